@@ -1,0 +1,224 @@
+"""What an engine is, what it is given, and how it fails.
+
+    EngineError        something in the engine or its set-up is broken       kind "engine"
+    ├── InputError     the caller must change something; never retried       kind "input"
+    └── ResourceError  memory, disk or device ran out; worth another try     kind "resource"
+    Cancelled          not an error: the caller wants the work to stop
+
+The pool reads only the attributes ``kind`` and ``hint`` of an exception, so an engine of your own may
+raise classes of its own that carry them. This module needs the standard library and pydantic, nothing
+else, and keeps to the syntax of old interpreters.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import pydantic
+
+#: What a job may be doing, in the words its callers already know. Engines use the middle five.
+STATUSES = (
+    "queued",
+    "processing",
+    "downloading",
+    "face_detecting",
+    "inference",
+    "merging_audio",
+    "completed",
+    "failed",
+    "cancelled",
+)
+
+
+class EngineError(Exception):
+    """The engine, its weights or its settings are broken. ``hint`` says what to do about it."""
+
+    kind: ClassVar[str] = "engine"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InputError(EngineError):
+    """The job asks for something that cannot be: a missing file, no sound in it, an unknown parameter."""
+
+    kind: ClassVar[str] = "input"
+
+
+class ResourceError(EngineError):
+    """Memory, disk or a device ran out; the same job may succeed later."""
+
+    kind: ClassVar[str] = "resource"
+
+
+class Cancelled(BaseException):
+    """Raised by ``context.check()`` once the job was cancelled.
+
+    Derives from BaseException so that an engine's ``except Exception`` cannot swallow it.
+    """
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files one job reads and writes, as far as the engine can tell from its parameters."""
+
+    inputs: tuple[Path, ...] = ()
+    outputs: tuple[Path, ...] = ()
+
+
+class Context(Protocol):
+    """What ``run`` may use while it works on one job."""
+
+    job_id: str
+    attempt: int
+    scratch: Path  #: a directory of this attempt, removed afterwards
+    cache: Path  #: a directory that outlives jobs, private to this engine
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has asked for the work to stop."""
+        ...
+
+    def check(self) -> None:
+        """Raise :class:`Cancelled` when the job was cancelled; call it between steps of about a second."""
+        ...
+
+    def progress(self, status: str, percent: float, message: str = "") -> None:
+        """Tell how far the job is: a word of :data:`STATUSES`, 0.0 to 100.0. Also a sign of life."""
+        ...
+
+    def partial(self, record: Mapping[str, object]) -> None:
+        """Hand a piece of the result to the caller before the whole is done."""
+        ...
+
+    def output(self, path: Path | None, name: str) -> Path:
+        """Where to write a file of the result.
+
+        With a ``path`` given by the caller: a hidden ``.…part`` file beside it that becomes ``path`` by an
+        atomic rename once the job has succeeded. With None: a file that ends as ``out/<job id>/<name>``.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """One kind of inference. Made without arguments, then ``load`` once, then any number of jobs.
+
+    Optional, found by name when present: ``warmup()``, ``run_batch(batch, contexts)`` returning one result
+    or exception per job, ``files(params) -> Files`` (cache key, media roots, deletion), ``fingerprint() ->
+    str`` (changes when weights or options that shape the result change; turns the result cache on), and
+    ``memory() -> {"gpu_bytes": …}``.
+    """
+
+    Params: type[pydantic.BaseModel]  #: the job's parameters; unknown keys forbidden
+
+    def load(self, device: str, options: Mapping[str, object]) -> None:
+        """Load the model onto ``device`` ("cpu", "cuda:0"). Heavy imports happen here."""
+        ...
+
+    def check(self, params: Mapping[str, object]) -> pydantic.BaseModel:
+        """Cheap checks before the model is used: types, files, duration. Raises :class:`InputError`."""
+        ...
+
+    def run(self, params: Any, context: Context) -> Mapping[str, object]:
+        """Do the job. The result holds what msgpack can hold, and numpy arrays."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the model; called once, when the worker ends."""
+        ...
+
+
+def first_problem(error: pydantic.ValidationError) -> str:
+    """The first complaint of pydantic as one line naming the key: ``speakers: Input should be …``."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "parameters"
+    more = error.error_count() - 1
+    return f"{where}: {problem['msg']}" + (f" (and {more} more)" if more else "")
+
+
+class LocalContext:
+    """A real context for running an engine without the pool.
+
+    ``on_progress(status, percent, message)`` is called for every update; partial records are collected in
+    ``partials``; output files appear at their final place when the ``with`` block ends without an error.
+    Files without a path from the caller go to ``folder``, by default the scratch directory.
+    """
+
+    job_id = "local"
+    attempt = 1
+
+    def __init__(
+        self,
+        on_progress: Callable[[str, float, str], None] | None = None,
+        folder: str | Path | None = None,
+        cache: str | Path | None = None,
+        is_cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        self.scratch = Path(tempfile.mkdtemp(prefix="engine-"))
+        self.cache = Path(cache) if cache is not None else self.scratch / "cache"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(folder) if folder is not None else self.scratch
+        self.partials: list[dict[str, object]] = []
+        self.updates: list[tuple[str, float, str]] = []
+        self._on_progress = on_progress
+        self._is_cancelled = is_cancelled
+        self._pending: list[tuple[Path, Path]] = []
+
+    @property
+    def cancelled(self) -> bool:
+        return self._is_cancelled is not None and self._is_cancelled()
+
+    def check(self) -> None:
+        if self.cancelled:
+            raise Cancelled
+
+    def progress(self, status: str, percent: float, message: str = "") -> None:
+        self.updates.append((status, percent, message))
+        if self._on_progress is not None:
+            self._on_progress(status, percent, message)
+
+    def partial(self, record: Mapping[str, object]) -> None:
+        self.partials.append(dict(record))
+
+    def output(self, path: Path | None, name: str) -> Path:
+        final = path if path is not None else self.folder / name
+        part = final.with_name(f".{final.name}.part")
+        self._pending.append((part, final))
+        return part
+
+    def publish(self) -> None:
+        """Rename every output to its final place."""
+        for part, final in self._pending:
+            part.replace(final)
+        self._pending.clear()
+
+    def __enter__(self) -> LocalContext:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self.publish()
+        for part, _ in self._pending:
+            if part.exists():
+                part.unlink()
+        shutil.rmtree(str(self.scratch), ignore_errors=True)
+
+
+__all__: Sequence[str] = (
+    "STATUSES",
+    "Cancelled",
+    "Context",
+    "Engine",
+    "EngineError",
+    "Files",
+    "InputError",
+    "LocalContext",
+    "ResourceError",
+    "first_problem",
+)
