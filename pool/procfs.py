@@ -1,0 +1,107 @@
+"""What the kernel says about processes, read from /proc by hand: one small file, some 20 µs. Linux only.
+
+`portable` has the same four functions for other platforms; `procs` decides which one it asks.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_BLOCK = 32768
+
+
+class Status(str, enum.Enum):
+    """What the scheduler says about a process."""
+
+    RUNNING = "running"
+    SLEEPING = "sleeping"  # also: uninterruptible, waiting for a device
+    STOPPED = "stopped"  # SIGSTOP, or held by a debugger
+    ZOMBIE = "zombie"  # dead, not reaped
+    GONE = "gone"
+
+
+_STATES = {
+    b"R": Status.RUNNING,
+    b"T": Status.STOPPED,
+    b"t": Status.STOPPED,
+    b"Z": Status.ZOMBIE,
+    b"X": Status.GONE,
+}
+
+
+@dataclass(frozen=True)
+class Stat:
+    """One process, as far as it matters here."""
+
+    status: Status
+    parent: int
+    group: int
+    session: int
+    cpu_s: float  # user + system
+    start: str  # clock ticks since boot
+    rss: int  # bytes
+
+
+def pids() -> Iterator[int]:
+    """Every pid there is at this moment."""
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def environments() -> Iterator[tuple[int, bytes]]:
+    """Pid and raw environment of every process of our user but ourselves."""
+    own, user = os.getpid(), os.geteuid()
+    for pid in pids():
+        if pid == own:
+            continue
+        try:
+            descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # ended, or another user's
+            continue
+        try:
+            if os.fstat(descriptor).st_uid != user:
+                continue
+            block = os.read(descriptor, _BLOCK)
+            while more := os.read(descriptor, _BLOCK) if len(block) % _BLOCK == 0 and block else b"":
+                block += more
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+        if block:
+            yield pid, block
+
+
+def read_stat(pid: int) -> Stat:
+    """Raises FileNotFoundError or ProcessLookupError when there is none, other OSErrors when unsure."""
+    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        line = os.read(descriptor, 1024)
+    finally:
+        os.close(descriptor)
+    # The name in parentheses may hold anything, ")" included. What follows is numbered from field 3.
+    fields = line[line.rindex(b")") + 2 :].split()
+    status = _STATES.get(fields[0], Status.SLEEPING)
+    if status is Status.ZOMBIE and int(fields[17]) > 1:
+        status = Status.RUNNING  # only its first thread ended; the others still run
+    return Stat(
+        status,
+        int(fields[1]),
+        int(fields[2]),
+        int(fields[3]),
+        (int(fields[11]) + int(fields[12])) / _TICK,
+        fields[19].decode("ascii"),
+        int(fields[21]) * _PAGE,
+    )
+
+
+def stat_of(pid: int) -> Stat | None:
+    """The same, None when the process is gone or may not be seen."""
+    try:
+        return read_stat(pid)
+    except OSError:
+        return None
