@@ -1,4 +1,4 @@
-"""Delays that double, with jitter: before a slot starts again, before a failed job runs again. Pure arithmetic."""
+"""Delays that double, with jitter: before a slot starts again, before a failed job runs again. Pure."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ What an end means, in the order in which it is asked:
     planned         we ended it on purpose (cancel, recycle, drain, a job over its deadline or memory limit):
                     started again at once, not counted
     exit 4          configuration: benched at once
-    exit 0, 5, 8    drained, recycled, orphaned: at once, not counted. Only believed of a process that finished
+    exit 0, 5, 8    drained, recycled, orphaned: at once, not counted. Only believed of one that finished
                     a job: an engine that calls exit(0) while loading has crashed
     running a job   the job is charged, the slot waits its backoff, and the job counts to the sick-slot rule,
                     not to the start limit: a poison job ends as a dead letter, it must not bench all it meets
