@@ -78,7 +78,7 @@ def ffmpeg_binary(configured: str | None = None) -> str:
 
 
 def require_file(path: str | Path, what: str = "audio") -> Path:
-    """The path as an absolute, readable, regular, non-empty file, or an :class:`InputError` naming ``what``."""
+    """The absolute path of a readable, regular, non-empty file; else :class:`InputError` naming ``what``."""
     file = Path(os.path.abspath(os.path.expanduser(str(path))))
     try:
         if file.is_dir():

@@ -170,7 +170,7 @@ def _verify(weight: Weight, path: Path, trust_memory: bool) -> None:
     if not path.is_file():
         raise WeightError(
             f"weights missing: {path}",
-            hint=f"python -m inference.weights install {weight.model}  (or set FILEPOOL_WEIGHTS to their folder)",
+            hint=f"python -m inference.weights install {weight.model}, or set FILEPOOL_WEIGHTS",
         )
     _compare(weight, path, lambda: digest(path, trust_memory))
 

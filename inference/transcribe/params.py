@@ -1,0 +1,81 @@
+"""What a job may ask of the engine, and how the engine may be set up. Unknown keys are refused in both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+OUTPUT_SUFFIXES = (".json", ".srt", ".txt")
+
+
+class Params(BaseModel):
+    """One job: what to transcribe and what is known about it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    audio: Path = Field(description="audio or video file, any format and length")
+    language: str | None = Field(None, description="code such as en, zh, de; default: detect")
+    speakers: int | None = Field(None, ge=1, le=100, description="how many people speak; default: find out")
+    hotword: str | None = Field(
+        None, max_length=4000, description="names and terms to expect, separated by spaces"
+    )
+    batch_size_s: float = Field(300.0, gt=0, le=3600, description="seconds of speech recognised at a time")
+    output: Path | None = Field(None, description="also write the transcript here: .json, .srt or .txt")
+
+    @field_validator("language")
+    @classmethod
+    def _code(cls, value: str | None) -> str | None:
+        code = (value or "").strip().lower().replace("_", "-").split("-")[0]
+        return None if code in ("", "auto") else code
+
+    @field_validator("hotword")
+    @classmethod
+    def _words(cls, value: str | None) -> str | None:
+        return (value or "").strip() or None
+
+    @field_validator("output")
+    @classmethod
+    def _suffix(cls, value: Path | None) -> Path | None:
+        if value is not None and value.suffix.lower() not in OUTPUT_SUFFIXES:
+            raise ValueError(f"{value.name!r} ends in none of {', '.join(OUTPUT_SUFFIXES)}")
+        return value
+
+
+class Options(BaseModel):
+    """The engine's ``options`` in config.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    backend: Literal["whisper", "funasr"] = "whisper"
+    model: str | None = Field(
+        None,
+        description="whisper: whisper-base (default), whisper-tiny.en, or a folder with a CTranslate2 model; "
+        "funasr: a model folder, or a name on its hub",
+    )
+    cpu_threads: int = Field(0, ge=0, le=256, description="0: OMP_NUM_THREADS, else the cores there are")
+    diarize: bool = Field(True, description="tell speakers apart")
+    speaker_encoder: Path | None = Field(None, description="file, instead of the installed one")
+    vad: Path | None = Field(None, description="silero sequence ONNX file, instead of the installed one")
+    ffmpeg: str | None = Field(None, description="ffmpeg program, instead of the bundled one")
+
+    compute_type: str | None = Field(None, description="whisper: default int8 on CPU, float16 on GPU")
+    beam_size: int = Field(5, ge=1, le=20, description="whisper")
+    window_batch: int | None = Field(
+        None, ge=1, le=64, description="whisper: windows at a time; 1 on CPU, 8 on GPU"
+    )
+    initial_prompt: str | None = Field(
+        None, description="whisper: style of the text; default: simplified for zh"
+    )
+
+    vad_model: str | None = Field(None, description="funasr: folder or hub name")
+    punc_model: str | None = Field(None, description="funasr: folder or hub name")
+    spk_model: str | None = Field(None, description="funasr: folder or hub name")
+    hub: Literal["ms", "hf"] = Field("ms", description="funasr: where names that are no folders come from")
+    allow_download: bool = Field(
+        False, description="funasr: names that are no folders may be fetched at load"
+    )
+    funasr: dict[str, object] = Field(
+        default_factory=dict, description="funasr: more arguments for AutoModel"
+    )

@@ -1,0 +1,265 @@
+"""The default recogniser: Whisper on CTranslate2, window by window.
+
+Windows come from the detector already packed and without long silences, so every window is encoded exactly
+once and decoded without timestamp tokens (fewer steps, and no text lost after an early closing timestamp);
+word times come from cross-attention alignment. A window that reads as repetition or as a wild guess is
+decoded again at rising temperatures; one that reads as no speech at all is dropped.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference.audio import Array
+from inference.base import EngineError, InputError, ResourceError
+from inference.transcribe.windows import Window
+from inference.transcribe.words import Word
+
+MAX_TOKENS = 448  #: prompt and text together, fixed by the model
+TOKENS_PER_S = 16.0  #: no language is spoken faster; bounds what a runaway window costs
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8)
+MAX_COMPRESSION = 2.4  #: text that packs better than this repeats itself
+MIN_LOGPROB = -1.0  #: mean log probability per token of a text that can be believed
+NO_SPEECH = 0.6
+FRAMES_PER_S = 100
+DETECT_PROBABILITY = 0.5  #: below this the language that was detected is called uncertain
+
+OPENING = "\"'“¿([{-「『《"
+CLOSING = "\"'.。,，!！?？:：”)]}、」』》；;…"
+SIMPLIFIED = "以下是普通话的句子，使用简体中文和标点符号。"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was recognised in one window."""
+
+    window: Window
+    words: list[Word]  #: times in the recording
+    uncertain: bool = False  #: every attempt read as repetition or as a guess
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    tokens: list[int]
+    logprob: float
+    no_speech: float
+    compression: float
+
+    @property
+    def acceptable(self) -> bool:
+        return self.compression <= MAX_COMPRESSION and self.logprob >= MIN_LOGPROB
+
+    @property
+    def silent(self) -> bool:
+        return self.no_speech > NO_SPEECH and self.logprob < MIN_LOGPROB
+
+
+class Whisper:
+    """A loaded model. ``language`` and prompt belong to a job: see :meth:`session`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str,
+        compute_type: str | None,
+        threads: int,
+        beam_size: int,
+        window_batch: int | None,
+    ) -> None:
+        import ctranslate2
+        import faster_whisper
+        from faster_whisper.tokenizer import _LANGUAGE_CODES
+
+        kind, _, index = device.partition(":")
+        try:
+            self._model: Any = faster_whisper.WhisperModel(
+                str(folder),
+                device=kind,
+                device_index=int(index or 0),
+                compute_type=compute_type or ("int8" if kind == "cpu" else "float16"),
+                cpu_threads=threads,
+                local_files_only=True,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            if "out of memory" in str(error).lower():
+                raise ResourceError(f"{folder}: {error}", hint="fewer workers on this device") from error
+            raise EngineError(f"{folder} could not be loaded on {device}: {error}") from error
+        ctranslate2.set_random_seed(0)
+        self.languages = tuple(_LANGUAGE_CODES) if self._model.model.is_multilingual else ("en",)
+        self._beam = beam_size
+        self._at_once = window_batch or (1 if kind == "cpu" else 8)
+
+    def session(self, language: str | None, hotword: str | None, prompt: str | None) -> WhisperSession:
+        """Recognition of one recording."""
+        return WhisperSession(
+            self._model, self._beam, self._at_once, self.languages, language, hotword, prompt
+        )
+
+
+class WhisperSession:
+    """Recognises the windows of one recording; the language is settled by the first of them."""
+
+    def __init__(
+        self,
+        model: Any,
+        beam: int,
+        at_once: int,
+        languages: Sequence[str],
+        language: str | None,
+        hotword: str | None,
+        prompt: str | None,
+    ) -> None:
+        self._model, self._beam, self._at_once = model, beam, at_once
+        self._hotword, self._prompt_text = hotword, prompt
+        self._tokenizer: Any = None
+        self._prompt: list[int] = []
+        self.language = language or ("en" if len(languages) == 1 else None)
+        self.language_probability = 1.0
+
+    def recognise(self, windows: Sequence[Window]) -> Iterator[Heard]:
+        """Yield what each window says, in order, a few windows at a time."""
+        for at in range(0, len(windows), self._at_once):
+            yield from self._recognise(windows[at : at + self._at_once])
+
+    def _recognise(self, windows: Sequence[Window]) -> Iterator[Heard]:
+        features = [self._features(window.samples) for window in windows]
+        encoded = self._model.encode(np.stack(features))
+        if self.language is None:
+            name, self.language_probability = self._model.model.detect_language(encoded)[0][0]
+            self.language = name.strip("<|>")
+        if self._tokenizer is None:
+            self._prepare(self.language)
+        longest = max(window.seconds for window in windows)
+        decoded = self._generate(encoded, len(windows), longest, beam_size=self._beam)
+        kept = [result.acceptable or result.silent for result in decoded]
+        if not all(kept):
+            decoded = [
+                result if fine else self._again(feature, window.seconds, result)
+                for result, fine, feature, window in zip(decoded, kept, features, windows, strict=True)
+            ]
+        texts = [
+            [] if result.silent else [t for t in result.tokens if t < self._tokenizer.eot]
+            for result in decoded
+        ]
+        frames = [min(3000, int(window.seconds * FRAMES_PER_S)) for window in windows]
+        aligned = self._align(encoded, features, texts, frames)
+        for window, result, words in zip(windows, decoded, aligned, strict=True):
+            yield Heard(window, window.place(words), uncertain=bool(words) and not result.acceptable)
+
+    def _features(self, samples: Array) -> Array:
+        features = self._model.feature_extractor(samples)[..., :-1][..., :3000]
+        return np.asarray(np.pad(features, ((0, 0), (0, 3000 - features.shape[1]))), dtype=np.float32)
+
+    def _prepare(self, language: str) -> None:
+        from faster_whisper.tokenizer import Tokenizer
+
+        model = self._model
+        self._tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, "transcribe", language)
+        text = self._prompt_text or (SIMPLIFIED if language == "zh" else None)
+        before = self._tokenizer.encode(" " + text.strip()) if text else []
+        self._prompt = model.get_prompt(
+            self._tokenizer, before, without_timestamps=True, hotwords=self._hotword
+        )
+        if len(self._prompt) > MAX_TOKENS // 2 + 8:
+            raise InputError(
+                f"hotword and prompt take {len(self._prompt)} tokens; the model has room for {MAX_TOKENS // 2}",
+                hint="shorten the hotword list",
+            )
+
+    def _generate(self, encoded: Any, count: int, seconds: float, **how: Any) -> list[_Decoded]:
+        limit = min(MAX_TOKENS, len(self._prompt) + 32 + int(seconds * TOKENS_PER_S))
+        results = self._model.model.generate(
+            encoded,
+            [self._prompt] * count,
+            max_length=limit,
+            return_scores=True,
+            return_no_speech_prob=True,
+            suppress_tokens=[-1],
+            **how,
+        )
+        decoded = []
+        for result in results:
+            tokens = result.sequences_ids[0]
+            text = self._tokenizer.decode(tokens).strip().encode()
+            logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
+            packed = len(text) / len(zlib.compress(text)) if text else 0.0
+            decoded.append(_Decoded(tokens, logprob, result.no_speech_prob, packed))
+        return decoded
+
+    def _again(self, features: Array, seconds: float, first: _Decoded) -> _Decoded:
+        """Decode one window at rising temperatures until a text can be believed; else the best there was."""
+        encoded = self._model.encode(features)
+        tried = [first]
+        for temperature in TEMPERATURES:
+            how = {
+                "beam_size": 1,
+                "num_hypotheses": 5,
+                "sampling_topk": 0,
+                "sampling_temperature": temperature,
+            }
+            tried += self._generate(encoded, 1, seconds, **how)
+            if tried[-1].acceptable or tried[-1].silent:
+                return tried[-1]
+        plain = [result for result in tried if result.compression <= MAX_COMPRESSION]
+        best = (
+            max(plain, key=lambda result: result.logprob)
+            if plain
+            else min(tried, key=lambda r: r.compression)
+        )
+        return replace(best, no_speech=first.no_speech)
+
+    def _align(
+        self, encoded: Any, features: Sequence[Array], texts: list[list[int]], frames: list[int]
+    ) -> list[list[Word]]:
+        """Words with times in their window."""
+        spoken = [index for index, text in enumerate(texts) if text]
+        words: list[list[Word]] = [[] for _ in texts]
+        if not spoken:
+            return words
+        if len(spoken) < len(texts):  # the aligner wants a text for every window it is given
+            encoded = self._model.encode(np.stack([features[index] for index in spoken]))
+        found = self._model.find_alignment(
+            self._tokenizer, [texts[index] for index in spoken], encoded, [frames[index] for index in spoken]
+        )
+        for index, alignment in zip(spoken, found, strict=True):
+            words[index] = _attach_punctuation(alignment)
+        return words
+
+
+def _attach_punctuation(alignment: Sequence[dict[str, Any]]) -> list[Word]:
+    """Whole words: opening marks go to the word after them, closing marks to the one before."""
+    words: list[Word] = []
+    opening = ""
+    for part in alignment:
+        text, bare = str(part["word"]), str(part["word"]).strip()
+        if not bare:
+            continue
+        if all(mark in CLOSING for mark in bare) and words and not (text[0] == " " and bare in OPENING):
+            words[-1].text += text.strip() if bare != "-" else text
+        elif all(mark in OPENING for mark in bare):
+            opening += text
+        else:
+            lead = " " if text[0] == " " and not opening else ""
+            joined = opening + text.lstrip() if opening else lead + text.lstrip()
+            words.append(Word(float(part["start"]), float(part["end"]), joined, float(part["probability"])))
+            opening = ""
+    return _join_hyphens(words)
+
+
+def _join_hyphens(words: list[Word]) -> list[Word]:
+    """``ill`` + ``-disposed`` is one word."""
+    joined: list[Word] = []
+    for word in words:
+        if joined and word.text.startswith("-") and len(word.text) > 1:
+            last = joined[-1]
+            last.text, last.end = last.text + word.text, word.end
+            last.probability = min(last.probability, word.probability)
+        else:
+            joined.append(word)
+    return joined

@@ -1,0 +1,105 @@
+"""Stretches of speech packed into the windows a recogniser takes, and word times mapped back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from inference.audio import Array
+from inference.transcribe.words import Word
+from inference.vad import SAMPLE_RATE, Stretch
+
+WINDOW_S = 29.0  #: Whisper listens to 30 s at a time and costs the same for less
+JOIN_S = 0.3  #: silence kept between two stretches that are further apart
+SLACK_S = 0.1  #: a word may reach this far beyond the speech that was detected
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One stretch inside a window; all in seconds."""
+
+    offset: float  #: where its speech begins in the window
+    start: float  #: where its speech begins in the recording
+    length: float
+
+
+@dataclass
+class Window:
+    """Up to ``WINDOW_S`` of speech, pauses shortened."""
+
+    samples: Array
+    pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / SAMPLE_RATE
+
+    @property
+    def start(self) -> float:
+        return self.pieces[0].start
+
+    @property
+    def end(self) -> float:
+        """Where in the recording its speech ends, in seconds."""
+        return self.pieces[-1].start + self.pieces[-1].length
+
+    def place(self, words: Sequence[Word]) -> list[Word]:
+        """The words with times in the recording instead of times in the window."""
+        placed: list[Word] = []
+        for word in words:
+            piece = max(self.pieces, key=lambda piece: _closeness(piece, word))
+            shift = piece.start - piece.offset
+            low, high = piece.start - SLACK_S, piece.start + piece.length + SLACK_S
+            floor = max(low, placed[-1].end if placed else 0.0, 0.0)
+            start = min(max(word.start + shift, floor), max(high, floor))
+            end = max(min(word.end + shift, high), start + 0.02)
+            placed.append(Word(start, end, word.text, word.probability))
+        return placed
+
+
+def _closeness(piece: Piece, word: Word) -> float:
+    """Seconds of the word inside the piece, or minus the seconds between them."""
+    return min(word.end, piece.offset + piece.length) - max(word.start, piece.offset)
+
+
+class Packer:
+    """Collects stretches into windows; a window is handed out when the next stretch does not fit any more."""
+
+    def __init__(self, window_s: float = WINDOW_S) -> None:
+        self._limit = int(window_s * SAMPLE_RATE)
+        self._parts: list[Array] = []
+        self._length = 0
+        self._pieces: list[Piece] = []
+        self._end = 0
+
+    @property
+    def seconds(self) -> float:
+        """Speech waiting in the open window."""
+        return self._length / SAMPLE_RATE
+
+    def add(self, stretch: Stretch) -> Window | None:
+        """Take a stretch; the finished window if it did not fit in."""
+        gap = min(max(stretch.start - self._end, 0), int(JOIN_S * SAMPLE_RATE)) if self._parts else 0
+        full = self.flush() if self._length + gap + len(stretch.samples) > self._limit else None
+        if self._parts and gap:
+            self._parts.append(np.zeros(gap, np.float32))
+            self._length += gap
+        offset = self._length + stretch.speech_start - stretch.start
+        length = stretch.speech_end - stretch.speech_start
+        self._pieces.append(
+            Piece(offset / SAMPLE_RATE, stretch.speech_start / SAMPLE_RATE, length / SAMPLE_RATE)
+        )
+        self._parts.append(stretch.samples)
+        self._length += len(stretch.samples)
+        self._end = stretch.end
+        return full
+
+    def flush(self) -> Window | None:
+        """The open window, if it holds anything."""
+        if not self._parts:
+            return None
+        window = Window(np.concatenate(self._parts), self._pieces)
+        self._parts, self._pieces, self._length = [], [], 0
+        return window
