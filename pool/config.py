@@ -1,8 +1,8 @@
 """config.json as frozen dataclasses. docs/CONFIG.md explains every key; a test keeps the two in step.
 
 `load_config` reads a file, `parse_config` a mapping with the same keys. Whatever is wrong raises ConfigError
-with the dotted path of the key. Relative paths begin at the directory of the file. `Config.notes` are things that
-were accepted and are worth saying once: an old form that was translated, a key that is not used.
+with the dotted path of the key. Relative paths begin at the directory of the file. `Config.notes` are things
+that were accepted and are worth saying once: an old form that was translated, a key that is not used.
 """
 
 # ruff: noqa: RUF009 - key() is dataclasses.field() with a check

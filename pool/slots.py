@@ -60,8 +60,8 @@ def slots(
 ) -> tuple[SlotSpec, ...]:
     """Every slot of every engine: its workers first, then its spares.
 
-    `environ` and `cores` default to those of this process. Raises ConfigError when an interpreter, a directory
-    or a device that the configuration names does not exist here.
+    `environ` and `cores` default to those of this process. Raises ConfigError when an interpreter, directory
+    or device that the configuration names does not exist here.
     """
     inherited = dict(os.environ if environ is None else environ)
     total = sum(engine.workers for engine in config.engines.values())
