@@ -1,8 +1,8 @@
 """Reading a JSON document into frozen dataclasses: every key, type and range checked, errors with their path.
 
 A dataclass field made by `key(default, check)` is one key of the document; the check turns what JSON gave
-into the field's value, or raises ConfigError with the dotted path. `At` carries that path and the directory where
-relative names begin. A key that no field names is refused with the nearest one that exists.
+into the value of the field, or raises ConfigError with the path. `At` carries the path and the directory
+where relative names begin. A key that no field names is refused with the nearest one that exists.
 """
 
 from __future__ import annotations
