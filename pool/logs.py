@@ -1,8 +1,8 @@
 """Logs: the supervisor's own, and those that workers write through descriptors we gave them.
 
-A worker's stdout and stderr are one file opened with O_APPEND, shared with all that it starts. Two ways turn it
-over: `rotate` between two processes of a slot (a rename: nobody writes), `trim` while one writes (copy, then cut
-to nothing: its next line lands at the new end, because of O_APPEND).
+A worker's stdout and stderr are one file opened with O_APPEND, shared with all that it starts. It is turned
+over in two ways. `rotate`, between two processes of a slot: a rename, nobody writes. `trim`, while one writes:
+copy, then cut to nothing; its next line lands at the new end, because of O_APPEND.
 
     run/logs/transcribe-0.log    being written
     run/logs/transcribe-0.log.1  the one before, .2 the one before that …
