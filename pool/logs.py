@@ -1,7 +1,7 @@
 """Logs: the supervisor's own, and those that workers write through descriptors we gave them.
 
 A worker's stdout and stderr are one file opened with O_APPEND, shared with all that it starts. It is turned
-over in two ways. `rotate`, between two processes of a slot: a rename, nobody writes. `trim`, while one writes:
+over in two ways. `rotate`, between two processes of a slot: a rename, nobody writes. `trim`, while one does:
 copy, then cut to nothing; its next line lands at the new end, because of O_APPEND.
 
     run/logs/transcribe-0.log    being written
