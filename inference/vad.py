@@ -30,7 +30,8 @@ class VadSettings:
     release: float = 0.35  #: … and ends below this one
     min_speech_s: float = 0.2  #: shorter blips are dropped
     min_silence_s: float = 0.3  #: shorter pauses do not end a stretch
-    pad_s: float = 0.25  #: sound kept before and after each stretch
+    lead_s: float = 0.5  #: sound kept before each stretch …
+    pad_s: float = 0.3  #: … and after it, at most min_silence_s
     max_stretch_s: float = 24.0  #: longer speech is cut at its quietest moment
 
 
@@ -90,6 +91,7 @@ class SpeechDetector:
         self._probabilities: list[float] = []  # of the open stretch, from frame _opened on
         self._opened: int | None = None
         self._quiet_from: int | None = None
+        self._missing = 0  # samples added to fill the last frame
         self._last_end = 0  # no stretch begins before the end of the one before
         self.peak = 0.0  #: loudest sample so far
 
@@ -111,7 +113,8 @@ class SpeechDetector:
     def finish(self) -> Iterator[Stretch]:
         """Yield what was still open at the end of the recording."""
         if len(self._rest):
-            yield from self.feed(np.zeros(FRAME - len(self._rest), np.float32))
+            self._missing = FRAME - len(self._rest)
+            yield from self.feed(np.zeros(self._missing, np.float32))
         if self._opened is not None:
             yield from self._close(self._quiet_from if self._quiet_from is not None else self._frame)
 
@@ -127,7 +130,7 @@ class SpeechDetector:
         now, settings = self._frame, self._set
         if self._opened is None:
             if probability < settings.threshold:
-                self._forget(now + 1 - _frames(settings.pad_s))
+                self._forget(now + 1 - _frames(settings.lead_s))
                 return
             self._opened, self._quiet_from, self._probabilities = now, None, []
         self._probabilities.append(probability)
@@ -146,7 +149,7 @@ class SpeechDetector:
         opened, self._opened, self._quiet_from, self._probabilities = self._opened, None, None, []
         if end - opened >= _frames(self._set.min_speech_s):
             yield self._take(opened, end, end + _frames(self._set.pad_s))
-        self._forget(self._frame + 1 - _frames(self._set.pad_s))
+        self._forget(self._frame + 1 - _frames(self._set.lead_s))
 
     def _cut(self) -> Iterator[Stretch]:
         """The stretch is too long: end it at the least likely frame of its second half and go on."""
@@ -162,10 +165,15 @@ class SpeechDetector:
 
     def _take(self, opened: int, end: int, padded_end: int) -> Stretch:
         base = self._base // FRAME
-        first = max(opened - _frames(self._set.pad_s), base, self._last_end)
+        first = max(opened - _frames(self._set.lead_s), base, self._last_end)
         samples = np.concatenate(self._audio[first - base : padded_end - base])
         self._last_end = first + len(samples) // FRAME
-        return Stretch(first * FRAME, samples, opened * FRAME, min(end, self._last_end) * FRAME)
+        if (
+            self._last_end > self._frame
+        ):  # the recording is over: give back what was added to fill its last frame
+            samples = samples[: len(samples) - self._missing]
+        speech_end = min(end * FRAME, first * FRAME + len(samples))
+        return Stretch(first * FRAME, samples, opened * FRAME, speech_end)
 
     def _forget(self, frame: int) -> None:
         """Drop the sound before ``frame``."""

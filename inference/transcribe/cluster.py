@@ -26,6 +26,7 @@ MAX_ITEMS = 800
 CHUNK = 8192  #: rows per matrix product, bounds memory
 
 Labels = NDArray[np.int64]
+Vectors = NDArray[np.float16] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Speakers:
     labels: Labels  #: speaker of each window
 
 
-def find_speakers(vectors: Array, starts: Array, ends: Array, count: int | None = None) -> Speakers:
+def find_speakers(vectors: Vectors, starts: Array, ends: Array, count: int | None = None) -> Speakers:
     """Group windows of speech by voice.
 
     ``vectors`` (n, 256) of unit length, ``starts`` and ``ends`` in seconds and in order of time; ``count``
@@ -48,7 +49,7 @@ def find_speakers(vectors: Array, starts: Array, ends: Array, count: int | None 
     voters = vectors[voting].astype(np.float32)
     sums, weights, member = _condense(voters)
     hop = _new_seconds(starts[voting], ends[voting])
-    seconds = np.bincount(member, weights=hop, minlength=len(sums))
+    seconds = np.bincount(member, weights=hop, minlength=len(sums)).astype(np.float64)
     groups = _agglomerate(sums, weights, seconds, count)
     centroids = _units(np.stack([sums[group].sum(axis=0) for group in groups]))
     centroids = _refine(voters, centroids)
@@ -62,7 +63,7 @@ def find_speakers(vectors: Array, starts: Array, ends: Array, count: int | None 
     return Speakers(centroids[order], rank[labels])
 
 
-def nearest(vectors: Array, centroids: Array) -> Labels:
+def nearest(vectors: Vectors, centroids: Array) -> Labels:
     """The most similar centroid of each vector."""
     parts = [
         np.argmax(vectors[at : at + CHUNK].astype(np.float32) @ centroids.T, axis=1)

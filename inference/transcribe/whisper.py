@@ -2,8 +2,10 @@
 
 Windows come from the detector already packed and without long silences, so every window is encoded exactly
 once and decoded without timestamp tokens (fewer steps, and no text lost after an early closing timestamp);
-word times come from cross-attention alignment. A window that reads as repetition or as a wild guess is
-decoded again at rising temperatures; one that reads as no speech at all is dropped.
+word times come from cross-attention alignment. A window is followed by 4 s of nothing, not filled up to the
+30 s of Whisper's training: measured on short clips that is three times as fast with no more errors. A window
+that reads as repetition or as a wild guess is decoded again, first with the full 30 s, then at rising
+temperatures; one that reads as no speech at all is dropped.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ MAX_COMPRESSION = 2.4  #: text that packs better than this repeats itself
 MIN_LOGPROB = -1.0  #: mean log probability per token of a text that can be believed
 NO_SPEECH = 0.6
 FRAMES_PER_S = 100
+FULL_FRAMES = 3000  #: 30 s, the most the encoder takes
+LEAST_FRAMES = 1000  #: with less than 10 s it starts to repeat itself
+AFTER_S = 4.0  #: nothing after the speech of a window, so that the text finds its end
 DETECT_PROBABILITY = 0.5  #: below this the language that was detected is called uncertain
 
 OPENING = "\"'“¿([{-「『《"
@@ -50,10 +55,11 @@ class _Decoded:
     logprob: float
     no_speech: float
     compression: float
+    twice: bool  #: the second half says the first half again
 
     @property
     def acceptable(self) -> bool:
-        return self.compression <= MAX_COMPRESSION and self.logprob >= MIN_LOGPROB
+        return self.compression <= MAX_COMPRESSION and self.logprob >= MIN_LOGPROB and not self.twice
 
     @property
     def silent(self) -> bool:
@@ -128,33 +134,39 @@ class WhisperSession:
             yield from self._recognise(windows[at : at + self._at_once])
 
     def _recognise(self, windows: Sequence[Window]) -> Iterator[Heard]:
+        longest = max(window.seconds for window in windows)
+        frames = min(FULL_FRAMES, max(LEAST_FRAMES, int((longest + AFTER_S) * FRAMES_PER_S)))
         features = [self._features(window.samples) for window in windows]
-        encoded = self._model.encode(np.stack(features))
+        encoded = self._encode(features, frames)
         if self.language is None:
             name, self.language_probability = self._model.model.detect_language(encoded)[0][0]
             self.language = name.strip("<|>")
         if self._tokenizer is None:
             self._prepare(self.language)
-        longest = max(window.seconds for window in windows)
         decoded = self._generate(encoded, len(windows), longest, beam_size=self._beam)
-        kept = [result.acceptable or result.silent for result in decoded]
-        if not all(kept):
+        fine = [result.acceptable or result.silent for result in decoded]
+        if not all(fine):
+            frames = FULL_FRAMES
+            encoded = self._encode(features, frames)
             decoded = [
-                result if fine else self._again(feature, window.seconds, result)
-                for result, fine, feature, window in zip(decoded, kept, features, windows, strict=True)
+                result if good else self._again(feature, window.seconds, result)
+                for result, good, feature, window in zip(decoded, fine, features, windows, strict=True)
             ]
-        texts = [
-            [] if result.silent else [t for t in result.tokens if t < self._tokenizer.eot]
-            for result in decoded
-        ]
-        frames = [min(3000, int(window.seconds * FRAMES_PER_S)) for window in windows]
-        aligned = self._align(encoded, features, texts, frames)
+        end = self._tokenizer.eot
+        texts = [[] if result.silent else [t for t in result.tokens if t < end] for result in decoded]
+        lengths = [min(frames, int(window.seconds * FRAMES_PER_S)) for window in windows]
+        aligned = self._align(encoded, features, frames, texts, lengths)
         for window, result, words in zip(windows, decoded, aligned, strict=True):
             yield Heard(window, window.place(words), uncertain=bool(words) and not result.acceptable)
 
     def _features(self, samples: Array) -> Array:
-        features = self._model.feature_extractor(samples)[..., :-1][..., :3000]
-        return np.asarray(np.pad(features, ((0, 0), (0, 3000 - features.shape[1]))), dtype=np.float32)
+        return np.asarray(
+            self._model.feature_extractor(samples)[..., :-1][..., :FULL_FRAMES], dtype=np.float32
+        )
+
+    def _encode(self, features: Sequence[Array], frames: int) -> Any:
+        # Zeros in the normalised spectrum, as faster-whisper fills up; digital silence repeats more.
+        return self._model.encode(np.stack([np.pad(f, ((0, 0), (0, frames - f.shape[1]))) for f in features]))
 
     def _prepare(self, language: str) -> None:
         from faster_whisper.tokenizer import Tokenizer
@@ -186,10 +198,10 @@ class WhisperSession:
         decoded = []
         for result in results:
             tokens = result.sequences_ids[0]
-            text = self._tokenizer.decode(tokens).strip().encode()
+            text = self._tokenizer.decode(tokens).strip()
             logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
-            packed = len(text) / len(zlib.compress(text)) if text else 0.0
-            decoded.append(_Decoded(tokens, logprob, result.no_speech_prob, packed))
+            packed = len(text.encode()) / len(zlib.compress(text.encode())) if text else 0.0
+            decoded.append(_Decoded(tokens, logprob, result.no_speech_prob, packed, _said_twice(text)))
         return decoded
 
     def _again(self, features: Array, seconds: float, first: _Decoded) -> _Decoded:
@@ -215,7 +227,7 @@ class WhisperSession:
         return replace(best, no_speech=first.no_speech)
 
     def _align(
-        self, encoded: Any, features: Sequence[Array], texts: list[list[int]], frames: list[int]
+        self, encoded: Any, features: Sequence[Array], frames: int, texts: list[list[int]], lengths: list[int]
     ) -> list[list[Word]]:
         """Words with times in their window."""
         spoken = [index for index, text in enumerate(texts) if text]
@@ -223,13 +235,19 @@ class WhisperSession:
         if not spoken:
             return words
         if len(spoken) < len(texts):  # the aligner wants a text for every window it is given
-            encoded = self._model.encode(np.stack([features[index] for index in spoken]))
+            encoded = self._encode([features[index] for index in spoken], frames)
         found = self._model.find_alignment(
-            self._tokenizer, [texts[index] for index in spoken], encoded, [frames[index] for index in spoken]
+            self._tokenizer, [texts[index] for index in spoken], encoded, [lengths[index] for index in spoken]
         )
         for index, alignment in zip(spoken, found, strict=True):
             words[index] = _attach_punctuation(alignment)
         return words
+
+
+def _said_twice(text: str) -> bool:
+    """Whether a text of some length is one sentence said two times over."""
+    bare = "".join(mark for mark in text.lower() if mark.isalnum())
+    return len(bare) >= 12 and len(bare) % 2 == 0 and bare[: len(bare) // 2] == bare[len(bare) // 2 :]
 
 
 def _attach_punctuation(alignment: Sequence[dict[str, Any]]) -> list[Word]:
