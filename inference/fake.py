@@ -1,0 +1,263 @@
+"""Engines without a model, to try the pool: one that only echoes, and one that fails in every way there is.
+
+    Echo     returns its parameters; nothing is checked, so it measures the pool and nothing else
+    Fake     {"do": "echo" | "sleep" | "crash" | "hang" | "leak" | …}: see `Params`
+
+Options of Fake: load_s (a slow load), fail_load ("error", "exit", "segfault", "config"), warmup_s, witness (a
+folder where every run holds an exclusive lock and logs its start and end, to prove that no job runs twice at once).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Optional
+
+import pydantic
+
+from inference.base import Context, EngineError, Files, InputError, ResourceError
+
+
+class Echo:
+    """Returns its parameters."""
+
+    def load(self, device: str, options: Mapping[str, Any]) -> None:
+        """Nothing to load."""
+
+    def check(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        return params
+
+    def run(self, params: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+        if "array_mb" in params:
+            import numpy as np
+
+            return {"array": np.full(int(params["array_mb"]) << 17, 1.0)}
+        return params
+
+    def run_batch(
+        self, batch: Sequence[Mapping[str, Any]], contexts: Sequence[Context]
+    ) -> list[Mapping[str, Any]]:
+        return [{**params, "batch": len(batch)} for params in batch]
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Params(pydantic.BaseModel):
+    """What a Fake job does."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    do: Literal[
+        "echo", "sleep", "work", "raise", "input", "resource", "exit", "sys_exit", "segfault", "kill", "abort",
+        "overflow", "hang", "hang_c", "hang_fifo", "stop", "leak", "unencodable", "not_a_map", "children",
+        "write", "partials", "deaf", "noisy",
+    ] = "echo"  # fmt: skip
+    value: Any = None
+    seconds: float = pydantic.Field(0.0, ge=0, description="how long sleep, work and children take")
+    code: int = pydantic.Field(0, ge=0, le=255, description="exit code")
+    mb: int = pydantic.Field(0, ge=0, description="megabytes to leak or to write")
+    until_attempt: int = pydantic.Field(
+        0,
+        ge=0,
+        description="misbehave only up to this attempt; 0: every time. How to know: the context's attempt",
+    )
+    slot: str = pydantic.Field("", description="misbehave only in this worker slot")
+    audio: Optional[str] = pydantic.Field(None, description="an input file")  # noqa: UP045
+    output: Optional[str] = pydantic.Field(None, description="an output file")  # noqa: UP045
+
+
+class Fake:
+    """Does what it is told, also the worst."""
+
+    Params = Params
+
+    def load(self, device: str, options: Mapping[str, Any]) -> None:
+        self.device = device
+        self._witness = Path(options["witness"]) if "witness" in options else None
+        self._warmup_s = float(options.get("warmup_s", 0.0))
+        self._fingerprint = str(options.get("fingerprint", "fake-1"))
+        self._leaks: list[bytearray] = []
+        self._runs = 0
+        if "loads" in options:  # one line per load, so that a test can count them
+            with open(options["loads"], "a", encoding="utf-8") as log:
+                log.write(f"{os.getpid()}\n")
+        time.sleep(float(options.get("load_s", 0.0)))
+        failure = options.get("fail_load")
+        if options.get("fail_slot") not in (None, _slot()):
+            failure = None
+        if failure == "error":
+            raise EngineError("the model file is damaged", "install it again")
+        if failure == "config":
+            raise InputError("option model: no such model", "correct config.json")
+        if failure == "exit":
+            os._exit(1)
+        if failure == "segfault":
+            _segfault()
+
+    def warmup(self) -> None:
+        time.sleep(self._warmup_s)
+
+    def check(self, params: Mapping[str, Any]) -> Params:
+        checked = Params.model_validate(dict(params))
+        if checked.audio is not None and not Path(checked.audio).is_file():
+            raise InputError(f"audio {checked.audio}: no such file", "give the path of an existing file")
+        return checked
+
+    def files(self, params: Params) -> Files:
+        return Files(
+            (Path(params.audio),) if params.audio else (), (Path(params.output),) if params.output else ()
+        )
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def run(self, params: Params, context: Context) -> Mapping[str, Any]:
+        self._runs += 1
+        if self._witness is None:
+            return self._act(params, context)
+        lock = self._witness / f"{context.job_id}.lock"
+        fd = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600) if not lock.exists() else -1
+        self._log(f"start {context.job_id} {context.attempt} {'overlap' if fd < 0 and _held(lock) else 'ok'}")
+        lock.write_text(str(os.getpid()))
+        if fd >= 0:
+            os.close(fd)
+        try:
+            return self._act(params, context)
+        finally:
+            lock.unlink(missing_ok=True)
+            self._log(f"end {context.job_id} {context.attempt}")
+
+    def _log(self, line: str) -> None:
+        assert self._witness is not None
+        with open(self._witness / f"{os.getpid()}.log", "a", encoding="utf-8") as log:
+            log.write(f"{time.clock_gettime_ns(time.CLOCK_BOOTTIME)} {line}\n")
+
+    def _act(self, params: Params, context: Context) -> Mapping[str, Any]:
+        calm = bool(params.until_attempt) and context.attempt > params.until_attempt
+        calm = calm or (params.slot not in ("", _slot()))
+        do = "echo" if calm and params.do not in ("sleep", "work", "partials", "write") else params.do
+        result: dict[str, Any] = {
+            "value": params.value,
+            "pid": os.getpid(),
+            "attempt": context.attempt,
+            "run": self._runs,
+        }
+        if do == "sleep":
+            _work(params.seconds, context, result)
+        elif do == "work":
+            deadline = time.monotonic() + params.seconds
+            while time.monotonic() < deadline:
+                context.progress("inference", 100 * (1 - (deadline - time.monotonic()) / params.seconds))
+        elif do == "children":
+            child = [
+                sys.executable,
+                "-c",
+                "import signal,time;signal.signal(signal.SIGTERM,signal.SIG_IGN);time.sleep(600)",
+            ]
+            result["children"] = [
+                subprocess.Popen(child).pid,
+                subprocess.Popen(child, start_new_session=True).pid,
+            ]
+            context.partial({"children": result["children"]})
+            _work(params.seconds, context, result)
+        elif do == "partials":
+            for number in range(5):
+                context.partial({"number": number})
+                context.progress("inference", 20.0 * (number + 1), f"part {number}")
+                time.sleep(params.seconds)
+        elif do == "write":
+            path = context.output(Path(params.output) if params.output else None, "written.bin")
+            path.write_bytes(b"x" * (params.mb << 20 or 11))
+            result["output"] = params.output or path.name
+        elif do == "leak":
+            self._leaks.append(bytearray(os.urandom(1 << 20) * params.mb))
+            _work(params.seconds, context, result)
+        elif do == "noisy":
+            print("a line on stdout")
+            print("a line on stderr", file=sys.stderr)
+            raise RuntimeError("noisy end")
+        elif do == "unencodable":
+            result["inner"] = {"thing": object()}
+        elif do == "not_a_map":
+            return [1, 2, 3]  # type: ignore[return-value]
+        elif do != "echo":
+            _misbehave(do, params)
+        return result
+
+    def close(self) -> None:
+        self._leaks.clear()
+
+
+def _work(seconds: float, context: Context, result: dict[str, Any]) -> None:
+    begun = time.monotonic()
+    while (spent := time.monotonic() - begun) < seconds:
+        context.check()
+        context.progress("inference", 100.0 * spent / seconds, f"{spent:.1f} of {seconds:.1f} s")
+        time.sleep(min(0.02, seconds - spent))
+
+
+def _misbehave(do: str, params: Params) -> None:
+    if do == "raise":
+        raise RuntimeError(params.value or "")
+    if do == "input":
+        raise InputError("this input cannot be used", "give another one")
+    if do == "resource":
+        raise ResourceError("not enough memory on the device")
+    if do == "exit":
+        os._exit(params.code)
+    if do == "sys_exit":
+        sys.exit(params.code)
+    if do == "segfault":
+        _segfault()
+    if do == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if do == "abort":
+        os.abort()
+    if do == "overflow":
+        sys.setrecursionlimit(1_000_000)
+        threading.stack_size(0)
+        _dive(0)
+    if do == "hang":
+        while True:
+            pass
+    if do == "hang_c":
+        time.sleep(3600)
+    if do == "hang_fifo":
+        path = f"/tmp/filepool-fifo-{os.getpid()}"
+        os.mkfifo(path)
+        os.open(path, os.O_RDONLY)
+    if do == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if do == "deaf":  # runs on although it was cancelled, while its heart beats
+        time.sleep(params.seconds)
+
+
+def _dive(depth: int) -> int:
+    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(_dive)(depth + 1)
+
+
+def _segfault() -> None:
+    ctypes.string_at(8)
+
+
+def _slot() -> str:
+    return os.environ.get("FILEPOOL_WORKER", "").rpartition(".")[0]
+
+
+def _held(lock: Path) -> bool:
+    """Whether the process that holds a witness lock still lives: only then two run at once."""
+    try:
+        pid = int(lock.read_text() or "0")
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2]
+    except (OSError, ValueError):
+        return False
+    return pid != os.getpid() and not stat.startswith(("Z", "X"))

@@ -1,0 +1,69 @@
+"""filepool: a subprocess pool for model inference whose only transport is the filesystem.
+
+    from pool import FilePool
+
+    with FilePool("config.json") as pool:
+        future = pool.submit("transcribe", audio="speech.wav")
+        print(future.result())
+
+Public names are imported on first use, so that a worker process pays for nothing it does not need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "FilePool": "pool.client",
+    "JobFuture": "pool.future",
+    "Job": "pool.job",
+    "Failure": "pool.job",
+    "Progress": "pool.job",
+    "CallerError": "pool.errors",
+    "ConfigError": "pool.errors",
+    "JobConflict": "pool.errors",
+    "JobFailed": "pool.errors",
+    "JobRefused": "pool.errors",
+    "OperatorError": "pool.errors",
+    "PoolClosed": "pool.errors",
+    "PoolError": "pool.errors",
+    "SpoolError": "pool.errors",
+    "SpoolFull": "pool.errors",
+    "SupervisorFailed": "pool.errors",
+    "SupervisorRunning": "pool.errors",
+    "UnknownEngine": "pool.errors",
+    "UnknownJob": "pool.errors",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+if TYPE_CHECKING:
+    from pool.client import FilePool as FilePool
+    from pool.errors import CallerError as CallerError
+    from pool.errors import ConfigError as ConfigError
+    from pool.errors import JobConflict as JobConflict
+    from pool.errors import JobFailed as JobFailed
+    from pool.errors import JobRefused as JobRefused
+    from pool.errors import OperatorError as OperatorError
+    from pool.errors import PoolClosed as PoolClosed
+    from pool.errors import PoolError as PoolError
+    from pool.errors import SpoolError as SpoolError
+    from pool.errors import SpoolFull as SpoolFull
+    from pool.errors import SupervisorFailed as SupervisorFailed
+    from pool.errors import SupervisorRunning as SupervisorRunning
+    from pool.errors import UnknownEngine as UnknownEngine
+    from pool.errors import UnknownJob as UnknownJob
+    from pool.future import JobFuture as JobFuture
+    from pool.job import Failure as Failure
+    from pool.job import Job as Job
+    from pool.job import Progress as Progress
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'pool' has no attribute {name!r}")
+    return getattr(import_module(home), name)

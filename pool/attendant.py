@@ -1,0 +1,145 @@
+"""A FilePool's care for its supervisor: is one there, start one, be counted as its client.
+
+The supervisor is a process of its own. One that a FilePool started is tied: it ends after the last client that
+registered in run/clients/ is closed or dead. One that `serve` started ignores clients.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pool import fsops, heartbeat, logs, procs
+from pool.config import Config
+from pool.constants import EXIT_LOCKED, EXIT_MEANING, STARTING, Phase
+from pool.errors import ConfigError, SupervisorFailed
+from pool.names import parse_worker
+from pool.orphan import supervisor_identity
+from pool.slots import PROJECT
+from pool.spool import Spool
+
+_START_S = 30.0
+_POLL_S = 0.01
+_AGAIN_S = 2.0  # between two attempts to start one
+
+
+class Attendant:
+    """Looks after the supervisor of one spool on behalf of one FilePool."""
+
+    def __init__(self, config: Config, spool: Spool) -> None:
+        self._config, self._spool = config, spool
+        self._record = spool.root / "run" / "supervisor.json"
+        self._log = spool.root / "run" / "logs" / "supervisor.log"
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._next_try = 0.0
+        me = procs.identity_of(os.getpid())
+        assert me is not None
+        self._presence = str(spool.root / "run" / "clients" / f"{me.pid}-{me.start}-{id(self):x}.json")
+        temp = spool.temp()
+        fsops.write_new(temp, [json.dumps(me.to_map()).encode()], sync=False)
+        fsops.replace(temp, self._presence)
+
+    def attend(self) -> None:
+        """Return when a supervisor serves the spool; start one if none does. Raises SupervisorFailed."""
+        with self._lock:
+            if self._serving():
+                return
+            process, mark = self._launch()
+            deadline = time.monotonic() + _START_S
+            while not self._serving():
+                code = process.poll()
+                if code == EXIT_LOCKED:  # RACE: another client started one at the same time
+                    code = None
+                if code is not None:
+                    raise SupervisorFailed(
+                        f"the supervisor ended at its start ({EXIT_MEANING.get(code, f'code {code}')}):\n"
+                        f"{logs.tail(self._log, 15, since=mark)}"
+                    )
+                if time.monotonic() > deadline:
+                    raise SupervisorFailed(f"no supervisor after {_START_S:.0f} s; see {self._log}")
+                time.sleep(_POLL_S)
+
+    def attend_again(self) -> None:
+        """Called now and then while results are awaited: start another supervisor when ours has died."""
+        if time.monotonic() < self._next_try or self._serving():
+            return
+        self._next_try = time.monotonic() + _AGAIN_S
+        with self._lock:
+            if not self._serving():
+                self._launch()
+
+    def leave(self) -> None:
+        """This client is gone."""
+        fsops.unlink(self._presence, missing_ok=True)
+        if self._process is not None and self._process.poll() is None:
+            # reaped by nobody while we live: a thread waits for it so that no zombie stays
+            threading.Thread(target=self._process.wait, daemon=True).start()
+
+    def await_description(self, engine: str, seconds: float) -> None:
+        """Wait until a fresh pool has said what its engine accepts, or cannot, at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        path = self._spool.root / "run" / "engines" / f"{engine}.json"
+        while not path.exists() and time.monotonic() < deadline and self._booting(engine):
+            time.sleep(_POLL_S)
+
+    def _booting(self, engine: str) -> bool:
+        """Whether a worker of this engine may still describe it: none has come past its boot or failed in it."""
+        entries = os.listdir(self._spool.root / "run" / "slots")
+        mine = [
+            name for name in entries if (w := parse_worker(name.rpartition(".")[0])) and w.engine == engine
+        ]
+        if not mine:
+            return self._serving()
+        for name in mine:
+            worker, _, kind = name.rpartition(".")
+            if kind == "error":
+                return False
+            beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{worker}")
+            if beat is not None and beat.phase not in STARTING - {Phase.WARMING, Phase.LOADING}:
+                return False
+        return True
+
+    def _serving(self) -> bool:
+        identity = supervisor_identity(self._record)
+        return identity is not None and identity.alive()
+
+    def _launch(self) -> tuple[subprocess.Popen[bytes], int]:
+        if self._config.file is None:
+            raise ConfigError(
+                "a FilePool can start a supervisor only from a config.json on disk; give its path"
+            )
+        mark = logs.mark(self._log)
+        env = {key: value for key, value in os.environ.items() if not key.startswith("FILEPOOL_")}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), env.get("PYTHONPATH", "")]))
+        argv = [sys.executable, "-m", "pool", "serve", "--tied", "--config", str(self._config.file)]
+        descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, env=env,
+                cwd=Path("/"), start_new_session=True, close_fds=True,
+            )  # fmt: skip
+        finally:
+            os.close(descriptor)
+        return self._process, mark
+
+
+def living_clients(spool: Spool) -> int:
+    """How many registered clients live; the presence of dead ones is removed."""
+    alive = 0
+    folder = spool.root / "run" / "clients"
+    for name in os.listdir(folder):
+        try:
+            identity = procs.Identity.from_map(json.loads((folder / name).read_bytes()))
+        except (OSError, ValueError):
+            continue
+        if identity.alive():
+            alive += 1
+        else:
+            fsops.unlink(str(folder / name), missing_ok=True)
+    return alive

@@ -1,0 +1,330 @@
+"""FilePool: submit jobs, wait for them, follow them, cancel them, from any process that can see the spool."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pool import codec, fsops, layout, lookup
+from pool.attendant import Attendant
+from pool.config import Config, load_config
+from pool.context import cancel_path
+from pool.errors import JobFailed, JobRefused, PoolClosed, SpoolFull, UnknownEngine
+from pool.future import JobFuture, sleep_until, with_remote_trace
+from pool.job import Failure, Job, JobState, Progress, digest_of
+from pool.names import MAX_ATTEMPTS, check_id, job_name, new_id
+from pool.results import Results
+from pool.schema import Schemas
+from pool.spool import Spool
+
+if TYPE_CHECKING:
+    from pool.status import PoolStatus
+
+_GATE_S = 0.5  # how long a look at queue length and free space is believed
+_GATE_SHARE = 20  # a count that took t is not repeated before 20 t have passed
+_DESCRIBE_S = 5.0  # how long a first submit waits for a fresh pool to say what an engine accepts
+_MAP_WINDOW = 256  # chunks of a map that are in the spool at once
+
+
+class FilePool:
+    """A pool of workers behind a spool.
+
+    config: path of config.json, a Config, or None for ./config.json. start: when no supervisor serves the spool,
+    start one as a process of its own; it ends after the last FilePool that asked for it is gone. start=False only
+    submits and reads; the jobs wait for a supervisor.
+
+    Safe to use from several threads. As a context manager it waits for its jobs at the end of the block.
+    Raises ConfigError, SpoolError, SupervisorFailed.
+    """
+
+    def __init__(self, config: Config | Path | str | None = None, *, start: bool = True) -> None:
+        self._config = config if isinstance(config, Config) else load_config(Path(config) if config else None)
+        root = self._config.spool
+        layout.prepare(root)
+        self.spool = Spool(root, durable=self._config.durable)
+        self._schemas = Schemas(root)
+        self._results = Results(self.spool, self._on_look)
+        self._attendant = Attendant(self._config, self.spool) if start else None
+        self._gates: dict[str, tuple[float, int]] = {}
+        self._space = (0.0, 0)
+        self._closed = False
+        if self._attendant is not None:
+            self._attendant.attend()
+
+    @property
+    def config(self) -> Config:
+        return self._config
+
+    # ---- submit
+
+    def submit(
+        self,
+        engine: str,
+        /,
+        *,
+        priority: int = 0,
+        id: str | None = None,
+        timeout_s: float | None = None,
+        retry_times: int | None = None,
+        durable: bool | None = None,
+        consume: bool = False,
+        params: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> JobFuture:
+        """Accept one job and return its future; when this returns, the job survives every crash.
+
+        priority: -100 … 100, higher runs first. id: your own name for the job; submitting the same again gives
+        the same job, other content raises JobConflict. timeout_s, retry_times: instead of the engine's
+        configuration. durable=False skips fsync: survives killed processes, not power loss. consume: remove the
+        record once this future has read it. params: for names that collide with the ones above.
+
+        Raises JobRefused (with the key's path), UnknownEngine, JobConflict, SpoolFull.
+        """
+        job = self._job(
+            engine, {**(params or {}), **more}, None, priority, id, timeout_s, retry_times, durable
+        )
+        self._gate(engine, 1)
+        future = JobFuture(self, job.id, engine, consume=consume)
+        self._results.expect(future)
+        try:
+            self.spool.submit(job)
+        except BaseException:
+            self._results.forget(job.id, future)
+            raise
+        if job.digest:  # it may have been there, and done, before
+            self._results.look()
+        return future
+
+    def submit_many(
+        self, engine: str, calls: Iterable[Mapping[str, Any]], *, priority: int = 0, durable: bool | None = None,
+        consume: bool = False,
+    ) -> list[JobFuture]:  # fmt: skip
+        """Accept many jobs with one directory sync; all or, on an error, those before it."""
+        jobs = [self._job(engine, params, None, priority, None, None, None, durable) for params in calls]
+        return self._submit_jobs(engine, jobs, consume)
+
+    def _submit_jobs(self, engine: str, jobs: Sequence[Job], consume: bool) -> list[JobFuture]:
+        self._gate(engine, len(jobs))
+        futures = [JobFuture(self, job.id, engine, consume=consume) for job in jobs]
+        for future in futures:
+            self._results.expect(future)
+        self.spool.submit_many(jobs)
+        return futures
+
+    def map(
+        self,
+        engine: str,
+        calls: Iterable[Mapping[str, Any]],
+        *,
+        chunksize: int = 1,
+        timeout: float | None = None,
+        priority: int = 0,
+        durable: bool | None = None,
+    ) -> Iterator[Any]:
+        """Results of many calls in their order. chunksize: calls that travel as one job; raises it for small ones.
+
+        The first windows are submitted at once, the rest as results are taken. A call that fails raises JobFailed
+        when its turn comes. timeout: seconds for the whole map.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be at least 1")
+        chunks = _chunked(calls, chunksize)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pending: deque[JobFuture] = deque()
+
+        def refill(count: int) -> None:
+            jobs = []
+            for chunk in chunks:
+                jobs.append(self._job(engine, {}, tuple(chunk), priority, None, None, None, durable))
+                if len(jobs) >= count:
+                    break
+            if jobs:
+                pending.extend(self._submit_jobs(engine, jobs, True))
+
+        refill(_MAP_WINDOW)
+
+        def results() -> Iterator[Any]:
+            while pending:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                future = pending.popleft()
+                outcomes = future.result(left)
+                if len(pending) <= _MAP_WINDOW // 2:
+                    refill(_MAP_WINDOW - len(pending))
+                for status, value in outcomes:
+                    if status:
+                        failure = Failure.from_map(value)
+                        raise with_remote_trace(JobFailed(future.id, failure), failure)
+                    yield value
+
+        return results()
+
+    def _job(
+        self,
+        engine: str,
+        params: Mapping[str, Any],
+        items: tuple[Mapping[str, Any], ...] | None,
+        priority: int,
+        job_id: str | None,
+        timeout_s: float | None,
+        retry_times: int | None,
+        durable: bool | None,
+    ) -> Job:
+        self._open()
+        if engine not in self._config.engines:
+            raise UnknownEngine(
+                f"no engine {engine!r} in the configuration; there are: {', '.join(self._config.engines)}",
+                "engine",
+            )
+        for call in [params] if items is None else items:
+            self._check(engine, call)
+        if retry_times is not None and not 0 <= retry_times < MAX_ATTEMPTS:
+            raise JobRefused(f"{retry_times} is not between 0 and {MAX_ATTEMPTS - 1}", "retry_times")
+        if timeout_s is not None and not timeout_s > 0:
+            raise JobRefused(f"{timeout_s} is not a positive number of seconds", "timeout_s")
+        born = self.spool.now()
+        name = job_name(priority, born, new_id(born) if job_id is None else check_id(job_id))
+        return Job(
+            id=name.id,
+            engine=engine,
+            params=dict(params),
+            items=items,
+            priority=priority,
+            created=born,
+            max_attempts=None if retry_times is None else retry_times + 1,
+            timeout_s=timeout_s,
+            durable=self._config.durable if durable is None else durable,
+            digest="" if job_id is None else digest_of(engine, params, items, codec.encode),
+        )
+
+    def _check(self, engine: str, params: Mapping[str, Any]) -> None:
+        if self._schemas.describe(engine) is None and self._attendant is not None:
+            self._attendant.await_description(engine, _DESCRIBE_S)
+        self._schemas.check(engine, params)
+
+    def _gate(self, engine: str, count: int) -> None:
+        """Back-pressure: refuse instead of filling the disk or the queue without end."""
+        now = time.monotonic()
+        if now >= self._space[0]:
+            self._space = (now + _GATE_S, self._free_bytes())
+        floor = self._config.min_free_mb * 1024 * 1024
+        if self._space[1] < floor:
+            raise SpoolFull(
+                f"{self._space[1] >> 20} MB free on the disk of {self.spool.root}, less than min_free_mb "
+                f"({self._config.min_free_mb}): free some space, then submit again"
+            )
+        until, known = self._gates.get(engine, (0.0, 0))
+        if now >= until:
+            known = len(self.spool.list_ready(engine))
+            until = now + max(_GATE_S, _GATE_SHARE * (time.monotonic() - now))
+        if known + count > self._config.max_ready:
+            raise SpoolFull(
+                f"{known} jobs wait for {engine}, max_ready is {self._config.max_ready}: wait, or add workers"
+            )
+        self._gates[engine] = (until, known + count)
+
+    def _free_bytes(self) -> int:
+        if not hasattr(os, "statvfs"):  # pragma: no cover - other platforms
+            import shutil
+
+            return shutil.disk_usage(self.spool.root).free
+        info = os.statvfs(self.spool.root)
+        return info.f_bavail * info.f_frsize
+
+    # ---- follow
+
+    def attach(self, job_id: str, *, consume: bool = False) -> JobFuture:
+        """Future of a job that was submitted by anyone, before or after a restart. Raises UnknownJob."""
+        self._open()
+        place = lookup.find(self.spool, check_id(job_id))
+        future = JobFuture(self, job_id, place.engine, consume=consume)
+        self._results.expect(future)
+        self._results.look()
+        return future
+
+    def progress_of(self, job_id: str) -> Progress:
+        """Status, percent and message of a job now. Raises UnknownJob."""
+        return lookup.progress_now(self.spool, check_id(job_id))
+
+    def state(self, job_id: str) -> JobState:
+        """Where a job stands. Raises UnknownJob."""
+        return lookup.find(self.spool, check_id(job_id)).state
+
+    def cancel(self, job_id: str) -> bool:
+        """Ask to stop a job: a waiting one never starts, a running one is ended with all its children.
+
+        True when the request stands (the record will say cancelled, unless the job finishes first).
+        """
+        state = self.state(job_id)
+        if state.terminal:
+            return state is JobState.CANCELLED
+        path = cancel_path(self.spool, job_id)
+        temp = self.spool.temp()
+        fsops.write_new(temp, [b""], sync=self.spool.durable)
+        fsops.replace(temp, path)
+        return True
+
+    def retry(self, job_id: str) -> JobFuture:
+        """Run a failed job again, with all its attempts. Raises UnknownJob when it did not fail."""
+        self._open()
+        entry, engine, name = lookup.find_dead(self.spool, check_id(job_id))
+        self.spool.requeue(entry, engine, name)
+        return self.attach(job_id)
+
+    def status(self) -> PoolStatus:
+        """Queues, workers, failures at this moment."""
+        from pool.status import read_status
+
+        return read_status(self.spool, self._config)
+
+    def wait_for(self, future: Future[Any], seconds: float) -> None:
+        """Sleep up to `seconds`, less when the job ends."""
+        sleep_until(future, seconds)
+
+    # ---- end
+
+    def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
+        """Let go of the pool. wait: for this pool's pending jobs first. Jobs that are pending go on in the spool."""
+        if self._closed:
+            return
+        if wait:
+            from concurrent.futures import wait as wait_all
+
+            wait_all(self._results.pending(), timeout)
+        self._closed = True
+        self._results.close(PoolClosed("the pool was closed; the job goes on, attach(id) finds it again"))
+        if self._attendant is not None:
+            self._attendant.leave()
+
+    def __enter__(self) -> FilePool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(wait=kind is None)
+
+    def _open(self) -> None:
+        if self._closed:
+            raise PoolClosed("this pool was closed")
+
+    def _on_look(self) -> None:
+        """Once a second while results are awaited: a supervisor that died is started again."""
+        if self._attendant is not None and not self._closed:
+            self._attendant.attend_again()
+
+
+def _chunked(calls: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
+    chunk: list[Mapping[str, Any]] = []
+    for call in calls:
+        chunk.append(call)
+        if len(chunk) >= size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

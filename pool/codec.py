@@ -1,0 +1,225 @@
+"""Bounded encoding: msgpack for everything in the spool, JSON for what people drop. No pickle anywhere.
+
+Extension types
+    1  small numpy array   msgpack [dtype, shape, bytes]
+    2  array file          msgpack [file name, dtype, shape]: a .npy beside the record, opened with mmap_mode="r"
+
+Decoding checks the size first, then hands the decoder limits that follow from it, then checks the nesting, so
+lying length headers cannot reserve memory. Whatever is wrong ends as ProtocolError with a reason for people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from pool.constants import ARRAY_FILE_BYTES, MAX_DEPTH
+from pool.errors import ProtocolError
+
+if TYPE_CHECKING:
+    import numpy
+
+EXT_ARRAY = 1
+EXT_ARRAY_FILE = 2
+_PLAIN_KINDS = "biufc"  # bool, int, uint, float, complex: no objects, no strings
+
+ArraySink = Callable[["numpy.ndarray[Any, Any]"], str]
+
+
+def encode(value: object, sink: ArraySink | None = None) -> bytes:
+    """msgpack bytes of `value`: None, bool, int (64 bit), float, str, bytes, list, tuple, map, Path, numpy.
+
+    sink: stores an array of ARRAY_FILE_BYTES and more as a file and returns its name; without one every array
+    travels inside. Raises ProtocolError naming the key that cannot be encoded.
+    """
+    try:
+        packed = msgpack.packb(value, use_bin_type=True, default=_Default(sink))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ProtocolError(_why_unencodable(value, error)) from None
+    return bytes(packed)
+
+
+class _Default:
+    def __init__(self, sink: ArraySink | None) -> None:
+        self.sink = sink
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        if type(value).__module__ == "numpy":
+            import numpy as np
+
+            if isinstance(value, np.generic):
+                return value.item()
+            if isinstance(value, np.ndarray) and value.dtype.kind in _PLAIN_KINDS:
+                if self.sink is not None and value.nbytes >= ARRAY_FILE_BYTES:
+                    body = [self.sink(value), value.dtype.str, list(value.shape)]
+                    return msgpack.ExtType(EXT_ARRAY_FILE, msgpack.packb(body))
+                body = [value.dtype.str, list(value.shape), np.ascontiguousarray(value).tobytes()]
+                return msgpack.ExtType(EXT_ARRAY, msgpack.packb(body))
+        raise TypeError(f"a {type(value).__module__}.{type(value).__qualname__} cannot be stored")
+
+
+def decode(data: bytes, *, directory: Path | None = None, arrays: bool = True, strict: bool = False) -> Any:
+    """The value of msgpack bytes that were read under a size cap.
+
+    directory: where array files lie (out/<id>/). arrays=False leaves extension types as they are, so that the
+    supervisor never imports numpy. strict: for untrusted bytes: text keys only, no duplicate keys, no foreign
+    extension types.
+    """
+    limit = len(data)
+    options: dict[str, Any] = {
+        "raw": False,
+        "strict_map_key": strict,
+        "max_str_len": limit,
+        "max_bin_len": limit,
+        "max_array_len": limit,
+        "max_map_len": limit,
+        "max_ext_len": limit,
+    }
+    if strict:
+        options["object_pairs_hook"] = _unique_pairs
+        options["ext_hook"] = _refuse_foreign
+    elif arrays:
+        options["ext_hook"] = _Arrays(directory)
+    try:
+        value = msgpack.unpackb(data, **options)
+    except ProtocolError:
+        raise
+    except RecursionError:
+        raise ProtocolError("nested too deeply") from None
+    except (ValueError, TypeError, OverflowError, MemoryError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"not valid msgpack: {str(error) or type(error).__name__}") from None
+    if strict:
+        check_depth(value)
+    return value
+
+
+def decode_json(data: bytes) -> Any:
+    """The value of untrusted JSON: UTF-8, no duplicate keys, no NaN, numbers of 64 bits, bounded nesting."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"not UTF-8: byte {error.start} cannot be decoded") from None
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ProtocolError(
+            f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise ProtocolError("nested too deeply") from None
+    except ValueError as error:
+        if isinstance(error, ProtocolError):
+            raise
+        raise ProtocolError(f"not valid JSON: {error}") from None
+    check_depth(value)
+    return value
+
+
+def to_json(value: Any) -> str:
+    """JSON text for people and other languages; arrays become {"array": shape, "dtype": …}, bytes their length."""
+    return json.dumps(value, ensure_ascii=False, indent=2, default=_describe)
+
+
+def check_depth(value: Any, limit: int = MAX_DEPTH) -> None:
+    """Raise ProtocolError when lists and maps nest deeper than `limit`. Iterative: cannot overflow itself."""
+    layer, depth = [value], 0
+    while layer:
+        if depth > limit:
+            raise ProtocolError(f"nested deeper than {limit}")
+        below: list[Any] = []
+        for item in layer:
+            if isinstance(item, dict):
+                below.extend(v for v in item.values() if isinstance(v, (dict, list)))
+            elif isinstance(item, list):
+                below.extend(v for v in item if isinstance(v, (dict, list)))
+        layer, depth = below, depth + 1
+
+
+class _Arrays:
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+
+    def __call__(self, code: int, body: bytes) -> Any:
+        if code == EXT_ARRAY:
+            import numpy as np
+
+            dtype, shape, raw = msgpack.unpackb(body)
+            return np.frombuffer(raw, dtype=_plain_dtype(dtype)).reshape(shape)
+        if code == EXT_ARRAY_FILE:
+            import numpy as np
+
+            name, dtype, shape = msgpack.unpackb(body)
+            if self.directory is None or "/" in name or name.startswith("."):
+                raise ProtocolError(f"array file {name!r} has no place here")
+            path = self.directory / name
+            try:
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise ProtocolError(f"array file {path} cannot be opened: {error}") from None
+            if list(array.shape) != shape or array.dtype.str != dtype:
+                raise ProtocolError(f"array file {path} is not the one its record names")
+            return array
+        return msgpack.ExtType(code, body)
+
+
+def _plain_dtype(text: object) -> Any:
+    import numpy as np
+
+    dtype = np.dtype(text if isinstance(text, str) else "")
+    if dtype.kind not in _PLAIN_KINDS:
+        raise ProtocolError(f"array type {text!r} is not allowed")
+    return dtype
+
+
+def _unique_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[Any] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ProtocolError(f"the key {ascii(twice)[:80]} is given twice")
+    return result
+
+
+def _refuse_foreign(code: int, body: bytes) -> Any:
+    if code != EXT_ARRAY:
+        raise ProtocolError(f"extension type {code} is not allowed in a job")
+    return msgpack.ExtType(code, body)
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ProtocolError(f"{text} is not a JSON number")
+
+
+def _describe(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"bytes": len(value)}
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return {"array": list(value.shape), "dtype": str(value.dtype)}
+    if isinstance(value, msgpack.ExtType):
+        return {"extension": value.code, "bytes": len(value.data)}
+    return str(value)
+
+
+def _why_unencodable(value: Any, error: Exception) -> str:
+    """Name the key that cannot be stored: the engine's author looks for it otherwise for a long time."""
+    stack: list[tuple[str, Any, int]] = [("", value, 0)]
+    while stack:
+        path, item, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            return f"{path[:80]}… is nested deeper than {MAX_DEPTH}"
+        if isinstance(item, dict):
+            stack.extend((f"{path}.{key}" if path else str(key), v, depth + 1) for key, v in item.items())
+        elif isinstance(item, (list, tuple)):
+            stack.extend((f"{path}[{index}]", v, depth + 1) for index, v in enumerate(item))
+        else:
+            try:
+                msgpack.packb(item, default=_Default(None))
+            except Exception as reason:
+                return f"{path or 'the value'} cannot be stored: {reason or type(reason).__name__}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,80 @@
+"""Names, numbers and limits of protocol 1 that more than one module must agree on."""
+
+from __future__ import annotations
+
+import enum
+
+PROTOCOL = 1
+
+# Exit codes of workers and supervisors.
+EXIT_DRAINED = 0  # asked to end, and did
+EXIT_LOAD = 3  # the engine could not load: counts to the start limit
+EXIT_CONFIG = 4  # the configuration is wrong: no retry will help
+EXIT_RECYCLE = 5  # ended to be replaced: no delay, not counted
+EXIT_LOCKED = 6  # another supervisor serves this spool
+EXIT_ORPHAN = 8  # the supervisor is gone and no new one came within the grace
+
+EXIT_MEANING = {
+    EXIT_DRAINED: "drained",
+    EXIT_LOAD: "the engine failed to load",
+    EXIT_CONFIG: "the configuration is wrong",
+    EXIT_RECYCLE: "recycled",
+    EXIT_LOCKED: "another supervisor serves this spool",
+    EXIT_ORPHAN: "orphaned",
+}
+
+# Environment by which every process of a worker is found, grandchildren included.
+ENV_SPOOL = "FILEPOOL_SPOOL_ID"
+ENV_WORKER = "FILEPOOL_WORKER"
+
+# Bounds on what is read from the spool.
+MAX_JOB_BYTES = 8 * 1024 * 1024  # a job file: parameters, never media
+MAX_DROP_BYTES = 1024 * 1024  # the same from an untrusted hand
+MAX_RESULT_BYTES = 512 * 1024 * 1024  # an envelope; arrays above ARRAY_FILE_BYTES are files beside it
+ARRAY_FILE_BYTES = 1024 * 1024  # arrays of this size and more become .npy files in out/<id>/
+MAX_DEPTH = 64  # nesting of lists and maps
+
+PROGRESS_INTERVAL_S = 0.1  # progress files are replaced at most this often
+DROP_STILL_S = 2.0  # a dropped file nobody closed is taken when it was still for this long
+
+STATUSES = (
+    "queued",
+    "processing",
+    "downloading",
+    "face_detecting",
+    "inference",
+    "merging_audio",
+    "completed",
+    "failed",
+    "cancelled",
+)
+
+
+class Phase(enum.IntEnum):
+    """The life of one worker process; `gone` is written by nobody, it is what the supervisor proves."""
+
+    BOOTING = 0
+    LOADING = 1
+    WARMING = 2
+    IDLE = 3
+    BUSY = 4
+    DRAINING = 5
+    GONE = 6
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
+STARTING = frozenset({Phase.BOOTING, Phase.LOADING, Phase.WARMING})
+SERVING = frozenset({Phase.IDLE, Phase.BUSY})
+
+NEXT_PHASES = {
+    Phase.BOOTING: frozenset({Phase.LOADING, Phase.DRAINING}),
+    Phase.LOADING: frozenset({Phase.WARMING, Phase.IDLE, Phase.DRAINING}),
+    Phase.WARMING: frozenset({Phase.IDLE, Phase.DRAINING}),
+    Phase.IDLE: frozenset({Phase.BUSY, Phase.DRAINING}),
+    Phase.BUSY: frozenset({Phase.IDLE, Phase.DRAINING}),
+    Phase.DRAINING: frozenset({Phase.GONE}),
+    Phase.GONE: frozenset(),
+}

@@ -1,0 +1,250 @@
+"""What an engine's run() gets: progress, partial results, scratch, outputs, cancellation.
+
+Structurally the Context of `inference.base`; engines never import this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pool import codec, fsops
+from pool.constants import PROGRESS_INTERVAL_S, STATUSES
+from pool.heartbeat import Heartbeat
+from pool.job import Job, Progress
+from pool.names import JobName
+from pool.spool import Spool
+
+_FRAME = struct.Struct("<I")
+_CANCEL_POLL_S = 0.05
+_OUTPUTS = "outputs.list"
+
+
+class JobCancelled(BaseException):
+    """Raised by check() when nothing better is configured. BaseException: `except Exception` must not swallow it."""
+
+
+class RefusedInput(Exception):
+    """The caller must change something; the job is not tried again."""
+
+    kind = "input"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class JobContext:
+    """One attempt at one job."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        job: Job,
+        name: JobName,
+        beat: Heartbeat,
+        *,
+        cancelled_type: type[BaseException] = JobCancelled,
+    ) -> None:
+        self.job_id = job.id
+        self.attempt = name.attempts
+        self.stage = "check"
+        self._spool = spool
+        self._job = job
+        self._beat = beat
+        self._cancelled_type = cancelled_type
+        self._cancelled = False
+        self._looked = 0.0
+        self._beaten = 0.0
+        self._written = 0.0
+        self._status = ""
+        self._scratch: Path | None = None
+        self._partial_fd = -1
+        self._outputs: list[tuple[Path, Path]] = []  # (part, final)
+
+    # ---- places
+
+    @property
+    def scratch(self) -> Path:
+        """A directory of this attempt alone; removed afterwards."""
+        if self._scratch is None:
+            self._scratch = scratch_dir(self._spool, self.job_id, self.attempt)
+            fsops.make_dir(str(self._scratch))
+        return self._scratch
+
+    @property
+    def cache(self) -> Path:
+        """A directory that outlives jobs, shared by the workers of this engine: write with rename."""
+        path = self._spool.root / "cache" / self._job.engine
+        fsops.make_dir(str(path))
+        return path
+
+    def output(self, path: Path | None, name: str) -> Path:
+        """Where to write a file that becomes `path` (or out/<id>/<name>) by rename when the job succeeded."""
+        if os.path.basename(name) != name or name.startswith("."):
+            raise ValueError(f"{name!r} is not a plain file name")
+        if path is None:
+            final = self._spool.files_dir(self.job_id) / name
+            part = self.scratch / name
+        else:
+            final = Path(os.path.abspath(path))
+            if not final.parent.is_dir():
+                raise RefusedInput(
+                    f"output {final}: the folder {final.parent} does not exist", "create it first"
+                )
+            if final.is_dir():
+                raise RefusedInput(f"output {final} is a folder", "name a file in it")
+            if not os.access(final.parent, os.W_OK):
+                raise RefusedInput(f"output {final}: the folder {final.parent} is not writable")
+            part = final.parent / f".{final.stem[:100]}.{self.job_id}.part{final.suffix}"
+            # so that a later attempt, or the supervisor, can sweep what a killed worker left beside the caller's files
+            with open(self.scratch / _OUTPUTS, "a", encoding="utf-8", errors="surrogateescape") as listing:
+                listing.write(f"{part}\n")
+        self._outputs.append((part, final))
+        return part
+
+    # ---- signs of life
+
+    def progress(self, status: str, percent: float, message: str = "") -> None:
+        """Tell how far the job is. status: one of the pool's statuses; percent: 0 … 100. Cheap: call it often."""
+        if status not in STATUSES:
+            raise ValueError(f"{status!r} is not a status: {', '.join(STATUSES)}")
+        now = time.monotonic()
+        self.stage = status
+        if now - self._beaten >= 0.05 or status != self._status:
+            self._beaten = now
+            self._beat.advance(status)
+        if now - self._written < PROGRESS_INTERVAL_S and status == self._status:
+            return
+        self._written, self._status = now, status
+        percent = min(100.0, max(0.0, float(percent)))
+        word = Progress(status, percent, str(message)[:500], self.attempt, self._spool.now())
+        temp = self._spool.temp()
+        try:
+            fsops.write_new(temp, [word.to_bytes()], sync=False)
+            fsops.replace(temp, f"{self._spool.root}/progress/{self.job_id}")
+        except OSError:
+            pass  # progress is a courtesy of a disk with room; the job goes on
+
+    def partial(self, record: Mapping[str, Any]) -> None:
+        """Stream a part of the result to whoever waits for it."""
+        body = codec.encode(dict(record))
+        if self._partial_fd < 0:
+            path = partial_path(self._spool, self.job_id, self.attempt)
+            self._partial_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(self._partial_fd, _FRAME.pack(len(body)) + body)
+        except OSError:
+            pass
+
+    # ---- cancellation
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked to stop this job; looks at the disk at most every 50 ms."""
+        now = time.monotonic()
+        if not self._cancelled and now - self._looked >= _CANCEL_POLL_S:
+            self._looked = now
+            self._cancelled = os.path.lexists(cancel_path(self._spool, self.job_id))
+        return self._cancelled
+
+    def check(self) -> None:
+        """Raise when the job was cancelled."""
+        if self.cancelled:
+            raise self._cancelled_type()
+
+    # ---- end of the attempt
+
+    def publish_outputs(self, *, sync: bool) -> tuple[Mapping[str, Any], ...]:
+        """Give every output its name; media first, the record afterwards. Size and digest of each."""
+        self.stage = "publish"
+        files = []
+        for part, final in self._outputs:
+            try:
+                size, digest = _digest(part)
+            except FileNotFoundError:
+                continue
+            if sync:
+                fsops.sync_file(str(part))
+            if final.parent == self._spool.files_dir(self.job_id):
+                fsops.make_dir(str(final.parent))
+            fsops.replace(str(part), str(final))
+            if sync:
+                fsops.sync_dir(str(final.parent))
+            files.append({"path": str(final), "size": size, "sha256": digest})
+        self._outputs.clear()
+        return tuple(files)
+
+    def close(self) -> None:
+        """Remove what this attempt leaves behind."""
+        if self._partial_fd >= 0:
+            os.close(self._partial_fd)
+            self._partial_fd = -1
+        if self._scratch is not None:
+            sweep_attempt(self._spool, self.job_id, self.attempt)
+            self._scratch = None
+
+    @property
+    def told(self) -> bool:
+        """Whether progress or partial files of this attempt exist."""
+        return bool(self._status)
+
+
+def scratch_dir(spool: Spool, job_id: str, attempt: int) -> Path:
+    return spool.root / "run" / "scratch" / f"{job_id}.{attempt:02d}"
+
+
+def partial_path(spool: Spool, job_id: str, attempt: int) -> str:
+    return f"{spool.root}/progress/{job_id}.{attempt:02d}.partial"
+
+
+def cancel_path(spool: Spool, job_id: str) -> str:
+    return f"{spool.root}/run/control/{job_id}.cancel"
+
+
+def read_partials(path: str, offset: int) -> tuple[list[Any], int]:
+    """Whole records after `offset`, and the offset behind the last whole one."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    records, at = [], 0
+    while at + 4 <= len(data):
+        (length,) = _FRAME.unpack_from(data, at)
+        if at + 4 + length > len(data):
+            break  # RACE: the writer is in the middle of it
+        records.append(codec.decode(data[at + 4 : at + 4 + length]))
+        at += 4 + length
+    return records, offset + at
+
+
+def sweep_attempt(spool: Spool, job_id: str, attempt: int) -> None:
+    """Remove scratch and half-written outputs of an attempt that is over."""
+    directory = scratch_dir(spool, job_id, attempt)
+    try:
+        listing = (directory / _OUTPUTS).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        listing = ""
+    for line in listing.splitlines():
+        if f".{job_id}.part" in os.path.basename(line):
+            try:
+                fsops.unlink(line, missing_ok=True)
+            except OSError:
+                pass  # the caller's folder is gone or closed to us: nothing of ours is left to mend
+    fsops.remove_tree(str(directory))
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return size, digest.hexdigest()

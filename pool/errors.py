@@ -1,0 +1,114 @@
+"""The exception tree, split by who must act.
+
+    PoolError
+    ├── CallerError              the program or person that submits a job
+    │   ├── JobRefused           parameters, id or file are not acceptable; `path` names the key
+    │   │   └── UnknownEngine    no such engine in config.json
+    │   ├── JobConflict          the id is taken by a job with other content
+    │   ├── UnknownJob           no job of that id
+    │   ├── SpoolFull            back-pressure: too many waiting jobs, or too little disk
+    │   ├── JobFailed            the job's terminal record says failed; carries the Failure
+    │   └── PoolClosed           the FilePool was closed while the call waited
+    ├── OperatorError            whoever runs the pool
+    │   ├── ConfigError          config.json; `path` is the dotted key
+    │   ├── SpoolError           the spool tree: owner, mode, mounts, missing
+    │   ├── SupervisorRunning    another supervisor holds the spool
+    │   └── SupervisorFailed     a supervisor could not be started; carries the end of its log
+    └── ProtocolError            a file in the spool does not decode (us, or a foreign hand)
+
+A job that was cancelled raises `concurrent.futures.CancelledError`, as every future does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pool.job import Failure
+
+
+class PoolError(Exception):
+    """Base of everything the pool raises on purpose."""
+
+
+class CallerError(PoolError):
+    """The submitter can mend this."""
+
+
+class JobRefused(CallerError):
+    """The job was not accepted; nothing was written.
+
+    `path` is the dotted key that is wrong ("params.audio"), empty when the whole job is meant.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+
+
+class UnknownEngine(JobRefused):
+    """No engine of that name in the configuration."""
+
+
+class JobConflict(CallerError):
+    """The id belongs to a job with other content."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"job id {job_id!r} is taken by a job with other content: choose another id, "
+            "or submit the same parameters to get the same job"
+        )
+        self.job_id = job_id
+
+
+class UnknownJob(CallerError):
+    """No directory of the spool holds a job of that id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id!r} in this spool: never submitted, or past its retention")
+        self.job_id = job_id
+
+
+class SpoolFull(CallerError):
+    """Back-pressure: nothing was accepted; try again when the queue or the disk has room."""
+
+
+class PoolClosed(CallerError):
+    """The pool was closed."""
+
+
+class JobFailed(CallerError):
+    """The job ended as failed; `failure` is its whole record, one reason per attempt."""
+
+    def __init__(self, job_id: str, failure: Failure) -> None:
+        super().__init__(f"job {job_id} failed: {failure.describe()}")
+        self.job_id = job_id
+        self.failure = failure
+
+
+class OperatorError(PoolError):
+    """Whoever runs the pool can mend this."""
+
+
+class ConfigError(OperatorError):
+    """config.json is wrong; `path` is the dotted key, empty when the whole file is meant."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+
+
+class SpoolError(OperatorError):
+    """The spool tree cannot be used as it is."""
+
+
+class SupervisorRunning(OperatorError):
+    """Another supervisor serves this spool."""
+
+
+class SupervisorFailed(OperatorError):
+    """A supervisor could not be started, or ended before it was ready."""
+
+
+class ProtocolError(PoolError):
+    """Bytes in the spool that are not what the protocol says; `reason` is for people."""

@@ -1,0 +1,119 @@
+"""The caller's end of a job: a concurrent.futures.Future that also knows progress, partial results and the record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from pool import lookup
+from pool.context import partial_path, read_partials
+from pool.errors import UnknownJob
+from pool.job import Failure, Progress, Record
+
+if TYPE_CHECKING:
+    from pool.client import FilePool
+
+_POLL_S = 0.1
+
+
+class JobFuture(Future[Any]):
+    """Future of one job. `result()` is what the engine returned; `JobFailed` carries the Failure.
+
+    Works with `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future`. It holds no job alive: the
+    job goes on without it, and `FilePool.attach(id)` makes another one, in any process.
+    """
+
+    def __init__(self, pool: FilePool, job_id: str, engine: str, *, consume: bool = False) -> None:
+        super().__init__()
+        self.id = job_id
+        self.engine = engine
+        self._pool = pool
+        self._consume = consume
+        self._record: Record | None = None
+
+    def __repr__(self) -> str:
+        return f"<JobFuture {self.engine} {self.id} {'done' if self.done() else 'pending'}>"
+
+    @property
+    def record(self) -> Record | None:
+        """The whole terminal record once the job is done: attempt, worker, times, files, failures on the way."""
+        return self._record
+
+    def cancel(self) -> bool:
+        """Ask to stop the job, running or not. True: it will end as cancelled, or was; False: it is done."""
+        if self.done():
+            return self.cancelled()
+        return self._pool.cancel(self.id)
+
+    def running(self) -> bool:
+        """Whether a worker is at it now."""
+        return not self.done() and self.status().status not in ("queued", "completed", "failed", "cancelled")
+
+    def status(self) -> Progress:
+        """Status, percent and message at this moment."""
+        return self._pool.progress_of(self.id)
+
+    def progress(self, interval: float = _POLL_S) -> Iterator[Progress]:
+        """Every change of status, percent or message until the job is done, the last one included."""
+        last: Progress | None = None
+        while True:
+            over = self.done()
+            try:
+                word = self._final() if over else self.status()
+            except UnknownJob:
+                if not self.done():
+                    raise
+                continue
+            if last is None or (word.status, word.percent, word.message) != (
+                last.status,
+                last.percent,
+                last.message,
+            ):
+                last = word
+                yield word
+            if over:
+                return
+            self._pool.wait_for(self, interval)
+
+    def partials(self, interval: float = _POLL_S) -> Iterator[Any]:
+        """Partial records as the engine sends them. After a failed attempt they begin anew with the next one."""
+        attempt, offset = 1, 0
+        while True:
+            over = self.done()
+            newest = self._record.attempt if self._record is not None else attempt
+            if not over:
+                word = lookup.progress(self._pool.spool, self.id)
+                newest = max(attempt, word.attempt if word else attempt)
+            if newest != attempt:
+                attempt, offset = newest, 0
+            records, offset = read_partials(partial_path(self._pool.spool, self.id, attempt), offset)
+            yield from records
+            if over and not records:
+                return
+            if not over:
+                self._pool.wait_for(self, interval)
+
+    def _final(self) -> Progress:
+        record = self._record
+        if record is None:  # the pool was closed while the job goes on
+            return Progress("queued", 0.0, "the pool was closed; attach to the job again to follow it")
+        reason = record.failure.describe() if record.failure else ""
+        percent = 100.0 if record.failure is None else 0.0
+        return Progress(record.state.value, percent, reason, record.attempt, record.finished)
+
+
+def with_remote_trace(error: BaseException, failure: Failure) -> BaseException:
+    """The error with the worker's traceback as a note, so that a plain print shows where it happened."""
+    note = failure.traceback.rstrip() or failure.stderr_tail.rstrip()
+    if note and hasattr(error, "add_note"):
+        error.add_note(f"in worker {failure.worker}, attempt {failure.attempt}:\n{note}")
+    return error
+
+
+def sleep_until(done: Future[Any], seconds: float) -> None:
+    """Sleep, but not past the end of the job."""
+    deadline = time.monotonic() + seconds
+    while not done.done() and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, 0.02))

@@ -1,0 +1,162 @@
+"""Is the pool working? Judged from facts that `pool.status` has read; see there for what the verdicts mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pool.constants import STARTING, Phase
+
+if TYPE_CHECKING:
+    from pool.config import Config
+    from pool.heartbeat import Beat
+    from pool.procs import Sample
+    from pool.status import EngineStatus, PoolStatus, SlotStatus
+
+OK, DEGRADED, DOWN = "ok", "degraded", "down"
+_IDLE_SILENCE_S = 30.0  # an idle loop looks round every rescan_s; this long without is no loop any more
+_IDLE_SILENCE_RESCANS = 10
+_UNCLAIMED_S = 10.0  # a job that waits this long beside an idle worker is not being seen
+_SERVE = "start one with `python -m pool serve`"
+
+
+@dataclass(frozen=True)
+class Health:
+    """verdict: "ok", "degraded" or "down". sentence: for people. reasons: all that is not as it should be."""
+
+    verdict: str
+    sentence: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict == OK
+
+
+def trouble_of(
+    entry: Mapping[str, Any], beat: Beat | None, usage: Sample | None, silent_s: float | None, config: Config
+) -> str:
+    """What is wrong with one slot, "" when nothing is. entry: the supervisor's word; beat, usage, silent_s: of its
+    process, None when that is gone."""
+    seat, why = str(entry.get("seat") or ""), str(entry.get("why") or "")
+    if seat == "benched":
+        return f"benched: {_reason(entry) or why or 'it failed too often'}"
+    if seat == "off":
+        return f"off: {why}" if why else "off"
+    if seat == "waiting":
+        pause = entry.get("next_start_s")
+        when = f" in {pause:.0f} s" if isinstance(pause, (int, float)) and pause >= 1 else ""
+        after = _reason(entry) or why
+        return f"starts again{when}: {after}" if after else f"starts{when}"
+    if seat == "ending":
+        return f"being ended: {why}" if why else "being ended"
+    if usage is None or usage.status.value in ("gone", "zombie"):
+        return "its process is gone" if beat is not None or entry.get("pid") else ""
+    if usage.status.value == "stopped":
+        return "its process is stopped (SIGSTOP, or a debugger)"
+    if beat is None or silent_s is None:
+        return ""
+    engine = config.engines.get(str(entry.get("engine")))
+    if beat.phase is Phase.BUSY and engine is not None and silent_s > engine.stall_timeout_s:
+        return f"no progress for {silent_s:.0f} s at job {beat.job}"
+    limit = max(_IDLE_SILENCE_S, _IDLE_SILENCE_RESCANS * config.rescan_s)
+    if beat.phase is Phase.IDLE and silent_s > limit:
+        return f"idle, but no sign of life for {silent_s:.0f} s"
+    return ""
+
+
+def judge(status: PoolStatus, config: Config) -> Health:
+    """The verdict over the whole pool."""
+    reasons = list(_common(status))
+    living = [slot for slot in status.slots if slot.phase]
+    waiting = sum(engine.queued + engine.deferred for engine in status.engines)
+    if status.supervisor is None:
+        if any(slot.serving for slot in living):
+            return _verdict(DEGRADED, [
+                f"the supervisor is gone, {_count(len(living), 'worker')} work on for up to "
+                f"{config.orphan_grace_s:g} s: {_SERVE}, it takes them over", *reasons])  # fmt: skip
+        jobs = f", {_count(waiting, 'job')} wait" if waiting else ""
+        return _verdict(DOWN, [f"no supervisor serves this spool{jobs}: {_SERVE}", *reasons])
+    if status.supervisor.stopped:
+        pid = status.supervisor.pid
+        reasons.append(f"the supervisor is stopped: nothing dead is noticed (kill -CONT {pid})")
+    if status.draining:
+        reasons.append("the pool is draining: running jobs finish, no new one starts")
+    dead = 0
+    configured = [engine for engine in status.engines if engine.configured]
+    for engine in configured:
+        said, is_dead = _engine(engine, status.of(engine.name), config)
+        reasons += said
+        dead += is_dead
+    if configured and dead == len(configured):
+        return _verdict(DOWN, reasons)
+    if reasons:
+        return _verdict(DEGRADED, reasons)
+    serving = sum(engine.serving for engine in configured)
+    running = sum(engine.running for engine in configured)
+    return Health(OK, f"{_count(serving, 'worker')} ready, {_count(running, 'job')} running, {waiting} waiting")
+
+
+def _common(status: PoolStatus) -> Iterator[str]:
+    if status.free_bytes < status.min_free_bytes:
+        yield (
+            f"{status.free_bytes >> 20} MB free on the disk of the spool, less than min_free_mb "
+            f"({status.min_free_bytes >> 20}): no job is accepted until there is room"
+        )
+    if status.intake_paused:
+        yield f"dropped files are not taken in: {status.intake_paused}"
+    for engine in status.engines:
+        if not engine.configured and (engine.queued or engine.deferred):
+            jobs = _count(engine.queued + engine.deferred, "job")
+            yield f"{jobs} wait for {engine.name}, which is not in the configuration"
+        if engine.queued >= engine.max_ready:
+            yield f"{engine.name}: {engine.queued} jobs wait, max_ready is {engine.max_ready}: no more are accepted"
+
+
+def _engine(engine: EngineStatus, slots: Sequence[SlotStatus], config: Config) -> tuple[list[str], bool]:
+    """Reasons of one engine, and whether nothing can run on it."""
+    troubled = [slot for slot in slots if slot.trouble]
+    starting = [slot for slot in slots if slot.phase in {phase.label for phase in STARTING} and not slot.trouble]
+    if engine.serving == 0:
+        if starting:
+            phases = ", ".join(f"{slot.slot} {slot.phase} for {slot.phase_s or 0:.0f} s" for slot in starting)
+            return [f"{engine.name}: no worker is ready yet ({phases})", *_troubles(troubled)], False
+        on_its_way = any(slot.seat in ("waiting", "ending", "running") for slot in slots) or not slots
+        if on_its_way and not any(slot.error for slot in slots):
+            return [f"{engine.name}: no worker is ready yet", *_troubles(troubled)], False
+        return [f"{engine.name}: no worker can run", *_troubles(troubled)], True
+    reasons = _troubles(troubled)
+    if engine.serving < engine.workers and not troubled:
+        reasons.append(f"{engine.name}: {engine.serving} of {engine.workers} workers are ready")
+    idle = engine.serving - engine.busy
+    limit = max(_UNCLAIMED_S, _IDLE_SILENCE_RESCANS * config.rescan_s)
+    if idle > 0 and engine.oldest_wait_s is not None and engine.oldest_wait_s > limit and not engine.busy:
+        reasons.append(
+            f"{engine.name}: a job has waited for {engine.oldest_wait_s:.0f} s although {_count(idle, 'worker')} "
+            "are idle: look into the logs"
+        )
+    return reasons, False
+
+
+def _troubles(slots: Sequence[SlotStatus]) -> list[str]:
+    return [f"{slot.slot}: {slot.trouble}" for slot in slots]
+
+
+def _reason(entry: Mapping[str, Any]) -> str:
+    """Why the last process of a slot ended: what the engine said, else what the supervisor saw."""
+    error = entry.get("error")
+    if isinstance(error, Mapping) and error.get("message"):
+        hint = f" ({error['hint']})" if error.get("hint") else ""
+        return f"{error['message']}{hint}"
+    return str(entry.get("last_death") or "")
+
+
+def _verdict(verdict: str, reasons: Sequence[str]) -> Health:
+    more = len(reasons) - 1
+    sentence = f"{reasons[0]} (and {more} more)" if more > 0 else reasons[0]
+    return Health(verdict, sentence, tuple(reasons))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

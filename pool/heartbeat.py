@@ -1,0 +1,113 @@
+"""The sign of life of a worker: one small file, written in place by the job loop, read by the supervisor.
+
+Written by the loop itself at every change of phase and at every progress of the engine; a thread that ticks while
+the loop is stuck would prove nothing. A checksum tells a torn read from a whole one. Times are of the boot clock.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+
+from pool.clock import boot_ns
+from pool.constants import Phase
+
+_BODY = struct.Struct("<4sIQQQQQQBB6x104s32s")
+_CRC = struct.Struct("<I")
+_MAGIC = b"fpb1"
+SIZE = _BODY.size + _CRC.size
+
+
+@dataclass(frozen=True)
+class Beat:
+    """One heartbeat. beat_ns, phase_ns: boot clock at the write and at the start of the phase. progress: counter
+    that rises with every progress of the engine. baseline: resident bytes after warm-up. standby: a spare that
+    waits. job: id, '' when idle; stage: what it is doing."""
+
+    pid: int
+    beat_ns: int
+    phase_ns: int
+    progress: int
+    jobs_done: int
+    baseline: int
+    gpu_bytes: int
+    phase: Phase
+    standby: bool
+    job: str
+    stage: str
+
+
+class Heartbeat:
+    """Writer side; belongs to one worker process."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._pid = os.getpid()
+        self._phase = Phase.BOOTING
+        self._phase_ns = boot_ns()
+        self._progress = 0
+        self._job = b""
+        self._stage = b""
+        self.jobs_done = 0
+        self.baseline = 0
+        self.gpu_bytes = 0
+        self.standby = False
+
+    def phase(self, phase: Phase, job: str = "", stage: str = "") -> None:
+        self._phase, self._phase_ns = phase, boot_ns()
+        self._job, self._stage = job.encode(), stage.encode()[:32]
+        self.write()
+
+    def advance(self, stage: str) -> None:
+        """The engine made progress."""
+        self._progress += 1
+        self._stage = stage.encode()[:32]
+        self.write()
+
+    def write(self) -> None:
+        body = _BODY.pack(
+            _MAGIC,
+            self._pid,
+            boot_ns(),
+            self._phase_ns,
+            self._progress,
+            self.jobs_done,
+            self.baseline,
+            self.gpu_bytes,
+            self._phase,
+            self.standby,
+            self._job,
+            self._stage,
+        )
+        try:
+            os.pwrite(self._fd, body + _CRC.pack(zlib.crc32(body)), 0)
+        except OSError:
+            pass  # a full disk must not end the job; the supervisor sees an old beat and asks the process itself
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def read(path: str) -> Beat | None:
+    """The latest beat; None when the file is missing, empty or torn (read again later)."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read(SIZE)
+    except OSError:
+        return None
+    if not data or len(data) < SIZE:
+        return None
+    body = data[: _BODY.size]
+    if _CRC.unpack_from(data, _BODY.size)[0] != zlib.crc32(body):
+        return None
+    magic, pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, phase, standby, job, stage = _BODY.unpack(
+        body
+    )
+    if magic != _MAGIC:
+        return None
+    return Beat(
+        pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, Phase(phase), bool(standby),
+        job.rstrip(b"\0").decode(), stage.rstrip(b"\0").decode(errors="replace"),
+    )  # fmt: skip

@@ -1,0 +1,313 @@
+"""The drop box: anybody's file in spool/in becomes a job, or goes to quarantine with a reason. Nothing is trusted.
+
+A drop stays in in/ until its job is accepted, then it is removed. A crash in between brings the same file again;
+its id is reserved together with a digest that names this very file, so the job is not accepted twice.
+
+Accepted: regular files named *.json or *.msgpack, one link, at most 1 MB, complete. A file is taken when its writer
+closed it or renamed it here, or when it was still for 2 s; one that does not decode yet is given those 2 s too.
+Hidden files and other names are left alone for a minute: somebody may be writing them.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from pool import checks, codec, fsops
+from pool.config import Config
+from pool.constants import DROP_STILL_S, MAX_DROP_BYTES
+from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull
+from pool.job import Job, digest_of
+from pool.names import MAX_ATTEMPTS, base32, check_engine, check_id, id_from_stem, job_name
+from pool.schema import Schemas
+from pool.spool import NO_SPACE, Spool
+
+_BATCH = 64  # drops per turn: supervision goes on while 50,000 files arrive
+_FOREIGN_STILL_S = 60.0
+_PAUSE_S = 1.0
+_KEYS = ("engine", "params", "id", "priority", "timeout_s", "retry_times")
+
+
+class _NotYet(Exception):
+    """The file may still be growing."""
+
+
+@dataclass
+class _Seen:
+    """A file that was there at the last look. since: monotonic time since when it has not changed."""
+
+    stamp: tuple[int, int, int]
+    since: float
+    closed: bool = False
+
+
+class Intake:
+    """Turns drops into jobs; one per spool, in the supervisor."""
+
+    def __init__(self, spool: Spool, config: Config) -> None:
+        self._spool, self._config = spool, config
+        self._schemas = Schemas(spool.root)
+        self._in = f"{spool.root}/in"
+        self._seen: dict[str, _Seen] = {}
+        self._arrived: list[str] = []
+        self.paused = ""
+        self.accepted = self.refused = 0
+
+    def arrived(self, names: list[str]) -> None:
+        """Names that were closed or renamed into in/."""
+        self._arrived.extend(names)
+
+    def turn(self) -> float | None:
+        """Look at the drop box once; seconds until it wants to look again, None when it is empty."""
+        closed, self._arrived = set(self._arrived), []
+        try:
+            names = sorted(os.listdir(self._in))
+        except FileNotFoundError:
+            fsops.make_dir(self._in)
+            return None
+        if not names:
+            self._seen.clear()
+            self.paused = ""
+            return None
+        self.paused = self._no_room()
+        if self.paused:
+            self._arrived = list(closed)
+            return _PAUSE_S
+        self._seen = {name: seen for name, seen in self._seen.items() if name in set(names)}
+        taken = 0
+        for name in names:
+            if taken >= _BATCH:
+                self._arrived.extend(closed.intersection(names))
+                return 0.0
+            try:
+                taken += self._consider(name, name in closed)
+            except SpoolFull as error:
+                self.paused = str(error)
+                self._arrived.extend(closed)
+                return _PAUSE_S
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                self.paused = f"the disk is full: {error}"
+                self._arrived.extend(closed)
+                return _PAUSE_S
+        return min((max(0.05, self._patience(n) - self._still(n)) for n in self._seen), default=None)
+
+    def _no_room(self) -> str:
+        info = os.statvfs(self._spool.root)
+        free = info.f_bavail * info.f_frsize
+        if free < self._config.min_free_mb << 20:
+            return (
+                f"{free >> 20} MB free, less than min_free_mb ({self._config.min_free_mb}); drops wait in in/"
+            )
+        return ""
+
+    def _consider(self, name: str, closed: bool) -> int:
+        """1 when the entry left the drop box."""
+        path = f"{self._in}/{name}"
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:
+            return 0
+        if not stat.S_ISREG(info.st_mode):
+            self._refuse(name, f"it is {_kind(info.st_mode)}, not a regular file")
+            return 1
+        stamp = (info.st_size, info.st_mtime_ns, info.st_ino)
+        seen = self._seen.get(name)
+        if seen is None or seen.stamp != stamp:
+            seen = self._seen[name] = _Seen(stamp, time.monotonic())
+        seen.closed = seen.closed or closed
+        ours = name.endswith((".json", ".msgpack")) and not name.startswith(".")
+        still = self._still(name) >= self._patience(name)
+        if not ours:
+            if not still:
+                return 0
+            self._refuse(name, "jobs are named *.json or *.msgpack")
+            return 1
+        if not seen.closed and not still:
+            return 0
+        try:
+            self._accept(name, path)
+            self.accepted += 1
+        except _NotYet:
+            seen.closed = False
+            return 0
+        except (JobRefused, JobConflict, ProtocolError) as error:
+            if isinstance(error, ProtocolError) and not still:
+                seen.closed = False  # closed between two writes, perhaps: the end may still come
+                return 0
+            self._refuse(name, str(error))
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                raise
+            self._refuse(name, f"it cannot be read: {error.strerror}")
+        self._seen.pop(name, None)
+        return 1
+
+    def _patience(self, name: str) -> float:
+        ours = name.endswith((".json", ".msgpack")) and not name.startswith(".")
+        return DROP_STILL_S if ours else _FOREIGN_STILL_S
+
+    def _still(self, name: str) -> float:
+        seen = self._seen.get(name)
+        return 0.0 if seen is None else time.monotonic() - seen.since
+
+    # ---- one drop
+
+    def _accept(self, name: str, path: str) -> None:
+        data, mark = _read(path)
+        value = codec.decode(data, strict=True) if name.endswith(".msgpack") else codec.decode_json(data)
+        reply = "json" if name.endswith(".json") else ""
+        fields = self._fields(value)
+        stem = id_from_stem(os.path.splitext(name)[0])
+        source = f"in/{ascii(name)[1:-1]}"[:200]
+        if "id" in fields:
+            job = self._job(fields, check_id(fields["id"]), "", source, reply)
+            self._submit(job)
+        else:
+            # The same physical file must give the same job after a crash, another file of that name another job.
+            unique = base32(int.from_bytes(hashlib.sha256(repr(mark).encode() + data).digest()[:5], "big"), 8)
+            try:
+                self._submit(self._job(fields, stem or f"drop-{unique}", unique, source, reply))
+            except JobConflict:
+                self._submit(self._job(fields, f"{stem or 'drop'}-{unique}", unique, source, reply))
+        fsops.unlink(path, missing_ok=True)
+
+    def _submit(self, job: Job) -> None:
+        waiting = len(self._spool.list_ready(job.engine))
+        if waiting >= self._config.max_ready:
+            raise SpoolFull(f"{waiting} jobs wait for {job.engine} (max_ready); drops wait in in/")
+        self._spool.submit(job)
+
+    def _fields(self, value: Any) -> dict[str, Any]:
+        """The job's fields. Parameters may stand under "params" or beside "engine"."""
+        if not isinstance(value, dict):
+            raise JobRefused(f'a job is a map with "engine" and "params", not a {type(value).__name__}')
+        if "engine" not in value:
+            raise JobRefused("missing; which engine shall do it?", "engine")
+        extra = {key: item for key, item in value.items() if key not in _KEYS}
+        if "params" in value and extra:
+            key = next(iter(extra))
+            raise JobRefused(
+                f"unknown key{checks.nearest(str(key), _KEYS)}; known: {', '.join(_KEYS)}", str(key)[:80]
+            )
+        params = value.get("params", extra)
+        if not isinstance(params, dict) or not all(isinstance(key, str) for key in params):
+            raise JobRefused("must be a map with text keys", "params")
+        return {**{key: value[key] for key in _KEYS if key in value}, "params": params}
+
+    def _job(self, fields: dict[str, Any], job_id: str, unique: str, source: str, reply: str) -> Job:
+        engine = check_engine(fields["engine"])
+        if engine not in self._config.engines:
+            near = checks.nearest(engine, list(self._config.engines))
+            raise JobRefused(
+                f"no engine {engine!r}{near}; there are: {', '.join(self._config.engines)}", "engine"
+            )
+        params = fields["params"]
+        self._schemas.check(engine, params)
+        priority = _number(fields, "priority", int, -100, 100, 0)
+        retries = _number(fields, "retry_times", int, 0, MAX_ATTEMPTS - 1, None)
+        timeout = _number(fields, "timeout_s", float, 0.001, 1e9, None)
+        born = self._spool.now()
+        job_name(priority or 0, born, job_id)
+        return Job(
+            id=job_id,
+            engine=engine,
+            params=params,
+            priority=priority or 0,
+            created=born,
+            max_attempts=None if retries is None else retries + 1,
+            timeout_s=timeout,
+            durable=self._config.durable,
+            source=source,
+            reply=reply,
+            digest=digest_of(engine, params, unique or None, codec.encode),
+        )
+
+    def _refuse(self, name: str, reason: str) -> None:
+        """Move it to quarantine with a reason that a person can act on."""
+        self.refused += 1
+        self._seen.pop(name, None)
+        shown = ascii(name)[1:-1].replace("/", "_")[:150]
+        place = f"{self._spool.root}/quarantine"
+        target, number = f"{place}/{shown}", 1
+        while os.path.lexists(target) or os.path.lexists(f"{target}.reason.txt"):
+            number += 1
+            target = f"{place}/{shown}.{number}"
+        text = (
+            f"{ascii(name)[1:-1]} was dropped into {self._in} and is not accepted:\n\n    {reason}\n\n"
+            + _HELP
+        )
+        temp = self._spool.temp()
+        fsops.write_new(temp, [text.encode("utf-8", "replace")], sync=False)
+        fsops.replace(temp, f"{target}.reason.txt")
+        try:
+            fsops.rename(f"{self._in}/{name}", target)
+        except FileNotFoundError:
+            fsops.unlink(f"{target}.reason.txt", missing_ok=True)
+
+
+_HELP = """A job looks like this; write it under another name and rename it into in/, or copy it there:
+
+    {"engine": "transcribe", "params": {"audio": "/data/speech.wav"}}
+
+Optional beside "engine": "id", "priority" (-100 … 100), "timeout_s", "retry_times".
+"""
+
+
+def _read(path: str) -> tuple[bytes, tuple[int, int, int]]:
+    """Content of a drop and the mark of this very file; re-checked on the open descriptor."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise JobRefused("it is a symbolic link") from None
+        raise
+    try:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
+            raise JobRefused(f"it is {_kind(before.st_mode)}, not a regular file")
+        if before.st_nlink != 1:
+            raise JobRefused(f"it has {before.st_nlink} hard links: copy it instead of linking")
+        if before.st_size > MAX_DROP_BYTES:
+            raise JobRefused(f"{before.st_size} bytes, more than {MAX_DROP_BYTES}: a job names media by path")
+        data = b""
+        while len(data) <= MAX_DROP_BYTES:
+            part = os.read(fd, MAX_DROP_BYTES + 1 - len(data))
+            if not part:
+                break
+            data += part
+        after = os.fstat(fd)
+        if len(data) > MAX_DROP_BYTES or (after.st_size, after.st_mtime_ns) != (
+            before.st_size,
+            before.st_mtime_ns,
+        ):
+            raise _NotYet
+        if not data:
+            raise ProtocolError("it is empty")
+        return data, (after.st_ino, after.st_mtime_ns, after.st_size)
+    finally:
+        os.close(fd)
+
+
+def _number(fields: dict[str, Any], key: str, kind: type, low: float, high: float, default: Any) -> Any:
+    value = fields.get(key, default)
+    if value is None or key not in fields:
+        return default
+    allowed = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed) or not low <= value <= high:
+        raise JobRefused(f"{ascii(value)[:60]} is not a number between {low:g} and {high:g}", key)
+    return value
+
+
+def _kind(mode: int) -> str:
+    names = (
+        (stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a character device"), (stat.S_ISBLK, "a block device"),
+    )  # fmt: skip
+    return next((name for test, name in names if test(mode)), "a special file")

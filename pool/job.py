@@ -1,0 +1,276 @@
+"""What travels: jobs, failures, records, progress. Frozen, each with its map on disk."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import msgpack
+
+from pool.constants import PROTOCOL
+from pool.errors import ProtocolError
+
+
+class JobState(enum.Enum):
+    """Where a job stands: the furthest-along directory that holds it."""
+
+    QUEUED = "queued"  # ready/
+    DEFERRED = "deferred"  # deferred/: a retry that is due later
+    RUNNING = "running"  # work/
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+WAITING = frozenset({JobState.QUEUED, JobState.DEFERRED})
+
+
+class FailureKind(enum.Enum):
+    """Who must act: the caller (input), the engine's author (engine), the operator (the rest)."""
+
+    INPUT = "input"
+    ENGINE = "engine"
+    RESOURCE = "resource"
+    INFRASTRUCTURE = "infrastructure"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+
+    @classmethod
+    def of(cls, text: object) -> FailureKind:
+        try:
+            return cls(text)
+        except ValueError:
+            return cls.ENGINE
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as its file holds it; immutable, so that its bytes never change after submit.
+
+    params: for the engine. items: parameters of many small calls that travel as one job (`FilePool.map`).
+    max_attempts, timeout_s: None means the engine's configuration. created: µs of the spool clock.
+    reply: "json" asks for a JSON rendering of the record beside it. digest: of engine and parameters, set when
+    the caller gave the id.
+    """
+
+    id: str
+    engine: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    items: tuple[Mapping[str, Any], ...] | None = None
+    priority: int = 0
+    created: int = 0
+    max_attempts: int | None = None
+    timeout_s: float | None = None
+    durable: bool = True
+    source: str = ""
+    reply: str = ""
+    digest: str = ""
+
+    def to_map(self) -> dict[str, Any]:
+        full: dict[str, Any] = {
+            "protocol": PROTOCOL,
+            "id": self.id,
+            "engine": self.engine,
+            "params": self.params,
+            "created": self.created,
+            "durable": self.durable,
+        }
+        if self.items is not None:
+            full["items"] = self.items
+        for key in ("priority", "max_attempts", "timeout_s", "source", "reply", "digest"):
+            value = getattr(self, key)
+            if value:
+                full[key] = value
+        return full
+
+    @classmethod
+    def from_map(cls, value: Any) -> Job:
+        if not isinstance(value, dict) or value.get("protocol") != PROTOCOL:
+            raise ProtocolError(f"not a job of protocol {PROTOCOL}")
+        items = value.get("items")
+        try:
+            return cls(
+                value["id"],
+                value["engine"],
+                value["params"],
+                tuple(items) if items is not None else None,
+                value.get("priority", 0),
+                value["created"],
+                value.get("max_attempts"),
+                value.get("timeout_s"),
+                value["durable"],
+                value.get("source", ""),
+                value.get("reply", ""),
+                value.get("digest", ""),
+            )
+        except (KeyError, TypeError) as error:
+            raise ProtocolError(f"job lacks {error}") from None
+
+
+def digest_of(engine: str, params: Mapping[str, Any], items: Any, encoded: Any) -> str:
+    """Identity of a job's content. encoded: the codec's encode function."""
+    body = encoded([engine, _ordered(params), _ordered(items)])
+    return hashlib.sha256(body).hexdigest()
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return [[str(key), _ordered(value[key])] for key in sorted(value, key=str)]
+    if isinstance(value, (list, tuple)):
+        return [_ordered(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one attempt failed. `message` is never empty.
+
+    stage: where (boot, load, check, run, publish, or the status the engine last reported).
+    exit_code, signal: of the process, when it died. stderr_tail: the end of what the worker wrote.
+    attempts: in a terminal record, one Failure per attempt, this one included, in order.
+    """
+
+    kind: str
+    message: str
+    stage: str = ""
+    attempt: int = 0
+    exception: str = ""
+    traceback: str = ""
+    exit_code: int | None = None
+    signal: str = ""
+    stderr_tail: str = ""
+    hint: str = ""
+    worker: str = ""
+    at: int = 0
+    attempts: tuple[Failure, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.message.strip():
+            object.__setattr__(self, "message", self.exception or self.signal or f"{self.kind} failure")
+
+    def describe(self) -> str:
+        """One line for people: what, where, which attempt."""
+        where = f" in {self.stage}" if self.stage else ""
+        text = f"{self.kind}{where}, attempt {self.attempt}: {self.message}"
+        return f"{text} ({self.hint})" if self.hint else text
+
+    def to_map(self) -> dict[str, Any]:
+        full = asdict(self)
+        full["attempts"] = [attempt.to_map() for attempt in self.attempts]
+        said = {key: value for key, value in full.items() if value not in ("", None, [], 0)}
+        return {**said, "message": self.message, "attempt": self.attempt}
+
+    @classmethod
+    def from_map(cls, value: Any) -> Failure:
+        if not isinstance(value, dict):
+            raise ProtocolError("not a failure")
+        known = {key: value[key] for key in cls.__dataclass_fields__ if key in value and key != "attempts"}
+        attempts = tuple(cls.from_map(item) for item in value.get("attempts", ()))
+        try:
+            return cls(**{"kind": "infrastructure", "message": "", **known}, attempts=attempts)
+        except (TypeError, AttributeError) as error:
+            raise ProtocolError(f"not a failure: {error}") from None
+
+
+@dataclass(frozen=True)
+class Record:
+    """The one terminal record of a job: out/<id>.msgpack.
+
+    value: what the engine returned (a map), or one outcome per item for `items`.
+    files: {"path", "size", "sha256"} of each file the job produced. times: µs of the spool clock.
+    attempts: failures of the attempts before this one. cached: the value came from the result cache.
+    """
+
+    id: str
+    engine: str
+    state: JobState
+    attempt: int
+    created: int
+    started: int
+    finished: int
+    worker: str = ""
+    value: Any = None
+    failure: Failure | None = None
+    attempts: tuple[Failure, ...] = ()
+    files: tuple[Mapping[str, Any], ...] = ()
+    cached: bool = False
+    source: str = ""
+
+    def to_map(self) -> dict[str, Any]:
+        full: dict[str, Any] = {
+            "protocol": PROTOCOL,
+            "id": self.id,
+            "engine": self.engine,
+            "state": self.state.value,
+            "attempt": self.attempt,
+            "created": self.created,
+            "started": self.started,
+            "finished": self.finished,
+            "worker": self.worker,
+            "cached": self.cached,
+            "value": self.value,
+        }
+        if self.failure is not None:
+            full["failure"] = self.failure.to_map()
+        if self.attempts:
+            full["attempts"] = [attempt.to_map() for attempt in self.attempts]
+        if self.files:
+            full["files"] = [dict(file) for file in self.files]
+        if self.source:
+            full["source"] = self.source
+        return full
+
+    @classmethod
+    def from_map(cls, value: Any) -> Record:
+        if not isinstance(value, dict) or value.get("protocol") != PROTOCOL:
+            raise ProtocolError(f"not a record of protocol {PROTOCOL}")
+        failure = value.get("failure")
+        try:
+            return cls(
+                value["id"],
+                value["engine"],
+                JobState(value["state"]),
+                value["attempt"],
+                value["created"],
+                value["started"],
+                value["finished"],
+                value["worker"],
+                value["value"],
+                Failure.from_map(failure) if failure is not None else None,
+                tuple(Failure.from_map(item) for item in value.get("attempts", ())),
+                tuple(value.get("files", ())),
+                value["cached"],
+                value.get("source", ""),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise ProtocolError(f"record is incomplete: {error}") from None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The latest word of a job. percent: 0.0–100.0; at: µs of the spool clock; attempt 0 before the first."""
+
+    status: str
+    percent: float = 0.0
+    message: str = ""
+    attempt: int = 0
+    at: int = 0
+
+    def to_bytes(self) -> bytes:
+        return bytes(msgpack.packb([self.status, self.percent, self.message, self.attempt, self.at]))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Progress:
+        try:
+            status, percent, message, attempt, at = msgpack.unpackb(data)
+            return cls(str(status), float(percent), str(message), int(attempt), int(at))
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise ProtocolError(f"not a progress file: {error}") from None

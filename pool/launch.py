@@ -1,0 +1,55 @@
+"""What a worker must know: one small JSON file written by the supervisor before the interpreter starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pool.errors import ConfigError
+from pool.names import WorkerName, parse_worker
+
+
+@dataclass(frozen=True)
+class Launch:
+    """spec: "package.module:Class". max_attempts, timeout_s: of the engine. log: this slot's log file.
+    siblings: other slots serve the same engine. standby: wait for promotion instead of claiming."""
+
+    spool: str
+    worker: str
+    spec: str
+    device: str = "cpu"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    durable: bool = True
+    standby: bool = False
+    siblings: bool = False
+    max_attempts: int = 3
+    cache_enabled: bool = False
+    delete_inputs: bool = False
+    max_batch: int = 1
+    batch_wait_ms: float = 0.0
+    orphan_grace_s: float = 60.0
+    rescan_s: float = 2.0
+    media_roots: tuple[str, ...] = ()
+    log: str = ""
+    fingerprint: str = ""  # of the slot's configuration: an adopted worker must match it
+
+    @property
+    def name(self) -> WorkerName:
+        name = parse_worker(self.worker)
+        if name is None:
+            raise ConfigError(f"{self.worker!r} is not the name of a worker")
+        return name
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Launch:
+        try:
+            value = json.loads(data)
+            value["media_roots"] = tuple(value["media_roots"])
+            return cls(**value)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"not a launch file: {error}") from None

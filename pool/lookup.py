@@ -1,0 +1,152 @@
+"""Where a job is, and how many are where: reading the spool without changing it.
+
+Directories are read in the order in which jobs flow, so a job that moves on while we look is met later, never
+missed; only a job given back (recovery, retry) can slip through, so an empty pass is repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pool import fsops
+from pool.constants import STATUSES
+from pool.errors import ProtocolError, UnknownJob
+from pool.job import TERMINAL, JobState, Progress
+from pool.names import JobName, WorkerName, parse_job, parse_record, parse_worker
+from pool.spool import Spool, parse_dead, parse_deferred
+
+_PASSES = 3
+
+
+@dataclass(frozen=True)
+class Location:
+    """A job file or record. path: the file; worker: who holds it (work/ only); due: µs (deferred/ only)."""
+
+    state: JobState
+    engine: str
+    path: str
+    name: JobName | None = None
+    worker: WorkerName | None = None
+    due: int = 0
+
+
+def waiting(spool: Spool) -> Iterator[Location]:
+    """Everything in deferred/ and ready/, in no order."""
+    root = str(spool.root)
+    for entry in os.listdir(f"{root}/deferred"):
+        parsed = parse_deferred(entry)
+        if parsed is not None:
+            due, engine, name = parsed
+            yield Location(JobState.DEFERRED, engine, f"{root}/deferred/{entry}", name, due=due)
+    for engine in _directories(f"{root}/ready"):
+        for entry in _names(f"{root}/ready/{engine}"):
+            job = parse_job(entry)
+            if job is not None:
+                yield Location(JobState.QUEUED, engine, f"{root}/ready/{engine}/{entry}", job)
+
+
+def running(spool: Spool) -> Iterator[Location]:
+    """Everything in work/."""
+    root = str(spool.root)
+    for directory in _directories(f"{root}/work"):
+        worker = parse_worker(directory)
+        if worker is None:
+            continue
+        for claim in spool.claims(worker):
+            yield Location(JobState.RUNNING, worker.engine, claim.path, claim.name, worker)
+
+
+def find(spool: Spool, job_id: str) -> Location:
+    """Where the job is. UnknownJob after three empty passes."""
+    for number in range(_PASSES):
+        if number:
+            time.sleep(0.01)
+        held: Location | None = None
+        if not spool.decided(job_id):
+            for source in (waiting, running):
+                held = next(
+                    (place for place in source(spool) if place.name and place.name.id == job_id), held
+                )
+        try:
+            record = spool.read_record(job_id)
+            return Location(record.state, record.engine, spool.record_path(job_id))
+        except FileNotFoundError:
+            if held is not None:
+                return held
+    raise UnknownJob(job_id)
+
+
+def find_dead(spool: Spool, job_id: str) -> tuple[str, str, JobName]:
+    """(file name in dead/, engine, job name) of a failed job. UnknownJob when there is none."""
+    for entry in _names(f"{spool.root}/dead"):
+        parsed = parse_dead(entry)
+        if parsed is not None and parsed[1].id == job_id:
+            return entry, parsed[0], parsed[1]
+    raise UnknownJob(job_id)
+
+
+def progress(spool: Spool, job_id: str) -> Progress | None:
+    """The latest word of a job that is running, or None."""
+    try:
+        word = Progress.from_bytes(fsops.read_bounded(f"{spool.root}/progress/{job_id}", 65536))
+    except (OSError, ProtocolError):
+        return None
+    return word if word.status in STATUSES else None
+
+
+def progress_now(spool: Spool, job_id: str) -> Progress:
+    """Progress as a caller sees it, whatever the job's state. UnknownJob."""
+    place = find(spool, job_id)
+    if place.state in TERMINAL:
+        record = spool.read_record(job_id)
+        reason = record.failure.describe() if record.failure else ""
+        percent = 100.0 if place.state is JobState.COMPLETED else 0.0
+        return Progress(place.state.value, percent, reason, record.attempt, record.finished)
+    attempt = place.name.attempts if place.name else 0
+    if place.state is JobState.RUNNING:
+        return progress(spool, job_id) or Progress("processing", 0.0, "", attempt, spool.now())
+    if place.state is JobState.DEFERRED:
+        seconds = max(0.0, (place.due - spool.now()) / 1e6)
+        return Progress("queued", 0.0, f"attempt {attempt} failed; the next one in {seconds:.0f} s", attempt)
+    rank = sum(1 for name in spool.list_ready(place.engine) if name < str(place.name))
+    return Progress("queued", 0.0, f"{rank} ahead in the queue" if rank else "next in the queue", attempt)
+
+
+def counts(spool: Spool) -> dict[str, Counter[str]]:
+    """Jobs per engine: queued, deferred, running, dead."""
+    table: dict[str, Counter[str]] = {}
+    for source in (waiting, running):
+        for place in source(spool):
+            table.setdefault(place.engine, Counter())[place.state.value] += 1
+    for entry in _names(f"{spool.root}/dead"):
+        parsed = parse_dead(entry)
+        if parsed is not None:
+            table.setdefault(parsed[0], Counter())["dead"] += 1
+    return table
+
+
+def records(spool: Spool) -> Iterator[str]:
+    """Ids of all terminal records."""
+    for entry in _names(f"{spool.root}/out"):
+        job_id = parse_record(entry)
+        if job_id is not None:
+            yield job_id
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+def _directories(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []

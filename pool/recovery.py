@@ -1,0 +1,175 @@
+"""Taking jobs back: from a worker that is proven dead, and from a spool that nobody served for a while.
+
+Only the supervisor recovers, and only after the death of the process that held the claim is proven and all that it
+started is gone. Nothing here is decided by age.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+
+from pool import fsops, verdict
+from pool.backoff import retry_delay
+from pool.config import Config
+from pool.context import cancel_path, sweep_attempt
+from pool.death import Death
+from pool.errors import ProtocolError
+from pool.job import Failure, FailureKind, Job, JobState
+from pool.judge import INNOCENT, KIND, Cause
+from pool.names import WorkerName, parse_record, parse_worker
+from pool.spool import Claim, Spool, parse_dead
+
+
+@dataclass(frozen=True)
+class End:
+    """How a worker ended, as far as its jobs are concerned. stage, job: what it was doing; job '' when unknown."""
+
+    death: Death
+    cause: Cause | None = None
+    sentence: str = ""
+    stage: str = ""
+    log_tail: str = ""
+
+
+UNKNOWN_END = End(Death(None, None, "its worker was gone when the supervisor came back"))
+
+
+class Recovery:
+    """Takes claims back."""
+
+    def __init__(self, spool: Spool, config: Config, rng: random.Random) -> None:
+        self._spool, self._config, self._rng = spool, config, rng
+
+    def recover(self, worker: WorkerName, end: End) -> list[str]:
+        """Settle every claim of a dead worker, then remove its directory. Ids of the jobs that were charged.
+
+        OSError (a full disk) leaves the rest for another try: call it again.
+        """
+        charged = []
+        for claim in self._spool.claims(worker):
+            sweep_attempt(self._spool, claim.name.id, claim.name.attempts)
+            if self._recover_claim(claim, end):
+                charged.append(claim.name.id)
+        directory = self._spool.work_dir(worker)
+        if os.path.isdir(directory):
+            for name in os.listdir(directory):  # nothing of ours: a foreign hand's
+                os.rename(f"{directory}/{name}", f"{self._spool.root}/quarantine/{worker}.{name}")
+            fsops.remove_dir(directory)
+        root = f"{self._spool.root}/run"
+        for leftover in (
+            f"{root}/heartbeats/{worker}",
+            f"{root}/slots/{worker}.json",
+            f"{root}/slots/{worker}.error",
+        ):
+            fsops.unlink(leftover, missing_ok=True)
+        return charged
+
+    def _recover_claim(self, claim: Claim, end: End) -> bool:
+        spool, job_id = self._spool, claim.name.id
+        if spool.decided(job_id):
+            spool.tidy(claim, attempts=claim.name.attempts)
+            return False
+        job: Job | None
+        try:
+            job = spool.read_claim(claim, arrays=False)
+        except (ProtocolError, OSError):
+            job = None
+        if os.path.lexists(cancel_path(spool, job_id)):
+            failure = self._failure(claim, FailureKind.CANCELLED, "cancelled by request", end)
+            verdict.end(spool, claim, job, JobState.CANCELLED, failure)
+            return False
+        if end.cause in INNOCENT:
+            spool.release(claim)
+            return False
+        kind = KIND.get(end.cause, FailureKind.INFRASTRUCTURE) if end.cause else FailureKind.INFRASTRUCTURE
+        if end.death.out_of_memory:
+            kind = FailureKind.RESOURCE
+        what = f"{end.sentence}; {end.death.sentence}" if end.sentence else _sentence(end.death)
+        failure = self._failure(claim, kind, what, end)
+        delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
+        engine = self._config.engines.get(claim.worker.engine)
+        attempts = engine.max_attempts if engine else 1
+        verdict.settle(spool, claim, job, failure, max_attempts=attempts, delay_s=delay)
+        return True
+
+    def _failure(self, claim: Claim, kind: FailureKind, message: str, end: End) -> Failure:
+        return Failure(
+            kind=kind.value,
+            message=message,
+            stage=end.stage,
+            attempt=claim.name.attempts,
+            exit_code=end.death.exit_code,
+            signal=end.death.signal or "",
+            stderr_tail=end.log_tail,
+            hint=_HINTS.get(end.cause, "") if end.cause else _hint(end.death),
+            worker=str(claim.worker),
+            at=self._spool.now(),
+        )
+
+    def recover_abandoned(self, living: set[WorkerName]) -> list[WorkerName]:
+        """At the start: directories of workers that do not live any more. Whom it recovered."""
+        gone = []
+        for entry in os.listdir(f"{self._spool.root}/work"):
+            worker = parse_worker(entry)
+            if worker is not None and worker not in living:
+                self.recover(worker, UNKNOWN_END)
+                gone.append(worker)
+        return gone
+
+    def mend_requeues(self) -> None:
+        """A crash in the middle of `requeue`: the record goes back, or its remains go."""
+        dead = f"{self._spool.root}/dead"
+        entries = os.listdir(dead)
+        buried = {parsed[1].id for parsed in map(parse_dead, entries) if parsed is not None}
+        for entry in entries:
+            job_id = parse_record(entry.replace(".record", ".msgpack")) if entry.endswith(".record") else None
+            if job_id is None:
+                continue
+            if job_id in buried and not self._spool.decided(job_id):
+                fsops.rename(f"{dead}/{entry}", self._spool.record_path(job_id))
+            else:
+                fsops.unlink(f"{dead}/{entry}", missing_ok=True)
+
+    def refund(self, slot: str, job_ids: tuple[str, ...]) -> list[str]:
+        """A slot turned out to be sick: jobs that failed there and still wait get that attempt back."""
+        from pool.lookup import waiting
+
+        refunded = []
+        for place in list(waiting(self._spool)):
+            name = place.name
+            if name is None or name.id not in job_ids or not name.attempts:
+                continue
+            last = self._spool.notes(name.id, name.attempts)[-1:]
+            if not last or last[0].attempt != name.attempts or last[0].worker.rpartition(".")[0] != slot:
+                continue
+            try:
+                fsops.rename(place.path, f"{self._spool.ready_dir(place.engine)}/{name.released()}")
+            except FileNotFoundError:
+                continue  # RACE: a worker was faster; it runs, which is what we want
+            fsops.unlink(self._spool.note_path(name.id, name.attempts), missing_ok=True)
+            refunded.append(name.id)
+        return refunded
+
+
+_HINTS = {
+    Cause.STALLED: "the stack at that moment is in stderr_tail; raise stall_timeout_s if the work is just slow",
+    Cause.OVERDUE: "give the job more time (timeout_s, task_timeout_minutes) or less work",
+    Cause.MEMORY: "raise memory_limit_mb, or give the job less at once",
+    Cause.STOPPED: "somebody stopped the process; continue it within 3 s, or drain the pool instead",
+}
+
+
+def _sentence(death: Death) -> str:
+    if death.exit_code is not None:
+        return f"the worker exited with code {death.exit_code} in the middle of the job"
+    return f"the worker was {death.sentence}" if death.signal else death.sentence
+
+
+def _hint(death: Death) -> str:
+    if death.out_of_memory or (death.signal == "SIGKILL" and "memory" in death.sentence):
+        return "fewer workers, a smaller model, or more memory"
+    if death.signal in ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"):
+        return "a crash in native code; the Python stack is in stderr_tail"
+    return ""

@@ -1,0 +1,61 @@
+"""run/status.json: what the supervisor knows and no other file says. Read by `status`, never by the pool itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pool import fsops
+from pool.slot import Slot
+from pool.spool import Spool
+from pool.watch import Watcher
+
+_last: dict[str, bytes] = {}
+
+
+def write_status(
+    spool: Spool, slots: Sequence[Slot], watcher: Watcher, paused: str, *, draining: bool
+) -> None:
+    """Replace the file when something in it changed; a full disk is no error."""
+    now = time.monotonic()
+    body: dict[str, Any] = {
+        "draining": draining,
+        "watching": {"mode": watcher.mode, "reason": watcher.reason},
+        "intake_paused": paused,
+        "slots": [_slot(slot, now) for slot in slots],
+    }
+    data = json.dumps(body).encode()
+    key = str(spool.root)
+    if _last.get(key) == data:
+        return
+    _last[key] = data
+    temp = spool.temp()
+    try:
+        fsops.write_new(temp, [json.dumps({"at": spool.now(), **body}).encode()], sync=False)
+        fsops.replace(temp, f"{spool.root}/run/status.json")
+    except OSError:
+        _last.pop(key)
+
+
+def _slot(slot: Slot, now: float) -> dict[str, Any]:
+    policy, waits = slot.policy, None
+    if not slot.alive:
+        waits = round(max(0.0, policy.next_start_at - now))
+    return {
+        "slot": slot.spec.name,
+        "engine": slot.spec.engine.name,
+        "spare": slot.standby,
+        "worker": str(slot.worker) if slot.worker else None,
+        "pid": slot.identity.pid if slot.identity else None,
+        "seat": policy.seat.value,
+        "why": policy.benched or slot.sentence,
+        "starts": policy.starts,
+        "restarts": max(0, policy.starts - 1),
+        "next_start_s": waits,
+        "rss_bytes": slot.rss >> 20 << 20,  # rounded, so that the file is not rewritten for every page
+        "device": slot.spec.device,
+        "error": slot.error,
+        "last_death": slot.last_death,
+    }

@@ -1,0 +1,79 @@
+"""Parameters checked before a job is accepted, by the JSON schema that the engine's workers left in run/engines/.
+
+An engine without a schema accepts anything here and answers in its own check(). Messages name the key and the
+nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pool.errors import JobRefused
+
+
+class Schemas:
+    """Reads and remembers the descriptions of the engines of one spool."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root / "run" / "engines"
+        self._known: dict[str, tuple[int, Any, Any]] = {}  # engine -> (mtime ns, description, validator)
+
+    def describe(self, engine: str) -> dict[str, Any] | None:
+        """{"engine", "schema", "doc"} of an engine whose workers have booted once, else None."""
+        entry = self._load(engine)
+        return entry[1] if entry else None
+
+    def check(self, engine: str, params: Mapping[str, Any]) -> None:
+        """Raise JobRefused with the key's path when the engine would refuse these parameters."""
+        entry = self._load(engine)
+        if entry is None or entry[2] is None:
+            return
+        plain = json.loads(json.dumps(params, default=str))
+        error = next(iter(sorted(entry[2].iter_errors(plain), key=lambda e: list(map(str, e.path)))), None)
+        if error is not None:
+            raise _refusal(error, entry[1]["schema"])
+
+    def _load(self, engine: str) -> tuple[int, Any, Any] | None:
+        path = self._root / f"{engine}.json"
+        try:
+            stamp = os.stat(path).st_mtime_ns
+            known = self._known.get(engine)
+            if known is not None and known[0] == stamp:
+                return known
+            description = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        schema = description.get("schema")
+        validator = None
+        if schema:
+            from jsonschema import Draft202012Validator
+
+            validator = Draft202012Validator(schema)
+        self._known[engine] = entry = (stamp, description, validator)
+        return entry
+
+
+def _refusal(error: Any, schema: Mapping[str, Any]) -> JobRefused:
+    known = list(schema.get("properties", {}))
+    path = ".".join(["params", *(str(part) for part in error.path)])
+    if error.validator == "additionalProperties":
+        unknown = next((key for key in error.instance if key not in error.schema.get("properties", {})), "?")
+        near = difflib.get_close_matches(str(unknown), known, 1)
+        guess = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+        return JobRefused(f"unknown parameter{guess}", f"{path}.{unknown}")
+    if error.validator == "required":
+        missing = next((key for key in error.validator_value if key not in error.instance), "?")
+        return JobRefused("this parameter is required", f"{path}.{missing}")
+    if error.validator == "anyOf":
+        kinds = [
+            str(option.get("type", option))
+            for option in error.validator_value
+            if option.get("type") != "null"
+        ]
+        return JobRefused(f"{error.instance!r} is not of type {' or '.join(kinds)}", path)
+    return JobRefused(str(error.message)[:300], path)

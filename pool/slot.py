@@ -1,0 +1,243 @@
+"""A slot at run time: the process in it, how it is started, watched and ended.
+
+Ending is a ladder: a request (SIGTERM) or, for one that hangs, SIGABRT so that faulthandler leaves the stack in the
+log; then SIGKILL to the whole family after a grace. Only `bury` says that it is dead, and only with proof.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pool import fsops, heartbeat, host, logs, procs
+from pool.clock import boot_ns
+from pool.config import Config
+from pool.constants import ENV_SPOOL, ENV_WORKER, Phase
+from pool.death import Death, death_of
+from pool.judge import WELL, Cause, Verdict, judge
+from pool.launch import Launch
+from pool.names import WorkerName, parse_worker
+from pool.procfs import Status
+from pool.procs import Identity
+from pool.restart import Limits, Recycle, SlotPolicy
+from pool.slots import SlotSpec
+from pool.spool import Spool
+
+
+class Slot:
+    """One seat and, while `worker` is set, the process in it."""
+
+    def __init__(self, spool: Spool, config: Config, spec: SlotSpec, rng: random.Random, now: float) -> None:
+        engine = spec.engine
+        self.spec, self._spool, self._config, self._rng = spec, spool, config, rng
+        self.policy = SlotPolicy(
+            Limits(engine.start_limit, engine.start_limit_window_s, engine.bench_s, engine.backoff_s,
+                   engine.backoff_max_s), rng, now,
+        )  # fmt: skip
+        self.log = spool.root / "run" / "logs" / f"{spec.name}.log"
+        self.worker: WorkerName | None = None
+        self.identity: Identity | None = None
+        self.descriptor: int | None = None  # pidfd
+        self.standby = False
+        self.cause: Cause | None = None  # why it is being ended
+        self.sentence = ""
+        self.rss = 0
+        self.jobs_done = 0
+        self.error: dict[str, Any] | None = None
+        self.last_death = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_ns = 0
+        self._stopped_ns = 0
+        self._kill_at: float | None = None
+        self._log_mark = 0
+        self._oom: int | None = None
+        self._recycle = self._new_recycle()
+
+    # ---- life
+
+    def start(self, generation: int, *, standby: bool, siblings: bool) -> None:
+        """Launch an interpreter. Raises SpawnError or OSError; nothing is left behind then."""
+        parsed = parse_worker(f"{self.spec.name}.{generation}")
+        assert parsed is not None
+        engine, config = self.spec.engine, self._config
+        fsops.make_dir(self._spool.work_dir(parsed))
+        launch = Launch(
+            spool=str(self._spool.root),
+            worker=str(parsed),
+            spec=engine.engine,
+            device=self.spec.device,
+            options=engine.options,
+            durable=config.durable,
+            standby=standby,
+            siblings=siblings,
+            max_attempts=engine.max_attempts,
+            cache_enabled=engine.cache_enabled,
+            delete_inputs=engine.delete_after_transcription,
+            max_batch=engine.max_batch,
+            batch_wait_ms=engine.batch_wait_ms,
+            orphan_grace_s=config.orphan_grace_s,
+            rescan_s=config.rescan_s,
+            media_roots=tuple(os.path.realpath(root) for root in config.media_roots),
+            log=str(self.log),
+            fingerprint=self.spec.fingerprint,
+        )
+        file = launch_path(self._spool, parsed)
+        temp = self._spool.temp()
+        fsops.write_new(temp, [launch.to_json()], sync=False)
+        fsops.replace(temp, str(file))
+        logs.rotate(self.log, config.log.keep, over=config.log.max_bytes)
+        self._log_mark = logs.mark(self.log)
+        env = {**self.spec.env, ENV_SPOOL: self._spool.id, ENV_WORKER: str(parsed)}
+        script = Path(__file__).resolve().parent.parent / "worker_main.py"
+        self._process = procs.spawn(
+            [self.spec.python, str(script), str(file)], env=env, cwd=self.spec.cwd, log=self.log
+        )
+        identity = procs.identity_of(self._process.pid)
+        self._take(parsed, identity or Identity(self._process.pid, "0", host.boot_id()))
+        self.standby, self._started_ns = standby, boot_ns()
+
+    def adopt(self, worker: WorkerName, identity: Identity) -> None:
+        """Take over a process that an earlier supervisor started: its model stays loaded, its job goes on."""
+        self._take(worker, identity)
+        beat = self.beat()
+        self.standby = beat is not None and beat.standby
+        self._started_ns = boot_ns() if beat is None else beat.phase_ns
+        self.jobs_done = 0 if beat is None else beat.jobs_done
+        self._log_mark = logs.mark(self.log)
+
+    def _take(self, worker: WorkerName, identity: Identity) -> None:
+        self.worker, self.identity = worker, identity
+        self.descriptor = procs.pidfd(identity)
+        self.cause, self.sentence, self._kill_at = None, "", None
+        self._stopped_ns = self.rss = self.jobs_done = 0
+        self.error = None
+        self._oom = host.oom_kills()
+        self._recycle = self._new_recycle()
+
+    def _new_recycle(self) -> Recycle:
+        limits = self.spec.engine.recycle
+        return Recycle(self._rng, max_jobs=limits.max_jobs, growth_bytes=limits.memory_growth_bytes,
+                       gpu_bytes=limits.gpu_memory_bytes)  # fmt: skip
+
+    # ---- watching
+
+    @property
+    def alive(self) -> bool:
+        return self.worker is not None
+
+    def dead(self) -> bool:
+        """Whether the process in the slot is proven dead."""
+        return self.identity is not None and procs.proved_dead(self.identity)
+
+    def beat(self) -> heartbeat.Beat | None:
+        if self.worker is None:
+            return None
+        return heartbeat.read(f"{self._spool.root}/run/heartbeats/{self.worker}")
+
+    def look(self, beat: heartbeat.Beat | None, timeout_s: Callable[[], float | None]) -> Verdict:
+        """Judge the process now. timeout_s: asked only while it is busy."""
+        assert self.identity is not None
+        now_ns = boot_ns()
+        facts = procs.sample(self.identity)
+        self.rss = facts.rss_bytes
+        if facts.status is Status.STOPPED:
+            self._stopped_ns = self._stopped_ns or now_ns
+        else:
+            self._stopped_ns = 0
+        if self.cause is not None:
+            return WELL
+        busy = beat is not None and beat.phase is Phase.BUSY
+        return judge(
+            self.spec.engine,
+            beat,
+            now_ns,
+            started_ns=self._started_ns,
+            stopped_s=(now_ns - self._stopped_ns) / 1e9 if self._stopped_ns else 0.0,
+            rss_bytes=facts.rss_bytes,
+            timeout_s=timeout_s() if busy else None,
+        )
+
+    def worn_out(self, beat: heartbeat.Beat) -> str | None:
+        """Why this process should be replaced between two jobs, or None."""
+        return self._recycle.reason(
+            beat.jobs_done,
+            warm_rss=beat.baseline,
+            rss=self.rss if beat.baseline else 0,
+            gpu_bytes=beat.gpu_bytes,
+        )
+
+    # ---- ending
+
+    def ask_to_end(self, cause: Cause, sentence: str, kill_at: float | None) -> None:
+        """Finish the job, then end. kill_at: monotonic time when patience is over, None for never."""
+        if self.identity is not None and self.cause is None:
+            self.cause, self.sentence, self._kill_at = cause, sentence, kill_at
+            procs.signal_process(self.identity, signal.SIGTERM)
+
+    def abort(self, cause: Cause, sentence: str, now: float) -> None:
+        """It hangs: have it write its stack, then kill it and all that it started."""
+        if self.identity is not None:
+            self.cause, self.sentence = cause, sentence
+            self._kill_at = now + self.spec.engine.stop_grace_s
+            procs.signal_process(self.identity, signal.SIGABRT)
+            procs.signal_process(self.identity, signal.SIGCONT)  # a stopped one dies only when it goes on
+
+    def kill(self, cause: Cause | None = None, sentence: str = "") -> None:
+        """End it at once with its whole family."""
+        if self.identity is not None and self.worker is not None:
+            self.cause, self.sentence = cause or self.cause, sentence or self.sentence
+            self._kill_at = None
+            procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
+
+    def press(self, now: float) -> None:
+        """Kill it when the patience after ask_to_end or abort is over."""
+        if self._kill_at is not None and now >= self._kill_at:
+            self.kill()
+
+    def promote(self) -> None:
+        """A spare becomes a worker."""
+        if self.identity is not None:
+            self.standby = False
+            procs.signal_process(self.identity, signal.SIGUSR1)
+
+    def bury(self) -> Death:
+        """The process is dead: end what it left running, reap it, free the slot. Returns how it died."""
+        assert self.identity is not None
+        assert self.worker is not None
+        # RACE: before the reap, while the pid cannot be anybody else's
+        procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
+        code = self._process.wait() if self._process is not None else None
+        sent = signal.SIGKILL if self.cause is not None else None
+        death = death_of(code, sent=sent, oom_before=self._oom, oom_now=host.oom_kills())
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+        self._process = self.descriptor = self.identity = None
+        self.error = read_error(self._spool, self.worker)
+        self.last_death = f"{self.sentence}; {death}" if self.sentence else str(death)
+        self.standby = False
+        self.worker = None
+        return death
+
+    def log_tail(self) -> str:
+        """The end of what this process wrote."""
+        return logs.tail(self.log, since=self._log_mark)
+
+
+def launch_path(spool: Spool, worker: WorkerName) -> Path:
+    return spool.root / "run" / "slots" / f"{worker}.json"
+
+
+def read_error(spool: Spool, worker: WorkerName) -> dict[str, Any] | None:
+    """What a worker that could not load left behind: {"message", "stage", "hint"}."""
+    import json
+
+    try:
+        value = json.loads((spool.root / "run" / "slots" / f"{worker}.error").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,421 @@
+"""The spool, protocol 1. This docstring is the specification; every transition is one method with one rename.
+
+Directories (all on one file system, mode 0700, files 0600)
+
+    in/                 drop box: *.json, *.msgpack under any name, untrusted; only intake reads it
+    ready/<engine>/     accepted jobs; they run in the order of their names
+    work/<worker>/      claimed; one directory per worker process, <engine>-<index>.<generation>
+    deferred/           <due>.<engine>.<job file>: a retry that waits for its time (16 digits, µs)
+    out/<id>.msgpack    the one terminal record; out/<id>/ the files it names; out/<id>.json a rendering
+    dead/               <engine>.<job file> of jobs that failed, for `retry`
+    quarantine/         what was dropped and is no job, each with a .reason.txt
+    progress/<id>       latest progress, replaced; progress/<id>.<attempt>.partial grows by framed records
+    run/                supervisor.lock, supervisor.json, heartbeats/, slots/, logs/, clients/, control/, engines/,
+                        scratch/, ids/<id> (a hard link to the job file reserves an id given by the caller),
+                        attempts/<id>.<attempt>.msgpack (why that attempt failed), clock-<boot>
+    cache/  tmp/        results by content hash; half-written files, named by their owner's process
+
+Names: see `pool.names`.
+
+Transitions and their commit points
+
+    submit      tmp -> ready              rename, then fsync of ready/<engine>     the job is accepted
+    claim       ready -> work             ONE rename that also raises the attempt  the job is ours
+    release     work -> ready             rename that takes the attempt back       a drain burns none
+    retry       note, then work -> ready or deferred   rename                     another attempt will come
+    due         deferred -> ready         rename                                   by the supervisor
+    finish      media, tmp -> out         no-replace rename, fsync of out/         the job is decided
+                then the claim goes       unlink, or rename work -> dead           tidying
+    requeue     out -> dead, dead -> ready                                         `retry` of a dead job
+
+A crash between two steps leaves the job where the last commit point put it: state(id) is the furthest-along
+directory that holds the id, in the order ready/deferred, work, out. A claim whose record exists is decided, and
+recovery only tidies it. Readers scan in flow order and take one empty pass as no evidence.
+
+Durable jobs sync file and directory at submit and finish; a claim is not synced: after power loss the job is in
+ready/ or in work/, either is recovered.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from pool import codec, fsops, layout
+from pool.clock import boot_ns
+from pool.constants import MAX_JOB_BYTES, MAX_RESULT_BYTES
+from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull
+from pool.job import Failure, Job, JobState, Record
+from pool.names import SUFFIX, JobName, WorkerName, job_name, parse_job, parse_note
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job file in the directory of the worker that took it."""
+
+    path: str
+    name: JobName
+    worker: WorkerName
+
+
+class Spool:
+    """One spool tree. Not bound to a process: every method may be called by clients, workers and supervisors."""
+
+    def __init__(self, root: Path | str, *, durable: bool = True) -> None:
+        self.root = Path(root)
+        self.durable = durable
+        self.id = layout.identity(self.root)
+        self._at = str(self.root)
+        self._offset = layout.clock_offset(self.root)
+        self._owner = _owner_prefix()
+        self._serial = itertools.count()
+        self._known: set[str] = set()
+
+    @classmethod
+    def create(cls, root: Path | str, *, durable: bool = True) -> Spool:
+        """Make or complete the tree, check it, open it."""
+        layout.prepare(Path(root))
+        return cls(root, durable=durable)
+
+    # ---- time and places
+
+    def now(self) -> int:
+        """µs of the spool clock."""
+        return self._offset + boot_ns() // 1000
+
+    def ready_dir(self, engine: str) -> str:
+        return f"{self._at}/ready/{engine}"
+
+    def work_dir(self, worker: WorkerName) -> str:
+        return f"{self._at}/work/{worker}"
+
+    def record_path(self, job_id: str) -> str:
+        return f"{self._at}/out/{job_id}{SUFFIX}"
+
+    def files_dir(self, job_id: str) -> Path:
+        """Where files of a job lie that have no path given by the caller."""
+        return self.root / "out" / job_id
+
+    def note_path(self, job_id: str, attempt: int) -> str:
+        return f"{self._at}/run/attempts/{job_id}.{attempt:02d}{SUFFIX}"
+
+    def temp(self) -> str:
+        """A fresh path in tmp/ that names its owner, so that only files of dead owners are swept."""
+        return f"{self._at}/tmp/{self._owner}.{next(self._serial)}"
+
+    # ---- submit
+
+    def submit(self, job: Job) -> JobName:
+        """Accept one job: when this returns it survives every crash. JobConflict, SpoolFull, JobRefused."""
+        name = job_name(job.priority, job.created, job.id)
+        self._stage(job, name)
+        if self.durable and job.durable:
+            fsops.sync_dir(self.ready_dir(job.engine))
+        return name
+
+    def submit_many(self, jobs: Sequence[Job]) -> list[JobName]:
+        """Accept a batch with one directory sync; none is acknowledged before all are safe."""
+        names = []
+        for job in jobs:
+            name = job_name(job.priority, job.created, job.id)
+            self._stage(job, name)
+            names.append(name)
+        if self.durable:
+            for engine in {job.engine for job in jobs if job.durable}:
+                fsops.sync_dir(self.ready_dir(engine))
+        return names
+
+    def _stage(self, job: Job, name: JobName) -> None:
+        data = codec.encode(job.to_map())
+        if len(data) > MAX_JOB_BYTES:
+            raise JobRefused(f"{len(data)} bytes of parameters: pass media by path, not by value", "params")
+        sync = self.durable and job.durable
+        temp = self.temp()
+        try:
+            fsops.write_new(temp, [data], sync=sync)
+        except OSError as error:
+            raise _full(error) from error
+        if job.digest:
+            try:
+                if not self._reserve(job, temp, sync):
+                    fsops.unlink(temp, missing_ok=True)
+                    return
+            except BaseException:
+                fsops.unlink(temp, missing_ok=True)
+                raise
+        self._into_ready(temp, job.engine, str(name))
+
+    def _into_ready(self, source: str, engine: str, name: str) -> None:
+        directory = self.ready_dir(engine)
+        while True:
+            try:
+                fsops.rename(source, f"{directory}/{name}")
+                return
+            except FileNotFoundError:
+                if not os.path.lexists(source):
+                    raise
+                fsops.make_dir(directory)
+            except OSError as error:
+                raise _full(error) from error
+
+    def _reserve(self, job: Job, temp: str, sync: bool) -> bool:
+        """Take the id for this job. False: the same job is here already. JobConflict: another one has it.
+
+        The reservation is a hard link to the job file, so its link count tells whether the job still lives.
+        """
+        place = f"{self._at}/run/ids/{job.id}"
+        while True:
+            try:
+                fsops.link(temp, place)
+                if sync:
+                    fsops.sync_dir(f"{self._at}/run/ids")
+                return True
+            except FileExistsError:
+                pass
+            try:
+                links = os.stat(place).st_nlink
+                other = Job.from_map(codec.decode(fsops.read_bounded(place, MAX_JOB_BYTES), arrays=False))
+            except FileNotFoundError:
+                continue  # RACE: it was purged between link and look
+            if other.digest != job.digest:
+                raise JobConflict(job.id)
+            if links > 1 or os.path.lexists(self.record_path(job.id)):
+                return False
+            # A submitter died between link and rename, or the record was consumed: the id is free again.
+            self.free_id(job.id)
+
+    def free_id(self, job_id: str, *, decided: bool = False) -> None:
+        """Drop the reservation of an id that no live job holds; `decided`: also when its record still exists."""
+        place = f"{self._at}/run/ids/{job_id}"
+        # RACE: every removal of a reservation holds this lock, so what was looked at is what is removed.
+        with FileLock(f"{self._at}/run/ids.lock", mode=0o600):
+            try:
+                idle = os.stat(place).st_nlink == 1
+            except FileNotFoundError:
+                return
+            if idle and (decided or not self.decided(job_id)):
+                fsops.unlink(place, missing_ok=True)
+
+    # ---- claim and give back
+
+    def list_ready(self, engine: str) -> list[str]:
+        """Names waiting for an engine, in the order in which they run."""
+        try:
+            names = os.listdir(self.ready_dir(engine))
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if parse_job(name) is not None)
+
+    def claim(self, engine: str, name: JobName, worker: WorkerName) -> Claim | None:
+        """Take a job; None when another worker was faster, which is normal."""
+        taken = name.claimed()
+        path = f"{self._at}/work/{worker}/{taken}"
+        try:
+            fsops.rename(f"{self._at}/ready/{engine}/{name}", path)
+        except FileNotFoundError:
+            return None
+        return Claim(path, taken, worker)
+
+    def claims(self, worker: WorkerName) -> list[Claim]:
+        """What a worker holds."""
+        directory = self.work_dir(worker)
+        try:
+            names = os.listdir(directory)
+        except FileNotFoundError:
+            return []
+        parsed = [(name, parse_job(name)) for name in sorted(names)]
+        return [Claim(f"{directory}/{name}", job, worker) for name, job in parsed if job is not None]
+
+    def read_claim(self, claim: Claim, *, arrays: bool = True) -> Job:
+        """The job of a claim. ProtocolError when a foreign hand wrote it."""
+        job = Job.from_map(codec.decode(fsops.read_bounded(claim.path, MAX_JOB_BYTES), arrays=arrays))
+        if job.id != claim.name.id:
+            raise ProtocolError(f"the file names job {claim.name.id}, its content {job.id!r}")
+        return job
+
+    def release(self, claim: Claim) -> None:
+        """Give a job back unharmed: the attempt is not counted."""
+        self._into_ready(claim.path, claim.worker.engine, str(claim.name.released()))
+
+    def retry(self, claim: Claim, failure: Failure, *, delay_s: float = 0.0) -> None:
+        """Give a job back for another attempt, with the reason why this one failed kept beside it."""
+        self.note(claim.name.id, failure)
+        if delay_s > 0:
+            due = self.now() + int(delay_s * 1e6)
+            fsops.rename(claim.path, f"{self._at}/deferred/{due:016d}.{claim.worker.engine}.{claim.name}")
+        else:
+            self._into_ready(claim.path, claim.worker.engine, str(claim.name))
+
+    def wake_deferred(self) -> int | None:
+        """Move what is due to ready/; the spool time of the next one, None when nothing waits."""
+        now, upcoming = self.now(), None
+        for entry in sorted(os.listdir(f"{self._at}/deferred")):
+            parsed = parse_deferred(entry)
+            if parsed is None:
+                continue
+            due, engine, name = parsed
+            if due > now:
+                upcoming = due
+                break
+            self._into_ready(f"{self._at}/deferred/{entry}", engine, str(name))
+        return upcoming
+
+    # ---- failure notes
+
+    def note(self, job_id: str, failure: Failure) -> None:
+        """Keep the reason of a failed attempt; the first one told about an attempt stays."""
+        temp = self.temp()
+        fsops.write_new(temp, [codec.encode(failure.to_map())], sync=self.durable)
+        try:
+            fsops.rename_noreplace(temp, self.note_path(job_id, failure.attempt))
+        except FileExistsError:
+            fsops.unlink(temp, missing_ok=True)
+
+    def notes(self, job_id: str, attempts: int) -> tuple[Failure, ...]:
+        """Reasons of the attempts 1 … attempts that are on record, in order."""
+        found = []
+        for attempt in range(1, attempts + 1):
+            try:
+                data = fsops.read_bounded(self.note_path(job_id, attempt), MAX_JOB_BYTES)
+                found.append(Failure.from_map(codec.decode(data)))
+            except (FileNotFoundError, ProtocolError):
+                continue
+        return tuple(found)
+
+    # ---- finish
+
+    def finish(self, claim: Claim, record: Record, *, reply: str = "", durable: bool = True) -> bool:
+        """Publish the terminal record, then tidy the claim. False when the job was decided before: first wins.
+
+        Media the record names must be in place already. OSError (no space) leaves the claim as it is.
+        """
+        sync = self.durable and durable
+        published = self._publish(record, reply, sync)
+        self.tidy(claim, record.state if published else None, attempts=claim.name.attempts)
+        return published
+
+    def _publish(self, record: Record, reply: str, sync: bool) -> bool:
+        job_id = record.id
+        if self.decided(job_id):
+            return False
+        serial = itertools.count()
+
+        def store(array: object) -> str:
+            # the attempt in the name keeps a late loser from touching the winner's files
+            return self._store_array(job_id, f"array-{record.attempt:02d}-{next(serial)}.npy", array, sync)
+
+        data = codec.encode(record.to_map(), store)
+        if len(data) > MAX_RESULT_BYTES:
+            raise ProtocolError(f"a result of {len(data)} bytes: return large data as files or arrays")
+        if reply == "json":
+            self._replace(f"{self._at}/out/{job_id}.json", codec.to_json(record.to_map()).encode(), sync)
+        temp = self.temp()
+        fsops.write_new(temp, [data], sync=sync)
+        try:
+            fsops.rename_noreplace(temp, self.record_path(job_id))
+        except FileExistsError:
+            fsops.unlink(temp, missing_ok=True)
+            return False
+        if sync:
+            fsops.sync_dir(f"{self._at}/out")
+        return True
+
+    def _store_array(self, job_id: str, name: str, array: object, sync: bool) -> str:
+        from pool.arrays import npy_chunks
+
+        directory = self.files_dir(job_id)
+        fsops.make_dir(str(directory))
+        temp = self.temp()
+        fsops.write_new(temp, npy_chunks(array), sync=sync)
+        fsops.replace(temp, str(directory / name))
+        if sync:
+            fsops.sync_dir(str(directory))
+        return name
+
+    def _replace(self, path: str, data: bytes, sync: bool) -> None:
+        temp = self.temp()
+        fsops.write_new(temp, [data], sync=sync)
+        fsops.replace(temp, path)
+
+    def tidy(self, claim: Claim, state: JobState | None = None, *, attempts: int = 1) -> None:
+        """Remove a decided claim, or bury it in dead/ when the record says failed. state None: look it up."""
+        if state is None:
+            state = self.read_record(claim.name.id).state
+        if state is JobState.FAILED:
+            fsops.rename(claim.path, f"{self._at}/dead/{claim.worker.engine}.{claim.name.fresh()}")
+        else:
+            fsops.unlink(claim.path, missing_ok=True)
+        if attempts > 1:
+            self.forget_notes(claim.name.id, attempts)
+
+    def forget_notes(self, job_id: str, attempts: int) -> None:
+        for attempt in range(1, attempts + 1):
+            fsops.unlink(self.note_path(job_id, attempt), missing_ok=True)
+
+    def requeue(self, entry: str, engine: str, name: JobName) -> None:
+        """Run a dead job again. Its record is set aside first, so that no later step can find it decided."""
+        aside = f"{self._at}/dead/{name.id}.record"
+        try:
+            fsops.rename(self.record_path(name.id), aside)
+        except FileNotFoundError:
+            pass
+        fsops.unlink(f"{self._at}/out/{name.id}.json", missing_ok=True)
+        self._into_ready(f"{self._at}/dead/{entry}", engine, str(name.fresh()))
+        if self.durable:
+            fsops.sync_dir(self.ready_dir(engine))
+        fsops.unlink(aside, missing_ok=True)
+
+    def decided(self, job_id: str) -> bool:
+        return os.path.lexists(self.record_path(job_id))
+
+    def read_record(self, job_id: str) -> Record:
+        """The terminal record; FileNotFoundError when there is none yet. Arrays open lazily from out/<id>/."""
+        data = fsops.read_bounded(self.record_path(job_id), MAX_RESULT_BYTES)
+        return Record.from_map(codec.decode(data, directory=self.files_dir(job_id)))
+
+
+def parse_deferred(entry: str) -> tuple[int, str, JobName] | None:
+    """(due µs, engine, job name) of a file in deferred/."""
+    due, _, rest = entry.partition(".")
+    engine, _, tail = rest.partition(".")
+    name = parse_job(tail)
+    return (int(due), engine, name) if name is not None and due.isdigit() and len(due) == 16 else None
+
+
+def parse_dead(entry: str) -> tuple[str, JobName] | None:
+    """(engine, job name) of a file in dead/."""
+    engine, _, tail = entry.partition(".")
+    name = parse_job(tail)
+    return (engine, name) if name is not None else None
+
+
+def earlier(notes: Iterable[Failure], attempt: int) -> tuple[Failure, ...]:
+    """Failures of attempts before this one."""
+    return tuple(replace(note, attempts=()) for note in notes if note.attempt < attempt)
+
+
+def _owner_prefix() -> str:
+    from pool.procs import identity_of
+
+    me = identity_of(os.getpid())
+    start = me.start if me is not None else "0"
+    return f"{os.getpid()}-{start}-{layout.boot_tag()}"
+
+
+def _full(error: OSError) -> Exception:
+    if error.errno in NO_SPACE:
+        return SpoolFull(
+            f"the disk of the spool is full: {error.strerror} ({error.filename}); free space, then submit again"
+        )
+    return error
+
+
+__all__ = ["Claim", "Spool", "earlier", "parse_dead", "parse_deferred", "parse_note"]

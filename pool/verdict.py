@@ -1,0 +1,56 @@
+"""What becomes of a job whose attempt failed: another attempt, or the end with one reason per attempt.
+
+The worker asks after an exception, the supervisor after a death; both answers must be the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pool import fsops
+from pool.job import Failure, FailureKind, Job, JobState, Record
+from pool.spool import Claim, Spool, earlier
+
+NEVER_RETRIED = frozenset({FailureKind.INPUT.value, FailureKind.CANCELLED.value})
+
+
+def settle(
+    spool: Spool, claim: Claim, job: Job | None, failure: Failure, *, max_attempts: int, delay_s: float
+) -> JobState:
+    """Give the job back, or publish its failure; the state it is in now.
+
+    job: None when its file cannot be read, which ends it. max_attempts: of the engine; the job may say otherwise.
+    """
+    attempt = claim.name.attempts
+    allowed = max_attempts if job is None or job.max_attempts is None else job.max_attempts
+    if job is not None and failure.kind not in NEVER_RETRIED and attempt < allowed:
+        spool.retry(claim, failure, delay_s=delay_s)
+        return JobState.DEFERRED if delay_s > 0 else JobState.QUEUED
+    end(spool, claim, job, JobState.FAILED, failure)
+    return JobState.FAILED
+
+
+def end(
+    spool: Spool, claim: Claim, job: Job | None, state: JobState, failure: Failure, *, started: int = 0
+) -> bool:
+    """Publish a terminal record without a result: failed or cancelled."""
+    attempt = claim.name.attempts
+    before = earlier(spool.notes(claim.name.id, attempt - 1), attempt)
+    record = Record(
+        id=claim.name.id,
+        engine=claim.worker.engine,
+        state=state,
+        attempt=attempt,
+        created=job.created if job else claim.name.born,
+        started=started or failure.at,
+        finished=spool.now(),
+        worker=str(claim.worker),
+        failure=replace(failure, attempts=(*before, failure)),
+        attempts=before,
+        source=job.source if job else "",
+    )
+    published = spool.finish(
+        claim, record, reply=job.reply if job else "", durable=job.durable if job else True
+    )
+    fsops.unlink(f"{spool.root}/progress/{claim.name.id}", missing_ok=True)
+    return published

@@ -1,0 +1,236 @@
+"""The worker: one process, one engine, one job (or batch) at a time.
+
+    booting -> loading -> warming -> idle <-> busy -> draining -> gone
+
+The loop waits for names in ready/<engine>/, claims when it is idle, runs, publishes, and looks again. It needs no
+supervisor to work; it only needs one to be judged, replaced and told to stop.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+from pool import fsops
+from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, NEXT_PHASES, Phase
+from pool.context import JobCancelled
+from pool.errors import ConfigError, PoolError
+from pool.execute import Draining, Executor
+from pool.heartbeat import Heartbeat
+from pool.launch import Launch
+from pool.orphan import OrphanWatch
+from pool.picker import Picker
+from pool.procs import resident_bytes
+from pool.spool import Claim, Spool
+from pool.watch import Watcher
+
+_VERIFY_S = 10.0  # how often the watcher itself is looked at
+
+
+class Worker:
+    """One worker process. cancelled_type: what context.check() raises, so that engines can catch it by name."""
+
+    def __init__(self, launch: Launch, cancelled_type: type[BaseException] = JobCancelled) -> None:
+        self._launch = launch
+        self._name = launch.name
+        self._cancelled_type = cancelled_type
+        self._spool = Spool(launch.spool, durable=launch.durable)
+        self._beat = Heartbeat(f"{launch.spool}/run/heartbeats/{launch.worker}")
+        self._beat.standby = launch.standby
+        self._phase = Phase.BOOTING
+        self._draining = False
+        self._verify_at = 0.0
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._beat.write()
+
+    def run(self) -> int:
+        """The whole life; the exit code."""
+        self._arm_signals()
+        OrphanWatch(self._spool.root / "run" / "supervisor.json", self._launch.orphan_grace_s, _say).start()
+        try:
+            engine = self._prepare()
+        except BaseException as error:
+            return self._refuse(error)
+        try:
+            self._serve(engine)
+        except Draining:
+            pass
+        finally:
+            self._enter(Phase.DRAINING)
+            close = getattr(engine, "close", None)
+            if close is not None:
+                close()
+        return EXIT_DRAINED
+
+    # ---- start
+
+    def _prepare(self) -> Any:
+        factory = _find_engine(self._launch.spec)
+        self._describe(factory)
+        engine = factory()
+        self._enter(Phase.LOADING)
+        engine.load(self._launch.device, dict(self._launch.options))
+        warmup = getattr(engine, "warmup", None)
+        if warmup is not None:
+            self._enter(Phase.WARMING)
+            warmup()
+        self._beat.baseline = resident_bytes()
+        return engine
+
+    def _describe(self, factory: Any) -> None:
+        """Tell clients what the engine accepts, so that a wrong key is refused at submit."""
+        params: Any = getattr(factory, "Params", None)
+        schema = params.model_json_schema() if hasattr(params, "model_json_schema") else None
+        body = {"engine": self._launch.spec, "schema": schema, "doc": (factory.__doc__ or "").strip()}
+        temp = self._spool.temp()
+        fsops.write_new(temp, [json.dumps(body).encode()], sync=False)
+        fsops.replace(temp, f"{self._spool.root}/run/engines/{self._name.engine}.json")
+
+    def _refuse(self, error: BaseException) -> int:
+        """The engine cannot load: leave the reason where the supervisor and people find it."""
+        if self._draining:
+            return EXIT_DRAINED
+        traceback.print_exc()
+        wrong = isinstance(error, (ImportError, ConfigError)) or getattr(error, "kind", "") == "input"
+        wrong = wrong or type(error).__name__ == "ValidationError"
+        message = str(error).strip() or type(error).__name__
+        body = {
+            "message": f"{type(error).__name__}: {message}",
+            "stage": self._phase.label,
+            "hint": str(getattr(error, "hint", "") or ""),
+        }
+        temp = self._spool.temp()
+        fsops.write_new(temp, [json.dumps(body).encode()], sync=False)
+        fsops.replace(temp, f"{self._spool.root}/run/slots/{self._launch.worker}.error")
+        return EXIT_CONFIG if wrong else EXIT_LOAD
+
+    # ---- work
+
+    def _serve(self, engine: Any) -> None:
+        spool, launch = self._spool, self._launch
+        fsops.make_dir(spool.ready_dir(self._name.engine))
+        picker = Picker(spool, self._name, launch.rescan_s, siblings=launch.siblings)
+        executor = Executor(spool, launch, engine, self._beat, self._cancelled_type, lambda: self._draining)
+        batching = launch.max_batch > 1 and hasattr(engine, "run_batch")
+        with Watcher({"ready": spool.ready_dir(self._name.engine)}) as watcher:
+            if watcher.reason:
+                _say(f"watching by polling: {watcher.reason}")
+            self._enter(Phase.IDLE)
+            while not self._draining:
+                claim = None if self._beat.standby else self._next(picker, watcher)
+                if claim is None:
+                    self._wait(picker, watcher)
+                    continue
+                self._enter(Phase.BUSY)
+                if batching and claim.name.attempts == 1:
+                    executor.run_batch(self._gather(claim, picker, watcher))
+                else:
+                    executor.run(claim)
+                self._report_memory(engine)
+                self._enter(Phase.IDLE)
+
+    def _next(self, picker: Picker, watcher: Watcher) -> Claim | None:
+        arrivals = watcher.read()
+        if arrivals.rescan:
+            picker.rescan()
+        elif arrivals:
+            picker.feed(arrivals.names.get("ready", []))
+        return picker.take()
+
+    def _wait(self, picker: Picker, watcher: Watcher) -> None:
+        """Sleep until something arrives, a signal comes, or the rescan is due."""
+        now = time.monotonic()
+        if now >= self._verify_at:
+            self._verify_at = now + _VERIFY_S
+            if watcher.verify():
+                picker.rescan()
+                return
+        if now < picker.next_look() or self._beat.standby:
+            poll = select.poll()
+            poll.register(watcher.fileno(), select.POLLIN)
+            poll.register(self._wake_reader, select.POLLIN)
+            pause = self._launch.rescan_s if self._beat.standby else picker.next_look() - now
+            ready = poll.poll(max(0.0, pause) * 1000 + 1)
+            if any(fd == self._wake_reader for fd, _ in ready):
+                os.read(self._wake_reader, 512)
+            if ready and not self._beat.standby:
+                return
+        if not self._beat.standby:
+            picker.rescan()
+        self._beat.write()
+
+    def _gather(self, first: Claim, picker: Picker, watcher: Watcher) -> list[Claim]:
+        """More jobs for one call of the engine, as many as come within the batch wait. Retries run alone."""
+        claims = [first]
+        deadline = time.monotonic() + self._launch.batch_wait_ms / 1000
+        while len(claims) < self._launch.max_batch and not self._draining:
+            claim = self._next(picker, watcher)
+            if claim is not None and claim.name.attempts > 1:
+                self._spool.release(claim)
+                break
+            if claim is not None:
+                claims.append(claim)
+            elif (left := deadline - time.monotonic()) <= 0 or not watcher.wait(left):
+                break
+        return claims
+
+    def _report_memory(self, engine: Any) -> None:
+        memory = getattr(engine, "memory", None)
+        if memory is not None:
+            self._beat.gpu_bytes = int(memory().get("gpu_bytes", 0))
+
+    # ---- phases and signals
+
+    def _enter(self, phase: Phase) -> None:
+        if phase not in NEXT_PHASES[self._phase]:
+            if phase is self._phase is Phase.DRAINING:
+                return
+            raise RuntimeError(f"a worker cannot go from {self._phase.label} to {phase.label}")
+        self._phase = phase
+        if phase is not Phase.BUSY:  # the executor says busy together with the job
+            self._beat.phase(phase)
+
+    def _arm_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGUSR1, self._on_promote)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _on_term(self, *_: object) -> None:
+        self._draining = True
+        if self._phase in (Phase.BOOTING, Phase.LOADING, Phase.WARMING):
+            os._exit(EXIT_DRAINED)  # it holds no job, and a library may be deep in its load
+
+    def _on_promote(self, *_: object) -> None:
+        self._beat.standby = False
+
+
+def _find_engine(spec: str) -> Any:
+    module_name, _, class_name = spec.partition(":")
+    module = importlib.import_module(module_name)
+    factory = getattr(module, class_name, None)
+    if factory is None:
+        raise ConfigError(f"{module_name} ({module.__file__}) has no class {class_name!r}", "engine")
+    for method in ("load", "check", "run"):
+        if not callable(getattr(factory, method, None)):
+            raise ConfigError(
+                f"{spec} has no method {method}(): an engine needs load, check and run", "engine"
+            )
+    return factory
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+__all__ = ["PoolError", "Worker"]

@@ -1,0 +1,57 @@
+"""A worker's interpreter: sets the process up, then runs the loop.
+
+    python worker_main.py LAUNCH_FILE
+
+Started by the supervisor with the environment already prepared (PYTHONPATH, devices, thread counts). Everything
+that must happen before a library spins up threads happens here: umask, core of the crash handler, parent-death
+signal. This is the one place that knows both the pool and the engines.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    os.umask(0o077)
+    faulthandler.enable()
+
+    from pool.constants import EXIT_CONFIG
+    from pool.context import JobCancelled
+    from pool.errors import PoolError
+    from pool.launch import Launch
+    from pool.procs import set_parent_death_signal
+
+    try:
+        launch = Launch.from_json(Path(argv[1]).read_bytes())
+    except (PoolError, OSError) as error:
+        print(f"{argv[1]}: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    if launch.orphan_grace_s <= 0:
+        set_parent_death_signal(signal.SIGKILL)
+
+    cancelled: type[BaseException] = JobCancelled
+    try:
+        from inference.base import Cancelled
+
+        cancelled = Cancelled
+    except ImportError:
+        pass  # an engine of the user's own, in an interpreter without our engines
+
+    from pool.worker import Worker
+
+    code = Worker(launch, cancelled).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # libraries that hang in their atexit handlers must not keep a slot
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
