@@ -277,7 +277,7 @@ def _join_hyphens(words: list[Word]) -> list[Word]:
         if joined and word.text.startswith("-") and len(word.text) > 1:
             last = joined[-1]
             last.text, last.end = last.text + word.text, word.end
-            last.probability = min(last.probability, word.probability)
+            last.probability = min(last.probability or 0.0, word.probability or 0.0)
         else:
             joined.append(word)
     return joined

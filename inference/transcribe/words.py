@@ -63,7 +63,7 @@ class Word:
     start: float  #: seconds
     end: float
     text: str
-    probability: float
+    probability: float | None  #: None where the recogniser gives none
     speaker: int | None = None
 
     def record(self) -> dict[str, object]:
@@ -73,7 +73,7 @@ class Word:
             "end": round(self.end, 2),
             "word": self.text.strip(),
             "speaker": speaker_name(self.speaker),
-            "probability": round(self.probability, 3),
+            "probability": None if self.probability is None else round(self.probability, 3),
         }
 
 
