@@ -1,0 +1,117 @@
+"""What the pool takes besides time: shared memory and the import. `python -m bench.footprint --json`
+
+/dev/shm: files there that any process of a working pool maps or holds open, the client included.
+Import: `from pool import FilePool` in a fresh interpreter, median; heavy modules that it pulls in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import harness
+from bench.harness import Measured, Row
+from bench.payload import arrays, echoed
+from bench.roundtrip import ENGINES, trips
+
+HEAVY = ("torch", "cv2", "fastapi")
+_SCRIPT = f"""
+import json, sys, time
+begun = time.perf_counter()
+import pool
+bare = time.perf_counter() - begun
+from pool import FilePool
+spent = time.perf_counter() - begun
+print(json.dumps([bare, spent, [name for name in {HEAVY!r} if name in sys.modules]]))
+"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    imports: int = 11
+    arrays: int = 8
+
+
+QUICK = Sizes(imports=2, arrays=1)
+
+
+def import_times(count: int) -> tuple[float, float, list[str]]:
+    """ms of `import pool`, of `from pool import FilePool`, and the heavy modules that came along."""
+    found: list[tuple[float, float, list[str]]] = []
+    for _ in range(count):
+        result = subprocess.run([sys.executable, "-c", _SCRIPT], cwd=harness.ROOT, check=True, capture_output=True)
+        found.append(tuple(json.loads(result.stdout)))
+    bare, whole = (statistics.median(each[n] for each in found) * 1e3 for n in (0, 1))
+    return round(bare, 2), round(whole, 2), found[-1][2]
+
+
+def shared_memory(pids: Iterable[int]) -> int:
+    """Bytes of files in /dev/shm that these processes map or hold open."""
+    files: dict[str, int] = {}
+    for pid in pids:
+        try:
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                parts = line.split(maxsplit=5)
+                if len(parts) == 6 and parts[5].startswith("/dev/shm/"):
+                    low, high = (int(word, 16) for word in parts[0].split("-"))
+                    files[parts[5]] = files.get(parts[5], 0) + high - low
+            for entry in Path(f"/proc/{pid}/fd").iterdir():
+                target = os.readlink(entry)
+                if target.startswith("/dev/shm/"):
+                    files.setdefault(target, entry.stat().st_size)
+        except OSError:
+            continue
+    return sum(files.values())
+
+
+def used_shm() -> int:
+    """Bytes in /dev/shm, whoever put them there."""
+    try:
+        info = os.statvfs("/dev/shm")
+    except OSError:
+        return 0
+    return (info.f_blocks - info.f_bfree) * info.f_frsize
+
+
+def measure(sizes: Sizes, place: Path) -> Measured:
+    bare_ms, import_ms, heavy = import_times(sizes.imports)
+    before = used_shm()
+    with harness.warm_pool(place, ENGINES) as pool:
+        trips(pool, 20, durable=False)
+        echoed(pool, 20)
+        arrays(pool, sizes.arrays, 16)
+        supervisor = harness.supervisor_pid(pool.spool.root)
+        assert supervisor is not None
+        family = psutil.Process(supervisor).children(recursive=True)
+        held = shared_memory([os.getpid(), supervisor, *(process.pid for process in family)])
+        grown = used_shm() - before
+        resident = sum(process.memory_info().rss for process in [psutil.Process(supervisor), *family])
+    figures: dict[str, Any] = {
+        "shm_bytes": held,
+        "shm_growth_bytes": grown,
+        "import_ms": import_ms,
+        "import_bare_ms": bare_ms,
+        "import_heavy": len(heavy),
+        "import_heavy_names": heavy,
+        "resident_mb": round(resident / 1e6, 1),
+    }
+    rows = [
+        Row("/dev/shm held", f"{held} bytes", f"grown by {grown} bytes, whoever did it", "shm_bytes"),
+        Row("from pool import FilePool", harness.ms(import_ms), f"import pool {bare_ms:.2f} ms", "import_ms"),
+        Row("  heavy modules with it", ", ".join(heavy) or "none", " ".join(HEAVY), "import_heavy"),
+        Row("resident, supervisor and 2 workers", f"{figures['resident_mb']} MB"),
+    ]
+    return Measured("footprint", figures, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(harness.main(__doc__, measure, Sizes(), QUICK))
