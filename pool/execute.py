@@ -26,10 +26,10 @@ from pool.constants import Phase
 from pool.context import JobContext, RefusedInput
 from pool.errors import ProtocolError
 from pool.heartbeat import Heartbeat
-from pool.job import Failure, FailureKind, Job, JobState, Record
+from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
 from pool.launch import Launch
 from pool.logs import tail
-from pool.spool import NO_SPACE, Claim, Spool, earlier
+from pool.spool import NO_SPACE, Claim, Spool
 
 _TRACEBACK_CHARS = 16_000
 _SPACE_POLL_S = 0.5

@@ -66,7 +66,7 @@ def trouble_of(
     return ""
 
 
-def judge(status: PoolStatus, config: Config) -> Health:
+def assess(status: PoolStatus, config: Config) -> Health:
     """The verdict over the whole pool."""
     reasons = list(_common(status))
     living = [slot for slot in status.slots if slot.phase]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import msgpack
@@ -178,6 +178,11 @@ class Failure:
             return cls(**{"kind": "infrastructure", "message": "", **known}, attempts=attempts)
         except (TypeError, AttributeError) as error:
             raise ProtocolError(f"not a failure: {error}") from None
+
+
+def earlier(notes: Iterable[Failure], attempt: int) -> tuple[Failure, ...]:
+    """Failures of attempts before this one."""
+    return tuple(replace(note, attempts=()) for note in notes if note.attempt < attempt)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pool import fsops
 from pool.constants import STATUSES
 from pool.errors import ProtocolError, UnknownJob
 from pool.job import TERMINAL, JobState, Progress
-from pool.names import JobName, WorkerName, parse_job, parse_record, parse_worker
-from pool.spool import Spool, parse_dead, parse_deferred
+from pool.names import JobName, WorkerName, parse_dead, parse_deferred, parse_job, parse_record, parse_worker
+from pool.spool import Spool
 
 _PASSES = 3
 

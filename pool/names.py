@@ -8,6 +8,8 @@
                 rank      3 digits, 500 - priority: smaller runs first
                 born      16 digits, microseconds of the spool clock at submit: age
                 attempts  2 digits: attempts begun so far; the claim rename raises it
+    deferred    <due>.<engine>.<job file>               due: 16 digits, µs of the spool clock
+    dead        <engine>.<job file>
     note        <id>.<attempt>.msgpack                  why that attempt failed
     record      <id>.msgpack
 
@@ -104,6 +106,21 @@ def parse_note(name: str) -> tuple[str, int] | None:
     """(id, attempt) of a failure note."""
     match = _NOTE.match(name)
     return (match[1], int(match[2])) if match else None
+
+
+def parse_deferred(entry: str) -> tuple[int, str, JobName] | None:
+    """(due µs, engine, job name) of a file in deferred/."""
+    due, _, rest = entry.partition(".")
+    engine, _, tail = rest.partition(".")
+    name = parse_job(tail)
+    return (int(due), engine, name) if name is not None and due.isdigit() and len(due) == 16 else None
+
+
+def parse_dead(entry: str) -> tuple[str, JobName] | None:
+    """(engine, job name) of a file in dead/."""
+    engine, _, tail = entry.partition(".")
+    name = parse_job(tail)
+    return (engine, name) if name is not None else None
 
 
 def parse_record(name: str) -> str | None:

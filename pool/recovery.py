@@ -18,8 +18,8 @@ from pool.death import Death
 from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind, Job, JobState
 from pool.judge import INNOCENT, KIND, Cause
-from pool.names import WorkerName, parse_record, parse_worker
-from pool.spool import Claim, Spool, parse_dead
+from pool.names import WorkerName, parse_dead, parse_record, parse_worker
+from pool.spool import Claim, Spool
 
 
 @dataclass(frozen=True)

@@ -12,31 +12,35 @@ from pool.slot import Slot
 from pool.spool import Spool
 from pool.watch import Watcher
 
-_last: dict[str, bytes] = {}
 
+class Reporter:
+    """Writes the status file when something in it changed; a full disk is no error."""
 
-def write_status(
-    spool: Spool, slots: Sequence[Slot], watcher: Watcher, paused: str, *, draining: bool
-) -> None:
-    """Replace the file when something in it changed; a full disk is no error."""
-    now = time.monotonic()
-    body: dict[str, Any] = {
-        "draining": draining,
-        "watching": {"mode": watcher.mode, "reason": watcher.reason},
-        "intake_paused": paused,
-        "slots": [_slot(slot, now) for slot in slots],
-    }
-    data = json.dumps(body).encode()
-    key = str(spool.root)
-    if _last.get(key) == data:
-        return
-    _last[key] = data
-    temp = spool.temp()
-    try:
-        fsops.write_new(temp, [json.dumps({"at": spool.now(), **body}).encode()], sync=False)
-        fsops.replace(temp, f"{spool.root}/run/status.json")
-    except OSError:
-        _last.pop(key)
+    def __init__(self, spool: Spool, slots: Sequence[Slot]) -> None:
+        self._spool, self._slots = spool, slots
+        self._last: tuple[Any, ...] = ()
+
+    def write(self, watcher: Watcher, paused: str, *, draining: bool) -> None:
+        """Replace run/status.json with what holds now."""
+        now = time.monotonic()
+        slots = [_slot(slot, now) for slot in self._slots]
+        state = (watcher.mode, watcher.reason, paused, draining, *(tuple(map(str, slot.values())) for slot in slots))
+        if state == self._last:
+            return
+        body = {
+            "at": self._spool.now(),
+            "draining": draining,
+            "watching": {"mode": watcher.mode, "reason": watcher.reason},
+            "intake_paused": paused,
+            "slots": slots,
+        }
+        temp = self._spool.temp()
+        try:
+            fsops.write_new(temp, [json.dumps(body).encode()], sync=False)
+            fsops.replace(temp, f"{self._spool.root}/run/status.json")
+            self._last = state
+        except OSError:
+            pass
 
 
 def _slot(slot: Slot, now: float) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pool.context import partial_path
 from pool.errors import ProtocolError, UnknownJob
 from pool.host import boot_id
 from pool.job import TERMINAL, JobState
-from pool.names import parse_note
-from pool.spool import Spool, parse_dead
+from pool.names import parse_dead, parse_note
+from pool.spool import Spool
 
 _BLOATED = 64 * 1024  # bytes of a directory that once held very many names
 _READS_PER_TURN = 2000  # records opened per sweep: the loop goes on
@@ -94,8 +94,7 @@ def remove(spool: Spool, job_id: str) -> None:
             break
     fsops.unlink(f"{root}/progress/{job_id}", missing_ok=True)
     fsops.unlink(f"{root}/out/{job_id}.json", missing_ok=True)
-    if os.path.lexists(f"{root}/run/ids/{job_id}"):
-        spool.free_id(job_id, decided=True)
+    spool.ids.free(job_id, decided=True)
     fsops.unlink(spool.record_path(job_id), missing_ok=True)
 
 

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from pool.procs import Identity
 from pool.restart import Limits, Recycle, SlotPolicy
 from pool.slots import SlotSpec
 from pool.spool import Spool
+
+_FAMILY_S = 5.0
 
 
 class Slot:
@@ -211,6 +214,9 @@ class Slot:
         assert self.worker is not None
         # RACE: before the reap, while the pid cannot be anybody else's
         procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
+        deadline = time.monotonic() + _FAMILY_S
+        while procs.members(self._spool.id, str(self.worker)) and time.monotonic() < deadline:
+            time.sleep(0.001)  # killed, but not gone yet: what they write must be over before the job runs again
         code = self._process.wait() if self._process is not None else None
         sent = signal.SIGKILL if self.cause is not None else None
         death = death_of(code, sent=sent, oom_before=self._oom, oom_now=host.oom_kills())
@@ -218,7 +224,8 @@ class Slot:
             os.close(self.descriptor)
         self._process = self.descriptor = self.identity = None
         self.error = read_error(self._spool, self.worker)
-        self.last_death = f"{self.sentence}; {death}" if self.sentence else str(death)
+        reason = str(self.error["message"]) if self.error else self.sentence
+        self.last_death = f"{reason}; {death}" if reason else str(death)
         self.standby = False
         self.worker = None
         return death

@@ -41,18 +41,17 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock
 
 from pool import codec, fsops, layout
 from pool.clock import boot_ns
 from pool.constants import MAX_JOB_BYTES, MAX_RESULT_BYTES
-from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull
+from pool.errors import JobRefused, ProtocolError, SpoolFull
+from pool.ids import Ids
 from pool.job import Failure, Job, JobState, Record
-from pool.names import SUFFIX, JobName, WorkerName, job_name, parse_job, parse_note
+from pool.names import SUFFIX, JobName, WorkerName, job_name, parse_deferred, parse_job
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -77,7 +76,7 @@ class Spool:
         self._offset = layout.clock_offset(self.root)
         self._owner = _owner_prefix()
         self._serial = itertools.count()
-        self._known: set[str] = set()
+        self.ids = Ids(self.root)
 
     @classmethod
     def create(cls, root: Path | str, *, durable: bool = True) -> Spool:
@@ -145,7 +144,7 @@ class Spool:
             raise _full(error) from error
         if job.digest:
             try:
-                if not self._reserve(job, temp, sync):
+                if not self.ids.reserve(job, temp, sync=sync):
                     fsops.unlink(temp, missing_ok=True)
                     return
             except BaseException:
@@ -165,44 +164,6 @@ class Spool:
                 fsops.make_dir(directory)
             except OSError as error:
                 raise _full(error) from error
-
-    def _reserve(self, job: Job, temp: str, sync: bool) -> bool:
-        """Take the id for this job. False: the same job is here already. JobConflict: another one has it.
-
-        The reservation is a hard link to the job file, so its link count tells whether the job still lives.
-        """
-        place = f"{self._at}/run/ids/{job.id}"
-        while True:
-            try:
-                fsops.link(temp, place)
-                if sync:
-                    fsops.sync_dir(f"{self._at}/run/ids")
-                return True
-            except FileExistsError:
-                pass
-            try:
-                links = os.stat(place).st_nlink
-                other = Job.from_map(codec.decode(fsops.read_bounded(place, MAX_JOB_BYTES), arrays=False))
-            except FileNotFoundError:
-                continue  # RACE: it was purged between link and look
-            if other.digest != job.digest:
-                raise JobConflict(job.id)
-            if links > 1 or os.path.lexists(self.record_path(job.id)):
-                return False
-            # A submitter died between link and rename, or the record was consumed: the id is free again.
-            self.free_id(job.id)
-
-    def free_id(self, job_id: str, *, decided: bool = False) -> None:
-        """Drop the reservation of an id that no live job holds; `decided`: also when its record still exists."""
-        place = f"{self._at}/run/ids/{job_id}"
-        # RACE: every removal of a reservation holds this lock, so what was looked at is what is removed.
-        with FileLock(f"{self._at}/run/ids.lock", mode=0o600):
-            try:
-                idle = os.stat(place).st_nlink == 1
-            except FileNotFoundError:
-                return
-            if idle and (decided or not self.decided(job_id)):
-                fsops.unlink(place, missing_ok=True)
 
     # ---- claim and give back
 
@@ -382,26 +343,6 @@ class Spool:
         return Record.from_map(codec.decode(data, directory=self.files_dir(job_id)))
 
 
-def parse_deferred(entry: str) -> tuple[int, str, JobName] | None:
-    """(due µs, engine, job name) of a file in deferred/."""
-    due, _, rest = entry.partition(".")
-    engine, _, tail = rest.partition(".")
-    name = parse_job(tail)
-    return (int(due), engine, name) if name is not None and due.isdigit() and len(due) == 16 else None
-
-
-def parse_dead(entry: str) -> tuple[str, JobName] | None:
-    """(engine, job name) of a file in dead/."""
-    engine, _, tail = entry.partition(".")
-    name = parse_job(tail)
-    return (engine, name) if name is not None else None
-
-
-def earlier(notes: Iterable[Failure], attempt: int) -> tuple[Failure, ...]:
-    """Failures of attempts before this one."""
-    return tuple(replace(note, attempts=()) for note in notes if note.attempt < attempt)
-
-
 def _owner_prefix() -> str:
     from pool.procs import identity_of
 
@@ -417,5 +358,3 @@ def _full(error: OSError) -> Exception:
         )
     return error
 
-
-__all__ = ["Claim", "Spool", "earlier", "parse_dead", "parse_deferred", "parse_note"]

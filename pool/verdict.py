@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pool import fsops
-from pool.job import Failure, FailureKind, Job, JobState, Record
-from pool.spool import Claim, Spool, earlier
+from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
+from pool.spool import Claim, Spool
 
 NEVER_RETRIED = frozenset({FailureKind.INPUT.value, FailureKind.CANCELLED.value})
 

@@ -1,0 +1,121 @@
+"""What all commands share: options, exit codes of errors, opening the spool. No traceback for a mistake of a person."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from pool.errors import ConfigError, JobFailed, PoolError, SpoolError, SupervisorRunning
+
+if TYPE_CHECKING:
+    from pool.config import Config
+    from pool.spool import Spool
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="The configuration; default: ./config.json", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; notes go to stderr.")]
+
+_FAILED, _USAGE, _TIMED_OUT, _LOCKED = 1, 2, 3, 6
+
+
+def run(app: typer.Typer, prog: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without "→" gets "?" and no traceback
+            stream.reconfigure(errors="replace")
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        app(args=words, prog_name=prog)
+    except PoolError as error:
+        sys.exit(_tell(error, str(error), "--json" in words))
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads any more; nor should the interpreter complain about it
+        sys.exit(_FAILED)
+    except OSError as error:
+        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        sys.exit(_tell(error, what, "--json" in words))
+    sys.exit(0)
+
+
+def _tell(error: Exception, message: str, as_json: bool) -> int:
+    """Say it in red, for programs as an object, too; the exit code."""
+    say_error(message)
+    code = _FAILED if isinstance(error, OSError) else _USAGE
+    if isinstance(error, JobFailed):
+        code = _TIMED_OUT if error.failure.kind == "timeout" else _FAILED
+    elif isinstance(error, SupervisorRunning):
+        code = _LOCKED
+    if as_json:
+        about = {"type": type(error).__name__, "message": message, "path": getattr(error, "path", "")}
+        print(json.dumps({"error": about}, ensure_ascii=False, indent=2))
+    return code
+
+
+def say_error(message: str) -> None:
+    """One red line on stderr; what follows the first line stays plain."""
+    from rich.text import Text
+
+    from pool.console import make_console, plain
+
+    first, _, rest = plain(message.strip() or "unknown error").partition("\n")
+    console = make_console(stderr=True)
+    console.print(Text.assemble(("error: ", "bold red"), (first, "red")), soft_wrap=True)
+    if rest:
+        console.print(Text(rest), soft_wrap=True)
+
+
+def say(message: str, style: str = "") -> None:
+    """A note on stderr."""
+    from rich.text import Text
+
+    from pool.console import make_console, plain
+
+    make_console(stderr=True).print(Text(plain(message), style=style), soft_wrap=True)
+
+
+def load(config: Path | None, *, engines: bool = False) -> Config:
+    """The configuration; engines: it must name one. Raises ConfigError."""
+    from pool.config import load_config
+
+    return load_config(config, engines=engines)
+
+
+def open_spool(config: Config) -> Spool:
+    """The spool of a configuration, which must exist: a command that looks makes none. Raises SpoolError."""
+    from pool.spool import Spool
+
+    if not config.spool.is_dir():
+        where = f" of {config.file}" if config.file else f" (there is no config.json in {config.root})"
+        raise SpoolError(
+            f"{config.spool}, the spool{where}, does not exist yet: start the pool with `python -m pool serve`, "
+            "or name another configuration with --config"
+        )
+    return Spool(config.spool, durable=config.durable)
+
+
+def known_engine(config: Config, name: str) -> None:
+    """Raises UnknownEngine with the nearest name."""
+    from pool.checks import nearest
+    from pool.errors import UnknownEngine
+
+    if name in config.engines:
+        return
+    if not config.engines:
+        raise ConfigError("none is configured: name a configuration with --config", "engines")
+    near = nearest(name, list(config.engines))
+    where = f" in {config.file}" if config.file else ""
+    raise UnknownEngine(f"no engine {name!r}{where}{near}; there are: {', '.join(config.engines)}", "engine")
+
+
+def print_json(value: object) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))

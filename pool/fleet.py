@@ -1,0 +1,299 @@
+"""The slots of a spool and the processes in them: start, adopt, judge, recycle, bury, take their jobs back.
+
+Called by the supervisor's loop, never by a thread. What is decided here is policy (`restart`, `judge`) applied to
+facts (`slot`, heartbeats); what happens to jobs is in `recovery`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+
+from loguru import logger
+
+from pool import fsops, heartbeat, procs
+from pool.config import Config
+from pool.constants import SERVING, Phase
+from pool.death import death_of
+from pool.errors import ProtocolError
+from pool.job import Failure
+from pool.judge import PLANNED, Cause
+from pool.names import WorkerName, parse_worker
+from pool.procs import Identity
+from pool.recovery import End, Recovery
+from pool.restart import STARTABLE
+from pool.slot import Slot, launch_path
+from pool.slots import slots as expand
+from pool.spool import Spool
+
+_TIMEOUTS_KEPT = 1000
+
+
+class Fleet:
+    """All slots. draining: nothing is started any more."""
+
+    def __init__(self, spool: Spool, config: Config, rng: random.Random) -> None:
+        self._spool, self._config = spool, config
+        now = time.monotonic()
+        self.slots = [Slot(spool, config, spec, rng, now) for spec in expand(config)]
+        self.recovery = Recovery(spool, config, rng)
+        self.draining = False
+        self._generation = self._first_generation()
+        self._timeouts: dict[str, float | None] = {}
+        self._unrecovered: list[tuple[WorkerName, End]] = []
+
+    def living(self) -> list[Slot]:
+        return [slot for slot in self.slots if slot.alive]
+
+    def next_start_at(self) -> float:
+        """Monotonic time at which a slot wants to start; infinity when none does."""
+        waiting = () if self.draining else (s.policy for s in self.slots if not s.alive)
+        return min((p.next_start_at for p in waiting if p.seat in STARTABLE), default=float("inf"))
+
+    def drain(self, now: float) -> None:
+        """No new claims; running jobs may finish within the grace, then they are given back unharmed."""
+        self.draining = True
+        for slot in self.living():
+            slot.ask_to_end(Cause.DRAIN, "the pool drains", now + self._config.drain_grace_s)
+        for slot in self.slots:
+            slot.policy.retire()
+
+    def end_now(self) -> None:
+        for slot in self.living():
+            slot.kill(Cause.DRAIN, "the pool was ended at once")
+
+    # ---- start and adoption
+
+    def _first_generation(self) -> int:
+        """Generations are never used twice, whatever was removed meanwhile."""
+        seen = [0]
+        for folder in ("work", "run/heartbeats", "run/slots"):
+            for name in os.listdir(self._spool.root / folder):
+                worker = parse_worker(name) or parse_worker(name.rpartition(".")[0])
+                seen.append(worker.generation if worker else 0)
+        try:
+            seen.append(int((self._spool.root / "run" / "generation").read_bytes()))
+        except (OSError, ValueError):
+            pass
+        return max(seen)
+
+    def next_generation(self) -> int:
+        self._generation += 1
+        temp = self._spool.temp()
+        fsops.write_new(temp, [str(self._generation).encode()], sync=False)
+        fsops.replace(temp, f"{self._spool.root}/run/generation")
+        return self._generation
+
+    def adopt(self) -> None:
+        """Take over the workers of a supervisor that died; end those that fit no slot; recover the rest."""
+        living: dict[WorkerName, Identity] = {}
+        for member in procs.members(self._spool.id):
+            worker = parse_worker(member.worker)
+            if (
+                worker is not None
+                and member.session == member.identity.pid
+                and self._is_main(worker, member.identity)
+            ):
+                living[worker] = member.identity
+        now = time.monotonic()
+        by_name = {slot.spec.name: slot for slot in self.slots}
+        for worker, identity in sorted(living.items(), key=lambda item: -item[0].generation):
+            slot = by_name.get(worker.slot)
+            if slot is not None and not slot.alive and self._fits(slot, worker):
+                slot.policy.adopted(now)
+                slot.adopt(worker, identity)
+                logger.info("adopted {} (pid {})", worker, identity.pid)
+            else:
+                self._end_misfit(worker, identity)
+                del living[worker]
+        adopted = {slot.worker for slot in self.living() if slot.worker}
+        for member in procs.members(self._spool.id):  # what dead workers left running, ffmpeg and the like
+            if parse_worker(member.worker) not in adopted:
+                procs.signal_process(member.identity, signal.SIGKILL)
+                _await_death(member.identity)
+        for worker in self.recovery.recover_abandoned(adopted):
+            logger.warning("recovered the jobs of {}, which is gone", worker)
+
+    def _is_main(self, worker: WorkerName, identity: Identity) -> bool:
+        beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{worker}")
+        return beat is None or beat.pid == identity.pid
+
+    def _fits(self, slot: Slot, worker: WorkerName) -> bool:
+        try:
+            launch = json.loads(launch_path(self._spool, worker).read_bytes())
+        except (OSError, ValueError):
+            return False
+        return bool(launch.get("fingerprint") == slot.spec.fingerprint)
+
+    def _end_misfit(self, worker: WorkerName, identity: Identity) -> None:
+        """A worker of an older configuration: it may finish its job within the drain grace."""
+        logger.info("{} (pid {}) does not fit the configuration: ending it", worker, identity.pid)
+        procs.signal_process(identity, signal.SIGTERM)
+        deadline = time.monotonic() + self._config.drain_grace_s
+        while identity.alive() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        end = End(death_of(None), Cause.MISFIT, "its configuration changed")
+        procs.kill_group(identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(worker))
+        _await_death(identity)
+        self.recovery.recover(worker, end)
+
+    def start_due(self, now: float) -> None:
+        """Start a process in every slot whose time has come."""
+        if self.draining:
+            return
+        for slot in self.slots:
+            if slot.alive or not slot.policy.due(now):
+                continue
+            peers = [s for s in self.slots if s.spec.engine.name == slot.spec.engine.name]
+            active = sum(1 for s in peers if s.alive and not s.standby)
+            try:
+                slot.start(
+                    self.next_generation(),
+                    standby=active >= slot.spec.engine.workers,
+                    siblings=len(peers) > 1,
+                )
+            except Exception as error:
+                logger.error("{}: {}", slot.spec.name, error)
+                slot.error = {"message": str(error), "stage": "spawn", "hint": ""}
+                slot.policy.started(now)
+                slot.policy.exited(now, None, "spawn failure")
+                continue
+            slot.policy.started(now)
+            logger.info("started {} (pid {})", slot.worker, slot.identity.pid if slot.identity else 0)
+
+    # ---- deaths
+
+    def bury_dead(self, now: float) -> bool:
+        """Recover after every worker that is proven dead; whether there was one."""
+        dead = [slot for slot in self.living() if slot.dead()]
+        for slot in dead:
+            self._bury(slot, now)
+        return bool(dead)
+
+    def _bury(self, slot: Slot, now: float) -> None:
+        worker, cause, beat, was_standby = slot.worker, slot.cause, slot.beat(), slot.standby
+        assert worker is not None
+        busy = beat is not None and beat.phase is Phase.BUSY
+        stage = (beat.stage if busy else beat.phase.label) if beat else Phase.BOOTING.label
+        death = slot.bury()
+        end = End(death, cause, slot.sentence, stage, slot.log_tail())
+        planned = cause in PLANNED
+        log = logger.info if cause in (Cause.DRAIN, Cause.RECYCLE) else logger.warning
+        log("{} ended in {}: {}", worker, stage, slot.last_death)
+        if not was_standby:
+            self._promote_spare(slot)
+        self._credit(slot, beat, now)
+        charged: list[str] = []
+        try:
+            charged = self.recovery.recover(worker, end)
+        except OSError as error:
+            logger.error("the jobs of {} cannot be taken back yet: {}", worker, error)
+            self._unrecovered.append((worker, end))
+        job_id = charged[0] if charged else None
+        if planned and job_id is not None:
+            slot.policy.failed_job(now, job_id, "timeout")
+        slot.policy.exited(now, death.exit_code, death.signal, planned=planned, job_id=job_id)
+        if slot.policy.benched:
+            logger.error("{} is benched: {}", slot.spec.name, slot.policy.benched)
+        for peer in self._same_engine(slot):
+            for charged_id in charged:
+                peer.policy.peer_failed(charged_id)
+
+    def settle_unrecovered(self) -> None:
+        """Again for jobs that a full disk kept from being taken back."""
+        while self._unrecovered:
+            worker, end = self._unrecovered[0]
+            self.recovery.recover(worker, end)
+            self._unrecovered.pop(0)
+
+    def _promote_spare(self, dead: Slot) -> None:
+        for slot in self._same_engine(dead):
+            beat = slot.beat()
+            if slot.standby and slot.cause is None and beat is not None and beat.phase is Phase.IDLE:
+                slot.promote()
+                logger.info("{} takes over from {}", slot.worker, dead.spec.name)
+                return
+
+    def _same_engine(self, slot: Slot) -> list[Slot]:
+        """The other slots of its engine, whether a process is in them or not."""
+        return [s for s in self.slots if s is not slot and s.spec.engine.name == slot.spec.engine.name]
+
+    # ---- once a second
+
+    def judge(self, now: float) -> None:
+        """Look at every process; end what is not well, recycle what is worn out."""
+        for slot in self.living():
+            beat = slot.beat()
+            if beat is not None and beat.phase in SERVING:
+                slot.policy.ready(now)
+            self._credit(slot, beat, now)
+            verdict = slot.look(beat, lambda s=slot, b=beat: self._timeout_of(s, b))  # type: ignore[misc]
+            if verdict.cause is not None:
+                logger.warning("{}: {}: ending it", slot.worker, verdict.sentence)
+                slot.abort(verdict.cause, verdict.sentence, now)
+            elif slot.policy.must_end and slot.cause is None:
+                refunded = self.recovery.refund(slot.spec.name, slot.policy.suspects)
+                logger.error(
+                    "{} is sick: {}; {} jobs get their attempt back",
+                    slot.spec.name,
+                    slot.policy.benched,
+                    len(refunded),
+                )
+                slot.kill(Cause.SICK, str(slot.policy.benched))
+            elif beat is not None and slot.cause is None and beat.phase in SERVING:
+                self._recycle(slot, beat)
+
+    def _credit(self, slot: Slot, beat: heartbeat.Beat | None, now: float) -> None:
+        if beat is not None and beat.jobs_done > slot.jobs_done:
+            slot.jobs_done = beat.jobs_done
+            slot.policy.finished_job(now)
+            for peer in self._same_engine(slot):
+                peer.policy.peer_finished(now)
+
+    def _timeout_of(self, slot: Slot, beat: heartbeat.Beat | None) -> float | None:
+        """Time limit of the job that a worker runs; read once per job."""
+        job_id = beat.job if beat else ""
+        if job_id not in self._timeouts:
+            limit = slot.spec.engine.task_timeout_s
+            for claim in self._spool.claims(slot.worker) if slot.worker else ():
+                try:
+                    job = self._spool.read_claim(claim, arrays=False)
+                except (ProtocolError, OSError):
+                    continue
+                if job.id == job_id:
+                    limit = job.timeout_s or limit
+            if len(self._timeouts) > _TIMEOUTS_KEPT:
+                self._timeouts.clear()
+            self._timeouts[job_id] = limit
+        return self._timeouts[job_id]
+
+    def _recycle(self, slot: Slot, beat: heartbeat.Beat) -> None:
+        """Replace a worn-out worker, one of an engine at a time."""
+        reason = slot.worn_out(beat)
+        if reason is None:
+            return
+        for peer in self._same_engine(slot):
+            other = peer.beat()
+            starting = peer.alive and (other is None or other.phase not in SERVING)
+            if peer.cause is Cause.RECYCLE or starting:
+                return
+        logger.info("{} is recycled: {}", slot.worker, reason)
+        slot.ask_to_end(Cause.RECYCLE, f"recycled: {reason}", None)
+
+    def blame(self, failure: Failure, job_id: str, now: float) -> None:
+        """An attempt failed without a death: the slot where it failed may be sick."""
+        worker = parse_worker(failure.worker)
+        for slot in self.slots:
+            if worker is not None and slot.worker == worker:
+                slot.policy.failed_job(now, job_id, failure.kind)
+            elif worker is not None and slot.spec.engine.name == worker.engine:
+                slot.policy.peer_failed(job_id)
+
+
+def _await_death(identity: Identity) -> None:
+    """After SIGKILL: until the process is gone, however long the kernel takes."""
+    while identity.alive():
+        time.sleep(0.002)
