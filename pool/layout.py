@@ -93,6 +93,14 @@ def boot_tag() -> str:
         return "noboot"
 
 
+def owner_prefix() -> str:
+    """This process in the name of a temporary file, so that only files of the dead are swept."""
+    from pool.procs import identity_of
+
+    me = identity_of(os.getpid())
+    return f"{os.getpid()}-{me.start if me else 0}-{boot_tag()}"
+
+
 def clock_offset(root: Path) -> int:
     """µs to add to the monotonic clock: the spool clock, fixed once per boot by whoever comes first.
 

@@ -74,7 +74,7 @@ class Spool:
         self.id = layout.identity(self.root)
         self._at = str(self.root)
         self._offset = layout.clock_offset(self.root)
-        self._owner = _owner_prefix()
+        self._owner = layout.owner_prefix()
         self._serial = itertools.count()
         self.ids = Ids(self.root)
 
@@ -341,14 +341,6 @@ class Spool:
         """The terminal record; FileNotFoundError when there is none yet. Arrays open lazily from out/<id>/."""
         data = fsops.read_bounded(self.record_path(job_id), MAX_RESULT_BYTES)
         return Record.from_map(codec.decode(data, directory=self.files_dir(job_id)))
-
-
-def _owner_prefix() -> str:
-    from pool.procs import identity_of
-
-    me = identity_of(os.getpid())
-    start = me.start if me is not None else "0"
-    return f"{os.getpid()}-{start}-{layout.boot_tag()}"
 
 
 def _full(error: OSError) -> Exception:
