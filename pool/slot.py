@@ -152,7 +152,7 @@ class Slot:
             self._stopped_ns = self._stopped_ns or now_ns
         else:
             self._stopped_ns = 0
-        if self.cause is not None:
+        if self.cause not in (None, Cause.RECYCLE):  # one that is asked to finish may still hang
             return WELL
         busy = beat is not None and beat.phase is Phase.BUSY
         return judge(
