@@ -14,9 +14,7 @@ from inference.transcribe.outputs import as_txt
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; exit code 0 done, 1 failed."""
-    parser = argparse.ArgumentParser(
-        "python -m inference.transcribe", description="Speech to text with speakers."
-    )
+    parser = argparse.ArgumentParser("python -m inference.transcribe", description="Speech to text with speakers.")
     parser.add_argument("audio", type=Path)
     parser.add_argument("--language")
     parser.add_argument("--speakers", type=int)

@@ -23,7 +23,7 @@ MIN_SPEAKER_S = 1.5  #: who is heard for less is counted to the most similar oth
 MIN_SHARE = 0.002  #: … and so is who has less than this share of the speech: 20 s of three hours
 MIN_VOTE_S = 0.9  #: shorter windows are labelled, but found no speaker of their own
 MAX_ITEMS = 800
-CHUNK = 8192  #: rows per matrix product, bounds memory
+CHUNK = 1024  #: rows per matrix product, bounds memory
 
 Labels = NDArray[np.int64]
 Vectors = NDArray[np.float16] | NDArray[np.float32]
@@ -61,6 +61,12 @@ def find_speakers(vectors: Vectors, starts: Array, ends: Array, count: int | Non
     rank = np.zeros(len(centroids), dtype=np.int64)
     rank[order] = np.arange(len(order))
     return Speakers(centroids[order], rank[labels])
+
+
+def similarities(vectors: Vectors, centroids: Array) -> Array:
+    """How much each window sounds like each speaker: cosines of shape (n, speakers)."""
+    parts = [vectors[at : at + CHUNK].astype(np.float32) @ centroids.T for at in range(0, len(vectors), CHUNK)]
+    return np.concatenate(parts) if parts else np.zeros((0, len(centroids)), dtype=np.float32)
 
 
 def nearest(vectors: Vectors, centroids: Array) -> Labels:

@@ -46,9 +46,7 @@ class FunAsrBackend:
         self._folders: list[Path] = []
         named = {key: self._resolve(key, getattr(options, key)) for key in MODELS if getattr(options, key)}
         if "model" not in named:
-            raise EngineError(
-                "options.model: the funasr backend needs a model folder", hint="set it in config.json"
-            )
+            raise EngineError("options.model: the funasr backend needs a model folder", hint="set it in config.json")
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # a checkpoint may hold tensors, not code
         quiet = {"disable_update": True, "disable_pbar": True, "disable_log": True, "log_level": "ERROR"}
         try:
@@ -78,10 +76,7 @@ class FunAsrBackend:
     def files(self) -> list[Path]:
         """The files of the local model folders."""
         return [
-            path
-            for folder in self._folders
-            for path in folder.iterdir()
-            if path.is_file() and path.suffix != ".md"
+            path for folder in self._folders for path in folder.iterdir() if path.is_file() and path.suffix != ".md"
         ]
 
     def settings(self) -> dict[str, object]:
@@ -133,14 +128,10 @@ class FunAsrBackend:
             reason = stream.error or "the stream is empty"
             raise InputError(f"audio: {about.path} holds no sound that can be decoded ({reason})")
         if stream.error:
-            warnings.append(
-                f"the file is damaged or truncated ({stream.error}): {stream.position_s:.1f} s decoded"
-            )
+            warnings.append(f"the file is damaged or truncated ({stream.error}): {stream.position_s:.1f} s decoded")
         return np.concatenate(blocks)
 
-    def _generate(
-        self, sound: Array, job: Params, context: Context, warnings: list[str]
-    ) -> Mapping[str, Any]:
+    def _generate(self, sound: Array, job: Params, context: Context, warnings: list[str]) -> Mapping[str, Any]:
         def tick(*_: int) -> None:
             # Called after each batch of each of the models, without saying of how many: a sign of life only.
             context.check()
@@ -185,9 +176,7 @@ def _runs(said: Mapping[str, Any], seconds: float) -> list[list[Word]]:
     said_words: list[Word] = []
     for sentence in sentences:
         text = TAGS.sub("", str(sentence.get("text") or sentence.get("sentence") or ""))
-        words = _words(
-            text, sentence["start"] / 1000, sentence["end"] / 1000, sentence.get("timestamp") or ()
-        )
+        words = _words(text, sentence["start"] / 1000, sentence["end"] / 1000, sentence.get("timestamp") or ())
         speaker = sentence.get("spk")
         for word in words:
             word.speaker = None if speaker is None else int(speaker)

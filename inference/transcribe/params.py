@@ -18,9 +18,7 @@ class Params(BaseModel):
     audio: Path = Field(description="audio or video file, any format and length")
     language: str | None = Field(None, description="code such as en, zh, de; default: detect")
     speakers: int | None = Field(None, ge=1, le=100, description="how many people speak; default: find out")
-    hotword: str | None = Field(
-        None, max_length=4000, description="names and terms to expect, separated by spaces"
-    )
+    hotword: str | None = Field(None, max_length=4000, description="names and terms to expect, separated by spaces")
     batch_size_s: float = Field(300.0, gt=0, le=3600, description="seconds of speech recognised at a time")
     output: Path | None = Field(None, description="also write the transcript here: .json, .srt or .txt")
 
@@ -62,20 +60,12 @@ class Options(BaseModel):
 
     compute_type: str | None = Field(None, description="whisper: default int8 on CPU, float16 on GPU")
     beam_size: int = Field(5, ge=1, le=20, description="whisper")
-    window_batch: int | None = Field(
-        None, ge=1, le=64, description="whisper: windows at a time; 1 on CPU, 8 on GPU"
-    )
-    initial_prompt: str | None = Field(
-        None, description="whisper: style of the text; default: simplified for zh"
-    )
+    window_batch: int | None = Field(None, ge=1, le=64, description="whisper: windows at a time; 1 on CPU, 8 on GPU")
+    initial_prompt: str | None = Field(None, description="whisper: style of the text; default: simplified for zh")
 
     vad_model: str | None = Field(None, description="funasr: folder or hub name")
     punc_model: str | None = Field(None, description="funasr: folder or hub name")
     spk_model: str | None = Field(None, description="funasr: folder or hub name")
     hub: Literal["ms", "hf"] = Field("ms", description="funasr: where names that are no folders come from")
-    allow_download: bool = Field(
-        False, description="funasr: names that are no folders may be fetched at load"
-    )
-    funasr: dict[str, object] = Field(
-        default_factory=dict, description="funasr: more arguments for AutoModel"
-    )
+    allow_download: bool = Field(False, description="funasr: names that are no folders may be fetched at load")
+    funasr: dict[str, object] = Field(default_factory=dict, description="funasr: more arguments for AutoModel")

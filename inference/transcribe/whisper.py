@@ -103,9 +103,7 @@ class Whisper:
 
     def session(self, language: str | None, hotword: str | None, prompt: str | None) -> WhisperSession:
         """Recognition of one recording."""
-        return WhisperSession(
-            self._model, self._beam, self._at_once, self.languages, language, hotword, prompt
-        )
+        return WhisperSession(self._model, self._beam, self._at_once, self.languages, language, hotword, prompt)
 
 
 class WhisperSession:
@@ -160,9 +158,7 @@ class WhisperSession:
             yield Heard(window, window.place(words), uncertain=bool(words) and not result.acceptable)
 
     def _features(self, samples: Array) -> Array:
-        return np.asarray(
-            self._model.feature_extractor(samples)[..., :-1][..., :FULL_FRAMES], dtype=np.float32
-        )
+        return np.asarray(self._model.feature_extractor(samples)[..., :-1][..., :FULL_FRAMES], dtype=np.float32)
 
     def _encode(self, features: Sequence[Array], frames: int) -> Any:
         # Zeros in the normalised spectrum, as faster-whisper fills up; digital silence repeats more.
@@ -175,9 +171,7 @@ class WhisperSession:
         self._tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, "transcribe", language)
         text = self._prompt_text or (SIMPLIFIED if language == "zh" else None)
         before = self._tokenizer.encode(" " + text.strip()) if text else []
-        self._prompt = model.get_prompt(
-            self._tokenizer, before, without_timestamps=True, hotwords=self._hotword
-        )
+        self._prompt = model.get_prompt(self._tokenizer, before, without_timestamps=True, hotwords=self._hotword)
         if len(self._prompt) > MAX_TOKENS // 2 + 8:
             raise InputError(
                 f"hotword and prompt take {len(self._prompt)} tokens; the model has room for {MAX_TOKENS // 2}",
@@ -219,11 +213,7 @@ class WhisperSession:
             if tried[-1].acceptable or tried[-1].silent:
                 return tried[-1]
         plain = [result for result in tried if result.compression <= MAX_COMPRESSION]
-        best = (
-            max(plain, key=lambda result: result.logprob)
-            if plain
-            else min(tried, key=lambda r: r.compression)
-        )
+        best = max(plain, key=lambda result: result.logprob) if plain else min(tried, key=lambda r: r.compression)
         return replace(best, no_speech=first.no_speech)
 
     def _align(

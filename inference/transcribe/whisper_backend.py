@@ -17,7 +17,7 @@ import numpy as np
 from inference import media, weights
 from inference.audio import SILENCE_DBFS
 from inference.base import Context, EngineError, InputError
-from inference.transcribe.cluster import find_speakers
+from inference.transcribe.cluster import find_speakers, similarities
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
 from inference.transcribe.voices import SpeakerEncoder, Voices
@@ -82,7 +82,10 @@ class WhisperBackend:
         assert window is not None
         list(self._whisper.session("en", None, None).recognise([window]))
         if self._encoder is not None:
-            self._encoder.listen(hum, 0.0, VOICE_HOP_S, Voices())
+            voices = Voices()
+            self._encoder.listen(hum, 0.0, VOICE_HOP_S, voices)
+            starts, ends, vectors = voices.arrays()
+            find_speakers(vectors, starts, ends)
 
     def transcribe(self, job: Params, about: media.Probe, context: Context) -> dict[str, Any]:
         """The whole of one job; raises InputError when the file holds no sound that can be decoded."""
@@ -178,17 +181,11 @@ class _Recording:
         if got == 0:
             reason = stream.error or "the stream is empty"
             raise InputError(f"audio: {path} holds no sound that can be decoded ({reason})")
-        short = (
-            promised is not None
-            and self._about.duration_exact
-            and promised - got > max(TRUNCATED_S, promised / 50)
-        )
+        short = promised is not None and self._about.duration_exact and promised - got > max(TRUNCATED_S, promised / 50)
         if short:
             self.warnings.append(f"the file is truncated: {got:.1f} s of {promised:.1f} s could be decoded")
         elif stream.error:
-            self.warnings.append(
-                f"the file is damaged or truncated ({stream.error}): {got:.1f} s were decoded"
-            )
+            self.warnings.append(f"the file is damaged or truncated ({stream.error}): {got:.1f} s were decoded")
 
     def _say_why_empty(self, peak: float) -> None:
         if peak < 10 ** (SILENCE_DBFS / 20):
@@ -196,9 +193,7 @@ class _Recording:
         elif not self._recognised_s:
             self.warnings.append("no speech was found: the recording holds only music or noise")
         else:
-            self.warnings.append(
-                "no words were understood: what sounds like speech may be music, song or noise"
-            )
+            self.warnings.append("no words were understood: what sounds like speech may be music, song or noise")
 
     def _label(self) -> None:
         """Give every word its speaker, from the voices of the whole recording; never fails the job."""
@@ -215,12 +210,7 @@ class _Recording:
                     word.speaker = 0
             else:
                 found = find_speakers(vectors, starts, ends, self._job.speakers)
-                similarity = np.concatenate(
-                    [
-                        vectors[at : at + 8192].astype(np.float32) @ found.centroids.T
-                        for at in range(0, len(vectors), 8192)
-                    ]
-                )
+                similarity = similarities(vectors, found.centroids)
                 assign_speakers(self._words, starts, ends, similarity)
             self._compare_count()
         except Exception as error:

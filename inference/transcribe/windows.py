@@ -88,9 +88,7 @@ class Packer:
             self._length += gap
         offset = self._length + stretch.speech_start - stretch.start
         length = stretch.speech_end - stretch.speech_start
-        self._pieces.append(
-            Piece(offset / SAMPLE_RATE, stretch.speech_start / SAMPLE_RATE, length / SAMPLE_RATE)
-        )
+        self._pieces.append(Piece(offset / SAMPLE_RATE, stretch.speech_start / SAMPLE_RATE, length / SAMPLE_RATE))
         self._parts.append(stretch.samples)
         self._length += len(stretch.samples)
         self._end = stretch.end

@@ -1,0 +1,168 @@
+"""Grouping voices, giving words to speakers, cutting segments: pure logic, made-up vectors, no models."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from inference.audio import Array, level_dbfs, mel_filters, mel_spectrogram, raised
+from inference.transcribe import outputs
+from inference.transcribe.cluster import find_speakers
+from inference.transcribe.words import Word, assign_speakers, ends_sentence, join, segments
+
+HOP = 0.4
+
+
+def voices(people: list[int], spread: float = 0.55, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Unit vectors like the encoder's for windows of 1.6 s: same person cosine about 0.77, others about 0.45."""
+    rng = np.random.default_rng(seed)
+    base = np.abs(rng.normal(size=(max(people) + 1, 256))) * (rng.random((max(people) + 1, 256)) < 0.3)
+    base /= np.linalg.norm(base, axis=1, keepdims=True)
+    noise = np.abs(rng.normal(size=(len(people), 256)))
+    rows = base[people] + spread * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    starts = np.arange(len(people)) * HOP
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), starts, starts + 1.6
+
+
+def turns(*lengths: tuple[int, int]) -> list[int]:
+    return [person for person, count in lengths for _ in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_finds_how_many_speak(count: int) -> None:
+    people = turns(*[(turn % count, 12) for turn in range(2 * count + 1)])
+    found = find_speakers(*voices(people))
+    assert len(found.centroids) == count
+    assert found.labels.tolist() == people  # numbered by first appearance
+
+
+def test_number_of_speakers_can_be_given() -> None:
+    people = turns((0, 20), (1, 20), (2, 20))
+    assert len(find_speakers(*voices(people), count=2).centroids) == 2
+    found = find_speakers(*voices(people), count=3)
+    assert found.labels.tolist() == people
+
+
+def test_more_speakers_than_windows() -> None:
+    found = find_speakers(*voices([0, 0]), count=5)
+    assert 1 <= len(found.centroids) <= 2
+
+
+def test_one_cough_is_no_speaker() -> None:
+    people = turns((0, 30), (1, 1), (0, 30))
+    vectors, starts, ends = voices(people)
+    starts[31:] += 5  # so that the odd window stands alone
+    ends[31:] += 5
+    ends[30] = starts[30] + 1.0
+    assert len(find_speakers(vectors, starts, ends).centroids) == 1
+
+
+def test_six_hours_in_bounded_time_and_memory() -> None:
+    people = turns(*[(turn % 4, 50) for turn in range(1080)])
+    vectors, starts, ends = voices(people)
+    compact = vectors.astype(np.float16)
+    del vectors
+    tracemalloc.start()
+    began = time.monotonic()
+    try:
+        found = find_speakers(compact, starts, ends)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found.centroids) == 4
+    assert np.mean(found.labels == np.array(people)) > 0.999
+    assert time.monotonic() - began < 60
+    assert peak < 200e6
+
+
+def say(text: str, start: float = 0.0, step: float = 0.3) -> list[Word]:
+    parts = [part if at == 0 else f" {part}" for at, part in enumerate(text.split())]
+    return [Word(start + at * step, start + at * step + 0.25, part, 0.9) for at, part in enumerate(parts)]
+
+
+def test_words_go_to_who_is_heard_while_they_are_said() -> None:
+    words = say("How are you today?") + say(" Fine, thank you.", 2.0)
+    starts = np.array([0.0, 0.2, 1.9, 2.1])
+    heard = np.array([[0.6, 0.9], [0.6, 0.9], [0.9, 0.6], [0.9, 0.6]], dtype=np.float32)
+    assign_speakers(words, starts, starts + 1.2, heard)
+    assert [word.speaker for word in words] == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_one_doubtful_window_changes_nobody_in_a_phrase() -> None:
+    words = say("we choose to go to the moon in this decade")
+    starts = np.arange(0, 3, 0.4)
+    heard = np.tile(np.array([[0.85, 0.6]], np.float32), (len(starts), 1))
+    heard[3] = (0.7, 0.75)
+    assign_speakers(words, starts, starts + 0.5, heard)
+    assert {word.speaker for word in words} == {0}
+
+
+def test_segments_end_with_sentences_speakers_and_pauses() -> None:
+    words = say("Mr. Brown came. He sat") + say(" down and", 4.0) + say(" Who? Me?", 6.0)
+    for word in words[-2:]:
+        word.speaker = 1
+    assert [join(run) for run in segments(words)] == ["Mr. Brown came.", "He sat", "down and", "Who?", "Me?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("end.", True),
+        ("end.”", True),
+        ("Mr.", False),
+        ("J.", False),
+        ("语。", True),
+        ("e.g.", False),
+        ("I.", True),
+        ("x", False),
+    ],
+)
+def test_sentence_ends(text: str, end: bool) -> None:
+    assert ends_sentence(text) is end
+
+
+def test_endless_speech_is_cut() -> None:
+    runs = list(segments(say("word " * 300)))
+    assert len(runs) >= 3
+    assert all(run[-1].end - run[0].start <= 30.0 for run in runs)
+
+
+RESULT = {
+    "text": "Hello there. Hi --> you. 你好。再见。",
+    "speakers": ["spk0", "spk1"],
+    "segments": [
+        {"start": 0.0, "end": 1.5, "text": "Hello there.", "speaker": "spk0", "words": []},
+        {"start": 1.5, "end": 2.0, "text": "Hi --> you.", "speaker": "spk0", "words": []},
+        {"start": 3661.0404, "end": 3662.9999, "text": "你好。", "speaker": "spk1", "words": []},
+    ],
+}
+
+
+def test_srt() -> None:
+    cues = outputs.as_srt(RESULT).split("\n\n")
+    assert cues[0] == "1\n00:00:00,000 --> 00:00:01,500\nspk0: Hello there."
+    assert cues[1].endswith("spk0: Hi → you.")
+    assert cues[2] == "3\n01:01:01,040 --> 01:01:03,000\nspk1: 你好。\n"
+
+
+def test_txt_joins_turns() -> None:
+    assert outputs.as_txt(RESULT) == "[00:00:00] spk0: Hello there. Hi → you.\n[01:01:01] spk1: 你好。\n"
+
+
+def test_texts_of_wide_scripts_are_joined_without_spaces() -> None:
+    assert outputs.join_texts(["你好。", "再见。", "Bye.", "Bye."]) == "你好。再见。Bye. Bye."
+
+
+def test_mel_of_a_tone_is_where_it_belongs() -> None:
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000).astype(np.float32)
+    filters = mel_filters(16000, 400, 40)
+    mels = mel_spectrogram(tone, filters, 400, 160)
+    assert mels.shape == (101, 40)
+    centre = np.linspace(0, 8000, 201)[np.argmax(filters[int(np.argmax(mels[50]))])]
+    assert abs(centre - 1000) < 100
+    assert level_dbfs(tone) == pytest.approx(-3.01, abs=0.01)
+    assert level_dbfs(raised(tone * 0.001, -30.0)) == pytest.approx(-30.0, abs=0.01)
+    assert level_dbfs(np.zeros(10, np.float32)) == float("-inf")

@@ -1,0 +1,329 @@
+"""The transcribe engine on real speech with its real models."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference import weights
+from inference.audio import Array
+from inference.base import Cancelled, EngineError, InputError, LocalContext
+from inference.evaluate_speech import errors, judge, units
+from inference.transcribe import Options, Params, Transcribe
+from inference.vad import SAMPLE_RATE, SileroModel, SpeechDetector
+
+pytestmark = pytest.mark.model
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "speech"
+DIALOGUE = EXAMPLES / "two_speakers.flac"
+ADDRESS = EXAMPLES / "address.flac"
+ADDRESS_TEXT = (EXAMPLES / "address.txt").read_text("utf-8")
+
+
+def transcribe(engine: Transcribe, audio: Path, **more: object) -> dict[str, Any]:
+    with LocalContext() as context:
+        return engine.run(engine.check({"audio": str(audio), **more}), context)
+
+
+def words_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [word for segment in result["segments"] for word in segment["words"]]
+
+
+def test_dialogue(engine: Transcribe) -> None:
+    row, result = judge(engine, DIALOGUE, (EXAMPLES / "two_speakers.txt").read_text("utf-8"), {})
+    assert row.errors is not None
+    assert row.errors <= 2
+    assert result["speakers"] == ["spk0", "spk1"]
+    assert row.words_right is not None
+    assert row.words_right >= 0.95
+    assert set(result) == {"text", "language", "duration_s", "segments", "speakers", "warnings"}
+    assert result["language"] == "en"
+    assert result["duration_s"] == pytest.approx(28.4, abs=0.1)
+    assert result["warnings"] == []
+    assert len(result["segments"]) >= 4
+    for segment in result["segments"]:
+        assert set(segment) == {"start", "end", "text", "speaker", "words"}
+        assert {word["speaker"] for word in segment["words"]} == {segment["speaker"]}
+        assert segment["start"] <= segment["words"][0]["start"]
+        assert segment["words"][-1]["end"] <= segment["end"]
+        for word in segment["words"]:
+            assert set(word) == {"start", "end", "word", "speaker", "probability"}
+            assert 0 <= word["probability"] <= 1
+    times = [time for word in words_of(result) for time in (word["start"], word["end"])]
+    assert times == sorted(times)
+    json.dumps(result)
+
+
+def test_word_times_are_where_the_sound_is(engine: Transcribe) -> None:
+    words = {word["word"].strip(",."): word for word in words_of(transcribe(engine, ADDRESS))}
+    assert words["Americans"]["end"] == pytest.approx(2.25, abs=0.3)
+    assert words["country"]["end"] < 11.0
+    assert words["And"]["start"] == pytest.approx(0.35, abs=0.25)
+
+
+def test_one_reader_is_one_speaker(engine: Transcribe) -> None:
+    result = transcribe(engine, EXAMPLES / "reading.flac")
+    assert result["speakers"] == ["spk0"]
+    assert errors(units((EXAMPLES / "reading.txt").read_text("utf-8")), units(result["text"])) == 0
+
+
+def test_number_of_speakers_can_be_given(engine: Transcribe) -> None:
+    assert transcribe(engine, DIALOGUE, speakers=1)["speakers"] == ["spk0"]
+
+
+def test_result_does_not_depend_on_batches(engine: Transcribe) -> None:
+    with LocalContext() as context:
+        small = engine.run(engine.check({"audio": str(DIALOGUE), "batch_size_s": 5}), context)
+    assert errors(units((EXAMPLES / "two_speakers.txt").read_text("utf-8")), units(small["text"])) <= 4
+    assert small["speakers"] == ["spk0", "spk1"]
+    percents = [percent for _, percent, _ in context.updates]
+    assert percents == sorted(percents)
+    assert percents[0] == 0.0
+    assert percents[-1] == 100.0
+    assert len({percent for percent in percents if 5 < percent < 95}) >= 3
+    assert {status for status, _, _ in context.updates} == {"processing", "inference"}
+    assert [partial["text"] for partial in context.partials]
+    assert units(" ".join(str(partial["text"]) for partial in context.partials)) == units(small["text"])
+
+
+def test_same_input_same_result(engine: Transcribe) -> None:
+    assert transcribe(engine, ADDRESS) == transcribe(engine, ADDRESS)
+
+
+def test_outputs(engine: Transcribe, tmp_path: Path) -> None:
+    for suffix in ("json", "srt", "txt"):
+        path = tmp_path / f"talk.{suffix}"
+        result = transcribe(engine, ADDRESS, output=str(path))
+        assert result["output"] == str(path)
+        text = path.read_text("utf-8")
+        if suffix == "json":
+            assert json.loads(text) == result
+        else:
+            assert errors(units(ADDRESS_TEXT), units(re.sub(r"[\[\]\d:,>-]+|spk\d|-->", " ", text))) <= 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.json", "talk.srt", "talk.txt"]
+
+
+def test_cancel_leaves_nothing_behind(engine: Transcribe, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(Cancelled), LocalContext(is_cancelled=lambda: time.monotonic() > began + 0.2) as context:
+        engine.run(engine.check({"audio": str(DIALOGUE), "output": str(tmp_path / "x.txt")}), context)
+    assert time.monotonic() - began < 8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_video_with_sound(engine: Transcribe, tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
+    video = tmp_path / "clip.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x64:rate=5:duration=11", "-i", ADDRESS, video)
+    assert errors(units(ADDRESS_TEXT), units(transcribe(engine, video)["text"])) <= 1
+
+
+def test_video_without_sound(engine: Transcribe, tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
+    video = tmp_path / "mute.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x64:rate=5:duration=2", video)
+    with pytest.raises(InputError, match="video without sound"):
+        engine.check({"audio": str(video)})
+
+
+def test_silence(engine: Transcribe, write_wav: Callable[[str, Array], Path]) -> None:
+    result = transcribe(engine, write_wav("silence.wav", np.zeros(5 * SAMPLE_RATE, np.float32)))
+    assert (result["text"], result["segments"], result["speakers"]) == ("", [], [])
+    assert result["warnings"] == ["the recording is silent"]
+    assert result["duration_s"] == pytest.approx(5.0)
+
+
+def music(seconds: float) -> Array:
+    """Plucked chords with a bass and a beat."""
+    rng = np.random.default_rng(3)
+    time_s = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    sound = np.zeros_like(time_s)
+    for beat in np.arange(0, seconds, 0.5):
+        since = time_s - beat
+        decay = np.where(since >= 0, np.exp(-3 * np.clip(since, 0, None)), 0.0)
+        for note in rng.choice([0, 3, 7, 10, 12, 15, 19], 3, replace=False):
+            pitch = 220 * 2 ** (note / 12)
+            sound += decay * sum(np.sin(2 * np.pi * pitch * k * time_s) / k**1.5 for k in range(1, 6))
+        sound += 2 * np.where(since >= 0, np.exp(-60 * np.clip(since, 0, None)), 0.0) * rng.normal(size=len(time_s))
+    return np.asarray(0.5 * sound / np.max(np.abs(sound)), dtype=np.float32)
+
+
+@pytest.mark.parametrize("kind", ["music", "noise", "hum"])
+def test_sound_without_speech(engine: Transcribe, write_wav: Callable[[str, Array], Path], kind: str) -> None:
+    rng = np.random.default_rng(0)
+    sound = {
+        "music": music(12),
+        "noise": (0.1 * rng.normal(size=12 * SAMPLE_RATE)).astype(np.float32),
+        "hum": (0.3 * np.sin(2 * np.pi * 50 * np.arange(12 * SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32),
+    }[kind]
+    result = transcribe(engine, write_wav(f"{kind}.wav", sound))
+    assert result["text"] == ""
+    assert len(result["warnings"]) == 1
+    assert "music" in result["warnings"][0]
+
+
+def test_truncated_file_works_with_a_warning(engine: Transcribe, tmp_path: Path) -> None:
+    path = tmp_path / "cut.flac"
+    path.write_bytes(ADDRESS.read_bytes()[:130_000])
+    result = transcribe(engine, path)
+    assert "fellow Americans" in result["text"]
+    assert any("truncated" in warning for warning in result["warnings"])
+
+
+def test_header_without_sound(engine: Transcribe, tmp_path: Path) -> None:
+    path = tmp_path / "head.flac"
+    path.write_bytes(ADDRESS.read_bytes()[:8300])
+    with pytest.raises(InputError, match=r"head\.flac"):
+        transcribe(engine, path)
+
+
+@pytest.mark.parametrize(
+    ("params", "complaint"),
+    [
+        ({}, "audio: Field required"),
+        ({"audio": "/nowhere/talk.wav"}, "/nowhere/talk.wav does not exist"),
+        ({"audio": str(ADDRESS), "speaker": 2}, "speaker: Extra inputs"),
+        ({"audio": str(ADDRESS), "speakers": 0}, "speakers: "),
+        ({"audio": str(ADDRESS), "speakers": "two"}, "speakers: "),
+        ({"audio": str(ADDRESS), "batch_size_s": -1}, "batch_size_s: "),
+        ({"audio": str(ADDRESS), "language": "klingon"}, "language: 'klingon'"),
+        ({"audio": str(ADDRESS), "output": "talk.doc"}, "output: .*none of .json, .srt, .txt"),
+        ({"audio": str(ADDRESS), "output": "/nowhere/talk.txt"}, "output: the folder /nowhere does not exist"),
+    ],
+)
+def test_parameters_are_checked(engine: Transcribe, params: dict[str, object], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint) as caught:
+        engine.check(params)
+    assert caught.value.kind == "input"
+
+
+def test_language_names(engine: Transcribe) -> None:
+    for given, code in {"EN": "en", "zh-CN": "zh", "auto": None, "": None}.items():
+        assert engine.check({"audio": str(ADDRESS), "language": given}).language == code
+
+
+def test_hotword_changes_the_spelling(engine: Transcribe) -> None:
+    result = transcribe(engine, EXAMPLES / "reading.flac", hotword="Dashwoode")
+    assert "Dashwoode" in result["text"]
+
+
+def test_endless_hotwords_are_refused_or_cut(engine: Transcribe) -> None:
+    result = transcribe(engine, ADDRESS, hotword="Zanzibar Quetzalcoatl " * 150, language="en")
+    assert result["text"]
+
+
+def test_broken_labelling_costs_only_the_labels(engine: Transcribe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise IndexError("index 7 is out of bounds")
+
+    monkeypatch.setattr("inference.transcribe.whisper_backend.find_speakers", fail)
+    result = transcribe(engine, DIALOGUE)
+    assert len(result["text"]) > 100
+    assert result["speakers"] == []
+    assert {segment["speaker"] for segment in result["segments"]} == {None}
+    assert "index 7 is out of bounds" in result["warnings"][0]
+
+
+def test_missing_speaker_encoder_costs_only_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = weights.folder()
+    for model in ("whisper-base", "silero-vad"):
+        (tmp_path / model).symlink_to(here / model)
+    monkeypatch.setenv("FILEPOOL_WEIGHTS", str(tmp_path))
+    engine = Transcribe()
+    engine.load("cpu", {"cpu_threads": 1})
+    result = transcribe(engine, ADDRESS)
+    assert errors(units(ADDRESS_TEXT), units(result["text"])) <= 1
+    assert "weights install speaker-encoder" in result["warnings"][0]
+
+
+def test_damaged_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(weights.folder() / "whisper-base", tmp_path / "whisper-base", copy_function=shutil.copyfile)
+    with (tmp_path / "whisper-base" / "model.bin").open("r+b") as stream:
+        stream.seek(1_000_000)
+        stream.write(b"\0" * 64)
+    monkeypatch.setenv("FILEPOOL_WEIGHTS", str(tmp_path))
+    with pytest.raises(EngineError, match=r"model\.bin has SHA-256"):
+        Transcribe().load("cpu", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"beam": 5}, "options.beam: Extra inputs"),
+        ({"beam_size": 0}, "options.beam_size"),
+        ({"model": "/nowhere/model"}, "/nowhere/model"),
+        ({"vad": "/nowhere/vad.onnx"}, "/nowhere/vad.onnx"),
+        ({"backend": "funasr"}, "options.model|funasr package"),
+    ],
+)
+def test_options_are_checked(options: dict[str, object], complaint: str) -> None:
+    with pytest.raises(EngineError, match=complaint) as caught:
+        Transcribe().load("cpu", options)
+    assert caught.value.kind == "engine"
+
+
+def test_fingerprint_follows_weights_and_options(engine: Transcribe) -> None:
+    other = Transcribe()
+    other.load("cpu", {"cpu_threads": 2, "beam_size": 3})
+    assert other.fingerprint() != engine.fingerprint()
+    other.load("cpu", {"cpu_threads": 2})
+    other._fingerprint = ""
+    assert other.fingerprint() == engine.fingerprint()
+
+
+def test_files(engine: Transcribe, tmp_path: Path) -> None:
+    found = engine.files(Params(audio=ADDRESS, output=tmp_path / "a" / ".." / "x.srt"))
+    assert found.inputs == (ADDRESS,)
+    assert found.outputs == (tmp_path / "x.srt",)
+
+
+def test_schema_is_exported() -> None:
+    schema = Transcribe.Params.model_json_schema()
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == {"audio", "language", "speakers", "hotword", "batch_size_s", "output"}
+    assert Options.model_json_schema()["additionalProperties"] is False
+
+
+def test_import_is_light() -> None:
+    import subprocess
+    import sys
+
+    heavy = "('torch', 'ctranslate2', 'onnxruntime', 'faster_whisper')"
+    code = f"import sys, inference.transcribe; print([m for m in {heavy} if m in sys.modules])"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_speech_is_found_in_any_blocks(speech: dict[str, Array]) -> None:
+    model = SileroModel(weights.find("silero-vad/silero_vad_16k_sequence.onnx"))
+
+    def stretches(block: int) -> list[tuple[int, int, int, int]]:
+        detector, sound = SpeechDetector(model), speech["two_speakers"]
+        found = [s for at in range(0, len(sound), block) for s in detector.feed(sound[at : at + block])]
+        found += list(detector.finish())
+        for stretch in found:
+            assert np.array_equal(stretch.samples, sound[stretch.start : stretch.end])
+        return [(s.start, s.speech_start, s.speech_end, s.end) for s in found]
+
+    whole = stretches(10**9)
+    assert len(whole) >= 4
+    assert all(a[3] <= b[0] for a, b in itertools.pairwise(whole))
+    assert stretches(777) == whole
+    assert stretches(16000) == whole
+
+
+def test_long_speech_is_cut_at_its_quietest(speech: dict[str, Array]) -> None:
+    model = SileroModel(weights.find("silero-vad/silero_vad_16k_sequence.onnx"))
+    reading = speech["reading"][6000 : int(6.7 * SAMPLE_RATE)]
+    detector = SpeechDetector(model)
+    found = [*detector.feed(np.tile(reading, 20)), *detector.finish()]
+    assert max(len(stretch.samples) for stretch in found) / SAMPLE_RATE < 26
+    assert sum(len(stretch.samples) for stretch in found) / SAMPLE_RATE > 100
