@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine with Python (3.10 or newer), git and make:
+#   make demo    set up, then transcribe the example speech with two workers
+#   make test    set up, then lint, types and the fast tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+WEIGHTS := $(VENV)/.weights
+
+.PHONY: help setup demo test lint slow bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "filepool needs Python 3.10 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[transcribe,dev]"
+	@touch $@
+
+$(WEIGHTS): $(READY) inference/manifest.py
+	$(BIN)/python -m inference.weights install
+	@touch $@
+
+setup: $(READY) $(WEIGHTS)  ## virtual environment, packages, model weights
+
+demo: setup  ## transcribe the example speech with two workers
+	$(BIN)/python examples/demo.py
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: setup lint  ## lint, types and the fast tests
+	$(BIN)/pytest -m "not slow" -n 2 -q
+
+slow: setup  ## storms, floods and long runs
+	$(BIN)/pytest -m slow -q
+
+bench: setup  ## every figure of docs/BENCH.md on this machine
+	$(BIN)/python -m bench
+
+clean:  ## remove what was built; weights stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo
