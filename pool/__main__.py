@@ -1,0 +1,51 @@
+"""`python -m pool`: serve a spool, look at it, act on its jobs."""
+
+from __future__ import annotations
+
+import typer
+
+from pool import admin, serving
+from pool.cli import CONTEXT, run
+from pool.submit import submit
+
+_EPILOG = "\n\n".join(
+    (
+        "[bold]Examples[/bold]",
+        "python -m pool serve",
+        "python -m pool.submit transcribe audio=speech.wav",
+        "python -m pool status --watch",
+        "python -m pool retry --all transcribe",
+        "python -m pool purge --older-than 7d --state failed",
+        "[bold]Exit codes[/bold] 0 done, 1 it did not work, 2 wrong usage, 3 timed out",
+    )
+)
+
+app = typer.Typer(
+    help="A subprocess pool for model inference whose only transport is the filesystem.",
+    epilog=_EPILOG,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings=CONTEXT,
+)
+_POOL, _JOBS = "The pool", "Jobs"
+app.command("serve", rich_help_panel=_POOL)(serving.serve)
+app.command("status", rich_help_panel=_POOL)(serving.status)
+app.command("drain", rich_help_panel=_POOL)(serving.drain)
+app.command("recover", rich_help_panel=_POOL)(serving.recover)
+app.command("engines", rich_help_panel=_POOL)(serving.engines)
+app.command("logs", rich_help_panel=_POOL)(serving.show_logs)
+app.command("submit", rich_help_panel=_JOBS)(submit)
+app.command("result", rich_help_panel=_JOBS)(admin.result)
+app.command("cancel", rich_help_panel=_JOBS)(admin.cancel)
+app.command("retry", rich_help_panel=_JOBS)(admin.retry)
+app.command("purge", rich_help_panel=_JOBS)(admin.purge)
+
+
+def main() -> None:
+    run(app, "python -m pool")
+
+
+if __name__ == "__main__":
+    main()

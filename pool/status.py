@@ -1,0 +1,313 @@
+"""What the pool is doing at this moment, read from the spool by any process; nothing is asked, nothing is changed.
+
+"Alive" is not "working": a worker counts as serving only when its process lives and is not stopped, its engine is
+loaded, and its own loop gave a sign of life within the time its phase allows. The verdict of `health`:
+
+    ok         every configured worker serves, and jobs are accepted
+    degraded   some work gets done, or will soon; the reasons say what is missing
+    down       nothing gets done until somebody acts
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pool import lookup
+from pool.clock import boot_ns
+from pool.constants import SERVING, Phase
+from pool.health import Health, assess, trouble_of
+from pool.heartbeat import read
+from pool.job import JobState
+from pool.names import parse_dead, parse_worker
+from pool.orphan import supervisor_identity
+from pool.procs import Member, members, sample
+from pool.spool import Spool
+
+if TYPE_CHECKING:
+    from pool.config import Config
+
+MAX_STATUS_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SupervisorStatus:
+    """Who serves the spool. started: µs of the spool clock. tied: it ends with the clients that asked for it."""
+
+    pid: int
+    started: int
+    tied: bool
+    config: str | None
+    version: str
+    stopped: bool  # by SIGSTOP or a debugger: it judges and restarts nothing
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """One engine. workers, spares: configured. serving, busy: now. oldest_wait_s: of the queued jobs."""
+
+    name: str
+    configured: bool
+    workers: int
+    spares: int
+    serving: int
+    busy: int
+    queued: int
+    deferred: int  # retries that wait for their time
+    running: int
+    dead: int  # failed and kept for `retry`
+    oldest_wait_s: float | None
+    max_ready: int
+
+
+@dataclass(frozen=True)
+class SlotStatus:
+    """One slot and the process in it.
+
+    phase: as its heartbeat says, "" without one. phase_s, silent_s: since the phase began, since the last sign of
+    life (while busy: since the engine's last progress). serving: it takes jobs or works on one. trouble: why not,
+    or what is wrong although it does; "" when nothing is. jobs_done: by this process; restarts: of the slot.
+    """
+
+    slot: str
+    engine: str
+    seat: str
+    spare: bool
+    worker: str | None
+    pid: int | None
+    device: str
+    phase: str
+    phase_s: float | None
+    silent_s: float | None
+    job: str
+    stage: str
+    percent: float | None
+    message: str
+    serving: bool
+    trouble: str
+    why: str
+    error: Mapping[str, str] | None  # of the last load: message, stage, hint
+    last_death: str
+    next_start_s: float | None
+    starts: int
+    restarts: int
+    jobs_done: int
+    rss_bytes: int
+    gpu_bytes: int
+
+
+@dataclass(frozen=True)
+class WatchingStatus:
+    """How arrivals are noticed: mode "inotify", "observer" or "polling" ("" unknown), and why not the first."""
+
+    mode: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PoolStatus:
+    """Everything at once. at: µs of the spool clock."""
+
+    at: int
+    spool: str
+    health: Health
+    supervisor: SupervisorStatus | None
+    draining: bool
+    intake_paused: str
+    watching: WatchingStatus
+    engines: tuple[EngineStatus, ...]
+    slots: tuple[SlotStatus, ...]
+    dropped: int  # files in in/ that intake has not taken yet
+    quarantined: int
+    records: int  # results, failures and cancellations that are kept
+    free_bytes: int
+    total_bytes: int
+    min_free_bytes: int
+
+    def engine(self, name: str) -> EngineStatus | None:
+        return next((engine for engine in self.engines if engine.name == name), None)
+
+    def of(self, engine: str) -> tuple[SlotStatus, ...]:
+        """The slots of one engine."""
+        return tuple(slot for slot in self.slots if slot.engine == engine)
+
+    def to_map(self) -> dict[str, Any]:
+        """Plain maps and lists, for --json."""
+        return asdict(self)
+
+
+def read_status(spool: Spool, config: Config) -> PoolStatus:
+    """Look once. Never raises because of what other processes do meanwhile."""
+    told = _told(spool.root / "run" / "status.json")
+    supervisor = _supervisor(spool.root / "run" / "supervisor.json")
+    alive = {member.worker: member for member in members(spool.id) if _leads(spool, member)}
+    slots = tuple(_slots(spool, config, told if supervisor else {}, alive))
+    disk = shutil.disk_usage(spool.root)
+    watching = told.get("watching") if supervisor else None
+    about = watching if isinstance(watching, dict) else {}
+    mode, reason = str(about.get("mode") or ""), str(about.get("reason") or "")
+    facts = PoolStatus(
+        at=spool.now(),
+        spool=str(spool.root),
+        health=Health("ok", ""),
+        supervisor=supervisor,
+        draining=bool(supervisor and told.get("draining")),
+        intake_paused=str(told.get("intake_paused") or "") if supervisor else "",
+        watching=WatchingStatus(mode, reason),
+        engines=tuple(_engines(spool, config, slots)),
+        slots=slots,
+        dropped=_count(spool.root / "in", ""),
+        quarantined=_count(spool.root / "quarantine", ".reason.txt"),
+        records=sum(1 for _ in lookup.records(spool)),
+        free_bytes=disk.free,
+        total_bytes=disk.total,
+        min_free_bytes=config.min_free_mb << 20,
+    )
+    return replace(facts, health=assess(facts, config))
+
+
+def _supervisor(path: Path) -> SupervisorStatus | None:
+    identity = supervisor_identity(path)
+    if identity is None or not identity.alive():
+        return None
+    try:
+        about = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        about = {}
+    return SupervisorStatus(
+        pid=identity.pid,
+        started=int(about.get("started") or 0),
+        tied=bool(about.get("tied")),
+        config=about.get("config"),
+        version=str(about.get("version") or ""),
+        stopped=sample(identity).status.value == "stopped",
+    )
+
+
+def _slots(spool: Spool, config: Config, told: Mapping[str, Any], alive: Mapping[str, Member]) -> Iterator[SlotStatus]:
+    seen = set()
+    listed = told.get("slots")
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("slot"), str):
+            seen.add(str(entry.get("worker")))
+            yield _slot(spool, config, entry, alive)
+    for worker in sorted(set(alive) - seen):  # without a supervisor, or younger than its last word
+        name = parse_worker(worker)
+        if name is not None:
+            entry = {"slot": name.slot, "engine": name.engine, "worker": worker, "seat": "running"}
+            if not told:
+                entry["why"] = "works on without a supervisor"
+            yield _slot(spool, config, entry, alive)
+
+
+def _slot(spool: Spool, config: Config, entry: Mapping[str, Any], alive: Mapping[str, Member]) -> SlotStatus:
+    worker = entry.get("worker")
+    member = alive.get(str(worker))
+    beat = read(f"{spool.root}/run/heartbeats/{worker}") if worker else None
+    usage = sample(member.identity) if member else None
+    now = boot_ns()
+    busy = beat is not None and beat.phase is Phase.BUSY
+    word = lookup.progress(spool, beat.job) if busy and beat and beat.job else None
+    engine = str(entry.get("engine") or "")
+    silent_s = max(0.0, (now - beat.beat_ns) / 1e9) if beat else None
+    trouble = trouble_of(entry, beat, usage, silent_s, config)
+    told_pid = entry.get("pid")
+    error = entry.get("error")
+    return SlotStatus(
+        slot=str(entry["slot"]),
+        engine=engine,
+        seat=str(entry.get("seat") or ""),
+        spare=bool(beat.standby) if beat else bool(entry.get("spare")),
+        worker=str(worker) if worker else None,
+        pid=member.identity.pid if member else told_pid if isinstance(told_pid, int) else None,
+        device=str(entry.get("device") or ""),
+        phase=beat.phase.label if beat and member else "",
+        phase_s=max(0.0, (now - beat.phase_ns) / 1e9) if beat and member else None,
+        silent_s=silent_s if member else None,
+        job=beat.job if busy and beat and member else "",
+        stage=beat.stage if beat and member else "",
+        percent=word.percent if word else None,
+        message=word.message if word else "",
+        serving=bool(member and beat and beat.phase in SERVING and not beat.standby and not trouble),
+        trouble=trouble,
+        why=str(entry.get("why") or ""),
+        error={key: str(value) for key, value in error.items()} if isinstance(error, dict) else None,
+        last_death=str(entry.get("last_death") or ""),
+        next_start_s=_number(entry.get("next_start_s")),
+        starts=int(entry.get("starts") or 0),
+        restarts=int(entry.get("restarts") or 0),
+        jobs_done=beat.jobs_done if beat and member else 0,
+        rss_bytes=usage.rss_bytes if usage else 0,
+        gpu_bytes=beat.gpu_bytes if beat and member else 0,
+    )
+
+
+def _engines(spool: Spool, config: Config, slots: tuple[SlotStatus, ...]) -> Iterator[EngineStatus]:
+    tallies: dict[str, Counter[str]] = {}
+    oldest: dict[str, int] = {}
+    for source in (lookup.waiting, lookup.running):
+        for place in source(spool):
+            tallies.setdefault(place.engine, Counter())[place.state.value] += 1
+            if place.state is JobState.QUEUED and place.name is not None:
+                oldest[place.engine] = min(oldest.get(place.engine, place.name.born), place.name.born)
+    for entry in _names(spool.root / "dead"):
+        parsed = parse_dead(entry)
+        if parsed is not None:
+            tallies.setdefault(parsed[0], Counter())["dead"] += 1
+    now = spool.now()
+    others = {*tallies, *(slot.engine for slot in slots)} - set(config.engines)
+    for name in [*config.engines, *sorted(others)]:
+        counts = tallies.get(name, Counter())
+        about = config.engines.get(name)
+        mine = [slot for slot in slots if slot.engine == name]
+        yield EngineStatus(
+            name=name,
+            configured=about is not None,
+            workers=about.workers if about else 0,
+            spares=about.spares if about else 0,
+            serving=sum(slot.serving for slot in mine),
+            busy=sum(slot.serving and slot.phase == Phase.BUSY.label for slot in mine),
+            queued=counts["queued"],
+            deferred=counts["deferred"],
+            running=counts["running"],
+            dead=counts["dead"],
+            oldest_wait_s=max(0.0, (now - oldest[name]) / 1e6) if name in oldest else None,
+            max_ready=config.max_ready,
+        )
+
+
+def _leads(spool: Spool, member: Member) -> bool:
+    """Whether a process is a worker itself and none of the programs that it started."""
+    if not member.worker or parse_worker(member.worker) is None:
+        return False
+    beat = read(f"{spool.root}/run/heartbeats/{member.worker}")
+    return beat.pid == member.identity.pid if beat else member.session == member.identity.pid
+
+
+def _told(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_STATUS_BYTES else {}
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _count(directory: Path, suffix: str) -> int:
+    return sum(1 for name in _names(directory) if name.endswith(suffix) and not name.startswith("."))
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
