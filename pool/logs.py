@@ -91,16 +91,22 @@ def tail(path: Path, lines: int = 40, max_bytes: int = 16384, *, since: int = 0)
 
 
 def setup_logging(
-    level: str = "INFO", file: Path | None = None, *, max_bytes: int = 10 << 20, keep: int = 3
+    level: str = "INFO",
+    file: Path | None = None,
+    *,
+    max_bytes: int = 10 << 20,
+    keep: int = 3,
+    console: bool = True,
 ) -> None:
     """Send loguru, and what libraries say through `logging`, to stderr and to a file that is turned over.
 
-    Written in the calling thread (no queue, no second process), without values of variables in tracebacks.
+    console: False when stderr leads into that file already. Written in the calling thread (no queue, no second
+    process), without values of variables in tracebacks.
     """
     from loguru import logger
 
     logger.remove()
-    if sys.stderr is not None:
+    if console and sys.stderr is not None:
         logger.add(sys.stderr, level=level, format=_FORMAT, backtrace=False, diagnose=False)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

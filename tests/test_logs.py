@@ -162,3 +162,13 @@ def test_supervisor_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
 def test_importing_logs_is_light() -> None:
     code = "import sys, pool.logs; sys.exit('loguru' in sys.modules or 'psutil' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_a_log_that_is_stderr_gets_each_line_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from loguru import logger
+
+    logs.setup_logging("INFO", tmp_path / "supervisor.log", console=False)
+    logger.info("slot {} started", "echo-0")
+    assert (tmp_path / "supervisor.log").read_text().count("slot echo-0 started") == 1
+    assert capfd.readouterr().err == ""
