@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from pool.cli import ConfigOption, JsonOption, known_engine, load, open_spool, print_json, say
-from pool.errors import JobRefused
+from pool.cli import ConfigOption, JsonOption, known_engine, load, open_spool, print_json, say, standing
+from pool.errors import CallerError, JobRefused
 
 if TYPE_CHECKING:
     from pool.job import JobState
@@ -47,7 +47,7 @@ def result(
     Exit codes: 0 completed, 1 failed or cancelled, 3 not over yet.
     """
     from pool import lookup, outcome
-    from pool.console import make_console, one_line
+    from pool.console import make_console
     from pool.job import JobState
     from pool.names import check_id
 
@@ -59,7 +59,7 @@ def result(
             if as_json:
                 print_json({"id": job_id, "state": word.status, "progress": word.percent, "message": word.message})
             else:
-                say(f"job {job_id} is {word.status} {word.percent:.0f} % {one_line(word.message)}".rstrip(), "yellow")
+                say(f"job {job_id} is {standing(word)}", "yellow")
             raise typer.Exit(outcome.EXIT_TIMED_OUT)
         time.sleep(_POLL_S)
     record = spool.read_record(job_id)
@@ -153,7 +153,7 @@ def retry(
     elif words:
         ids = list(dict.fromkeys(check_id(word) for word in words))
     else:
-        raise typer.BadParameter(f"name jobs, or --all; failed now: {len(failed)}")
+        raise CallerError(f"name jobs, or --all; failed now: {len(failed)}")
     again = [job_id for job_id in ids if _retry(spool, job_id, failed.get(job_id), missing_ok=every)]
     identity = supervisor_identity(spool.root / "run" / "supervisor.json")
     served = identity is not None and identity.alive()
@@ -194,7 +194,7 @@ def _retry(spool: Spool, job_id: str, dead: _Dead | None, *, missing_ok: bool) -
     if missing_ok:
         return False
     state = lookup.find(spool, job_id).state
-    raise JobRefused(f"job {job_id} is {state.value}: only a failed job can be run again", "id")
+    raise JobRefused(f"job {job_id} is {state.value}: only a failed job can be run again")
 
 
 def purge(
@@ -221,7 +221,7 @@ def purge(
     age = f" that ended more than {seconds(age_s)} ago" if age_s else ""
     if not yes:
         if not sys.stdin.isatty():
-            raise JobRefused(f"this removes all {what}jobs{age} from {spool.root}: add --yes", "yes")
+            raise JobRefused(f"this removes all {what}jobs{age} from {spool.root}: add --yes")
         if not typer.confirm(f"Remove all {what}jobs{age} from {spool.root}?", err=True):
             raise typer.Exit(1)
     count = remove_old(spool, older_than_s=age_s, states=states)
@@ -235,5 +235,5 @@ def span(text: str) -> float:
     """Seconds of "90s", "30m", "24h", "7d", "2w" or a plain number. Raises JobRefused."""
     match = _SPAN.fullmatch(text.strip().lower())
     if match is None or match[2] not in _UNITS:
-        raise JobRefused(f"{text!r} is no time: write for example 90s, 30m, 24h, 7d", "older-than")
+        raise JobRefused(f"{text!r} is no time: write for example 90s, 30m, 24h, 7d", "--older-than")
     return float(match[1]) * _UNITS[match[2]]

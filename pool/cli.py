@@ -14,6 +14,7 @@ from pool.errors import ConfigError, JobFailed, PoolError, SpoolError, Superviso
 
 if TYPE_CHECKING:
     from pool.config import Config
+    from pool.job import Progress
     from pool.spool import Spool
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -114,6 +115,14 @@ def known_engine(config: Config, name: str) -> None:
     near = nearest(name, list(config.engines))
     where = f" in {config.file}" if config.file else ""
     raise UnknownEngine(f"no engine {name!r}{where}{near}; there are: {', '.join(config.engines)}", "engine")
+
+
+def standing(word: Progress) -> str:
+    """How far a job is, in words: "inference 31 % (19 of 62 s)"."""
+    from pool.console import one_line
+
+    percent = f" {word.percent:.0f} %" if word.percent else ""
+    return f"{word.status}{percent}{f' ({one_line(word.message)})' if word.message else ''}"
 
 
 def print_json(value: object) -> None:

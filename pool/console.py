@@ -141,7 +141,9 @@ def _slot_table(slots: Sequence[SlotStatus]) -> Table:
             memory,
             str(slot.jobs_done),
             str(slot.restarts),
-            Text(one_line(slot.trouble or slot.why), style="yellow" if slot.trouble else "dim"),
+            Text(
+                one_line(slot.trouble or slot.why).removeprefix("benched: "), style="yellow" if slot.trouble else "dim"
+            ),
         )
     return table
 

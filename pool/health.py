@@ -41,7 +41,7 @@ def trouble_of(
     process, None when that is gone."""
     seat, why = str(entry.get("seat") or ""), str(entry.get("why") or "")
     if seat == "benched":
-        return f"benched: {_reason(entry) or why or 'it failed too often'}"
+        return f"benched: {'; '.join(filter(None, (why, _load_error(entry)))) or 'it failed too often'}"
     if seat == "off":
         return f"off: {why}" if why else "off"
     if seat == "waiting":
@@ -129,12 +129,12 @@ def _engine(engine: EngineStatus, slots: Sequence[SlotStatus], config: Config) -
     reasons = _troubles(troubled)
     if engine.serving < engine.workers and not troubled:
         reasons.append(f"{engine.name}: {engine.serving} of {engine.workers} workers are ready")
-    idle = engine.serving - engine.busy
     limit = max(_UNCLAIMED_S, _IDLE_SILENCE_RESCANS * config.rescan_s)
-    if idle > 0 and engine.oldest_wait_s is not None and engine.oldest_wait_s > limit and not engine.busy:
+    idle = [slot for slot in slots if slot.serving and (slot.phase_s or 0) > limit and slot.phase == Phase.IDLE.label]
+    if idle and (engine.oldest_wait_s or 0) > limit:
         reasons.append(
-            f"{engine.name}: a job has waited for {engine.oldest_wait_s:.0f} s although {_count(idle, 'worker')} "
-            "are idle: look into the logs"
+            f"{engine.name}: a job has waited for {engine.oldest_wait_s:.0f} s although {idle[0].slot} is idle: "
+            f"python -m pool logs {idle[0].slot}"
         )
     return reasons, False
 
@@ -145,11 +145,15 @@ def _troubles(slots: Sequence[SlotStatus]) -> list[str]:
 
 def _reason(entry: Mapping[str, Any]) -> str:
     """Why the last process of a slot ended: what the engine said, else what the supervisor saw."""
+    return _load_error(entry) or str(entry.get("last_death") or "")
+
+
+def _load_error(entry: Mapping[str, Any]) -> str:
     error = entry.get("error")
-    if isinstance(error, Mapping) and error.get("message"):
-        hint = f" ({error['hint']})" if error.get("hint") else ""
-        return f"{error['message']}{hint}"
-    return str(entry.get("last_death") or "")
+    if not isinstance(error, Mapping) or not error.get("message"):
+        return ""
+    hint = f" ({error['hint']})" if error.get("hint") else ""
+    return f"{error['message']}{hint}"
 
 
 def _verdict(verdict: str, reasons: Sequence[str]) -> Health:

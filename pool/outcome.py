@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def result_lines(value: Any) -> list[str]:
 def part_line(part: Any) -> str:
     """One line for a partial record: a segment as "[00:03.2 → 00:07.9] spk0: text", anything else as JSON."""
     if not isinstance(part, Mapping) or not _is_segment(part):
-        return one_line(codec.to_json(part))
+        return json.dumps(json.loads(codec.to_json(part)), ensure_ascii=False)
     speaker = f"{plain(part['speaker'])}: " if part.get("speaker") else ""
     return f"[{clock(part['start'])} → {clock(part['end'])}] {speaker}{one_line(part['text'])}"
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pool.cli import ConfigOption, JsonOption, known_engine, load, open_spool, print_json, say, say_error
-from pool.errors import ConfigError, JobRefused, SupervisorRunning
+from pool.errors import CallerError, ConfigError, JobRefused, SupervisorRunning
 
 if TYPE_CHECKING:
     from pool.config import Config
@@ -51,6 +51,8 @@ def serve(
 def _serve(config: Config, *, verbose: bool, tied: bool) -> int:
     from pool import layout, logs, supervisor
 
+    if _server(config):
+        raise SupervisorRunning(f"another supervisor serves {config.spool}")
     layout.prepare(config.spool)
     file = config.spool / "run" / "logs" / "supervisor.log"
     logs.setup_logging(
@@ -82,11 +84,17 @@ def _what_is_served(config: Config) -> Iterator[str]:
 
 
 def _who_serves(config: Config) -> str:
+    identity = _server(config)
+    who = f" (pid {identity.pid})" if identity else ""
+    return f"{who}: use that one, or end it first with `python -m pool drain`"
+
+
+def _server(config: Config) -> Identity | None:
+    """The supervisor that serves a spool now."""
     from pool.orphan import supervisor_identity
 
     identity = supervisor_identity(config.spool / "run" / "supervisor.json")
-    who = f" (pid {identity.pid})" if identity else ""
-    return f"{who}: use that one, or end it first with `python -m pool drain`"
+    return identity if identity is not None and identity.alive() else None
 
 
 def _is_stderr(file: Path) -> bool:
@@ -161,13 +169,12 @@ def drain(
     now: Annotated[bool, typer.Option("--now", help="End at once; what runs is given back to the queue.")] = False,
 ) -> None:
     """End the pool: running jobs may finish, the rest waits in the spool."""
-    from pool.orphan import supervisor_identity
     from pool.procs import signal_process
 
     configured = load(config)
     spool = open_spool(configured)
-    identity = supervisor_identity(spool.root / "run" / "supervisor.json")
-    if identity is None or not identity.alive():
+    identity = _server(configured)
+    if identity is None:
         say(f"no supervisor serves {spool.root}: nothing to drain", "yellow")
         return
     if not signal_process(identity, signal.SIGTERM):
@@ -220,10 +227,10 @@ def recover(
     known = {slot.slot: slot for slot in found.slots}
     benched = [slot.slot for slot in found.slots if slot.seat in ("benched", "off")]
     if every == bool(slots):
-        raise typer.BadParameter(f"name slots, or --all; benched: {', '.join(benched) or 'none'}")
+        raise CallerError(f"name slots, or --all; benched: {', '.join(benched) or 'none'}")
     for name in slots or benched:
         if name not in known:
-            raise JobRefused(f"no slot {name!r}{nearest(name, list(known))}; there are: {', '.join(known)}", "slot")
+            raise JobRefused(f"no slot {name!r}{nearest(name, list(known))}; there are: {', '.join(known)}")
         if name not in benched:
             say(f"{name} is not benched ({known[name].phase or known[name].seat})", "yellow")
             continue
@@ -288,7 +295,7 @@ def show_logs(
     known = sorted(path.stem for path in folder.glob("*.log"))
     if slot is None or slot not in known:
         what = "name a log" if slot is None else f"no log of {slot!r}{nearest(slot, known)}"
-        raise JobRefused(f"{what}; there are: {', '.join(known) or 'none yet'}", "slot")
+        raise JobRefused(f"{what}; there are: {', '.join(known) or 'none yet'}")
     path = folder / f"{slot}.log"
     print(tail(path, lines, 200 * lines + 16384), flush=True)
     if follow:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli import CONTEXT, ConfigOption, JsonOption, known_engine, load, print_json, run, say
+from pool.cli import CONTEXT, ConfigOption, JsonOption, known_engine, load, print_json, run, say, standing
+from pool.errors import CallerError
 
 if TYPE_CHECKING:
     from pool.client import FilePool
@@ -80,8 +81,8 @@ def submit(
     Progress goes to stderr, the result to stdout. When nobody serves the spool, a pool is started for this command.
     """
     if (attach is None) == (engine is None):
-        raise typer.BadParameter("name an engine and its parameters, or --attach ID" if attach is None else
-                                 "--attach takes no engine: the job has its own")  # fmt: skip
+        missing = "name an engine and its parameters, for example: python -m pool.submit transcribe audio=speech.wav"
+        raise CallerError(missing if attach is None else "--attach takes no engine: the job has its own")
     from pool.client import FilePool
 
     configured = load(config, engines=attach is None)
@@ -227,7 +228,7 @@ class Waiting:
         if self._json:
             more = {"status": word.status, "progress": word.percent, "message": word.message or why}
             print_json({**self._about(), "timed_out": code is None, **more})
-        say(f"✗ {why}: job {self._future.id} is {word.status} {word.message}".rstrip(), "bold yellow")
+        say(f"✗ {why}: job {self._future.id} is {standing(word)}", "bold yellow")
         self._say_how_to_come_back()
         return EXIT_TIMED_OUT if code is None else code
 
