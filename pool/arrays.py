@@ -1,10 +1,12 @@
-"""A numpy array as the bytes of a .npy file (format 1.0) without copying it."""
+"""A numpy array as a .npy file (format 1.0) without copying it."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
+from pool import fsops
 from pool.fsops import Buffer
 
 
@@ -17,3 +19,11 @@ def npy_chunks(array: Any) -> list[Buffer]:
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(contiguous))
     data = memoryview(contiguous).cast("B") if contiguous.nbytes else memoryview(b"")
     return [header.getvalue(), data]
+
+
+def store_array(array: Any, temp: str, target: Path, *, sync: bool) -> None:
+    """Write `array` to `target`, whole or not at all."""
+    fsops.write_new(temp, npy_chunks(array), sync=sync)
+    fsops.replace(temp, str(target))
+    if sync:
+        fsops.sync_dir(str(target.parent))

@@ -172,7 +172,7 @@ class JobContext:
             if sync:
                 fsops.sync_file(str(part))
             if final.parent == self._spool.files_dir(self.job_id):
-                fsops.make_dir(str(final.parent))
+                self._spool.make_files_dir(self.job_id, sync=sync)
             fsops.replace(str(part), str(final))
             if sync:
                 fsops.sync_dir(str(final.parent))

@@ -100,6 +100,9 @@ def progress(spool: Spool, job_id: str) -> Progress | None:
 
 def progress_now(spool: Spool, job_id: str) -> Progress:
     """Progress as a caller sees it, whatever the job's state. UnknownJob."""
+    word = None if spool.decided(job_id) else progress(spool, job_id)
+    if word is not None:
+        return word  # without looking through a long queue
     place = find(spool, job_id)
     if place.state in TERMINAL:
         record = spool.read_record(job_id)
@@ -108,7 +111,7 @@ def progress_now(spool: Spool, job_id: str) -> Progress:
         return Progress(place.state.value, percent, reason, record.attempt, record.finished)
     attempt = place.name.attempts if place.name else 0
     if place.state is JobState.RUNNING:
-        return progress(spool, job_id) or Progress("processing", 0.0, "", attempt, spool.now())
+        return Progress("processing", 0.0, "", attempt, spool.now())
     if place.state is JobState.DEFERRED:
         seconds = max(0.0, (place.due - spool.now()) / 1e6)
         return Progress("queued", 0.0, f"attempt {attempt} failed; the next one in {seconds:.0f} s", attempt)

@@ -50,6 +50,7 @@ class Recovery:
         charged = []
         for claim in self._spool.claims(worker):
             sweep_attempt(self._spool, claim.name.id, claim.name.attempts)
+            fsops.unlink(f"{self._spool.root}/progress/{claim.name.id}", missing_ok=True)
             if self._recover_claim(claim, end):
                 charged.append(claim.name.id)
         directory = self._spool.work_dir(worker)

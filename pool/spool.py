@@ -103,6 +103,11 @@ class Spool:
         """Where files of a job lie that have no path given by the caller."""
         return self.root / "out" / job_id
 
+    def make_files_dir(self, job_id: str, *, sync: bool) -> None:
+        """out/<id>/, in place before the record that names what is in it."""
+        if fsops.make_dir(str(self.files_dir(job_id))) and sync:
+            fsops.sync_dir(f"{self._at}/out")
+
     def note_path(self, job_id: str, attempt: int) -> str:
         return f"{self._at}/run/attempts/{job_id}.{attempt:02d}{SUFFIX}"
 
@@ -114,11 +119,7 @@ class Spool:
 
     def submit(self, job: Job) -> JobName:
         """Accept one job: when this returns it survives every crash. JobConflict, SpoolFull, JobRefused."""
-        name = job_name(job.priority, job.created, job.id)
-        self._stage(job, name)
-        if self.durable and job.durable:
-            fsops.sync_dir(self.ready_dir(job.engine))
-        return name
+        return self.submit_many([job])[0]
 
     def submit_many(self, jobs: Sequence[Job]) -> list[JobName]:
         """Accept a batch with one directory sync; none is acknowledged before all are safe."""
@@ -161,9 +162,14 @@ class Spool:
             except FileNotFoundError:
                 if not os.path.lexists(source):
                     raise
-                fsops.make_dir(directory)
+                self.make_ready_dir(engine)
             except OSError as error:
                 raise _full(error) from error
+
+    def make_ready_dir(self, engine: str) -> None:
+        """The directory of an engine; synced into its parent, or the jobs in it would not survive power loss."""
+        if fsops.make_dir(self.ready_dir(engine)) and self.durable:
+            fsops.sync_dir(f"{self._at}/ready")
 
     # ---- claim and give back
 
@@ -270,8 +276,13 @@ class Spool:
         serial = itertools.count()
 
         def store(array: object) -> str:
+            from pool.arrays import store_array
+
             # the attempt in the name keeps a late loser from touching the winner's files
-            return self._store_array(job_id, f"array-{record.attempt:02d}-{next(serial)}.npy", array, sync)
+            name = f"array-{record.attempt:02d}-{next(serial)}.npy"
+            self.make_files_dir(job_id, sync=sync)
+            store_array(array, self.temp(), self.files_dir(job_id) / name, sync=sync)
+            return name
 
         data = codec.encode(record.to_map(), store)
         if len(data) > MAX_RESULT_BYTES:
@@ -288,18 +299,6 @@ class Spool:
         if sync:
             fsops.sync_dir(f"{self._at}/out")
         return True
-
-    def _store_array(self, job_id: str, name: str, array: object, sync: bool) -> str:
-        from pool.arrays import npy_chunks
-
-        directory = self.files_dir(job_id)
-        fsops.make_dir(str(directory))
-        temp = self.temp()
-        fsops.write_new(temp, npy_chunks(array), sync=sync)
-        fsops.replace(temp, str(directory / name))
-        if sync:
-            fsops.sync_dir(str(directory))
-        return name
 
     def _replace(self, path: str, data: bytes, sync: bool) -> None:
         temp = self.temp()

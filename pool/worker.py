@@ -117,7 +117,7 @@ class Worker:
 
     def _serve(self, engine: Any) -> None:
         spool, launch = self._spool, self._launch
-        fsops.make_dir(spool.ready_dir(self._name.engine))
+        spool.make_ready_dir(self._name.engine)
         picker = Picker(spool, self._name, launch.rescan_s, siblings=launch.siblings)
         executor = Executor(spool, launch, engine, self._beat, self._cancelled_type, lambda: self._draining)
         batching = launch.max_batch > 1 and hasattr(engine, "run_batch")
