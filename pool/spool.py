@@ -176,10 +176,9 @@ class Spool:
     def list_ready(self, engine: str) -> list[str]:
         """Names waiting for an engine, in the order in which they run."""
         try:
-            names = os.listdir(self.ready_dir(engine))
+            return sorted(name for name in os.listdir(self.ready_dir(engine)) if parse_job(name) is not None)
         except FileNotFoundError:
             return []
-        return sorted(name for name in names if parse_job(name) is not None)
 
     def claim(self, engine: str, name: JobName, worker: WorkerName) -> Claim | None:
         """Take a job; None when another worker was faster, which is normal."""
