@@ -4,15 +4,16 @@ Windows come from the detector already packed and without long silences, so ever
 once and decoded without timestamp tokens (fewer steps, and no text lost after an early closing timestamp);
 word times come from cross-attention alignment. A window is followed by 4 s of nothing, not filled up to the
 30 s of Whisper's training: measured on short clips that is three times as fast with no more errors. A window
-that reads as repetition or as a wild guess is decoded again, first with the full 30 s, then at rising
-temperatures; one that reads as no speech at all is dropped.
+that reads as repetition or as a wild guess is cut in two at a pause and each half recognised afresh, which
+ends most loops; speech that cannot be cut is decoded again with repetition forbidden, then at rising
+temperatures. A window that reads as no speech at all is dropped.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ from inference.transcribe.windows import Window
 from inference.transcribe.words import Word
 
 MAX_TOKENS = 448  #: prompt and text together, fixed by the model
-TOKENS_PER_S = 16.0  #: no language is spoken faster; bounds what a runaway window costs
-TEMPERATURES = (0.2, 0.4, 0.6, 0.8)
+TOKENS_PER_S = 12.0  #: no language is spoken faster; bounds what a runaway window costs
+#: How a window is decoded that cannot be believed and cannot be cut; the first result that can be ends it.
+OTHER_WAYS: tuple[dict[str, Any], ...] = (
+    {"no_repeat_ngram_size": 4, "repetition_penalty": 1.1},
+    {"beam_size": 1, "num_hypotheses": 2, "sampling_topk": 0, "sampling_temperature": 0.4},
+    {"beam_size": 1, "num_hypotheses": 2, "sampling_topk": 0, "sampling_temperature": 0.8},
+)
 MAX_COMPRESSION = 2.4  #: text that packs better than this repeats itself
 MIN_LOGPROB = -1.0  #: mean log probability per token of a text that can be believed
 NO_SPEECH = 0.6
@@ -142,20 +148,16 @@ class WhisperSession:
         if self._tokenizer is None:
             self._prepare(self.language)
         decoded = self._generate(encoded, len(windows), longest, beam_size=self._beam)
-        fine = [result.acceptable or result.silent for result in decoded]
-        if not all(fine):
-            frames = FULL_FRAMES
-            encoded = self._encode(features, frames)
-            decoded = [
-                result if good else self._again(feature, window.seconds, result)
-                for result, good, feature, window in zip(decoded, fine, features, windows, strict=True)
-            ]
-        end = self._tokenizer.eot
-        texts = [[] if result.silent else [t for t in result.tokens if t < end] for result in decoded]
-        lengths = [min(frames, int(window.seconds * FRAMES_PER_S)) for window in windows]
-        aligned = self._align(encoded, features, frames, texts, lengths)
-        for window, result, words in zip(windows, decoded, aligned, strict=True):
-            yield Heard(window, window.place(words), uncertain=bool(words) and not result.acceptable)
+        texts = [self._text(result) if result.acceptable else [] for result in decoded]
+        aligned = self._align(encoded, features, frames, texts, windows)
+        for window, feature, result, words in zip(windows, features, decoded, aligned, strict=True):
+            if result.acceptable or result.silent:
+                yield Heard(window, window.place(words))
+            elif halves := window.halves():
+                yield from self._recognise(halves[:1])
+                yield from self._recognise(halves[1:])
+            else:
+                yield self._again(window, feature, result)
 
     def _features(self, samples: Array) -> Array:
         return np.asarray(self._model.feature_extractor(samples)[..., :-1][..., :FULL_FRAMES], dtype=np.float32)
@@ -198,37 +200,43 @@ class WhisperSession:
             decoded.append(_Decoded(tokens, logprob, result.no_speech_prob, packed, _said_twice(text)))
         return decoded
 
-    def _again(self, features: Array, seconds: float, first: _Decoded) -> _Decoded:
-        """Decode one window at rising temperatures until a text can be believed; else the best there was."""
-        encoded = self._model.encode(features)
+    def _again(self, window: Window, features: Array, first: _Decoded) -> Heard:
+        """Decode one window in other ways until a text can be believed; else the best there was, as uncertain."""
+        encoded = self._encode([features], FULL_FRAMES)
         tried = [first]
-        for temperature in TEMPERATURES:
-            how = {
-                "beam_size": 1,
-                "num_hypotheses": 5,
-                "sampling_topk": 0,
-                "sampling_temperature": temperature,
-            }
-            tried += self._generate(encoded, 1, seconds, **how)
+        for way in OTHER_WAYS:
+            tried += self._generate(encoded, 1, window.seconds, **{"beam_size": self._beam, **way})
             if tried[-1].acceptable or tried[-1].silent:
-                return tried[-1]
-        plain = [result for result in tried if result.compression <= MAX_COMPRESSION]
-        best = max(plain, key=lambda result: result.logprob) if plain else min(tried, key=lambda r: r.compression)
-        return replace(best, no_speech=first.no_speech)
+                break
+        else:
+            plain = [result for result in tried if result.compression <= MAX_COMPRESSION]
+            best = max(plain, key=lambda result: result.logprob) if plain else min(tried, key=lambda r: r.compression)
+            tried.append(best)
+        chosen = tried[-1]
+        text = [] if chosen.silent else self._text(chosen)
+        (words,) = self._align(encoded, [features], FULL_FRAMES, [text], [window])
+        return Heard(window, window.place(words), uncertain=bool(words) and not chosen.acceptable)
+
+    def _text(self, decoded: _Decoded) -> list[int]:
+        return [token for token in decoded.tokens if token < self._tokenizer.eot]
 
     def _align(
-        self, encoded: Any, features: Sequence[Array], frames: int, texts: list[list[int]], lengths: list[int]
+        self,
+        encoded: Any,
+        features: Sequence[Array],
+        frames: int,
+        texts: Sequence[list[int]],
+        windows: Sequence[Window],
     ) -> list[list[Word]]:
-        """Words with times in their window."""
+        """Words with times in their window; none where the text is empty."""
         spoken = [index for index, text in enumerate(texts) if text]
         words: list[list[Word]] = [[] for _ in texts]
         if not spoken:
             return words
         if len(spoken) < len(texts):  # the aligner wants a text for every window it is given
             encoded = self._encode([features[index] for index in spoken], frames)
-        found = self._model.find_alignment(
-            self._tokenizer, [texts[index] for index in spoken], encoded, [lengths[index] for index in spoken]
-        )
+        lengths = [min(frames, int(windows[index].seconds * FRAMES_PER_S)) for index in spoken]
+        found = self._model.find_alignment(self._tokenizer, [texts[index] for index in spoken], encoded, lengths)
         for index, alignment in zip(spoken, found, strict=True):
             words[index] = _attach_punctuation(alignment)
         return words

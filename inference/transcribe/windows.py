@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -44,6 +45,16 @@ class Window:
     def end(self) -> float:
         """Where in the recording its speech ends, in seconds."""
         return self.pieces[-1].start + self.pieces[-1].length
+
+    def halves(self) -> list[Window]:
+        """The window cut in two at the pause nearest its middle; none when it holds a single stretch."""
+        if len(self.pieces) < 2:
+            return []
+        gaps = [(a.offset + a.length + b.offset) / 2 for a, b in itertools.pairwise(self.pieces)]
+        at = min(range(len(gaps)), key=lambda index: abs(gaps[index] - self.seconds / 2))
+        cut = int(gaps[at] * SAMPLE_RATE)
+        later = [replace(piece, offset=piece.offset - cut / SAMPLE_RATE) for piece in self.pieces[at + 1 :]]
+        return [Window(self.samples[:cut], self.pieces[: at + 1]), Window(self.samples[cut:], later)]
 
     def place(self, words: Sequence[Word]) -> list[Word]:
         """The words with times in the recording instead of times in the window."""
