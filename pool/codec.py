@@ -23,11 +23,11 @@ from pool.errors import ProtocolError
 if TYPE_CHECKING:
     import numpy
 
+    ArraySink = Callable[[numpy.ndarray[Any, Any]], str]
+
 EXT_ARRAY = 1
 EXT_ARRAY_FILE = 2
 _PLAIN_KINDS = "biufc"  # bool, int, uint, float, complex: no objects, no strings
-
-ArraySink = Callable[["numpy.ndarray[Any, Any]"], str]
 
 
 def encode(value: object, sink: ArraySink | None = None) -> bytes:
