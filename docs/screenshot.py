@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,9 @@ def main(target: str, *commands: str) -> None:
         console.print(f"[bold green]$[/] [bold]{command}[/]")
         console.print(Text.from_ansi(run(command)))
     Path(target).parent.mkdir(parents=True, exist_ok=True)
-    console.save_svg(target, title="filepool")
+    svg = console.export_svg(title="filepool")
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # fonts of the reader's system, none fetched
+    Path(target).write_text(re.sub(r"<!--.*?-->\s*", "", svg), encoding="utf-8")
 
 
 if __name__ == "__main__":
