@@ -27,7 +27,7 @@ MAX_VALUE_BYTES = 4 * 1024 * 1024  # of one key=@file: media go by path, not by 
 _WORD = re.compile(r"(?P<key>[^=:\s][^=\s]*?)(?P<how>:?=)(?P<value>.*)\Z", re.DOTALL)
 _PATHS = frozenset({"path", "file-path", "directory-path"})
 _JSON_TYPES: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
-_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def parse_words(words: Iterable[str], schema: Mapping[str, Any] | None, base: Path | None = None) -> dict[str, Any]:

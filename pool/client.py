@@ -53,6 +53,7 @@ class FilePool:
         self._attendant = Attendant(self._config, self.spool) if start else None
         self._gates: dict[str, tuple[float, int]] = {}
         self._space = (0.0, 0)
+        self._served: set[str] = set()
         self._closed = False
         if self._attendant is not None:
             self._attendant.attend()
@@ -181,6 +182,10 @@ class FilePool:
                 f"no engine {engine!r} in the configuration; there are: {', '.join(self._config.engines)}",
                 "engine",
             )
+        if engine not in self._served and self._attendant is not None:
+            if problem := self._attendant.serves(engine):
+                raise UnknownEngine(problem, "engine")
+            self._served.add(engine)
         for call in [params] if items is None else items:
             self._check(engine, call)
         if retry_times is not None and not 0 <= retry_times < MAX_ATTEMPTS:

@@ -11,6 +11,8 @@ lying length headers cannot reserve memory. Whatever is wrong ends as ProtocolEr
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,18 +30,21 @@ if TYPE_CHECKING:
 EXT_ARRAY = 1
 EXT_ARRAY_FILE = 2
 _PLAIN_KINDS = "biufc"  # bool, int, uint, float, complex: no objects, no strings
+_DTYPE = re.compile(r"[<>|=][biufc]([0-9]{1,2})\Z")  # never hand foreign text to numpy's parser
+_INT64 = range(-(1 << 63), 1 << 64)
 
 
 def encode(value: object, sink: ArraySink | None = None) -> bytes:
     """msgpack bytes of `value`: None, bool, int (64 bit), float, str, bytes, list, tuple, map, Path, numpy.
 
     sink: stores an array of ARRAY_FILE_BYTES and more as a file and returns its name; without one every array
-    travels inside. Raises ProtocolError naming the key that cannot be encoded.
+    travels inside. Raises ProtocolError naming the key that cannot be encoded, or could not be decoded again.
     """
     try:
         packed = msgpack.packb(value, use_bin_type=True, default=_Default(sink))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ProtocolError(_why_unencodable(value, error)) from None
+    _check_keys(value)
     return bytes(packed)
 
 
@@ -68,8 +73,8 @@ def decode(data: bytes, *, directory: Path | None = None, arrays: bool = True, s
     """The value of msgpack bytes that were read under a size cap.
 
     directory: where array files lie (out/<id>/). arrays=False leaves extension types as they are, so that the
-    supervisor never imports numpy. strict: for untrusted bytes: text keys only, no duplicate keys, no foreign
-    extension types.
+    supervisor never imports numpy. strict: for untrusted bytes: text keys only, no duplicate keys, bounded
+    nesting, and of the extension types only small arrays of numbers.
     """
     limit = len(data)
     options: dict[str, Any] = {
@@ -82,7 +87,7 @@ def decode(data: bytes, *, directory: Path | None = None, arrays: bool = True, s
         "max_ext_len": limit,
     }
     if strict:
-        options["object_pairs_hook"] = _unique_pairs
+        options["object_pairs_hook"] = _text_pairs
         options["ext_hook"] = _refuse_foreign
     elif arrays:
         options["ext_hook"] = _Arrays(directory)
@@ -95,7 +100,7 @@ def decode(data: bytes, *, directory: Path | None = None, arrays: bool = True, s
     except (ValueError, TypeError, OverflowError, MemoryError, msgpack.UnpackException) as error:
         raise ProtocolError(f"not valid msgpack: {str(error) or type(error).__name__}") from None
     if strict:
-        check_depth(value)
+        _check_tree(value)
     return value
 
 
@@ -117,28 +122,71 @@ def decode_json(data: bytes) -> Any:
         if isinstance(error, ProtocolError):
             raise
         raise ProtocolError(f"not valid JSON: {error}") from None
-    check_depth(value)
+    _check_tree(value, numbers=True)
     return value
 
 
 def to_json(value: Any) -> str:
-    """JSON text for people and other languages; arrays become {"array": shape, "dtype": …}, bytes their length."""
-    return json.dumps(value, ensure_ascii=False, indent=2, default=_describe)
+    """JSON text for people and other languages; arrays become {"array": shape, "dtype": …}, bytes their length.
+
+    What JSON does not know is bent into it: NaN and infinities become null, keys become text.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=2, default=_describe, allow_nan=False)
+    except (ValueError, TypeError):
+        return json.dumps(_bend(value), ensure_ascii=False, indent=2, default=_describe)
 
 
-def check_depth(value: Any, limit: int = MAX_DEPTH) -> None:
-    """Raise ProtocolError when lists and maps nest deeper than `limit`. Iterative: cannot overflow itself."""
-    layer, depth = [value], 0
+def _bend(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) else repr(key) if isinstance(key, bytes) else str(key): _bend(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_bend(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _check_tree(value: Any, *, numbers: bool = False) -> None:
+    """Refuse deep nesting and msgpack's timestamps; `numbers`: those that msgpack, or JSON, cannot hold, too.
+
+    Iterative: cannot overflow itself.
+    """
+    layer, depth = [[value]], 0
     while layer:
-        if depth > limit:
-            raise ProtocolError(f"nested deeper than {limit}")
+        if depth > MAX_DEPTH + 1:
+            raise ProtocolError(f"nested deeper than {MAX_DEPTH}")
         below: list[Any] = []
         for item in layer:
-            if isinstance(item, dict):
-                below.extend(v for v in item.values() if isinstance(v, (dict, list)))
-            elif isinstance(item, list):
-                below.extend(v for v in item if isinstance(v, (dict, list)))
+            for child in item.values() if isinstance(item, dict) else item:
+                kind = type(child)
+                if kind is dict or kind is list:
+                    below.append(child)
+                elif kind is msgpack.Timestamp:
+                    raise ProtocolError("extension type -1 (timestamp) is not allowed in a job")
+                elif numbers and kind is int and child not in _INT64:
+                    raise ProtocolError(f"a number of {child.bit_length()} bits does not fit into 64")
+                elif numbers and kind is float and not math.isfinite(child):
+                    raise ProtocolError("a number is too large for a float")
         layer, depth = below, depth + 1
+
+
+def _check_keys(value: Any) -> None:
+    """Refuse what is packed without a word and cannot be unpacked: a tuple as a key comes back as a list."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            for key, child in item.items():
+                if isinstance(key, tuple):
+                    raise ProtocolError(f"the key {ascii(key)[:80]} is a tuple: use text or a number")
+                if isinstance(child, (dict, list, tuple)):
+                    stack.append(child)
+        elif isinstance(item, (list, tuple)):
+            stack.extend(child for child in item if isinstance(child, (dict, list, tuple)))
 
 
 class _Arrays:
@@ -155,14 +203,14 @@ class _Arrays:
             import numpy as np
 
             name, dtype, shape = msgpack.unpackb(body)
-            if self.directory is None or "/" in name or name.startswith("."):
+            if self.directory is None or not name or "/" in name or name.startswith("."):
                 raise ProtocolError(f"array file {name!r} has no place here")
             path = self.directory / name
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # numpy raises half a dozen kinds for a damaged file
                 raise ProtocolError(f"array file {path} cannot be opened: {error}") from None
-            if list(array.shape) != shape or array.dtype.str != dtype:
+            if not isinstance(array, np.ndarray) or list(array.shape) != shape or array.dtype.str != dtype:
                 raise ProtocolError(f"array file {path} is not the one its record names")
             return array
         return msgpack.ExtType(code, body)
@@ -171,10 +219,9 @@ class _Arrays:
 def _plain_dtype(text: object) -> Any:
     import numpy as np
 
-    dtype = np.dtype(text if isinstance(text, str) else "")
-    if dtype.kind not in _PLAIN_KINDS:
-        raise ProtocolError(f"array type {text!r} is not allowed")
-    return dtype
+    if not isinstance(text, str) or _DTYPE.match(text) is None:
+        raise ProtocolError(f"array type {ascii(text)[:80]} is not allowed")
+    return np.dtype(text)
 
 
 def _unique_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -186,9 +233,22 @@ def _unique_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     return result
 
 
+def _text_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    for key, _ in pairs:
+        if type(key) is not str:
+            raise ProtocolError(f"the key {ascii(key)[:80]} is not text")
+    return _unique_pairs(pairs)
+
+
 def _refuse_foreign(code: int, body: bytes) -> Any:
     if code != EXT_ARRAY:
         raise ProtocolError(f"extension type {code} is not allowed in a job")
+    dtype, shape, raw = msgpack.unpackb(body)
+    match = _DTYPE.match(dtype)
+    if match is None or any(type(size) is not int or size < 0 for size in shape):
+        raise ProtocolError("an array in it is damaged")
+    if math.prod(shape) * int(match[1]) != len(raw):
+        raise ProtocolError(f"an array in it has {len(raw)} bytes for shape {ascii(shape)[:80]} of {dtype}")
     return msgpack.ExtType(code, body)
 
 
@@ -200,6 +260,8 @@ def _describe(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"bytes": len(value)}
     if hasattr(value, "shape") and hasattr(value, "dtype"):
+        if value.shape == () and isinstance(value.item(), (bool, int, float)):
+            return value.item()
         return {"array": list(value.shape), "dtype": str(value.dtype)}
     if isinstance(value, msgpack.ExtType):
         return {"extension": value.code, "bytes": len(value.data)}

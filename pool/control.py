@@ -25,7 +25,7 @@ _SEIZER = 9999  # index of the pseudo worker that holds a waiting job while it i
 
 
 class Control:
-    """Carries out requests. slots: the living ones."""
+    """Carries out requests. slots: all of them, for a benched one has no process."""
 
     def __init__(
         self, spool: Spool, config: Config, slots: Callable[[], Iterable[Slot]], generation: int

@@ -16,7 +16,7 @@ What an end means, in the order in which it is asked:
 
     planned         we ended it on purpose (cancel, recycle, drain, a job over its deadline or memory limit):
                     started again at once, not counted
-    exit 4          configuration: benched at once
+    exit 4          configuration: benched at once, unless it came in the middle of a job: then it is a crash
     exit 0, 5, 8    drained, recycled, orphaned: at once, not counted. Only believed of one that finished
                     a job: an engine that calls exit(0) while loading has crashed
     running a job   the job is charged, the slot waits its backoff, and the job counts to the sick-slot rule,
@@ -228,7 +228,7 @@ class SlotPolicy:
     def _meaning(self, code: int | None, planned: bool, job_id: str | None) -> End:
         if planned:
             return End.PLANNED
-        if code == EXIT_CONFIG:
+        if code == EXIT_CONFIG and job_id is None:
             return End.CONFIG
         if code in (EXIT_DRAINED, EXIT_RECYCLE, EXIT_ORPHAN) and job_id is None and self._finished:
             return End.PLANNED

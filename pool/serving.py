@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pool.spool import Spool
 
 _POLL_S = 0.1
+_TAKE_OVER_S = 5.0  # workers must survive this long without a supervisor
 
 
 def serve(
@@ -51,7 +52,8 @@ def serve(
 def _serve(config: Config, *, verbose: bool, tied: bool) -> int:
     from pool import layout, logs, supervisor
 
-    if _server(config):
+    other = _server(config)
+    if other is not None and (tied or not _take_over(config, other)):
         raise SupervisorRunning(f"another supervisor serves {config.spool}")
     layout.prepare(config.spool)
     file = config.spool / "run" / "logs" / "supervisor.log"
@@ -87,6 +89,24 @@ def _who_serves(config: Config) -> str:
     identity = _server(config)
     who = f" (pid {identity.pid})" if identity else ""
     return f"{who}: use that one, or end it first with `python -m pool drain`"
+
+
+def _take_over(config: Config, other: Identity) -> bool:
+    """Put ourselves in the place of a supervisor that a client started for itself.
+
+    It is killed, not drained: its workers go on, with their models and jobs, and we adopt them.
+    """
+    from pool.procs import signal_process
+
+    record = config.spool / "run" / "supervisor.json"
+    if not json.loads(record.read_bytes()).get("tied") or config.orphan_grace_s < _TAKE_OVER_S:
+        return False
+    say(f"taking over from the pool that a client started (pid {other.pid}); its workers go on", "yellow")
+    signal_process(other, signal.SIGKILL)
+    deadline = time.monotonic() + _TAKE_OVER_S
+    while other.alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not other.alive()
 
 
 def _server(config: Config) -> Identity | None:

@@ -147,9 +147,11 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
     told = _told(spool.root / "run" / "status.json")
     supervisor = _supervisor(spool.root / "run" / "supervisor.json")
     alive = {member.worker: member for member in members(spool.id) if _leads(spool, member)}
-    slots = tuple(_slots(spool, config, told if supervisor else {}, alive))
+    if supervisor is None or (_number(told.get("at")) or 0.0) < supervisor.started:
+        told = {}  # the word of one that is gone
+    slots = tuple(_slots(spool, config, told, alive, served=supervisor is not None))
     disk = shutil.disk_usage(spool.root)
-    watching = told.get("watching") if supervisor else None
+    watching = told.get("watching")
     about = watching if isinstance(watching, dict) else {}
     mode, reason = str(about.get("mode") or ""), str(about.get("reason") or "")
     facts = PoolStatus(
@@ -157,8 +159,8 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
         spool=str(spool.root),
         health=Health("ok", ""),
         supervisor=supervisor,
-        draining=bool(supervisor and told.get("draining")),
-        intake_paused=str(told.get("intake_paused") or "") if supervisor else "",
+        draining=bool(told.get("draining")),
+        intake_paused=str(told.get("intake_paused") or ""),
         watching=WatchingStatus(mode, reason),
         engines=tuple(_engines(spool, config, slots)),
         slots=slots,
@@ -201,8 +203,8 @@ def _slots(spool: Spool, config: Config, told: Mapping[str, Any], alive: Mapping
         name = parse_worker(worker)
         if name is not None:
             entry = {"slot": name.slot, "engine": name.engine, "worker": worker, "seat": "running"}
-            if not told:
-                entry["why"] = "works on without a supervisor"
+            if not served:
+                entry |= {"seat": "orphaned", "why": "works on without a supervisor"}
             yield _slot(spool, config, entry, alive)
 
 

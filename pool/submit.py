@@ -273,12 +273,10 @@ class Waiting:
 
     def _say_how_to_come_back(self) -> None:
         where = f" --config {self._pool.config.file}" if self._pool.config.file else ""
-        if self._tied():
+        if self._tied():  # the workers end when we go
             grace = self._pool.config.drain_grace_s
-            say(
-                f"  no `serve` runs here: a job that needs more than {grace:g} s goes back to the queue and waits for\n"
-                f"  python -m pool serve{where}"
-            )
+            waits = f"what needs more than {grace:g} s goes back to the queue" if self._future.running() else "it waits"
+            say(f"  this pool ends with this command, {waits}; to go on: python -m pool serve{where}")
         say(f"  follow it:  python -m pool.submit --attach {self._future.id}{where}")
         say(f"  its result: python -m pool result {self._future.id} --wait{where}")
 

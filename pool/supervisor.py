@@ -58,7 +58,7 @@ class Supervisor:
         self._fleet = Fleet(self.spool, config, random.Random())
         self._intake = Intake(self.spool, config)
         self._retention = Retention(self.spool, config)
-        self._control = Control(self.spool, config, self._fleet.living, self._fleet.next_generation())
+        self._control = Control(self.spool, config, lambda: self._fleet.slots, self._fleet.next_generation())
         self._reporter = Reporter(self.spool, self._fleet.slots)
         self._signals = 0
         self._due = dict.fromkeys(("tick", *_CHORES), 0.0)
@@ -190,6 +190,7 @@ class Supervisor:
             "started": self.spool.now(),
             "tied": self._tied,
             "config": str(self._config.file) if self._config.file else None,
+            "engines": list(self._config.engines),
             "version": pool.__version__,
         }
         temp = self.spool.temp()

@@ -10,8 +10,9 @@ An engine needs load, check and run; everything else is optional. See `inference
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import pydantic
 
