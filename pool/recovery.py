@@ -169,7 +169,7 @@ def _sentence(death: Death) -> str:
 
 
 def _hint(death: Death) -> str:
-    if death.out_of_memory or (death.signal == "SIGKILL" and "memory" in death.sentence):
+    if death.out_of_memory or "probably out of memory" in death.sentence:
         return "fewer workers, a smaller model, or more memory"
     if death.signal in ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"):
         return "a crash in native code; the Python stack is in stderr_tail"

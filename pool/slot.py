@@ -57,6 +57,7 @@ class Slot:
         self._started_ns = 0
         self._stopped_ns = 0
         self._kill_at: float | None = None
+        self._sent: int | None = None  # the last deadly signal that we sent
         self._log_mark = 0
         self._oom: int | None = None
         self._recycle = self._new_recycle()
@@ -116,7 +117,7 @@ class Slot:
     def _take(self, worker: WorkerName, identity: Identity) -> None:
         self.worker, self.identity = worker, identity
         self.descriptor = procs.pidfd(identity)
-        self.cause, self.sentence, self._kill_at = None, "", None
+        self.cause, self.sentence, self._kill_at, self._sent = None, "", None, None
         self._stopped_ns = self.rss = self.jobs_done = 0
         self.error = None
         self._oom = host.oom_kills()
@@ -187,6 +188,7 @@ class Slot:
         if self.identity is not None:
             self.cause, self.sentence = cause, sentence
             self._kill_at = now + self.spec.engine.stop_grace_s
+            self._sent = signal.SIGABRT
             procs.signal_process(self.identity, signal.SIGABRT)
             procs.signal_process(self.identity, signal.SIGCONT)  # a stopped one dies only when it goes on
 
@@ -195,6 +197,7 @@ class Slot:
         if self.identity is not None and self.worker is not None:
             self.cause, self.sentence = cause or self.cause, sentence or self.sentence
             self._kill_at = None
+            self._sent = signal.SIGKILL
             procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
 
     def press(self, now: float) -> None:
@@ -218,8 +221,7 @@ class Slot:
         while procs.members(self._spool.id, str(self.worker)) and time.monotonic() < deadline:
             time.sleep(0.001)  # killed, but not gone yet: what they write must be over before the job runs again
         code = self._process.wait() if self._process is not None else None
-        sent = signal.SIGKILL if self.cause is not None else None
-        death = death_of(code, sent=sent, oom_before=self._oom, oom_now=host.oom_kills())
+        death = death_of(code, sent=self._sent, oom_before=self._oom, oom_now=host.oom_kills())
         if self.descriptor is not None:
             os.close(self.descriptor)
         self._process = self.descriptor = self.identity = None
