@@ -192,7 +192,9 @@ def _supervisor(path: Path) -> SupervisorStatus | None:
     )
 
 
-def _slots(spool: Spool, config: Config, told: Mapping[str, Any], alive: Mapping[str, Member]) -> Iterator[SlotStatus]:
+def _slots(
+    spool: Spool, config: Config, told: Mapping[str, Any], alive: Mapping[str, Member], *, served: bool
+) -> Iterator[SlotStatus]:
     seen = set()
     listed = told.get("slots")
     for entry in listed if isinstance(listed, list) else []:
