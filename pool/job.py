@@ -166,6 +166,8 @@ class Failure:
         full = asdict(self)
         full["attempts"] = [attempt.to_map() for attempt in self.attempts]
         said = {key: value for key, value in full.items() if value not in ("", None, [], 0)}
+        if self.exit_code is not None:  # 0 says a lot about a process that should not have ended
+            said["exit_code"] = self.exit_code
         return {**said, "message": self.message, "attempt": self.attempt}
 
     @classmethod

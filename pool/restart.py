@@ -32,7 +32,7 @@ ready for `window_s`.
 
 Sick slot: three different jobs in a row failed here (an input error says nothing about the slot and is passed
 over), and another slot of the engine has finished a job since the first of them. A job that failed on another
-slot too is struck off: then it is the job. `suspects` are the jobs that need not be charged.
+slot too, before or after, does not count: then it is the job. `suspects` are the jobs that need not be charged.
 
 Bench: for `bench_s`, then on probation: the next failed start benches at once, a finished job ends it.
 """
@@ -48,6 +48,7 @@ from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_MEANING, EXIT_ORPHAN,
 
 SICK_AFTER = 3  # different jobs in a row
 NOT_THE_SLOT = frozenset({"input", "cancelled"})
+_REMEMBERED = 1000  # jobs that failed on other slots
 
 
 class Seat(enum.Enum):
@@ -104,6 +105,7 @@ class SlotPolicy:
         self._backoff = Backoff(limits.backoff_s, limits.backoff_max_s, rng)
         self._failed_starts: list[tuple[float, bool]] = []  # when, and whether it had become ready
         self._streak: dict[str, float] = {}  # jobs that failed here in a row, and when
+        self._elsewhere: dict[str, None] = {}  # jobs that failed on another slot, the latest last
         self._peer_finished_at: float | None = None
         self._probation = False
         self._ready_at: float | None = None  # of this process
@@ -190,7 +192,7 @@ class SlotPolicy:
 
     def failed_job(self, now: float, job_id: str, kind: str) -> None:
         """A job failed here. `exited` says so by itself for the job that a process died of."""
-        if kind in NOT_THE_SLOT:
+        if kind in NOT_THE_SLOT or job_id in self._elsewhere:
             return
         self._streak.setdefault(job_id, now)
         self._judge(now)
@@ -203,6 +205,9 @@ class SlotPolicy:
     def peer_failed(self, job_id: str) -> None:
         """A job failed on another slot of the same engine: it says nothing about this one."""
         self._streak.pop(job_id, None)
+        self._elsewhere[job_id] = None
+        if len(self._elsewhere) > _REMEMBERED:
+            del self._elsewhere[next(iter(self._elsewhere))]
 
     def recover(self, now: float) -> None:
         """The operator wants it back: a clean slate, started at once."""

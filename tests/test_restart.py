@@ -105,6 +105,7 @@ def test_flapping_after_ready_is_benched() -> None:
 def test_configuration_error_benches_at_once() -> None:
     slot = policy(bench_s=10)
     assert run(slot, 5.0, EXIT_CONFIG) is End.CONFIG
+    assert run(policy(), 5.0, EXIT_CONFIG, job_id="a") is End.CRASHED_JOB
     assert "config.json" in str(slot.benched)
     assert not slot.due(14.9)
     assert slot.due(15.0)
@@ -219,13 +220,15 @@ def test_crashes_count_too_and_bench_between_processes() -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    ["no-peer", "early-peer", "same-job", "input", "success", "poison"],
+    ["no-peer", "early-peer", "same-job", "input", "success", "poison", "poison-before"],
 )
 def test_what_does_not_make_a_slot_sick(spoil: str) -> None:
     slot = policy()
     slot.started(0)
     if spoil == "early-peer":
         slot.peer_finished(9.9)
+    if spoil == "poison-before":
+        slot.peer_failed("job-1")
     sick(slot, "engine", "engine", "input" if spoil == "input" else "engine")
     if spoil == "same-job":
         slot.recover(12)

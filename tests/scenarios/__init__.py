@@ -1,0 +1,1 @@
+"""What the pool promises, tried from outside: real supervisors, real workers, real kills."""

@@ -1,0 +1,48 @@
+"""A world per test, ended with all its processes even when the test fails."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scenarios.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """An empty folder; `configure` and `serve` make a pool of it."""
+    made = World(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def make_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], World]]:
+    """Worlds that the tests of one module share, for what hurts nobody."""
+    made: list[World] = []
+
+    def make(name: str) -> World:
+        made.append(World(tmp_path_factory.mktemp(name)))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for world in made:
+            world.close()
+            shutil.rmtree(world.folder, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """What the supervisor said belongs to the report of a failed test."""
+    report = yield
+    for value in getattr(item, "funcargs", {}).values():
+        if report.when == "call" and report.failed and isinstance(value, World):
+            report.sections.append(("supervisor", value.log()))
+    return report

@@ -1,0 +1,174 @@
+"""The crash table: how an attempt dies, and what its record says, while ordinary jobs go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pool.client import FilePool
+from pool.errors import JobFailed
+from pool.future import JobFuture
+from pool.job import Failure, JobState
+from scenarios.world import World, wait_until
+
+
+@dataclass(frozen=True)
+class Death:
+    """One row. stage: where; says: in the message; shows: in traceback or stderr; retries: of each job."""
+
+    params: dict[str, Any]
+    kind: str
+    stage: str = "run"
+    says: str = ""
+    exit_code: int | None = None
+    signal: str = ""
+    exception: str = ""
+    shows: str = ""
+    hint: str = ""
+    retries: int = 1
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+TABLE = {
+    "raise": Death({"do": "raise", "value": "out of tune"}, "engine", "run", "out of tune", exception="RuntimeError",
+                   shows='raise RuntimeError(params.value or "")'),
+    "raise, no words": Death({"do": "raise"}, "engine", says="RuntimeError", exception="RuntimeError"),
+    "input": Death({"do": "input"}, "input", says="this input cannot be used", exception="inference.base.InputError",
+                   hint="give another one", retries=2),
+    "exit 0": Death({"do": "exit"}, "infrastructure", says="exited with code 0", exit_code=0),
+    "exit 1": Death({"do": "exit", "code": 1}, "infrastructure", says="exited with code 1", exit_code=1),
+    "exit 4": Death({"do": "exit", "code": 4}, "infrastructure", says="exited with code 4", exit_code=4),
+    "sys.exit": Death({"do": "sys_exit", "code": 3}, "engine", says="sys.exit(3)", exception="SystemExit"),
+    "segfault": Death({"do": "segfault"}, "infrastructure", says="SIGSEGV", signal="SIGSEGV", shows="in _segfault",
+                      hint="native code"),
+    "kill": Death({"do": "kill"}, "infrastructure", says="SIGKILL", signal="SIGKILL"),
+    "abort": Death({"do": "abort"}, "infrastructure", says="SIGABRT", signal="SIGABRT", shows="in _misbehave"),
+    "stack overflow": Death({"do": "overflow"}, "infrastructure", says="SIGSEGV", signal="SIGSEGV", shows="in _dive",
+                            retries=0),
+    "hang": Death({"do": "hang"}, "timeout", says="no progress for", signal="SIGABRT", shows="in _misbehave",
+                  hint="stall_timeout_s"),
+    "hang in C": Death({"do": "hang_c"}, "timeout", says="no progress for", signal="SIGABRT", shows="in _misbehave",
+                       retries=0),
+    "hang on a FIFO": Death({"do": "hang_fifo"}, "timeout", says="no progress for", signal="SIGABRT",
+                            shows="in _misbehave", retries=0),
+    "unencodable": Death({"do": "unencodable"}, "engine", "publish", "value.inner.thing",
+                         exception="pool.errors.ProtocolError", hint="plain values"),
+    "not a map": Death({"do": "not_a_map"}, "engine", says="returned a list, not a map", exception="TypeError"),
+    "noisy": Death({"do": "noisy"}, "engine", says="noisy end", exception="RuntimeError", shows="a line on stderr"),
+    "too long": Death({"do": "work", "seconds": 30}, "timeout", "inference", "time limit (0.5 s)", signal="SIGABRT",
+                      shows="in _act", hint="more time", more={"timeout_s": 0.5}),
+}  # fmt: skip
+
+
+def failure_of(future: JobFuture) -> Failure:
+    with pytest.raises(JobFailed) as caught:
+        future.result(90)
+    return caught.value.failure
+
+
+def check(row: Death, future: JobFuture) -> None:
+    last = failure_of(future)
+    record = future.record
+    assert record is not None
+    assert record.state is JobState.FAILED
+    attempts = 1 if row.kind == "input" else row.retries + 1
+    assert record.attempt == last.attempt == attempts
+    assert [one.attempt for one in last.attempts] == list(range(1, attempts + 1)), "one reason per attempt"
+    assert [one.attempt for one in record.attempts] == list(range(1, attempts))
+    for one in last.attempts:
+        assert one.kind == row.kind
+        assert one.stage == row.stage
+        assert row.says in one.message
+        assert one.message.strip()
+        assert one.exit_code == row.exit_code
+        assert one.signal == row.signal
+        assert one.exception == row.exception
+        assert row.shows in one.traceback + one.stderr_tail, one
+        assert row.hint in one.hint
+        assert one.worker.startswith("fake-")
+        assert one.at > record.created
+
+
+@pytest.fixture(scope="module")
+def crash_world(make_shared: Callable[[str], World]) -> World:
+    world = make_shared("crash table")
+    world.configure({"fake": {"stall_timeout_s": 1.5, "retry_times": 1}})
+    world.serve(ready=2)
+    return world
+
+
+def test_every_death_has_its_record_and_ordinary_jobs_go_on(crash_world: World) -> None:
+    """All rows at once on two slots, between ordinary jobs."""
+    pool = crash_world.pool()
+    ordinary = pool.submit_many("fake", [{"value": number} for number in range(60)])
+    deaths = {
+        name: pool.submit("fake", params=row.params, retry_times=row.retries, **row.more) for name, row in TABLE.items()
+    }
+    ordinary += pool.submit_many("fake", [{"value": number} for number in range(60, 120)])
+    assert [future.result(90)["value"] for future in ordinary] == list(range(120))
+    wrong = []
+    for name, row in TABLE.items():
+        try:
+            check(row, deaths[name])
+        except AssertionError as error:
+            wrong.append(f"--- {name}: {error}")
+    assert not wrong, "\n".join(wrong)
+    last = pool.submit_many("fake", [{"value": "still here"} for _ in range(20)])
+    assert all(future.result(60)["value"] == "still here" for future in last)
+    wait_until(lambda: not crash_world.held(), "every claim is tidied away")
+    assert sorted(name.split(".")[3] for name in crash_world.names("dead")) == sorted(f.id for f in deaths.values())
+
+
+def test_memory_limit(world: World) -> None:
+    """A job that grows beyond memory_limit_mb is ended, kind resource; the level after warm-up does not count."""
+    world.configure({"fake": {"memory_limit_mb": 60, "max_concurrent_tasks": 1}})
+    world.serve(ready=1)
+    pool = world.pool()
+    last = failure_of(pool.submit("fake", do="leak", mb=120, seconds=30, retry_times=0))
+    assert (last.kind, last.attempt) == ("resource", 1)
+    assert "memory grew by" in last.message
+    assert "memory_limit_mb is 60" in last.message
+    assert last.signal in ("SIGABRT", "SIGKILL")
+    assert pool.submit("fake", do="leak", mb=10).result(60)["attempt"] == 1
+
+
+def test_a_deaf_hang_is_killed_after_the_grace(world: World) -> None:
+    """SIGABRT ignored: the second step is SIGKILL to the family."""
+    (world.folder / "stubborn.py").write_text(
+        "import signal, time, subprocess, sys\n"
+        "from inference.fake import Fake\n"
+        "class Stubborn(Fake):\n"
+        "    def run(self, params, context):\n"
+        "        if context.attempt > 1:\n"
+        "            return {'attempt': context.attempt}\n"
+        "        signal.signal(signal.SIGABRT, signal.SIG_IGN)\n"
+        "        child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "        context.partial({'child': child.pid})\n"
+        "        time.sleep(600)\n"
+    )
+    world.configure({
+        "fake": {"engine": "stubborn:Stubborn", "pythonpath": [str(world.folder)], "stall_timeout_s": 1,
+                 "stop_grace_s": 0.5, "max_concurrent_tasks": 1},
+    })  # fmt: skip
+    world.serve(ready=1)
+    future = world.pool().submit("fake")
+    assert future.result(60) == {"attempt": 2}
+    assert future.record is not None
+    (why,) = future.record.attempts
+    assert (why.kind, why.signal) == ("timeout", "SIGKILL")
+    assert "by the supervisor" in why.message
+    wait_until(lambda: len(world.processes()) == 1, "only the worker is left")
+
+
+def test_a_pool_of_its_own_reads_the_records(crash_world: World) -> None:
+    """Another client sees the same failures."""
+    ids = [name.split(".")[3] for name in crash_world.names("dead")]
+    other = FilePool(crash_world.config, start=False)
+    try:
+        for job_id in ids:
+            assert failure_of(other.attach(job_id)).message
+    finally:
+        other.close()
