@@ -10,10 +10,12 @@ lying length headers cannot reserve memory. Whatever is wrong ends as ProtocolEr
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +94,8 @@ def decode(data: bytes, *, directory: Path | None = None, arrays: bool = True, s
     elif arrays:
         options["ext_hook"] = _Arrays(directory)
     try:
-        value = msgpack.unpackb(data, **options)
+        with _no_collection() if strict else contextlib.nullcontext():
+            value = msgpack.unpackb(data, **options)
     except ProtocolError:
         raise
     except RecursionError:
@@ -111,7 +114,8 @@ def decode_json(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ProtocolError(f"not UTF-8: byte {error.start} cannot be decoded") from None
     try:
-        value = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
+        with _no_collection():
+            value = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ProtocolError(
             f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
@@ -148,6 +152,18 @@ def _bend(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """A megabyte of empty lists costs 70 ms to decode, and 400 ms of collections that find no garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _check_tree(value: Any, *, numbers: bool = False) -> None:
@@ -203,7 +219,8 @@ class _Arrays:
             import numpy as np
 
             name, dtype, shape = msgpack.unpackb(body)
-            if self.directory is None or not name or "/" in name or name.startswith("."):
+            plain = isinstance(name, str) and name and "/" not in name and not name.startswith(".")
+            if self.directory is None or not plain:
                 raise ProtocolError(f"array file {name!r} has no place here")
             path = self.directory / name
             try:
@@ -237,7 +254,7 @@ def _text_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     for key, _ in pairs:
         if type(key) is not str:
             raise ProtocolError(f"the key {ascii(key)[:80]} is not text")
-    return _unique_pairs(pairs)
+    return _unique_pairs(pairs) if pairs else {}
 
 
 def _refuse_foreign(code: int, body: bytes) -> Any:
@@ -245,7 +262,7 @@ def _refuse_foreign(code: int, body: bytes) -> Any:
         raise ProtocolError(f"extension type {code} is not allowed in a job")
     dtype, shape, raw = msgpack.unpackb(body)
     match = _DTYPE.match(dtype)
-    if match is None or any(type(size) is not int or size < 0 for size in shape):
+    if match is None or type(raw) is not bytes or any(type(size) is not int or size < 0 for size in shape):
         raise ProtocolError("an array in it is damaged")
     if math.prod(shape) * int(match[1]) != len(raw):
         raise ProtocolError(f"an array in it has {len(raw)} bytes for shape {ascii(shape)[:80]} of {dtype}")

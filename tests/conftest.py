@@ -1,0 +1,114 @@
+"""What every test may use: a fresh spool on a real disk, jobs to put into it, names nobody should trust."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+PROJECT = Path(__file__).resolve().parent.parent
+if str(PROJECT) not in sys.path:  # `pytest` alone, without `python -m`
+    sys.path.insert(0, str(PROJECT))
+
+from pool import codec, fsops  # noqa: E402
+from pool.job import Job, digest_of  # noqa: E402
+from pool.names import new_id  # noqa: E402
+from pool.spool import Spool  # noqa: E402
+
+settings.register_profile(
+    "filepool",
+    deadline=None,
+    max_examples=100,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("filepool")
+
+JobMaker = Callable[..., Job]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where a spool may be made; nothing is there yet."""
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def spool(root: Path) -> Spool:
+    """A spool without supervisor and workers; not durable, so that a test is not the disk's speed."""
+    return Spool.create(root, durable=False)
+
+
+@pytest.fixture
+def make_job(spool: Spool) -> JobMaker:
+    """A job of engine "echo" for `spool`. id given: with the digest that makes submitting it idempotent."""
+
+    def make(engine: str = "echo", id: str | None = None, **more: Any) -> Job:
+        params = more.pop("params", {})
+        born = more.pop("created", spool.now())
+        digest = "" if id is None else digest_of(engine, params, more.get("items"), codec.encode)
+        return Job(id or new_id(born), engine, params, created=born, **{"digest": digest, **more})
+
+    return make
+
+
+@pytest.fixture
+def child_env() -> dict[str, str]:
+    """Environment of a test's own child processes: they find the project wherever they run."""
+    return {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+
+@pytest.fixture(autouse=True)
+def _clean_seams() -> Iterator[None]:
+    """No test leaves its hook or its umask to the next one."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    yield
+    fsops.hook = None
+    os.umask(umask)
+
+
+HOSTILE_NAMES: tuple[bytes, ...] = (
+    b"..json",
+    b"...json",
+    b"-rf.json",
+    b"--.json",
+    b".json",
+    b"a b.json",
+    b"'quoted'.json",
+    b'"double".json',
+    b"; touch pwned ;.json",
+    b"$(touch pwned).json",
+    b"`id`.json",
+    b"a\nb.json",
+    b"a\rb.json",
+    b"tab\t.json",
+    b"back\\slash.json",
+    b"*.json",
+    b"%s%n%d.json",
+    b"{0}.json",
+    b"\x01\x02.json",
+    b"\x7f.json",
+    b"\xff\xfe.json",  # not UTF-8
+    b"\xed\xa0\x80.json",  # a lone surrogate
+    "\u202egnp.json".encode(),  # right-to-left override
+    "録音.json".encode(),
+    "e\u0301.json".encode(),
+    b"CON.json",
+    b"A.json",
+    b"a.json",
+    b"x" * 250 + b".json",  # 255 bytes, the longest there is
+    "録".encode() * 83 + b".json",
+    b"500.0000000000000000.id.00.msgpack",  # looks like one of ours
+)
+
+
+@pytest.fixture
+def hostile_names() -> tuple[bytes, ...]:
+    """File names of drops that are legal on Linux and break careless programs."""
+    return HOSTILE_NAMES
