@@ -31,9 +31,7 @@ from inference.base import LocalContext
 from inference.transcribe import Transcribe
 
 MEDIA_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a", ".mp4")
-HEADER = (
-    f"{'recording':<48}{'length':>8}{'RTF':>7}{'errors':>9}{'rate':>8}{'speakers':>10}{'words right':>13}"
-)
+HEADER = f"{'recording':<48}{'length':>8}{'RTF':>7}{'errors':>9}{'rate':>8}{'speakers':>10}{'words right':>13}"
 BY_CHARACTER = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
 TITLES = {"mr": "mister", "mrs": "missus", "dr": "doctor", "st": "saint"}
 
@@ -107,20 +105,14 @@ def read_rttm(path: Path) -> list[tuple[float, float, str]]:
 
 def truths(folder: Path) -> dict[str, str]:
     """The true text of each recording by file stem."""
-    found = {
-        path.stem: path.read_text("utf-8")
-        for path in folder.glob("*.txt")
-        if "transcription" not in path.name
-    }
+    found = {path.stem: path.read_text("utf-8") for path in folder.glob("*.txt") if "transcription" not in path.name}
     for path in folder.glob("*.transcription.txt"):
         for words, stem in re.findall(r"<s>(.*?)</s>\s*\((.+?)\)", path.read_text("utf-8")):
             found[stem] = words
     return found
 
 
-def judge(
-    engine: Transcribe, path: Path, truth: str | None, more: Mapping[str, object]
-) -> tuple[Row, dict[str, Any]]:
+def judge(engine: Transcribe, path: Path, truth: str | None, more: Mapping[str, object]) -> tuple[Row, dict[str, Any]]:
     """Transcribe one recording and compare."""
     cpu, wall = _cpu_s(), time.monotonic()
     with LocalContext() as context:
@@ -146,9 +138,7 @@ def _cpu_s() -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        "python -m inference.evaluate_speech", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser("python -m inference.evaluate_speech", description=__doc__.splitlines()[0])
     parser.add_argument("media", type=Path, help="folder with recordings and what is true of them")
     parser.add_argument("--options", type=json.loads, default={}, help="engine options as JSON")
     parser.add_argument("--params", type=json.loads, default={}, help="parameters for every job, as JSON")
@@ -162,9 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     load_s = time.monotonic() - began
     known = truths(given.media)
     rows = []
-    print(
-        f"{'recording':<48}{'length':>8}{'RTF':>7}{'errors':>9}{'rate':>8}{'speakers':>10}{'words right':>13}"
-    )
+    print(f"{'recording':<48}{'length':>8}{'RTF':>7}{'errors':>9}{'rate':>8}{'speakers':>10}{'words right':>13}")
     for path in sorted(given.media.iterdir()):
         judged = path.stem in known or path.with_suffix(".rttm").exists()
         if path.suffix not in MEDIA_SUFFIXES or not judged:
@@ -196,9 +184,7 @@ def _total(rows: Sequence[Row], load_s: float) -> dict[str, Any]:
     return {
         "error_rate": sum(row.errors or 0 for row in judged) / max(1, sum(row.words for row in judged)),
         "rtf": sum(row.cpu_s for row in rows) / max(seconds, 1e-9),
-        "speaker_counts_right": sum(
-            row.speakers_true == row.speakers_found for row in rows if row.speakers_true
-        ),
+        "speaker_counts_right": sum(row.speakers_true == row.speakers_found for row in rows if row.speakers_true),
         "speaker_counts": len(counted),
         "words_right": min(spoken, default=None),
         "seconds": seconds,

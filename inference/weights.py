@@ -49,9 +49,7 @@ def find(name: str, configured: str | Path | None = None) -> Path:
     if configured:
         path = Path(configured).expanduser()
         if not path.is_file():
-            raise WeightError(
-                f"{path} (set in the options for {name}) does not exist", hint="correct that option"
-            )
+            raise WeightError(f"{path} (set in the options for {name}) does not exist", hint="correct that option")
         return path
     weight = _weight(name)
     path = folder() / name
@@ -64,9 +62,7 @@ def find_model(name: str, configured: str | Path | None = None) -> Path:
     if configured:
         path = Path(configured).expanduser()
         if not path.is_dir():
-            raise WeightError(
-                f"{path} (set in the options for {name}) is no folder", hint="correct that option"
-            )
+            raise WeightError(f"{path} (set in the options for {name}) is no folder", hint="correct that option")
         return path
     for weight in manifest.model(name).files:
         find(weight.name)
@@ -255,17 +251,11 @@ def _row(model: manifest.Model, weight: Weight) -> dict[str, object]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code (0 all right, 1 something missing or wrong, 2 wrong usage)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m inference.weights", description="Model weights of the engines."
-    )
+    parser = argparse.ArgumentParser(prog="python -m inference.weights", description="Model weights of the engines.")
     parser.add_argument("command", choices=("install", "list", "verify"))
-    parser.add_argument(
-        "models", nargs="*", metavar="MODEL", help="default: the models the engines need by default"
-    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="default: the models the engines need by default")
     parser.add_argument("--all", action="store_true", help="the optional models too")
-    parser.add_argument(
-        "--from", dest="source", type=Path, metavar="FOLDER", help="take files from here first"
-    )
+    parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help="take files from here first")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, talk on stderr")
     options = parser.parse_args(argv)
     everything = options.all or options.command == "list"

@@ -16,11 +16,13 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     audio: Path = Field(description="audio or video file, any format and length")
-    language: str | None = Field(None, description="code such as en, zh, de; default: detect")
-    speakers: int | None = Field(None, ge=1, le=100, description="how many people speak; default: find out")
-    hotword: str | None = Field(None, max_length=4000, description="names and terms to expect, separated by spaces")
-    batch_size_s: float = Field(300.0, gt=0, le=3600, description="seconds of speech recognised at a time")
-    output: Path | None = Field(None, description="also write the transcript here: .json, .srt or .txt")
+    language: str | None = Field(default=None, description="code such as en, zh, de; default: detect")
+    speakers: int | None = Field(default=None, ge=1, le=100, description="how many people speak; default: find out")
+    hotword: str | None = Field(
+        default=None, max_length=4000, description="names and terms to expect, separated by spaces"
+    )
+    batch_size_s: float = Field(default=300.0, gt=0, le=3600, description="seconds of speech recognised at a time")
+    output: Path | None = Field(default=None, description="also write the transcript here: .json, .srt or .txt")
 
     @field_validator("language")
     @classmethod
@@ -48,24 +50,28 @@ class Options(BaseModel):
 
     backend: Literal["whisper", "funasr"] = "whisper"
     model: str | None = Field(
-        None,
+        default=None,
         description="whisper: whisper-base (default), whisper-tiny.en, or a folder with a CTranslate2 model; "
         "funasr: a model folder, or a name on its hub",
     )
-    cpu_threads: int = Field(0, ge=0, le=256, description="0: OMP_NUM_THREADS, else the cores there are")
-    diarize: bool = Field(True, description="tell speakers apart")
-    speaker_encoder: Path | None = Field(None, description="file, instead of the installed one")
-    vad: Path | None = Field(None, description="silero sequence ONNX file, instead of the installed one")
-    ffmpeg: str | None = Field(None, description="ffmpeg program, instead of the bundled one")
+    cpu_threads: int = Field(default=0, ge=0, le=256, description="0: OMP_NUM_THREADS, else the cores there are")
+    diarize: bool = Field(default=True, description="tell speakers apart")
+    speaker_encoder: Path | None = Field(default=None, description="file, instead of the installed one")
+    vad: Path | None = Field(default=None, description="silero sequence ONNX file, instead of the installed one")
+    ffmpeg: str | None = Field(default=None, description="ffmpeg program, instead of the bundled one")
 
-    compute_type: str | None = Field(None, description="whisper: default int8 on CPU, float16 on GPU")
-    beam_size: int = Field(5, ge=1, le=20, description="whisper")
-    window_batch: int | None = Field(None, ge=1, le=64, description="whisper: windows at a time; 1 on CPU, 8 on GPU")
-    initial_prompt: str | None = Field(None, description="whisper: style of the text; default: simplified for zh")
+    compute_type: str | None = Field(default=None, description="whisper: default int8 on CPU, float16 on GPU")
+    beam_size: int = Field(default=5, ge=1, le=20, description="whisper")
+    window_batch: int | None = Field(
+        default=None, ge=1, le=64, description="whisper: windows at a time; 1 on CPU, 8 on GPU"
+    )
+    initial_prompt: str | None = Field(
+        default=None, description="whisper: style of the text; default: simplified for zh"
+    )
 
-    vad_model: str | None = Field(None, description="funasr: folder or hub name")
-    punc_model: str | None = Field(None, description="funasr: folder or hub name")
-    spk_model: str | None = Field(None, description="funasr: folder or hub name")
-    hub: Literal["ms", "hf"] = Field("ms", description="funasr: where names that are no folders come from")
-    allow_download: bool = Field(False, description="funasr: names that are no folders may be fetched at load")
+    vad_model: str | None = Field(default=None, description="funasr: folder or hub name")
+    punc_model: str | None = Field(default=None, description="funasr: folder or hub name")
+    spk_model: str | None = Field(default=None, description="funasr: folder or hub name")
+    hub: Literal["ms", "hf"] = Field(default="ms", description="funasr: where names that are no folders come from")
+    allow_download: bool = Field(default=False, description="funasr: names that are no folders may be fetched at load")
     funasr: dict[str, object] = Field(default_factory=dict, description="funasr: more arguments for AutoModel")

@@ -6,7 +6,8 @@ word times come from cross-attention alignment. A window is followed by 4 s of n
 30 s of Whisper's training: measured on short clips that is three times as fast with no more errors. A window
 that reads as repetition or as a wild guess is cut in two at a pause and each half recognised afresh, which
 ends most loops; speech that cannot be cut is decoded again with repetition forbidden, then at rising
-temperatures. A window that reads as no speech at all is dropped.
+temperatures. Speech in which no word was heard is listened to once more by itself: a recogniser that writes
+a whole window at once passes over a sentence now and then. A window that reads as no speech is dropped.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class WhisperSession:
 
     def _recognise(self, windows: Sequence[Window]) -> Iterator[Heard]:
         longest = max(window.seconds for window in windows)
-        frames = min(FULL_FRAMES, max(LEAST_FRAMES, int((longest + AFTER_S) * FRAMES_PER_S)))
+        frames = _frames(longest)
         features = [self._features(window.samples) for window in windows]
         encoded = self._encode(features, frames)
         if self.language is None:
@@ -152,7 +153,7 @@ class WhisperSession:
         aligned = self._align(encoded, features, frames, texts, windows)
         for window, feature, result, words in zip(windows, features, decoded, aligned, strict=True):
             if result.acceptable or result.silent:
-                yield Heard(window, window.place(words))
+                yield Heard(window, self._filled(window, window.place(words)))
             elif halves := window.halves():
                 yield from self._recognise(halves[:1])
                 yield from self._recognise(halves[1:])
@@ -200,6 +201,19 @@ class WhisperSession:
             decoded.append(_Decoded(tokens, logprob, result.no_speech_prob, packed, _said_twice(text)))
         return decoded
 
+    def _filled(self, window: Window, words: list[Word]) -> list[Word]:
+        """The words of a window and of what was passed over in it, which is listened to once more by itself."""
+        if not words:  # read as silence, which the detector took for speech
+            return words
+        for gap in window.unheard(words):
+            features = [self._features(gap.samples)]
+            encoded = self._encode(features, _frames(gap.seconds))
+            (result,) = self._generate(encoded, 1, gap.seconds, beam_size=self._beam)
+            if result.acceptable and result.no_speech <= NO_SPEECH:
+                (found,) = self._align(encoded, features, _frames(gap.seconds), [self._text(result)], [gap])
+                words = sorted([*words, *gap.place(found)], key=lambda word: word.start)
+        return words
+
     def _again(self, window: Window, features: Array, first: _Decoded) -> Heard:
         """Decode one window in other ways until a text can be believed; else the best there was, as uncertain."""
         encoded = self._encode([features], FULL_FRAMES)
@@ -240,6 +254,11 @@ class WhisperSession:
         for index, alignment in zip(spoken, found, strict=True):
             words[index] = _attach_punctuation(alignment)
         return words
+
+
+def _frames(seconds: float) -> int:
+    """How much the encoder is given for a window."""
+    return min(FULL_FRAMES, max(LEAST_FRAMES, int((seconds + AFTER_S) * FRAMES_PER_S)))
 
 
 def _said_twice(text: str) -> bool:
