@@ -32,6 +32,8 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")
 _ENGINE = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _WORKER = re.compile(r"([a-z][a-z0-9_]{0,31})-([0-9]{1,4})\.([0-9]{1,10})\Z")
 _JOB = re.compile(r"([0-9]{3})\.([0-9]{16})\.([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.msgpack\Z")
+_DEFERRED = re.compile(r"([0-9]{16})\.([a-z][a-z0-9_]{0,31})\.(.+)", re.DOTALL)
+_DEAD = re.compile(r"([a-z][a-z0-9_]{0,31})\.(.+)", re.DOTALL)
 _NOTE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.msgpack\Z")
 _RECORD = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.msgpack\Z")
 
@@ -110,17 +112,16 @@ def parse_note(name: str) -> tuple[str, int] | None:
 
 def parse_deferred(entry: str) -> tuple[int, str, JobName] | None:
     """(due µs, engine, job name) of a file in deferred/."""
-    due, _, rest = entry.partition(".")
-    engine, _, tail = rest.partition(".")
-    name = parse_job(tail)
-    return (int(due), engine, name) if name is not None and due.isdigit() and len(due) == 16 else None
+    match = _DEFERRED.match(entry)
+    name = parse_job(match[3]) if match else None
+    return (int(match[1]), match[2], name) if match and name else None
 
 
 def parse_dead(entry: str) -> tuple[str, JobName] | None:
     """(engine, job name) of a file in dead/."""
-    engine, _, tail = entry.partition(".")
-    name = parse_job(tail)
-    return (engine, name) if name is not None else None
+    match = _DEAD.match(entry)
+    name = parse_job(match[2]) if match else None
+    return (match[1], name) if match and name else None
 
 
 def parse_record(name: str) -> str | None:
