@@ -224,7 +224,7 @@ def _await_drain(spool: Spool, identity: Identity, timeout: float | None) -> int
             return 3
         time.sleep(_POLL_S)
     waiting = sum(1 for _ in lookup.waiting(spool))
-    rest = f", {waiting} job{'' if waiting == 1 else 's'} wait in the spool" if waiting else ""
+    rest = f", {waiting} job{' waits' if waiting == 1 else 's wait'} in the spool" if waiting else ""
     say(f"✓ drained{rest}", "green")
     return 0
 
@@ -309,7 +309,7 @@ def show_logs(
 ) -> None:
     """The log of one slot, or of the supervisor."""
     from pool.checks import nearest
-    from pool.logs import tail
+    from pool.logs import mark, tail
 
     folder = open_spool(load(config)).root / "run" / "logs"
     known = sorted(path.stem for path in folder.glob("*.log"))
@@ -317,18 +317,23 @@ def show_logs(
         what = "name a log" if slot is None else f"no log of {slot!r}{nearest(slot, known)}"
         raise JobRefused(f"{what}; there are: {', '.join(known) or 'none yet'}")
     path = folder / f"{slot}.log"
-    print(tail(path, lines, 200 * lines + 16384), flush=True)
+    while True:
+        place = mark(path)
+        text = tail(path, lines, 200 * lines + 16384)
+        if not follow or mark(path) == place:  # RACE: else a line may be shown twice, or never
+            break
+    print(text, flush=True)
     if follow:
-        _follow(path)
+        _follow(path, place)
 
 
-def _follow(path: Path) -> None:
+def _follow(path: Path, place: int) -> None:
     from pool.console import plain
+    from pool.logs import mark
 
-    place = path.stat().st_size
     try:
         while True:
-            length = path.stat().st_size if path.exists() else 0
+            length = mark(path)
             if length < place:  # turned over
                 place = 0
             if length > place:
