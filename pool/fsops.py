@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Union
@@ -47,6 +48,7 @@ def write_new(path: str, chunks: Sequence[Buffer], *, sync: bool) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
+            _keep_mode(fd, 0o600)
             for chunk in chunks:
                 step("write", path)
                 _write_all(fd, chunk)
@@ -61,6 +63,12 @@ def write_new(path: str, chunks: Sequence[Buffer], *, sync: bool) -> None:
         except OSError:
             pass
         raise
+
+
+def _keep_mode(fd: int, mode: int) -> None:
+    """The umask may have taken from our mode what we need ourselves."""
+    if hasattr(os, "fchmod"):
+        os.fchmod(fd, mode)
 
 
 def _write_all(fd: int, chunk: Buffer) -> None:
@@ -119,12 +127,13 @@ def unlink(path: str, *, missing_ok: bool = False) -> bool:
 
 
 def make_dir(path: str) -> bool:
-    """Create a directory, mode 0700; whether it is new."""
+    """Create a directory, mode 0700 whatever the umask; whether it is new."""
     step("mkdir", path)
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         return False
+    os.chmod(path, 0o700)
     return True
 
 
@@ -149,6 +158,7 @@ def renew_dir(path: str, spare: str) -> bool:
     """
     step("renew", path)
     os.mkdir(spare, 0o700)
+    os.chmod(spare, 0o700)
     try:
         os.rename(spare, path)
     except OSError as error:
@@ -190,7 +200,9 @@ def read_bounded(path: str | Path, limit: int) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         data = os.read(fd, 65536)
-        if len(data) < 65536:
+        if not data and not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if len(data) < 65536 and len(data) <= limit:
             # RACE: none: our own files are complete when they have their name, so a short read is the end.
             return data
         size = os.fstat(fd).st_size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import uuid
 from pathlib import Path
@@ -16,18 +17,20 @@ from pool import fsops
 from pool.clock import boot_ns
 from pool.constants import PROTOCOL
 from pool.errors import SpoolError
-from pool.names import parse_job
+from pool.names import parse_deferred, parse_job
 
 TOP = ("in", "ready", "work", "deferred", "out", "dead", "quarantine", "progress", "run", "cache", "tmp")
 RUN = ("run/heartbeats", "run/slots", "run/logs", "run/ids", "run/attempts", "run/control", "run/clients",
        "run/engines", "run/scratch")  # fmt: skip
 MARKER = "run/spool.json"
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how the kernel writes a space in a path
 
 
 def prepare(root: Path) -> str:
     """Create what is missing and check the whole tree; its id. Raises SpoolError naming the directory."""
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        fsops.make_dir(str(root))
         for name in (*TOP, *RUN):
             fsops.make_dir(str(root / name))
     except OSError as error:
@@ -69,6 +72,24 @@ def check(root: Path) -> None:
             )
         if info.st_dev != device:
             raise SpoolError(f"{path} lies on another file system than {root}: a spool must be on one mount")
+    below = mount_below(root)
+    if below:  # also of the same file system: a rename across a bind mount fails
+        raise SpoolError(f"{below} is a mount of its own inside {root}: a spool must be on one mount")
+
+
+def mount_below(root: Path, table: str = "/proc/self/mountinfo") -> str:
+    """A mount point inside `root`, '' when there is none or the platform does not tell."""
+    try:
+        lines = Path(table).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    inside = os.path.realpath(root) + "/"
+    for line in lines:
+        fields = line.split(" ")
+        point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4]) if len(fields) > 4 else ""
+        if point.startswith(inside):
+            return point
+    return ""
 
 
 def identity(root: Path) -> str:
@@ -80,7 +101,7 @@ def identity(root: Path) -> str:
         raise SpoolError(f"{root} is no spool ({MARKER} is missing)") from None
     except (OSError, ValueError) as error:
         raise SpoolError(f"{marker} cannot be read: {error}") from None
-    if not isinstance(value, dict) or value.get("protocol") != PROTOCOL:
+    if not isinstance(value, dict) or value.get("protocol") != PROTOCOL or not value.get("id"):
         raise SpoolError(f"{root} holds a spool of another protocol than {PROTOCOL}: {value!r}")
     return str(value["id"])
 
@@ -104,14 +125,16 @@ def owner_prefix() -> str:
 def clock_offset(root: Path) -> int:
     """µs to add to the monotonic clock: the spool clock, fixed once per boot by whoever comes first.
 
-    It begins at the wall clock, but never before the newest name already in the spool, so that age order holds
-    across a reboot with a wrong clock.
+    It begins at the wall clock, but never before the newest name already in the spool, so that age order and due
+    times hold across a reboot with a wrong clock.
     """
     path = root / "run" / f"clock-{boot_tag()}"
     try:
         return int(path.read_bytes())
     except FileNotFoundError:
         pass
+    except ValueError:
+        raise SpoolError(f"{path} is damaged: remove it and start again") from None
     import time
 
     now = boot_ns() // 1000
@@ -128,12 +151,15 @@ def _newest(root: Path) -> int:
                 for name in os.listdir(entry.path):
                     job = parse_job(name)
                     newest = max(newest, job.born if job else 0)
+    for name in os.listdir(root / "deferred"):
+        waiting = parse_deferred(name)
+        newest = max(newest, waiting[0] if waiting else 0)
     return newest
 
 
 def _create(root: Path, path: Path, body: bytes) -> None:
     """Write a file that must appear whole and only once; the first writer wins."""
-    temp = str(root / "tmp" / f"{uuid.uuid4().hex}.first")
+    temp = str(root / "tmp" / f"{owner_prefix()}.{uuid.uuid4().hex}")
     fsops.write_new(temp, [body], sync=True)
     try:
         fsops.rename_noreplace(temp, str(path))

@@ -96,8 +96,8 @@ def test_attempts_go_up_at_the_claim_and_back_only_at_release() -> None:
 # ---- what is foreign
 
 NO_IDS: list[Any] = [
-    "", ".", "..", "../x", "a/b", "/etc/passwd", "a.b", "-a", "_a", "a b", "a\n", "\na", "a\0", "ä", "１", "²", "a" * 101,
-    "a\\b", "a'b", 'a"b', "a;b", "$(a)", "\udcff", "\u202e", None, 7, b"abc", ["a"], True,
+    "", ".", "..", "../x", "a/b", "/etc/passwd", "a.b", "-a", "_a", "a b", "a\n", "\na", "a\0", "ä", "１", "²",
+    "a" * 101, "a\\b", "a'b", 'a"b', "a;b", "$(a)", "\udcff", "\u202e", None, 7, b"abc", ["a"], True,
 ]  # fmt: skip
 
 
@@ -125,7 +125,8 @@ FOREIGN = [
     "", GOOD + "\n", "\n" + GOOD, GOOD + ".part", "." + GOOD, GOOD.upper(), GOOD.replace("job", "../job"),
     GOOD.replace("job", "j.b"), GOOD.replace("500", "50"), GOOD.replace("500", "+50"), GOOD.replace("500", "５００"),
     GOOD.replace(".01.", ".1."), GOOD.replace(".01.", ".001."), GOOD.replace("msgpack", "json"), "README.md",
-    GOOD.replace("0000000000000001", "²" * 16), GOOD.replace("0000000000000001", "١" * 16), GOOD.replace("job", "\udcff"),
+    GOOD.replace("0000000000000001", "²" * 16), GOOD.replace("0000000000000001", "١" * 16),
+    GOOD.replace("job", "\udcff"),
 ]  # fmt: skip
 
 
