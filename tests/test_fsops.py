@@ -138,10 +138,11 @@ def test_a_full_disk_leaves_nothing_and_room_helps(small_disk: Path) -> None:
 
 
 def test_no_inode_left_leaves_nothing(small_disk: Path) -> None:
-    with pytest.raises(OSError, match="No space left"):
-        for number in range(100):
-            fsops.write_new(str(small_disk / f"{number}"), [b""], sync=False)
+    while os.statvfs(small_disk).f_ffree:
+        (small_disk / f"{len(os.listdir(small_disk))}").touch()
     count = len(os.listdir(small_disk))
+    with pytest.raises(OSError, match="No space left"):
+        fsops.write_new(str(small_disk / "file"), [b""], sync=False)
     with pytest.raises(OSError, match="No space left"):
         fsops.make_dir(str(small_disk / "dir"))
     assert len(os.listdir(small_disk)) == count
@@ -253,8 +254,8 @@ def test_make_and_remove(tmp_path: Path) -> None:
     Path(path, "file").unlink()
     assert fsops.remove_dir(path) is True
     assert fsops.remove_dir(path) is True
+    (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
-        (tmp_path / "file").touch()
         fsops.remove_dir(str(tmp_path / "file"))
 
 
@@ -318,7 +319,9 @@ def test_a_terabyte_of_nothing_is_refused_without_reading(tmp_path: Path) -> Non
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory", "socket"])
-def test_only_files_are_read_and_nothing_blocks(tmp_path: Path, kind: str) -> None:
+def test_only_files_are_read_and_nothing_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     path = tmp_path / "thing"
     (tmp_path / "secret").write_bytes(b"secret")
     if kind == "link":
@@ -329,9 +332,9 @@ def test_only_files_are_read_and_nothing_blocks(tmp_path: Path, kind: str) -> No
         path.mkdir()
     else:
         with socket.socket(socket.AF_UNIX) as bound:
-            os.chdir(tmp_path)
+            monkeypatch.chdir(tmp_path)  # a socket's name is at most 108 bytes
             bound.bind("thing")
-    with pytest.raises(OSError, match="."):
+    with pytest.raises(OSError, match=r"\w"):
         fsops.read_bounded(path, 100)
 
 
