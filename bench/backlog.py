@@ -22,7 +22,6 @@ from bench.roundtrip import ENGINES, trips
 
 SMALL, LARGE = "small", "echo"  # nobody serves the first
 _BATCH = 5000
-_RENEW_S = 10.0  # how long a pool at rest has to replace the directory that was large
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,10 @@ class Sizes:
     rounds: int = 10
     claims: int = 50  # per round and queue
     trips: int = 600
+    renew_s: float = 15.0  # how long a pool at rest has to replace the directory that was large
 
 
-QUICK = Sizes(small=50, large=300, rounds=2, claims=10, trips=20)
+QUICK = Sizes(small=50, large=300, rounds=2, claims=10, trips=20, renew_s=0.1)
 
 
 def fill(spool: Any, engine: str, count: int) -> None:
@@ -111,13 +111,13 @@ def run_down(pool: Any, count: int) -> float:
     """Jobs per second while the workers empty the queue."""
     begun = time.perf_counter()
     while os.listdir(pool.spool.ready_dir(LARGE)):
-        time.sleep(0.5)
+        time.sleep(min(0.5, count / 1e5))
     return count / (time.perf_counter() - begun)
 
 
-def wait_for_renewal(spool: Any, before: int) -> bool:
+def wait_for_renewal(spool: Any, before: int, seconds: float) -> bool:
     """Whether the queue's directory became another one."""
-    deadline = time.monotonic() + _RENEW_S
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if os.stat(spool.ready_dir(LARGE)).st_ino != before:
             return True
@@ -146,7 +146,7 @@ def measure(sizes: Sizes, place: Path) -> Measured:
         with FilePool(config) as pool:
             harness.wait_warm(root, 2, busy_too=True)
             rate = run_down(pool, sizes.large)
-            figures["renewed"] = wait_for_renewal(spool, inode)
+            figures["renewed"] = wait_for_renewal(spool, inode, sizes.renew_s)
             harness.forget_records(root)
             after = trip_figures(pool, place, sizes.trips)
     finally:

@@ -41,7 +41,7 @@ class Sizes:
     arrays: int = 8
 
 
-QUICK = Sizes(imports=2, arrays=1)
+QUICK = Sizes(imports=1, arrays=1)
 
 
 def import_times(count: int) -> tuple[float, float, list[str]]:

@@ -27,7 +27,7 @@ class Sizes:
     settle_s: float = _SETTLE_S
 
 
-QUICK = Sizes(seconds=0.5, settle_s=0.2)
+QUICK = Sizes(seconds=0.2, settle_s=0.0)
 
 
 @dataclass(frozen=True)
