@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def main(argv: list[str]) -> int:
     from pool.context import JobCancelled
     from pool.errors import PoolError
     from pool.launch import Launch
-    from pool.procs import set_parent_death_signal
+    from pool.procs import end_soon_after_parent
 
     try:
         launch = Launch.from_json(Path(argv[1]).read_bytes())
@@ -35,7 +34,7 @@ def main(argv: list[str]) -> int:
         print(f"{argv[1]}: {error}", file=sys.stderr)
         return EXIT_CONFIG
     if launch.orphan_grace_s <= 0:
-        set_parent_death_signal(signal.SIGKILL)
+        end_soon_after_parent()  # the thread that watches for orphans is faster
 
     cancelled: type[BaseException] = JobCancelled
     try:

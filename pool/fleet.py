@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Mapping
 
 from loguru import logger
 
@@ -100,22 +101,32 @@ class Fleet:
                 living[worker] = member.identity
         now = time.monotonic()
         by_name = {slot.spec.name: slot for slot in self.slots}
+        misfits: dict[WorkerName, Identity] = {}
         for worker, identity in sorted(living.items(), key=lambda item: -item[0].generation):
             slot = by_name.get(worker.slot)
-            if slot is not None and not slot.alive and self._fits(slot, worker):
-                slot.policy.adopted(now)
-                slot.adopt(worker, identity)
-                logger.info("adopted {} (pid {})", worker, identity.pid)
-            else:
-                self._end_misfit(worker, identity)
-                del living[worker]
-        adopted = {slot.worker for slot in self.living() if slot.worker}
-        for member in procs.members(self._spool.id):  # what dead workers left running, ffmpeg and the like
-            if parse_worker(member.worker) not in adopted:
+            if slot is None or slot.alive:
+                misfits[worker] = identity
+                continue
+            slot.policy.adopted(now)
+            slot.adopt(worker, identity)
+            logger.info("adopted {} (pid {})", worker, identity.pid)
+            if not self._fits(slot, worker):
+                logger.info("{} has an older configuration: ending it", worker)
+                slot.ask_to_end(Cause.MISFIT, "its configuration changed", now + self._config.drain_grace_s)
+        self._end_misfits(misfits)
+        self.end_strays()
+        for worker in self.recovery.recover_abandoned({slot.worker for slot in self.living() if slot.worker}):
+            logger.warning("recovered the jobs of {}, which is gone", worker)
+
+    def end_strays(self) -> None:
+        """Kill what carries the tag of a worker that is in no slot: children of the dead, ffmpeg and the like, and a
+        worker whose supervisor was killed while it started it."""
+        ours = {slot.worker for slot in self.living()}
+        for member in procs.members(self._spool.id):
+            if member.worker and parse_worker(member.worker) not in ours:
+                logger.warning("pid {} is left over from {}: ending it", member.identity.pid, member.worker)
                 procs.signal_process(member.identity, signal.SIGKILL)
                 _await_death(member.identity)
-        for worker in self.recovery.recover_abandoned(adopted):
-            logger.warning("recovered the jobs of {}, which is gone", worker)
 
     def _is_main(self, worker: WorkerName, identity: Identity) -> bool:
         beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{worker}")
@@ -128,17 +139,18 @@ class Fleet:
             return False
         return bool(launch.get("fingerprint") == slot.spec.fingerprint)
 
-    def _end_misfit(self, worker: WorkerName, identity: Identity) -> None:
-        """A worker of an older configuration: it may finish its job within the drain grace."""
-        logger.info("{} (pid {}) does not fit the configuration: ending it", worker, identity.pid)
-        procs.signal_process(identity, signal.SIGTERM)
+    def _end_misfits(self, misfits: Mapping[WorkerName, Identity]) -> None:
+        """Workers without a slot of their own any more: each may finish its job within the drain grace."""
+        for worker, identity in misfits.items():
+            logger.info("{} (pid {}) has no slot in the configuration: ending it", worker, identity.pid)
+            procs.signal_process(identity, signal.SIGTERM)
         deadline = time.monotonic() + self._config.drain_grace_s
-        while identity.alive() and time.monotonic() < deadline:
+        while any(identity.alive() for identity in misfits.values()) and time.monotonic() < deadline:
             time.sleep(0.02)
-        end = End(death_of(None), Cause.MISFIT, "its configuration changed")
-        procs.kill_group(identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(worker))
-        _await_death(identity)
-        self.recovery.recover(worker, end)
+        for worker, identity in misfits.items():
+            procs.kill_group(identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(worker))
+            _await_death(identity)
+            self.recovery.recover(worker, End(death_of(None), Cause.MISFIT, "its configuration changed"))
 
     def start_due(self, now: float) -> None:
         """Start a process in every slot whose time has come."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pool.constants import EXIT_ORPHAN
-from pool.procs import Identity, pidfd
+from pool.constants import ENV_SPOOL, ENV_WORKER, EXIT_ORPHAN
+from pool.procs import SIGKILL, Identity, identity_of, kill_group, pidfd
 
 _LOOK_S = 0.5
 
@@ -41,7 +40,7 @@ class OrphanWatch:
                     self._told("the supervisor is gone; working on while waiting for a new one")
             if not self._new_one():
                 self._told(f"no supervisor for {self._grace_s:g} s: ending")
-                end_group(EXIT_ORPHAN)
+                end_family(EXIT_ORPHAN)
 
     @staticmethod
     def _wait_for(supervisor: Identity) -> None:
@@ -75,9 +74,9 @@ def supervisor_identity(record: Path) -> Identity | None:
         return None
 
 
-def end_group(code: int) -> None:
-    """End this process and its process group at once, children that ignore SIGTERM included."""
-    if os.getpgrp() == os.getpid():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+def end_family(code: int) -> None:
+    """End this process at once, after all that it started: also what ignores SIGTERM or has a session of its own."""
+    me = identity_of(os.getpid())
+    if me is not None:
+        kill_group(me, SIGKILL, spool_id=os.environ.get(ENV_SPOOL, ""), worker=os.environ.get(ENV_WORKER, ""))
     os._exit(code)

@@ -7,7 +7,7 @@ On Linux the facts are read from /proc by hand (`procfs`), elsewhere psutil is a
 there: no pidfd (the caller polls `proved_dead`; a pid reused between check and signal could be hit) and no
 parent-death signal.
 
-The worker's side (identities, `set_parent_death_signal`, `resident_bytes`) runs on Python 3.8 without psutil.
+The worker's side (identities, `end_soon_after_parent`, `resident_bytes`) runs on Python 3.8 without psutil.
 """
 
 from __future__ import annotations
@@ -270,6 +270,23 @@ def set_parent_death_signal(number: int, parent: int | None = None) -> bool:
             raise OSError(error, f"cannot arm the parent-death signal: {os.strerror(error)}")
     # RACE: a parent that died before the call above sends nothing; being adopted by another shows it.
     return os.getppid() == expected
+
+
+def end_soon_after_parent(parent: int | None = None) -> bool:
+    """Have the kernel end us one second after our parent's death, whatever we are doing; only a check outside Linux.
+
+    That second is for a thread that ends our children first; SIGKILL as the parent-death signal would leave it
+    none. A thread cannot do it alone: native code may hold the interpreter for ever. Returns False when the parent
+    is gone already. Only from the main thread.
+    """
+    if LINUX:
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+        # The handler is alarm(2) itself, called with the number of the signal: 1, the seconds until SIGALRM ends us.
+        libc.signal(int(signal.SIGHUP), ctypes.cast(libc.alarm, ctypes.c_void_p))
+    return set_parent_death_signal(int(getattr(signal, "SIGHUP", 1)), parent)
 
 
 def resident_bytes() -> int:

@@ -125,6 +125,7 @@ class Supervisor:
             self._care(watcher, now)
         if now >= self._due["sweep"]:
             self._due["sweep"] = now + _SWEEP_S
+            self._fleet.end_strays()
             self._retention.sweep()
 
     def _wait(self, watcher: Watcher) -> None:
