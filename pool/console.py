@@ -126,24 +126,20 @@ def _engine_table(engines: Sequence[EngineStatus]) -> Table:
 
 
 def _slot_table(slots: Sequence[SlotStatus]) -> Table:
-    table = _table("slot", "state", "job", "progress", "memory", "jobs", "restarts", "why")
-    for name in ("memory", "jobs", "restarts"):
-        table.columns[[str(column.header) for column in table.columns].index(name)].justify = "right"
+    table = _table("slot", "state", "memory", "jobs", "restarts", "what")
+    for column in table.columns[2:5]:
+        column.justify = "right"
     for slot in slots:
         memory = size(slot.rss_bytes) if slot.rss_bytes else ""
         if slot.gpu_bytes:
-            memory += f" + {size(slot.gpu_bytes)} GPU"
+            memory += f"\n{size(slot.gpu_bytes)} GPU"
         table.add_row(
-            Text(slot.slot),
+            Text(slot.slot, no_wrap=True),
             _state(slot),
-            Text(slot.job),
-            _progress(slot),
             memory,
             str(slot.jobs_done),
             str(slot.restarts),
-            Text(
-                one_line(slot.trouble or slot.why).removeprefix("benched: "), style="yellow" if slot.trouble else "dim"
-            ),
+            _what(slot),
         )
     return table
 
@@ -159,11 +155,16 @@ def _state(slot: SlotStatus) -> Text:
     return text.append(f" {seconds(slot.phase_s)}", style="dim")
 
 
-def _progress(slot: SlotStatus) -> Text:
-    if not slot.job:
-        return Text()
-    percent = "" if slot.percent is None else f" {slot.percent:.0f} %"
-    return Text(f"{slot.stage}{percent} {one_line(slot.message)}".strip())
+def _what(slot: SlotStatus) -> Text:
+    """The job and how far it is, and what is wrong."""
+    lines = []
+    if slot.job:
+        percent = "" if slot.percent is None else f" {slot.percent:.0f} %"
+        lines.append(Text(f"{slot.job}\n{slot.stage}{percent} {one_line(slot.message)}".rstrip()))
+    if slot.trouble or slot.why:
+        trouble = one_line(slot.trouble or slot.why).removeprefix("benched: ")
+        lines.append(Text(trouble, style="yellow" if slot.trouble else "dim"))
+    return Text("\n").join(lines)
 
 
 # --- engines

@@ -96,13 +96,13 @@ def _take_over(config: Config, other: Identity) -> bool:
 
     It is killed, not drained: its workers go on, with their models and jobs, and we adopt them.
     """
-    from pool.procs import signal_process
+    from pool.procs import SIGKILL, signal_process
 
     record = config.spool / "run" / "supervisor.json"
     if not json.loads(record.read_bytes()).get("tied") or config.orphan_grace_s < _TAKE_OVER_S:
         return False
     say(f"taking over from the pool that a client started (pid {other.pid}); its workers go on", "yellow")
-    signal_process(other, signal.SIGKILL)
+    signal_process(other, SIGKILL)
     deadline = time.monotonic() + _TAKE_OVER_S
     while other.alive() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -100,7 +100,7 @@ def submit(
                     engine or "", params=params, priority=priority, id=job_id, timeout_s=timeout, retry_times=retries
                 )
             if not wait:
-                _handed_over(pool, future, as_json)
+                _handed_over(pool, future, as_json=as_json, quiet=quiet)
                 return
             code = Waiting(pool, future, asked, as_json=as_json, quiet=quiet, verbose=verbose,
                            output_record=output_record).until(wait_timeout)  # fmt: skip
@@ -123,13 +123,14 @@ def _parameters(pool: FilePool, config: Config, engine: str, words: list[str], *
     return parse_words(words, about.get("schema") or {} if about else None)
 
 
-def _handed_over(pool: FilePool, future: JobFuture, as_json: bool) -> None:
+def _handed_over(pool: FilePool, future: JobFuture, *, as_json: bool, quiet: bool) -> None:
     served = pool.status().supervisor is not None
     if as_json:
         state = pool.state(future.id).value
         print_json({"id": future.id, "engine": future.engine, "state": state, "served": served})
     else:
         print(future.id)
+    if not as_json and not quiet:
         say(f"accepted; its result: python -m pool result {future.id} --wait", "dim")
     if not served:
         say("no supervisor serves this spool; the job waits for one: python -m pool serve", "yellow")
