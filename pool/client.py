@@ -87,9 +87,7 @@ class FilePool:
 
         Raises JobRefused (with the key's path), UnknownEngine, JobConflict, SpoolFull.
         """
-        job = self._job(
-            engine, {**(params or {}), **more}, None, priority, id, timeout_s, retry_times, durable
-        )
+        job = self._job(engine, {**(params or {}), **more}, None, priority, id, timeout_s, retry_times, durable)
         self._gate(engine, 1)
         future = JobFuture(self, job.id, engine, consume=consume)
         self._results.expect(future)
@@ -186,8 +184,10 @@ class FilePool:
             if problem := self._attendant.serves(engine):
                 raise UnknownEngine(problem, "engine")
             self._served.add(engine)
-        for call in [params] if items is None else items:
-            self._check(engine, call)
+        if items is None:
+            params = self._checked(engine, params)
+        else:
+            items = tuple(self._checked(engine, item) for item in items)
         if retry_times is not None and not 0 <= retry_times < MAX_ATTEMPTS:
             raise JobRefused(f"{retry_times} is not between 0 and {MAX_ATTEMPTS - 1}", "retry_times")
         if timeout_s is not None and not timeout_s > 0:
@@ -207,10 +207,11 @@ class FilePool:
             digest="" if job_id is None else digest_of(engine, params, items, codec.encode),
         )
 
-    def _check(self, engine: str, params: Mapping[str, Any]) -> None:
+    def _checked(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._schemas.describe(engine) is None and self._attendant is not None:
             self._attendant.await_description(engine, _DESCRIBE_S)
         self._schemas.check(engine, params)
+        return self._schemas.absolute(engine, params)
 
     def _gate(self, engine: str, count: int) -> None:
         """Back-pressure: refuse instead of filling the disk or the queue without end."""

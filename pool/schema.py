@@ -21,7 +21,8 @@ class Schemas:
 
     def __init__(self, root: Path) -> None:
         self._root = root / "run" / "engines"
-        self._known: dict[str, tuple[int, Any, Any]] = {}  # engine -> (mtime ns, description, validator)
+        # engine -> (mtime ns, description, validator, keys that are paths)
+        self._known: dict[str, tuple[int, Any, Any, frozenset[str]]] = {}
 
     def describe(self, engine: str) -> dict[str, Any] | None:
         """{"engine", "schema", "doc"} of an engine whose workers have booted once, else None."""
@@ -38,7 +39,18 @@ class Schemas:
         if error is not None:
             raise _refusal(error, entry[1]["schema"])
 
-    def _load(self, engine: str) -> tuple[int, Any, Any] | None:
+    def absolute(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters with paths as they are meant here: a worker has another working directory."""
+        entry = self._load(engine)
+        keys = entry[3] if entry else frozenset()
+        changed = {
+            key: os.path.abspath(os.path.expanduser(value))
+            for key, value in params.items()
+            if isinstance(value, os.PathLike) or (key in keys and isinstance(value, str) and value)
+        }
+        return {**params, **changed} if changed else params
+
+    def _load(self, engine: str) -> tuple[int, Any, Any, frozenset[str]] | None:
         path = self._root / f"{engine}.json"
         try:
             stamp = os.stat(path).st_mtime_ns
@@ -54,8 +66,18 @@ class Schemas:
             from jsonschema import Draft202012Validator
 
             validator = Draft202012Validator(schema)
-        self._known[engine] = entry = (stamp, description, validator)
+        self._known[engine] = entry = (stamp, description, validator, _paths(schema or {}))
         return entry
+
+
+def _paths(schema: Mapping[str, Any]) -> frozenset[str]:
+    """The parameters that the engine takes for paths."""
+    kinds = ("path", "file-path", "directory-path")
+    return frozenset(
+        key
+        for key, about in schema.get("properties", {}).items()
+        if any(option.get("format") in kinds for option in (about, *about.get("anyOf", ())))
+    )
 
 
 def _refusal(error: Any, schema: Mapping[str, Any]) -> JobRefused:
@@ -70,10 +92,6 @@ def _refusal(error: Any, schema: Mapping[str, Any]) -> JobRefused:
         missing = next((key for key in error.validator_value if key not in error.instance), "?")
         return JobRefused("this parameter is required", f"{path}.{missing}")
     if error.validator == "anyOf":
-        kinds = [
-            str(option.get("type", option))
-            for option in error.validator_value
-            if option.get("type") != "null"
-        ]
+        kinds = [str(option.get("type", option)) for option in error.validator_value if option.get("type") != "null"]
         return JobRefused(f"{error.instance!r} is not of type {' or '.join(kinds)}", path)
     return JobRefused(str(error.message)[:300], path)

@@ -161,6 +161,16 @@ def test_relative_paths_begin_where_they_are_typed(world: World, cli: Cli, tmp_p
     assert said.json()["value"]["heard"] == str(tmp_path / "sub" / "a.wav")
 
 
+def test_python_callers_have_relative_paths_too(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pool = world.pool()
+    for audio in ("sub/a.wav", Path("sub/a.wav"), tmp_path / "sub" / "a.wav"):
+        assert pool.submit("talk", audio=audio).result(20)["heard"] == str(tmp_path / "sub" / "a.wav")
+    assert pool.submit("fake", value=Path("b.wav")).result(20)["value"] == str(tmp_path / "b.wav")
+    (only,) = pool.map("talk", [{"audio": "~/c.wav"}])
+    assert only["heard"] == str(Path("~/c.wav").expanduser())
+
+
 # --- submit: failures
 
 
