@@ -105,10 +105,11 @@ def read_rttm(path: Path) -> list[tuple[float, float, str]]:
 
 def truths(folder: Path) -> dict[str, str]:
     """The true text of each recording by file stem."""
-    found = {path.stem: path.read_text("utf-8") for path in folder.glob("*.txt") if "transcription" not in path.name}
-    for path in folder.glob("*.transcription.txt"):
-        for words, stem in re.findall(r"<s>(.*?)</s>\s*\((.+?)\)", path.read_text("utf-8")):
-            found[stem] = words
+    found: dict[str, str] = {}
+    for path in folder.glob("*.txt"):
+        text = path.read_text("utf-8")
+        many = re.findall(r"<s>(.*?)</s>\s*\((.+?)\)", text)
+        found |= {stem: words for words, stem in many} if many else {path.stem: text}
     return found
 
 

@@ -106,7 +106,10 @@ def _condense(vectors: Array) -> tuple[Array, NDArray[np.float64], Labels]:
 
 def _sum_by(vectors: Array, member: Labels, count: int) -> Array:
     sums = np.zeros((count, vectors.shape[1]), dtype=np.float32)
-    np.add.at(sums, member, vectors)
+    for at in range(0, len(vectors), CHUNK):
+        order = np.argsort(member[at : at + CHUNK], kind="stable")
+        groups, firsts = np.unique(member[at : at + CHUNK][order], return_index=True)
+        sums[groups] += np.add.reduceat(vectors[at : at + CHUNK][order], firsts, axis=0)
     return sums
 
 

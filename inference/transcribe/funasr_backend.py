@@ -36,17 +36,17 @@ class FunAsrBackend:
     languages: tuple[str, ...] = ()
 
     def __init__(self, options: Options, device: str, threads: int) -> None:
+        self._options = options
+        self._folders: list[Path] = []
+        if not options.model:
+            raise EngineError("options.model: the funasr backend needs a model folder", hint="set it in config.json")
+        named = {key: self._resolve(key, getattr(options, key)) for key in MODELS if getattr(options, key)}
         try:
             import funasr
         except ImportError as error:
             raise EngineError(
                 f"the funasr package cannot be imported: {error}", hint="pip install 'filepool[funasr]'"
             ) from error
-        self._options = options
-        self._folders: list[Path] = []
-        named = {key: self._resolve(key, getattr(options, key)) for key in MODELS if getattr(options, key)}
-        if "model" not in named:
-            raise EngineError("options.model: the funasr backend needs a model folder", hint="set it in config.json")
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # a checkpoint may hold tensors, not code
         quiet = {"disable_update": True, "disable_pbar": True, "disable_log": True, "log_level": "ERROR"}
         try:

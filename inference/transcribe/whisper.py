@@ -103,13 +103,14 @@ class Whisper:
             if "out of memory" in str(error).lower():
                 raise ResourceError(f"{folder}: {error}", hint="fewer workers on this device") from error
             raise EngineError(f"{folder} could not be loaded on {device}: {error}") from error
-        ctranslate2.set_random_seed(0)
+        self._seed: Any = ctranslate2.set_random_seed
         self.languages = tuple(_LANGUAGE_CODES) if self._model.model.is_multilingual else ("en",)
         self._beam = beam_size
         self._at_once = window_batch or (1 if kind == "cpu" else 8)
 
     def session(self, language: str | None, hotword: str | None, prompt: str | None) -> WhisperSession:
-        """Recognition of one recording."""
+        """Recognition of one recording; the same recording gives the same words whatever came before it."""
+        self._seed(0)
         return WhisperSession(self._model, self._beam, self._at_once, self.languages, language, hotword, prompt)
 
 

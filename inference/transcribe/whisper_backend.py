@@ -107,6 +107,7 @@ class _Recording:
         self._voices = Voices()
         self._label_error = backend._no_labels
         self._recognised_s = 0.0
+        self._percent = 0.0
         self._read_s = 0.0
         self.warnings: list[str] = []
 
@@ -171,8 +172,9 @@ class _Recording:
         self._context.check()
         total = self._about.duration_s or max(self._read_s * 1.25, 60.0)
         read, done = min(1.0, self._read_s / total), min(1.0, self._recognised_s / total)
-        percent = SHARE_READ * read + (SHARE_DONE - SHARE_READ) * done
-        self._context.progress("inference", percent, f"{self._recognised_s:.0f} of {total:.0f} s")
+        # Without a length in the header the estimate grows while reading; progress must not go back for that.
+        self._percent = max(self._percent, SHARE_READ * read + (SHARE_DONE - SHARE_READ) * done)
+        self._context.progress("inference", self._percent, f"{self._recognised_s:.0f} of {total:.0f} s")
 
     def _judge(self, stream: media.AudioStream) -> None:
         """What the end of the stream says about the file."""

@@ -11,7 +11,9 @@ import pytest
 from inference.audio import Array, level_dbfs, mel_filters, mel_spectrogram, raised
 from inference.transcribe import outputs
 from inference.transcribe.cluster import find_speakers
+from inference.transcribe.windows import Packer, Window
 from inference.transcribe.words import Word, assign_speakers, ends_sentence, join, segments
+from inference.vad import Stretch
 
 HOP = 0.4
 
@@ -60,8 +62,8 @@ def test_one_cough_is_no_speaker() -> None:
     assert len(find_speakers(vectors, starts, ends).centroids) == 1
 
 
-def test_six_hours_in_bounded_time_and_memory() -> None:
-    people = turns(*[(turn % 4, 50) for turn in range(1080)])
+def test_two_hours_in_bounded_time_and_memory() -> None:
+    people = turns(*[(turn % 4, 50) for turn in range(360)])
     vectors, starts, ends = voices(people)
     compact = vectors.astype(np.float16)
     del vectors
@@ -139,6 +141,63 @@ RESULT = {
         {"start": 3661.0404, "end": 3662.9999, "text": "你好。", "speaker": "spk1", "words": []},
     ],
 }
+
+
+def window(*speech: tuple[float, float]) -> Window:
+    """A window of stretches (start, length) in seconds, with lead and tail; each sample is its own number."""
+    packer = Packer(1000)
+    for start, length in speech:
+        first, last = int((start - 0.5) * 16000), int((start + length + 0.3) * 16000)
+        samples = np.arange(first, last, dtype=np.float32)
+        packer.add(Stretch(first, samples, int(start * 16000), int((start + length) * 16000)))
+    packed = packer.flush()
+    assert packed is not None
+    return packed
+
+
+def test_words_are_put_back_where_they_were_said() -> None:
+    packed = window((1.0, 2.0), (60.0, 1.0))
+    assert packed.seconds == pytest.approx(2.8 + 0.3 + 1.8)
+    inside = packed.pieces[1].offset
+    words = packed.place([Word(0.4, 1.0, "one", 1.0), Word(inside - 0.3, inside + 0.4, " two", 1.0)])
+    assert (words[0].start, words[0].end) == pytest.approx((0.9, 1.5))
+    assert words[1].start == pytest.approx(59.9)  # not in the pause before
+    assert words[1].end == pytest.approx(60.4)
+
+
+def test_a_full_window_is_handed_out() -> None:
+    packer = Packer(10)
+    sound = np.zeros(16000 * 6, np.float32)
+    assert packer.add(Stretch(0, sound, 0, len(sound))) is None
+    full = packer.add(Stretch(200_000, sound, 200_000, 200_000 + len(sound)))
+    assert full is not None
+    assert (full.start, full.end, full.seconds) == (0.0, 6.0, 6.0)
+    rest = packer.flush()
+    assert rest is not None
+    assert rest.start == pytest.approx(12.5)
+    assert packer.flush() is None
+
+
+def test_halves_are_cut_in_a_pause() -> None:
+    packed = window((1.0, 2.0), (4.0, 1.0), (10.0, 3.0))
+    left, right = packed.halves()
+    assert [piece.start for piece in left.pieces] == [1.0, 4.0]
+    assert [piece.start for piece in right.pieces] == [10.0]
+    assert len(left.samples) + len(right.samples) == len(packed.samples)
+    offset = round(right.pieces[0].offset * 16000)
+    assert right.samples[offset] == pytest.approx(160_000, abs=2)
+    assert right.halves() == []
+
+
+def test_speech_without_words_is_found() -> None:
+    packed = window((1.0, 3.0), (10.0, 2.0))
+    heard = [Word(1.0, 1.5, "one", 1.0), Word(1.6, 2.0, "two", 1.0), Word(3.2, 3.9, "three", 1.0)]
+    gaps = packed.unheard(heard)
+    assert [gap.start for gap in gaps] == pytest.approx([2.0, 10.0])
+    assert [gap.end for gap in gaps] == pytest.approx([3.2, 12.0])
+    offset = round(gaps[1].pieces[0].offset * 16000)
+    assert gaps[1].samples[offset] == pytest.approx(160_000, abs=2)
+    assert packed.unheard([Word(at, at + 0.9, "x", 1.0) for at in (1.0, 2.0, 3.0, 10.0, 11.0)]) == []
 
 
 def test_srt() -> None:
