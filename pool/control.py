@@ -95,7 +95,8 @@ class Control:
             job = None
         reason = Failure("cancelled", "cancelled by request before it started", "queued", claim.name.attempts,
                          at=spool.now())  # fmt: skip
-        verdict.end(spool, claim, job, JobState.CANCELLED, reason)
+        verdict.end(spool, claim, job, JobState.CANCELLED, reason, begun=False)
+        spool.forget_notes(claim.name.id, claim.name.attempts)
         self._done(f"{claim.name.id}.cancel")
         fsops.remove_dir(spool.work_dir(claim.worker))
 

@@ -31,11 +31,20 @@ def settle(
 
 
 def end(
-    spool: Spool, claim: Claim, job: Job | None, state: JobState, failure: Failure, *, started: int = 0
+    spool: Spool,
+    claim: Claim,
+    job: Job | None,
+    state: JobState,
+    failure: Failure,
+    *,
+    started: int = 0,
+    begun: bool = True,
 ) -> bool:
-    """Publish a terminal record without a result: failed or cancelled."""
+    """Publish a terminal record without a result: failed or cancelled. begun: whether the attempt in the name of the
+    claim is the one that ends now; False for a job that waited, all of whose attempts had failed before."""
     attempt = claim.name.attempts
-    before = earlier(spool.notes(claim.name.id, attempt - 1), attempt)
+    failed = attempt - 1 if begun else attempt
+    before = earlier(spool.notes(claim.name.id, failed), failed + 1)
     record = Record(
         id=claim.name.id,
         engine=claim.worker.engine,
