@@ -28,6 +28,7 @@ class Cause(enum.Enum):
     STALLED = "stalled"
     OVERDUE = "overdue"
     SILENT = "silent"
+    CLOSE = "close"
     MEMORY = "memory"
     CANCEL = "cancel"
     RECYCLE = "recycle"
@@ -37,7 +38,7 @@ class Cause(enum.Enum):
 
 
 #: The job it holds is not to blame and gets its attempt back.
-INNOCENT = frozenset({Cause.CANCEL, Cause.RECYCLE, Cause.SICK, Cause.DRAIN, Cause.MISFIT})
+INNOCENT = frozenset({Cause.CLOSE, Cause.CANCEL, Cause.RECYCLE, Cause.SICK, Cause.DRAIN, Cause.MISFIT})
 #: Its end says nothing about the slot.
 PLANNED = INNOCENT | {Cause.STALLED, Cause.OVERDUE, Cause.MEMORY, Cause.STOPPED}
 
@@ -86,6 +87,10 @@ def judge(
     if phase is Phase.WARMING and since > engine.warmup_timeout_s:
         return Verdict(
             Cause.WARMUP, f"the warm-up took longer than warmup_timeout_s ({engine.warmup_timeout_s:g} s)"
+        )
+    if phase is Phase.DRAINING and since > engine.stop_grace_s:
+        return Verdict(
+            Cause.CLOSE, f"the engine did not close within stop_grace_s ({engine.stop_grace_s:g} s)"
         )
     if phase is Phase.IDLE and silent > IDLE_SILENCE_S:
         return Verdict(Cause.SILENT, f"the idle loop gave no sign of life for {silent:.0f} s")

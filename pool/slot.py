@@ -179,7 +179,7 @@ class Slot:
 
     def ask_to_end(self, cause: Cause, sentence: str, kill_at: float | None) -> None:
         """Finish the job, then end. kill_at: monotonic time when patience is over, None for never."""
-        if self.identity is not None and self.cause is None:
+        if self.identity is not None and self.cause in (None, Cause.RECYCLE):
             self.cause, self.sentence, self._kill_at = cause, sentence, kill_at
             procs.signal_process(self.identity, signal.SIGTERM)
 

@@ -151,10 +151,9 @@ def test_engine_that_hangs_in_close(world: World) -> None:
         drain_grace_s=2,
     ).serve(ready=1)  # fmt: skip
     pool = world.pool()
-    first, second = (pool.submit("fake", value=n) for n in range(2))
-    assert first.result(30)["pid"] is not None
-    assert second.result(30)["attempt"] == 1
-    third = wait_until(lambda: len(world.names("run/logs")) and pool.submit("fake", value=3))
-    assert third.result(40)["attempt"] == 1, "recycled although close() hangs"
+    assert pool.submit("fake", value=1).result(30)["value"] == 1
+    wait_until(lambda: [b.phase for b in world.beats().values()] == [Phase.DRAINING], "the recycling")
+    assert pool.submit("fake", value=2).result(30)["attempt"] == 1, "recycled although close() hangs"
+    wait_until(lambda: [b.phase for b in world.beats().values()] == [Phase.DRAINING], "the next recycling")
     assert world.drain() == 0
     ended(world)
