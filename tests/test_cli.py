@@ -388,7 +388,7 @@ def test_watching_the_status(world: World) -> None:
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, "")
     watch = [sys.executable, "-m", "pool", "status", "--watch", "--interval", "0.1"]
-    code, shown = on_terminal(watch, [("bad-0", "\x03")], cwd=world.folder)
+    code, shown = on_terminal(watch, [("talk-0", "\x03")], cwd=world.folder)
     assert code == 0
     assert "fake-0" in shown
 
