@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+TESTED := $(VENV)/.tested
 WEIGHTS := $(VENV)/.weights
 
 .PHONY: help setup demo test lint slow bench clean
@@ -16,7 +17,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "filepool needs Python 3.10 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[transcribe,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[transcribe]"
+	@touch $@
+
+# what only the tests need: linters, pytest, and the packages of the optional backends
+$(TESTED): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[transcribe,funasr,dev]"
 	@touch $@
 
 $(WEIGHTS): $(READY) inference/manifest.py
@@ -28,17 +34,17 @@ setup: $(READY) $(WEIGHTS)  ## virtual environment, packages, model weights
 demo: setup  ## transcribe the example speech with two workers
 	$(BIN)/python examples/demo.py
 
-lint: $(READY)  ## ruff and mypy
+lint: $(TESTED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 test: setup lint  ## lint, types and the fast tests
 	$(BIN)/pytest -m "not slow" -n 2 -q
 
-slow: setup  ## storms, floods and long runs
+slow: setup $(TESTED)  ## storms, floods and long runs
 	$(BIN)/pytest -m slow -q
 
-bench: setup  ## every figure of docs/BENCH.md on this machine
+bench: setup $(TESTED)  ## every figure of docs/BENCH.md on this machine
 	$(BIN)/python -m bench
 
 clean:  ## remove what was built; weights stay
