@@ -57,11 +57,13 @@ def write_new(path: str, chunks: Sequence[Buffer], *, sync: bool) -> None:
                 os.fsync(fd)
         finally:
             os.close(fd)
-    except BaseException:
+    except BaseException as error:
         try:
             os.unlink(path)
         except OSError:
             pass
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = path
         raise
 
 

@@ -2,12 +2,14 @@
 
 run/ids/<id> and the job file are one inode. Its link count tells whether the job still lives: more than one, it is
 somewhere between tmp/ and work/ or dead/; one, it is decided (its record exists) or its submitter died before the
-job was accepted, and then the id is free.
+job was accepted, and then the id is free. A job file that is still in tmp/ is moved on by whoever finds it there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
@@ -16,7 +18,7 @@ from pool import codec, fsops
 from pool.constants import MAX_JOB_BYTES
 from pool.errors import JobConflict
 from pool.job import Job
-from pool.names import SUFFIX
+from pool.names import SUFFIX, job_name
 
 
 class Ids:
@@ -25,31 +27,50 @@ class Ids:
     def __init__(self, root: Path) -> None:
         self._folder = f"{root}/run/ids"
         self._records = f"{root}/out"
+        self._temps = f"{root}/tmp"
 
-    def reserve(self, job: Job, temp: str, *, sync: bool) -> bool:
-        """Take the id for the job written at `temp`. False: the same job is here already. JobConflict: another is."""
+    def accept(self, job: Job, temp: str, into_ready: Callable[[str, str, str], None], *, sync: bool) -> None:
+        """Take the id for the job written at `temp` and make it wait, or drop `temp` when the same job is here already.
+
+        into_ready: moves (file, engine, name) to ready/; FileNotFoundError when the file is gone. JobConflict: the id
+        belongs to another job.
+        """
         place = f"{self._folder}/{job.id}"
         while True:
-            try:
+            with contextlib.suppress(FileExistsError):
                 fsops.link(temp, place)
-                if sync:
-                    fsops.sync_dir(self._folder)
-                return True
-            except FileExistsError:
-                pass
+                break
             try:
-                links = os.stat(place).st_nlink
                 other = Job.from_map(codec.decode(fsops.read_bounded(place, MAX_JOB_BYTES), arrays=False))
+                if not self._decided(job.id) and not self._mend(place, other, into_ready):
+                    continue
             except FileNotFoundError:
                 continue  # RACE: it was freed between link and look
+            fsops.unlink(temp, missing_ok=True)
             if other.digest != job.digest:
                 raise JobConflict(job.id)
-            if links > 1 or self._decided(job.id):
-                return False
-            self.free(job.id)
+            if sync:
+                fsops.sync_file(place)
+            return
+        if sync:
+            fsops.sync_dir(self._folder)
+        with contextlib.suppress(FileNotFoundError):  # RACE: another submitter has moved it for us
+            into_ready(temp, job.engine, str(job_name(job.priority, job.created, job.id)))
 
-    def free(self, job_id: str, *, decided: bool = False) -> None:
-        """Drop the reservation of an id that no live job holds. decided: also when its record still exists."""
+    def _mend(self, place: str, other: Job, into_ready: Callable[[str, str, str], None]) -> bool:
+        """Whether the job behind a reservation is accepted; when its submitter has not come that far, or never
+        will, we finish for it: an id that is taken must mean a job that will run."""
+        info = os.stat(place)
+        if info.st_nlink == 1:
+            self.free(other.id)
+            return False
+        stray = next((entry.path for entry in os.scandir(self._temps) if entry.inode() == info.st_ino), None)
+        if stray is not None:
+            into_ready(stray, other.engine, str(job_name(other.priority, other.created, other.id)))
+        return os.stat(place).st_nlink > 1  # RACE: else its owner gave up while we looked
+
+    def free(self, job_id: str) -> None:
+        """Drop the reservation of an id that no job holds, waiting, running or decided."""
         place = f"{self._folder}/{job_id}"
         if not os.path.lexists(place):
             return
@@ -59,7 +80,7 @@ class Ids:
                 idle = os.stat(place).st_nlink == 1
             except FileNotFoundError:
                 return
-            if idle and (decided or not self._decided(job_id)):
+            if idle and not self._decided(job_id):
                 fsops.unlink(place, missing_ok=True)
 
     def _decided(self, job_id: str) -> bool:

@@ -97,7 +97,7 @@ class Job:
             raise ProtocolError(f"not a job of protocol {PROTOCOL}")
         items = value.get("items")
         try:
-            return cls(
+            job = cls(
                 value["id"],
                 value["engine"],
                 value["params"],
@@ -113,6 +113,19 @@ class Job:
             )
         except (KeyError, TypeError) as error:
             raise ProtocolError(f"job lacks {error}") from None
+        job._check()
+        return job
+
+    def _check(self) -> None:
+        """What a foreign hand may have got wrong; later it would end a worker, or the supervisor."""
+        texts = type(self.id) is str and type(self.engine) is str and type(self.source) is str
+        texts = texts and type(self.reply) is str and type(self.digest) is str
+        numbers = type(self.created) is int and type(self.priority) is int
+        numbers = numbers and (self.max_attempts is None or type(self.max_attempts) is int)
+        numbers = numbers and (self.timeout_s is None or type(self.timeout_s) in (int, float))
+        maps = type(self.params) is dict and all(type(item) is dict for item in self.items or ())
+        if not (texts and numbers and maps):
+            raise ProtocolError("a field of the job has the wrong type")
 
 
 def digest_of(engine: str, params: Mapping[str, Any], items: Any, encoded: Any) -> str:
@@ -165,21 +178,27 @@ class Failure:
     def to_map(self) -> dict[str, Any]:
         full = asdict(self)
         full["attempts"] = [attempt.to_map() for attempt in self.attempts]
-        said = {key: value for key, value in full.items() if value not in ("", None, [], 0)}
+        full["message"] = self.message
+        said = {key: _storable(value) for key, value in full.items() if value not in ("", None, [], 0)}
         if self.exit_code is not None:  # 0 says a lot about a process that should not have ended
             said["exit_code"] = self.exit_code
-        return {**said, "message": self.message, "attempt": self.attempt}
+        return {**said, "attempt": self.attempt}
 
     @classmethod
     def from_map(cls, value: Any) -> Failure:
         if not isinstance(value, dict):
             raise ProtocolError("not a failure")
         known = {key: value[key] for key in cls.__dataclass_fields__ if key in value and key != "attempts"}
-        attempts = tuple(cls.from_map(item) for item in value.get("attempts", ()))
         try:
+            attempts = tuple(cls.from_map(item) for item in value.get("attempts", ()))
             return cls(**{"kind": "infrastructure", "message": "", **known}, attempts=attempts)
         except (TypeError, AttributeError) as error:
             raise ProtocolError(f"not a failure: {error}") from None
+
+
+def _storable(value: Any) -> Any:
+    """Text with what UTF-8 cannot hold (a name from a foreign file system) replaced: a reason is never lost to that."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def earlier(notes: Iterable[Failure], attempt: int) -> tuple[Failure, ...]:
@@ -272,12 +291,12 @@ class Progress:
     at: int = 0
 
     def to_bytes(self) -> bytes:
-        return bytes(msgpack.packb([self.status, self.percent, self.message, self.attempt, self.at]))
+        return bytes(msgpack.packb([self.status, self.percent, _storable(self.message), self.attempt, self.at]))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Progress:
         try:
             status, percent, message, attempt, at = msgpack.unpackb(data)
             return cls(str(status), float(percent), str(message), int(attempt), int(at))
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
             raise ProtocolError(f"not a progress file: {error}") from None

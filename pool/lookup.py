@@ -72,7 +72,7 @@ def find(spool: Spool, job_id: str) -> Location:
                     (place for place in source(spool) if place.name and place.name.id == job_id), held
                 )
         try:
-            record = spool.read_record(job_id)
+            record = spool.read_record(job_id, arrays=False)
             return Location(record.state, record.engine, spool.record_path(job_id))
         except FileNotFoundError:
             if held is not None:
@@ -105,7 +105,7 @@ def progress_now(spool: Spool, job_id: str) -> Progress:
         return word  # without looking through a long queue
     place = find(spool, job_id)
     if place.state in TERMINAL:
-        record = spool.read_record(job_id)
+        record = spool.read_record(job_id, arrays=False)
         reason = record.failure.describe() if record.failure else ""
         percent = 100.0 if place.state is JobState.COMPLETED else 0.0
         return Progress(place.state.value, percent, reason, record.attempt, record.finished)

@@ -6,21 +6,24 @@ are those inside the records (spool clock), so a wall clock that jumps expires n
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pool import fsops, layout, lookup, procs
 from pool.config import Config
 from pool.context import partial_path
-from pool.errors import ProtocolError, UnknownJob
+from pool.errors import ProtocolError
 from pool.host import boot_id
 from pool.job import TERMINAL, JobState
 from pool.names import parse_dead, parse_note
 from pool.spool import Spool
 
 _BLOATED = 64 * 1024  # bytes of a directory that once held very many names
-_READS_PER_TURN = 2000  # records opened per sweep: the loop goes on
+_TURN_S = 0.1  # of one round of expiry: the supervisor's loop goes on
+_PASSES = 3  # one empty pass is no evidence: a job may move back while we look
 CACHE_LIMIT_BYTES = 10 << 30
 
 
@@ -31,28 +34,39 @@ class Retention:
         self._spool, self._config = spool, config
         self._finished: dict[str, int] = {}  # record id -> µs when it was finished
 
-    def sweep(self) -> None:
-        """One round; bounded work."""
-        self.expire()
+    def sweep(self) -> bool:
+        """One round; whether there is so much to remove that another should follow soon."""
+        if self.expire():
+            return True
         sweep_tmp(self._spool)
         sweep_remains(self._spool)
         trim_cache(self._spool, CACHE_LIMIT_BYTES)
+        return False
 
-    def expire(self) -> int:
-        """Remove records past their retention; how many."""
+    def expire(self) -> bool:
+        """Remove records past their retention; whether some are left for another turn."""
+        until, now = time.monotonic() + _TURN_S, self._spool.now()
         there = set(lookup.records(self._spool))
         self._finished = {job_id: at for job_id, at in self._finished.items() if job_id in there}
-        for job_id in list(there - self._finished.keys())[:_READS_PER_TURN]:
-            try:
-                self._finished[job_id] = self._spool.read_record(job_id).finished
-            except (OSError, ProtocolError):
-                self._finished[job_id] = self._spool.now()
-        limit = self._spool.now() - int(self._config.retention_s * 1e6)
+        for job_id in there - self._finished.keys():
+            if time.monotonic() > until:
+                return True
+            self._finished[job_id] = min(now, self._finish_of(job_id))
+        limit = now - int(self._config.retention_s * 1e6)
         old = [job_id for job_id, at in self._finished.items() if at < limit]
+        graves = buried(self._spool) if old else {}
         for job_id in old:
-            remove(self._spool, job_id)
+            if time.monotonic() > until:
+                return True
+            remove(self._spool, job_id, graves)
             del self._finished[job_id]
-        return len(old)
+        return False
+
+    def _finish_of(self, job_id: str) -> int:
+        try:
+            return self._spool.read_record(job_id, arrays=False).finished
+        except (OSError, ProtocolError):
+            return self._spool.now()
 
     def renew_directories(self) -> None:
         """Replace ready directories that once were huge, when they are empty."""
@@ -67,26 +81,33 @@ class Retention:
 
 def purge(spool: Spool, *, older_than_s: float = 0.0, states: Collection[JobState] = TERMINAL) -> int:
     """Remove terminal records, with their files and dead jobs, that finished at least `older_than_s` ago."""
-    limit, count = spool.now() - int(older_than_s * 1e6), 0
+    limit, count, graves = spool.now() - int(older_than_s * 1e6), 0, buried(spool)
     for job_id in list(lookup.records(spool)):
         try:
-            record = spool.read_record(job_id)
+            record = spool.read_record(job_id, arrays=False)
         except (OSError, ProtocolError):
             continue
         if record.state in states and record.finished <= limit:
-            remove(spool, job_id)
+            remove(spool, job_id, graves)
             count += 1
     return count
 
 
-def remove(spool: Spool, job_id: str) -> None:
-    """Forget a decided job: dead file first, record last, so that a crash leaves a job that is still decided."""
+def buried(spool: Spool) -> dict[str, str]:
+    """Id -> file name of everything in dead/."""
+    parsed = {entry: parse_dead(entry) for entry in os.listdir(spool.root / "dead")}
+    return {dead[1].id: entry for entry, dead in parsed.items() if dead is not None}
+
+
+def remove(spool: Spool, job_id: str, graves: dict[str, str] | None = None) -> None:
+    """Forget a decided job: dead file first, record and id last, so that a crash leaves a job that is still decided.
+
+    graves: what `buried` said, when many are removed.
+    """
     root = str(spool.root)
-    try:
-        entry, _, _ = lookup.find_dead(spool, job_id)
+    entry = (buried(spool) if graves is None else graves).get(job_id)
+    if entry is not None:
         fsops.unlink(f"{root}/dead/{entry}", missing_ok=True)
-    except UnknownJob:
-        pass
     if spool.files_dir(job_id).is_dir():
         fsops.remove_tree(str(spool.files_dir(job_id)))
     for attempt in range(1, 100):
@@ -94,8 +115,8 @@ def remove(spool: Spool, job_id: str) -> None:
             break
     fsops.unlink(f"{root}/progress/{job_id}", missing_ok=True)
     fsops.unlink(f"{root}/out/{job_id}.json", missing_ok=True)
-    spool.ids.free(job_id, decided=True)
     fsops.unlink(spool.record_path(job_id), missing_ok=True)
+    spool.ids.free(job_id)
 
 
 def sweep_tmp(spool: Spool) -> int:
@@ -123,49 +144,44 @@ def _owner_alive(owner: str) -> bool:
     return boot == layout.boot_tag() and procs.Identity(int(pid), start, boot_id()).alive()
 
 
-def sweep_remains(spool: Spool) -> None:
-    """Notes, progress, partial results and scratch of jobs that are no more."""
-    live = {
-        place.name.id for source in (lookup.waiting, lookup.running) for place in source(spool) if place.name
-    }
-    known = live | set(lookup.records(spool))
+def sweep_remains(spool: Spool) -> int:
+    """Remove what jobs left that are no more: notes, progress, partial results, scratch, files, ids; how many."""
+    found = list(_remains(spool))
+    for number in range(_PASSES):
+        if number:
+            time.sleep(0.01)
+        sources = (lookup.waiting, lookup.running)  # in the order in which jobs flow
+        live = {place.name.id for source in sources for place in source(spool) if place.name}
+        live |= {entry[: -len(".record")] for entry in os.listdir(spool.root / "dead") if entry.endswith(".record")}
+        known = live | set(lookup.records(spool))
+        found = [item for item in found if item[1] not in (known if item[2] else live)]
+        if not found:
+            return 0
+    for path, job_id, _ in found:
+        if path.parent.name == "ids":
+            spool.ids.free(job_id)
+        elif path.is_dir():
+            fsops.remove_tree(str(path))
+        else:
+            fsops.unlink(str(path), missing_ok=True)
+    return len(found)
+
+
+def _remains(spool: Spool) -> Iterator[tuple[Path, str, bool]]:
+    """(path, job id, whether it stays as long as the job has a record) of all that belongs to a job."""
     root = spool.root
     for entry in os.listdir(root / "run" / "attempts"):
         note = parse_note(entry)
-        if note is not None and note[0] not in live and _gone(spool, note[0]):
-            fsops.unlink(f"{root}/run/attempts/{entry}", missing_ok=True)
-    for entry in os.listdir(root / "progress"):
-        job_id = entry.split(".", 1)[0]
-        if job_id not in known and _gone(spool, job_id):
-            fsops.unlink(f"{root}/progress/{entry}", missing_ok=True)
-    for entry in os.listdir(root / "run" / "scratch"):
-        job_id = entry.split(".", 1)[0]
-        if job_id not in live and _gone(spool, job_id):
-            fsops.remove_tree(f"{root}/run/scratch/{entry}")
-    for folder in os.scandir(root / "out"):
-        if folder.is_dir(follow_symlinks=False) and folder.name not in known and _gone(spool, folder.name):
-            fsops.remove_tree(folder.path)
-    buried = os.listdir(root / "dead")
-    for entry in buried:
-        parsed = parse_dead(entry)
-        # RACE: in the middle of a requeue the record lies beside the job file
-        requeued = parsed is not None and os.path.lexists(root / "dead" / f"{parsed[1].id}.record")
-        if (
-            parsed is not None
-            and parsed[1].id not in known
-            and not requeued
-            and not spool.decided(parsed[1].id)
-        ):
-            fsops.unlink(f"{root}/dead/{entry}", missing_ok=True)
-
-
-def _gone(spool: Spool, job_id: str) -> bool:
-    """One empty pass is no evidence: the job may have moved back while we read."""
-    try:
-        lookup.find(spool, job_id)
-    except (UnknownJob, ProtocolError):
-        return True
-    return False
+        if note is not None:
+            yield root / "run" / "attempts" / entry, note[0], False
+    for folder, stays in (("run/scratch", False), ("progress", True), ("run/ids", True)):
+        for entry in os.listdir(root / folder):
+            yield root / folder / entry, entry.split(".", 1)[0], stays
+    for item in os.scandir(root / "out"):
+        if item.is_dir(follow_symlinks=False):
+            yield Path(item.path), item.name, True
+    for job_id, entry in buried(spool).items():
+        yield root / "dead" / entry, job_id, True
 
 
 def trim_cache(spool: Spool, limit: int) -> None:
@@ -175,15 +191,12 @@ def trim_cache(spool: Spool, limit: int) -> None:
         return
     entries: list[tuple[float, int, Path]] = []
     for entry in os.scandir(folder):
-        if entry.name.endswith(".msgpack"):
-            info = entry.stat()
-            files = folder / entry.name[: -len(".msgpack")]
-            size = (
-                info.st_size + sum(f.stat().st_size for f in os.scandir(files))
-                if files.is_dir()
-                else info.st_size
-            )
-            entries.append((info.st_mtime, size, Path(entry.path)))
+        if not entry.name.endswith(".msgpack"):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # RACE: a worker replaces it
+            info, files = entry.stat(), folder / entry.name[: -len(".msgpack")]
+            copies = sum(file.stat().st_size for file in os.scandir(files)) if files.is_dir() else 0
+            entries.append((info.st_mtime, info.st_size + copies, Path(entry.path)))
     total = sum(size for _, size, _ in entries)
     for _, size, path in sorted(entries):
         if total <= limit:

@@ -38,6 +38,7 @@ ready/ or in work/, either is recovered.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -123,37 +124,42 @@ class Spool:
 
     def submit_many(self, jobs: Sequence[Job]) -> list[JobName]:
         """Accept a batch with one directory sync; none is acknowledged before all are safe."""
-        names = []
-        for job in jobs:
-            name = job_name(job.priority, job.created, job.id)
-            self._stage(job, name)
-            names.append(name)
+        names = [self._stage(job) for job in jobs]
         if self.durable:
             for engine in {job.engine for job in jobs if job.durable}:
                 fsops.sync_dir(self.ready_dir(engine))
         return names
 
-    def _stage(self, job: Job, name: JobName) -> None:
-        data = codec.encode(job.to_map())
+    def _stage(self, job: Job) -> JobName:
+        name = job_name(job.priority, job.created, job.id)
+        try:
+            data = codec.encode(job.to_map())
+        except ProtocolError as error:
+            raise JobRefused(str(error)) from None
         if len(data) > MAX_JOB_BYTES:
             raise JobRefused(f"{len(data)} bytes of parameters: pass media by path, not by value", "params")
         sync = self.durable and job.durable
         temp = self.temp()
         try:
             fsops.write_new(temp, [data], sync=sync)
-        except OSError as error:
-            raise _full(error) from error
-        if job.digest:
-            try:
-                if not self.ids.reserve(job, temp, sync=sync):
-                    fsops.unlink(temp, missing_ok=True)
-                    return
-            except BaseException:
+            if job.digest:
+                self.ids.accept(job, temp, self._into_ready, sync=sync)
+            else:
+                self._into_ready(temp, job.engine, str(name))
+        except BaseException as error:
+            with contextlib.suppress(OSError):
                 fsops.unlink(temp, missing_ok=True)
-                raise
-        self._into_ready(temp, job.engine, str(name))
+                if job.digest:
+                    self.ids.free(job.id)
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                raise SpoolFull(
+                    f"the disk of the spool {self._at} is full ({error.strerror}): free space, then submit again"
+                ) from error
+            raise
+        return name
 
     def _into_ready(self, source: str, engine: str, name: str) -> None:
+        """The rename that makes a job wait. FileNotFoundError when `source` is gone."""
         directory = self.ready_dir(engine)
         while True:
             try:
@@ -163,8 +169,6 @@ class Spool:
                 if not os.path.lexists(source):
                     raise
                 self.make_ready_dir(engine)
-            except OSError as error:
-                raise _full(error) from error
 
     def make_ready_dir(self, engine: str) -> None:
         """The directory of an engine; synced into its parent, or the jobs in it would not survive power loss."""
@@ -231,29 +235,24 @@ class Spool:
             if due > now:
                 upcoming = due
                 break
-            self._into_ready(f"{self._at}/deferred/{entry}", engine, str(name))
+            with contextlib.suppress(FileNotFoundError):
+                self._into_ready(f"{self._at}/deferred/{entry}", engine, str(name))
         return upcoming
 
     # ---- failure notes
 
     def note(self, job_id: str, failure: Failure) -> None:
         """Keep the reason of a failed attempt; the first one told about an attempt stays."""
-        temp = self.temp()
-        fsops.write_new(temp, [codec.encode(failure.to_map())], sync=self.durable)
-        try:
-            fsops.rename_noreplace(temp, self.note_path(job_id, failure.attempt))
-        except FileExistsError:
-            fsops.unlink(temp, missing_ok=True)
+        body = codec.encode(failure.to_map())
+        self._put_first(self.note_path(job_id, failure.attempt), body, self.durable)
 
     def notes(self, job_id: str, attempts: int) -> tuple[Failure, ...]:
         """Reasons of the attempts 1 … attempts that are on record, in order."""
         found = []
         for attempt in range(1, attempts + 1):
-            try:
+            with contextlib.suppress(FileNotFoundError, ProtocolError):
                 data = fsops.read_bounded(self.note_path(job_id, attempt), MAX_JOB_BYTES)
                 found.append(Failure.from_map(codec.decode(data)))
-            except (FileNotFoundError, ProtocolError):
-                continue
         return tuple(found)
 
     # ---- finish
@@ -287,27 +286,36 @@ class Spool:
         if len(data) > MAX_RESULT_BYTES:
             raise ProtocolError(f"a result of {len(data)} bytes: return large data as files or arrays")
         if reply == "json":
-            self._replace(f"{self._at}/out/{job_id}.json", codec.to_json(record.to_map()).encode(), sync)
+            temp = self.temp()
+            fsops.write_new(temp, [codec.to_json(record.to_map()).encode("utf-8", "replace")], sync=sync)
+            fsops.replace(temp, f"{self._at}/out/{job_id}.json")
+        published = self._put_first(self.record_path(job_id), data, sync)
+        if published and sync:
+            fsops.sync_dir(f"{self._at}/out")
+        return published
+
+    def _put_first(self, path: str, data: bytes, sync: bool) -> bool:
+        """Publish under a name that nobody has taken; False when somebody has."""
         temp = self.temp()
         fsops.write_new(temp, [data], sync=sync)
         try:
-            fsops.rename_noreplace(temp, self.record_path(job_id))
-        except FileExistsError:
+            fsops.rename_noreplace(temp, path)
+        except OSError as error:
             fsops.unlink(temp, missing_ok=True)
-            return False
-        if sync:
-            fsops.sync_dir(f"{self._at}/out")
+            if isinstance(error, FileExistsError):
+                return False
+            raise
         return True
-
-    def _replace(self, path: str, data: bytes, sync: bool) -> None:
-        temp = self.temp()
-        fsops.write_new(temp, [data], sync=sync)
-        fsops.replace(temp, path)
 
     def tidy(self, claim: Claim, state: JobState | None = None, *, attempts: int = 1) -> None:
         """Remove a decided claim, or bury it in dead/ when the record says failed. state None: look it up."""
         if state is None:
-            state = self.read_record(claim.name.id).state
+            try:
+                state = self.read_record(claim.name.id, arrays=False).state
+            except FileNotFoundError:
+                state = JobState.COMPLETED  # RACE: its caller has consumed it meanwhile
+            except ProtocolError:
+                state = JobState.FAILED  # nobody can read it: `retry` can run it again
         if state is JobState.FAILED:
             fsops.rename(claim.path, f"{self._at}/dead/{claim.worker.engine}.{claim.name.fresh()}")
         else:
@@ -322,10 +330,10 @@ class Spool:
     def requeue(self, entry: str, engine: str, name: JobName) -> None:
         """Run a dead job again. Its record is set aside first, so that no later step can find it decided."""
         aside = f"{self._at}/dead/{name.id}.record"
-        try:
+        with contextlib.suppress(FileNotFoundError):
             fsops.rename(self.record_path(name.id), aside)
-        except FileNotFoundError:
-            pass
+        if self.durable:
+            fsops.sync_dir(f"{self._at}/out")
         fsops.unlink(f"{self._at}/out/{name.id}.json", missing_ok=True)
         self._into_ready(f"{self._at}/dead/{entry}", engine, str(name.fresh()))
         if self.durable:
@@ -335,16 +343,8 @@ class Spool:
     def decided(self, job_id: str) -> bool:
         return os.path.lexists(self.record_path(job_id))
 
-    def read_record(self, job_id: str) -> Record:
+    def read_record(self, job_id: str, *, arrays: bool = True) -> Record:
         """The terminal record; FileNotFoundError when there is none yet. Arrays open lazily from out/<id>/."""
         data = fsops.read_bounded(self.record_path(job_id), MAX_RESULT_BYTES)
-        return Record.from_map(codec.decode(data, directory=self.files_dir(job_id)))
-
-
-def _full(error: OSError) -> Exception:
-    if error.errno in NO_SPACE:
-        return SpoolFull(
-            f"the disk of the spool is full: {error.strerror} ({error.filename}); free space, then submit again"
-        )
-    return error
+        return Record.from_map(codec.decode(data, directory=self.files_dir(job_id), arrays=arrays))
 

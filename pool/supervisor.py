@@ -124,9 +124,9 @@ class Supervisor:
             self._due["care"] = now + _CARE_S
             self._care(watcher, now)
         if now >= self._due["sweep"]:
-            self._due["sweep"] = now + _SWEEP_S
             self._fleet.end_strays()
-            self._retention.sweep()
+            more = self._retention.sweep()
+            self._due["sweep"] = now + (_TICK_S if more else _SWEEP_S)
 
     def _wait(self, watcher: Watcher) -> None:
         until = min(self._due["tick"], self._due["control"], self._due["deferred"], self._fleet.next_start_at())

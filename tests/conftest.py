@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 PROJECT = Path(__file__).resolve().parent.parent
 if str(PROJECT) not in sys.path:  # `pytest` alone, without `python -m`
     sys.path.insert(0, str(PROJECT))
+
+from steps import JobMaker  # noqa: E402
 
 from pool import codec, fsops  # noqa: E402
 from pool.job import Job, digest_of  # noqa: E402
@@ -28,8 +30,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("filepool")
-
-JobMaker = Callable[..., Job]
 
 
 @pytest.fixture
