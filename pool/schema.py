@@ -34,7 +34,7 @@ class Schemas:
         entry = self._load(engine)
         if entry is None or entry[2] is None:
             return
-        plain = json.loads(json.dumps(params, default=str))
+        plain = params if _is_plain(params) else json.loads(json.dumps(params, default=str))
         error = next(iter(sorted(entry[2].iter_errors(plain), key=lambda e: list(map(str, e.path)))), None)
         if error is not None:
             raise _refusal(error, entry[1]["schema"])
@@ -78,6 +78,15 @@ def _paths(schema: Mapping[str, Any]) -> frozenset[str]:
         for key, about in schema.get("properties", {}).items()
         if any(option.get("format") in kinds for option in (about, *about.get("anyOf", ())))
     )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON would give the same back, so that the round trip can be spared."""
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    if type(value) is list:
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)
 
 
 def _refusal(error: Any, schema: Mapping[str, Any]) -> JobRefused:
