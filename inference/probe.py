@@ -1,0 +1,205 @@
+"""What a video file holds, and whether it can be worked on, before anything heavy starts.
+
+Two short ffmpeg runs: the header, and a copy of the picture's packets without decoding them, which tells the
+real timing of the frames and whether the file is cut off.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+import subprocess
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from inference import media
+from inference.base import InputError
+from inference.encode import Color, as_rate
+
+MAX_PIXELS = 4096 * 2304  #: of one frame; 8K takes 100 MB per picture in memory and minutes per second of video
+MAX_SIDE = 8192  #: pixels
+MIN_SIDE = 64  #: pixels; under that there is no face to work on
+MAX_FPS = 120.0  #: above this frames are dropped
+MAX_VARIABLE_FPS = 60.0  #: above this too, when the timing is uneven
+STILL_FPS = 25.0  #: rate of a single picture that states none
+SCAN_PACKETS = 20_000  #: how many packets are looked at: 11 min at 30 fps, about 0.1 s
+SCAN_TIMEOUT_S = 60.0
+UNEVEN = 0.2  #: a step that differs by more than this share from the usual one is uneven …
+UNEVEN_SHARE = 0.01  #: … and more than this share of uneven steps makes a rate variable
+
+_HEADER = re.compile(r"Input #0, (\S+), from ")
+_VIDEO = re.compile(r"Stream #0:\d+.*?: Video: (?!.*attached pic)(.*)")
+_STORED = re.compile(r"[ ,](\d{1,5})x(\d{1,5})(?=[ ,\[]|$)")
+_PIXELS = re.compile(r", (\w+)(?:\(([^()]*)\))?, \d+x\d+")
+_SHAPE = re.compile(r"SAR (\d+):(\d+)")
+_TURN = re.compile(r"rotation of (-?\d+(?:\.\d+)?) degrees")
+_CUT = re.compile(r"partial file|File ended prematurely")
+_ALPHA = re.compile(r"yuva|rgba|bgra|argb|abgr|gbrap|ya8|ya16|pal8|ayuv|vuya")
+_RGB = re.compile(r"rgb|bgr|gbr|argb|abgr|0rgb|0bgr|pal8|x2rgb|x2bgr")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What reading the frames will give, and what the output should be."""
+
+    path: Path
+    width: int  #: pixels as read: turned upright, square, even
+    height: int
+    fps: float  #: constant rate at which frames are read
+    frames: int  #: how many there will be; an estimate for long or oddly timed files
+    duration_s: float  #: of the picture
+    rotation: int  #: degrees clockwise that the file asks for; applied in all the rest
+    has_audio: bool
+    alpha: bool  #: holds transparency, which is flattened onto black
+    variable_rate: bool
+    interlaced: bool
+    color: Color  #: what the file declares about its colours
+    source_size: tuple[int, int]  #: width, height as stored
+    container: str  #: ffmpeg's name of the format
+    start_s: float  #: time of the first picture, seconds after the container's start
+    decoder: str = ""  #: "" = ffmpeg's choice
+    rgb: bool = False  #: stored as RGB
+
+    @property
+    def rate(self) -> Fraction:
+        """``fps`` as an exact fraction: 29.97 is 30000/1001."""
+        return as_rate(self.fps)
+
+
+@dataclass(frozen=True)
+class _Scan:
+    header: str  #: what ffmpeg says about the input
+    times: list[float]  #: seconds, sorted, of the first packets
+    whole: bool  #: False when there are more packets than were looked at
+    cut: bool  #: the file ends before its content does
+
+
+def probe_video(path: str | Path, what: str = "video", ffmpeg: str | None = None) -> VideoInfo:
+    """What is in a video file or a picture, in 0.1 to 0.3 s; decodes nothing.
+
+    Raises :class:`InputError` naming ``what`` and the file when it is missing, empty, no video, cut off, too
+    small or too large.
+    """
+    about = media.probe(path, what, ffmpeg)
+    file = about.path
+    if not about.has_video:
+        raise InputError(f"{what}: {file} has no picture, only sound", hint="name a video file, or a picture")
+    scan = _scan(file, what, ffmpeg)
+    described = next((match[1] for match in map(_VIDEO.search, scan.header.splitlines()) if match), "")
+    stored = _STORED.search(described)
+    if not stored or not scan.times:
+        raise InputError(f"{what}: {file} holds no picture", hint="check that the recording was finished")
+    if scan.cut:
+        there = scan.times[-1] - scan.times[0]
+        promised = f" of {about.duration_s:.1f} s" if about.duration_s else ""
+        raise InputError(
+            f"{what}: {file} is cut off: it holds {there:.1f} s{promised}", hint="copy or upload the file again"
+        )
+    source = (int(stored[1]), int(stored[2]))
+    turned = _TURN.search(scan.header)
+    rotation = round(-float(turned[1])) % 360 if turned else 0
+    width, height = _seen(source, described, rotation)
+    _check_size(width, height, f"{what}: {file}")
+    fps, variable = _timing(scan.times, about.fps)
+    frames = round((scan.times[-1] - scan.times[0]) * fps) + 1
+    if not scan.whole and about.duration_s:
+        frames = max(frames, round(about.duration_s * fps))
+    pixels = _PIXELS.search(described)
+    name, notes = (pixels[1], pixels[2] or "") if pixels else ("", "")
+    vpx_alpha = re.search(r"alpha_mode\s*: 1", scan.header) is not None
+    container = _HEADER.search(scan.header)
+    return VideoInfo(
+        path=file,
+        width=width,
+        height=height,
+        fps=fps,
+        frames=frames,
+        duration_s=frames / fps,
+        rotation=rotation,
+        has_audio=about.has_audio,
+        alpha=vpx_alpha or _ALPHA.match(name) is not None,
+        variable_rate=variable,
+        interlaced="top first" in notes or "bottom first" in notes,
+        color=Color.parse(notes),
+        source_size=source,
+        container=container[1] if container else "",
+        start_s=scan.times[0],
+        # ffmpeg's own decoders of VP8 and VP9 drop the transparency.
+        decoder={"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(about.video_codec, "") if vpx_alpha else "",
+        rgb=_RGB.match(name) is not None,
+    )
+
+
+def _scan(file: Path, what: str, ffmpeg: str | None) -> _Scan:
+    import ffmpeg as builder
+
+    arguments = (
+        builder.input(f"file:{file}", protocol_whitelist=media.LOCAL_PROTOCOLS)["V:0"]
+        .output("pipe:1", format="framecrc", vcodec="copy", vframes=SCAN_PACKETS)
+        .global_args("-nostdin", "-hide_banner", "-nostats")
+        .compile(cmd=media.ffmpeg_binary(ffmpeg))
+    )
+    try:
+        done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=SCAN_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"{what}: {file} could not be read within {SCAN_TIMEOUT_S:.0f} s") from error
+    talk = done.stderr.decode("utf-8", "replace")
+    header, _, rest = talk.partition("Output #0")
+    unit, times, count, corrupt = Fraction(1), [], 0, False
+    for line in done.stdout.decode("ascii", "replace").splitlines():
+        if line.startswith("#tb 0:"):
+            unit = Fraction(line.split(":")[1].strip())
+        if line.startswith("#"):
+            continue
+        # stream, dts, pts, duration, size, checksum[, F=flags][, side data]; flags 2 = corrupt, 4 = not shown
+        columns = [column.strip() for column in line.split(",")]
+        flags = next((int(column[2:], 16) for column in columns if column.startswith("F=")), 0)
+        count, corrupt = count + 1, bool(flags & 2)
+        if not flags & 4 and len(columns) > 2 and re.fullmatch(r"-?\d+", columns[2]):
+            times.append(float(int(columns[2]) * unit))
+    return _Scan(header, sorted(times), count < SCAN_PACKETS, corrupt or _CUT.search(rest) is not None)
+
+
+def _timing(times: list[float], stated: float | None) -> tuple[float, bool]:
+    """The constant rate to read at, and whether the file's own is variable; from sorted times in seconds."""
+    steps = [after - before for before, after in itertools.pairwise(times) if after - before > 1e-6]
+    if not steps:
+        still = stated if stated and 1 <= stated <= MAX_FPS else STILL_FPS
+        return float(as_rate(still)), False
+    usual = statistics.median(steps)
+    uneven = sum(abs(step - usual) > UNEVEN * usual for step in steps)
+    if uneven > max(1, UNEVEN_SHARE * len(steps)):
+        return float(as_rate(min(1 / usual, MAX_VARIABLE_FPS))), True
+    measured = len(steps) / sum(steps)
+    if stated and abs(stated - measured) < 0.002 * measured:
+        measured = stated  # timestamps in milliseconds blur a short clip's rate
+    return float(as_rate(measured if measured <= MAX_FPS else MAX_VARIABLE_FPS)), False
+
+
+def _seen(stored: tuple[int, int], described: str, rotation: int) -> tuple[int, int]:
+    """Stored size → what is read: square pixels, upright, even."""
+    width, height = stored
+    shape = _SHAPE.search(described)
+    if shape and int(shape[1]) and int(shape[2]):
+        ratio = int(shape[1]) / int(shape[2])
+        if abs(ratio - 1) > 0.01:
+            width = round(width * ratio)
+    if rotation % 180 == 90:
+        width, height = height, width
+    return width // 2 * 2, height // 2 * 2
+
+
+def _check_size(width: int, height: int, subject: str) -> None:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise InputError(
+            f"{subject} is {width}×{height}; pictures up to {MAX_PIXELS / 1e6:.1f} megapixels (4096×2304) are "
+            "worked on",
+            hint="scale it down first: ffmpeg -i in.mp4 -vf scale=1920:-2 out.mp4",
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InputError(
+            f"{subject} is {width}×{height}; at least {MIN_SIDE} pixels a side are needed",
+            hint="use the original, not a thumbnail",
+        )
