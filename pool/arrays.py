@@ -23,7 +23,6 @@ def npy_chunks(array: Any) -> list[Buffer]:
 
 def store_array(array: Any, temp: str, target: Path, *, sync: bool) -> None:
     """Write `array` to `target`, whole or not at all."""
-    fsops.write_new(temp, npy_chunks(array), sync=sync)
-    fsops.replace(temp, str(target))
+    fsops.put(temp, str(target), npy_chunks(array), sync=sync)
     if sync:
         fsops.sync_dir(str(target.parent))

@@ -124,10 +124,9 @@ class JobContext:
         self._written, self._status = now, status
         percent = min(100.0, max(0.0, float(percent)))
         word = Progress(status, percent, str(message)[:500], self.attempt, self._spool.now())
-        temp = self._spool.temp()
         try:
-            fsops.write_new(temp, [word.to_bytes()], sync=False)
-            fsops.replace(temp, f"{self._spool.root}/progress/{self.job_id}")
+            path = f"{self._spool.root}/progress/{self.job_id}"
+            fsops.put(self._spool.temp(), path, [word.to_bytes()], sync=False)
         except OSError:
             pass  # progress is a courtesy of a disk with room; the job goes on
 

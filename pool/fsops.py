@@ -93,6 +93,19 @@ def replace(src: str, dst: str) -> None:
     os.replace(src, dst)
 
 
+def put(temp: str, path: str, chunks: Sequence[Buffer], *, sync: bool) -> None:
+    """Write `path`, mode 0600, over what is there; whole or not at all, and `temp` goes either way."""
+    write_new(temp, chunks, sync=sync)
+    try:
+        replace(temp, path)
+    except BaseException:
+        try:
+            os.unlink(temp)
+        except OSError:
+            pass
+        raise
+
+
 def rename_noreplace(src: str, dst: str) -> None:
     """Atomic; FileExistsError when dst exists. The commit point of publish.
 

@@ -286,9 +286,8 @@ class Spool:
         if len(data) > MAX_RESULT_BYTES:
             raise ProtocolError(f"a result of {len(data)} bytes: return large data as files or arrays")
         if reply == "json":
-            temp = self.temp()
-            fsops.write_new(temp, [codec.to_json(record.to_map()).encode("utf-8", "replace")], sync=sync)
-            fsops.replace(temp, f"{self._at}/out/{job_id}.json")
+            text = codec.to_json(record.to_map()).encode("utf-8", "replace")
+            fsops.put(self.temp(), f"{self._at}/out/{job_id}.json", [text], sync=sync)
         published = self._put_first(self.record_path(job_id), data, sync)
         if published and sync:
             fsops.sync_dir(f"{self._at}/out")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ if str(PROJECT) not in sys.path:  # `pytest` alone, without `python -m`
 from steps import JobMaker  # noqa: E402
 
 from pool import codec, fsops  # noqa: E402
+from pool.config import Config, parse_config  # noqa: E402
 from pool.job import Job, digest_of  # noqa: E402
 from pool.names import new_id  # noqa: E402
 from pool.spool import Spool  # noqa: E402
@@ -55,6 +59,38 @@ def make_job(spool: Spool) -> JobMaker:
         return Job(id or new_id(born), engine, params, created=born, **{"digest": digest, **more})
 
     return make
+
+
+@pytest.fixture
+def config(root: Path) -> Config:
+    """A configuration for `spool` with the engines "echo" and "fake"; no floor for the disk's free space."""
+    engines = {"echo": {"engine": "inference.fake:Echo"}, "fake": {"engine": "inference.fake:Fake"}}
+    document = {"spool": str(root), "durable": False, "min_free_mb": 0, "engines": engines}
+    return parse_config(document, root.parent)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    place = tmp_path / "small"
+    place.mkdir(mode=0o700)
+    argv = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "none", str(place)]
+    made = subprocess.run(argv, capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"no right to mount a small tmpfs here: {made.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def file_limit() -> Iterator[Callable[[int], None]]:
+    """Sets how long a file of this process may become (RLIMIT_FSIZE); beyond there is EFBIG, no signal."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture
