@@ -237,6 +237,10 @@ class Fleet:
 
     def judge(self, now: float) -> None:
         """Look at every process; end what is not well, recycle what is worn out."""
+        for slot in self.slots:
+            acquitted = self.recovery.refund(slot.spec.name, slot.policy.acquit())
+            if acquitted:
+                logger.warning("{} is sick: {} jobs get their attempt back", slot.spec.name, len(acquitted))
         for slot in self.living():
             beat = slot.beat()
             if beat is not None and beat.phase in SERVING:
@@ -247,13 +251,7 @@ class Fleet:
                 logger.warning("{}: {}: ending it", slot.worker, verdict.sentence)
                 slot.abort(verdict.cause, verdict.sentence, now)
             elif slot.policy.must_end and slot.cause is None:
-                refunded = self.recovery.refund(slot.spec.name, slot.policy.suspects)
-                logger.error(
-                    "{} is sick: {}; {} jobs get their attempt back",
-                    slot.spec.name,
-                    slot.policy.benched,
-                    len(refunded),
-                )
+                logger.error("{} is sick: {}", slot.spec.name, slot.policy.benched)
                 slot.kill(Cause.SICK, str(slot.policy.benched))
             elif beat is not None and slot.cause is None and beat.phase in SERVING:
                 self._recycle(slot, beat)
@@ -296,12 +294,14 @@ class Fleet:
         slot.ask_to_end(Cause.RECYCLE, f"recycled: {reason}", None)
 
     def blame(self, failure: Failure, job_id: str, now: float) -> None:
-        """An attempt failed without a death: the slot where it failed may be sick."""
+        """An attempt failed, with its worker or without: the slot where it failed may be sick."""
         worker = parse_worker(failure.worker)
         for slot in self.slots:
-            if worker is not None and slot.worker == worker:
+            if worker is None or slot.spec.engine.name != worker.engine:
+                continue
+            if slot.spec.name == worker.slot:  # in this process or in the one before
                 slot.policy.failed_job(now, job_id, failure.kind)
-            elif worker is not None and slot.spec.engine.name == worker.engine:
+            else:
                 slot.policy.peer_failed(job_id)
 
 

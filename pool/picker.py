@@ -7,10 +7,14 @@ cost tens of milliseconds. A name that another worker took is simply gone when t
 from __future__ import annotations
 
 import heapq
+import os
 import time
 
-from pool.job import Failure
-from pool.names import WorkerName, parse_job
+from pool import codec, fsops, heartbeat
+from pool.constants import MAX_JOB_BYTES, SERVING
+from pool.errors import ProtocolError
+from pool.job import Failure, Job
+from pool.names import JobName, WorkerName, parse_job, parse_worker
 from pool.spool import Claim, Spool
 
 _LISTING_SHARE = 20  # a listing that took t is not repeated before 20 t have passed
@@ -18,11 +22,14 @@ _YIELD_S = 3.0  # how long a job that failed here is left to other slots
 
 
 class Picker:
-    """Waiting jobs of one engine, best first. siblings: whether other slots serve the same engine."""
+    """Waiting jobs of one engine, best first. siblings: whether other slots serve the same engine. max_attempts: of
+    the engine; a job may say otherwise."""
 
-    def __init__(self, spool: Spool, worker: WorkerName, rescan_s: float, *, siblings: bool) -> None:
+    def __init__(
+        self, spool: Spool, worker: WorkerName, rescan_s: float, *, siblings: bool, max_attempts: int
+    ) -> None:
         self._spool, self._worker, self._siblings = spool, worker, siblings
-        self._rescan_s = rescan_s
+        self._rescan_s, self._max_attempts = rescan_s, max_attempts
         self._names: list[str] = []
         self._yielded: dict[str, float] = {}
         self.rescan_at = 0.0
@@ -36,6 +43,9 @@ class Picker:
         """List the directory: the truth, whatever events said."""
         begun = time.monotonic()
         self._names = self._spool.list_ready(self._worker.engine)
+        if self._yielded:  # what another slot has taken is of no more concern, nor a reason to wake
+            there = set(self._names)
+            self._yielded = {name: until for name, until in self._yielded.items() if name in there}
         now = time.monotonic()
         self.rescan_at = now + max(self._rescan_s, _LISTING_SHARE * (now - begun))
 
@@ -48,7 +58,7 @@ class Picker:
             name = parse_job(text)
             if name is None:
                 continue
-            if name.attempts and self._siblings and self._failed_here(text, name.id, name.attempts):
+            if name.attempts and self._siblings and self._left_to_others(text, name):
                 left.append(text)
                 continue
             claim = self._spool.claim(self._worker.engine, name, self._worker)
@@ -60,22 +70,43 @@ class Picker:
         """Monotonic time of the next rescan, or of the end of a yield."""
         return min([self.rescan_at, *self._yielded.values()])
 
-    def _failed_here(self, text: str, job_id: str, attempt: int) -> bool:
-        """A job whose last attempt failed in this slot is left to the others for a moment: the slot may be sick."""
+    def _left_to_others(self, text: str, name: JobName) -> bool:
+        """A job whose last attempt failed in this slot is left to the others for a moment: the slot may be sick.
+
+        When all its attempts failed here and only one is left, it stays theirs while one of them serves, even if
+        that one is busy: nobody knows yet whether the job is bad or the slot, and a sick slot must kill no job.
+        """
         now = time.monotonic()
         until = self._yielded.get(text)
-        if until is None:
-            last = self._spool.notes(job_id, attempt)[-1:]
-            if not last or not _same_slot(last[0], self._worker):
-                return False
-            self._yielded = {k: v for k, v in self._yielded.items() if v > now}
+        if until is not None and now < until:
+            return True
+        notes = self._spool.notes(name.id, name.attempts)
+        here = [self._is_here(note) for note in notes]
+        final = all(here) and name.attempts + 1 >= self._allowed(text)
+        if here and here[-1] and (until is None or final) and self._others_serve():
             self._yielded[text] = now + _YIELD_S
             return True
-        if now < until:
-            return True
-        del self._yielded[text]
+        self._yielded.pop(text, None)
         return False
 
+    def _is_here(self, failure: Failure) -> bool:
+        return failure.worker.rpartition(".")[0] == self._worker.slot
 
-def _same_slot(failure: Failure, worker: WorkerName) -> bool:
-    return failure.worker.rpartition(".")[0] == worker.slot
+    def _allowed(self, text: str) -> int:
+        path = f"{self._spool.ready_dir(self._worker.engine)}/{text}"
+        try:
+            job = Job.from_map(codec.decode(fsops.read_bounded(path, MAX_JOB_BYTES), arrays=False))
+        except (OSError, ProtocolError):
+            return self._max_attempts  # taken by another, or broken: whoever claims it will tell
+        return self._max_attempts if job.max_attempts is None else job.max_attempts
+
+    def _others_serve(self) -> bool:
+        folder = f"{self._spool.root}/run/heartbeats"
+        for entry in os.listdir(folder):
+            worker = parse_worker(entry)
+            if worker is None or worker.engine != self._worker.engine or worker.slot == self._worker.slot:
+                continue
+            beat = heartbeat.read(f"{folder}/{entry}")
+            if beat is not None and beat.phase in SERVING and not beat.standby:
+                return True
+        return False

@@ -137,7 +137,9 @@ class Recovery:
         """A slot turned out to be sick: jobs that failed there and still wait get that attempt back."""
         from pool.lookup import waiting
 
-        refunded = []
+        refunded: list[str] = []
+        if not job_ids:
+            return refunded
         for place in list(waiting(self._spool)):
             name = place.name
             if name is None or name.id not in job_ids or not name.attempts:

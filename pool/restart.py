@@ -108,6 +108,7 @@ class SlotPolicy:
         self._elsewhere: dict[str, None] = {}  # jobs that failed on another slot, the latest last
         self._peer_finished_at: float | None = None
         self._probation = False
+        self._sick = False
         self._ready_at: float | None = None  # of this process
         self._finished = 0  # jobs of this process
 
@@ -127,6 +128,13 @@ class SlotPolicy:
         """The jobs that failed in a row here: if the slot is sick, it was not their fault."""
         return tuple(self._streak)
 
+    def acquit(self) -> tuple[str, ...]:
+        """Of a slot that was found sick: the jobs that failed here and need not be charged; each is told once."""
+        acquitted = self.suspects if self._sick else ()
+        if self._sick:
+            self._streak.clear()
+        return acquitted
+
     # -- what happens to it
 
     def started(self, now: float) -> None:
@@ -136,6 +144,7 @@ class SlotPolicy:
             self._streak.clear()
         self._move(Seat.RUNNING)
         self.benched = None
+        self._sick = False
         self.starts += 1
         self._ready_at = None
         self._finished = 0
@@ -216,7 +225,7 @@ class SlotPolicy:
         elif self.seat is Seat.ENDING:
             self._move(Seat.RUNNING)
         self.benched = None
-        self._probation = False
+        self._probation = self._sick = False
         self._backoff.reset()
         self._failed_starts.clear()
         self._streak.clear()
@@ -260,6 +269,7 @@ class SlotPolicy:
         first = min(self._streak.values())
         if self._peer_finished_at is None or self._peer_finished_at < first:
             return
+        self._sick = True
         reason = f"{len(self._streak)} different jobs in a row failed here while other slots finished theirs"
         if self.seat is Seat.RUNNING:
             self.benched, self.next_start_at = reason, now + self.limits.bench_s

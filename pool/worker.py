@@ -118,7 +118,9 @@ class Worker:
     def _serve(self, engine: Any) -> None:
         spool, launch = self._spool, self._launch
         spool.make_ready_dir(self._name.engine)
-        picker = Picker(spool, self._name, launch.rescan_s, siblings=launch.siblings)
+        picker = Picker(
+            spool, self._name, launch.rescan_s, siblings=launch.siblings, max_attempts=launch.max_attempts
+        )
         executor = Executor(spool, launch, engine, self._beat, self._cancelled_type, lambda: self._draining)
         batching = launch.max_batch > 1 and hasattr(engine, "run_batch")
         with Watcher({"ready": spool.ready_dir(self._name.engine)}) as watcher:
@@ -148,25 +150,38 @@ class Worker:
 
     def _wait(self, picker: Picker, watcher: Watcher) -> None:
         """Sleep until something arrives, a signal comes, or the rescan is due."""
+        if self._beat.standby:
+            self._stand_by(picker, watcher)
+            return
         now = time.monotonic()
         if now >= self._verify_at:
             self._verify_at = now + _VERIFY_S
             if watcher.verify():
                 picker.rescan()
                 return
-        if now < picker.next_look() or self._beat.standby:
-            poll = select.poll()
-            poll.register(watcher.fileno(), select.POLLIN)
-            poll.register(self._wake_reader, select.POLLIN)
-            pause = self._launch.rescan_s if self._beat.standby else picker.next_look() - now
-            ready = poll.poll(max(0.0, pause) * 1000 + 1)
-            if any(fd == self._wake_reader for fd, _ in ready):
-                os.read(self._wake_reader, 512)
-            if ready and not self._beat.standby:
-                return
+        if now < picker.next_look() and self._sleep(picker.next_look() - now, watcher.fileno()):
+            return
+        picker.rescan()
+        self._beat.write()
+
+    def _stand_by(self, picker: Picker, watcher: Watcher) -> None:
+        """A spare sleeps until it is promoted; what arrives meanwhile is not for it."""
+        self._sleep(self._launch.rescan_s)
+        watcher.read()
+        self._beat.write()
         if not self._beat.standby:
             picker.rescan()
-        self._beat.write()
+
+    def _sleep(self, seconds: float, descriptor: int | None = None) -> bool:
+        """Until a signal comes, or the descriptor is readable; whether something did within that time."""
+        poll = select.poll()
+        poll.register(self._wake_reader, select.POLLIN)
+        if descriptor is not None:
+            poll.register(descriptor, select.POLLIN)
+        ready = poll.poll(max(0.0, seconds) * 1000 + 1)
+        if any(fd == self._wake_reader for fd, _ in ready):
+            os.read(self._wake_reader, 512)
+        return bool(ready)
 
     def _gather(self, first: Claim, picker: Picker, watcher: Watcher) -> list[Claim]:
         """More jobs for one call of the engine, as many as come within the batch wait. Retries run alone."""

@@ -1,0 +1,255 @@
+"""Spares, recycling, engines that cannot load, a slot that is sick: the others go on and status says why."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pool.constants import Phase
+from pool.job import JobState
+from scenarios.world import World, alive, kill, wait_until
+
+
+def loads(world: World) -> int:
+    path = world.folder / "loads"
+    return len(path.read_text().split()) if path.exists() else 0
+
+
+def cpu_s(pid: int) -> float:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# ---- spares
+
+
+def test_spare_takes_over_without_a_load(world: World) -> None:
+    """A killed worker is replaced by one that is loaded already; a new spare is loaded behind it."""
+    world.configure({"fake": {"max_concurrent_tasks": 1, "spares": 1,
+                              "options": {"load_s": 3, "loads": str(world.folder / "loads")}}})  # fmt: skip
+    world.serve(ready=2)
+    spare = next(beat for beat in world.loaded().values() if beat.standby)
+    worker = next(beat for beat in world.loaded().values() if not beat.standby)
+    pool = world.pool()
+    assert {pool.submit("fake", value=n).result(30)["pid"] for n in range(5)} == {worker.pid}, "a spare takes no job"
+    assert loads(world) == 2
+    begun = time.monotonic()
+    kill(worker.pid)
+    assert pool.submit("fake", value=1).result(30)["pid"] == spare.pid
+    assert time.monotonic() - begun < 2.5, "no load in between"
+    world.wait_ready(2)
+    assert loads(world) == 3
+    newcomer = next(beat for beat in world.loaded().values() if beat.pid != spare.pid)
+    assert newcomer.standby
+    roles = lambda: {s["pid"]: s["spare"] for s in world.status()["slots"]}  # noqa: E731
+    wait_until(lambda: roles() == {spare.pid: False, newcomer.pid: True}, "status")
+
+
+def test_idle_spare_costs_nothing_while_jobs_flow(world: World) -> None:
+    """Jobs that arrive wake the workers, not those in waiting."""
+    world.configure({"fake": {"max_concurrent_tasks": 1, "spares": 1}}).serve(ready=2)
+    pool = world.pool()
+    spare = next(beat for beat in world.loaded().values() if beat.standby)
+    pool.submit("fake", value=0).result(30)
+    before = cpu_s(spare.pid)
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        pool.submit("fake", value=1).result(30)
+        time.sleep(0.05)
+    assert cpu_s(spare.pid) - before < 0.3
+
+
+def test_idle_worker_sleeps_after_a_retry(world: World) -> None:
+    """A job that failed here and was taken by another slot leaves nothing to be looked for."""
+    world.configure().serve(ready=2)
+    pool = world.pool()
+    future = pool.submit("fake", do="raise", until_attempt=1)
+    assert future.result(30)["attempt"] == 2
+    time.sleep(3.5)  # the time for which it was left to the other slot is over
+    before = {beat.pid: cpu_s(beat.pid) for beat in world.loaded().values()}
+    time.sleep(1.5)
+    assert max(cpu_s(pid) - spent for pid, spent in before.items()) < 0.2
+
+
+# ---- recycling
+
+
+def test_recycled_one_at_a_time_and_no_job_lost(world: World) -> None:
+    world.configure({"fake": {"recycle": {"max_jobs": 10}, "options": {"load_s": 0.3}}}).serve(ready=2)
+    pool = world.pool()
+    before = {beat.pid for beat in world.loaded().values()}
+    futures = pool.submit_many("fake", [{"do": "sleep", "seconds": 0.05, "value": n} for n in range(120)])
+    fewest = 2
+    while not all(future.done() for future in futures):
+        fewest = min(fewest, len(world.loaded()))
+        time.sleep(0.02)
+    assert [future.result(1)["value"] for future in futures] == list(range(120))
+    assert all(future.record is not None and future.record.attempt == 1 for future in futures)
+    assert fewest >= 1, "one of two serves always"
+    used = {future.result()["pid"] for future in futures}
+    assert len(used) >= 4
+    wait_until(lambda: not before & {beat.pid for beat in world.loaded().values()}, "both were replaced")
+    assert {world.slot(name)["seat"] for name in ("fake-0", "fake-1")} <= {"running", "waiting"}
+
+
+def test_recycled_when_memory_has_grown(world: World) -> None:
+    """Between two jobs; the job that made it grow is not hurt."""
+    world.configure({"fake": {"max_concurrent_tasks": 1, "recycle": {"memory_growth_mb": 80}}}).serve(ready=1)
+    pool = world.pool()
+    small = pool.submit("fake", do="leak", mb=20).result(30)
+    big = pool.submit("fake", do="leak", mb=120).result(30)
+    assert small["pid"] == big["pid"]
+    wait_until(lambda: not alive(big["pid"]), "it is replaced")
+    assert "memory grew by" in wait_until(lambda: world.slot("fake-0").get("last_death"), "the reason")
+    assert pool.submit("fake", value=1).result(30)["attempt"] == 1
+
+
+def test_recycling_with_a_spare_costs_no_load(world: World) -> None:
+    world.configure({"fake": {"max_concurrent_tasks": 1, "spares": 1, "recycle": {"max_jobs": 3},
+                              "options": {"load_s": 2.5}}}).serve(ready=2)  # fmt: skip
+    pool = world.pool()
+    pids = [pool.submit("fake", do="sleep", seconds=0.01).result(30)["pid"] for _ in range(4)]
+    wait_until(lambda: not alive(pids[0]), "the first one is replaced")
+    begun = time.monotonic()
+    assert pool.submit("fake", value=1).result(30)["pid"] not in pids
+    assert time.monotonic() - begun < 2
+
+
+# ---- engines that cannot load
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "damaged": ({"options": {"fail_load": "error"}, "start_limit": 2}, "the model file is damaged"),
+    "misled": ({"options": {"fail_load": "config"}}, "option model: no such model"),
+    "missing": ({"engine": "no_such_module:Engine"}, "No module named 'no_such_module'"),
+    "nameless": ({"engine": "inference.fake:Nothing"}, "has no class 'Nothing'"),
+    "halting": ({"options": {"fail_load": "exit"}, "start_limit": 2}, "exit code 1"),
+    "crashing": ({"options": {"fail_load": "segfault"}, "start_limit": 2}, "SIGSEGV"),
+    "slow": ({"options": {"load_s": 60}, "load_timeout_s": 0.5, "start_limit": 2}, "did not load within"),
+}
+
+
+def test_broken_engines_are_benched_and_others_go_on(world: World) -> None:
+    """Every way not to load, side by side with an engine that is well."""
+    engines = {name: {"max_concurrent_tasks": 1, **entry} for name, (entry, _) in BROKEN.items()}
+    world.configure({"fake": {}, **engines})
+    world.serve()
+    pool = world.pool()
+    waiting = {name: pool.submit(name, value=1) for name in BROKEN}
+    futures = pool.submit_many("fake", [{"value": n} for n in range(50)])
+    assert [future.result(60)["value"] for future in futures] == list(range(50))
+    for name, (_, reason) in BROKEN.items():
+        wait_until(lambda name=name: world.slot(f"{name}-0")["seat"] == "benched", f"{name} is benched")
+        slot = world.slot(f"{name}-0")
+        assert reason in f"{slot['why']} {slot['last_death']} {slot['error']}", name
+        assert slot["starts"] <= 2
+        assert pool.state(waiting[name].id) is JobState.QUEUED, "its jobs wait"
+        assert not waiting[name].done()
+    assert {world.slot(name)["seat"] for name in ("fake-0", "fake-1")} == {"running"}
+    health = pool.status().health
+    assert health.verdict == "degraded"
+    assert any("the model file is damaged" in reason for reason in health.reasons)
+
+
+def test_benched_slot_is_taken_back(world: World) -> None:
+    """The cause is mended, the operator says so: the slot loads again and runs what waited."""
+    module = world.folder / "mendable.py"
+    module.write_text("raise ImportError('half installed')\n")
+    world.configure(
+        {"fake": {"engine": "mendable:Fake", "pythonpath": [str(world.folder)], "max_concurrent_tasks": 1}}
+    ).serve()
+    wait_until(lambda: world.slot("fake-0")["seat"] == "benched", "the bench")
+    assert "half installed" in world.slot("fake-0")["error"]["message"]
+    pool = world.pool()
+    future = pool.submit("fake", value=1)
+    module.write_text("from inference.fake import Fake\n")
+    (world.spool / "run" / "control" / "fake-0.recover").touch()
+    assert future.result(30)["attempt"] == 1
+    assert world.slot("fake-0")["error"] is None
+
+
+def test_bench_ends_by_itself(world: World) -> None:
+    """After bench_s it is tried again, on probation."""
+    flag = world.folder / "well"
+    (world.folder / "moody.py").write_text(
+        "import os\nfrom inference.fake import Fake\n"
+        "class Moody(Fake):\n"
+        "    def load(self, device, options):\n"
+        f"        assert os.path.exists({str(flag)!r}), 'not in the mood'\n"
+        "        super().load(device, options)\n"
+    )
+    world.configure(
+        {"fake": {"engine": "moody:Moody", "pythonpath": [str(world.folder)], "max_concurrent_tasks": 1,
+                  "start_limit": 2, "bench_s": 1.5}}
+    ).serve()  # fmt: skip
+    wait_until(lambda: world.slot("fake-0")["seat"] == "benched", "the bench")
+    assert "starts failed" in world.slot("fake-0")["why"]
+    flag.touch()
+    assert world.pool().submit("fake", value=1).result(30)["attempt"] == 1
+
+
+# ---- a sick slot
+
+SICK: dict[str, dict[str, Any]] = {
+    "raises": {"do": "raise", "value": "no device"},
+    "dies": {"do": "kill"},
+    "hangs": {"do": "hang_c"},
+}
+
+
+@pytest.mark.parametrize("how", list(SICK))
+def test_sick_slot_does_not_empty_the_queue(world: World, how: str) -> None:
+    """Everything fails in fake-0: it is benched, no job reaches dead, the attempts are given back."""
+    (world.folder / "steady.py").write_text(
+        "import time\nfrom inference.fake import Fake\n"
+        "class Steady(Fake):\n"
+        "    def run(self, params, context):\n"
+        "        result = super().run(params, context)\n"
+        "        time.sleep(0.3)\n"
+        "        return result\n"
+    )
+    world.configure(
+        {"fake": {"engine": "steady:Steady", "pythonpath": [str(world.folder)], "stall_timeout_s": 1,
+                  "retry_times": 2}}
+    ).serve(ready=2)  # fmt: skip
+    pool = world.pool()
+    futures = pool.submit_many("fake", [{**SICK[how], "slot": "fake-0"} for _ in range(24)])
+    assert len([future.result(80) for future in futures]) == 24
+    assert world.names("dead") == []
+    assert world.slot("fake-0")["seat"] == "benched"
+    assert "different jobs in a row failed here" in world.slot("fake-0")["why"]
+    records = [future.record for future in futures]
+    twice = [record for record in records if record is not None and record.attempt > 1]
+    assert all(record.attempt == 2 for record in twice)
+    assert len(twice) <= 8, "what failed while it was not yet known"
+
+
+def test_sick_slot_beside_a_busy_one_kills_no_job(world: World) -> None:
+    """Nobody can tell yet whether the slot is sick or the jobs are: their last attempt is left to the other slot."""
+    world.configure({"fake": {"retry_times": 1}}).serve(ready=2)
+    pool = world.pool()
+    long = pool.submit("fake", do="sleep", seconds=6)
+    name, _ = world.worker_of(long.id)
+    sick = "fake-1" if name.startswith("fake-0") else "fake-0"
+    futures = pool.submit_many("fake", [{"do": "raise", "value": "no device", "slot": sick} for _ in range(6)])
+    assert [future.result(60)["attempt"] for future in futures] == [2] * 6
+    assert world.names("dead") == []
+    assert long.done()
+
+
+def test_poison_jobs_do_not_bench_a_slot(world: World) -> None:
+    """Jobs that fail wherever they run are to blame themselves."""
+    world.configure({"fake": {"retry_times": 1, "max_concurrent_tasks": 2}}).serve(ready=2)
+    pool = world.pool()
+    poison = pool.submit_many("fake", [{"do": "exit", "code": 1} for _ in range(8)])
+    good = pool.submit_many("fake", [{"value": n} for n in range(50)])
+    assert [future.result(60)["value"] for future in good] == list(range(50))
+    for future in poison:
+        assert future.exception(60) is not None
+    time.sleep(1.2)
+    assert {world.slot(name)["seat"] for name in ("fake-0", "fake-1")} <= {"running", "waiting"}
+    assert all(beat.phase is Phase.IDLE for beat in wait_until(lambda: world.loaded()).values())
+    assert len(world.names("dead")) == 8
