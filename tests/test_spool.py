@@ -146,7 +146,8 @@ def test_a_durable_record_is_on_disk_before_the_claim_goes(root: Path, make_job:
     trace = _trace(spool, lambda: spool.finish(claim, record_of(claim, value=value)))
     assert trace == [
         "mkdir out/mine", "syncdir out", "create tmp", "write tmp", "write tmp", "fsync tmp", "replace out/mine",
-        "syncdir out/mine", "create tmp", "write tmp", "fsync tmp", "publish out", "syncdir out", "unlink work/echo-0.1",
+        "syncdir out/mine", "create tmp", "write tmp", "fsync tmp", "publish out", "syncdir out",
+        "unlink work/echo-0.1",
     ]  # fmt: skip
 
 
@@ -240,7 +241,7 @@ def test_jobs_run_by_priority_then_age(spool: Spool, make_job: JobMaker) -> None
 def test_foreign_files_are_not_touched(spool: Spool, make_job: JobMaker, hostile_names: tuple[bytes, ...]) -> None:
     spool.submit(make_job(id="mine"))
     worker = seat(spool)
-    folders = [spool.ready_dir("echo"), spool.work_dir(worker), *(f"{spool.root}/{name}" for name in ("deferred", "out"))]
+    folders = [f"{spool.root}/{name}" for name in ("ready/echo", f"work/{worker}", "deferred", "out")]
     foreign = [name for name in hostile_names if not name.endswith(b".msgpack")]
     for folder in folders:
         for name in foreign:
@@ -254,16 +255,16 @@ def test_foreign_files_are_not_touched(spool: Spool, make_job: JobMaker, hostile
         assert set(foreign) <= set(os.listdir(os.fsencode(folder)))
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"", b"\xc1", b"\x80", b"x" * 100, b"\x91" * 5000, encode({"protocol": 1}), encode([1, 2]), encode({"protocol": 2}),
-        encode(Job("another", "echo", {}).to_map()), encode({**Job("mine", "echo", {}).to_map(), "params": [1]}),
-        encode({**Job("mine", "echo", {}).to_map(), "max_attempts": "3"}), b"\xdf\xff\xff\xff\xff",
-        encode({**Job("mine", "echo", {}).to_map(), "created": "now"}), encode({**Job("mine", "echo", {}).to_map(), "items": 7}),
-        encode({**Job("mine", "echo", {}).to_map(), "timeout_s": "1"}), encode({**Job("mine", "echo").to_map(), "items": [7]}),
-    ],
-)  # fmt: skip
+MINE = Job("mine", "echo").to_map()
+NO_JOBS: list[Any] = [
+    [1, 2], {"protocol": 1}, {**MINE, "protocol": 2}, {**MINE, "id": "another"}, {**MINE, "params": [1]},
+    {**MINE, "max_attempts": "3"}, {**MINE, "created": "now"}, {**MINE, "items": 7}, {**MINE, "items": [7]},
+    {**MINE, "timeout_s": "1"}, {**MINE, "engine": None}, {**MINE, "priority": 1.5}, {**MINE, "reply": ["json"]},
+]  # fmt: skip
+DAMAGED = [b"", b"\xc1", b"\x80", b"x" * 100, b"\x91" * 5000, b"\xdf\xff\xff\xff\xff", encode(MINE)[:-1]]
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, *map(encode, NO_JOBS)])
 def test_a_job_file_of_a_foreign_hand(spool: Spool, content: bytes) -> None:
     spool.make_ready_dir("echo")
     Path(spool.ready_dir("echo"), str(job_name(0, 1, "mine"))).write_bytes(content)
