@@ -68,6 +68,8 @@ class _Default:
                     return msgpack.ExtType(EXT_ARRAY_FILE, msgpack.packb(body))
                 body = [value.dtype.str, list(value.shape), np.ascontiguousarray(value).tobytes()]
                 return msgpack.ExtType(EXT_ARRAY, msgpack.packb(body))
+        if isinstance(value, int):
+            raise TypeError("an integer of more than 64 bits")
         raise TypeError(f"a {type(value).__module__}.{type(value).__qualname__} cannot be stored")
 
 
