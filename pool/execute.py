@@ -273,8 +273,10 @@ class Executor:
 
     def _mark_log(self) -> None:
         sys.stderr.flush()
-        with contextlib.suppress(OSError):
+        try:
             self._log_at = os.fstat(2).st_size
+        except OSError:
+            pass
 
     def _stderr_tail(self) -> str:
         sys.stderr.flush()

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pool.errors import JobRefused
 
@@ -38,6 +38,7 @@ _NOTE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.msgpack\Z")
 _RECORD = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.msgpack\Z")
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts like the number, no look-alikes
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ class JobName:
         return f"{self.rank:03d}.{self.born:016d}.{self.id}.{self.attempts:02d}{SUFFIX}"
 
     def claimed(self) -> JobName:
-        return replace(self, attempts=min(self.attempts + 1, MAX_ATTEMPTS))
+        return JobName(self.rank, self.born, self.id, min(self.attempts + 1, MAX_ATTEMPTS))
 
     def released(self) -> JobName:
-        return replace(self, attempts=max(self.attempts - 1, 0))
+        return JobName(self.rank, self.born, self.id, max(self.attempts - 1, 0))
 
     def fresh(self) -> JobName:
-        return replace(self, attempts=0)
+        return JobName(self.rank, self.born, self.id, 0)
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,9 @@ def check_engine(engine: object) -> str:
 
 
 def base32(number: int, digits: int) -> str:
-    text = ""
-    for _ in range(digits):
-        text = _ALPHABET[number & 31] + text
-        number >>= 5
-    return text
+    pairs = [_PAIRS[number >> shift & 1023] for shift in range(digits // 2 * 10 - 10, -1, -10)]
+    first = _ALPHABET[number >> digits * 5 - 5 & 31] if digits % 2 else ""
+    return first + "".join(pairs)
 
 
 def new_id(born: int) -> str:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pool.errors import JobRefused
 
+_BELIEVED_S = 0.1  # a description that was read is not looked at again for so long
+
 
 class Schemas:
     """Reads and remembers the descriptions of the engines of one spool."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root / "run" / "engines"
+        self._root = f"{root}/run/engines"
+        self._believed: dict[str, float] = {}  # engine -> until when its description is not looked at again
         # engine -> (mtime ns, description, validator, keys that are paths)
         self._known: dict[str, tuple[int, Any, Any, frozenset[str]]] = {}
 
@@ -51,13 +55,17 @@ class Schemas:
         return {**params, **changed} if changed else params
 
     def _load(self, engine: str) -> tuple[int, Any, Any, frozenset[str]] | None:
-        path = self._root / f"{engine}.json"
+        known = self._known.get(engine)
+        now = time.monotonic()
+        if known is not None and now < self._believed[engine]:
+            return known
+        path = f"{self._root}/{engine}.json"
         try:
             stamp = os.stat(path).st_mtime_ns
-            known = self._known.get(engine)
+            self._believed[engine] = now + _BELIEVED_S
             if known is not None and known[0] == stamp:
                 return known
-            description = json.loads(path.read_bytes())
+            description = json.loads(Path(path).read_bytes())
         except (OSError, ValueError):
             return None
         schema = description.get("schema")
