@@ -288,6 +288,14 @@ class FilePool:
 
         return read_status(self.spool, self._config)
 
+    def read_for(self, future: JobFuture, timeout: float | None) -> float | None:
+        """Wait for a job on the caller's thread; what is left of `timeout`, None for no limit."""
+        return self._results.read_for(future, timeout)
+
+    def read_elsewhere(self) -> None:
+        """Somebody waits who does not read: a thread of this pool does."""
+        self._results.arm()
+
     def wait_for(self, future: Future[Any], seconds: float) -> None:
         """Sleep up to `seconds`, less when the job ends."""
         sleep_until(future, seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,37 @@ class JobFuture(Future[Any]):
         self._consume = consume
         self._record: Record | None = None
 
+        self._waiters = _Waiters(self._arm)
+
     def __repr__(self) -> str:
-        return f"<JobFuture {self.engine} {self.id} {'done' if self.done() else 'pending'}>"
+        return f"<JobFuture {self.engine} {self.id} {'done' if self.decided else 'pending'}>"
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What the engine returned; `timeout` in seconds. Raises JobFailed, CancelledError, TimeoutError."""
+        return super().result(self._pool.read_for(self, timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The JobFailed, or None when the job completed. Raises CancelledError, TimeoutError."""
+        return super().exception(self._pool.read_for(self, timeout))
+
+    def done(self) -> bool:
+        """Whether the record is in."""
+        if not self.decided:
+            self._arm()  # whoever asks again and again does not read
+        return self.decided
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """Call `fn` with this future when it is done, on whichever thread finds the record."""
+        super().add_done_callback(fn)
+        self._arm()
+
+    @property
+    def decided(self) -> bool:
+        """As done(), for a look in passing: nobody is set to read on account of it."""
+        return super().done()
+
+    def _arm(self) -> None:
+        self._pool.read_elsewhere()
 
     @property
     def record(self) -> Record | None:
@@ -102,6 +131,18 @@ class JobFuture(Future[Any]):
         reason = record.failure.describe() if record.failure else ""
         percent = 100.0 if record.failure is None else 0.0
         return Progress(record.state.value, percent, reason, record.attempt, record.finished)
+
+
+class _Waiters(list[Any]):
+    """Where wait() and as_completed() enter themselves."""
+
+    def __init__(self, arm: Callable[[], None]) -> None:
+        super().__init__()
+        self._arm = arm
+
+    def append(self, waiter: Any) -> None:
+        super().append(waiter)
+        self._arm()
 
 
 def with_remote_trace(error: BaseException, failure: Failure) -> BaseException:

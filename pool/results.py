@@ -1,4 +1,9 @@
-"""Futures that wait for records: one thread per FilePool, asleep on out/ while anything is awaited."""
+"""Futures that wait for records: somebody is asleep on out/ while anything is awaited.
+
+Whoever calls `result()` sleeps there on the caller's own thread, so that a result costs no switch of threads. A
+thread of the FilePool takes over as soon as somebody waits in another way (wait, as_completed, a callback, a
+second caller), and looks once a second in any case.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,11 @@ class Results:
         self._lock = threading.Lock()
         self._awaited: dict[str, list[JobFuture]] = {}
         self._watcher: Watcher | None = None
+        self._reading = threading.Lock()  # held by the one who reads the watcher
         self._work = threading.Event()
+        self._armed = False  # somebody waits who does not read
+        self._dozing = False  # the thread sleeps without end
+        self._look_at = 0.0
         self._closed = False
 
     def expect(self, future: JobFuture) -> None:
@@ -39,8 +48,34 @@ class Results:
             if self._watcher is None:
                 self._watcher = Watcher({"out": self._spool.root / "out"})
                 threading.Thread(target=self._run, name="filepool-results", daemon=True).start()
+            if not self._awaited:
+                self._look_at = time.monotonic() + _RESCAN_S
             self._awaited.setdefault(future.id, []).append(future)
+        if self._dozing:
             self._work.set()
+
+    def arm(self) -> None:
+        """Somebody waits for a future without reading here: the thread is to read."""
+        if not self._armed:
+            with self._lock:
+                self._armed = True
+            self._work.set()
+
+    def read_for(self, future: JobFuture, timeout: float | None) -> float | None:
+        """Read on the caller's thread until the future is done or others have to; what is left of `timeout`."""
+        if timeout is not None:
+            timeout += time.monotonic()
+        if self._armed or not self._reading.acquire(blocking=False):
+            self.arm()
+        else:
+            try:
+                while not (future.decided or self._closed):
+                    if timeout is not None and time.monotonic() >= timeout:
+                        break
+                    self._read(timeout)
+            finally:
+                self._reading.release()
+        return None if timeout is None else max(0.0, timeout - time.monotonic())
 
     def forget(self, job_id: str, future: JobFuture) -> None:
         with self._lock:
@@ -71,34 +106,49 @@ class Results:
             self._awaited.clear()
         self._work.set()
         for future in futures:
-            if not future.done():
+            if not future.decided:
                 future.set_exception(reason)
 
     def _run(self) -> None:
+        while not self._closed:
+            with self._lock:
+                idle = not self._awaited
+                self._armed = self._armed and not idle
+            if idle:
+                # RACE: told before the second look at what is awaited, so that an expect() in between wakes us
+                self._dozing = not self._work.wait(_RESCAN_S)
+                if self._dozing and not self._awaited and not self._closed:
+                    self._work.wait()
+                self._dozing = False
+            elif not self._armed:
+                self._work.wait(max(0.0, self._look_at - time.monotonic()))
+            self._work.clear()
+            if self._armed or (self._awaited and time.monotonic() >= self._look_at):
+                with self._reading:
+                    if self._awaited and not self._closed:
+                        self._read(None if self._armed else 0.0)
+        with self._reading:
+            if self._watcher is not None:
+                self._watcher.close()
+
+    def _read(self, until: float | None) -> None:
+        """Sleep until records arrive, at most to the monotonic time `until`; resolve them. Needs `_reading`."""
         watcher = self._watcher
         assert watcher is not None
-        look_at = time.monotonic() + _RESCAN_S
-        while not self._closed:
-            if not self._awaited:
-                # RACE: cleared before the second look, so an expect() in between sets it again
-                self._work.clear()
-                if not self._awaited and not self._closed:
-                    self._work.wait()
-                look_at = time.monotonic() + _RESCAN_S
-            if watcher.wait(max(0.0, look_at - time.monotonic())):
-                arrivals = watcher.read()
-                for name in arrivals.names.get("out", ()):
-                    job_id = parse_record(name)
-                    if job_id is not None and job_id in self._awaited:
-                        self._resolve(job_id)
-                if arrivals.rescan:
-                    self.look()
-            if time.monotonic() >= look_at:
-                watcher.verify()
+        end = self._look_at if until is None else min(until, self._look_at)
+        if watcher.wait(max(0.0, end - time.monotonic())):
+            arrivals = watcher.read()
+            for name in arrivals.names.get("out", ()):
+                job_id = parse_record(name)
+                if job_id is not None and job_id in self._awaited:
+                    self._resolve(job_id)
+            if arrivals.rescan:
                 self.look()
-                self._on_look()
-                look_at = time.monotonic() + _RESCAN_S
-        watcher.close()
+        elif time.monotonic() >= self._look_at:
+            watcher.verify()
+            self.look()
+            self._on_look()
+            self._look_at = time.monotonic() + _RESCAN_S
 
     def _resolve(self, job_id: str) -> None:
         try:
@@ -125,7 +175,7 @@ class Results:
 
 
 def _settle(future: JobFuture, record: Record | Exception) -> None:
-    if future.done():
+    if future.decided:
         return
     if isinstance(record, Exception):
         future.set_exception(record)
