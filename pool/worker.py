@@ -32,6 +32,7 @@ from pool.spool import Claim, Spool
 from pool.watch import Watcher
 
 _VERIFY_S = 10.0  # how often the watcher itself is looked at
+_NAP_S, _NAP_MAX_S = 0.001, 0.008  # after losing a race for a job: the first nap, and the longest
 
 
 class Worker:
@@ -47,6 +48,7 @@ class Worker:
         self._phase = Phase.BOOTING
         self._draining = False
         self._verify_at = 0.0
+        self._nap_s = 0.0
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
@@ -142,16 +144,28 @@ class Worker:
 
     def _next(self, picker: Picker, watcher: Watcher) -> Claim | None:
         arrivals = watcher.read()
-        if arrivals.rescan:
+        if arrivals.rescan or (self._nap_s and arrivals):  # after a nap most of what came is gone
             picker.rescan()
         elif arrivals:
             picker.feed(arrivals.names.get("ready", []))
-        return picker.take()
+        claim = picker.take()
+        if claim is not None or not arrivals:
+            self._nap_s = 0.0
+        else:
+            self._nap_s = min(2 * self._nap_s, _NAP_MAX_S) or _NAP_S
+        return claim
 
     def _wait(self, picker: Picker, watcher: Watcher) -> None:
-        """Sleep until something arrives, a signal comes, or the rescan is due."""
+        """Sleep until something arrives, a signal comes, or the rescan is due.
+
+        When other workers were faster, look away for a moment: with jobs that take microseconds, every idle
+        worker would wake up for each of them only to be late again.
+        """
         if self._beat.standby:
             self._stand_by(picker, watcher)
+            return
+        if self._nap_s:
+            self._sleep(self._nap_s)
             return
         now = time.monotonic()
         if now >= self._verify_at:
