@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import uuid
 from pathlib import Path
@@ -17,13 +16,13 @@ from pool import fsops
 from pool.clock import boot_ns
 from pool.constants import PROTOCOL
 from pool.errors import SpoolError
+from pool.host import mounts
 from pool.names import parse_deferred, parse_job
 
 TOP = ("in", "ready", "work", "deferred", "out", "dead", "quarantine", "progress", "run", "cache", "tmp")
 RUN = ("run/heartbeats", "run/slots", "run/logs", "run/ids", "run/attempts", "run/control", "run/clients",
        "run/engines", "run/scratch")  # fmt: skip
 MARKER = "run/spool.json"
-_OCTAL = re.compile(r"\\([0-7]{3})")  # how the kernel writes a space in a path
 
 
 def prepare(root: Path) -> str:
@@ -72,24 +71,10 @@ def check(root: Path) -> None:
             )
         if info.st_dev != device:
             raise SpoolError(f"{path} lies on another file system than {root}: a spool must be on one mount")
-    below = mount_below(root)
+    inside = os.path.realpath(root) + "/"
+    below = next((point for point, _ in mounts() if point.startswith(inside)), "")
     if below:  # also of the same file system: a rename across a bind mount fails
         raise SpoolError(f"{below} is a mount of its own inside {root}: a spool must be on one mount")
-
-
-def mount_below(root: Path, table: str = "/proc/self/mountinfo") -> str:
-    """A mount point inside `root`, '' when there is none or the platform does not tell."""
-    try:
-        lines = Path(table).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    inside = os.path.realpath(root) + "/"
-    for line in lines:
-        fields = line.split(" ")
-        point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4]) if len(fields) > 4 else ""
-        if point.startswith(inside):
-            return point
-    return ""
 
 
 def identity(root: Path) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pool.errors import SpoolError
+from pool.host import mounts
 
 NETWORK_MOUNTS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "vboxsf", "vmhgfs"}
@@ -52,7 +53,7 @@ class Arrivals:
 
 
 class Watcher:
-    """Watches directories that exist, each under a key of the caller's choice.
+    """Watches directories that exist, each under a key of the caller's choice. SpoolError: one is missing.
 
     closes: keys of directories in which a file also counts when its writer closes it (the drop box).
     """
@@ -63,6 +64,9 @@ class Watcher:
         self.mode = "inotify"
         self.reason = ""
         self._source: _Inotify | _Observer
+        for path in self._directories.values():
+            if not os.path.isdir(path):
+                raise SpoolError(f"{path} is missing: start the pool once to make the spool")
         remote = next((kind for path in self._directories.values() if (kind := network_mount(path))), "")
         if remote:
             self._fall_back(f"{remote} mounts send no events")
@@ -148,15 +152,24 @@ class _Inotify:
             raise
 
     def _arm(self, key: str) -> None:
+        """Watch a directory; one that is gone is left to `verify`, which comes again."""
         path = self._directories[key]
+        self._inodes.pop(key, None)
         mask = _IN_MOVED_TO | _IN_CREATE | _IN_ONLYDIR | _IN_EXCL_UNLINK
         if key in self._closes:
             mask = _IN_MOVED_TO | _IN_CLOSE_WRITE | _IN_ONLYDIR | _IN_EXCL_UNLINK
         wd = self._add_watch(self._fd, os.fsencode(path), mask)
         if wd == -1:
-            raise _last_error(path)
-        info = os.stat(path)
-        self._keys[wd], self._inodes[key] = key, (info.st_dev, info.st_ino)
+            error = _last_error(path)
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return
+            raise error
+        self._keys[wd] = key
+        try:
+            info = os.stat(path)
+        except OSError:
+            return
+        self._inodes[key] = (info.st_dev, info.st_ino)
 
     def fileno(self) -> int:
         return self._fd
@@ -188,10 +201,7 @@ class _Inotify:
         key = self._keys.pop(wd, None)
         arrivals.rescan = True
         if key is not None and key not in self._keys.values():
-            try:
-                self._arm(key)
-            except FileNotFoundError:
-                self._inodes.pop(key, None)
+            self._arm(key)
 
     def healthy(self) -> bool:
         for key, path in self._directories.items():
@@ -227,18 +237,20 @@ class _Observer:
         outer = self
 
         class Handler(FileSystemEventHandler):  # type: ignore[misc,unused-ignore]
-            def __init__(self, key: str) -> None:
-                self.key = key
+            def __init__(self, key: str, directory: str) -> None:
+                self.key, self.directory = key, directory
 
             def on_any_event(self, event: FileSystemEvent) -> None:
                 if event.event_type in ("created", "moved", "modified", "closed"):
-                    path = getattr(event, "dest_path", "") or event.src_path
-                    outer._arrived(self.key, os.path.basename(os.fsdecode(path)))
+                    path = os.fsdecode(getattr(event, "dest_path", "") or event.src_path)
+                    if path != self.directory:
+                        outer._arrived(self.key, os.path.basename(path))
 
+        self._directories = tuple(directories.values())
+        self._watched = [path for path in self._directories if os.path.isdir(path)]
         for key, path in directories.items():
-            if not os.path.isdir(path):
-                raise SpoolError(f"{path} is missing: start the pool once to make the spool")
-            self._observer.schedule(Handler(key), path, recursive=False)
+            if path in self._watched:
+                self._observer.schedule(Handler(key, path), path, recursive=False)
         self._observer.start()
 
     def _arrived(self, key: str, name: str) -> None:
@@ -267,7 +279,8 @@ class _Observer:
         return arrivals
 
     def healthy(self) -> bool:
-        return bool(self._observer.is_alive()) and all(e.is_alive() for e in self._observer.emitters)
+        alive = bool(self._observer.is_alive()) and all(e.is_alive() for e in self._observer.emitters)
+        return alive and self._watched == [path for path in self._directories if os.path.isdir(path)]
 
     def close(self) -> None:
         if self._reader < 0:
@@ -281,23 +294,14 @@ class _Observer:
         self._reader = self._writer = -1
 
 
-def network_mount(path: str, mounts: str = "/proc/self/mounts") -> str:
+def network_mount(path: str, table: str = "/proc/self/mounts") -> str:
     """Type of the mount that holds `path` when it is one that sends no events, else ''."""
-    try:
-        with open(mounts, encoding="utf-8", errors="surrogateescape") as table:
-            lines = table.read().splitlines()
-    except OSError:
-        return ""
     real = os.path.realpath(path)
     best, kind = "", ""
-    for line in lines:
-        parts = line.split(" ")
-        if len(parts) < 3:
-            continue
-        point = parts[1].replace("\\040", " ")
+    for point, type_ in mounts(table):
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
-            best, kind = point, parts[2]
+            best, kind = point, type_
     return kind if kind in NETWORK_MOUNTS or kind.startswith("fuse.") else ""
 
 

@@ -177,20 +177,6 @@ def test_a_bind_mount_of_the_same_disk_is_refused(
     assert str(root / name) in str(caught.value)
 
 
-def test_mounts_are_read_as_the_kernel_writes_them(tmp_path: Path) -> None:
-    root = tmp_path / "a spool"
-    root.mkdir()
-    table = tmp_path / "mountinfo"
-    line = "22 1 0:1 / {} rw - tmpfs none rw\n"
-    outside = [str(root), f"{root}-2/in", "/", str(tmp_path), ""]
-    table.write_text("".join(line.format(place.replace(" ", "\\040")) for place in outside) + "short\n\n")
-    assert layout.mount_below(root, str(table)) == ""
-    with open(table, "a") as file:
-        file.write(line.format(f"{root}/in".replace(" ", "\\040")))
-    assert layout.mount_below(root, str(table)) == f"{root}/in"
-    assert layout.mount_below(root, str(tmp_path / "no such table")) == ""
-
-
 @pytest.mark.parametrize("make", ["a file in the way", "no right", "a full disk"])
 def test_a_tree_that_cannot_be_made_says_so(root: Path, make: str) -> None:
     if make == "a file in the way":
