@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pool.errors import JobRefused
 
@@ -41,8 +42,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts lik
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 
 
-@dataclass(frozen=True)
-class JobName:
+class JobName(NamedTuple):
     """A job file's name, taken apart.
 
     born: µs of the spool clock; attempts: begun so far (in work/ the current one is counted).

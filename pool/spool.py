@@ -43,8 +43,8 @@ import errno
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pool import codec, fsops, layout
 from pool.clock import boot_ns
@@ -57,8 +57,7 @@ from pool.names import SUFFIX, JobName, WorkerName, job_name, parse_deferred, pa
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A job file in the directory of the worker that took it."""
 
     path: str
