@@ -278,8 +278,7 @@ class FilePool:
     def retry(self, job_id: str) -> JobFuture:
         """Run a failed job again, with all its attempts. Raises UnknownJob when it did not fail."""
         self._open()
-        entry, engine, name = lookup.find_dead(self.spool, check_id(job_id))
-        self.spool.requeue(entry, engine, name)
+        self.spool.requeue(*lookup.await_dead(self.spool, check_id(job_id)))
         return self.attach(job_id)
 
     def status(self) -> PoolStatus:

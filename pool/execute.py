@@ -161,7 +161,7 @@ class Executor:
     def _item(self, item: Mapping[str, Any], context: JobContext) -> list[Any]:
         try:
             context.check()
-            return [_OK, _as_map(self._engine.run(self._engine.check(item), context))]
+            return [_OK, _as_map(self._engine.run(self._check(item), context))]
         except (Exception, SystemExit) as error:
             return [_ERROR, self._failure(error, context.stage, context.attempt, "").to_map()]
 

@@ -20,6 +20,7 @@ from pool.names import JobName, WorkerName, parse_dead, parse_deferred, parse_jo
 from pool.spool import Spool
 
 _PASSES = 3
+_BURIAL_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,19 @@ def find_dead(spool: Spool, job_id: str) -> tuple[str, str, JobName]:
         if parsed is not None and parsed[1].id == job_id:
             return entry, parsed[0], parsed[1]
     raise UnknownJob(job_id)
+
+
+def await_dead(spool: Spool, job_id: str) -> tuple[str, str, JobName]:
+    """As find_dead. RACE: a record that says failed is seen a moment before its job file is in dead/, and later still
+    when its worker was killed in between."""
+    deadline = time.monotonic() + _BURIAL_S
+    while True:
+        try:
+            return find_dead(spool, job_id)
+        except UnknownJob:
+            if time.monotonic() >= deadline or find(spool, job_id).state is not JobState.FAILED:
+                raise
+        time.sleep(0.005)
 
 
 def progress(spool: Spool, job_id: str) -> Progress | None:

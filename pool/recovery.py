@@ -48,10 +48,12 @@ class Recovery:
         OSError (a full disk) leaves the rest for another try: call it again.
         """
         charged = []
-        for claim in self._spool.claims(worker):
+        claims = self._spool.claims(worker)
+        for claim in claims:
             sweep_attempt(self._spool, claim.name.id, claim.name.attempts)
             fsops.unlink(f"{self._spool.root}/progress/{claim.name.id}", missing_ok=True)
-            if self._recover_claim(claim, end):
+            # Of a batch nobody knows which one did it: each may prove itself alone, even one that has no retries.
+            if self._recover_claim(claim, end, spare_attempts=int(len(claims) > 1)):
                 charged.append(claim.name.id)
         directory = self._spool.work_dir(worker)
         if os.path.isdir(directory):
@@ -67,7 +69,7 @@ class Recovery:
             fsops.unlink(leftover, missing_ok=True)
         return charged
 
-    def _recover_claim(self, claim: Claim, end: End) -> bool:
+    def _recover_claim(self, claim: Claim, end: End, *, spare_attempts: int) -> bool:
         spool, job_id = self._spool, claim.name.id
         if spool.decided(job_id):
             spool.tidy(claim, attempts=claim.name.attempts)
@@ -92,7 +94,9 @@ class Recovery:
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         engine = self._config.engines.get(claim.worker.engine)
         attempts = engine.max_attempts if engine else 1
-        verdict.settle(spool, claim, job, failure, max_attempts=attempts, delay_s=delay)
+        verdict.settle(
+            spool, claim, job, failure, max_attempts=attempts, delay_s=delay, spare_attempts=spare_attempts
+        )
         return True
 
     def _failure(self, claim: Claim, kind: FailureKind, message: str, end: End) -> Failure:

@@ -19,11 +19,12 @@ from pool.context import partial_path
 from pool.errors import JobFailed, PoolError, ProtocolError
 from pool.future import JobFuture, with_remote_trace
 from pool.job import JobState, Record
-from pool.names import parse_record
+from pool.names import parse_record, parse_worker
 from pool.spool import Spool
 from pool.watch import Watcher
 
 _RESCAN_S = 1.0
+_TIDY_S = 0.1  # how long a claim may outlive its record
 _LIST_FROM = 64  # awaiting more than this, one listing is cheaper than a look per job
 
 
@@ -166,12 +167,22 @@ class Results:
 
     def _consume(self, record: Record) -> None:
         """Remove a record that its caller has in hand; mapped arrays stay readable until they are closed."""
+        deadline = time.monotonic() + _TIDY_S
+        while self._claimed(record) and time.monotonic() < deadline:
+            time.sleep(0.0002)
+        if self._claimed(record):
+            return  # its worker died just then: recovery must still find it decided; retention removes it
         fsops.unlink(self._spool.record_path(record.id), missing_ok=True)
         for attempt in range(1, record.attempt + 1):
             fsops.unlink(partial_path(self._spool, record.id, attempt), missing_ok=True)
         directory = self._spool.files_dir(record.id)
         if directory.is_dir():
             fsops.remove_tree(str(directory))
+
+    def _claimed(self, record: Record) -> bool:
+        """RACE: the record is seen a moment before the claim goes. Without its record that claim would run again."""
+        worker = parse_worker(record.worker)
+        return worker is not None and any(c.name.id == record.id for c in self._spool.claims(worker))
 
 
 def _settle(future: JobFuture, record: Record | Exception) -> None:

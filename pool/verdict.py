@@ -15,14 +15,23 @@ NEVER_RETRIED = frozenset({FailureKind.INPUT.value, FailureKind.CANCELLED.value}
 
 
 def settle(
-    spool: Spool, claim: Claim, job: Job | None, failure: Failure, *, max_attempts: int, delay_s: float
+    spool: Spool,
+    claim: Claim,
+    job: Job | None,
+    failure: Failure,
+    *,
+    max_attempts: int,
+    delay_s: float,
+    spare_attempts: int = 0,
 ) -> JobState:
     """Give the job back, or publish its failure; the state it is in now.
 
     job: None when its file cannot be read, which ends it. max_attempts: of the engine; the job may say otherwise.
+    spare_attempts: beyond those, for a job that may not have been the one that failed.
     """
     attempt = claim.name.attempts
     allowed = max_attempts if job is None or job.max_attempts is None else job.max_attempts
+    allowed += spare_attempts
     if job is not None and failure.kind not in NEVER_RETRIED and attempt < allowed:
         spool.retry(claim, failure, delay_s=delay_s)
         return JobState.DEFERRED if delay_s > 0 else JobState.QUEUED
