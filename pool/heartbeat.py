@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 import zlib
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ _BODY = struct.Struct("<4sIQQQQQQBB6x104s32s")
 _CRC = struct.Struct("<I")
 _MAGIC = b"fpb1"
 SIZE = _BODY.size + _CRC.size
+_PHASES = frozenset(int(phase) for phase in Phase)
+_READS = 10  # a write takes a microsecond, unless its process is put aside in the middle of it
 
 
 @dataclass(frozen=True)
@@ -91,23 +94,31 @@ class Heartbeat:
 
 
 def read(path: str) -> Beat | None:
-    """The latest beat; None when the file is missing, empty or torn (read again later)."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            data = file.read(SIZE)
-    except OSError:
-        return None
-    if not data or len(data) < SIZE:
-        return None
-    body = data[: _BODY.size]
-    if _CRC.unpack_from(data, _BODY.size)[0] != zlib.crc32(body):
-        return None
+    """The latest beat; None when there is none, or the file is damaged."""
+    for attempt in range(_READS):
+        if attempt:
+            time.sleep(0.001)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                data = file.read(SIZE)
+        except OSError:
+            return None
+        if not data:
+            return None
+        body = data[: _BODY.size]
+        if len(data) == SIZE and _CRC.unpack_from(data, _BODY.size)[0] == zlib.crc32(body):
+            return _unpack(body)
+        # RACE: torn, we read while it was written. "No beat" would be taken for a worker that never came up.
+    return None
+
+
+def _unpack(body: bytes) -> Beat | None:
     magic, pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, phase, standby, job, stage = _BODY.unpack(
         body
     )
-    if magic != _MAGIC:
+    if magic != _MAGIC or phase not in _PHASES:
         return None
     return Beat(
         pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, Phase(phase), bool(standby),
-        job.rstrip(b"\0").decode(), stage.rstrip(b"\0").decode(errors="replace"),
+        job.rstrip(b"\0").decode(errors="replace"), stage.rstrip(b"\0").decode(errors="replace"),
     )  # fmt: skip
