@@ -1,0 +1,1 @@
+"""A talking portrait from one picture and a recording."""

@@ -1,0 +1,225 @@
+"""One still head turned a little: a single remap per frame, with depth.
+
+Every pixel of the picture gets a depth (the mesh inside the face, the plane of the ears beyond it) and a weight
+(1 on the head, fading to 0 over the hair and background, down the neck and towards the edges of the
+picture). A pose then moves a coarse grid of them; the inverse of that motion, found by fixed-point steps on the
+grid and enlarged to full size, is what ``cv2.remap`` wants. Nothing is cut out, so nothing has to be
+invented behind the head; that holds for turns of about 4°.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.face import mesh, pose
+
+Array = NDArray[np.float32]
+Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
+
+GRID = 8  #: pixels between grid points
+STEPS = 3  #: fixed-point steps of the inverse; the error is then under .01 px
+PIVOT = (0.0, 0.72, 0.30)  #: head coordinates of the joint the head turns on: low and far back
+
+# In eye distances:
+FULL, FADE = 0.35, 0.75  #: outside the oval the head moves fully so far, then not at all after so much more
+CROWN = 0.55  #: above the brows distances count less, because there the head goes on under its hair
+NECK = 1.0  #: below the jaw the motion fades at once, over this length
+EDGE = 0.30  #: strip along the edges of the picture over which everything comes to rest
+EAR_BLEND = 0.35  #: outside the oval the mesh's depth gives way to that of the ears over this
+CHEST = (0.15, 0.75, 1.9, 1.0)  #: below the chin: breath sets in here, over this; dies out here, over this
+SHOULDERS = (1.3, 1.0)  #: beside the chin: the same sideways
+BROW_RAISE = 0.035  #: how far the brows go up at most
+BROW_FADE = 0.30  #: of that motion over the forehead
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A head in a new pose."""
+
+    moved: Array  #: (rows, columns, 2) pixels that each grid point of the still picture goes
+    pose: pose.Pose  #: the new pose itself
+
+    def forward(self, points: Array) -> Array:
+        """(P, 3) points of the still picture in pixels → where they are now; depth turns with them."""
+        at = (points[:, :2] + np.float32(0.5)) / GRID - np.float32(0.5)
+        step = cv2.remap(
+            self.moved, at[:, 0].copy(), at[:, 1].copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        result = points.copy()
+        result[:, :2] += step.reshape(-1, 2)
+        return result
+
+
+class PoseWarp:
+    """The head of one picture of ``size`` (width, height): ``points`` (478, 3) pixels and its one pose."""
+
+    def __init__(self, points: mesh.Points, at: pose.Pose, size: tuple[int, int]) -> None:
+        self.width, self.height = size
+        self._scale = float(at.scale[0])
+        self._turn = at.rotation[0].astype(np.float64)
+        self._place = at.translation[0].astype(np.float64)
+        self._joint = self._scale * (self._turn @ np.array(PIVOT)) + self._place
+        columns, rows = -(-self.width // GRID), -(-self.height // GRID)
+        # Grid points sit in the middle of their cells, where cv2.resize expects them.
+        x = (np.arange(columns) + 0.5) * GRID - 0.5
+        y = (np.arange(rows) + 0.5) * GRID - 0.5
+        self._x, self._y = (axis.astype(np.float32) for axis in np.meshgrid(x, y))
+        flat = self._upright(points)
+        here = self._upright(np.stack([self._x, self._y], axis=2).reshape(-1, 2))
+        outside = _distance(here, flat[mesh.OVAL]).reshape(rows, columns)
+        edge = np.minimum.reduce([self._x, self._y, self.width - 1 - self._x, self.height - 1 - self._y])
+        rest = _smoothstep(edge / (EDGE * self._scale))
+        self.weight = _head_weight(here, flat, outside) * rest
+        self._chest = _chest_weight(here, flat).reshape(rows, columns) * rest
+        self._brow = _brow_weight(here, flat).reshape(rows, columns)
+        self._arm = self._arms(points, outside)
+        moving = np.maximum(self.weight, self._chest) > 1e-3
+        self.box = _extent(moving, self.width, self.height)
+        self._base = (
+            np.arange(self.box[0], self.box[2], dtype=np.float32)[None, :],
+            np.arange(self.box[1], self.box[3], dtype=np.float32)[:, None],
+        )
+        self._full = np.empty((rows * GRID, columns * GRID, 2), np.float32)
+
+    def turned(self, angles: Array, breath: float = 0.0, brow: float = 0.0) -> Turned:
+        """The head in another pose.
+
+        ``angles`` are degrees of yaw, pitch, roll away from the picture's pose, ``breath`` eye distances the
+        chest is up, ``brow`` 0..1.
+        """
+        turn = self._turn @ pose.rotation_of(*(float(angle) for angle in angles)) @ self._turn.T
+        moved = self._arm @ (turn - np.eye(3))[:2].T.astype(np.float32)
+        moved *= self.weight[..., None]
+        lift = np.float32(breath * self._scale) * np.maximum(self._chest, 0.6 * self.weight)
+        lift += np.float32(brow * BROW_RAISE * self._scale) * self._brow
+        moved[..., 1] -= lift
+        joint = self._joint + self._turn @ np.array([0, -0.6 * breath * self._scale, 0])
+        place = joint + turn @ (self._place - self._joint)
+        at = pose.Pose(
+            np.float32([self._scale]), (turn @ self._turn)[None].astype(np.float32), place[None].astype(np.float32)
+        )
+        return Turned(moved, at)
+
+    def maps(self, turned: Turned) -> tuple[Array, Array]:
+        """(h, w) float32 x and y of the source, for the pixels of ``box``. Arrays of their own."""
+        moved = turned.moved
+        source = -moved
+        for _ in range(STEPS):
+            source = -cv2.remap(
+                moved,
+                (self._x + source[..., 0] + 0.5) / GRID - 0.5,
+                (self._y + source[..., 1] + 0.5) / GRID - 0.5,
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+        cv2.resize(source, (self._full.shape[1], self._full.shape[0]), dst=self._full, interpolation=cv2.INTER_LINEAR)
+        left, top, right, bottom = self.box
+        field = self._full[top:bottom, left:right]
+        return field[..., 0] + self._base[0], field[..., 1] + self._base[1]
+
+    def _upright(self, pixels: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(N, ≥2) pixels → (N, 2) eye distances round the head's origin, roll taken out."""
+        across = self._turn[:2, 0] / np.linalg.norm(self._turn[:2, 0])
+        axes = np.stack([across, np.array([-across[1], across[0]])], axis=1)
+        return np.asarray((pixels[:, :2] - self._place[:2]) @ axes / self._scale)
+
+    def _arms(self, points: mesh.Points, outside: Array) -> Array:
+        """(rows, columns, 3) pixels from the joint to the point of the head at each grid point."""
+        depth = _mesh_depth(points, self._x.shape)
+        ears = float(points[[127, 234, 356, 454], 2].mean())
+        blend = _smoothstep(outside / EAR_BLEND)
+        depth = depth * (1 - blend) + ears * blend
+        sigma = 0.05 * self._scale / GRID
+        depth = cv2.GaussianBlur(depth.astype(np.float32), (0, 0), max(0.6, sigma), borderType=cv2.BORDER_REPLICATE)
+        joint = self._joint
+        return np.stack([self._x - joint[0], self._y - joint[1], depth - joint[2]], axis=2).astype(np.float32)
+
+
+def _mesh_depth(points: mesh.Points, shape: tuple[int, int]) -> Array:
+    """(rows, columns) depth of the mesh in pixels, outside the oval that of its nearest edge."""
+    rows, columns = shape
+    at = (points[: mesh.VERTICES, :2] + 0.5) / GRID - 0.5
+    # Inverse distance over the nearest vertices: smooth, defined everywhere, and cheap on this grid.
+    y, x = np.mgrid[0:rows, 0:columns]
+    depth = np.empty(shape, np.float32)
+    for row in range(rows):
+        square = (x[row][:, None] - at[None, :, 0]) ** 2 + (y[row][:, None] - at[None, :, 1]) ** 2
+        near = np.argpartition(square, 6, axis=1)[:, :6]
+        share = 1 / (np.take_along_axis(square, near, axis=1) + 0.3)
+        depth[row] = (share * points[near, 2]).sum(axis=1) / share.sum(axis=1)
+    return depth
+
+
+def _head_weight(here: NDArray[np.float64], flat: NDArray[np.float64], outside: Array) -> Array:
+    """(rows, columns) 1 on the head, 0 far from it."""
+    brow = float(flat[np.concatenate([mesh.BROW_RIGHT, mesh.BROW_LEFT]), 1].min())
+    high = here.copy()
+    high[:, 1] = np.where(high[:, 1] < brow, brow + CROWN * (high[:, 1] - brow), high[:, 1])
+    ring = flat[mesh.OVAL].copy()
+    ring[:, 1] = np.where(ring[:, 1] < brow, brow + CROWN * (ring[:, 1] - brow), ring[:, 1])
+    distance = _distance(high, ring).reshape(outside.shape)
+    mouth, chin = float(flat[mesh.LIP_INNER_TOP, 1]), float(flat[mesh.CHIN, 1])
+    below = _smoothstep((here[:, 1].reshape(outside.shape) - mouth) / max(chin - mouth, 1e-3))
+    start = FULL * (1 - below)
+    length = FADE + (NECK - FADE) * below
+    return np.asarray(1 - _smoothstep((distance - start) / length), np.float32)
+
+
+def _chest_weight(here: NDArray[np.float64], flat: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) the part of the body that breath lifts."""
+    down = here[:, 1] - float(flat[mesh.CHIN, 1])
+    side = np.abs(here[:, 0] - float(flat[mesh.CHIN, 0]))
+    low, rise, high, fall = CHEST
+    upright = _smoothstep((down - low) / rise) * (1 - _smoothstep((down - high) / fall))
+    return upright * (1 - _smoothstep((side - SHOULDERS[0]) / SHOULDERS[1]))
+
+
+def _brow_weight(here: NDArray[np.float64], flat: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) 1 along the brows, fading up the forehead, down to the lids and beside the temples."""
+    brows = flat[np.concatenate([mesh.BROW_RIGHT, mesh.BROW_LEFT])]
+    lids = flat[np.concatenate([mesh.EYE_RIGHT, mesh.EYE_LEFT])]
+    brows = brows[np.argsort(brows[:, 0])]
+    line = np.interp(here[:, 0], brows[:, 0], _running_mean(brows[:, 1]))
+    lid = float(lids[:, 1].min())
+    below = 1 - _smoothstep((here[:, 1] - line) / np.maximum(lid - line, 0.05))
+    above = 1 - _smoothstep((line - 0.05 - here[:, 1]) / BROW_FADE)
+    low, high = brows[0, 0], brows[-1, 0]
+    aside = np.maximum(np.maximum(low - here[:, 0], here[:, 0] - high), 0)
+    return below * above * (1 - _smoothstep(aside / 0.12))
+
+
+def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.convolve(np.pad(values, 2, mode="edge"), np.full(5, 0.2), mode="valid")
+
+
+def _distance(here: NDArray[np.float64], ring: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) from points to a closed polygon, 0 inside."""
+    result = np.full(len(here), np.inf)
+    inside = np.zeros(len(here), bool)
+    for a, b in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        edge = b - a
+        share = np.clip(((here - a) @ edge) / max(float(edge @ edge), 1e-12), 0, 1)
+        result = np.minimum(result, np.linalg.norm(here - a - share[:, None] * edge, axis=1))
+        crosses = (a[1] > here[:, 1]) != (b[1] > here[:, 1])
+        slope = edge[0] / edge[1] if edge[1] else 0.0
+        inside ^= crosses & (here[:, 0] < a[0] + slope * (here[:, 1] - a[1]))
+    result[inside] = 0
+    return result
+
+
+def _extent(moving: NDArray[np.bool_], width: int, height: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) pixels of all cells that move and their neighbours."""
+    rows, columns = np.flatnonzero(moving.any(axis=1)), np.flatnonzero(moving.any(axis=0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    left, top = max(0, columns[0] - 1) * GRID, max(0, rows[0] - 1) * GRID
+    return int(left), int(top), min(width, int(columns[-1] + 2) * GRID), min(height, int(rows[-1] + 2) * GRID)
+
+
+def _smoothstep(value: NDArray[np.floating]) -> NDArray[np.float64]:
+    t = np.clip(np.asarray(value, np.float64), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t))
