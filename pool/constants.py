@@ -37,6 +37,8 @@ MAX_DEPTH = 64  # nesting of lists and maps
 PROGRESS_INTERVAL_S = 0.1  # progress files are replaced at most this often
 DROP_STILL_S = 2.0  # a dropped file nobody closed is taken when it was still for this long
 
+WAITING_FOR_SPACE = "waiting for disk space"  # stage of a job that is done but for its record
+
 STATUSES = (
     "queued",
     "processing",

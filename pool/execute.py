@@ -22,7 +22,7 @@ from typing import Any
 from pool import fsops, verdict
 from pool.backoff import retry_delay
 from pool.cache import ResultCache, swap_paths
-from pool.constants import Phase
+from pool.constants import WAITING_FOR_SPACE, Phase
 from pool.context import JobContext, RefusedInput
 from pool.errors import ProtocolError
 from pool.heartbeat import Heartbeat
@@ -266,7 +266,7 @@ class Executor:
                     raise
                 if self._draining():
                     raise Draining() from error
-                self._beat.advance("waiting for disk space")
+                self._beat.advance(WAITING_FOR_SPACE)
                 time.sleep(_SPACE_POLL_S)
 
     # ---- stderr

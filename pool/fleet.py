@@ -28,9 +28,10 @@ from pool.recovery import End, Recovery
 from pool.restart import STARTABLE
 from pool.slot import Slot, launch_path
 from pool.slots import slots as expand
-from pool.spool import Spool
+from pool.spool import NO_SPACE, Spool
 
 _TIMEOUTS_KEPT = 1000
+_NO_ROOM_S = 1.0  # between two tries to start a worker on a full disk
 
 
 class Fleet:
@@ -168,6 +169,9 @@ class Fleet:
                     siblings=len(peers) > 1,
                 )
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in NO_SPACE:
+                    slot.policy.next_start_at = now + _NO_ROOM_S  # says nothing about the slot
+                    continue
                 logger.error("{}: {}", slot.spec.name, error)
                 slot.error = {"message": str(error), "stage": "spawn", "hint": ""}
                 slot.policy.started(now)

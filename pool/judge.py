@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from pool.config import EngineConfig
-from pool.constants import Phase
+from pool.constants import WAITING_FOR_SPACE, Phase
 from pool.heartbeat import Beat
 from pool.job import FailureKind
 
@@ -96,7 +96,7 @@ def judge(
         return Verdict(Cause.SILENT, f"the idle loop gave no sign of life for {silent:.0f} s")
     if phase is not Phase.BUSY or beat is None:
         return WELL
-    if timeout_s is not None and since > timeout_s:
+    if timeout_s is not None and since > timeout_s and beat.stage != WAITING_FOR_SPACE:
         return Verdict(Cause.OVERDUE, f"the job took longer than its time limit ({timeout_s:g} s)")
     if silent > engine.stall_timeout_s:
         return Verdict(

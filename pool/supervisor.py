@@ -38,6 +38,7 @@ from pool.watch import Watcher
 _TICK_S = 1.0
 _SWEEP_S = 60.0
 _CARE_S = 10.0  # watcher health, log sizes, directories
+_COMPLAIN_S = 60.0
 _CLIENT_GRACE_S = 1.0  # a tied supervisor without clients waits that long
 _POLL_DEAD_S = 0.05  # where the kernel has no pidfd
 _CHORES = ("control", "deferred", "intake", "care", "sweep")
@@ -61,6 +62,7 @@ class Supervisor:
         self._control = Control(self.spool, config, lambda: self._fleet.slots, self._fleet.next_generation())
         self._reporter = Reporter(self.spool, self._fleet.slots)
         self._signals = 0
+        self._complain_at = 0.0  # of a full disk, not before
         self._due = dict.fromkeys(("tick", *_CHORES), 0.0)
         self._alone_since: float | None = None
         self._wake_reader, self._wake_writer = os.pipe()
@@ -104,7 +106,9 @@ class Supervisor:
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
-            logger.warning("the disk is full: {}", error)
+            if now >= self._complain_at:
+                self._complain_at = now + _COMPLAIN_S
+                logger.warning("the disk is full: {}", error)
             for chore in _CHORES:
                 self._due[chore] = max(self._due[chore], now + _TICK_S)
         self._reporter.write(watcher, self._intake.paused, draining=self._fleet.draining)

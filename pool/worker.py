@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from pool import fsops
@@ -28,7 +29,7 @@ from pool.launch import Launch
 from pool.orphan import OrphanWatch
 from pool.picker import Picker
 from pool.procs import resident_bytes
-from pool.spool import Claim, Spool
+from pool.spool import NO_SPACE, Claim, Spool
 from pool.watch import Watcher
 
 _VERIFY_S = 10.0  # how often the watcher itself is looked at
@@ -93,9 +94,7 @@ class Worker:
         params: Any = getattr(factory, "Params", None)
         schema = params.model_json_schema() if hasattr(params, "model_json_schema") else None
         body = {"engine": self._launch.spec, "schema": schema, "doc": (factory.__doc__ or "").strip()}
-        temp = self._spool.temp()
-        fsops.write_new(temp, [json.dumps(body).encode()], sync=False)
-        fsops.replace(temp, f"{self._spool.root}/run/engines/{self._name.engine}.json")
+        self._leave(f"run/engines/{self._name.engine}.json", body)
 
     def _refuse(self, error: BaseException) -> int:
         """The engine cannot load: leave the reason where the supervisor and people find it."""
@@ -110,10 +109,18 @@ class Worker:
             "stage": self._phase.label,
             "hint": str(getattr(error, "hint", "") or ""),
         }
-        temp = self._spool.temp()
-        fsops.write_new(temp, [json.dumps(body).encode()], sync=False)
-        fsops.replace(temp, f"{self._spool.root}/run/slots/{self._launch.worker}.error")
+        self._leave(f"run/slots/{self._launch.worker}.error", body)
         return EXIT_CONFIG if wrong else EXIT_LOAD
+
+    def _leave(self, name: str, body: Mapping[str, Any]) -> None:
+        """Write a note for others; on a full disk it is left out."""
+        temp = self._spool.temp()
+        try:
+            fsops.write_new(temp, [json.dumps(body).encode()], sync=False)
+            fsops.replace(temp, f"{self._spool.root}/{name}")
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
 
     # ---- work
 

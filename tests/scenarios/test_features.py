@@ -62,7 +62,7 @@ def shared(make_shared: Callable[[str], World]) -> World:
             "cached": {**one, "cache_enabled": True},
             "deleting": {**one, "delete_after_transcription": True},
             "batch": {**one, "engine": "batcher:Batcher", "pythonpath": [str(world.folder)], "max_batch": 8,
-                      "batch_wait_ms": 150, "retry_times": 2},
+                      "batch_wait_ms": 150, "retry_times": 0},
         }
     )  # fmt: skip
     world.serve(ready=6)
