@@ -68,8 +68,8 @@ def write_new(path: str, chunks: Sequence[Buffer], *, sync: bool) -> None:
 
 
 def _keep_mode(fd: int, mode: int) -> None:
-    """The umask may have taken from our mode what we need ourselves."""
-    if hasattr(os, "fchmod"):
+    """The umask may have taken from our mode what we need ourselves. To look costs less than to set."""
+    if hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(fd).st_mode) != mode:
         os.fchmod(fd, mode)
 
 
