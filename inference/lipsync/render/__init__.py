@@ -1,0 +1,14 @@
+"""The mesh renderer: gives the face of a template another mouth.
+
+basis       how a face moves with opening and width
+tracks      a template's face through time
+seam        the line between shut lips
+warp        triangles → displacement fields
+compose     displacement fields → pixels, light, layers
+teeth, interior  the inside of a mouth, drawn
+mouths, plan     the template's own mouths, and which one when
+transplant  laying them into a frame
+calibrate   what a landmarker sees of what was drawn
+materials, prepare  all that is measured in a template's pixels, in one pass
+renderer    the class that ties it together
+"""

@@ -1,0 +1,182 @@
+"""How a face moves when its mouth opens or spreads: two displacement fields over the mesh.
+
+Head coordinates throughout (:mod:`inference.face.pose`): unit = the eye distance, x right, y down, z away.
+``opening`` is the gap 13–14, ``width`` the distance 61–291. The table below is a least-squares fit of the
+vertices on those two, over 17 people talking on camera (16 clips, head turned less than 16°), made symmetric.
+Only the chin is not as measured: the landmarker follows it too little (.41 per 1.0 of opening), which would
+squeeze the skin between lip and chin, so its rows are raised by a third.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.face import mesh
+
+Array = NDArray[np.float32]
+
+OPENING_KNEE, OPENING_MAX = 0.17, 0.245  #: beyond this a warped mouth becomes a diamond over a long chin
+FADE_TOP = (0.02, 0.30)  #: y between which the motion sets in, from the middle of the nose down
+FADE_SIDE = (0.50, 0.74)  #: |x| between which it dies out towards the ears
+RINGS = ((1.22, 0.55), (1.75, 0.0))  #: rings outside the face oval: radius, share of the oval's motion
+
+# Right half and midline. Vertex: dx dy dz per 1.0 of opening, dx dy dz per 1.0 of width.
+# fmt: off
+_TABLE: dict[int, tuple[float, float, float, float, float, float]] = {
+    # inner ring, corner to centre: upper, lower
+    78: (.03, .17, .16, -.53, -.40, .26), 191: (-.01, .04, .09, -.47, -.37, .22),
+    80: (-.01, -.06, .02, -.38, -.32, .17), 81: (-.03, -.14, -.03, -.26, -.27, .13),
+    82: (-.03, -.19, -.05, -.13, -.23, .09), 13: (0, -.21, -.06, 0, -.22, .08),
+    95: (.02, .43, .23, -.46, -.30, .24), 88: (0, .58, .25, -.38, -.26, .19),
+    178: (-.03, .68, .25, -.26, -.24, .15), 87: (-.03, .74, .25, -.13, -.23, .11),
+    14: (0, .75, .25, 0, -.22, .10),
+    # outer ring: upper, lower
+    61: (0, .16, .15, -.50, -.42, .25), 185: (-.06, .05, .10, -.41, -.37, .23),
+    40: (-.08, -.02, .06, -.32, -.31, .17), 39: (-.08, -.08, .01, -.22, -.24, .11),
+    37: (-.05, -.11, -.01, -.11, -.18, .09), 0: (0, -.12, -.02, 0, -.17, .10),
+    146: (-.07, .37, .23, -.39, -.37, .24), 91: (-.11, .55, .31, -.27, -.35, .16),
+    181: (-.12, .68, .35, -.16, -.36, .08), 84: (-.08, .77, .37, -.07, -.37, .0),
+    17: (0, .80, .38, 0, -.37, -.02),
+    # corners between the rings
+    76: (.01, .16, .15, -.51, -.42, .25), 62: (.02, .17, .16, -.52, -.41, .26),
+    # round the lips
+    57: (-.02, .12, .16, -.25, -.35, .20), 186: (-.01, .06, .10, -.25, -.28, .20),
+    92: (-.03, .02, .06, -.20, -.22, .15), 165: (-.04, -.01, .03, -.14, -.17, .08),
+    167: (-.03, -.02, .02, -.06, -.11, .03), 164: (0, -.03, 0, 0, -.09, .02),
+    43: (-.07, .26, .23, -.19, -.34, .20), 106: (-.11, .41, .32, -.14, -.32, .13),
+    182: (-.13, .57, .40, -.09, -.31, .04), 83: (-.09, .68, .46, -.04, -.32, -.08),
+    18: (0, .72, .48, 0, -.32, -.11),
+    # cheeks and the fold beside the nose
+    212: (.02, .12, .16, -.18, -.28, .16), 216: (.04, .04, .09, -.22, -.23, .13),
+    206: (.01, .02, .06, -.16, -.16, .08), 203: (-.01, 0, .02, -.11, -.13, .03),
+    205: (.01, .03, .03, -.15, -.13, .03), 207: (.05, .05, .06, -.20, -.17, .08),
+    187: (.02, .03, .01, -.17, -.14, .08), 214: (.03, .14, .14, -.16, -.21, .13),
+    213: (.01, .05, .01, -.14, -.11, .10),
+    # chin and jaw
+    202: (-.03, .24, .25, -.12, -.27, .16), 204: (-.07, .35, .34, -.08, -.25, .09),
+    194: (-.08, .50, .42, -.07, -.25, -.01), 201: (-.06, .62, .48, -.03, -.26, -.09),
+    200: (0, .66, .50, 0, -.28, -.11), 199: (0, .60, .50, 0, -.25, -.09),
+    175: (0, .57, .48, 0, -.24, -.09), 152: (0, .55, .46, 0, -.25, -.08),
+    148: (-.04, .51, .44, .02, -.23, -.07), 176: (-.05, .42, .40, .02, -.19, -.03),
+    149: (-.04, .32, .32, .01, -.16, .02), 150: (-.02, .25, .23, -.01, -.13, .07),
+    136: (.01, .18, .12, -.04, -.11, .10), 172: (.02, .12, .03, -.07, -.07, .11),
+    58: (.01, .05, 0, -.06, -.03, .06), 132: (0, 0, 0, 0, 0, 0),
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The two fields and the mesh they live on: 478 vertices and two rings of 36 beyond the face oval."""
+
+    motion: Array  #: (2, 550, 3) per 1.0 of opening, of width
+    reach: Array  #: (550,) 1 on lips and chin, 0 where nothing ever moves
+    triangles: mesh.Index  #: (T, 3) into 550 vertices, mouth included
+    in_mouth: NDArray[np.bool_]  #: (T,) the triangles that close the mouth
+    on_lips: NDArray[np.bool_]  #: (T,) the triangles of the lips
+
+    def move(self, opening: float, width: float) -> Array:
+        """(550, 3) displacement for a change of opening and width."""
+        return np.asarray(np.float32(opening) * self.motion[0] + np.float32(width) * self.motion[1], np.float32)
+
+
+def soften(opening: Array, top: float = OPENING_MAX, knee: float = OPENING_KNEE) -> Array:
+    """Openings kept as they are up to ``knee`` and bent smoothly towards ``top`` beyond it; never below 0."""
+    asked = np.maximum(np.asarray(opening, np.float32), 0)
+    room = top - knee
+    bent = knee + room * np.tanh((asked - knee) / room)
+    return np.asarray(np.where(asked > knee, bent, asked), np.float32)
+
+
+def extend(points: mesh.Points) -> Array:
+    """(…, 478, 3) → (…, 550, 3): the face oval repeated outside itself, radially from the middle of the face."""
+    oval = points[..., mesh.OVAL, :]
+    centre = oval.mean(axis=-2, keepdims=True)
+    rings = [centre + np.float32(radius) * (oval - centre) for radius, _ in RINGS]
+    for ring in rings:
+        ring[..., 2] = oval[..., 2]
+    return np.concatenate([points, *rings], axis=-2).astype(np.float32)
+
+
+def build(face: mesh.Mesh) -> Basis:
+    """The basis on a face mesh; takes about 50 ms."""
+    known = dict(_TABLE)
+    for vertex, row in _TABLE.items():
+        other = int(face.mirror[vertex])
+        if other != vertex:
+            known[other] = tuple(v * s for v, s in zip(row, (-1, 1, 1, -1, 1, 1), strict=True))  # type: ignore[assignment]
+    window = _window(face.vertices)
+    table = np.zeros((mesh.POINTS, 7))
+    table[list(known), :6] = list(known.values())
+    lips_and_chin = [v for v in known if face.vertices[v, 1] > 0.36 and abs(face.vertices[v, 0]) < 0.34]
+    table[lips_and_chin, 6] = 1
+    fixed = set(np.flatnonzero(window == 0)) | set(range(mesh.VERTICES, mesh.POINTS))
+    held = np.array(sorted(fixed | set(known)))
+    reach_held = np.array(sorted(fixed | set(lips_and_chin)))
+    smooth = np.concatenate([_harmonic(face, table[:, :6], held), _harmonic(face, table[:, 6:], reach_held)], axis=1)
+    smooth *= window[:, None]
+    rings = [share * smooth[mesh.OVAL] for _, share in RINGS]
+    full = np.concatenate([smooth, *rings]).astype(np.float32)
+    triangles, in_mouth = _triangles(face)
+    lips = np.isin(triangles, np.concatenate([mesh.LIP_INNER, mesh.LIP_OUTER, _between(face)])).all(axis=1)
+    motion = np.stack([full[:, :3], full[:, 3:6]])
+    return Basis(motion, full[:, 6].copy(), triangles, in_mouth, lips & ~in_mouth)
+
+
+def _window(vertices: mesh.Points) -> NDArray[np.float64]:
+    """(478,) 0 above the nose and towards the ears, 1 round the mouth."""
+    down = _smoothstep(vertices[:, 1], *FADE_TOP)
+    # Below the mouth the jaw line itself carries the motion, so the sides fade only beside the cheeks.
+    below = _smoothstep(vertices[:, 1], 0.30, 0.62)
+    side = 1 - _smoothstep(np.abs(vertices[:, 0]), *FADE_SIDE)
+    return np.asarray(down * (side + (1 - side) * below), np.float64)
+
+
+def _harmonic(face: mesh.Mesh, values: NDArray[np.float64], held: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(478, K) ``values`` where ``held``, elsewhere the weighted mean of the neighbours (by 1 / distance)."""
+    edges = face.edges
+    pull = 1 / np.maximum(np.linalg.norm(face.vertices[edges[:, 0]] - face.vertices[edges[:, 1]], axis=1), 1e-3)
+    laplace = np.zeros((mesh.POINTS, mesh.POINTS))
+    np.add.at(laplace, (edges[:, 0], edges[:, 1]), -pull)
+    np.add.at(laplace, (edges[:, 1], edges[:, 0]), -pull)
+    laplace[np.arange(mesh.POINTS), np.arange(mesh.POINTS)] = -laplace.sum(axis=1)
+    free = np.setdiff1d(np.arange(mesh.VERTICES), held)
+    result = values.copy()
+    result[free] = np.linalg.solve(laplace[np.ix_(free, free)], -laplace[np.ix_(free, held)] @ values[held])
+    return result
+
+
+def _between(face: mesh.Mesh) -> mesh.Index:
+    """Vertices of the two rings between the inner and the outer lip ring."""
+    ring = set(mesh.LIP_INNER.tolist()) | set(mesh.LIP_OUTER.tolist())
+    touching = [set(pair) for pair in face.edges.tolist()]
+    inner = {v for pair in touching for v in pair if pair & set(mesh.LIP_INNER.tolist())} - ring
+    outer = {v for pair in touching for v in pair if pair & inner} - ring
+    low, high = face.vertices[mesh.LIP_OUTER, 1].min(), face.vertices[mesh.LIP_OUTER, 1].max()
+    wide = np.abs(face.vertices[mesh.LIP_OUTER, 0]).max()
+    inside = [v for v in inner | outer if low < face.vertices[v, 1] < high and abs(face.vertices[v, 0]) < wide]
+    return np.array(sorted(inside), np.int32)
+
+
+def _triangles(face: mesh.Mesh) -> tuple[mesh.Index, NDArray[np.bool_]]:
+    """Those of the mesh and two bands outside the oval; which of them close the mouth."""
+    size = len(mesh.OVAL)
+    bands = []
+    circles = [mesh.OVAL, *(mesh.POINTS + k * size + np.arange(size) for k in range(len(RINGS)))]
+    for near, far in itertools.pairwise(circles):
+        for k in range(size):
+            a, b, c, d = near[k], near[(k + 1) % size], far[k], far[(k + 1) % size]
+            bands += [(a, b, c), (b, d, c)]
+    triangles = np.concatenate([face.triangles, np.array(bands, np.int32)])
+    in_mouth = np.zeros(len(triangles), bool)
+    in_mouth[: len(face.triangles)] = face.mouth_triangles
+    return triangles, in_mouth
+
+
+def _smoothstep(value: NDArray[np.floating], low: float, high: float) -> NDArray[np.float64]:
+    t = np.clip((np.asarray(value, np.float64) - low) / (high - low), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t))

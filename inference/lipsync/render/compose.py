@@ -1,0 +1,166 @@
+"""From displacement fields to pixels: the moved face, the light on it, and layers over it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.face import mesh
+from inference.lipsync.render.interior import Drawing, Skin
+from inference.lipsync.render.warp import STILL_PX, Box, Field, Painter, around, maps
+
+Array = NDArray[np.float32]
+Frame = NDArray[np.uint8]
+
+BOX_SIDE, BOX_UP, BOX_DOWN = 0.95, 0.62, 1.12  #: eye distances round the middle of the mouth that may change
+FACET_BLUR = 0.030  #: eye distances; rounds the triangles' edges off, away from the lips
+LIPS_MARGIN = 0.05  #: eye distances round the lips in which nothing is rounded
+MOUTH_RIGHT, MOUTH_LEFT = (216, 206, 207, 212, 43), (436, 426, 427, 432, 273)  #: skin on either side
+CHIN_SKIN = (18, 200, 201, 421)
+
+
+def face_box(points: Array, unit: float, width: int, height: int) -> Box:
+    """The part of a picture that rendering may touch, for (V, 3) points in pixels."""
+    centre = points[mesh.LIP_INNER, :2].mean(axis=0)
+    # A leaning head turns the box with it: take the upright box round the turned one.
+    axis = points[mesh.EYE_CORNER_LEFT, :2] - points[mesh.EYE_CORNER_RIGHT, :2]
+    axis = axis / max(float(np.linalg.norm(axis)), 1e-6)
+    down = np.array([-axis[1], axis[0]])
+    corners = [
+        centre + unit * (across * axis + along * down)
+        for across in (-BOX_SIDE, BOX_SIDE)
+        for along in (-BOX_UP, BOX_DOWN)
+    ]
+    return around(np.array(corners)).within(width, height)
+
+
+class Mover:
+    """Moves the pixels of a face from where the mesh was to where it shall be."""
+
+    def __init__(self, painter: Painter) -> None:
+        self._painter = painter
+
+    def move(self, frame: Frame, source: Array, target: Array, unit: float) -> tuple[Box, Frame] | None:
+        """The changed rectangle and its pixels, or None when nothing moves by more than STILL_PX.
+
+        ``source`` and ``target`` are (550, 3) pixels, ``unit`` the eye distance in pixels.
+        """
+        shift = np.abs(target[:, :2] - source[:, :2]).max(axis=1)
+        moved = shift > STILL_PX / 2
+        if not moved.any() or shift.max() < STILL_PX:
+            return None
+        height, width = frame.shape[:2]
+        triangles = self._painter.basis.triangles
+        touched = triangles[moved[triangles].any(axis=1)].ravel()
+        box = around(np.concatenate([target[touched, :2], source[touched, :2]]), 2)
+        box = _meet(box, face_box(target, unit, width, height))
+        if box.empty:
+            return None
+        field = self._field(source, target, unit, box)
+        still = np.maximum(np.abs(field[0]), np.abs(field[1])) < STILL_PX
+        if still.all():
+            return None
+        x, y = maps(field, box)
+        result = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        np.copyto(result, box.cut(frame), where=still[..., None])
+        return box, np.asarray(result, np.uint8)
+
+    def _field(self, source: Array, target: Array, unit: float, box: Box) -> Field:
+        """Coarse and smooth over the face, fine and exact round the lips."""
+        painter = self._painter
+        coarse = painter.sample(painter.paint(target, painter.moving, box, 2), target, source, box, 2)
+        sigma = max(FACET_BLUR * unit / 2, 0.5)
+        field = [
+            np.ascontiguousarray(cv2.resize(_blur(plane, sigma), None, fx=2, fy=2)[: box.height, : box.width])
+            for plane in coarse
+        ]
+        margin = LIPS_MARGIN * unit
+        lips = target[mesh.LIP_OUTER, :2]
+        near = _meet(around(lips, 2.5 * margin), box)
+        if not near.empty:
+            exact = painter.sample(painter.paint(target, painter.near_mouth, near), target, source, near)
+            weight = _hull(lips, near, round(margin))
+            rows, columns = (
+                slice(near.y - box.y, near.y - box.y + near.height),
+                slice(near.x - box.x, near.x - box.x + near.width),
+            )
+            for plane, precise in zip(field, exact, strict=True):
+                part = plane[rows, columns]
+                part += (precise - part) * weight
+        return field[0], field[1]
+
+
+def _blur(plane: Array, sigma: float) -> Array:
+    return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def _hull(points: Array, box: Box, reach: int) -> Array:
+    """(H, W) 1 inside the convex hull of (P, 2) pixels, falling to 0 over ``2 · reach`` pixels outside it."""
+    weight = np.zeros((box.height, box.width), np.float32)
+    hull = cv2.convexHull(np.round((points - [box.x, box.y]) * 16).astype(np.int32))
+    cv2.fillConvexPoly(weight, hull, 1.0, cv2.LINE_8, 4)
+    side = 2 * max(1, reach) + 1
+    weight = cv2.dilate(weight, np.ones((side, side), np.uint8))
+    return np.asarray(cv2.blur(weight, (side, side), borderType=cv2.BORDER_CONSTANT), np.float32)
+
+
+def skin(frame: Frame, points: Array, unit: float) -> Skin:
+    """The light on the face round the mouth. ``points`` are (V, 3) pixels in this frame."""
+    height, width = frame.shape[:2]
+    radius = max(1, round(0.03 * unit))
+
+    def mean(vertices: tuple[int, ...]) -> Array:
+        found = []
+        for x, y in points[list(vertices), :2]:
+            box = Box(round(float(x)) - radius, round(float(y)) - radius, 2 * radius + 1, 2 * radius + 1)
+            box = box.within(width, height)
+            if not box.empty:
+                found.append(cv2.mean(box.cut(frame))[:3])
+        return np.asarray(np.mean(found, axis=0) if found else np.full(3, 110.0), np.float32)
+
+    weights = np.float32([0.114, 0.587, 0.299])
+    right, left, chin = mean(MOUTH_RIGHT), mean(MOUTH_LEFT), mean(CHIN_SKIN)
+    colour = (right + left + chin) / 3
+    light = max(float(colour @ weights), 1.0)
+    return Skin(
+        bgr=colour,
+        right=float(np.clip(right @ weights / light, 0.6, 1.3)),
+        left=float(np.clip(left @ weights / light, 0.6, 1.3)),
+        grain=_grain(frame, points, unit),
+    )
+
+
+def _grain(frame: Frame, points: Array, unit: float) -> Array:
+    """(h, w) what is finer than about a pixel and a half in the skin of the chin."""
+    height, width = frame.shape[:2]
+    x, y = (float(v) for v in points[list(CHIN_SKIN), :2].mean(axis=0))
+    box = Box(round(x - 0.16 * unit), round(y - 0.07 * unit), round(0.32 * unit), round(0.14 * unit))
+    box = box.within(width, height)
+    if box.width < 8 or box.height < 8:
+        return np.zeros((0, 0), np.float32)
+    gray = cv2.cvtColor(np.ascontiguousarray(box.cut(frame)), cv2.COLOR_BGR2GRAY).astype(np.float32)
+    fine = gray - cv2.GaussianBlur(gray, (0, 0), 1.5)
+    limit = 3 * float(fine.std()) + 0.5  # a mole or a hair is no grain
+    return np.asarray(np.clip(fine, -limit, limit)[2:-2, 2:-2], np.float32)
+
+
+def lay(picture: Frame, drawing: Drawing, offset: tuple[int, int] = (0, 0)) -> None:
+    """Blend a drawing into a picture in place; ``offset`` is where the picture's first pixel lies."""
+    box = Box(drawing.box.x - offset[0], drawing.box.y - offset[1], drawing.box.width, drawing.box.height)
+    inside = box.within(picture.shape[1], picture.shape[0])
+    if inside.empty:
+        return
+    top, side = inside.y - box.y, inside.x - box.x
+    rows, columns = slice(top, top + inside.height), slice(side, side + inside.width)
+    cover = drawing.cover[rows, columns, None]
+    part = inside.cut(picture)
+    blended = part + (drawing.bgr[rows, columns] - part) * cover
+    part[:] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
+
+
+def _meet(one: Box, other: Box) -> Box:
+    x, y = max(one.x, other.x), max(one.y, other.y)
+    right = min(one.x + one.width, other.x + other.width)
+    bottom = min(one.y + one.height, other.y + other.height)
+    return Box(x, y, max(0, right - x), max(0, bottom - y))

@@ -1,0 +1,228 @@
+"""A talking template's own mouths: kept as small pictures, and chosen so that they say something else.
+
+Which mouth for which output frame is a shortest path (Viterbi): being near to the asked opening, width and pose
+costs little, going on in the template's own time nothing, jumping a lot, and the more so the less alike the two
+mouths look. The idea is Video Rewrite's (Bregler, Covell, Slaney 1997); around each jump two mouths are
+cross-faded on one geometry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.face import mesh
+from inference.lipsync.render.tracks import Tracks
+from inference.lipsync.render.warp import Box, around
+
+Array = NDArray[np.float32]
+Frame = NDArray[np.uint8]
+
+#: The skin in which a foreign mouth ends, from the nose to the chin.
+HULL = (164, 167, 393, 206, 426, 216, 436, 212, 432, 214, 434, 210, 430, 211, 431, 32, 262, 208, 428, 199, 175)
+FEATHER = 0.10  #: eye distances over which it fades
+BUDGET = 96 << 20  #: bytes of pictures kept per template
+RUN = 50  #: frames; when not all mouths fit, whole stretches of this length are kept
+
+NEAR_OPENING, NEAR_WIDTH, NEAR_ANGLE = 0.02, 0.035, 7.0  #: differences that cost 1: eye distances, degrees
+SKIP, STAY, JUMP, JUMP_MORE = 0.4, 0.6, 3.0, 6.0
+SOFT_COST, TENSE_COST = 2.0, 0.5  #: of a blurred mouth (per share of sharpness lost), of an unusual one (per unit)
+TENSE = 0.02  #: eye distances of lip shape off the usual that count as one unit
+ALIKE = 9.0  #: grey levels between two thumbnails that cost 1
+BLOCK, OVERLAP = 1500, 60  #: frames per stretch of the path, and beyond it, so that memory stays flat
+THUMB = (20, 14)
+
+
+@dataclass(frozen=True)
+class Mouths:
+    """M mouths of one template, in the order of its frames."""
+
+    frame: NDArray[np.int32]  #: (M,) template frames
+    origin: NDArray[np.int32]  #: (M, 2) x, y of each picture's first pixel in its frame
+    pictures: tuple[Frame, ...]  #: M × (h, w, 3) BGR
+    sharpness: Array  #: (M,) 1 = the median mouth
+    thumb: NDArray[np.uint8]  #: (M, 14, 20) all in the same place and size, for comparing
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def save(self) -> dict[str, NDArray[np.generic]]:
+        """Arrays for numpy's savez."""
+        sizes = np.array([picture.shape[:2] for picture in self.pictures], np.int32).reshape(-1, 2)
+        flat = [picture.ravel() for picture in self.pictures]
+        return {
+            "mouth_frame": self.frame,
+            "mouth_origin": self.origin,
+            "mouth_size": sizes,
+            "mouth_pixels": np.concatenate(flat) if flat else np.zeros(0, np.uint8),
+            "mouth_sharpness": self.sharpness,
+            "mouth_thumb": self.thumb,
+        }
+
+    @classmethod
+    def load(cls, arrays: dict[str, NDArray[np.generic]]) -> Mouths:
+        sizes = np.asarray(arrays["mouth_size"], np.int64)
+        ends = np.concatenate([[0], np.cumsum(sizes.prod(axis=1) * 3)])
+        pixels = np.asarray(arrays["mouth_pixels"], np.uint8)
+        pictures = tuple(
+            pixels[ends[k] : ends[k + 1]].reshape(int(height), int(width), 3) for k, (height, width) in enumerate(sizes)
+        )
+        return cls(
+            np.asarray(arrays["mouth_frame"], np.int32),
+            np.asarray(arrays["mouth_origin"], np.int32),
+            pictures,
+            np.asarray(arrays["mouth_sharpness"], np.float32),
+            np.asarray(arrays["mouth_thumb"], np.uint8),
+        )
+
+
+def hull_box(points: Array, unit: float) -> Box:
+    """Where the mouth lies in a frame whose points (V, 3) are given in pixels, with its fading margin."""
+    return around(points[list(HULL), :2], FEATHER * unit + 3)
+
+
+def frames_wanted(tracks: Tracks, width: int, height: int, budget: int = BUDGET) -> NDArray[np.int64]:
+    """The template frames whose mouths to keep: all that have a whole face, or evenly spread stretches of them."""
+    good = []
+    total = 0
+    for index in np.flatnonzero(tracks.found & (tracks.strength >= 1)):
+        box = hull_box(tracks.points[index], float(tracks.pose.scale[index]))
+        if box.within(width, height) == box:
+            good.append(int(index))
+            total += box.width * box.height * 3
+    if total <= budget or not good:
+        return np.array(good, np.int64)
+    runs = [good[start : start + RUN] for start in range(0, len(good), RUN)]
+    keep = max(1, int(len(runs) * budget / total))
+    chosen = np.unique(np.linspace(0, len(runs) - 1, keep).round().astype(int))
+    return np.array([index for k in chosen for index in runs[k]], np.int64)
+
+
+def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
+    """The mouths in (frame index, BGR frame) pairs. Holds one frame at a time."""
+    frames, origins, crops, sharpness, thumbs = [], [], [], [], []
+    for index, picture in pictures:
+        points, unit = tracks.points[index], float(tracks.pose.scale[index])
+        box = hull_box(points, unit).within(picture.shape[1], picture.shape[0])
+        crop = box.cut(picture).copy()
+        frames.append(index)
+        origins.append((box.x, box.y))
+        crops.append(crop)
+        thumb, sharp = _look(picture, points, unit)
+        thumbs.append(thumb)
+        sharpness.append(sharp)
+    relative = np.array(sharpness, np.float32)
+    if len(relative):
+        relative /= max(float(np.median(relative)), 1e-6)
+    return Mouths(
+        np.array(frames, np.int32),
+        np.array(origins, np.int32).reshape(-1, 2),
+        tuple(crops),
+        relative,
+        np.array(thumbs, np.uint8).reshape(-1, THUMB[1], THUMB[0]),
+    )
+
+
+def _look(picture: Frame, points: Array, unit: float) -> tuple[NDArray[np.uint8], float]:
+    """A thumbnail of the mouth, upright and of fixed size, and how sharp it is."""
+    side = 96
+    centre = points[mesh.LIP_OUTER, :2].mean(axis=0)
+    axis = points[mesh.EYE_CORNER_LEFT, :2] - points[mesh.EYE_CORNER_RIGHT, :2]
+    axis = axis / max(float(np.linalg.norm(axis)), 1e-6)
+    scale = side / (0.8 * unit)
+    turn = np.array([[axis[0], axis[1]], [-axis[1], axis[0]]]) * scale
+    shift = np.array([side / 2, side * 0.35]) - turn @ centre
+    matrix = np.concatenate([turn, shift[:, None]], axis=1)
+    upright = cv2.warpAffine(picture, matrix, (side, round(side * 0.7)), borderMode=cv2.BORDER_REPLICATE)
+    gray = cv2.cvtColor(upright, cv2.COLOR_BGR2GRAY)
+    detail = cv2.Laplacian(cv2.GaussianBlur(gray, (0, 0), 0.8), cv2.CV_32F)
+    return cv2.resize(gray, THUMB, interpolation=cv2.INTER_AREA), float(np.sqrt((detail**2).mean()))
+
+
+class Chooser:
+    """Chooses mouths for a curve."""
+
+    def __init__(self, mouths: Mouths, tracks: Tracks, residual: Array) -> None:
+        """``residual`` (N, V, 3): the template's shapes without the part that opening and width explain."""
+        at = mouths.frame
+        self.count = len(mouths)
+        self._opening, self._width = tracks.opening[at], tracks.width[at]
+        self._angles = tracks.pose.angles[:, :2]
+        self._own_angles = self._angles[at]
+        lips = residual[at][:, np.concatenate([mesh.LIP_INNER, mesh.LIP_OUTER])]
+        lips = lips - lips.mean(axis=1, keepdims=True)
+        usual = np.median(lips, axis=0)
+        tense = np.sqrt(((lips - usual) ** 2).sum(axis=2).mean(axis=1)) / TENSE
+        soft = np.maximum(0, 1 - mouths.sharpness)
+        self._own_cost = (TENSE_COST * tense**2 + SOFT_COST * soft).astype(np.float32)
+        self._transition = _transitions(mouths, lips)
+
+    def choose(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> NDArray[np.int32]:
+        """(T,) the mouth for each output frame, given its target shape and the template frame it shows."""
+        total = len(opening)
+        path = np.empty(total, np.int32)
+        before = -1
+        for start in range(0, total, BLOCK):
+            stop = min(total, start + BLOCK)
+            ahead = min(total, stop + OVERLAP)
+            cost = self._costs(opening[start:ahead], width[start:ahead], frames[start:ahead])
+            if before >= 0:
+                cost[0] += self._transition[before]
+            path[start:stop] = self._shortest(cost)[: stop - start]
+            before = int(path[stop - 1])
+        return path
+
+    def _costs(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Array:
+        cost = ((_felt(opening)[:, None] - _felt(self._opening)) / NEAR_OPENING) ** 2
+        cost += ((width[:, None] - self._width) / NEAR_WIDTH) ** 2
+        for axis in (0, 1):
+            angle = np.nan_to_num(self._angles[frames, axis])
+            cost += ((angle[:, None] - self._own_angles[:, axis]) / NEAR_ANGLE) ** 2
+        return np.asarray(cost + self._own_cost, np.float32)
+
+    def _shortest(self, cost: Array) -> NDArray[np.int32]:
+        back = np.zeros(cost.shape, np.int16 if self.count < 1 << 15 else np.int32)
+        best = cost[0].copy()
+        columns = np.arange(self.count)
+        for step in range(1, len(cost)):
+            reach = best[:, None] + self._transition
+            back[step] = reach.argmin(axis=0)
+            best = reach[back[step], columns] + cost[step]
+        path = np.empty(len(cost), np.int32)
+        path[-1] = best.argmin()
+        for step in range(len(cost) - 1, 0, -1):
+            path[step - 1] = back[step, path[step]]
+        return path
+
+
+def _felt(opening: Array) -> Array:
+    """Openings on a scale of what an eye notices: ajar or shut matters more than wide or wider."""
+    return np.asarray(opening + 0.04 * (1 - np.exp(-np.maximum(opening, 0) / 0.03)), np.float32)
+
+
+def _transitions(mouths: Mouths, lips: Array) -> Array:
+    """(M, M) what it costs to show mouth k after mouth j."""
+    count = len(mouths)
+    step = mouths.frame[None, :].astype(np.int64) - mouths.frame[:, None]
+    # What would have come next is what a jump is seen against.
+    following = np.minimum(np.arange(count) + 1, count - 1)
+    following = np.where(mouths.frame[following] == mouths.frame + 1, following, np.arange(count))
+    thumbs = mouths.thumb.reshape(count, -1).astype(np.float32)
+    thumbs = thumbs - thumbs.mean(axis=1, keepdims=True)
+    looks = np.sqrt(_squared(thumbs[following], thumbs) / thumbs.shape[1]) / ALIKE
+    flat = lips.reshape(count, -1)
+    shapes = np.sqrt(_squared(flat[following], flat) / lips.shape[1]) / TENSE
+    cost = (JUMP + np.minimum(JUMP_MORE, looks + shapes)).astype(np.float32)
+    cost[step == 1] = 0
+    cost[step == 2] = SKIP
+    cost[(step == 0) | (step == -1)] = STAY
+    return cost
+
+
+def _squared(one: Array, other: Array) -> Array:
+    distance = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)[None, :] - 2 * one @ other.T
+    return np.asarray(np.maximum(distance, 0), np.float32)

@@ -1,0 +1,140 @@
+"""The renderer: a template's frames with another mouth.
+
+    prepare(analysis, frames, model)  one pass over the template → Materials (to be cached with the analysis)
+    MeshRenderer(analysis, materials) light; one per process
+    .plan(opening, width, frames)     the whole curve → Plan (the same in every process)
+    .render(frame, index, target)     one frame; a function of its arguments and nothing else
+
+Pixels that need not move are the template's own, bit by bit, and a frame without a face comes back as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.face import mesh
+from inference.lipsync.render import compose, seam
+from inference.lipsync.render.basis import Basis, build, extend, soften
+from inference.lipsync.render.interior import Interior
+from inference.lipsync.render.materials import Materials
+from inference.lipsync.render.mouths import Chooser
+from inference.lipsync.render.plan import Plan, Target, fade_jumps
+from inference.lipsync.render.tracks import SHUT, Kind, Tracks, follow
+from inference.lipsync.render.transplant import Transplanter
+from inference.lipsync.render.warp import Painter
+
+Array = NDArray[np.float32]
+Frame = NDArray[np.uint8]
+
+CLOSED = 0.008  #: openings below this leave shut lips shut
+WIDTH_LIMITS = (-0.14, 0.12)  #: eye distances a mouth may be narrower or wider than at rest
+OWN_REACH = 0.03  #: own mouths are stretched at most this far beyond the widest of them
+
+
+class Analysis(Protocol):
+    """What of an analysis is used (:class:`inference.face.analysis.TemplateAnalysis` has it)."""
+
+    @property
+    def points(self) -> NDArray[np.float32]: ...  # (N, 478, 3) pixels
+
+    @property
+    def found(self) -> NDArray[np.bool_]: ...  # (N,)
+
+
+class MeshRenderer:
+    """Renders one template. Not for two threads at once, but as many renderers as you like may share materials."""
+
+    def __init__(self, analysis: Analysis, materials: Materials, face: mesh.Mesh) -> None:
+        self.tracks = follow(analysis.points, analysis.found, face.vertices)
+        self.materials = materials
+        self.basis: Basis = build(face)
+        painter = Painter(self.basis)
+        self._mover = compose.Mover(painter)
+        self._interior = Interior(seam.close(self.tracks.mean, materials.seam))
+        self._own = self.tracks.kind is Kind.TALKING and len(materials.mouths) > 0
+        if self._own:
+            self._residual = residual(self.tracks, self.basis)
+            self._transplant = Transplanter(painter, materials.mouths, self.tracks)
+
+    def plan(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Plan:
+        """What to show at each of T output frames.
+
+        ``opening`` (T,) is the asked inner-lip gap and ``width`` (T,) how much wider than at rest the mouth shall
+        be, both in eye distances; ``frames`` (T,) is the template frame that each output frame shows.
+        """
+        shown = np.asarray(frames, np.int32)
+        asked = np.asarray(opening, np.float32)
+        wide = np.clip(np.asarray(width, np.float32), *WIDTH_LIMITS)
+        if not len(asked) == len(wide) == len(shown):
+            raise ValueError(f"{len(asked)} openings, {len(wide)} widths, {len(shown)} frames: must be as many")
+        if len(shown) and not 0 <= int(shown.min()) <= int(shown.max()) < self.tracks.frames:
+            raise ValueError(f"frames must lie in 0..{self.tracks.frames - 1}")
+        limited = soften(asked)
+        mouths, blend = np.full((len(shown), 2), -1, np.int32), np.zeros(len(shown), np.float32)
+        if self._own:
+            widest = float(np.quantile(self.tracks.opening[self.materials.mouths.frame], 0.99)) + OWN_REACH
+            if widest < float(limited.max(initial=0)):
+                limited = soften(limited, top=widest, knee=0.75 * widest)
+            chooser = Chooser(self.materials.mouths, self.tracks, self._residual)
+            path = chooser.choose(limited, wide + self.tracks.rest_width, shown)
+            mouths, blend = fade_jumps(path, self.materials.mouths.frame)
+        limited, wide = self.materials.calibration.drive(limited, wide)
+        limited = np.where(limited < CLOSED, 0, limited).astype(np.float32)
+        return Plan(shown, limited, wide, mouths, blend)
+
+    def render(self, frame: Frame, index: int, target: Target) -> Frame:
+        """(H, W, 3) template frame ``index`` with the target's mouth; a new array, or ``frame`` itself untouched."""
+        if not self.tracks.found[index] or self.tracks.strength[index] <= 0:
+            return frame
+        if target.pictures:
+            return self._with_own_mouths(frame, index, target)
+        return self._with_drawn_inside(frame, index, target)
+
+    def _with_drawn_inside(self, frame: Frame, index: int, target: Target) -> Frame:
+        tracks, head = self.tracks, self.tracks.pose.take(index)
+        strength, unit = float(tracks.strength[index]), float(head.scale[0])
+        opening, width = target.opening * strength, target.width * strength
+        shape = tracks.shape[index]
+        ajar = float(np.clip((tracks.opening[index] - SHUT / 2) / (SHUT / 2), 0, 1))
+        if ajar < 1:
+            shape = shape + (1 - ajar) * (seam.close(shape, self.materials.seam) - shape)
+        start = extend(shape)
+        has = ajar * float(tracks.opening[index])  # the gap that is there already
+        moved = start + self.basis.move(opening - has, width)
+        source, goal = head.to_pixels(start[None])[0], head.to_pixels(moved[None])[0]
+        change = self._mover.move(frame, source, goal, unit)
+        if change is None:
+            return frame
+        result = frame.copy()
+        box, pixels = change
+        box.cut(result)[:] = pixels
+        drawing = self._interior.draw(goal, head, opening, -width, compose.skin(frame, source, unit))
+        if drawing is not None and ajar < 1:
+            compose.lay(result, drawing)
+        return result
+
+    def _with_own_mouths(self, frame: Frame, index: int, target: Target) -> Frame:
+        tracks, head = self.tracks, self.tracks.pose.take(index)
+        unit, strength = float(head.scale[0]), np.float32(tracks.strength[index])
+        origin = self.materials.mouths.frame
+        lips = [np.float32(share) * self._residual[origin[mouth]] for mouth, share in target.shapes]
+        wanted = np.sum(lips, axis=0) + self.basis.move(target.opening, target.width + tracks.rest_width)
+        start = extend(tracks.shape[index])
+        moved = start + strength * self.basis.reach[:, None] * (wanted - start)
+        source, goal = head.to_pixels(start[None])[0], head.to_pixels(moved[None])[0]
+        result = frame.copy()
+        change = self._mover.move(frame, source, goal, unit)
+        if change is not None:
+            box, pixels = change
+            box.cut(result)[:] = pixels
+        self._transplant.lay(result, goal, unit, target.pictures, float(strength))
+        return result
+
+
+def residual(tracks: Tracks, basis: Basis) -> Array:
+    """(N, 550, 3) each frame's shape without what its own opening and width explain."""
+    channels = np.stack([tracks.opening, tracks.width], axis=1)
+    return np.asarray(extend(tracks.shape) - np.einsum("nk,kvc->nvc", channels, basis.motion), np.float32)
