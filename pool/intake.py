@@ -6,10 +6,14 @@ its id is reserved together with a digest that names this very file, so the job 
 Accepted: regular files named *.json or *.msgpack, one link, at most 1 MB, complete. A file is taken when its writer
 closed it or renamed it here, or when it was still for 2 s; one that does not decode yet is given those 2 s too.
 Hidden files and other names are left alone for a minute: somebody may be writing them.
+
+What the file is to blame for sends it to quarantine; what the spool is to blame for (no room, too many waiting
+jobs, no descriptors left) leaves it where it is, and `paused` says why.
 """
 
 from __future__ import annotations
 
+import bisect
 import errno
 import hashlib
 import os
@@ -27,14 +31,23 @@ from pool.names import MAX_ATTEMPTS, base32, check_engine, check_id, id_from_ste
 from pool.schema import Schemas
 from pool.spool import NO_SPACE, Spool
 
-_BATCH = 64  # drops per turn: supervision goes on while 50,000 files arrive
+_BATCH, _LOOKS, _TURN_S = 64, 2000, 0.1  # drops taken, looked at, seconds per turn: supervision goes on meanwhile
+_BREATH_S = 0.05  # between two turns that looked at much and took nothing
+_COUNT_S, _COUNT_SHARE = 1.0, 20  # how long a count of waiting jobs is believed, also in units of what it cost
 _FOREIGN_STILL_S = 60.0
 _PAUSE_S = 1.0
 _KEYS = ("engine", "params", "id", "priority", "timeout_s", "retry_times")
 
 
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # no fault of the file that cannot be opened
+
+
 class _NotYet(Exception):
-    """The file may still be growing."""
+    """The file may still be growing, or is gone."""
+
+
+class _Waits(Exception):
+    """The job is good and the spool cannot take it now."""
 
 
 @dataclass
@@ -54,86 +67,85 @@ class Intake:
         self._schemas = Schemas(spool.root)
         self._in = f"{spool.root}/in"
         self._seen: dict[str, _Seen] = {}
-        self._arrived: list[str] = []
+        self._closed: set[str] = set()
+        self._stuck: dict[str, int] = {}  # name -> inode of what is refused and cannot be moved
+        self._counts: dict[str, tuple[float, int]] = {}
+        self._last = ""
         self.paused = ""
         self.accepted = self.refused = 0
 
     def arrived(self, names: list[str]) -> None:
         """Names that were closed or renamed into in/."""
-        self._arrived.extend(names)
+        self._closed.update(names)
 
     def turn(self) -> float | None:
         """Look at the drop box once; seconds until it wants to look again, None when it is empty."""
-        closed, self._arrived = set(self._arrived), []
         try:
             names = sorted(os.listdir(self._in))
         except FileNotFoundError:
             fsops.make_dir(self._in)
-            return None
-        if not names:
-            self._seen.clear()
-            self.paused = ""
-            return None
-        self.paused = self._no_room()
+            names = []
+        there = set(names)
+        self._closed &= there
+        self._seen = {name: seen for name, seen in self._seen.items() if name in there}
+        self._stuck = {name: inode for name, inode in self._stuck.items() if name in there}
+        self.paused = self._no_room() if names else ""
         if self.paused:
-            self._arrived = list(closed)
             return _PAUSE_S
-        self._seen = {name: seen for name, seen in self._seen.items() if name in set(names)}
-        taken = 0
-        for name in names:
-            if taken >= _BATCH:
-                self._arrived.extend(closed.intersection(names))
-                return 0.0
+        begin, until, taken = bisect.bisect_right(names, self._last), time.monotonic() + _TURN_S, 0
+        for looks, name in enumerate(names[begin:]):
+            if taken >= _BATCH or looks >= _LOOKS or time.monotonic() > until:
+                return 0.0 if taken else _BREATH_S
             try:
-                taken += self._consider(name, name in closed)
-            except SpoolFull as error:
-                self.paused = str(error)
-                self._arrived.extend(closed)
+                taken += self._consider(name)
+            except _Waits as reason:
+                self.paused = str(reason)
+            except SpoolFull as reason:
+                self.paused = str(reason)
                 return _PAUSE_S
             except OSError as error:
-                if error.errno not in NO_SPACE:
-                    raise
-                self.paused = f"the disk is full: {error}"
-                self._arrived.extend(closed)
-                return _PAUSE_S
-        return min((max(0.05, self._patience(n) - self._still(n)) for n in self._seen), default=None)
+                self.paused = f"the spool cannot take it: {error}; drops wait in in/"
+                if error.errno in NO_SPACE:
+                    return _PAUSE_S
+            self._last = name
+        self._last = ""
+        if self.paused:
+            return _PAUSE_S
+        if self._closed:  # they came behind us
+            return _BREATH_S
+        return min((max(_BREATH_S, self._patience(name) - self._still(name)) for name in self._seen), default=None)
 
     def _no_room(self) -> str:
         info = os.statvfs(self._spool.root)
         free = info.f_bavail * info.f_frsize
         if free < self._config.min_free_mb << 20:
-            return (
-                f"{free >> 20} MB free, less than min_free_mb ({self._config.min_free_mb}); drops wait in in/"
-            )
+            return f"{free >> 20} MB free, less than min_free_mb ({self._config.min_free_mb}); drops wait in in/"
         return ""
 
-    def _consider(self, name: str, closed: bool) -> int:
+    def _consider(self, name: str) -> int:
         """1 when the entry left the drop box."""
-        path = f"{self._in}/{name}"
+        path, told = f"{self._in}/{name}", name in self._closed
+        self._closed.discard(name)
         try:
             info = os.lstat(path)
         except FileNotFoundError:
             return 0
+        if self._stuck.get(name) == info.st_ino:
+            return 0
         if not stat.S_ISREG(info.st_mode):
-            self._refuse(name, f"it is {_kind(info.st_mode)}, not a regular file")
-            return 1
+            return self._refuse(name, f"it is {_kind(info.st_mode)}, not a regular file")
         stamp = (info.st_size, info.st_mtime_ns, info.st_ino)
         seen = self._seen.get(name)
         if seen is None or seen.stamp != stamp:
             seen = self._seen[name] = _Seen(stamp, time.monotonic())
-        seen.closed = seen.closed or closed
-        ours = name.endswith((".json", ".msgpack")) and not name.startswith(".")
+        seen.closed = seen.closed or told
         still = self._still(name) >= self._patience(name)
-        if not ours:
-            if not still:
-                return 0
-            self._refuse(name, "jobs are named *.json or *.msgpack")
-            return 1
+        if not _is_job(name):
+            return self._refuse(name, "jobs are named *.json or *.msgpack") if still else 0
         if not seen.closed and not still:
             return 0
         try:
-            self._accept(name, path)
-            self.accepted += 1
+            self._accept(name, path, *_read(path))
         except _NotYet:
             seen.closed = False
             return 0
@@ -141,17 +153,13 @@ class Intake:
             if isinstance(error, ProtocolError) and not still:
                 seen.closed = False  # closed between two writes, perhaps: the end may still come
                 return 0
-            self._refuse(name, str(error))
-        except OSError as error:
-            if error.errno in NO_SPACE:
-                raise
-            self._refuse(name, f"it cannot be read: {error.strerror}")
+            return self._refuse(name, str(error))
+        self.accepted += 1
         self._seen.pop(name, None)
         return 1
 
     def _patience(self, name: str) -> float:
-        ours = name.endswith((".json", ".msgpack")) and not name.startswith(".")
-        return DROP_STILL_S if ours else _FOREIGN_STILL_S
+        return DROP_STILL_S if _is_job(name) else _FOREIGN_STILL_S
 
     def _still(self, name: str) -> float:
         seen = self._seen.get(name)
@@ -159,8 +167,7 @@ class Intake:
 
     # ---- one drop
 
-    def _accept(self, name: str, path: str) -> None:
-        data, mark = _read(path)
+    def _accept(self, name: str, path: str, data: bytes, mark: tuple[int, int, int]) -> None:
         value = codec.decode(data, strict=True) if name.endswith(".msgpack") else codec.decode_json(data)
         reply = "json" if name.endswith(".json") else ""
         fields = self._fields(value)
@@ -176,12 +183,19 @@ class Intake:
                 self._submit(self._job(fields, stem or f"drop-{unique}", unique, source, reply))
             except JobConflict:
                 self._submit(self._job(fields, f"{stem or 'drop'}-{unique}", unique, source, reply))
-        fsops.unlink(path, missing_ok=True)
+        if _mark_at(path) == mark:  # RACE: else another drop of that name came while we took this one
+            fsops.unlink(path, missing_ok=True)
 
     def _submit(self, job: Job) -> None:
-        waiting = len(self._spool.list_ready(job.engine))
+        now = time.monotonic()
+        until, waiting = self._counts.get(job.engine, (0.0, 0))
+        if now >= until:
+            waiting = len(self._spool.list_ready(job.engine))
+            until = now + max(_COUNT_S, _COUNT_SHARE * (time.monotonic() - now))
+        self._counts[job.engine] = (until, waiting + 1)
         if waiting >= self._config.max_ready:
-            raise SpoolFull(f"{waiting} jobs wait for {job.engine} (max_ready); drops wait in in/")
+            self._counts[job.engine] = (until, waiting)
+            raise _Waits(f"{waiting} jobs wait for {job.engine} (max_ready); drops wait in in/")
         self._spool.submit(job)
 
     def _fields(self, value: Any) -> dict[str, Any]:
@@ -193,9 +207,7 @@ class Intake:
         extra = {key: item for key, item in value.items() if key not in _KEYS}
         if "params" in value and extra:
             key = next(iter(extra))
-            raise JobRefused(
-                f"unknown key{checks.nearest(str(key), _KEYS)}; known: {', '.join(_KEYS)}", str(key)[:80]
-            )
+            raise JobRefused(f"unknown key{checks.nearest(str(key), _KEYS)}; known: {', '.join(_KEYS)}", str(key)[:80])
         params = value.get("params", extra)
         if not isinstance(params, dict) or not all(isinstance(key, str) for key in params):
             raise JobRefused("must be a map with text keys", "params")
@@ -205,9 +217,7 @@ class Intake:
         engine = check_engine(fields["engine"])
         if engine not in self._config.engines:
             near = checks.nearest(engine, list(self._config.engines))
-            raise JobRefused(
-                f"no engine {engine!r}{near}; there are: {', '.join(self._config.engines)}", "engine"
-            )
+            raise JobRefused(f"no engine {engine!r}{near}; there are: {', '.join(self._config.engines)}", "engine")
         params = fields["params"]
         self._schemas.check(engine, params)
         priority = _number(fields, "priority", int, -100, 100, 0)
@@ -229,27 +239,33 @@ class Intake:
             digest=digest_of(engine, params, unique or None, codec.encode),
         )
 
-    def _refuse(self, name: str, reason: str) -> None:
-        """Move it to quarantine with a reason that a person can act on."""
-        self.refused += 1
-        self._seen.pop(name, None)
+    def _refuse(self, name: str, reason: str) -> int:
+        """Move it to quarantine with a reason that a person can act on; 1 when it is gone from in/."""
         shown = ascii(name)[1:-1].replace("/", "_")[:150]
         place = f"{self._spool.root}/quarantine"
         target, number = f"{place}/{shown}", 1
         while os.path.lexists(target) or os.path.lexists(f"{target}.reason.txt"):
             number += 1
             target = f"{place}/{shown}.{number}"
-        text = (
-            f"{ascii(name)[1:-1]} was dropped into {self._in} and is not accepted:\n\n    {reason}\n\n"
-            + _HELP
-        )
-        temp = self._spool.temp()
-        fsops.write_new(temp, [text.encode("utf-8", "replace")], sync=False)
-        fsops.replace(temp, f"{target}.reason.txt")
+        self._explain(target, name, reason)
         try:
             fsops.rename(f"{self._in}/{name}", target)
         except FileNotFoundError:
             fsops.unlink(f"{target}.reason.txt", missing_ok=True)
+            return 0
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                fsops.unlink(f"{target}.reason.txt", missing_ok=True)
+                raise
+            self._stuck[name] = os.lstat(f"{self._in}/{name}").st_ino
+            self._explain(target, name, f"{reason}; it cannot be moved here and stays there: {error.strerror}")
+        self.refused += 1
+        self._seen.pop(name, None)
+        return 1
+
+    def _explain(self, target: str, name: str, reason: str) -> None:
+        text = f"{ascii(name)[1:-1]} was dropped into {self._in} and is not accepted:\n\n    {reason}\n\n{_HELP}"
+        fsops.put(self._spool.temp(), f"{target}.reason.txt", [text.encode("utf-8", "replace")], sync=False)
 
 
 _HELP = """A job looks like this; write it under another name and rename it into in/, or copy it there:
@@ -264,10 +280,14 @@ def _read(path: str) -> tuple[bytes, tuple[int, int, int]]:
     """Content of a drop and the mark of this very file; re-checked on the open descriptor."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise _NotYet from None
     except OSError as error:
+        if error.errno in _OURS:
+            raise
         if error.errno == errno.ELOOP:
             raise JobRefused("it is a symbolic link") from None
-        raise
+        raise JobRefused(f"it cannot be read ({error.strerror}): give the user of the pool the right to") from None
     try:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
@@ -277,22 +297,34 @@ def _read(path: str) -> tuple[bytes, tuple[int, int, int]]:
         if before.st_size > MAX_DROP_BYTES:
             raise JobRefused(f"{before.st_size} bytes, more than {MAX_DROP_BYTES}: a job names media by path")
         data = b""
-        while len(data) <= MAX_DROP_BYTES:
-            part = os.read(fd, MAX_DROP_BYTES + 1 - len(data))
+        while len(data) <= before.st_size:  # not to the end of one that grows: there may be none
+            try:
+                part = os.read(fd, before.st_size + 1 - len(data))
+            except OSError as error:
+                raise JobRefused(f"it cannot be read: {error.strerror}") from None
             if not part:
                 break
             data += part
         after = os.fstat(fd)
-        if len(data) > MAX_DROP_BYTES or (after.st_size, after.st_mtime_ns) != (
-            before.st_size,
-            before.st_mtime_ns,
-        ):
+        if (len(data), after.st_size, after.st_mtime_ns) != (before.st_size, before.st_size, before.st_mtime_ns):
             raise _NotYet
         if not data:
             raise ProtocolError("it is empty")
         return data, (after.st_ino, after.st_mtime_ns, after.st_size)
     finally:
         os.close(fd)
+
+
+def _mark_at(path: str) -> tuple[int, int, int] | None:
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return info.st_ino, info.st_mtime_ns, info.st_size
+
+
+def _is_job(name: str) -> bool:
+    return name.endswith((".json", ".msgpack")) and not name.startswith(".")
 
 
 def _number(fields: dict[str, Any], key: str, kind: type, low: float, high: float, default: Any) -> Any:

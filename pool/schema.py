@@ -38,7 +38,10 @@ class Schemas:
         entry = self._load(engine)
         if entry is None or entry[2] is None:
             return
-        plain = params if _is_plain(params) else json.loads(json.dumps(params, default=str))
+        try:
+            plain = params if _is_plain(params) else json.loads(json.dumps(params, default=str))
+        except (TypeError, ValueError, RecursionError) as wrong:
+            raise JobRefused(f"cannot be stored: {wrong}", "params") from None
         error = next(iter(sorted(entry[2].iter_errors(plain), key=lambda e: list(map(str, e.path)))), None)
         if error is not None:
             raise _refusal(error, entry[1]["schema"])
@@ -104,11 +107,11 @@ def _refusal(error: Any, schema: Mapping[str, Any]) -> JobRefused:
         unknown = next((key for key in error.instance if key not in error.schema.get("properties", {})), "?")
         near = difflib.get_close_matches(str(unknown), known, 1)
         guess = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-        return JobRefused(f"unknown parameter{guess}", f"{path}.{unknown}")
+        return JobRefused(f"unknown parameter{guess}", f"{path}.{str(unknown)[:80]}")
     if error.validator == "required":
         missing = next((key for key in error.validator_value if key not in error.instance), "?")
         return JobRefused("this parameter is required", f"{path}.{missing}")
     if error.validator == "anyOf":
         kinds = [str(option.get("type", option)) for option in error.validator_value if option.get("type") != "null"]
-        return JobRefused(f"{error.instance!r} is not of type {' or '.join(kinds)}", path)
+        return JobRefused(f"{error.instance!r:.80} is not of type {' or '.join(kinds)}", path)
     return JobRefused(str(error.message)[:300], path)
