@@ -33,7 +33,6 @@ from pool.spool import NO_SPACE, Claim, Spool
 from pool.watch import Watcher
 
 _VERIFY_S = 10.0  # how often the watcher itself is looked at
-_NAP_S, _NAP_MAX_S = 0.001, 0.008  # after losing a race for a job: the first nap, and the longest
 
 
 class Worker:
@@ -49,7 +48,7 @@ class Worker:
         self._phase = Phase.BOOTING
         self._draining = False
         self._verify_at = 0.0
-        self._nap_s = 0.0
+        self._late = False  # others were faster
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
@@ -151,28 +150,25 @@ class Worker:
 
     def _next(self, picker: Picker, watcher: Watcher) -> Claim | None:
         arrivals = watcher.read()
-        if arrivals.rescan or (self._nap_s and arrivals):  # after a nap most of what came is gone
+        if arrivals.rescan or (self._late and arrivals):  # most of what came meanwhile is gone
             picker.rescan()
         elif arrivals:
             picker.feed(arrivals.names.get("ready", []))
         claim = picker.take()
-        if claim is not None or not arrivals:
-            self._nap_s = 0.0
-        else:
-            self._nap_s = min(2 * self._nap_s, _NAP_MAX_S) or _NAP_S
+        self._late = claim is None and bool(arrivals)
         return claim
 
     def _wait(self, picker: Picker, watcher: Watcher) -> None:
         """Sleep until something arrives, a signal comes, or the rescan is due.
 
-        When other workers were faster, look away for a moment: with jobs that take microseconds, every idle
-        worker would wake up for each of them only to be late again.
+        When other workers were faster, look away for a millisecond: with jobs that take microseconds, every
+        idle worker would wake up for each of them only to be late again.
         """
         if self._beat.standby:
             self._stand_by(picker, watcher)
             return
-        if self._nap_s:
-            self._sleep(self._nap_s)
+        if self._late:
+            self._sleep(0.0)
             return
         now = time.monotonic()
         if now >= self._verify_at:
