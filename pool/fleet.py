@@ -268,21 +268,22 @@ class Fleet:
                 peer.policy.peer_finished(now)
 
     def _timeout_of(self, slot: Slot, beat: heartbeat.Beat | None) -> float | None:
-        """Time limit of the job that a worker runs; read once per job."""
-        job_id = beat.job if beat else ""
-        if job_id not in self._timeouts:
-            limit = slot.spec.engine.task_timeout_s
-            for claim in self._spool.claims(slot.worker) if slot.worker else ():
-                try:
-                    job = self._spool.read_claim(claim, arrays=False)
-                except (ProtocolError, OSError):
-                    continue
-                if job.id == job_id:
-                    limit = job.timeout_s or limit
+        """Time limit of the job that a worker runs, of a batch the shortest one; read once per job."""
+        job_id, usual = beat.job if beat else "", slot.spec.engine.task_timeout_s
+        if job_id in self._timeouts:
+            return self._timeouts[job_id]
+        limits: dict[str, float | None] = {}
+        for claim in self._spool.claims(slot.worker) if slot.worker else ():
+            try:
+                limits[claim.name.id] = self._spool.read_claim(claim, arrays=False).timeout_s or usual
+            except (ProtocolError, OSError):
+                continue
+        limit = min((each for each in limits.values() if each is not None), default=usual)
+        if job_id in limits:  # RACE: else the beat was of a job that ended meanwhile
             if len(self._timeouts) > _TIMEOUTS_KEPT:
                 self._timeouts.clear()
             self._timeouts[job_id] = limit
-        return self._timeouts[job_id]
+        return limit
 
     def _recycle(self, slot: Slot, beat: heartbeat.Beat) -> None:
         """Replace a worn-out worker, one of an engine at a time."""
