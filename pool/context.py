@@ -66,6 +66,7 @@ class JobContext:
         self._scratch: Path | None = None
         self._partial_fd = -1
         self._outputs: list[tuple[Path, Path]] = []  # (part, final)
+        self._files: list[Mapping[str, Any]] = []  # outputs that have their name
 
     # ---- places
 
@@ -86,7 +87,7 @@ class JobContext:
 
     def output(self, path: Path | None, name: str) -> Path:
         """Where to write a file that becomes `path` (or out/<id>/<name>) by rename when the job succeeded."""
-        if os.path.basename(name) != name or name.startswith("."):
+        if not name or os.path.basename(name) != name or name.startswith("."):
             raise ValueError(f"{name!r} is not a plain file name")
         if path is None:
             final = self._spool.files_dir(self.job_id) / name
@@ -101,10 +102,10 @@ class JobContext:
                 raise RefusedInput(f"output {final} is a folder", "name a file in it")
             if not os.access(final.parent, os.W_OK):
                 raise RefusedInput(f"output {final}: the folder {final.parent} is not writable")
-            part = final.parent / f".{final.stem[:100]}.{self.job_id}.part{final.suffix}"
+            part = final.parent / _part_name(final, self.job_id)
             # so that a later attempt, or the supervisor, can sweep what a killed worker left beside the caller's files
             with open(self.scratch / _OUTPUTS, "a", encoding="utf-8", errors="surrogateescape") as listing:
-                listing.write(f"{part}\n")
+                listing.write(f"{part}\0")
         self._outputs.append((part, final))
         return part
 
@@ -133,13 +134,16 @@ class JobContext:
     def partial(self, record: Mapping[str, Any]) -> None:
         """Stream a part of the result to whoever waits for it."""
         body = codec.encode(dict(record))
-        if self._partial_fd < 0:
-            path = partial_path(self._spool, self.job_id, self.attempt)
-            self._partial_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        frame = _FRAME.pack(len(body)) + body
         try:
-            os.write(self._partial_fd, _FRAME.pack(len(body)) + body)
+            if self._partial_fd < 0:
+                path = partial_path(self._spool, self.job_id, self.attempt)
+                self._partial_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            begin = os.fstat(self._partial_fd).st_size
+            if os.write(self._partial_fd, frame) < len(frame):  # the disk is full: half a frame would spoil the rest
+                os.ftruncate(self._partial_fd, begin)
         except OSError:
-            pass
+            pass  # a courtesy as progress is; the whole result comes in the end
 
     # ---- cancellation
 
@@ -160,24 +164,26 @@ class JobContext:
     # ---- end of the attempt
 
     def publish_outputs(self, *, sync: bool) -> tuple[Mapping[str, Any], ...]:
-        """Give every output its name; media first, the record afterwards. Size and digest of each."""
+        """Give every output its name; media first, the record afterwards. Size and digest of each.
+
+        After an OSError (a full disk) call it again: what has its name already is not forgotten.
+        """
         self.stage = "publish"
-        files = []
-        for part, final in self._outputs:
-            try:
+        while self._outputs:
+            part, final = self._outputs[0]
+            if part.exists():
                 size, digest = _digest(part)
-            except FileNotFoundError:
-                continue
-            if sync:
-                fsops.sync_file(str(part))
-            if final.parent == self._spool.files_dir(self.job_id):
-                self._spool.make_files_dir(self.job_id, sync=sync)
-            fsops.replace(str(part), str(final))
-            if sync:
-                fsops.sync_dir(str(final.parent))
-            files.append({"path": str(final), "size": size, "sha256": digest})
-        self._outputs.clear()
-        return tuple(files)
+                if sync:
+                    fsops.sync_file(str(part))
+                if final.parent == self._spool.files_dir(self.job_id):
+                    self._spool.make_files_dir(self.job_id, sync=sync)
+                fsops.replace(str(part), str(final))
+                self._files.append({"path": str(final), "size": size, "sha256": digest})
+            self._outputs.pop(0)
+        if sync:
+            for folder in {os.path.dirname(str(file["path"])) for file in self._files}:
+                fsops.sync_dir(folder)
+        return tuple(self._files)
 
     def close(self) -> None:
         """Remove what this attempt leaves behind."""
@@ -192,6 +198,14 @@ class JobContext:
     def told(self) -> bool:
         """Whether progress or partial files of this attempt exist."""
         return bool(self._status)
+
+
+def _part_name(final: Path, job_id: str) -> str:
+    """A hidden name beside `final` with its suffix, which tells a writer the format; at most 255 bytes."""
+    suffix = final.suffix if len(os.fsencode(final.suffix)) <= 20 else ""
+    tail = f".{job_id}.part{suffix}"
+    stem = os.fsencode(final.stem)[: 254 - len(os.fsencode(tail))].decode("utf-8", "ignore")
+    return f".{stem}{tail}"
 
 
 def scratch_dir(spool: Spool, job_id: str, attempt: int) -> Path:
@@ -231,10 +245,10 @@ def sweep_attempt(spool: Spool, job_id: str, attempt: int) -> None:
         listing = (directory / _OUTPUTS).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         listing = ""
-    for line in listing.splitlines():
-        if f".{job_id}.part" in os.path.basename(line):
+    for part in listing.split("\0"):
+        if f".{job_id}.part" in os.path.basename(part):
             try:
-                fsops.unlink(line, missing_ok=True)
+                fsops.unlink(part, missing_ok=True)
             except OSError:
                 pass  # the caller's folder is gone or closed to us: nothing of ours is left to mend
     fsops.remove_tree(str(directory))
