@@ -1,0 +1,181 @@
+"""The template's frames in the order in which the output needs them: forward, back, forward again.
+
+The turns show no frame twice, so motion only changes its direction. A video can be decoded forward only:
+stretches that run back are read in blocks that fit into memory, each handed out from its end. A template so
+short that it fits whole is decoded once.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.base import EngineError
+from inference.video import VideoInfo, read_frames
+
+Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
+
+BLOCK_BYTES = 96 << 20  #: of decoded frames held at once by one reader
+LEAST_BLOCK = 8  #: frames; for 4K this is 200 MB
+AHEAD_BYTES = 24 << 20  #: decoded before they are asked for
+REOPEN = 12  #: frames that are rather decoded and dropped than skipped by opening the file again
+
+
+def loop(frames: int, length: int) -> NDArray[np.int32]:
+    """(frames,) the template frame of every output frame: 0 1 … n−1 n−2 … 1 0 1 …"""
+    if length < 1:
+        raise ValueError("a template without frames")
+    if length == 1:
+        return np.zeros(frames, np.int32)
+    phase = np.arange(frames) % (2 * length - 2)
+    return np.where(phase < length, phase, 2 * length - 2 - phase).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive output frames whose template frames rise or fall by one."""
+
+    low: int  #: first template frame, in the file's order
+    count: int
+    backward: bool
+
+
+def runs(order: NDArray[np.int32]) -> list[Run]:
+    """The order cut into stretches that can be read in one go."""
+    result: list[Run] = []
+    at = 0
+    while at < len(order):
+        end = at + 1
+        step = int(order[end] - order[at]) if end < len(order) else 0
+        if step in (-1, 1):
+            while end < len(order) and order[end] - order[end - 1] == step:
+                end += 1
+        first, last = int(order[at]), int(order[end - 1])
+        result.append(Run(min(first, last), end - at, step == -1 and end - at > 1))
+        at = end
+    return result
+
+
+def held(info: VideoInfo, length: int) -> bool:
+    """Whether the whole template fits into memory decoded."""
+    return length * frame_bytes(info) <= BLOCK_BYTES
+
+
+def frame_bytes(info: VideoInfo) -> int:
+    """Memory of one decoded frame."""
+    return info.width * info.height * 3
+
+
+class Template:
+    """Access to the frames of one template, for several readers at once. Nobody may write into a frame."""
+
+    def __init__(self, info: VideoInfo, length: int, ffmpeg: str | None = None) -> None:
+        self.info = info
+        self.length = length  #: frames that can really be decoded
+        self.ffmpeg = ffmpeg
+        self._kept: list[Frame] | None = None
+        self._lock = threading.Lock()
+
+    def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Frame]:
+        """The frames of that order; close the iterator to end its decoder."""
+        if held(self.info, self.length):
+            kept = self._all(threads)
+            for index in order.tolist():
+                yield kept[index]
+            return
+        block = max(LEAST_BLOCK, BLOCK_BYTES // frame_bytes(self.info))
+        for run in runs(order):
+            if not run.backward:
+                yield from self._forward(run.low, run.count, threads)
+                continue
+            for high in range(run.low + run.count, run.low, -block):
+                low = max(run.low, high - block)
+                frames = list(self._forward(low, high - low, threads))
+                while frames:
+                    yield frames.pop()
+
+    def _all(self, threads: int | None) -> list[Frame]:
+        with self._lock:
+            if self._kept is None:
+                self._kept = list(self._forward(0, self.length, threads))
+            return self._kept
+
+    def _forward(self, low: int, count: int, threads: int | None) -> Iterator[Frame]:
+        start = low if low > REOPEN else 0
+        got = 0
+        with read_frames(
+            self.info, start=start, count=low - start + count, threads=threads, ffmpeg=self.ffmpeg
+        ) as reader:
+            for index, frame in enumerate(reader, start):
+                if index >= low:
+                    got += 1
+                    yield frame
+        if got < count:
+            raise EngineError(
+                f"video: {self.info.path} gave {got} frames from frame {low} instead of {count} "
+                f"({reader.error or 'no reason given'})",
+                hint="the file changed, or the disk failed, after the template was analysed",
+            )
+
+
+class Ahead(Iterator[Frame]):
+    """Frames decoded by a thread of its own before they are asked for. A context manager."""
+
+    def __init__(self, frames: Iterator[Frame], depth: int) -> None:
+        self._frames = frames
+        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(max(1, depth))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._pull, name="decode", daemon=True)
+        self._thread.start()
+
+    def _pull(self) -> None:
+        end: BaseException | None = None
+        try:
+            for frame in self._frames:
+                if not self._put(frame):
+                    return
+        except BaseException as error:  # handed over to whoever asks for the next frame
+            end = error
+        finally:
+            close = getattr(self._frames, "close", None)
+            if close is not None:
+                close()
+            self._put(end)
+
+    def _put(self, item: Frame | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __next__(self) -> Frame:
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        """End the decoder."""
+        self._stop.set()
+        self._thread.join()
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def ahead(frames: Iterator[Frame], info: VideoInfo) -> Ahead:
+    """Decode a few frames in advance: as many as fit into AHEAD_BYTES, at least 2."""
+    return Ahead(frames, max(2, min(16, AHEAD_BYTES // frame_bytes(info))))

@@ -1,0 +1,55 @@
+"""The pictures in the corners: a watermark, and a mark that says the video is generated.
+
+Ours (drawn by ``make.py``) are scaled to the video; a picture of the user's is shown as large as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+
+from inference.base import EngineError
+from inference.encode import Overlay
+
+HERE = Path(__file__).resolve().parent
+WATERMARK, AI_GENERATED = HERE / "watermark.png", HERE / "ai_generated.png"
+SHARE = 0.045  #: height of our marks over the shorter side of the video
+LEAST = 20  #: pixels; smaller letters cannot be read
+
+
+def overlays(
+    size: tuple[int, int],
+    folder: Path,
+    *,
+    watermark: bool,
+    digital_auth: bool,
+    watermark_path: Path | None = None,
+    digital_auth_path: Path | None = None,
+) -> tuple[Overlay, ...]:
+    """The corner pictures of a video of ``size`` (width, height); ours are put into ``folder`` at its scale."""
+    chosen = []
+    if watermark:
+        chosen.append(_overlay("watermark", watermark_path, WATERMARK, "lower right", size, folder))
+    if digital_auth:
+        chosen.append(_overlay("digital_auth", digital_auth_path, AI_GENERATED, "upper right", size, folder))
+    return tuple(chosen)
+
+
+def require(path: Path | None, what: str) -> None:
+    """Refuse a picture of the options that cannot be read, when the engine loads rather than in the first job."""
+    if path is not None and cv2.imread(str(path.expanduser()), cv2.IMREAD_UNCHANGED) is None:
+        raise EngineError(f"options.{what}: {path} is no picture that can be read", hint="name a PNG, or leave it out")
+
+
+def _overlay(what: str, own: Path | None, ours: Path, corner: str, size: tuple[int, int], folder: Path) -> Overlay:
+    if own is not None:
+        return Overlay(own.expanduser().absolute(), corner, what)
+    picture = cv2.imread(str(ours), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise EngineError(f"{ours} cannot be read", hint="install the project again")
+    height = max(LEAST, round(SHARE * min(size)))
+    width = round(picture.shape[1] * height / picture.shape[0])
+    path = folder / f"{what}.png"
+    cv2.imwrite(str(path), cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))
+    return Overlay(path, corner, what)

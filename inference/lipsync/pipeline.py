@@ -1,0 +1,220 @@
+"""From frames to a file: segments decoded, painted and encoded side by side, then joined.
+
+    template ── decode (thread) ─→ paint ─→ encode (ffmpeg) ─→ segment 0 ┐
+    template ── decode (thread) ─→ paint ─→ encode (ffmpeg) ─→ segment 1 ┼→ joined, sound added → output
+    …                                                                    ┘
+
+How the work is cut depends on nothing but its length, and each segment is encoded by one thread, so the same
+job gives the same bytes on any number of cores. Segments begin with a key frame and are joined as they are.
+The decoder and the encoder are processes of their own, and OpenCV and numpy let go of Python's lock where it
+counts, so threads are enough here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference import media
+from inference.base import EngineError, ResourceError
+from inference.encode import AUDIO_BITRATE, Color, Overlay, VideoWriter, as_rate
+from inference.ffmpeg import Process
+from inference.lipsync.frames import Frame, Template, ahead
+
+POLL_S = 0.1  #: between looks at cancellation and progress
+#: seconds of video up to which a job is cut into so many segments
+CUTS = ((1.5, 1), (4.0, 2), (20.0, 4), (60.0, 8))
+SEGMENT_S = 7.5  #: of longer jobs
+
+
+class Painter(Protocol):
+    """Makes output frames out of template frames; one per segment, so it may keep a state."""
+
+    batch: int  #: how many frames it likes to get at a time
+
+    def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> Sequence[Frame]:
+        """The finished frames of some consecutive output numbers. The given ones must stay as they are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the picture is written."""
+
+    width: int
+    height: int
+    fps: float
+    crf: int = 15
+    preset: str = "veryfast"
+    encoder: str = "cpu"
+    color: Color = field(default_factory=Color)
+    overlays: tuple[Overlay, ...] = ()
+    ffmpeg: str | None = None
+
+
+class Stopped(Exception):
+    """Raised in the threads of segments that are given up because another one failed or the job was cancelled."""
+
+
+def cut(frames: int, fps: float) -> list[tuple[int, int]]:
+    """Output frames [start, stop) of every segment."""
+    seconds = frames / fps
+    count = next((count for limit, count in CUTS if seconds <= limit), 0) or -(-int(seconds / SEGMENT_S) // 8) * 8
+    edges = np.linspace(0, frames, max(1, min(count, frames)) + 1).round().astype(int).tolist()
+    return list(itertools.pairwise(edges))
+
+
+class Render:
+    """One job's picture. ``run`` blocks until all segments are there, or raises what stopped it."""
+
+    def __init__(
+        self,
+        template: Template,
+        order: NDArray[np.int32],
+        painter: Callable[[int, int], Painter],
+        encoding: Encoding,
+        folder: Path,
+        workers: int,
+    ) -> None:
+        self.template, self.order, self.encoding = template, order, encoding
+        self.done = 0  #: frames finished
+        self._painter = painter  #: called with the start and stop of a segment, in its thread
+        self._folder = folder
+        self._workers = max(1, workers)
+        self._stop = threading.Event()
+        self._count = threading.Lock()
+        self.codec, self.note = "", ""  #: of the encoder that was used
+
+    def run(self, check: Callable[[], None], progress: Callable[[int], None]) -> list[Path]:
+        """The segment files in order. ``check`` and ``progress(frames done)`` are called by this thread only."""
+        cuts = cut(len(self.order), self.encoding.fps)
+        paths = [self._folder / f"segment-{number:04}.mp4" for number in range(len(cuts))]
+        try:
+            with ThreadPoolExecutor(min(self._workers, len(cuts)), thread_name_prefix="segment") as pool:
+                futures: list[Future[None]] = [
+                    pool.submit(self._segment, start, stop, path)
+                    for (start, stop), path in zip(cuts, paths, strict=True)
+                ]
+                try:
+                    self._watch(futures, check, progress)
+                except BaseException:
+                    self._stop.set()
+                    for future in futures:
+                        future.cancel()
+                    raise  # leaving the pool waits for its threads, which end at their next frame
+        except BaseException:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            raise
+        return paths
+
+    def _watch(
+        self, futures: Sequence[Future[None]], check: Callable[[], None], progress: Callable[[int], None]
+    ) -> None:
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, POLL_S, FIRST_EXCEPTION)
+            check()
+            for future in done:
+                future.result()
+            progress(self.done)
+
+    def _segment(self, start: int, stop: int, path: Path) -> None:
+        self._check()
+        about = self.encoding
+        threads = 1 if self._workers > 1 else None
+        painter = self._painter(start, stop)
+        with (
+            ahead(self.template.read(self.order[start:stop], threads), self.template.info) as frames,
+            VideoWriter(
+                path,
+                about.width,
+                about.height,
+                about.fps,
+                crf=about.crf,
+                preset=about.preset,
+                overlays=about.overlays,
+                color=about.color,
+                encoder=about.encoder,
+                threads=1,
+                check=self._check,
+                ffmpeg=about.ffmpeg,
+            ) as writer,
+        ):
+            self.codec, self.note = writer.codec, writer.note
+            for at in range(start, stop, painter.batch):
+                outputs = range(at, min(at + painter.batch, stop))
+                given = [next(frames) for _ in outputs]
+                for frame in painter.paint(given, outputs):
+                    writer.write(frame)
+                    with self._count:
+                        self.done += 1
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+
+def merge(
+    parts: Sequence[Path],
+    output: Path,
+    frames: int,
+    fps: float,
+    audio: Path,
+    audio_s: float,
+    metadata: Mapping[str, str],
+    check: Callable[[], None],
+    ffmpeg: str | None = None,
+) -> None:
+    """Join the segments of ``cut(frames, fps)`` and the sound into the output file; the segments are removed.
+
+    Each segment's length is stated exactly: what its own header says is rounded to milliseconds, and after
+    eighty joins the picture would lead the sound by a frame.
+    """
+    import ffmpeg as builder
+
+    lines = ["ffconcat version 1.0"]
+    for part, (start, stop) in zip(parts, cut(frames, fps), strict=True):
+        lines += [f"file {part.name}", f"duration {float((stop - start) / as_rate(fps)):.6f}"]
+    listing = parts[0].parent / "segments.ffconcat"
+    listing.write_text("\n".join(lines) + "\n", "utf-8")
+    local = media.LOCAL_PROTOCOLS
+    picture = builder.input(f"file:{listing}", format="concat", protocol_whitelist=local)["v:0"]
+    heard = builder.input(f"file:{audio}", protocol_whitelist=local, t=f"{audio_s:.6f}")["a:0"]
+    options: dict[str, object] = {
+        "format": "mp4",
+        "movflags": "+faststart+use_metadata_tags",
+        "map_metadata": -1,
+        "vcodec": "copy",
+        "acodec": "aac",
+        "audio_bitrate": AUDIO_BITRATE,
+    }
+    for number, (key, value) in enumerate(metadata.items()):
+        options[f"metadata:g:{number}"] = f"{key}={value}"
+    arguments = (
+        builder.output(picture, heard, f"file:{output.absolute()}", **options)
+        .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-nostats", "-y")
+        .compile(cmd=media.ffmpeg_binary(ffmpeg))
+    )
+    process = Process([re.sub(r"^-metadata:g:\d+$", "-metadata", argument) for argument in arguments], "wait")
+    try:
+        if process.finish(check) != 0 or not output.is_file():
+            said = process.said or "no reason given"
+            if "No space left" in said:
+                raise ResourceError(f"disk full while writing {output}: {said}", hint="make room and try again")
+            raise EngineError(f"ffmpeg could not join the segments into {output}: {said}")
+    except BaseException:
+        process.close()
+        output.unlink(missing_ok=True)
+        raise
+    for part in (*parts, listing):
+        part.unlink(missing_ok=True)

@@ -1,0 +1,230 @@
+"""The Wav2Lip generator, with the parameter names and shapes of the published checkpoints.
+
+A picture of a face (its lower half blacked out, with the whole face behind it: six channels) goes down a
+ladder of convolutions, 0.2 s of sound down another; the sound's vector is decoded back up the ladder, each
+step seeing the face's features of that size. Architecture: Prajwal et al., "A Lip Sync Expert Is All You Need
+for Speech to Lip Generation In the Wild", ACM Multimedia 2020. Two families are known:
+
+    96    96×96 pixels, ReLU: the authors' own (wav2lip.pth, wav2lip_gan.pth)
+    288   288×288 pixels, PReLU (or ReLU): the enlarged ladder that circulates as wav2lip 288x288
+
+The weights that are public were trained on data that may not be used commercially.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inference.base import EngineError
+
+MEL_BANDS, MEL_FRAMES = 80, 16  #: one piece of sound: 16 frames of 12.5 ms
+COUNTER = "num_batches_tracked"  #: of a BatchNorm; not in old checkpoints, and not needed
+
+Step = tuple[int, int, int, int | tuple[int, int], int, int]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One size of the network. A step is (channels in, out, kernel, stride, padding, residual layers behind)."""
+
+    side: int  #: pixels
+    down: tuple[Step, ...]  #: the face, halved at each step
+    corners: int  #: closing steps without padding that bring 3×3 (or 5×5 and 3×3) to one pixel
+    up: tuple[tuple[int, int, int], ...]  #: channels in, out, extra row at the end; each doubles the size
+
+    @property
+    def name(self) -> str:
+        return str(self.side)
+
+
+FAMILIES = (
+    Family(
+        side=96,
+        down=(
+            (6, 16, 7, 1, 3, 0),
+            (16, 32, 3, 2, 1, 2),
+            (32, 64, 3, 2, 1, 3),
+            (64, 128, 3, 2, 1, 2),
+            (128, 256, 3, 2, 1, 2),
+            (256, 512, 3, 2, 1, 1),
+        ),
+        corners=1,
+        up=((1024, 512, 1), (768, 384, 1), (512, 256, 1), (320, 128, 1), (160, 64, 1)),
+    ),
+    Family(
+        side=288,
+        down=(
+            (6, 16, 7, 1, 3, 0),
+            (16, 32, 5, 2, 2, 1),
+            (32, 32, 3, 2, 1, 2),
+            (32, 64, 3, 2, 1, 3),
+            (64, 128, 3, 2, 1, 2),
+            (128, 256, 3, 2, 1, 2),
+            (256, 512, 3, 2, 1, 1),
+        ),
+        corners=2,
+        # 3 → 5 → 9 pixels, then doubled
+        up=(
+            (1024, 512, 0),
+            (1024, 512, 0),
+            (768, 384, 1),
+            (512, 256, 1),
+            (320, 128, 1),
+            (160, 64, 1),
+            (96, 64, 1),
+        ),
+    ),
+)
+
+#: the sound: 80 bands × 16 frames to one vector of 512
+SOUND: tuple[Step, ...] = (
+    (1, 32, 3, 1, 1, 2),
+    (32, 64, 3, (3, 1), 1, 2),
+    (64, 128, 3, 3, 1, 2),
+    (128, 256, 3, (3, 2), 1, 1),
+    (256, 512, 3, 1, 0, 0),
+    (512, 512, 1, 1, 0, 0),
+)
+
+Activation = Callable[[], nn.Module]
+
+
+class Unit(nn.Module):
+    """Convolution (or its transpose), batch normalisation, activation; the input added before the last if residual."""
+
+    def __init__(self, convolution: nn.Module, channels: int, activation: Activation, residual: bool = False) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(convolution, nn.BatchNorm2d(channels))
+        self.act = activation()
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv_block(x)
+        out: Tensor = self.act(y + x if self.residual else y)
+        return out
+
+
+class Generator(nn.Module):
+    """(B, 1, 80, 16) sound and (B, 6, side, side) face in 0..1 → (B, 3, side, side) face in 0..1, both BGR."""
+
+    def __init__(self, family: Family, activation: Activation = nn.ReLU) -> None:
+        super().__init__()
+        self.family = family
+
+        def step(inside: int, out: int, kernel: int, stride: Any, padding: int, behind: int) -> list[nn.Module]:
+            first = Unit(nn.Conv2d(inside, out, kernel, stride, padding), out, activation)
+            return [first, *(residual(out) for _ in range(behind))]
+
+        def residual(channels: int) -> nn.Module:
+            return Unit(nn.Conv2d(channels, channels, 3, 1, 1), channels, activation, residual=True)
+
+        def grow(inside: int, out: int, stride: int, padding: int, extra: int, behind: int) -> nn.Module:
+            wide = nn.ConvTranspose2d(inside, out, 3, stride, padding, extra)
+            return nn.Sequential(Unit(wide, out, activation), *(residual(out) for _ in range(behind)))
+
+        def corner() -> nn.Module:
+            return nn.Sequential(*step(512, 512, 3, 1, 0, 0), *step(512, 512, 1, 1, 0, 0))
+
+        self.face_encoder_blocks = nn.ModuleList(
+            [*(nn.Sequential(*step(*each)) for each in family.down), *(corner() for _ in range(family.corners))]
+        )
+        self.audio_encoder = nn.Sequential(*(unit for each in SOUND for unit in step(*each)))
+        self.face_decoder_blocks = nn.ModuleList(
+            [
+                nn.Sequential(*step(512, 512, 1, 1, 0, 0)),
+                grow(1024, 512, 1, 0, 0, 1),
+                *(grow(inside, out, 2, 1, extra, 2) for inside, out, extra in family.up),
+            ]
+        )
+        self.output_block = nn.Sequential(*step(80, 32, 3, 1, 1, 0), nn.Conv2d(32, 3, 1), nn.Sigmoid())
+
+    def forward(self, sound: Tensor, face: Tensor) -> Tensor:
+        rungs: list[Tensor] = []
+        for block in self.face_encoder_blocks:
+            face = block(face)
+            rungs.append(face)
+        x = self.audio_encoder(sound)
+        for block in self.face_decoder_blocks:
+            x = torch.cat((block(x), rungs.pop()), dim=1)
+        result: Tensor = self.output_block(x)
+        return result
+
+
+def load(path: str | Path, device: str = "cpu") -> Generator:
+    """The generator of a checkpoint file, ready to run. Raises :class:`EngineError` naming the file and what to do.
+
+    Only tensors and plain containers are unpickled, never code. Optimizer state beside the weights and the
+    ``module.`` of parallel training are ignored; TorchScript archives are taken apart to their weights.
+    """
+    file = Path(path).expanduser()
+    weights = _weights(file)
+    prelu = any(name.endswith(".act.weight") for name in weights)
+    complaints = []
+    for family in FAMILIES:
+        with torch.device("meta"):
+            network = Generator(family, nn.PReLU if prelu else nn.ReLU)
+        problems = _differences(weights, network.state_dict())
+        if not problems:
+            network.load_state_dict(
+                {name: value.float() for name, value in weights.items() if not name.endswith(COUNTER)},
+                strict=False,
+                assign=True,
+            )
+            for module in network.modules():  # the counters are still without memory
+                if isinstance(module, nn.BatchNorm2d):
+                    module.num_batches_tracked = torch.zeros((), dtype=torch.long)
+            return network.to(device).requires_grad_(False).eval()
+        complaints.append((len(problems), f"{family.name}×{family.name}: {problems[0]}"))
+    raise EngineError(
+        f"{file} is no Wav2Lip generator of a known family ({min(complaints)[1]})",
+        hint="name a checkpoint of the 96×96 or the 288×288 family in the option `checkpoint`",
+    )
+
+
+def _differences(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What is missing, too much or of another shape; nothing when the checkpoint fits."""
+    problems = [f"{name} is missing" for name in wanted if name not in weights and not name.endswith(COUNTER)]
+    problems += [f"{name} is unknown" for name in weights if name not in wanted]
+    problems += [
+        f"{name} is {tuple(value.shape)} instead of {tuple(wanted[name].shape)}"
+        for name, value in weights.items()
+        if name in wanted and value.shape != wanted[name].shape
+    ]
+    return problems
+
+
+def _weights(file: Path) -> dict[str, Tensor]:
+    """Name → tensor out of a checkpoint, without ``module.`` in front."""
+    hint = "name a Wav2Lip checkpoint (.pth) in the option `checkpoint`"
+    if not file.is_file():
+        raise EngineError(f"checkpoint: {file} does not exist", hint=hint)
+    try:
+        if _is_script(file):
+            content: Any = torch.jit.load(str(file), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises nearly every kind of exception for a file that is none of its own
+        # What torch says of pickled code is advice to run it.
+        reason = "" if "weights_only" in str(error) else f": {str(error).strip()[:200]}"
+        raise EngineError(f"checkpoint: {file} is no file of weights that can be read{reason}", hint=hint) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise EngineError(f"checkpoint: {file} holds no table of weights", hint=hint)
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def _is_script(file: Path) -> bool:
+    """Whether the file is a TorchScript archive, which ``torch.load`` refuses."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.split("/", 1)[-1].startswith("code/") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False

@@ -1,0 +1,280 @@
+"""Frames in the order of the output, segments side by side, and their join: real files, real ffmpeg."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+from inference import media
+from inference.base import Cancelled, EngineError, InputError
+from inference.encode import as_rate
+from inference.lipsync import frames as frames_module
+from inference.lipsync import marks, sound
+from inference.lipsync.frames import Ahead, Run, Template, loop, runs
+from inference.lipsync.pipeline import Encoding, Render, cut, merge
+from inference.video import VideoWriter, probe_video, read_frames
+
+Frame = np.ndarray
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "speech"
+SPEECH = EXAMPLES / "address.flac"
+
+
+def ffmpegs() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "ffmpeg" in child.name()]
+
+
+def numbered(path: Path, count: int, fps: float = 25, size: int = 64) -> Path:
+    """A video whose frames tell their number by their brightness: 16 + 4 × number, for up to 54."""
+    with VideoWriter(path, size, size, fps, crf=0) as writer:
+        for number in range(count):
+            writer.write(np.full((size, size, 3), 16 + 4 * number, np.uint8))
+    return path
+
+
+def number_of(frame: Frame) -> int:
+    return round((float(frame[8:-8, 8:-8].mean()) - 16) / 4)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return numbered(tmp_path_factory.mktemp("video") / "numbers.mp4", 50)
+
+
+def test_loop_turns_without_showing_a_frame_twice() -> None:
+    assert loop(9, 4).tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
+    assert loop(3, 10).tolist() == [0, 1, 2]
+    assert loop(3, 1).tolist() == [0, 0, 0]
+    assert loop(5, 2).tolist() == [0, 1, 0, 1, 0]
+    assert abs(np.diff(loop(1000, 7))).max() == 1
+    with pytest.raises(ValueError, match="without frames"):
+        loop(3, 0)
+
+
+def test_runs_are_read_in_one_go() -> None:
+    assert runs(loop(9, 4)) == [Run(0, 4, False), Run(0, 3, True), Run(1, 2, False)]
+    assert runs(np.array([5, 5], np.int32)) == [Run(5, 1, False), Run(5, 1, False)]
+    for start, stop, length in [(0, 100, 7), (13, 77, 30), (3, 4, 9), (5, 60, 2)]:
+        order = loop(stop, length)[start:]
+        back = [
+            run.low + k for run in runs(order) for k in (range(run.count)[::-1] if run.backward else range(run.count))
+        ]
+        assert back == order.tolist()
+
+
+@pytest.mark.parametrize("budget", ["held in memory", "read in blocks"])
+def test_template_in_any_order(template: Path, budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if budget == "read in blocks":
+        monkeypatch.setattr(frames_module, "BLOCK_BYTES", 5 * 64 * 64 * 3)
+    source = Template(probe_video(template), 50)
+    for start, stop in [(0, 7), (45, 60), (55, 90), (95, 120)]:
+        order = loop(stop, 50)[start:]
+        assert [number_of(frame) for frame in source.read(order)] == order.tolist()
+    assert not ffmpegs()
+
+
+def test_template_that_ends_early_is_an_error(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames_module, "BLOCK_BYTES", 1)
+    source = Template(probe_video(template), 60)
+    with pytest.raises(EngineError, match="gave 50 frames from frame 0 instead of 60"):
+        list(source.read(loop(60, 60)))
+    assert not ffmpegs()
+
+
+def test_reading_ahead_ends_and_hands_over_errors() -> None:
+    def endless() -> object:
+        while True:
+            yield np.zeros((2, 2, 3), np.uint8)
+
+    with Ahead(endless(), 3) as stream:  # type: ignore[arg-type]
+        assert next(stream).shape == (2, 2, 3)
+
+    def broken() -> object:
+        yield np.zeros((2, 2, 3), np.uint8)
+        raise OSError("disk gone")
+
+    with Ahead(broken(), 1) as stream:  # type: ignore[arg-type]
+        next(stream)
+        with pytest.raises(OSError, match="disk gone"):
+            next(stream)
+    with Ahead(iter([]), 1) as stream:
+        assert list(stream) == []
+
+
+@pytest.mark.parametrize(("frames", "fps", "count"), [(1, 25, 1), (30, 25, 1), (150, 25, 4), (1500, 25, 8)])
+def test_cuts_depend_on_the_length_alone(frames: int, fps: float, count: int) -> None:
+    cuts = cut(frames, fps)
+    assert len(cuts) == count
+    assert (cuts[0][0], cuts[-1][1]) == (0, frames)
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(cuts))
+    lengths = [stop - start for start, stop in cuts]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_long_jobs_have_short_segments() -> None:
+    cuts = cut(15_000, 25)
+    assert len(cuts) % 8 == 0
+    assert 5 < (cuts[0][1] - cuts[0][0]) / 25 < 10
+
+
+class Brighter:
+    """Adds one grey level, and a mark that tells the output number."""
+
+    def __init__(self, batch: int = 1) -> None:
+        self.batch = batch
+
+    def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
+        assert len(frames) == len(outputs) <= self.batch
+        return [np.clip(frame.astype(int) + 1, 0, 255).astype(np.uint8) for frame in frames]
+
+
+def encoding(fps: float = 25) -> Encoding:
+    return Encoding(64, 64, fps, crf=0)
+
+
+def video_steps(path: Path) -> tuple[list[int], int]:
+    """Differences between the presentation times of successive frames, in ticks, and ticks per second."""
+    command = [media.ffmpeg_binary(), "-v", "error", "-i", path, "-map", "0:v", "-c", "copy", "-f", "framecrc", "-"]
+    talk = subprocess.run(list(map(str, command)), check=True, capture_output=True).stdout.decode()
+    unit = re.search(r"#tb 0: 1/(\d+)", talk)
+    assert unit
+    times = sorted(int(line.split(",")[2]) for line in talk.splitlines() if not line.startswith("#"))
+    return np.diff(times).tolist(), int(unit[1])
+
+
+@pytest.mark.parametrize(("fps", "total"), [(25.0, 140), (30.0, 331), (29.97, 205)])
+def test_segments_join_without_a_seam(tmp_path: Path, fps: float, total: int) -> None:
+    template = numbered(tmp_path / "template.mp4", 40, fps)
+    info = probe_video(template)
+    seen: list[int] = []
+    render = Render(Template(info, 40), loop(total, 40), lambda a, b: Brighter(), encoding(fps), tmp_path, workers=2)
+    parts = render.run(lambda: None, seen.append)
+    assert len(parts) == len(cut(total, fps)) > 1
+    assert render.done == seen[-1] == total
+    assert seen == sorted(seen)
+    output = tmp_path / "output.part"
+    merge(parts, output, total, fps, SPEECH, total / fps, {"comment": "made here"}, lambda: None)
+    assert not any(part.exists() for part in parts)
+    steps, ticks = video_steps(output)
+    assert len(steps) == total - 1
+    assert {step * as_rate(fps) / ticks for step in steps} == {1}
+    with read_frames(probe_video(output)) as reader:
+        shown = [float(frame[8:-8, 8:-8].mean()) - 1 for frame in reader]
+    assert np.allclose((np.array(shown) - 16) / 4, loop(total, 40), atol=0.75)
+    about = media.probe(output)
+    assert about.has_audio
+    assert about.duration_s == pytest.approx(total / fps, abs=0.05)
+
+
+def test_same_bytes_on_any_number_of_workers(template: Path, tmp_path: Path) -> None:
+    digests = set()
+    for workers in (1, 2, 5):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        source = Template(probe_video(template), 50)
+        parts = Render(source, loop(130, 50), lambda a, b: Brighter(3), encoding(), folder, workers).run(
+            lambda: None, lambda done: None
+        )
+        merge(parts, folder / "out.mp4", 130, 25, SPEECH, 5.2, {}, lambda: None)
+        digests.add(hashlib.sha256((folder / "out.mp4").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_cancel_ends_every_ffmpeg(template: Path, tmp_path: Path) -> None:
+    looks = 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 3:
+            raise Cancelled
+
+    order = loop(100_000, 50)
+    with pytest.raises(Cancelled):
+        Render(Template(probe_video(template), 50), order, lambda a, b: Brighter(), encoding(), tmp_path, 3).run(
+            check, lambda done: None
+        )
+    assert not ffmpegs()
+    assert not list(tmp_path.glob("segment-*"))
+
+
+def test_error_in_one_segment_is_the_jobs_error(template: Path, tmp_path: Path) -> None:
+    class Fails(Brighter):
+        def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
+            if outputs[0] == 70:
+                raise ValueError("bad mouth")
+            return super().paint(frames, outputs)
+
+    render = Render(Template(probe_video(template), 50), loop(130, 50), lambda a, b: Fails(), encoding(), tmp_path, 2)
+    with pytest.raises(ValueError, match="bad mouth"):
+        render.run(lambda: None, lambda done: None)
+    assert not ffmpegs()
+
+
+def test_sound_begins_when_it_is_heard(tmp_path: Path, ffmpeg: Callable[..., None], speech: dict) -> None:
+    """A stream that starts half a second into its file gets half a second of silence, as in a player."""
+    late = tmp_path / "late.mp4"
+    picture = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=25:duration=4")
+    ffmpeg(*picture, "-itsoffset", 0.5, "-i", SPEECH, "-t", 4, "-c:a", "aac", late)
+    prepared = sound.prepare(late, tmp_path, 60, lambda: None)
+    straight = speech["address"]
+    length = int(3.2 * media.SAMPLE_RATE)
+    shift = np.fft.irfft(
+        np.fft.rfft(prepared.samples[: 2 * length], 4 * length).conj() * np.fft.rfft(straight[:length], 4 * length)
+    ).argmax()
+    assert (4 * length - shift) / media.SAMPLE_RATE == pytest.approx(0.5, abs=0.03)
+    assert prepared.seconds == pytest.approx(4.0, abs=0.1)
+    about = media.probe(prepared.path)
+    assert about.sample_rate in (44100, 48000)
+
+
+def test_sound_that_cannot_be(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
+    with pytest.raises(InputError, match="lasts longer than 2 s"):
+        sound.prepare(SPEECH, tmp_path, 2, lambda: None)
+    silent = tmp_path / "short.wav"
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=sample_rate=16000", "-t", 0.01, silent)
+    with pytest.raises(InputError, match="no sound"):
+        sound.prepare(silent, tmp_path, 2, lambda: None)
+    noise = tmp_path / "noise.mp3"
+    noise.write_bytes(b"\xff\xfb\x90\x00" + bytes(range(256)) * 20)
+    with pytest.raises(InputError, match="no sound"):
+        sound.prepare(noise, tmp_path, 2, lambda: None)
+
+
+def test_marks_sit_ten_pixels_from_their_corners(tmp_path: Path) -> None:
+    size = (640, 360)
+    chosen = marks.overlays(size, tmp_path, watermark=True, digital_auth=True)
+    path = tmp_path / "marked.mp4"
+    grey = np.full((360, 640, 3), 128, np.uint8)
+    with VideoWriter(path, *size, 25, crf=0, overlays=chosen) as writer:
+        for _ in range(3):
+            writer.write(grey)
+    with read_frames(probe_video(path)) as reader:
+        frame = list(reader)[2]
+    changed = np.abs(frame.astype(int) - 128).max(axis=2) > 20
+    lower, upper = changed.copy(), changed.copy()
+    lower[:180] = upper[180:] = False
+    rows, columns = np.nonzero(upper)
+    assert (rows.min(), columns.max()) == (pytest.approx(10, abs=1), pytest.approx(629, abs=2))
+    assert rows.max() - rows.min() < 24
+    rows, columns = np.nonzero(lower)
+    assert (rows.max(), columns.max()) == (pytest.approx(345, abs=8), pytest.approx(627, abs=4))
+    assert marks.overlays(size, tmp_path, watermark=False, digital_auth=False) == ()
+
+
+def test_own_marks(tmp_path: Path) -> None:
+    own = tmp_path / "logo.png"
+    cv2.imwrite(str(own), np.full((20, 30, 4), 255, np.uint8))
+    (chosen,) = marks.overlays((640, 360), tmp_path, watermark=True, digital_auth=False, watermark_path=own)
+    assert (chosen.path, chosen.corner) == (own, "lower right")
+    marks.require(own, "watermark")
+    with pytest.raises(EngineError, match="no picture"):
+        marks.require(SPEECH, "watermark")
