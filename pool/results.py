@@ -7,6 +7,8 @@ second caller), and looks once a second in any case.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import threading
 import time
@@ -25,6 +27,7 @@ from pool.watch import Watcher
 
 _RESCAN_S = 1.0
 _TIDY_S = 0.1  # how long a claim may outlive its record
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _LIST_FROM = 64  # awaiting more than this, one listing is cheaper than a look per job
 
 
@@ -125,7 +128,7 @@ class Results:
                 self._work.wait(max(0.0, self._look_at - time.monotonic()))
             self._work.clear()
             if self._armed or (self._awaited and time.monotonic() >= self._look_at):
-                with self._reading:
+                with self._reading, contextlib.suppress(OSError):  # no descriptors left: the next look may have some
                     if self._awaited and not self._closed:
                         self._read(None if self._armed else 0.0)
         with self._reading:
@@ -146,10 +149,11 @@ class Results:
             if arrivals.rescan:
                 self.look()
         elif time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _RESCAN_S
             watcher.verify()
             self.look()
-            self._on_look()
-            self._look_at = time.monotonic() + _RESCAN_S
+            with contextlib.suppress(PoolError, OSError):  # no supervisor can be started: tried again at the next look
+                self._on_look()
 
     def _resolve(self, job_id: str) -> None:
         try:
@@ -157,6 +161,8 @@ class Results:
         except FileNotFoundError:
             return
         except (ProtocolError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _PASSING:
+                return  # the record is good; another look will read it
             record = error
         with self._lock:
             futures = self._awaited.pop(job_id, [])
