@@ -61,6 +61,14 @@ class Encoding:
     ffmpeg: str | None = None
 
 
+@dataclass(frozen=True)
+class Part:
+    """One finished segment."""
+
+    path: Path
+    seconds: float  #: exactly
+
+
 class Stopped(Exception):
     """Raised in the threads of segments that are given up because another one failed or the job was cancelled."""
 
@@ -94,8 +102,8 @@ class Render:
         self._count = threading.Lock()
         self.codec, self.note = "", ""  #: of the encoder that was used
 
-    def run(self, check: Callable[[], None], progress: Callable[[int], None]) -> list[Path]:
-        """The segment files in order. ``check`` and ``progress(frames done)`` are called by this thread only."""
+    def run(self, check: Callable[[], None], progress: Callable[[int], None]) -> list[Part]:
+        """The segments in order. ``check`` and ``progress(frames done)`` are called by this thread only."""
         cuts = cut(len(self.order), self.encoding.fps)
         paths = [self._folder / f"segment-{number:04}.mp4" for number in range(len(cuts))]
         try:
@@ -115,7 +123,8 @@ class Render:
             for path in paths:
                 path.unlink(missing_ok=True)
             raise
-        return paths
+        rate = as_rate(self.encoding.fps)
+        return [Part(path, float((stop - start) / rate)) for (start, stop), path in zip(cuts, paths, strict=True)]
 
     def _watch(
         self, futures: Sequence[Future[None]], check: Callable[[], None], progress: Callable[[int], None]
@@ -165,17 +174,15 @@ class Render:
 
 
 def merge(
-    parts: Sequence[Path],
+    parts: Sequence[Part],
     output: Path,
-    frames: int,
-    fps: float,
     audio: Path,
     audio_s: float,
     metadata: Mapping[str, str],
     check: Callable[[], None],
     ffmpeg: str | None = None,
 ) -> None:
-    """Join the segments of ``cut(frames, fps)`` and the sound into the output file; the segments are removed.
+    """Join the segments and the sound into the output file; the segments are removed.
 
     Each segment's length is stated exactly: what its own header says is rounded to milliseconds, and after
     eighty joins the picture would lead the sound by a frame.
@@ -183,9 +190,9 @@ def merge(
     import ffmpeg as builder
 
     lines = ["ffconcat version 1.0"]
-    for part, (start, stop) in zip(parts, cut(frames, fps), strict=True):
-        lines += [f"file {part.name}", f"duration {float((stop - start) / as_rate(fps)):.6f}"]
-    listing = parts[0].parent / "segments.ffconcat"
+    for part in parts:
+        lines += [f"file {part.path.name}", f"duration {part.seconds:.6f}"]
+    listing = parts[0].path.parent / "segments.ffconcat"
     listing.write_text("\n".join(lines) + "\n", "utf-8")
     local = media.LOCAL_PROTOCOLS
     picture = builder.input(f"file:{listing}", format="concat", protocol_whitelist=local)["v:0"]
@@ -216,5 +223,5 @@ def merge(
         process.close()
         output.unlink(missing_ok=True)
         raise
-    for part in (*parts, listing):
-        part.unlink(missing_ok=True)
+    for path in (listing, *(part.path for part in parts)):
+        path.unlink(missing_ok=True)

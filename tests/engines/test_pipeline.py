@@ -161,8 +161,8 @@ def test_segments_join_without_a_seam(tmp_path: Path, fps: float, total: int) ->
     assert render.done == seen[-1] == total
     assert seen == sorted(seen)
     output = tmp_path / "output.part"
-    merge(parts, output, total, fps, SPEECH, total / fps, {"comment": "made here"}, lambda: None)
-    assert not any(part.exists() for part in parts)
+    merge(parts, output, SPEECH, total / fps, {"comment": "made here"}, lambda: None)
+    assert not any(part.path.exists() for part in parts)
     steps, ticks = video_steps(output)
     assert len(steps) == total - 1
     assert {step * as_rate(fps) / ticks for step in steps} == {1}
@@ -183,7 +183,7 @@ def test_same_bytes_on_any_number_of_workers(template: Path, tmp_path: Path) -> 
         parts = Render(source, loop(130, 50), lambda a, b: Brighter(3), encoding(), folder, workers).run(
             lambda: None, lambda done: None
         )
-        merge(parts, folder / "out.mp4", 130, 25, SPEECH, 5.2, {}, lambda: None)
+        merge(parts, folder / "out.mp4", SPEECH, 5.2, {}, lambda: None)
         digests.add(hashlib.sha256((folder / "out.mp4").read_bytes()).hexdigest())
     assert len(digests) == 1
 
