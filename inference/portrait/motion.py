@@ -10,7 +10,7 @@ Angles in degrees as :mod:`inference.face.pose` counts them, lengths in eye dist
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,12 @@ class Motion:
     @property
     def frames(self) -> int:
         return len(self.blink)
+
+    def scaled(self, share: float) -> Motion:
+        """The same with a head that moves less, 0..1; lids, breath and glances stay."""
+        gain = np.float32(share)
+        kept = self.gaze + COUNTER_ROLL * (1 - gain) * self.angles[:, :2]
+        return replace(self, angles=gain * self.angles, brow=gain * self.brow, gaze=kept.astype(np.float32))
 
 
 def loudness(samples: Array, rate: int, fps: float, frames: int) -> Array:

@@ -1,0 +1,197 @@
+"""Frames of a talking head out of one still picture.
+
+Each output pixel is read from the picture once: where the turned head takes it from, where the moved mouth takes
+that from, one cubic sample. The inside of the mouth is then drawn in the pose it is seen in, and the eyes are laid
+over theirs. Pixels outside the head's reach are the picture's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.face import mesh
+from inference.face.model import FaceModel
+from inference.lipsync.render import compose, seam
+from inference.lipsync.render.basis import extend, soften
+from inference.lipsync.render.interior import TEETH_TINT
+from inference.lipsync.render.plan import Plan
+from inference.lipsync.render.prepare import prepare
+from inference.lipsync.render.renderer import MeshRenderer
+from inference.lipsync.render.tracks import SHUT
+from inference.lipsync.render.warp import Box, around
+from inference.portrait import motion
+from inference.portrait.blink import Eyes
+from inference.portrait.pose_warp import PoseWarp, Turned
+
+Array = NDArray[np.float32]
+Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
+
+LOOK = 0.25  #: degrees of gaze below which the eyes are left alone
+SHARPEN = 0.18  #: gives back what one cubic sample takes away, on average over positions
+WHITE = 0.85  #: how far the white of the eyes rules the colour of drawn teeth
+WHITE_LIMITS = (0.55, 1.04)
+OPENING_MOST, OPENING_KNEE = 0.26, 0.19  #: eye distances really drawn, whatever the calibration wants
+
+
+@dataclass(frozen=True)
+class Still:
+    """The one face of one picture, in the form rendering takes analyses of videos."""
+
+    points: mesh.Points  #: (1, 478, 3) pixels
+    found: NDArray[np.bool_]  #: (1,)
+
+
+class Animator:
+    """Makes frames of one picture. Not for two threads at once; :meth:`twin` gives another one cheaply."""
+
+    def __init__(self, picture: Frame, points: mesh.Points, model: FaceModel) -> None:
+        """``picture`` (H, W, 3) with even sides, ``points`` (478, 3) of its face in pixels. About 0.4 s."""
+        still = Still(points[None].astype(np.float32), np.ones(1, bool))
+        self._setup(picture, still, MeshRenderer(still, prepare(still, [picture], model), model.mesh), model)
+
+    def twin(self) -> Animator:
+        """One for another thread."""
+        other = object.__new__(Animator)
+        renderer = MeshRenderer(self._still, self._mouth.materials, self._model.mesh)
+        other._setup(self.picture, self._still, renderer, self._model)
+        return other
+
+    def _setup(self, picture: Frame, still: Still, mouth: MeshRenderer, model: FaceModel) -> None:
+        self.picture = picture
+        self._still, self._mouth, self._model = still, mouth, model
+        tracks = mouth.tracks
+        head = tracks.pose.take(0)
+        self.unit = float(head.scale[0])  #: eye distance in pixels
+        self.warp = PoseWarp(tracks.points[0], head, (picture.shape[1], picture.shape[0]))
+        self._eyes = Eyes(tracks.points[0], self.unit)
+        shape = tracks.shape[0]
+        self._ajar = float(np.clip((tracks.opening[0] - SHUT / 2) / (SHUT / 2), 0, 1))
+        shape = shape + (1 - self._ajar) * (seam.close(shape, mouth.materials.seam) - shape)
+        self._start = extend(shape)
+        self._gap = self._ajar * float(tracks.opening[0])  # what is open in the picture already
+        self._source = head.to_pixels(self._start[None])[0]
+        self._head = head
+        self._skin = compose.skin(picture, self._source, self.unit)
+        self._white = _white(picture, tracks.points[0], self._skin.bgr)
+        self._sharp = _sharpened(picture, self.warp)
+
+    def plan(self, opening: Array, width: Array) -> Plan:
+        """Asked openings and widths (T,), eye distances from rest, as what is to be drawn for them."""
+        asked = self._mouth.plan(opening, width, np.zeros(len(opening), np.int32))
+        # The landmarker sees painted mouths open half as far as they are; correcting all of that tears them.
+        return replace(asked, opening=soften(asked.opening, OPENING_MOST, OPENING_KNEE))
+
+    def frame(self, mouth: Plan, moves: motion.Motion, k: int) -> Frame:
+        """Output frame ``k``, (H, W, 3), an array of its own."""
+        target = mouth[k]
+        turned = self.warp.turned(moves.angles[k], motion.BREATH * float(moves.breath[k]), float(moves.brow[k]))
+        x, y = self.warp.maps(turned)
+        goal = self._goal(target.opening, target.width)
+        map_x, map_y = self._with_mouth(goal, turned, x, y)
+        left, top, right, bottom = self.warp.box
+        result = self.picture.copy()
+        result[top:bottom, left:right] = cv2.remap(
+            self._sharp, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        )
+        self._lay_eyes(result, x, y, turned, float(moves.blink[k]), moves.gaze[k])
+        if self._ajar < 1:
+            drawing = self._mouth._interior.draw(
+                turned.forward(goal), turned.pose, target.opening, -target.width, self._skin
+            )
+            if drawing is not None:
+                compose.lay(result, replace(drawing, bgr=drawing.bgr * self._white))
+        return result
+
+    def _goal(self, opening: float, width: float) -> Array:
+        """(550, 3) pixels of the still picture where the mesh shall be."""
+        moved = self._start + self._mouth.basis.move(opening - self._gap, width)
+        return self._head.to_pixels(moved[None])[0]
+
+    def _with_mouth(self, goal: Array, turned: Turned, x: Array, y: Array) -> tuple[Array, Array]:
+        """The maps of the turned head led on through the moved mouth."""
+        shift = np.abs(goal[:, :2] - self._source[:, :2]).max(axis=1)
+        if float(shift.max()) < 0.02:
+            return x, y
+        height, width = self.picture.shape[:2]
+        touched = shift > 0.01
+        triangles = self._mouth.basis.triangles
+        corners = triangles[touched[triangles].any(axis=1)].ravel()
+        box = around(np.concatenate([goal[corners, :2], self._source[corners, :2]]), 2).within(width, height)
+        box = _meet(box, compose.face_box(goal, self.unit, width, height))
+        if box.empty:
+            return x, y
+        field = self._mouth._mover._field(self._source, goal, self.unit, box)
+        # Where that box lies once the head is turned, in the maps' own rectangle.
+        across, down = np.meshgrid(np.linspace(box.x, box.x + box.width, 9), np.linspace(box.y, box.y + box.height, 9))
+        rim = np.stack([across.ravel(), down.ravel(), np.zeros(81)], axis=1).astype(np.float32)
+        seen = around(turned.forward(rim), 3)
+        left, top, right, bottom = self.warp.box
+        seen = _meet(seen, Box(left, top, right - left, bottom - top))
+        if seen.empty:
+            return x, y
+        rows = slice(seen.y - top, seen.y - top + seen.height)
+        columns = slice(seen.x - left, seen.x - left + seen.width)
+        at_x, at_y = x[rows, columns] - np.float32(box.x), y[rows, columns] - np.float32(box.y)
+        map_x, map_y = x.copy(), y.copy()
+        for plane, into in zip(field, (map_x, map_y), strict=True):
+            into[rows, columns] += cv2.remap(plane, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        return map_x, map_y
+
+    def _lay_eyes(self, result: Frame, x: Array, y: Array, turned: Turned, shut: float, gaze: Array) -> None:
+        look = (float(gaze[0]), float(gaze[1]))
+        if shut <= 0 and max(abs(look[0]), abs(look[1])) < LOOK:
+            return
+        left, top, right, bottom = self.warp.box
+        for which, eye in enumerate(self._eyes.boxes(2, shut > 0)):
+            rim = np.float32([[eye[i], eye[j], 0] for i in (0, 2) for j in (1, 3)])
+            seen = _meet(around(turned.forward(rim), 1), Box(left, top, right - left, bottom - top))
+            if seen.empty:
+                continue
+            rows = slice(seen.y - top, seen.y - top + seen.height)
+            columns = slice(seen.x - left, seen.x - left + seen.width)
+            seen.cut(result)[:] = self._eyes.render(self._sharp, x[rows, columns], y[rows, columns], which, shut, look)
+
+
+def _sharpened(picture: Frame, warp: PoseWarp) -> Frame:
+    """The picture, a little sharper where the head will be sampled between pixels."""
+    exact = picture.astype(np.float32)
+    weight = cv2.resize(warp.weight, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_LINEAR)
+    exact += (SHARPEN * weight[..., None]) * (exact - cv2.GaussianBlur(exact, (0, 0), 0.8))
+    return np.asarray(np.clip(np.rint(exact), 0, 255), np.uint8)
+
+
+def _white(picture: Frame, points: mesh.Points, skin: Array) -> Array:
+    """(3,) factors that turn ordinary teeth into those of this picture, by the white of its eyes.
+
+    In a photograph they are near 1; under the varnish of a painting white is yellow.
+    """
+    grey = np.float32([0.114, 0.587, 0.299])
+    found = []
+    for ring, iris in ((mesh.EYE_RIGHT, mesh.IRIS_RIGHT), (mesh.EYE_LEFT, mesh.IRIS_LEFT)):
+        mask = np.zeros(picture.shape[:2], np.uint8)
+        cv2.fillPoly(mask, [np.round(points[ring, :2]).astype(np.int32)], 255)
+        radius = np.linalg.norm(points[iris[1:], :2] - points[iris[0], :2], axis=1).mean()
+        centre = (round(float(points[iris[0], 0])), round(float(points[iris[0], 1])))
+        cv2.circle(mask, centre, round(1.15 * float(radius)), 0, cv2.FILLED)
+        found.append(picture[mask > 0].astype(np.float32))
+    pixels = np.concatenate(found)
+    if len(pixels) < 24:
+        return np.ones(3, np.float32)
+    light = np.maximum(pixels @ grey, 1)
+    pixels, light = pixels[light >= np.median(light)], light[light >= np.median(light)]
+    blue = pixels[:, 0] / light  # lids and veins are redder than the white between them
+    tint = np.median((pixels / light[:, None])[blue >= np.quantile(blue, 0.6)], axis=0)
+    usual = (1 - TEETH_TINT) + TEETH_TINT * skin / max(float(skin @ grey), 1.0)
+    factors = np.clip((tint / usual) ** WHITE, *WHITE_LIMITS)
+    return np.asarray(factors / float(factors @ grey), np.float32)
+
+
+def _meet(one: Box, other: Box) -> Box:
+    x, y = max(one.x, other.x), max(one.y, other.y)
+    right = min(one.x + one.width, other.x + other.width)
+    bottom = min(one.y + one.height, other.y + other.height)
+    return Box(x, y, max(0, right - x), max(0, bottom - y))

@@ -1,0 +1,283 @@
+"""The engine: a picture and a recording in, a talking portrait out.
+
+face_detecting   the picture is read, its face found and judged                         0 – 5 %
+inference        the sound becomes mouth shapes, then frame after frame is painted      5 – 96 %
+merging_audio    the pieces are joined, the sound added                                96 – 100 %
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+
+from inference import media, weights
+from inference.base import Context, EngineError, Files, InputError, first_problem
+from inference.encode import SD
+from inference.face.model import FaceModel
+from inference.ffmpeg import Process
+from inference.lipsync import marks, pipeline, sound
+from inference.lipsync.frames import Frame
+from inference.lipsync.pipeline import Encoding, Render
+from inference.portrait import reference
+from inference.portrait.params import Options
+from inference.portrait.params import Params as PortraitParams
+from inference.portrait.picture import check_picture
+from inference.portrait.work import Backend, Work, fitted, frames_of, seed_of
+
+PIPELINE_VERSION = 1  #: raise it when the same input may give another video; part of the fingerprint
+FOUND, PAINTED = 5.0, 96.0  #: per cent after each of the first two statuses
+MIN_DURATION_S = 0.04
+
+
+class Portrait:
+    """A still picture that talks. See :class:`PortraitParams` for what a job may ask."""
+
+    Params: ClassVar[type[PortraitParams]] = PortraitParams
+
+    def __init__(self) -> None:
+        self._options = Options()
+        self._backend: Backend | None = None
+        self._model: FaceModel | None = None
+        self._face_file = Path()
+        self._threads = 1
+        self._fingerprint = ""
+
+    def load(self, device: str, options: Mapping[str, object]) -> None:
+        """Load the models. Raises :class:`EngineError` naming the file or key at fault."""
+        try:
+            self._options = Options.model_validate(dict(options))
+        except pydantic.ValidationError as error:
+            raise EngineError(
+                f"options.{first_problem(error)}", hint=f"known options: {', '.join(Options.model_fields)}"
+            ) from error
+        marks.require(self._options.watermark, "watermark")
+        marks.require(self._options.digital_auth, "digital_auth")
+        self._threads = self._options.threads or _threads()
+        self._face_file = weights.find("face-landmarker/face_landmarker.task", self._options.face_model)
+        self._model = FaceModel(self._face_file)
+        if self._options.backend == "echomimic":
+            from inference.portrait.echomimic_backend import EchoMimicBackend
+
+            self._backend = EchoMimicBackend(self._options, device)
+        else:
+            from inference.portrait.mesh_backend import MeshBackend
+
+            self._backend = MeshBackend(self._options, device, self._model)
+
+    def warmup(self) -> None:
+        """Every model once, so that the first job meets no first-call cost."""
+        model, backend = self._loaded()
+        model.detect(np.zeros((256, 256, 3), np.uint8))
+        backend.warmup()
+
+    def check(self, params: Mapping[str, object]) -> PortraitParams:
+        """Types, files and headers, in about 0.1 s; paths come back absolute. Raises :class:`InputError`."""
+        try:
+            job = PortraitParams.model_validate(dict(params))
+        except pydantic.ValidationError as error:
+            raise InputError(
+                first_problem(error), hint=f"parameters: {', '.join(PortraitParams.model_fields)}"
+            ) from error
+        picture = check_picture(job.image).path
+        about = media.probe(job.audio, ffmpeg=self._options.ffmpeg)
+        if not about.has_audio:
+            what = "a picture or a video without sound" if about.has_video else "a file without an audio stream"
+            raise InputError(f"audio: {about.path} is {what}", hint="there is nothing to say in it")
+        if about.duration_s is not None and about.duration_exact and about.duration_s < MIN_DURATION_S:
+            raise InputError(f"audio: {about.path} lasts {about.duration_s:.3f} s: less than one frame")
+        if about.duration_s is not None and self._backend is not None:
+            self._backend.check_length(frames_of(job, about.duration_s)[0])
+        inputs = {picture: "picture", about.path: "recording"}
+        output = None if job.output is None else _check_output(job.output, inputs)
+        return job.model_copy(update={"image": picture, "audio": about.path, "output": output})
+
+    def run(self, params: PortraitParams, context: Context) -> dict[str, Any]:
+        """Make one video; the result tells its size, length, seed and whatever was not done as asked."""
+        model, backend = self._loaded()
+        context.progress("face_detecting", 0.0, "reading the picture")
+        job = self.check(params.model_dump())
+        face = reference.load(job, model)
+        context.check()
+        context.progress("face_detecting", FOUND * 0.6, "reading the sound")
+        options, scratch = self._options, context.scratch
+        heard = sound.prepare(job.audio, scratch, options.max_audio_s, context.check, options.ffmpeg)
+        frames, notes = frames_of(job, heard.seconds)
+        backend.check_length(frames)
+        notes = [*face.warnings, *notes, *_unused(job, backend)]
+        if heard.complaint:
+            notes.append(f"audio: {heard.complaint}")
+        work = Work(job, face, fitted(heard.samples, frames, job.fps), frames, seed_of(job, context.job_id))
+        context.progress("inference", FOUND, f"{frames} frames")
+
+        def tell(share: float) -> None:
+            context.check()
+            context.progress("inference", FOUND + (PAINTED - FOUND) * share, f"{frames} frames")
+
+        painter, done = backend.prepare(work, scratch, context.check, tell)
+        order = np.zeros(frames, np.int32)
+        encoding = self._encoding(job, face.picture, scratch)
+        still: Any = _Still(face.picture)
+        render = Render(still, order, painter, encoding, scratch, self._threads)
+        parts = render.run(context.check, lambda count: tell(done + (1 - done) * count / frames))
+        if render.note:
+            notes.append(render.note)
+        context.progress("merging_audio", PAINTED, "adding the sound")
+        seconds = frames / job.fps
+        output = context.output(job.output, "output.mp4")
+        track = heard.path
+        if heard.seconds < seconds - 1 / job.fps:
+            track = _followed_by_silence(heard.path, scratch / "sound-long.flac", seconds, context, options.ffmpeg)
+        pipeline.merge(parts, output, frames, job.fps, track, seconds, self._notice(job), context.check, options.ffmpeg)
+        context.progress("merging_audio", 100.0, f"{seconds:.1f} s of video")
+        return {
+            "output": str(job.output) if job.output is not None else "output.mp4",
+            "width": encoding.width,
+            "height": encoding.height,
+            "fps": job.fps,
+            "frames": frames,
+            "duration_s": round(seconds, 3),
+            "seed": work.seed,
+            "backend": options.backend,
+            "faces": face.faces,
+            "shown": [face.shown.x, face.shown.y, face.shown.width, face.shown.height],
+            "warnings": notes,
+        }
+
+    def files(self, params: PortraitParams) -> Files:
+        """What the job reads and writes."""
+        written = () if params.output is None else (_absolute(params.output),)
+        return Files(inputs=(_absolute(params.image), _absolute(params.audio)), outputs=written)
+
+    def fingerprint(self) -> str:
+        """Changes with the weights and with every option that may change a video."""
+        if not self._fingerprint:
+            _, backend = self._loaded()
+            options = self._options
+            own = [path for path in (options.watermark, options.digital_auth) if path is not None]
+            shape = {
+                "version": PIPELINE_VERSION,
+                **backend.settings(),
+                "encoder": [options.encoder, options.preset],
+                "weights": weights.fingerprint([self._face_file, *backend.files()]),
+                "marks": weights.fingerprint(own) if own else "",
+            }
+            self._fingerprint = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+        return self._fingerprint
+
+    def close(self) -> None:
+        """Let go of the models."""
+        if self._backend is not None:
+            self._backend.close()
+        self._backend, self._model = None, None
+
+    def _loaded(self) -> tuple[FaceModel, Backend]:
+        if self._backend is None or self._model is None:
+            raise EngineError("the engine is not loaded", hint="call load() first")
+        return self._model, self._backend
+
+    def _encoding(self, job: PortraitParams, picture: Frame, scratch: Path) -> Encoding:
+        options, size = self._options, (picture.shape[1], picture.shape[0])
+        corners = marks.overlays(
+            size,
+            scratch,
+            watermark=bool(job.watermark),
+            digital_auth=bool(job.digital_auth),
+            watermark_path=options.watermark,
+            digital_auth_path=options.digital_auth,
+        )
+        return Encoding(
+            *size,
+            fps=job.fps,
+            crf=job.crf,
+            preset=options.preset,
+            encoder=options.encoder,
+            color=SD,
+            overlays=corners,
+            ffmpeg=options.ffmpeg,
+        )
+
+    def _notice(self, job: PortraitParams) -> dict[str, str]:
+        """What the file says about itself."""
+        words = {"comment": f"Generated video: filepool portrait, backend {self._options.backend}"}
+        if job.digital_auth:
+            words["digital_auth"] = "1"
+        return words
+
+
+@dataclass(frozen=True)
+class _Still:
+    """A picture in the place of a template video."""
+
+    picture: Frame
+
+    @property
+    def info(self) -> SimpleNamespace:
+        return SimpleNamespace(width=self.picture.shape[1], height=self.picture.shape[0])
+
+    def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Frame]:
+        for _ in range(len(order)):
+            yield self.picture
+
+
+def _unused(job: PortraitParams, backend: Backend) -> list[str]:
+    """What the job asks for that means nothing to this backend."""
+    given = [name for name in ("steps", "cfg") if getattr(job, name) is not None]
+    if given and not backend.generative:
+        return [f"{' and '.join(given)} mean nothing to the mesh backend and were not used"]
+    return ["motion means nothing to a generative backend"] if backend.generative and job.motion != 1 else []
+
+
+def _followed_by_silence(path: Path, target: Path, seconds: float, context: Context, ffmpeg: str | None) -> Path:
+    """The sound with silence after it, ``seconds`` in all."""
+    import ffmpeg as builder
+
+    arguments = (
+        builder.input(f"file:{path}", protocol_whitelist=media.LOCAL_PROTOCOLS)["a:0"]
+        .filter("apad", whole_dur=f"{seconds:.6f}")
+        .output(f"file:{target}", acodec="flac", compression_level=0)
+        .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
+        .compile(cmd=media.ffmpeg_binary(ffmpeg))
+    )
+    process = Process(arguments, "wait")
+    try:
+        if process.finish(context.check) != 0:
+            raise EngineError(f"ffmpeg could not lengthen {path}: {process.said}")
+    finally:
+        process.close()
+    return target
+
+
+def _check_output(path: Path, inputs: Mapping[Path, str]) -> Path:
+    output = _absolute(path)
+    if output in inputs:
+        raise InputError(f"output: {output} is the {inputs[output]} itself")
+    if not output.parent.is_dir():
+        raise InputError(f"output: the folder {output.parent} does not exist", hint="create it first")
+    if not os.access(output.parent, os.W_OK):
+        raise InputError(f"output: the folder {output.parent} cannot be written")
+    if output.is_dir():
+        raise InputError(f"output: {output} is a directory")
+    return output
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))
+
+
+def _threads() -> int:
+    """``OMP_NUM_THREADS`` as the pool sets it, else the cores this process may use."""
+    configured = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if configured.isdigit() and int(configured) > 0:
+        return int(configured)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)

@@ -1,0 +1,105 @@
+"""The ``mesh`` backend: our own articulation model and renderer, nothing but what is installed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference import media, weights
+from inference.audio import Array
+from inference.face.model import FaceModel
+from inference.lipsync.frames import Frame
+from inference.lipsync.render.plan import Plan
+from inference.portrait import motion
+from inference.portrait.animate import Animator
+from inference.portrait.params import Options
+from inference.portrait.work import Work
+
+MEASURED, HEARD = 0.05, 0.15  #: share of all work that is done once the face is measured, the sound understood
+
+# A still face shows nothing of how its owner talks: these are the means over 17 people talking, eye distances.
+OPENING_MEAN, OPENING_SPREAD = 0.065, 0.052
+WIDTH_MEAN, WIDTH_SPREAD = -0.004, 0.025
+
+
+class MeshBackend:
+    """Articulation and renderer, loaded once."""
+
+    generative = False
+
+    def __init__(self, options: Options, device: str, model: FaceModel) -> None:
+        from inference.articulation import Articulator, head_path
+
+        whisper = weights.find_model("whisper-base", options.whisper)
+        self._head = options.articulation or head_path()
+        self._whisper = whisper
+        self._articulator: Any = Articulator(whisper, self._head, device=device)
+        self._model = model
+
+    def prepare(
+        self, work: Work, scratch: Path, check: Callable[[], None], progress: Callable[[float], None]
+    ) -> tuple[Callable[[int, int], Painter], float]:
+        """What paints output frames start to stop, and which share of all work is done by then."""
+        animator = Animator(work.reference.picture, work.reference.points, self._model)
+        progress(MEASURED)
+        opening, width = mouth(self._articulator.curve(work.samples), work.frames, work.job.fps)
+        progress(HEARD)
+        plan = animator.plan(opening, width)
+        loud = motion.loudness(work.samples, media.SAMPLE_RATE, work.job.fps, work.frames)
+        moves = motion.generate(work.frames, work.job.fps, work.seed, loud).scaled(work.job.motion)
+        mine = threading.local()  # one animator per thread, whatever the number of segments
+
+        def painter(start: int, stop: int) -> Painter:
+            if not hasattr(mine, "animator"):
+                mine.animator = animator.twin()
+            return Painter(mine.animator, plan, moves)
+
+        return painter, HEARD
+
+    def check_length(self, frames: int) -> None:
+        """Any length will do."""
+
+    def files(self) -> list[Path]:
+        return [*sorted(self._whisper.glob("*.bin")), Path(self._head)]
+
+    def settings(self) -> dict[str, object]:
+        return {"backend": "mesh"}
+
+    def warmup(self) -> None:
+        self._articulator.curve(np.zeros(media.SAMPLE_RATE, np.float32))
+
+    def close(self) -> None:
+        self._articulator = None
+
+
+class Painter:
+    """Paints frames of one segment; what it is given of the template does not interest it."""
+
+    batch = 1
+
+    def __init__(self, animator: Animator, plan: Plan, moves: motion.Motion) -> None:
+        self._animator, self._plan, self._moves = animator, plan, moves
+
+    def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
+        return [self._animator.frame(self._plan, self._moves, k) for k in outputs]
+
+
+def mouth(articulation: Any, frames: int, fps: float) -> tuple[Array, Array]:
+    """Opening and width (T,) in eye distances, the latter from rest, of a person like most.
+
+    ``articulation`` has 25 frames per second and channels in a person's standard deviations.
+    """
+    at = (np.arange(frames) + 0.5) / fps * articulation.fps - 0.5
+
+    def resampled(values: NDArray[Any]) -> Array:
+        return np.interp(at, np.arange(len(values)), values.astype(np.float64)).astype(np.float32)
+
+    opening = OPENING_MEAN + OPENING_SPREAD * np.asarray(articulation.channels["opening"])
+    opening = np.where(articulation.closed, 0, np.maximum(opening, 0))
+    width = WIDTH_MEAN + WIDTH_SPREAD * np.asarray(articulation.channels["width"])
+    return resampled(opening), resampled(width * np.clip(articulation.voiced, 0, 1))

@@ -1,0 +1,119 @@
+"""What a job may ask of the engine, and how the engine may be set up. Unknown keys are refused in both."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Backend = Literal["mesh", "echomimic"]
+Face = Literal["largest"] | int | tuple[float, float]
+
+STEPS, CFG = 25, 2.5  #: what a generative backend takes when a job names none
+FAST_STEPS, FAST_CFG = 6, 1.0  #: … and its accelerated variant
+
+
+class Params(BaseModel):
+    """One job: whose picture shall say what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: Path = Field(description="the picture: JPEG, PNG, WebP …; any size, a photo, drawing or painting")
+    audio: Path = Field(description="what is said: audio, or a video with sound; any format")
+    output: Path | None = Field(
+        default=None, description="where the video goes, .mp4; default: out/<job id>/output.mp4"
+    )
+    seed: int | None = Field(
+        default=None,
+        lt=1 << 63,
+        description="of the head's motion: the same number gives the same bytes; default 0; below 0: one made from "
+        "the job's id",
+    )
+    frames_num: int | None = Field(
+        default=None,
+        ge=1,
+        le=200_000,
+        description="length in frames; longer audio is cut, shorter is followed by silence; default: the audio's",
+    )
+    fps: float = Field(default=25.0, ge=10, le=60, description="frames per second")
+    keep: Literal["whole", "crop"] = Field(
+        default="whole", description="whole: the picture as it is, its head alive; crop: a square round the head"
+    )
+    size: int | None = Field(
+        default=None,
+        ge=128,
+        le=4096,
+        description="longer side of the video in pixels; default: crop 512, whole the picture's own up to 1280",
+    )
+    motion: float = Field(default=1.0, ge=0, le=1, description="how much the head moves; 0: only mouth and lids")
+    face: Face = Field(
+        default="largest",
+        description='which: "largest", a number from left to right starting at 0, or a point "x,y" in pixels on it',
+    )
+    steps: int | None = Field(
+        default=None, ge=1, le=200, description=f"generative backends: denoising steps, default {STEPS}"
+    )
+    cfg: float | None = Field(
+        default=None, ge=1, le=30, description=f"generative backends: guidance scale, default {CFG}"
+    )
+    watermark: Literal[0, 1] = Field(default=0, description="1: a mark in the lower right corner")
+    digital_auth: Literal[0, 1] = Field(default=0, description="1: a mark in the upper right corner, AI generated")
+    crf: int = Field(default=15, ge=0, le=40, description="quality of the H.264 stream; smaller is better and bigger")
+
+    @field_validator("output")
+    @classmethod
+    def _suffix(cls, value: Path | None) -> Path | None:
+        if value is not None and value.suffix.lower() != ".mp4":
+            raise ValueError(f"{value.name!r} does not end in .mp4")
+        return value
+
+    @field_validator("watermark", "digital_auth", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        return {"0": 0, "1": 1, False: 0, True: 1}.get(value, value) if isinstance(value, str | bool) else value
+
+    @field_validator("face", mode="before")
+    @classmethod
+    def _choice(cls, value: object) -> object:
+        if isinstance(value, bool) or (isinstance(value, int) and value < 0):
+            raise ValueError("a face's number starts at 0")
+        if isinstance(value, str):
+            if re.fullmatch(r"\d+", value.strip()):
+                return int(value)
+            numbers = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*", value)
+            if numbers:
+                return float(numbers[1]), float(numbers[2])
+            if value.strip().lower() != "largest":
+                raise ValueError('"largest", a number, or a point "x,y"')
+            return "largest"
+        return value
+
+
+class Options(BaseModel):
+    """The engine's ``options`` in config.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backend: Backend = Field(default="mesh", description="mesh: nothing but what is installed; echomimic: see checkout")
+    whisper: Path | None = Field(default=None, description="mesh: folder of the Whisper model (CTranslate2)")
+    articulation: Path | None = Field(default=None, description="mesh: file of the articulation head")
+    face_model: Path | None = Field(default=None, description="face_landmarker.task, instead of the installed one")
+    checkout: Path | None = Field(default=None, description="echomimic: folder of the published code")
+    weights: Path | None = Field(
+        default=None, description="echomimic: folder of its weights; default: pretrained_weights in the checkout"
+    )
+    variant: Literal["standard", "accelerated"] = Field(
+        default="standard", description="echomimic: accelerated uses the *_acc weights and pipeline (6 steps, cfg 1)"
+    )
+    max_frames: int = Field(default=1200, ge=1, description="echomimic: longer videos are refused (memory)")
+    watermark: Path | None = Field(default=None, description="picture instead of our watermark")
+    digital_auth: Path | None = Field(default=None, description='picture instead of our "AI generated" mark')
+    threads: int = Field(default=0, ge=0, le=256, description="0: OMP_NUM_THREADS, else the cores there are")
+    encoder: Literal["cpu", "nvenc"] = Field(default="cpu", description="nvenc: the GPU's own where it works")
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = Field(
+        default="veryfast", description="x264: slower makes smaller files"
+    )
+    max_audio_s: float = Field(default=3600.0, gt=0, description="longer audio is refused")
+    ffmpeg: str | None = Field(default=None, description="ffmpeg program, instead of the bundled one")

@@ -1,0 +1,143 @@
+"""The picture a job brings, made ready: whose face it is, which part of it is shown, and in which size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from inference.base import InputError
+from inference.face import mesh, plausible
+from inference.face.model import FaceModel, region_of_detection, region_of_points
+from inference.portrait.params import Face, Params
+from inference.portrait.picture import Frame, read_picture, scaled
+
+LOOK_SIDE = 2048  #: pixels of the longer side at which faces are searched
+REFINE = 3  #: looks at the same face; the mean of the last two is taken
+WHOLE_SIDE, CROP_SIDE = 1280, 512  #: pixels, largest whole picture and crop unless a job asks for more
+CROP_UNITS, CROP_UP = 3.7, 0.12  #: eye distances: side of a crop, how far its middle lies above the head's origin
+SMALL_UNIT, TINY_UNIT = 40.0, 14.0  #: pixels between the eyes: little to see, too little to work on
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Whole pixels of the original picture."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One face in one picture, in the size of the video."""
+
+    picture: Frame  #: (H, W, 3) BGR, even sides
+    points: mesh.Points  #: (478, 3) pixels of it
+    shown: Rectangle  #: what of the original it is
+    original: tuple[int, int]  #: width, height of the original, upright
+    faces: int  #: how many there were
+    warnings: tuple[str, ...]
+
+
+def load(job: Params, model: FaceModel) -> Reference:
+    """Read the picture of a job and find its face; raises :class:`InputError` when there is none."""
+    whole = read_picture(job.image)
+    points, faces = _find(whole, job, model)
+    shown, width, height, warnings = _view(whole, points, job)
+    part = whole[shown.y : shown.y + shown.height, shown.x : shown.x + shown.width]
+    picture = scaled(np.ascontiguousarray(part), width, height)
+    ratio = np.float32([width / shown.width, height / shown.height, width / shown.width])
+    moved = (points - np.float32([shown.x, shown.y, 0])) * ratio
+    points = _refined(picture, moved, model)
+    unit = float(np.linalg.norm(points[mesh.EYE_CORNER_LEFT] - points[mesh.EYE_CORNER_RIGHT]))
+    if unit < TINY_UNIT:
+        raise InputError(
+            f"image: the face in {job.image} is too small to animate at {width}×{height}: {unit:.0f} pixels between "
+            "the eyes",
+            hint='keep="crop" shows only the head, or use a picture taken closer',
+        )
+    if unit < SMALL_UNIT:
+        warnings.append(f'the face is small ({unit:.0f} pixels between the eyes); keep="crop" shows only the head')
+    if faces > 1 and job.face == "largest":
+        warnings.append(f"{faces} faces in the picture; the largest one talks")
+    return Reference(picture, points, shown, (whole.shape[1], whole.shape[0]), faces, tuple(warnings))
+
+
+def _find(whole: Frame, job: Params, model: FaceModel) -> tuple[mesh.Points, int]:
+    """The points (478, 3) of the chosen face in pixels, and how many faces there are."""
+    ratio = min(1.0, LOOK_SIDE / max(whole.shape[:2]))
+    small = scaled(whole, round(whole.shape[1] * ratio), round(whole.shape[0] * ratio))
+    seen, animals = [], 0
+    for face in model.detect(small, thorough=True):
+        verdict = plausible.judge(model, small, region_of_detection(face))
+        animals += not verdict.human
+        if verdict.human:
+            seen.append(verdict.landmarks)
+    if not seen:
+        like = ", only something like one, perhaps of an animal" if animals else ""
+        raise InputError(
+            f"image: no human face was found in {job.image}{like}",
+            hint="use a picture that shows a face from the front, not too small and not covered",
+        )
+    chosen = seen[_choose([marks.points / np.float32(ratio) for marks in seen], job.face, str(job.image))]
+    return np.asarray(chosen.points / np.float32(ratio), np.float32), len(seen)
+
+
+def _choose(faces: list[mesh.Points], choice: Face, name: str) -> int:
+    boxes = np.array([[*points[:, :2].min(axis=0), *points[:, :2].max(axis=0)] for points in faces])
+    if choice == "largest":
+        return int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax())
+    if isinstance(choice, int):
+        if choice >= len(faces):
+            raise InputError(
+                f"face: {choice} of {len(faces)} in {name}", hint=f"0 to {len(faces) - 1}, from left to right"
+            )
+        return int(np.argsort((boxes[:, 0] + boxes[:, 2]) / 2)[choice])
+    x, y = choice  # type: ignore[misc]
+    inside = (boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y) & (y <= boxes[:, 3])
+    if not inside.any():
+        raise InputError(f"face: there is none at {x:g},{y:g} in {name}", hint='"largest" takes the largest one')
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return int(np.where(inside, np.hypot(*(middle - [x, y]).T), np.inf).argmin())
+
+
+def _refined(picture: Frame, points: mesh.Points, model: FaceModel) -> mesh.Points:
+    """The points looked at again in the final picture, where everything else is measured."""
+    seen = []
+    for _ in range(REFINE):
+        points = model.landmarks(picture, region_of_points(points)).points
+        seen.append(points)
+    return np.asarray((seen[-1] + seen[-2]) / 2, np.float32)
+
+
+def _view(whole: Frame, points: mesh.Points, job: Params) -> tuple[Rectangle, int, int, list[str]]:
+    """What of the original is shown, the video's width and height, and what to say about it."""
+    high, wide = whole.shape[:2]
+    if job.keep == "crop":
+        size = _even(job.size or CROP_SIDE)
+        return square(points, wide, high), size, size, []
+    largest = job.size or min(WHOLE_SIDE, max(high, wide))
+    ratio = largest / max(high, wide)
+    width, height = _even(wide * ratio), _even(high * ratio)
+    if ratio == 1 and (width, height) != (wide, high):  # odd sides lose a row rather than sharpness
+        return Rectangle(0, 0, width, height), width, height, []
+    warnings = [f"picture of {wide}×{high} scaled to {width}×{height}"] if not job.size and ratio < 1 else []
+    return Rectangle(0, 0, wide, high), width, height, warnings
+
+
+def square(points: mesh.Points, width: int, height: int) -> Rectangle:
+    """The square round a head, (478, 3) points in a picture of that size; as much of it as the picture has."""
+    unit = float(np.linalg.norm(points[mesh.EYE_CORNER_LEFT] - points[mesh.EYE_CORNER_RIGHT]))
+    side = int(min(round(CROP_UNITS * unit), width, height))
+    eyes = points[[mesh.EYE_CORNER_LEFT, mesh.EYE_CORNER_RIGHT], :2].mean(axis=0)
+    mouth = points[mesh.LIP_INNER, :2].mean(axis=0)
+    middle = eyes + 0.42 * (mouth - eyes) - [0, CROP_UP * unit]
+    x = int(np.clip(round(float(middle[0]) - side / 2), 0, width - side))
+    y = int(np.clip(round(float(middle[1]) - side / 2), 0, height - side))
+    return Rectangle(x, y, side, side)
+
+
+def _even(side: float) -> int:
+    return max(2, int(side) // 2 * 2)
