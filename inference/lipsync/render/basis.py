@@ -124,6 +124,9 @@ def build(face: mesh.Mesh) -> Basis:
     triangles, in_mouth = _triangles(face)
     lips = np.isin(triangles, np.concatenate([mesh.LIP_INNER, mesh.LIP_OUTER, _between(face)])).all(axis=1)
     motion = np.stack([full[:, :3], full[:, 3:6]])
+    # Spreading alone must not part the lips.
+    pair = (motion[1, mesh.LIP_INNER_UPPER] + motion[1, mesh.LIP_INNER_LOWER]) / 2
+    motion[1, mesh.LIP_INNER_UPPER] = motion[1, mesh.LIP_INNER_LOWER] = pair
     return Basis(motion, full[:, 6].copy(), triangles, in_mouth, lips & ~in_mouth)
 
 

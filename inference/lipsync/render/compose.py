@@ -41,10 +41,13 @@ class Mover:
     def __init__(self, painter: Painter) -> None:
         self._painter = painter
 
-    def move(self, frame: Frame, source: Array, target: Array, unit: float) -> tuple[Box, Frame] | None:
+    def move(
+        self, frame: Frame, source: Array, target: Array, unit: float, lips: bool = True
+    ) -> tuple[Box, Frame] | None:
         """The changed rectangle and its pixels, or None when nothing moves by more than STILL_PX.
 
-        ``source`` and ``target`` are (550, 3) pixels, ``unit`` the eye distance in pixels.
+        ``source`` and ``target`` are (550, 3) pixels, ``unit`` the eye distance in pixels. Without
+        ``lips`` those come out roughly, for when they are painted over.
         """
         shift = np.abs(target[:, :2] - source[:, :2]).max(axis=1)
         moved = shift > STILL_PX / 2
@@ -57,30 +60,30 @@ class Mover:
         box = _meet(box, face_box(target, unit, width, height))
         if box.empty:
             return None
-        field = self._field(source, target, unit, box)
+        field = self._field(source, target, unit, box, lips)
         still = np.maximum(np.abs(field[0]), np.abs(field[1])) < STILL_PX
         if still.all():
             return None
         x, y = maps(field, box)
         result = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        np.copyto(result, box.cut(frame), where=still[..., None])
+        cv2.copyTo(box.cut(frame), still.astype(np.uint8), result)
         return box, np.asarray(result, np.uint8)
 
-    def _field(self, source: Array, target: Array, unit: float, box: Box) -> Field:
+    def _field(self, source: Array, target: Array, unit: float, box: Box, lips: bool = True) -> Field:
         """Coarse and smooth over the face, fine and exact round the lips."""
         painter = self._painter
-        coarse = painter.sample(painter.paint(target, painter.moving, box, 2), target, source, box, 2)
+        coarse = painter.paint(target, painter.moving, box, 2).sample(source)
         sigma = max(FACET_BLUR * unit / 2, 0.5)
         field = [
             np.ascontiguousarray(cv2.resize(_blur(plane, sigma), None, fx=2, fy=2)[: box.height, : box.width])
             for plane in coarse
         ]
         margin = LIPS_MARGIN * unit
-        lips = target[mesh.LIP_OUTER, :2]
-        near = _meet(around(lips, 2.5 * margin), box)
-        if not near.empty:
-            exact = painter.sample(painter.paint(target, painter.near_mouth, near), target, source, near)
-            weight = _hull(lips, near, round(margin))
+        ring = target[mesh.LIP_OUTER, :2]
+        near = _meet(around(ring, 2.5 * margin), box)
+        if lips and not near.empty:
+            exact = painter.paint(target, painter.near_mouth, near).sample(source)
+            weight = _hull(ring, near, round(margin))
             rows, columns = (
                 slice(near.y - box.y, near.y - box.y + near.height),
                 slice(near.x - box.x, near.x - box.x + near.width),
@@ -145,15 +148,15 @@ def _grain(frame: Frame, points: Array, unit: float) -> Array:
     return np.asarray(np.clip(fine, -limit, limit)[2:-2, 2:-2], np.float32)
 
 
-def lay(picture: Frame, drawing: Drawing, offset: tuple[int, int] = (0, 0)) -> None:
-    """Blend a drawing into a picture in place; ``offset`` is where the picture's first pixel lies."""
-    box = Box(drawing.box.x - offset[0], drawing.box.y - offset[1], drawing.box.width, drawing.box.height)
+def lay(picture: Frame, drawing: Drawing, share: float = 1.0) -> None:
+    """Blend a drawing into a picture in place, the whole of it or only a share."""
+    box = drawing.box
     inside = box.within(picture.shape[1], picture.shape[0])
     if inside.empty:
         return
     top, side = inside.y - box.y, inside.x - box.x
     rows, columns = slice(top, top + inside.height), slice(side, side + inside.width)
-    cover = drawing.cover[rows, columns, None]
+    cover = drawing.cover[rows, columns, None] * np.float32(share)
     part = inside.cut(picture)
     blended = part + (drawing.bgr[rows, columns] - part) * cover
     part[:] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)

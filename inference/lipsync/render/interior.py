@@ -23,8 +23,9 @@ FINE_UNTIL_PX = 110.0, 220.0  #: mouth widths up to which the inside is drawn at
 DENSE = 8  #: contour points per mesh vertex
 EDGE_BLUR = 0.0065  #: eye distances over which the inside fades into the lips
 UPPER_EDGE = 0.030  #: of the upper teeth, below the closed seam
-LOWER_EDGE = 0.004  #: of the lower teeth, below the closed seam with the mouth shut
+LOWER_EDGE = 0.008  #: of the lower teeth, below the closed seam with the mouth shut
 JAW_FOLLOWS = 0.74  #: how far the lower teeth go down per opening
+REACH = 0.36  #: eye distances to either side of the middle for which teeth are placed
 BEHIND_LIP = 0.105  #: depth of the front teeth behind the lips
 TEETH_GAIN, TEETH_TINT = 1.28, 0.30  #: light over that of the skin (real ones: 1.35–1.49); share of the skin's colour
 LOWER_GAIN = 0.70
@@ -71,88 +72,69 @@ class Interior:
         self._spline = _catmull_rom(len(mesh.LIP_INNER_UPPER), DENSE)
         self._half = float(abs(line[-1, 0] - line[0, 0]) / 2)
 
-    def draw(self, target: Array, head: pose.Pose, opening: float, narrow: float, skin: Skin) -> Drawing | None:
+    def contour(self, target: Array) -> NDArray[np.float64]:
+        """(P, 2) the closed inner edge of lips at ``target`` (478+, 3; pixels), as a smooth curve."""
+        upper, lower = target[mesh.LIP_INNER_UPPER, :2], target[mesh.LIP_INNER_LOWER, :2]
+        return np.concatenate([self._spline @ upper, (self._spline @ lower)[::-1]])
+
+    def draw(
+        self, target: Array, head: pose.Pose, opening: float, narrow: float, skin: Skin, upper: float = 1.0
+    ) -> Drawing | None:
         """The inside of lips at ``target`` (478+, 3; pixels), None when there is none to be seen.
 
         ``head`` holds one pose, ``opening`` the gap in eye distances, ``narrow`` by how much the mouth is
-        narrower than at rest.
+        narrower than at rest, ``upper`` how visible the upper teeth are.
         """
         unit = float(head.scale[0])
-        contour = np.concatenate(
-            [self._spline @ target[mesh.LIP_INNER_UPPER, :2], (self._spline @ target[mesh.LIP_INNER_LOWER, :2])[::-1]]
-        )
+        contour = self.contour(target)
         gap = np.abs(target[mesh.LIP_INNER_UPPER, 1] - target[mesh.LIP_INNER_LOWER, 1]).max()
         if gap < 0.3:
             return None
         wide = float(np.linalg.norm(target[mesh.LIP_INNER_UPPER[0], :2] - target[mesh.LIP_INNER_UPPER[-1], :2]))
         fine = 3 if wide <= FINE_UNTIL_PX[0] else 2 if wide <= FINE_UNTIL_PX[1] else 1
-        box = around(contour, 3 * EDGE_BLUR * unit + 2)
-        canvas = _Canvas(box, fine, unit)
-        down = head.rotation[0, :2, 1].astype(np.float64)
-        down /= max(float(np.linalg.norm(down)), 1e-6)
-
+        canvas = _Canvas(around(contour, 3 * EDGE_BLUR * unit + 2), fine, head)
         mask = canvas.fill(contour)
-        shade = canvas.blur(canvas.fill(contour + down * (0.35 * SHADOW * unit)), SHADOW)
-        shade *= mask  # a lip in shadow of nothing would glow
-        light = _smoothstep(shade, 0.12, 0.92)
+        shade = canvas.blur(canvas.fill(contour + canvas.down * (0.35 * SHADOW * unit)), SHADOW)
+        light = _smoothstep(shade * mask, 0.12, 0.92)  # a lip that shades nothing would glow
+
         level = skin.light
-        hue = 1 + HUE * (skin.bgr / max(level, 1.0) / SKIN_BGR - 1)
-        deep, flesh, tongue, shadow = (
-            tone * hue * np.float32(level) for tone in (DEEP_BGR, FLESH_BGR, TONGUE_BGR, SHADOW_BGR)
-        )
-        bgr = deep + (flesh - deep) * (0.55 * (1 - light) ** 2)[..., None]
-        self._tongue(canvas, bgr, light, head, opening, tongue)
+        hue = np.float32(level) * (1 + HUE * (skin.bgr / max(level, 1.0) / SKIN_BGR - 1))
+        deep = DEEP_BGR * hue
+        bgr = deep + (FLESH_BGR * hue - deep) * (0.55 * (1 - light) ** 2)[..., None]
+        self._tongue(canvas, bgr, light, opening, TONGUE_BGR * hue)
         pursed = float(np.clip(narrow / PURSED, 0, 1))
-        side = self._side_light(canvas, head, skin)
-        tint = (1 - TEETH_TINT) + TEETH_TINT * skin.bgr / max(level, 1.0)
-        for row, gain, edge, jaw in (
-            (self._lower, LOWER_GAIN, LOWER_EDGE + JAW_FOLLOWS * opening + 0.03 * pursed, True),
-            (self._upper, 1.0, UPPER_EDGE, False),
-        ):
-            self._teeth(
-                canvas,
-                bgr,
-                row,
-                edge,
-                jaw,
-                head,
-                tint * (min(level * TEETH_GAIN, 235.0) * gain),
-                shadow,
-                light * (1 - 0.6 * pursed),
-                side,
-            )
+        enamel = ((1 - TEETH_TINT) + TEETH_TINT * skin.bgr / max(level, 1.0)) * min(level * TEETH_GAIN, 235.0)
+        paint = _Enamel(enamel, SHADOW_BGR * hue, light * (1 - 0.6 * pursed), self._side_light(canvas, skin))
+        below = LOWER_EDGE + JAW_FOLLOWS * opening + 0.03 * pursed
+        self._teeth(canvas, bgr, self._lower, below, paint, LOWER_GAIN)
+        if upper > 0:
+            self._teeth(canvas, bgr, self._upper, UPPER_EDGE, paint, 1.0, upper)
         cover = canvas.blur(mask, EDGE_BLUR)
         bgr, cover = canvas.shrink(bgr), canvas.shrink(cover)
         if skin.grain.size:
             bgr += _tile(skin.grain, cover.shape)[..., None] * (0.35 + 0.65 * bgr[..., 1:2] / max(level, 1.0))
-        return Drawing(box, np.clip(bgr, 0, 255), cover)
+        return Drawing(canvas.box, np.clip(bgr, 0, 255), cover)
 
-    def _side_light(self, canvas: _Canvas, head: pose.Pose, skin: Skin) -> Array:
-        """(1, W) light from the side, as the cheeks have it."""
-        centre = head.to_pixels(self._middle[None].astype(np.float32))[0, 0]
-        across = (canvas.x - centre[0]) / max(self._half * float(head.scale[0]), 1.0)
-        t = np.clip(0.5 + 0.5 * across, 0, 1)
-        return np.asarray((skin.right * (1 - t) + skin.left * t)[None, :], np.float32)
+    def _side_light(self, canvas: _Canvas, skin: Skin) -> Array:
+        """(H, W) light from the side, as the cheeks have it."""
+        middle = canvas.project(self._middle[None])[0, 0]
+        t = np.clip(0.5 + 0.5 * (canvas.across - middle) / np.float32(max(self._half * canvas.unit, 1.0)), 0, 1)
+        return np.asarray(np.float32(skin.right) + np.float32(skin.left - skin.right) * t, np.float32)
 
-    def _tongue(
-        self, canvas: _Canvas, bgr: Array, light: Array, head: pose.Pose, opening: float, colour: Array
-    ) -> None:
+    def _tongue(self, canvas: _Canvas, bgr: Array, light: Array, opening: float, colour: Array) -> None:
         rise = float(_smoothstep(np.float32(opening), 0.05, 0.16))
         if rise <= 0:
             return
         centre = self._middle + np.array([0, 0.02 + 0.80 * opening, BEHIND_LIP + 0.06])
         across, along = np.array([0.17, 0, 0.05]), np.array([0, 0.02 + 0.30 * opening, 0])
-        ends = np.stack([centre, centre + across, centre + along])
-        o, a, b = head.to_pixels(ends.astype(np.float32))[0, :, :2].astype(np.float64)
+        o, a, b = canvas.project(np.stack([centre, centre + across, centre + along])).astype(np.float64)
         turn = np.linalg.inv(np.stack([a - o, b - o], axis=1) + 1e-9 * np.eye(2)).astype(np.float32)
-        x, y = canvas.x - np.float32(o[0]), canvas.y - np.float32(o[1])
-        u = (turn[0, 0] * x)[None, :] + (turn[0, 1] * y)[:, None]
-        v = (turn[1, 0] * x)[None, :] + (turn[1, 1] * y)[:, None]
-        radius = np.sqrt(u * u + v * v)
-        cover = (1 - _smoothstep(radius, 0.55, 1.05)) * rise
-        groove = 1 - 0.22 * np.exp(-((u / 0.14) ** 2)) * (v < 0.4)
-        tone = (0.35 + 0.45 * light) * groove
-        bgr += (colour * tone[..., None] - bgr) * cover[..., None]
+        x, y = canvas.across - np.float32(o[0]), canvas.along - np.float32(o[1])
+        u, v = turn[0, 0] * x + turn[0, 1] * y, turn[1, 0] * x + turn[1, 1] * y
+        u *= u
+        cover = (1 - _smoothstep(np.sqrt(u + v * v), 0.35, 1.1)) * np.float32(rise)
+        groove = 1 - np.float32(0.22) * np.exp(u * np.float32(-1 / 0.14**2)) * (v < 0.4)
+        bgr += (colour * ((0.35 + 0.45 * light) * groove)[..., None] - bgr) * cover[..., None]
 
     def _teeth(
         self,
@@ -160,49 +142,88 @@ class Interior:
         bgr: Array,
         row: teeth.Row,
         edge: float,
-        jaw: bool,
-        head: pose.Pose,
-        colour: Array,
-        shadow: Array,
-        light: Array,
-        side: Array,
+        paint: _Enamel,
+        gain: float,
+        visible: float = 1.0,
     ) -> None:
-        """Lay one row over ``bgr``; ``edge`` is where its biting edge lies below the closed seam."""
-        x, column = row.columns(0.36)
-        points = np.zeros((2, len(x), 3), np.float32)
+        """Lay one row over ``bgr``; ``edge`` is how far below the closed seam its biting edge lies."""
+        gums = -1.0 if row is self._upper else 1.0
+        x, column = row.columns(REACH)
+        points = np.zeros((2, len(x), 3))
         points[..., 0] = self._middle[0] + x
         points[..., 1] = self._middle[1] + edge
-        points[1, :, 1] += -0.1 if not jaw else 0.1
+        points[1, :, 1] += gums * teeth.CELL  # one texel towards the gums
         points[..., 2] = self._middle[2] + BEHIND_LIP + teeth.CURVE * x * x
-        pixels = head.to_pixels(points.reshape(1, -1, 3))[0].reshape(2, -1, 3).astype(np.float64)
-        # Along the picture's x every column of the canvas meets the arch once (heads turned less than 45°).
-        order = np.argsort(pixels[0, :, 0], kind="stable")
-        at = pixels[0, order, 0]
-        edge_y = np.interp(canvas.x, at, pixels[0, order, 1])
-        # One texel towards the gums in canvas pixels: both shear (roll) and length.
-        run = (pixels[1, order, :2] - pixels[0, order, :2]) * (teeth.CELL / 0.1)
-        rise_y = np.interp(canvas.x, at, run[:, 1])
-        lean_x = float(np.median(run[:, 0]))
-        texel = np.interp(canvas.x, at, column[order], left=-1e4, right=1e4)
-        per_pixel = np.gradient(texel, canvas.x)
-        up = (canvas.y[:, None] - edge_y[None, :]) / np.where(np.abs(rise_y) < 1e-6, 1e-6, rise_y)[None, :]
-        map_y = (row.edge - up).astype(np.float32)
-        map_x = (texel[None, :] - up * lean_x * per_pixel[None, :]).astype(np.float32)
-        # Above the texture's first row its crowns go on; beside it there is nothing.
-        values = cv2.remap(row.texture, map_x, np.maximum(map_y, 0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        lit = light * (values[..., 0] * side)
-        bgr += (lit[..., None] * colour + (1 - light)[..., None] * shadow - bgr) * values[..., 1:2]
+        flat = canvas.project(points.reshape(-1, 3)).reshape(2, -1, 2).astype(np.float64)
+        order = np.argsort(flat[0, :, 0], kind="stable")  # rising anyway while the head is turned less than 45°
+        at, level = flat[0, order, 0], flat[0, order, 1]
+        rise = flat[1, order] - flat[0, order]
+        # Only rows of the canvas that the teeth can reach: the rest costs as much.
+        slack = 0.02 * canvas.unit
+        near = (
+            canvas.rows(level.max() + slack, above=True) if gums < 0 else canvas.rows(level.min() - slack, above=False)
+        )
+        across, along = canvas.across[near], canvas.along[near]
+        if not across.size:
+            return
+        # Tables over the place across the head, four entries per canvas pixel, instead of interpolating each pixel.
+        low = float(across.min())
+        steps = np.arange(low, float(across.max()) + 1, 0.25 / canvas.fine)
+        per = np.float32(4 * canvas.fine)
+        texel = np.interp(steps, at, column[order], left=-1e4, right=1e4).astype(np.float32)
+        edges = np.interp(steps, at, level).astype(np.float32)
+        rises = np.interp(steps, at, np.where(np.abs(rise[:, 1]) < 1e-6, 1e-6, rise[:, 1])).astype(np.float32)
+        cell = ((across - np.float32(low)) * per).astype(np.int32)
+        up = (along - edges.take(cell)) / rises.take(cell)
+        map_y = np.maximum(np.float32(row.edge) - up, 0)  # above the texture's first row its crowns go on
+        lean = np.float32(np.median(rise[:, 0]))
+        moved = np.clip((across - up * lean - np.float32(low)) * per, 0, len(steps) - 1).astype(np.int32)
+        values = cv2.remap(row.texture, texel.take(moved), map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        part, light = bgr[near], paint.light[near]
+        light = light * np.sqrt(light)  # narrow gaps look dark, not grey
+        lit = (light * values[..., 0] * paint.side[near])[..., None] * (paint.colour * np.float32(gain))
+        lit += (1 - light)[..., None] * paint.shadow
+        part += (lit - part) * (values[..., 1:2] * np.float32(visible))
+
+
+@dataclass(frozen=True)
+class _Enamel:
+    """How teeth are lit."""
+
+    colour: Array  #: (3,) in full light
+    shadow: Array  #: (3,) in none
+    light: Array  #: (H, W) 0..1
+    side: Array  #: (H, W) about 1
 
 
 class _Canvas:
-    """Pixels of a box at a multiple of its size."""
+    """Pixels of a box at a multiple of its size, and where they lie along the axes of an upright head."""
 
-    def __init__(self, box: Box, fine: int, unit: float) -> None:
-        self.box, self.fine, self.unit = box, fine, unit
+    def __init__(self, box: Box, fine: int, head: pose.Pose) -> None:
+        self.box, self.fine, self.unit = box, fine, float(head.scale[0])
         self.size = (box.width * fine, box.height * fine)
-        #: picture coordinates of the canvas' pixel centres
-        self.x = (np.arange(self.size[0], dtype=np.float32) + 0.5) / fine - 0.5 + box.x
-        self.y = (np.arange(self.size[1], dtype=np.float32) + 0.5) / fine - 0.5 + box.y
+        self._head = head
+        axis = head.rotation[0, :2, 0].astype(np.float64)
+        axis /= max(float(np.linalg.norm(axis)), 1e-6)
+        #: directions in the picture, (2,)
+        self.right, self.down = axis, np.array([-axis[1], axis[0]])
+        x = (np.arange(self.size[0], dtype=np.float32) + 0.5) / fine - 0.5 + box.x
+        y = (np.arange(self.size[1], dtype=np.float32) + 0.5) / fine - 0.5 + box.y
+        turn = np.stack([self.right, self.down]).astype(np.float32)
+        #: (H, W) pixels along them from the picture's corner
+        self.across = (turn[0, 0] * x)[None, :] + (turn[0, 1] * y)[:, None]
+        self.along = (turn[1, 0] * x)[None, :] + (turn[1, 1] * y)[:, None]
+
+    def project(self, points: NDArray[np.floating]) -> Array:
+        """(P, 3) head coordinates → (P, 2) in pixels across and along."""
+        pixels = self._head.to_pixels(points.astype(np.float32)[None])[0, :, :2]
+        return np.asarray(pixels @ np.stack([self.right, self.down], axis=1).astype(np.float32), np.float32)
+
+    def rows(self, limit: float, above: bool) -> slice:
+        """The canvas rows that hold pixels above (or below) a place along the head."""
+        ends = np.sort(self.along[:, [0, -1]], axis=1)
+        hit = np.flatnonzero(ends[:, 0] < limit if above else ends[:, 1] > limit)
+        return slice(int(hit[0]), int(hit[-1]) + 1) if len(hit) else slice(0, 0)
 
     def fill(self, contour: NDArray[np.floating]) -> Array:
         """(H, W) 1 inside a closed contour (P, 2) of picture pixels."""

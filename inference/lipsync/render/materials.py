@@ -31,10 +31,12 @@ class Materials:
     seam: NDArray[np.float32] = field(default_factory=lambda: np.zeros(len(mesh.LIP_INNER_UPPER), np.float32))
     mouths: Mouths = field(default_factory=no_mouths)
     calibration: Calibration = field(default_factory=Calibration)
+    filled: bool = True  #: an open mouth of the template shows teeth and no dark below them
 
     def save(self, path: Path) -> None:
         """Write one .npz, by rename: a reader sees the old file or the new one."""
         arrays = {"version": np.int32(VERSION), "seam": self.seam, **self.mouths.save(), **self.calibration.arrays()}
+        arrays["filled"] = np.bool_(self.filled)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as out:
@@ -50,4 +52,9 @@ class Materials:
             arrays = {name: stored[name] for name in stored.files}
         if int(arrays.get("version", -1)) != VERSION:
             raise ValueError(f"{path} holds materials of another version")
-        return cls(np.asarray(arrays["seam"], np.float32), Mouths.load(arrays), Calibration.load(arrays))
+        return cls(
+            np.asarray(arrays["seam"], np.float32),
+            Mouths.load(arrays),
+            Calibration.load(arrays),
+            bool(arrays["filled"]),
+        )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from inference.face import pose
 from inference.face.model import FaceModel
-from inference.lipsync.render import calibrate, mouths, seam
+from inference.lipsync.render import calibrate, mouths, own_inside, seam
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.plan import Target
 from inference.lipsync.render.renderer import Analysis, MeshRenderer
@@ -38,6 +38,7 @@ def prepare(
     calm = np.array(sorted(lines), np.int64) if lines else seen
     probe_at = set(calm[np.linspace(0, len(calm) - 1, calibrate.PROBES).round().astype(int)].tolist())
     strips: list[NDArray[np.float32]] = []
+    full: list[float] = []
     probes: list[tuple[int, Frame]] = []
     wanted: set[int] | None = None
 
@@ -52,13 +53,16 @@ def prepare(
                 break
             if index in lines:
                 strips.append(seam.strip(frame, tracks, index))
+                full.append(own_inside.filled(frame, tracks.points[index]))
             if index in probe_at:
                 probes.append((index, frame.copy()))
             if index in wanted:
                 yield index, frame
 
     own = mouths.collect(passing(), tracks)
-    materials = Materials(seam=seam.from_strips(strips), mouths=own)
+    materials = Materials(
+        seam=seam.from_strips(strips), mouths=own, filled=not full or float(np.median(full)) > own_inside.DARK
+    )
     if tracks.kind is Kind.TALKING and len(own):
         return materials  # their own mouths measure as they are
     renderer = MeshRenderer(analysis, materials, model.mesh)

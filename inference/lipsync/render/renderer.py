@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.face import mesh
-from inference.lipsync.render import compose, seam
-from inference.lipsync.render.basis import Basis, build, extend, soften
+from inference.lipsync.render import compose, own_inside, seam
+from inference.lipsync.render.basis import OPENING_MAX, Basis, build, extend, soften
 from inference.lipsync.render.interior import Interior
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.mouths import Chooser
@@ -31,6 +31,7 @@ Frame = NDArray[np.uint8]
 
 CLOSED = 0.008  #: openings below this leave shut lips shut
 WIDTH_LIMITS = (-0.14, 0.12)  #: eye distances a mouth may be narrower or wider than at rest
+STRETCH = 1.7  #: how far an open mouth that is not filled with teeth may be stretched
 OWN_REACH = 0.03  #: own mouths are stretched at most this far beyond the widest of them
 
 
@@ -51,13 +52,13 @@ class MeshRenderer:
         self.tracks = follow(analysis.points, analysis.found, face.vertices)
         self.materials = materials
         self.basis: Basis = build(face)
-        painter = Painter(self.basis)
-        self._mover = compose.Mover(painter)
+        self._painter = Painter(self.basis)
+        self._mover = compose.Mover(self._painter)
         self._interior = Interior(seam.close(self.tracks.mean, materials.seam))
         self._own = self.tracks.kind is Kind.TALKING and len(materials.mouths) > 0
         if self._own:
             self._residual = residual(self.tracks, self.basis)
-            self._transplant = Transplanter(painter, materials.mouths, self.tracks)
+            self._transplant = Transplanter(self._painter, materials.mouths, self.tracks)
 
     def plan(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Plan:
         """What to show at each of T output frames.
@@ -81,6 +82,9 @@ class MeshRenderer:
             chooser = Chooser(self.materials.mouths, self.tracks, self._residual)
             path = chooser.choose(limited, wide + self.tracks.rest_width, shown)
             mouths, blend = fade_jumps(path, self.materials.mouths.frame)
+        elif self.tracks.kind is Kind.SMILING and not self.materials.filled:
+            widest = min(OPENING_MAX, STRETCH * self.tracks.rest_opening + OWN_REACH)
+            limited = soften(limited, top=widest, knee=0.75 * widest)
         limited, wide = self.materials.calibration.drive(limited, wide)
         limited = np.where(limited < CLOSED, 0, limited).astype(np.float32)
         return Plan(shown, limited, wide, mouths, blend)
@@ -111,9 +115,18 @@ class MeshRenderer:
         result = frame.copy()
         box, pixels = change
         box.cut(result)[:] = pixels
-        drawing = self._interior.draw(goal, head, opening, -width, compose.skin(frame, source, unit))
-        if drawing is not None and ajar < 1:
-            compose.lay(result, drawing)
+        light = compose.skin(frame, source, unit)
+        layers = []
+        if ajar < 1 or self.materials.filled:
+            layers.append((1.0, self._interior.draw(goal, head, opening, -width, light, upper=1 - ajar)))
+        if ajar > 0 and self.materials.filled:
+            contour = self._interior.contour(goal)
+            layers.append((ajar, own_inside.take(self._painter, frame, source, goal, contour, unit)))
+        if ajar > 0:
+            layers.append((ajar, own_inside.line(goal, unit, opening, light.light)))
+        for share, layer in layers:
+            if layer is not None:
+                compose.lay(result, layer, share)
         return result
 
     def _with_own_mouths(self, frame: Frame, index: int, target: Target) -> Frame:
@@ -126,7 +139,7 @@ class MeshRenderer:
         moved = start + strength * self.basis.reach[:, None] * (wanted - start)
         source, goal = head.to_pixels(start[None])[0], head.to_pixels(moved[None])[0]
         result = frame.copy()
-        change = self._mover.move(frame, source, goal, unit)
+        change = self._mover.move(frame, source, goal, unit, lips=False)
         if change is not None:
             box, pixels = change
             box.cut(result)[:] = pixels

@@ -11,7 +11,7 @@ from inference.lipsync.render.basis import extend
 from inference.lipsync.render.mouths import FEATHER, HULL, Mouths, hull_box
 from inference.lipsync.render.plan import Weights
 from inference.lipsync.render.tracks import Tracks
-from inference.lipsync.render.warp import Box, Painter, maps
+from inference.lipsync.render.warp import Box, Painter, Painting, maps
 
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]
@@ -33,10 +33,10 @@ class Transplanter:
         box = hull_box(goal, unit).within(picture.shape[1], picture.shape[0])
         if box.empty:
             return
-        ids = self._painter.paint(goal, self._painter.moving, box)
+        painting = self._painter.paint(goal, self._painter.moving, box)
         donor = np.zeros((box.height, box.width, 3), np.float32)
         for mouth, share in weights:
-            donor += np.float32(share) * self._fetch(mouth, ids, goal, box)
+            donor += np.float32(share) * self._fetch(mouth, painting)
         cover = _feathered(goal[list(HULL), :2], box, unit)
         part = box.cut(picture)
         base = part.astype(np.float32)
@@ -44,10 +44,9 @@ class Transplanter:
         base += (donor - base) * (cover * np.float32(strength))[..., None]
         part[:] = np.clip(np.rint(base), 0, 255).astype(np.uint8)
 
-    def _fetch(self, mouth: int, ids: NDArray[np.int32], goal: Array, box: Box) -> Array:
-        field = self._painter.sample(ids, goal, self._points[mouth], box)
+    def _fetch(self, mouth: int, painting: Painting) -> Array:
         origin = self._mouths.origin[mouth]
-        x, y = maps(field, box, (int(origin[0]), int(origin[1])))
+        x, y = maps(painting.sample(self._points[mouth]), painting.box, (int(origin[0]), int(origin[1])))
         picture = cv2.remap(self._mouths.pictures[mouth], x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(picture, np.float32)
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.face import mesh
 from inference.lipsync.render.basis import Basis
 
 Array = NDArray[np.float32]
@@ -21,7 +22,7 @@ Field = tuple[Array, Array]  #: displacement in x and in y, (H, W) each, pixels
 
 STILL_PX = 0.05  #: displacements below this leave a pixel as it is
 SHIFT = 4  #: fractional bits of the coordinates handed to OpenCV
-FLAT = 1e-3  #: twice the area in square pixels under which a triangle has no inside
+FLAT_PX = 0.35  #: height of a triangle under which its affine map means nothing
 
 
 @dataclass(frozen=True)
@@ -68,60 +69,73 @@ class Painter:
         self.moving = np.flatnonzero(moving)
         near_mouth = basis.reach[basis.triangles].min(axis=1) > 0.3
         self.near_mouth = np.flatnonzero(near_mouth)
-        self.lips = np.flatnonzero(basis.on_lips | basis.in_mouth)
+        self.mouth = np.flatnonzero(basis.in_mouth)
         self._layer = np.where(basis.in_mouth, 1.0, np.where(basis.on_lips, 2.0, 0.0)).astype(np.float32)
 
-    def paint(self, target: Array, chosen: NDArray[np.intp], box: Box, step: int = 1) -> Ids:
-        """(H, W) the triangle at each pixel of the box, −1 where there is none.
+    def paint(self, target: Array, chosen: NDArray[np.intp], box: Box, step: int = 1) -> Painting:
+        """Which of the ``chosen`` triangles lies at each pixel of the box.
 
         ``target`` is (V, 3) pixels. With ``step`` 2 one value stands for 2×2 pixels, read at their middle.
         """
         ids = np.full((-(-box.height // step), -(-box.width // step)), -1, np.int32)
         triangles = self.basis.triangles[chosen]
-        offset = np.array([box.x, box.y], np.float32) + np.float32((step - 1) / 2)
-        flat = (target[:, :2] - offset) / np.float32(step)
-        corners = flat[triangles]
+        offset = np.float32([box.x, box.y]) + np.float32((step - 1) / 2)
+        corners = ((target[:, :2] - offset) / np.float32(step))[triangles]
         one, other = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
         turned = one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
         low, high = corners.min(axis=1), corners.max(axis=1)
+        layer = self._layer[chosen]
         seen = (high[:, 0] >= 0) & (high[:, 1] >= 0) & (low[:, 0] < ids.shape[1]) & (low[:, 1] < ids.shape[0])
-        seen &= (turned < 0) | (self._layer[chosen] == 1)
-        depth = target[:, 2][triangles].mean(axis=1)
+        seen &= (turned < 0) | (layer == 1)
         order = np.flatnonzero(seen)
-        order = order[np.lexsort((-depth[order], self._layer[chosen][order]))]
-        fixed = np.round(corners * (1 << SHIFT)).astype(np.int32)
-        for k in order.tolist():
-            cv2.fillConvexPoly(ids, fixed[k], int(chosen[k]), cv2.LINE_8, SHIFT)
-        return ids
+        depth = target[:, 2][triangles[order]].mean(axis=1)
+        order = order[np.lexsort((-depth, layer[order]))]
+        fixed = np.rint(corners[order] * np.float32(1 << SHIFT)).astype(np.int32)
+        for corner, number in zip(fixed, order.tolist(), strict=True):
+            cv2.fillConvexPoly(ids, corner, number, cv2.LINE_8, SHIFT)
+        return Painting(box, step, ids, triangles, target)
 
-    def sample(self, ids: Ids, target: Array, source: Array, box: Box, step: int = 1) -> Field:
-        """Where each painted pixel comes from, minus where it is; 0 where nothing is painted.
 
-        ``target`` and ``source`` are (V, 2 or 3) pixels of their own pictures.
+@dataclass(frozen=True)
+class Painting:
+    """Triangles painted over a box."""
+
+    box: Box
+    step: int
+    ids: Ids  #: (H, W) row of ``triangles``, −1 where there is none
+    triangles: mesh.Index  #: (T, 3)
+    target: Array  #: (V, 2 or 3) pixels
+
+    def sample(self, source: Array) -> Field:
+        """Where each pixel comes from, minus where it is; 0 where nothing is painted.
+
+        ``source`` is (V, 2 or 3) pixels of a picture of its own.
         """
-        table = self._affine(target, source, box)
-        height, width = ids.shape
-        x = (np.arange(width, dtype=np.float32) * step + np.float32((step - 1) / 2))[None, :]
-        y = (np.arange(height, dtype=np.float32) * step + np.float32((step - 1) / 2))[:, None]
+        table = self._affine(source)
+        height, width = self.ids.shape
+        middle = np.float32((self.step - 1) / 2)
+        x = (np.arange(width, dtype=np.float32) * self.step + middle)[None, :]
+        y = (np.arange(height, dtype=np.float32) * self.step + middle)[:, None]
         planes = []
         for by_x, by_y, start in (table[:3], table[3:]):
-            plane = by_x.take(ids, mode="wrap")  # −1 reads the last entry, which is zero
+            plane = by_x.take(self.ids, mode="wrap")  # −1 reads the last entry, which is zero
             plane *= x
-            slope = by_y.take(ids, mode="wrap")
+            slope = by_y.take(self.ids, mode="wrap")
             slope *= y
             plane += slope
-            plane += start.take(ids, mode="wrap")
+            plane += start.take(self.ids, mode="wrap")
             planes.append(plane)
         return planes[0], planes[1]
 
-    def _affine(self, target: Array, source: Array, box: Box) -> Array:
+    def _affine(self, source: Array) -> Array:
         """(6, T + 1): dx = three rows · (x, y, 1), dy = three rows, x and y counted from the box; last column zero."""
-        origin = np.array([box.x, box.y], np.float64)
-        to = target[:, :2].astype(np.float64)[self.basis.triangles] - origin
-        delta = (source[:, :2].astype(np.float64) - target[:, :2])[self.basis.triangles]
+        origin = np.array([self.box.x, self.box.y], np.float64)
+        to = (self.target[:, :2] - origin)[self.triangles]
+        delta = (source[:, :2].astype(np.float64) - self.target[:, :2])[self.triangles]
         one, other = to[:, 1] - to[:, 0], to[:, 2] - to[:, 0]
         area = one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
-        flat = np.abs(area) < FLAT
+        longest = np.maximum(np.abs(one).max(axis=1), np.abs(other).max(axis=1))
+        flat = np.abs(area) < FLAT_PX * np.maximum(longest, 1)
         area = np.where(flat, 1, area)
         first, second = delta[:, 1] - delta[:, 0], delta[:, 2] - delta[:, 0]
         # Inverse of the edge matrix: barycentric coordinates as linear functions of x and y.

@@ -1,0 +1,85 @@
+"""The inside that an open mouth of the template shows itself: kept, and kept where it belongs.
+
+Teeth are fixed to the head. Stretching them along with the lips is what makes a warped smile look wrong, so the
+pixels between the lips stay in place, only their upper edge follows the upper lip, and the new contour cuts
+them off. What opens below them is drawn. That holds for a mouth filled with teeth; one that shows the dark
+below them can be stretched as it is.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.face import mesh
+from inference.lipsync.render.interior import Drawing
+from inference.lipsync.render.warp import Painter, around, maps
+
+Array = NDArray[np.float32]
+Frame = NDArray[np.uint8]
+
+EDGE_BLUR = 0.007  #: eye distances over which it fades into the lips and into what is drawn below
+RIM = 0.20, 0.012  #: the lower edge of what is kept: share of the gap, and eye distances, above the landmarks
+DARK = 0.45  #: of :func:`filled`, below which a mouth shows the dark under its teeth
+LINE, LINE_BELOW = 0.011, 0.035  #: width of a drawn seam; opening below which it sets in
+LINE_BGR = np.float32([0.24, 0.22, 0.36])  #: of the skin's light
+
+
+def filled(frame: Frame, points: Array) -> float:
+    """Light of the darkest line across the open mouth at ``points`` (V, 3; pixels) over that of the brightest."""
+    upper, lower = points[mesh.LIP_INNER_UPPER[3:-3], :2], points[mesh.LIP_INNER_LOWER[3:-3], :2]
+    share = np.linspace(0.2, 0.8, 7, dtype=np.float32)[:, None, None]
+    at = (upper + share * (lower - upper)).astype(np.float32)
+    gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+    lines = cv2.remap(gray, at[..., 0].copy(), at[..., 1].copy(), cv2.INTER_LINEAR).mean(axis=1)
+    return float(lines.min() / max(float(lines.max()), 1.0))
+
+
+def line(goal: Array, unit: float, opening: float, light: float) -> Drawing | None:
+    """The seam that lips have when they meet and that an open mouth could not supply; None when they do not."""
+    strength = 0.8 * float(np.clip(1 - opening / LINE_BELOW, 0, 1))
+    if strength <= 0:
+        return None
+    middle = (goal[mesh.LIP_INNER_UPPER, :2] + goal[mesh.LIP_INNER_LOWER, :2]) / 2
+    width = max(LINE * unit, 1.0)
+    box = around(middle, 3 * width + 2)
+    fine = 4
+    mask = np.zeros((box.height * fine, box.width * fine), np.uint8)
+    points = np.round(((middle - [box.x, box.y] + 0.5) * fine - 0.5) * 16).astype(np.int32)
+    cv2.polylines(mask, [points], False, 255, max(1, round(width * fine / 2)), cv2.LINE_AA, 4)
+    small = cv2.resize(mask, (box.width, box.height), interpolation=cv2.INTER_AREA)
+    cover = cv2.GaussianBlur(small, (0, 0), width / 2).astype(np.float32) * np.float32(strength / 255)
+    colour = np.broadcast_to(LINE_BGR * np.float32(light), (box.height, box.width, 3))
+    return Drawing(box, colour.astype(np.float32), cover)
+
+
+def take(
+    painter: Painter, frame: Frame, source: Array, goal: Array, contour: NDArray[np.floating], unit: float
+) -> Drawing | None:
+    """The inside of the mouth in ``frame`` as a layer for lips at ``goal``.
+
+    ``source`` and ``goal`` are (550, 3) pixels, ``contour`` (P, 2) the inner edge of the lips at ``goal``.
+    """
+    box = around(contour, 3 * EDGE_BLUR * unit + 2).within(frame.shape[1], frame.shape[0])
+    if box.empty:
+        return None
+    place = goal.copy()
+    # Below, the inside ends where it ended before; between, it hangs from the upper lip.
+    place[mesh.LIP_INNER_LOWER[1:-1]] = source[mesh.LIP_INNER_LOWER[1:-1]]
+    painting = painter.paint(place, painter.mouth, box)
+    x, y = maps(painting.sample(source), box)
+    pixels = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    shape = (box.height, box.width)
+    edge = place.copy()
+    gap = source[mesh.LIP_INNER_LOWER, :2] - source[mesh.LIP_INNER_UPPER, :2]
+    length = np.maximum(np.linalg.norm(gap, axis=1, keepdims=True), 1e-3)
+    edge[mesh.LIP_INNER_LOWER, :2] -= gap * np.minimum(RIM[0] + RIM[1] * unit / length, 0.9)
+    kept, inside = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    ring = edge[mesh.LIP_INNER, :2]
+    for mask, outline in ((kept, ring), (inside, contour)):
+        fixed = np.round((outline - [box.x, box.y]) * 16).astype(np.int32)
+        cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, 4)
+    cover = cv2.GaussianBlur(np.minimum(kept, inside), (0, 0), max(EDGE_BLUR * unit, 0.4)).astype(np.float32)
+    cover *= (painting.ids >= 0) / np.float32(255)
+    return Drawing(box, pixels.astype(np.float32), cover)
