@@ -78,6 +78,8 @@ def find(spool: Spool, job_id: str) -> Location:
         except FileNotFoundError:
             if held is not None:
                 return held
+        except ProtocolError:  # damaged, and decided all the same
+            return Location(JobState.FAILED, held.engine if held else "", spool.record_path(job_id))
     raise UnknownJob(job_id)
 
 
