@@ -133,12 +133,16 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     rates: dict[str, list[float]] = {"files_per_s": [], "durable_files_per_s": [], "durable_names_per_s": []}
     with ping_pong(place) as game, store(place, MESSAGE_BYTES, MESSAGE_BYTES) as files:
         game.round(sizes.messages, durable=False)
-        for _ in range(sizes.rounds):
-            plain += game.round(sizes.messages, durable=False)
-            durable += game.round(sizes.durable_messages, durable=True)
-            rates["files_per_s"].append(files.round(sizes.files, sync=False))
-            rates["durable_files_per_s"].append(files.round(sizes.files, sync=True))
-            rates["durable_names_per_s"].append(files.round(sizes.files, sync=True, sync_dirs=True))
+        count = sizes.files
+        for number in range(sizes.rounds):
+            harness.in_turn(
+                number,
+                lambda: plain.extend(game.round(sizes.messages, durable=False)),
+                lambda: durable.extend(game.round(sizes.durable_messages, durable=True)),
+                lambda: rates["files_per_s"].append(files.round(count, sync=False)),
+                lambda: rates["durable_files_per_s"].append(files.round(count, sync=True)),
+                lambda: rates["durable_names_per_s"].append(files.round(count, sync=True, sync_dirs=True)),
+            )
     quick, safe = harness.percentiles(plain), harness.percentiles(durable)
     medians = {name: round(statistics.median(values)) for name, values in rates.items()}
     rows = [

@@ -121,6 +121,20 @@ def ratio(value: float, floor: float) -> float:
     return round(value / floor, 3) if floor else 0.0
 
 
+def settle() -> None:
+    """Let the disk finish what the last measurement left to it, so that the next one does not pay for it."""
+    os.sync()
+    time.sleep(0.02)
+
+
+def in_turn(number: int, *steps: Callable[[], object]) -> None:
+    """Measure each, from another one on in every round, each on a disk that has nothing left to do."""
+    start = number % len(steps)
+    for step in steps[start:] + steps[:start]:
+        settle()
+        step()
+
+
 # ---- a pool
 
 

@@ -82,12 +82,15 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     ):
         echoed(pool, sizes.jobs // 10)
         arrays(pool, 2, sizes.array_mb)
-        for _ in range(sizes.rounds):
-            note("k64_jobs_per_s", echoed(pool, sizes.jobs))
-            note("k64_floor_per_s", small_files.round(sizes.jobs, sync=False))
-            note("mb_per_s", arrays(pool, sizes.arrays, sizes.array_mb))
-            note("one_by_one_mb_per_s", arrays(pool, sizes.arrays // 2, sizes.array_mb, 1))
-            note("floor_mb_per_s", big_files.round(sizes.arrays, sync=False) * big / MB)
+        for number in range(sizes.rounds):
+            harness.in_turn(
+                number,
+                lambda: note("k64_jobs_per_s", echoed(pool, sizes.jobs)),
+                lambda: note("k64_floor_per_s", small_files.round(sizes.jobs, sync=False)),
+                lambda: note("mb_per_s", arrays(pool, sizes.arrays, sizes.array_mb)),
+                lambda: note("one_by_one_mb_per_s", arrays(pool, sizes.arrays // 2, sizes.array_mb, 1)),
+                lambda: note("floor_mb_per_s", big_files.round(sizes.arrays, sync=False) * big / MB),
+            )
     figures: dict[str, Any] = {name: round(statistics.median(values)) for name, values in rates.items()}
     figures["ratio"] = harness.ratio(figures["mb_per_s"], figures["floor_mb_per_s"])
     figures["k64_ratio"] = harness.ratio(figures["k64_jobs_per_s"], figures["k64_floor_per_s"])

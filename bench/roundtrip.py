@@ -44,10 +44,15 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     with harness.warm_pool(place, ENGINES) as pool, floor.ping_pong(place) as game:
         trips(pool, sizes.warmup, durable=False)
         game.round(sizes.warmup, durable=False)
-        for _ in range(sizes.rounds):
-            for durable, count in ((False, sizes.jobs), (True, sizes.durable_jobs)):
-                found[durable][0].extend(trips(pool, count, durable=durable))
-                found[durable][1].extend(game.round(count, durable=durable))
+        few, many = sizes.durable_jobs, sizes.jobs
+        for number in range(sizes.rounds):
+            harness.in_turn(
+                number,
+                lambda: found[False][0].extend(trips(pool, many, durable=False)),
+                lambda: found[False][1].extend(game.round(many, durable=False)),
+                lambda: found[True][0].extend(trips(pool, few, durable=True)),
+                lambda: found[True][1].extend(game.round(few, durable=True)),
+            )
     plain, durable_figures = (_figures(*found[durable]) for durable in (False, True))
     rows = [*_rows("round trip", "", plain), *_rows("round trip, durable", "durable.", durable_figures)]
     return Measured("roundtrip", {**plain, "durable": durable_figures}, rows)

@@ -80,13 +80,17 @@ def measure(sizes: Sizes, place: Path) -> Measured:
         job_bytes, record_bytes = file_sizes(pool)
         with floor.store(place, job_bytes, record_bytes) as files:
             burst(pool, sizes.jobs // 10, durable=False)
-            for _ in range(sizes.rounds):
-                note("jobs_per_s", burst(pool, sizes.jobs, durable=False))
-                note("floor_per_s", files.round(sizes.jobs, sync=False))
-                note("durable_jobs_per_s", burst(pool, sizes.durable_jobs, durable=True))
-                note("durable_floor_per_s", files.round(sizes.durable_jobs, sync=True))
-                note("durable_names_floor_per_s", files.round(sizes.durable_jobs, sync=True, sync_dirs=True))
-                note("map_items_per_s", mapped(pool, sizes.items))
+            many, some = sizes.jobs, sizes.durable_jobs
+            for number in range(sizes.rounds):
+                harness.in_turn(
+                    number,
+                    lambda: note("jobs_per_s", burst(pool, many, durable=False)),
+                    lambda: note("floor_per_s", files.round(many, sync=False)),
+                    lambda: note("map_items_per_s", mapped(pool, sizes.items)),
+                    lambda: note("durable_jobs_per_s", burst(pool, some, durable=True)),
+                    lambda: note("durable_floor_per_s", files.round(some, sync=True)),
+                    lambda: note("durable_names_floor_per_s", files.round(some, sync=True, sync_dirs=True)),
+                )
     figures: dict[str, Any] = {name: round(statistics.median(values)) for name, values in rates.items()}
     figures["ratio"] = harness.ratio(figures["jobs_per_s"], figures["floor_per_s"])
     figures["durable_ratio"] = harness.ratio(figures["durable_jobs_per_s"], figures["durable_floor_per_s"])
