@@ -1,0 +1,328 @@
+"""Everything about the face in a template video, computed once and kept by the video's content.
+
+About 10 ms per 720p frame on one core, 6 KB per frame in memory and on disk. Frames are numbered as
+:func:`inference.video.read_frames` hands them out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from inference import video
+from inference.base import InputError
+from inference.face import measure, mesh
+from inference.face.model import FaceModel
+from inference.face.pose import Pose, fit, median_shape
+from inference.face.track import Choice, Tracker
+from inference.probe import VideoInfo
+
+VERSION = 1  #: of the file format and of whatever shapes the numbers; raise it when either changes
+MAX_FRAMES = 15_000  #: of a template are looked at: 10 min at 25 fps; the rest is not used
+FEW_FRAMES = 3_000  #: enough for sound up to this long: then only so much of a long template is looked at
+ANALYSIS_SIDE = 1920  #: larger frames are scaled down to be looked at
+SHORT_TRACK = 3  #: a face in fewer frames in a row is taken for a mistake
+CACHE_BYTES = 2 << 30
+LOCK_POLL_S = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateAnalysis:
+    """The face in N frames. Rows of frames without it are NaN. Arrays are read-only."""
+
+    width: int  #: of the frames that the points refer to
+    height: int
+    fps: float
+    complete: bool  #: False when the video goes on behind the last frame
+    points: mesh.Points  #: (N, 478, 3) pixels, as the network gave them: not smoothed
+    found: NDArray[np.bool_]  #: (N,)
+    score: NDArray[np.float32]  #: (N,) of the mesh network, 0..1
+    shape: mesh.Points  #: (478, 3) the person's median shape, head coordinates
+    scale: NDArray[np.float32]  #: (N,) pose, see :class:`inference.face.pose.Pose`
+    rotation: NDArray[np.float32]  #: (N, 3, 3)
+    translation: NDArray[np.float32]  #: (N, 3)
+    channels: NDArray[np.float32]  #: (N, 5) in the order of ``measure.CHANNELS``
+    eyes: NDArray[np.float32]  #: (N, 2) openness of the right and left eye
+
+    @property
+    def frames(self) -> int:
+        return len(self.found)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    @property
+    def pose(self) -> Pose:
+        return Pose(self.scale, self.rotation, self.translation)
+
+    @cached_property
+    def head(self) -> mesh.Points:
+        """(N, 478, 3) the points in head coordinates."""
+        return self.pose.to_head(self.points)
+
+    @property
+    def mouth(self) -> measure.Mouth:
+        return measure.Mouth(*self.channels.T)
+
+    @property
+    def openings(self) -> NDArray[np.float32]:
+        """(N,) gap between the inner lips in eye distances."""
+        return self.channels[:, measure.CHANNELS.index("opening")]
+
+    @property
+    def widths(self) -> NDArray[np.float32]:
+        """(N,) distance of the mouth corners in eye distances."""
+        return self.channels[:, measure.CHANNELS.index("width")]
+
+    def save(self, path: str | Path) -> None:
+        """Write an .npz in one step: it is there whole or not at all."""
+        target = Path(path)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                arrays: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+                np.savez(stream, version=np.asarray(VERSION), **arrays)
+            os.chmod(name, 0o644)
+            os.replace(name, target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    @staticmethod
+    def load(path: str | Path) -> TemplateAnalysis:
+        """Read what ``save`` wrote. Raises ValueError when it is something else, or of another version."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                if int(stored["version"]) != VERSION:
+                    raise ValueError(f"{path} is of version {int(stored['version'])}, not {VERSION}")
+                arrays = {field.name: stored[field.name] for field in fields(TemplateAnalysis)}
+        except (KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
+            raise ValueError(f"{path} is no template analysis: {error}") from error
+        return _analysis(**arrays)
+
+
+def analyse(
+    path: str | Path | VideoInfo,
+    model: FaceModel,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    choice: Choice | None = None,
+    limit: int = MAX_FRAMES,
+    check: Callable[[], None] | None = None,
+    fps: float | None = None,
+    threads: int | None = None,
+    ffmpeg: str | None = None,
+) -> TemplateAnalysis:
+    """Follow the chosen face through the first ``limit`` frames of a video.
+
+    ``progress(done, expected)`` and ``check()`` are called for every frame; ``check`` may raise to stop.
+    Raises :class:`InputError`, naming the file and how many frames were looked at, when no human face is in it.
+    """
+    info = path if isinstance(path, VideoInfo) else video.probe_video(path, ffmpeg=ffmpeg)
+    rate = fps or info.fps
+    expected = max(1, min(limit, round(info.duration_s * rate)))
+    shrink = max(1.0, max(info.width, info.height) / ANALYSIS_SIDE)
+    size = (round(info.width / shrink / 2) * 2, round(info.height / shrink / 2) * 2)
+    tracker = Tracker(model, _scaled(choice, size[0] / info.width, size[1] / info.height))
+    rows: list[mesh.Points] = []
+    scores: list[float] = []
+    missing = np.full((mesh.POINTS, 3), np.nan, np.float32)
+    # One frame more than allowed tells whether the video goes on.
+    with video.read_frames(info, size=size, fps=rate, count=limit + 1, threads=threads, ffmpeg=ffmpeg) as frames:
+        complete = True
+        for frame in frames:
+            if len(rows) == limit:
+                complete = False
+                break
+            landmarks = tracker.feed(frame)
+            rows.append(missing if landmarks is None else landmarks.points)
+            scores.append(0.0 if landmarks is None else landmarks.score)
+            if check is not None:
+                check()
+            if progress is not None:
+                progress(len(rows), max(expected, len(rows)))
+    points = np.stack(rows)
+    rows.clear()
+    found = _long_enough(np.asarray(np.isfinite(points[:, 0, 0]), np.bool_))
+    points[~found] = np.nan
+    if not found.any():
+        raise InputError(_nobody(info.path, tracker), hint="use a template in which a face is well to be seen")
+    if size != (info.width, info.height):
+        _enlarge(points, info.width / size[0], info.height / size[1])
+    shape = median_shape(points, model.mesh.vertices)
+    pose = fit(points, shape)
+    head = pose.to_head(points)
+    return _analysis(
+        width=info.width,
+        height=info.height,
+        fps=rate,
+        complete=complete,
+        points=points,
+        found=found,
+        score=np.array(scores, np.float32) * found,
+        shape=shape,
+        scale=pose.scale,
+        rotation=pose.rotation,
+        translation=pose.translation,
+        channels=measure.mouth(head).table,
+        eyes=measure.eyes_open(head),
+    )
+
+
+def cached(
+    folder: str | Path,
+    path: str | Path | VideoInfo,
+    model: FaceModel,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    choice: Choice | None = None,
+    frames: int | None = None,
+    check: Callable[[], None] | None = None,
+    fps: float | None = None,
+    threads: int | None = None,
+    ffmpeg: str | None = None,
+) -> TemplateAnalysis:
+    """``analyse``, or its result from an earlier time, kept in ``folder`` by the content of the video.
+
+    ``frames`` is how many are going to be used; of a long template only as much as needed is looked at, in two
+    steps (3,000 and 15,000), so that what comes out does not depend on earlier jobs. Two processes that want
+    the same analysis at once share one: the second waits, calling ``check``. A damaged file is made again.
+    """
+    info = path if isinstance(path, VideoInfo) else video.probe_video(path, ffmpeg=ffmpeg)
+    rate = fps or info.fps
+    limit = FEW_FRAMES if frames is not None and frames <= FEW_FRAMES else MAX_FRAMES
+    if info.duration_s * rate <= FEW_FRAMES:
+        limit = FEW_FRAMES
+    about = f"{VERSION} {model.fingerprint} {video.as_rate(rate)} {choice or Choice()} {limit}"
+    name = f"{_digest(info.path, check)}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    kept = place / f"{name}.npz"
+    known = _recall(kept)
+    if known is not None:
+        return known
+    with _locked(place / f"{name}.lock", check):
+        known = _recall(kept)  # made by somebody else while we waited
+        if known is not None:
+            return known
+        made = analyse(
+            info,
+            model,
+            progress,
+            choice=choice,
+            limit=limit,
+            check=check,
+            fps=rate,
+            threads=threads,
+            ffmpeg=ffmpeg,
+        )
+        made.save(kept)
+    _prune(place)
+    return made
+
+
+def _analysis(**arrays: Any) -> TemplateAnalysis:
+    plain = {name: convert(arrays[name]) for name, convert in _PLAIN.items()}
+    for name, array in arrays.items():
+        if name not in plain:
+            array.setflags(write=False)
+    return TemplateAnalysis(**{**arrays, **plain})
+
+
+_PLAIN = {"width": int, "height": int, "fps": float, "complete": bool}
+
+
+def _long_enough(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Without the runs that are too short to be more than a mistake; videos of a few frames are taken as they are."""
+    if len(found) <= 2 * SHORT_TRACK:
+        return found
+    keep = np.array(found, np.bool_)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], found, [False]]).astype(np.int8)))
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - start < SHORT_TRACK:
+            keep[start:end] = False
+    return keep
+
+
+def _nobody(path: Path, tracker: Tracker) -> str:
+    count = tracker.seen.frames
+    looked = "1 frame was looked at" if count == 1 else f"{count} frames were looked at"
+    notes = tracker.seen.describe()
+    wanted = "a human face" if tracker.choice == Choice() else str(tracker.choice)
+    return f"video: {path} does not show {wanted} ({looked}{'; ' + notes if notes else ''})"
+
+
+def _scaled(choice: Choice | None, x: float, y: float) -> Choice | None:
+    if choice is None or choice.point is None:
+        return choice
+    return Choice(choice.index, (choice.point[0] * x, choice.point[1] * y))
+
+
+def _enlarge(points: mesh.Points, x: float, y: float) -> None:
+    """Pixels of the small frame → of the large one, in place; pixel centres are at whole numbers."""
+    points[..., 0] = (points[..., 0] + 0.5) * x - 0.5
+    points[..., 1] = (points[..., 1] + 0.5) * y - 0.5
+    points[..., 2] *= (x + y) / 2
+
+
+def _digest(path: Path, check: Callable[[], None] | None) -> str:
+    """SHA-256 of the content, half of it as hex."""
+    sha = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            sha.update(block)
+            if check is not None:
+                check()
+    return sha.hexdigest()[:32]
+
+
+def _recall(path: Path) -> TemplateAnalysis | None:
+    try:
+        known = TemplateAnalysis.load(path)
+        with contextlib.suppress(OSError):
+            os.utime(path)  # what was used last is pruned last
+        return known
+    except (OSError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path, check: Callable[[], None] | None) -> Iterator[None]:
+    lock = FileLock(str(path))
+    while True:
+        try:
+            lock.acquire(timeout=LOCK_POLL_S)
+            break
+        except Timeout:
+            if check is not None:
+                check()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prune(folder: Path) -> None:
+    """Keep the analyses used last, up to ``CACHE_BYTES``."""
+    # RACE: another process may remove or use a file meanwhile; one that is gone is simply made again.
+    with contextlib.suppress(OSError):
+        stats = sorted(((path.stat(), path) for path in folder.glob("*.npz")), key=lambda item: -item[0].st_mtime)
+        total = 0
+        for stat, path in stats:
+            total += stat.st_size
+            if total > CACHE_BYTES:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".lock").unlink(missing_ok=True)

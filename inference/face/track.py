@@ -1,0 +1,130 @@
+"""One face through a stream of frames.
+
+Detected and judged once, then looked for where it was in the frame before; when it is lost (score, shape) the
+same frame is searched again. A face behind a hand or turned away keeps its place for a while, so that it is
+taken up again rather than somebody else's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from inference.face.model import Detection, FaceModel, Frame, Landmarks, region_of_detection, region_of_points
+from inference.face.plausible import Verdict, judge, still_there
+
+WAIT_FRAMES = 12  #: how long a lost face is waited for before the largest other one is taken up
+WAIT_NAMED_FRAMES = 50  #: the same for a face that was named
+NEAR = 1.5  #: and how far from its last place it may be, in sides of its last region
+THOROUGH_EVERY = 10  #: while nothing is found, only each of these frames is searched for small faces too
+MAX_CANDIDATES = 8  #: detections judged per frame, largest first
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which face, where there are several: the ``index``-th by size, or the one nearest to a point."""
+
+    index: int = 0  #: 0 = the largest
+    point: tuple[float, float] | None = None  #: x, y in pixels; takes precedence
+
+    def pick(self, faces: list[Verdict]) -> Verdict | None:
+        """One of the human faces of a frame; None when the index is beyond them."""
+        if self.point is not None:
+            x, y = self.point
+            return min(faces, key=lambda face: _away(face.landmarks, x, y), default=None)
+        by_size = sorted(faces, key=lambda face: face.landmarks.eye_distance, reverse=True)
+        return by_size[self.index] if self.index < len(by_size) else None
+
+    def __str__(self) -> str:
+        if self.point is not None:
+            return f"the face nearest to {self.point[0]:g},{self.point[1]:g}"
+        return "the largest face" if self.index == 0 else f"face {self.index + 1} by size"
+
+
+@dataclass
+class Seen:
+    """What searching came across, for messages."""
+
+    frames: int = 0  #: frames looked at
+    refused: int = 0  #: frames in which something like a face was no person's
+    small: int = 0  #: frames in which a face was too small
+    most: int = 0  #: most usable faces in one frame
+
+    def describe(self) -> str:
+        notes = []
+        if self.most:
+            notes.append(f"at most {self.most} at a time" if self.most > 1 else "only one")
+        if self.refused:
+            notes.append(f"what looked like one in {self.refused} is no human face")
+        if self.small:
+            notes.append(f"too small in {self.small}")
+        return "; ".join(notes)
+
+
+def find(
+    model: FaceModel, bgr: Frame, choice: Choice | None = None, seen: Seen | None = None, thorough: bool = True
+) -> Landmarks | None:
+    """The chosen human face of one picture, its points settled; None when there is none."""
+    faces = _humans(model, bgr, model.detect(bgr, thorough), seen if seen is not None else Seen())
+    verdict = (choice or Choice()).pick(faces)
+    return verdict.landmarks if verdict is not None else None
+
+
+class Tracker:
+    """Feed it the frames of one video in order."""
+
+    def __init__(self, model: FaceModel, choice: Choice | None = None) -> None:
+        self.model = model
+        self.choice = choice or Choice()
+        self.seen = Seen()
+        self._last: Landmarks | None = None
+        self._missing = 0  #: frames since it was last seen
+
+    def feed(self, bgr: Frame) -> Landmarks | None:
+        """The face's points in this frame, or None where it is not to be seen."""
+        self.seen.frames += 1
+        if self._last is not None and self._missing == 0:
+            followed = self.model.landmarks(bgr, region_of_points(self._last.points))
+            if still_there(self.model, followed):
+                self._last = followed
+                return followed
+        found = self._search(bgr)
+        if found is None:
+            self._missing += 1
+            return None
+        self._last, self._missing = found, 0
+        return found
+
+    def _search(self, bgr: Frame) -> Landmarks | None:
+        thorough = self._missing % THOROUGH_EVERY == 0
+        faces = _humans(self.model, bgr, self.model.detect(bgr, thorough), self.seen)
+        wait = WAIT_FRAMES if self.choice == Choice() else WAIT_NAMED_FRAMES
+        if self._last is not None and self._missing < wait:
+            last = self._last.region
+            again = [face for face in faces if _away(face.landmarks, last.x, last.y) < NEAR * last.side]
+            nearest = min(again, key=lambda face: _away(face.landmarks, last.x, last.y), default=None)
+            return nearest.landmarks if nearest is not None else None
+        verdict = self.choice.pick(faces)
+        return verdict.landmarks if verdict is not None else None
+
+
+def _humans(model: FaceModel, bgr: Frame, detections: list[Detection], seen: Seen) -> list[Verdict]:
+    verdicts = [judge(model, bgr, region_of_detection(face)) for face in detections[:MAX_CANDIDATES]]
+    human = [verdict for verdict in verdicts if verdict.human]
+    usable: list[Verdict] = []
+    for verdict in human:
+        # Two detections may have settled on one face.
+        place = verdict.landmarks.region
+        if verdict.large_enough and all(
+            _away(other.landmarks, place.x, place.y) > 0.3 * place.side for other in usable
+        ):
+            usable.append(verdict)
+    seen.refused += len(human) < len(verdicts) and not human
+    seen.small += bool(human) and not usable
+    seen.most = max(seen.most, len(usable))
+    return usable
+
+
+def _away(landmarks: Landmarks, x: float, y: float) -> float:
+    """Pixels from a point to the middle of a face."""
+    return math.hypot(landmarks.region.x - x, landmarks.region.y - y)
