@@ -137,7 +137,7 @@ class Portrait:
         track = heard.path
         if heard.seconds < seconds - 1 / job.fps:
             track = _followed_by_silence(heard.path, scratch / "sound-long.flac", seconds, context, options.ffmpeg)
-        pipeline.merge(parts, output, frames, job.fps, track, seconds, self._notice(job), context.check, options.ffmpeg)
+        pipeline.merge(parts, output, track, seconds, self._notice(job), context.check, options.ffmpeg)
         context.progress("merging_audio", 100.0, f"{seconds:.1f} s of video")
         return {
             "output": str(job.output) if job.output is not None else "output.mp4",

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inference import media, weights
-from inference.audio import Array
 from inference.face.model import FaceModel
+from inference.lipsync import speech
 from inference.lipsync.frames import Frame
 from inference.lipsync.render.plan import Plan
 from inference.portrait import motion
@@ -21,10 +20,6 @@ from inference.portrait.params import Options
 from inference.portrait.work import Work
 
 MEASURED, HEARD = 0.05, 0.15  #: share of all work that is done once the face is measured, the sound understood
-
-# A still face shows nothing of how its owner talks: these are the means over 17 people talking, eye distances.
-OPENING_MEAN, OPENING_SPREAD = 0.065, 0.052
-WIDTH_MEAN, WIDTH_SPREAD = -0.004, 0.025
 
 
 class MeshBackend:
@@ -47,9 +42,11 @@ class MeshBackend:
         """What paints output frames start to stop, and which share of all work is done by then."""
         animator = Animator(work.reference.picture, work.reference.points, self._model)
         progress(MEASURED)
-        opening, width = mouth(self._articulator.curve(work.samples), work.frames, work.job.fps)
+        heard = self._articulator.curve(work.samples)
         progress(HEARD)
-        plan = animator.plan(opening, width)
+        # A still face shows nothing of how its owner talks, so it talks as most people do.
+        mouth = speech.asked(heard, speech.TYPICAL, work.frames, work.job.fps)
+        plan = animator.plan(mouth.opening, mouth.width)
         loud = motion.loudness(work.samples, media.SAMPLE_RATE, work.job.fps, work.frames)
         moves = motion.generate(work.frames, work.job.fps, work.seed, loud).scaled(work.job.motion)
         mine = threading.local()  # one animator per thread, whatever the number of segments
@@ -87,19 +84,3 @@ class Painter:
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
         return [self._animator.frame(self._plan, self._moves, k) for k in outputs]
-
-
-def mouth(articulation: Any, frames: int, fps: float) -> tuple[Array, Array]:
-    """Opening and width (T,) in eye distances, the latter from rest, of a person like most.
-
-    ``articulation`` has 25 frames per second and channels in a person's standard deviations.
-    """
-    at = (np.arange(frames) + 0.5) / fps * articulation.fps - 0.5
-
-    def resampled(values: NDArray[Any]) -> Array:
-        return np.interp(at, np.arange(len(values)), values.astype(np.float64)).astype(np.float32)
-
-    opening = OPENING_MEAN + OPENING_SPREAD * np.asarray(articulation.channels["opening"])
-    opening = np.where(articulation.closed, 0, np.maximum(opening, 0))
-    width = WIDTH_MEAN + WIDTH_SPREAD * np.asarray(articulation.channels["width"])
-    return resampled(opening), resampled(width * np.clip(articulation.voiced, 0, 1))

@@ -50,7 +50,7 @@ class Params(BaseModel):
     motion: float = Field(default=1.0, ge=0, le=1, description="how much the head moves; 0: only mouth and lids")
     face: Face = Field(
         default="largest",
-        description='which: "largest", a number from left to right starting at 0, or a point "x,y" in pixels on it',
+        description='which: "largest", a number by size from 0 on, or a point "x,y" in pixels near it',
     )
     steps: int | None = Field(
         default=None, ge=1, le=200, description=f"generative backends: denoising steps, default {STEPS}"

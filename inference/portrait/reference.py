@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from inference.base import InputError
-from inference.face import mesh, plausible
-from inference.face.model import FaceModel, region_of_detection, region_of_points
+from inference.face import mesh
+from inference.face.model import FaceModel, region_of_points
+from inference.face.track import Choice, Seen, find
 from inference.portrait.params import Face, Params
 from inference.portrait.picture import Frame, read_picture, scaled
 
@@ -69,38 +70,28 @@ def _find(whole: Frame, job: Params, model: FaceModel) -> tuple[mesh.Points, int
     """The points (478, 3) of the chosen face in pixels, and how many faces there are."""
     ratio = min(1.0, LOOK_SIDE / max(whole.shape[:2]))
     small = scaled(whole, round(whole.shape[1] * ratio), round(whole.shape[0] * ratio))
-    seen, animals = [], 0
-    for face in model.detect(small, thorough=True):
-        verdict = plausible.judge(model, small, region_of_detection(face))
-        animals += not verdict.human
-        if verdict.human:
-            seen.append(verdict.landmarks)
-    if not seen:
-        like = ", only something like one, perhaps of an animal" if animals else ""
+    seen = Seen()
+    found = find(model, small, _choice(job.face, ratio), seen)
+    if found is None and seen.most:
         raise InputError(
-            f"image: no human face was found in {job.image}{like}",
+            f"face: {job.face} of {job.image}, which shows {seen.most}", hint=f"0 to {seen.most - 1}, the largest first"
+        )
+    if found is None:
+        why = " (there is one, but too small)" if seen.small else ""
+        why = why or (" (what looks like one is no person's)" if seen.refused else "")
+        raise InputError(
+            f"image: no human face was found in {job.image}{why}",
             hint="use a picture that shows a face from the front, not too small and not covered",
         )
-    chosen = seen[_choose([marks.points / np.float32(ratio) for marks in seen], job.face, str(job.image))]
-    return np.asarray(chosen.points / np.float32(ratio), np.float32), len(seen)
+    return np.asarray(found.points / np.float32(ratio), np.float32), seen.most
 
 
-def _choose(faces: list[mesh.Points], choice: Face, name: str) -> int:
-    boxes = np.array([[*points[:, :2].min(axis=0), *points[:, :2].max(axis=0)] for points in faces])
-    if choice == "largest":
-        return int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax())
-    if isinstance(choice, int):
-        if choice >= len(faces):
-            raise InputError(
-                f"face: {choice} of {len(faces)} in {name}", hint=f"0 to {len(faces) - 1}, from left to right"
-            )
-        return int(np.argsort((boxes[:, 0] + boxes[:, 2]) / 2)[choice])
-    x, y = choice  # type: ignore[misc]
-    inside = (boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y) & (y <= boxes[:, 3])
-    if not inside.any():
-        raise InputError(f"face: there is none at {x:g},{y:g} in {name}", hint='"largest" takes the largest one')
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return int(np.where(inside, np.hypot(*(middle - [x, y]).T), np.inf).argmin())
+def _choice(face: Face, ratio: float) -> Choice:
+    if face == "largest":
+        return Choice()
+    if isinstance(face, int):
+        return Choice(index=face)
+    return Choice(point=(float(face[0]) * ratio, float(face[1]) * ratio))
 
 
 def _refined(picture: Frame, points: mesh.Points, model: FaceModel) -> mesh.Points:
