@@ -35,7 +35,8 @@ class ResultCache:
         for path in inputs:
             names[os.path.realpath(path)] = "content:" + self._content(path)
         for path in outputs:
-            names[os.path.realpath(path)] = "suffix:" + path.suffix
+            real = os.path.realpath(path)  # which may be an input, too
+            names[real] = names.get(real, "") + "suffix:" + path.suffix
         body = codec.encode([self._salt, _replace_paths(params, names)])
         return hashlib.sha256(body).hexdigest()
 
@@ -59,31 +60,32 @@ class ResultCache:
         entry = self._root / f"{key}.msgpack"
         try:
             value, stored = codec.decode(fsops.read_bounded(entry, MAX_RESULT_BYTES))
+            files = [(str(original), self._root / key / os.path.basename(name)) for original, name in stored]
             os.utime(entry)
         except (OSError, ProtocolError, ValueError, TypeError):
             return None
-        files = [(original, self._root / key / name) for original, name in stored]
         return (value, files) if all(copy.is_file() for _, copy in files) else None
 
     def store(self, key: str, value: Any, files: Sequence[Path]) -> None:
-        """Keep a value and copies of the files it names; a full disk is no error here."""
+        """Keep a value and copies of the files it names, in the order of `files`; a full disk is no error here."""
         temp = Path(self._spool.temp())
         place = self._root / key
+        stored = [[str(path), f"{number}{path.suffix}"] for number, path in enumerate(files)]
         try:
+            body = codec.encode([value, stored])
             if files:
                 fsops.make_dir(str(temp))
-                for number, path in enumerate(files):
-                    shutil.copyfile(path, temp / f"{number}{path.suffix}")
-                if not place.exists():
+                for path, name in stored:
+                    shutil.copyfile(path, temp / name)
+                if not all((place / name).is_file() for _, name in stored):
+                    fsops.remove_tree(str(place))  # what a crash left of an entry
                     fsops.rename(str(temp), str(place))
-                else:
-                    fsops.remove_tree(str(temp))
-            stored = [[str(path), f"{number}{path.suffix}"] for number, path in enumerate(files)]
-            body = Path(self._spool.temp())
-            fsops.write_new(str(body), [codec.encode([value, stored])], sync=False)
-            fsops.replace(str(body), f"{place}.msgpack")
+            fsops.put(self._spool.temp(), f"{place}.msgpack", [body], sync=False)
         except (OSError, ProtocolError):
-            fsops.remove_tree(str(temp))
+            pass
+        finally:
+            if files:
+                fsops.remove_tree(str(temp))
 
 
 def swap_paths(value: Any, swaps: Mapping[str, str]) -> Any:
@@ -99,9 +101,10 @@ def swap_paths(value: Any, swaps: Mapping[str, str]) -> Any:
 
 def _replace_paths(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, (str, Path)):
-        return names.get(os.path.realpath(value), str(value)) if value else ""
-    if isinstance(value, Mapping):
-        return [[str(key), _replace_paths(value[key], names)] for key in sorted(value, key=str)]
+        text = str(value)  # what holds a NUL is no path, and no question for the disk
+        return names.get(os.path.realpath(text), text) if text and "\0" not in text else text
+    if isinstance(value, Mapping):  # the only map there is afterwards, so that no list can pass for one
+        return {"": [[key, _replace_paths(value[key], names)] for key in sorted(value, key=str)]}
     if isinstance(value, (list, tuple)):
         return [_replace_paths(item, names) for item in value]
     return value

@@ -152,7 +152,8 @@ class Executor:
             hit = self._cache.load(key)
             if hit is not None and len(hit[1]) == len(files.outputs):
                 value = self._restore(hit, files.outputs, context)
-                return self._complete(claim, job, context, value, started, params=params, cached=True)
+                if value is not None:
+                    return self._complete(claim, job, context, value, started, params=params, cached=True)
         context.stage = "run"
         self._beat.advance("run")
         value = _as_map(self._engine.run(params, context))
@@ -173,9 +174,15 @@ class Executor:
 
         value, files = hit
         swaps = {}
-        for (original, copy), wanted in zip(files, outputs):  # noqa: B905 - old interpreters
-            shutil.copyfile(copy, context.output(wanted, wanted.name))
-            swaps[original] = os.path.abspath(wanted)
+        parts = [context.output(wanted, wanted.name) for wanted in outputs]
+        try:
+            for (original, copy), wanted, part in zip(files, outputs, parts):  # noqa: B905 - old interpreters
+                shutil.copyfile(copy, part)
+                swaps[original] = os.path.abspath(wanted)
+        except OSError:  # trimmed at this moment, or no room for it: then the work is done
+            for part in parts:
+                fsops.unlink(str(part), missing_ok=True)
+            return None
         return swap_paths(value, swaps)
 
     # ---- ends
@@ -201,13 +208,23 @@ class Executor:
         self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
         self._beat.jobs_done += 1
         self._forget_progress(context)
-        if key and self._cache is not None:
-            self._cache.store(key, value, [Path(file["path"]) for file in files])
+        if key:
+            self._remember(key, job, params, value, {str(file["path"]) for file in files})
         if params is not None and self._launch.delete_inputs and hasattr(self._engine, "files"):
             for path in self._engine.files(params).inputs:
                 with contextlib.suppress(OSError):
                     fsops.unlink(str(path), missing_ok=True)
         return True
+
+    def _remember(self, key: str, job: Job, params: Any, value: Any, written: set[str]) -> None:
+        """Into the cache, unless an input has changed meanwhile, or other files were written than were announced."""
+        assert self._cache is not None
+        files = self._engine.files(params)
+        outputs = [Path(os.path.abspath(path)) for path in files.outputs]
+        with contextlib.suppress(OSError):
+            same = self._cache.key(job.params, files.inputs, files.outputs) == key
+            if same and written == set(map(str, outputs)):
+                self._cache.store(key, value, outputs)
 
     def _cancel(self, claim: Claim, job: Job, context: JobContext, started: int) -> bool:
         failure = Failure("cancelled", "cancelled by request", context.stage, claim.name.attempts,

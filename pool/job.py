@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 
 from pool.constants import PROTOCOL
-from pool.errors import ProtocolError
+from pool.errors import JobRefused, ProtocolError
 
 
 class JobState(enum.Enum):
@@ -129,14 +129,17 @@ class Job:
 
 
 def digest_of(engine: str, params: Mapping[str, Any], items: Any, encoded: Any) -> str:
-    """Identity of a job's content. encoded: the codec's encode function."""
-    body = encoded([engine, _ordered(params), _ordered(items)])
+    """Identity of a job's content. encoded: the codec's encode function. JobRefused: it cannot be stored."""
+    try:
+        body = encoded([engine, _ordered(params), _ordered(items)])
+    except (ProtocolError, RecursionError) as error:
+        raise JobRefused(f"cannot be stored: {error}", "params") from None
     return hashlib.sha256(body).hexdigest()
 
 
 def _ordered(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return [[str(key), _ordered(value[key])] for key in sorted(value, key=str)]
+    if isinstance(value, Mapping):  # the only map there is afterwards, so that no list can pass for one
+        return {"": [[key, _ordered(value[key])] for key in sorted(value, key=str)]}
     if isinstance(value, (list, tuple)):
         return [_ordered(item) for item in value]
     return value
