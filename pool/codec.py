@@ -34,6 +34,7 @@ EXT_ARRAY_FILE = 2
 _PLAIN_KINDS = "biufc"  # bool, int, uint, float, complex: no objects, no strings
 _DTYPE = re.compile(r"[<>|=][biufc]([0-9]{1,2})\Z")  # never hand foreign text to numpy's parser
 _INT64 = range(-(1 << 63), 1 << 64)
+_LEAVES = frozenset({str, int, float, bool, bytes, type(None)})  # what holds nothing else
 
 
 def encode(value: object, sink: ArraySink | None = None) -> bytes:
@@ -199,12 +200,12 @@ def _check_keys(value: Any) -> None:
         item = stack.pop()
         if isinstance(item, dict):
             for key, child in item.items():
-                if isinstance(key, tuple):
+                if type(key) is not str and isinstance(key, tuple):
                     raise ProtocolError(f"the key {ascii(key)[:80]} is a tuple: use text or a number")
-                if isinstance(child, (dict, list, tuple)):
+                if type(child) not in _LEAVES:
                     stack.append(child)
         elif isinstance(item, (list, tuple)):
-            stack.extend(child for child in item if isinstance(child, (dict, list, tuple)))
+            stack.extend([child for child in item if type(child) not in _LEAVES])
 
 
 class _Arrays:
