@@ -29,9 +29,9 @@ def prepare(root: Path) -> str:
     """Create what is missing and check the whole tree; its id. Raises SpoolError naming the directory."""
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        fsops.make_dir(str(root))
-        for name in (*TOP, *RUN):
-            fsops.make_dir(str(root / name))
+        made = [path for path in (root, *(root / name for name in (*TOP, *RUN))) if fsops.make_dir(str(path))]
+        for parent in {path.parent for path in made}:
+            fsops.sync_dir(str(parent))
     except OSError as error:
         raise SpoolError(f"spool {root} cannot be made: {error.strerror} ({error.filename})") from None
     check(root)

@@ -73,8 +73,10 @@ class Retention:
         for engine in os.listdir(f"{self._spool.root}/ready"):
             path = self._spool.ready_dir(engine)
             try:
-                if os.stat(path).st_size >= _BLOATED and not os.listdir(path):
-                    fsops.renew_dir(path, self._spool.temp())
+                if os.stat(path).st_size < _BLOATED or os.listdir(path):
+                    continue
+                if fsops.renew_dir(path, self._spool.temp()) and self._spool.durable:
+                    fsops.sync_dir(os.path.dirname(path))
             except OSError:
                 continue
 
