@@ -12,8 +12,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
 from pool import codec, fsops
 from pool.constants import MAX_JOB_BYTES
 from pool.errors import JobConflict
@@ -74,6 +72,8 @@ class Ids:
         place = f"{self._folder}/{job_id}"
         if not os.path.lexists(place):
             return
+        from filelock import FileLock  # a twentieth of the import of FilePool, and rarely needed
+
         # RACE: every removal holds this lock, so what was looked at is what is removed.
         with FileLock(f"{self._folder}.lock", mode=0o600):
             try:
