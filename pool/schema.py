@@ -42,7 +42,10 @@ class Schemas:
             plain = params if _is_plain(params) else json.loads(json.dumps(params, default=str))
         except (TypeError, ValueError, RecursionError) as wrong:
             raise JobRefused(f"cannot be stored: {wrong}", "params") from None
-        error = next(iter(sorted(entry[2].iter_errors(plain), key=lambda e: list(map(str, e.path)))), None)
+        try:
+            error = next(iter(sorted(entry[2].iter_errors(plain), key=lambda e: list(map(str, e.path)))), None)
+        except Exception:  # the schema itself is wrong, in ways jsonschema has many names for
+            return
         if error is not None:
             raise _refusal(error, entry[1]["schema"])
 
@@ -71,24 +74,28 @@ class Schemas:
             description = json.loads(Path(path).read_bytes())
         except (OSError, ValueError):
             return None
+        if not isinstance(description, dict):
+            return None
         schema = description.get("schema")
-        validator = None
-        if schema:
+        validator: Any = None
+        paths: frozenset[str] = frozenset()
+        if isinstance(schema, dict):
             from jsonschema import Draft202012Validator
 
-            validator = Draft202012Validator(schema)
-        self._known[engine] = entry = (stamp, description, validator, _paths(schema or {}))
+            validator, paths = Draft202012Validator(schema), _paths(schema)
+        self._known[engine] = entry = (stamp, description, validator, paths)
         return entry
 
 
 def _paths(schema: Mapping[str, Any]) -> frozenset[str]:
     """The parameters that the engine takes for paths."""
     kinds = ("path", "file-path", "directory-path")
-    return frozenset(
-        key
-        for key, about in schema.get("properties", {}).items()
-        if any(option.get("format") in kinds for option in (about, *about.get("anyOf", ())))
-    )
+    found = set()
+    for key, about in schema.get("properties", {}).items():
+        options = [about, *about.get("anyOf", ())] if isinstance(about, dict) else []
+        if any(isinstance(option, dict) and option.get("format") in kinds for option in options):
+            found.add(key)
+    return frozenset(found)
 
 
 def _is_plain(value: Any) -> bool:
