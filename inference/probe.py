@@ -26,6 +26,7 @@ MAX_VARIABLE_FPS = 60.0  #: above this too, when the timing is uneven
 STILL_FPS = 25.0  #: rate of a single picture that states none
 SCAN_PACKETS = 20_000  #: how many packets are looked at: 11 min at 30 fps, about 0.1 s
 SCAN_TIMEOUT_S = 60.0
+NO_TIME = -(1 << 62)  #: ffmpeg writes −2⁶³ for "no time stamp"
 UNEVEN = 0.2  #: a step that differs by more than this share from the usual one is uneven …
 UNEVEN_SHARE = 0.01  #: … and more than this share of uneven steps makes a rate variable
 
@@ -157,8 +158,10 @@ def _scan(file: Path, what: str, ffmpeg: str | None) -> _Scan:
         columns = [column.strip() for column in line.split(",")]
         flags = next((int(column[2:], 16) for column in columns if column.startswith("F=")), 0)
         count, corrupt = count + 1, bool(flags & 2)
-        if not flags & 4 and len(columns) > 2 and re.fullmatch(r"-?\d+", columns[2]):
-            times.append(float(int(columns[2]) * unit))
+        stamps = [int(column) for column in columns[2:0:-1] if re.fullmatch(r"-?\d+", column)]
+        stamp = next((stamp for stamp in stamps if stamp > NO_TIME), None)  # AVI may hold decoding times alone
+        if not flags & 4 and stamp is not None:
+            times.append(float(stamp * unit))
     return _Scan(header, sorted(times), count < SCAN_PACKETS, corrupt or _CUT.search(rest) is not None)
 
 

@@ -87,16 +87,24 @@ class FrameReader(Iterator[Frame]):
             options["threads"] = threads
         if info.decoder:
             options["vcodec"] = info.decoder
+        seekable = info.container.startswith(SEEKABLE)
         at = info.start_s + float(self._start / rate)  # seconds after the container's start
         seek = at - SEEK_MARGIN_S - 3 / min(self.fps, info.fps)  # leaves frames for `fps` to choose from
-        if self._start and seek > 0 and info.container.startswith(SEEKABLE):
+        if self._start and seek > 0 and seekable:
             options["ss"] = f"{seek:.6f}"
             at -= float(options["ss"])
         picture = builder.input(f"file:{info.path}", **options)["V:0"]
         if info.interlaced:
             picture = picture.filter("bwdif", mode="send_frame", deint="interlaced")
-        picture = picture.filter("fps", fps=f"{rate.numerator}/{rate.denominator}", start_time=f"{at:.6f}")
-        picture = self._scaled(picture.filter("setpts", "N"))
+        constant = {"fps": f"{rate.numerator}/{rate.denominator}"}
+        if seekable:
+            picture = picture.filter("fps", **constant, start_time=f"{at:.6f}")
+        else:  # where seeking or the first time stamp cannot be trusted: from the first picture on, by counting
+            picture = picture.filter("setpts", "PTS-STARTPTS").filter("fps", **constant)
+            if self._start:
+                picture = picture.filter("trim", start_frame=self._start)
+        picture = picture.filter("setpts", "N")
+        picture = self._scaled(picture)
         output: dict[str, Any] = {"format": "rawvideo", "pix_fmt": "yuv420p", "sws_flags": "bicubic"}
         if self._left is not None:
             output["vframes"] = max(1, self._left)

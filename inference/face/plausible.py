@@ -29,8 +29,8 @@ from inference.face.model import FaceModel, Frame, Landmarks, Region, cut, regio
 MIN_SCORE = 0.9  #: of the mesh network; people reach 1 − 1e-5, textures rarely .9
 MIN_MARGIN = 0.0
 MIN_EYES = 16.0  #: pixels between the outer eye corners; under that a mouth is a smudge of 9 pixels
-KEEP_SCORE = 0.5  #: while a face is followed
-KEEP_SHAPE = 0.15  #: likewise; eye distances
+SURE_SCORE, SURE_SHAPE = 0.99, 0.10  #: while a face is followed; eye distances
+KEEP_SCORE, KEEP_SHAPE = 0.5, 0.15  #: likewise, when searching anew finds nothing better
 SETTLE = 2  #: passes after which points and region agree
 
 #: vertex and place, in head coordinates, on the average of 22 people as this network sees them; the middle
@@ -91,14 +91,15 @@ def judge(model: FaceModel, bgr: Frame, region: Region) -> Verdict:
     return Verdict(landmarks, away, apart, margin)
 
 
-def still_there(model: FaceModel, landmarks: Landmarks) -> bool:
-    """Whether a face that was judged before is still being followed; costs next to nothing."""
-    if landmarks.score < KEEP_SCORE:
-        return False
+def still_there(model: FaceModel, landmarks: Landmarks) -> float:
+    """Whether a face that was judged before is still followed: 1 surely, 0.5 perhaps, 0 no; costs nearly nothing."""
     average, index = reference(model.mesh)
     points = landmarks.points[None]
     head = pose.fit(points, average, index).to_head(points)[0]
-    return _rms(head[index] - average[index]) < KEEP_SHAPE
+    away = _rms(head[index] - average[index])
+    if landmarks.score >= SURE_SCORE and away < SURE_SHAPE:
+        return 1.0
+    return 0.5 if landmarks.score >= KEEP_SCORE and away < KEEP_SHAPE else 0.0
 
 
 @lru_cache(maxsize=4)

@@ -17,6 +17,8 @@ WAIT_FRAMES = 12  #: how long a lost face is waited for before the largest other
 WAIT_NAMED_FRAMES = 50  #: the same for a face that was named
 NEAR = 1.5  #: and how far from its last place it may be, in sides of its last region
 THOROUGH_EVERY = 10  #: while nothing is found, only each of these frames is searched for small faces too
+REFUSALS = 10  #: after so many frames in a row with an animal or the like …
+JUDGE_EVERY = 5  #: … only each of these is judged: a judgement costs as much as four frames
 MAX_CANDIDATES = 8  #: detections judged per frame, largest first
 
 
@@ -79,25 +81,32 @@ class Tracker:
         self.seen = Seen()
         self._last: Landmarks | None = None
         self._missing = 0  #: frames since it was last seen
+        self._refusals = 0  #: frames in a row in which nobody was human
 
     def feed(self, bgr: Frame) -> Landmarks | None:
         """The face's points in this frame, or None where it is not to be seen."""
         self.seen.frames += 1
+        followed, sure = None, 0.0
         if self._last is not None and self._missing == 0:
             followed = self.model.landmarks(bgr, region_of_points(self._last.points))
-            if still_there(self.model, followed):
-                self._last = followed
-                return followed
-        found = self._search(bgr)
-        if found is None:
+            sure = still_there(self.model, followed)
+        if sure < 1:
+            followed = self._search(bgr) or (followed if sure else None)
+        if followed is None:
             self._missing += 1
             return None
-        self._last, self._missing = found, 0
-        return found
+        self._last, self._missing = followed, 0
+        return followed
 
     def _search(self, bgr: Frame) -> Landmarks | None:
         thorough = self._missing % THOROUGH_EVERY == 0
-        faces = _humans(self.model, bgr, self.model.detect(bgr, thorough), self.seen)
+        detections = self.model.detect(bgr, thorough)
+        if self._refusals >= REFUSALS and self.seen.frames % JUDGE_EVERY:
+            self.seen.refused += bool(detections)
+            return None
+        refused = self.seen.refused
+        faces = _humans(self.model, bgr, detections, self.seen)
+        self._refusals = self._refusals + 1 if self.seen.refused > refused else 0
         wait = WAIT_FRAMES if self.choice == Choice() else WAIT_NAMED_FRAMES
         if self._last is not None and self._missing < wait:
             last = self._last.region
