@@ -113,12 +113,12 @@ def test_finishing_job_waits_for_space(world: World, disk: Disk) -> None:
     """Its work is done, only the record waits, even beyond the job's time limit; then it completes in attempt 1."""
     world.configure({"fake": {"max_concurrent_tasks": 2, "stall_timeout_s": 2}}).serve(ready=2)
     pool = world.pool()
-    futures = [pool.submit("fake", do="sleep", seconds=0.6, value="y" * 20000, timeout_s=2.5) for _ in range(2)]
+    futures = [pool.submit("fake", do="sleep", seconds=0.6, value="y" * 20000, timeout_s=1.2) for _ in range(2)]
     for future in futures:
         world.worker_of(future.id)
     disk.fill()
     wait_until(lambda: [b.stage for b in world.beats().values()] == ["waiting for disk space"] * 2, "both wait")
-    time.sleep(3.5)
+    time.sleep(2.5)
     assert {pool.state(future.id) for future in futures} == {JobState.RUNNING}
     disk.free()
     for future in futures:
@@ -152,7 +152,7 @@ def test_worker_killed_while_the_disk_is_full(world: World, disk: Disk) -> None:
     _, pid = world.worker_of(future.id)
     disk.fill()
     kill(pid)
-    time.sleep(4)
+    time.sleep(2.5)
     assert world.supervisor() is not None, world.log()
     assert pool.state(future.id) is JobState.RUNNING
     disk.free()
@@ -190,7 +190,7 @@ def test_dropped_while_the_disk_is_full(world: World, disk: Disk) -> None:
     disk.fill()
     os.truncate(disk.place / "ballast", (disk.place / "ballast").stat().st_size - 4096)
     (world.spool / "in" / "one.json").write_text(json.dumps({"engine": "fake", "value": "w" * 3000}))
-    time.sleep(2.5)
+    time.sleep(1.5)
     assert world.supervisor() is not None, world.log()
     assert world.names("in") == ["one.json"]
     disk.free()

@@ -146,7 +146,7 @@ def test_engine_that_hangs_in_close(world: World) -> None:
         "        time.sleep(600)\n"
     )
     world.configure(
-        {"fake": {"engine": "clingy:Clingy", "pythonpath": [str(world.folder)], "stop_grace_s": 1,
+        {"fake": {"engine": "clingy:Clingy", "pythonpath": [str(world.folder)], "stop_grace_s": 0.5,
                   "max_concurrent_tasks": 1, "recycle": {"max_jobs": 1}}},
         drain_grace_s=2,
     ).serve(ready=1)  # fmt: skip

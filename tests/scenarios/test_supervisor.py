@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pool.constants import EXIT_LOCKED, Phase
+from pool.errors import JobFailed
 from pool.job import JobState
 from scenarios.test_workers import children_of
 from scenarios.world import ROOT, World, alive, kill, overlaps, wait_until
@@ -59,11 +60,10 @@ def test_adopted_worker_is_watched_like_any_other(world: World) -> None:
     world.kill_supervisor()
     world.serve(ready=2)
     wait_until(lambda: world.slot(name.rpartition(".")[0])["pid"] == pid, "adoption")
-    hung = pool.submit("fake", do="hang_c", until_attempt=1)
-    assert hung.result(60)["attempt"] == 2
-    assert hung.record is not None
-    assert hung.record.attempts[0].kind == "timeout"
-    assert "in _misbehave" in hung.record.attempts[0].stderr_tail
+    error = pool.submit("fake", do="hang_c", retry_times=0).exception(60)
+    assert isinstance(error, JobFailed)
+    assert error.failure.kind == "timeout"
+    assert "in _misbehave" in error.failure.stderr_tail
     kill(pid)
     wait_until(lambda: (pool.state(long.id), pool.progress_of(long.id).attempt) == (JobState.RUNNING, 2), "attempt 2")
     assert world.drain() == 0

@@ -18,7 +18,7 @@ import pytest
 
 from pool import lookup
 from pool.client import FilePool
-from pool.errors import JobRefused, UnknownEngine
+from pool.errors import JobRefused, SupervisorFailed, UnknownEngine
 from pool.job import JobState
 from pool.spool import Spool
 from scenarios.world import ROOT, World, alive, kill, wait_until
@@ -102,13 +102,18 @@ def test_written_slowly_in_pieces(shared: World, ending: str) -> None:
 
 
 def test_written_by_a_hand_that_never_closes(shared: World) -> None:
-    """The writer keeps it open: taken when it was still for two seconds."""
+    """The writer keeps it open: taken when it was still for two seconds. Meanwhile a FilePool comes and goes: a
+    supervisor that was started by `serve` does not care."""
+    supervisor = shared.supervisor()
+    with FilePool(shared.config) as pool:
+        assert pool.submit("fake", value=1).result(30)["value"] == 1
     with open(shared.spool / "in" / "open.json", "wb") as file:
         file.write(b'{"engine": "fake", "params": {"value": 1}}')
         file.flush()
         begun = time.monotonic()
         assert shared.record("open").value["value"] == 1
     assert time.monotonic() - begun > 1.5
+    assert shared.supervisor() == supervisor
 
 
 def test_two_hundred_at_once(shared: World) -> None:
@@ -324,8 +329,8 @@ def test_killed_tied_supervisor_is_started_again_while_results_are_awaited(world
     """The client notices, the new supervisor adopts the workers, the result comes."""
     world.configure()
     pool = world.pool(start=True)
-    slow = pool.submit("fake", do="sleep", seconds=4)
-    hurt = pool.submit("fake", do="sleep", seconds=4)
+    slow = pool.submit("fake", do="sleep", seconds=2.5)
+    hurt = pool.submit("fake", do="sleep", seconds=2.5)
     world.worker_of(slow.id)
     _, pid = world.worker_of(hurt.id)
     first = world.supervisor()
@@ -339,13 +344,11 @@ def test_killed_tied_supervisor_is_started_again_while_results_are_awaited(world
     wait_until(lambda: gone(world), "the end of supervisor and workers")
 
 
-def test_served_supervisor_ignores_clients(shared: World) -> None:
-    with FilePool(shared.config) as pool:
-        assert pool.submit("fake", value=1).result(30)["value"] == 1
-        supervisor = shared.supervisor()
-    time.sleep(2.5)
-    assert supervisor is not None
-    assert supervisor.alive()
+def test_supervisor_that_cannot_start_says_why(world: World) -> None:
+    world.configure({"fake": {"python": "/no/such/python"}})
+    with pytest.raises(SupervisorFailed, match=r"(?s)configuration is wrong.*engines\.fake\.python.*no/such/python"):
+        world.pool(start=True)
+    assert gone(world)
 
 
 def test_clients_that_start_together_share_one_supervisor(world: World) -> None:

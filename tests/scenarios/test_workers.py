@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from pool.constants import Phase
 from pool.context import partial_path, read_partials
 from pool.job import JobState
@@ -160,6 +162,7 @@ def test_short_stop_is_forgiven(world: World) -> None:
     assert (result["attempt"], result["pid"]) == (1, pid)
 
 
+@pytest.mark.slow
 def test_stopped_idle_worker_is_replaced(world: World) -> None:
     world.configure({"fake": {"max_concurrent_tasks": 1}}).serve(ready=1)
     (beat,) = world.loaded().values()
