@@ -20,7 +20,7 @@ Frame = NDArray[np.uint8]
 
 OPENINGS = (0.0, 0.02, 0.04, 0.07, 0.11, 0.16, 0.21, 0.25)
 WIDTHS = (-0.09, -0.045, 0.045, 0.09)
-WIDTH_AT = 0.06  #: opening at which widths are tried
+WIDTH_AT = 0.10  #: opening at which widths are tried
 PROBES = 3  #: template frames tried
 GAIN_LIMITS = (0.7, 1.7)  #: of the correction; what lies outside is a mistaken measurement
 MIN_SLOPE = 0.25  #: rise of a measured table below which it is not believed
@@ -34,10 +34,11 @@ class Calibration:
     drawn_opening: Array = field(default_factory=lambda: np.float32([0, 1]))
     width_gain: float = 1.0
     width_drift: float = 0.0  #: how much wider than asked a mouth measures per opening
+    spread_opens: float = 0.0  #: by which share of itself an opening measures larger per width
 
     def drive(self, opening: Array, width: Array) -> tuple[Array, Array]:
         """What to draw so that it measures (T,) ``opening`` and ``width``."""
-        drawn = np.interp(opening, self.asked_opening, self.drawn_opening)
+        drawn = np.interp(opening, self.asked_opening, self.drawn_opening) / (1 + self.spread_opens * width)
         spread = (width - self.width_drift * opening) * self.width_gain
         return np.asarray(drawn, np.float32), np.asarray(spread, np.float32)
 
@@ -45,7 +46,7 @@ class Calibration:
         return {
             "asked_opening": self.asked_opening,
             "drawn_opening": self.drawn_opening,
-            "width_response": np.float32([self.width_gain, self.width_drift]),
+            "width_response": np.float32([self.width_gain, self.width_drift, self.spread_opens]),
         }
 
     @classmethod
@@ -84,7 +85,7 @@ def calibrate(
     for index, frame in probes:
         still = see(draw(frame, index, 0.0, 0.0), index)
         opened.append([see(draw(frame, index, opening, 0.0), index) - still * [0, 1] for opening in OPENINGS])
-        spread.append([see(draw(frame, index, WIDTH_AT, width), index)[1] for width in WIDTHS])
+        spread.append([see(draw(frame, index, WIDTH_AT, width), index) for width in WIDTHS])
         rest.append(still)
     seen = np.median(opened, axis=0)
     measured = np.maximum.accumulate(seen[:, 0]) + 1e-4 * np.arange(len(OPENINGS))
@@ -102,7 +103,11 @@ def calibrate(
         table = np.clip(table, low * grid - 0.01, high * grid + 0.01)
         table[0] = 0
         asked_opening, drawn_opening = grid.astype(np.float32), np.maximum.accumulate(table).astype(np.float32)
-    slope = float(np.polyfit(WIDTHS, np.median(spread, axis=0), 1)[0])
+    answer = np.median(spread, axis=0)
+    slope = float(np.polyfit(WIDTHS, answer[:, 1], 1)[0])
+    more = np.polyfit(WIDTHS, answer[:, 0], 1)
+    # Widths were drawn as they are, but will be drawn multiplied by the gain.
     gain = float(np.clip(1 / max(slope, MIN_SLOPE), *GAIN_LIMITS))
     drift = float(np.clip(np.polyfit(drawn, seen[:, 1], 1)[0], -0.3, 0.3))
-    return Calibration(asked_opening, drawn_opening, gain, drift)
+    spread_opens = float(np.clip(gain * more[0] / max(float(more[1]), MIN_SLOPE * WIDTH_AT), -2.5, 2.5))
+    return Calibration(asked_opening, drawn_opening, gain, drift, spread_opens)

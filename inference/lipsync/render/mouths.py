@@ -25,14 +25,15 @@ Frame = NDArray[np.uint8]
 #: The skin in which a foreign mouth ends, from the nose to the chin.
 HULL = (164, 167, 393, 206, 426, 216, 436, 212, 432, 214, 434, 210, 430, 211, 431, 32, 262, 208, 428, 199, 175)
 FEATHER = 0.10  #: eye distances over which it fades
-BUDGET = 96 << 20  #: bytes of pictures kept per template
+BUDGET = 64 << 20  #: bytes of pictures kept per template
 RUN = 50  #: frames; when not all mouths fit, whole stretches of this length are kept
 
 NEAR_OPENING, NEAR_WIDTH, NEAR_ANGLE = 0.02, 0.035, 7.0  #: differences that cost 1: eye distances, degrees
-SKIP, STAY, JUMP, JUMP_MORE = 0.4, 0.6, 3.0, 6.0
+SKIP, STAY, BACK, JUMP, JUMP_MORE = 0.4, 0.3, 0.8, 3.0, 6.0  #: STAY < BACK / 2, or silence would swing to and fro
 SOFT_COST, TENSE_COST = 2.0, 0.5  #: of a blurred mouth (per share of sharpness lost), of an unusual one (per unit)
 TENSE = 0.02  #: eye distances of lip shape off the usual that count as one unit
 ALIKE = 9.0  #: grey levels between two thumbnails that cost 1
+CANDIDATES = 160  #: mouths looked at per output frame
 BLOCK, OVERLAP = 1500, 60  #: frames per stretch of the path, and beyond it, so that memory stays flat
 THUMB = (20, 14)
 
@@ -90,7 +91,7 @@ def frames_wanted(tracks: Tracks, width: int, height: int, budget: int = BUDGET)
     good = []
     total = 0
     for index in np.flatnonzero(tracks.found & (tracks.strength >= 1)):
-        box = hull_box(tracks.points[index], float(tracks.pose.scale[index]))
+        box = hull_box(tracks.pixels(int(index)), float(tracks.pose.scale[index]))
         if box.within(width, height) == box:
             good.append(int(index))
             total += box.width * box.height * 3
@@ -106,7 +107,7 @@ def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
     """The mouths in (frame index, BGR frame) pairs. Holds one frame at a time."""
     frames, origins, crops, sharpness, thumbs = [], [], [], [], []
     for index, picture in pictures:
-        points, unit = tracks.points[index], float(tracks.pose.scale[index])
+        points, unit = tracks.pixels(index), float(tracks.pose.scale[index])
         box = hull_box(points, unit).within(picture.shape[1], picture.shape[0])
         crop = box.cut(picture).copy()
         frames.append(index)
@@ -147,13 +148,13 @@ class Chooser:
     """Chooses mouths for a curve."""
 
     def __init__(self, mouths: Mouths, tracks: Tracks, residual: Array) -> None:
-        """``residual`` (N, V, 3): the template's shapes without the part that opening and width explain."""
+        """``residual`` (M, V, 3): their shapes without the part that opening and width explain."""
         at = mouths.frame
         self.count = len(mouths)
         self._opening, self._width = tracks.opening[at], tracks.width[at]
         self._angles = tracks.pose.angles[:, :2]
         self._own_angles = self._angles[at]
-        lips = residual[at][:, np.concatenate([mesh.LIP_INNER, mesh.LIP_OUTER])]
+        lips = residual[:, np.concatenate([mesh.LIP_INNER, mesh.LIP_OUTER])]
         lips = lips - lips.mean(axis=1, keepdims=True)
         usual = np.median(lips, axis=0)
         tense = np.sqrt(((lips - usual) ** 2).sum(axis=2).mean(axis=1)) / TENSE
@@ -185,17 +186,25 @@ class Chooser:
         return np.asarray(cost + self._own_cost, np.float32)
 
     def _shortest(self, cost: Array) -> NDArray[np.int32]:
-        back = np.zeros(cost.shape, np.int16 if self.count < 1 << 15 else np.int32)
-        best = cost[0].copy()
-        columns = np.arange(self.count)
-        for step in range(1, len(cost)):
-            reach = best[:, None] + self._transition
+        """The cheapest path through (T, M) costs, of the CANDIDATES cheapest mouths at every step."""
+        total = len(cost)
+        count = min(CANDIDATES, self.count)
+        if count < self.count:
+            chosen = np.sort(np.argpartition(cost, count - 1, axis=1)[:, :count], axis=1)
+        else:
+            chosen = np.broadcast_to(np.arange(count), (total, count))
+        back = np.zeros((total, count), np.int16)
+        best = cost[0, chosen[0]]
+        columns = np.arange(count)
+        for step in range(1, total):
+            reach = best[:, None] + self._transition[chosen[step - 1][:, None], chosen[step][None, :]]
             back[step] = reach.argmin(axis=0)
-            best = reach[back[step], columns] + cost[step]
-        path = np.empty(len(cost), np.int32)
-        path[-1] = best.argmin()
-        for step in range(len(cost) - 1, 0, -1):
-            path[step - 1] = back[step, path[step]]
+            best = reach[back[step], columns] + cost[step, chosen[step]]
+        path = np.empty(total, np.int32)
+        at = int(best.argmin())
+        for step in range(total - 1, -1, -1):
+            path[step] = chosen[step, at]
+            at = int(back[step, at])
         return path
 
 
@@ -219,7 +228,8 @@ def _transitions(mouths: Mouths, lips: Array) -> Array:
     cost = (JUMP + np.minimum(JUMP_MORE, looks + shapes)).astype(np.float32)
     cost[step == 1] = 0
     cost[step == 2] = SKIP
-    cost[(step == 0) | (step == -1)] = STAY
+    cost[step == 0] = STAY
+    cost[step == -1] = BACK
     return cost
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 FADE = 4  #: output frames over which one stretch of mouths becomes the next
-SHAPE_SIGMA = 1.5  #: output frames over which the shape of borrowed lips is smoothed
+SHAPE_SIGMA, QUIET_SIGMA = 1.5, 5.0  #: output frames over which the shape of borrowed lips is smoothed; in silence
+QUIET = 0.012  #: change of the opening within QUIET_SIGMA frames up to which a mouth is silent
 
 Weights = tuple[tuple[int, float], ...]  #: (mouth, share) with shares adding up to 1
 
@@ -66,10 +67,13 @@ class Plan:
     def _shapes(self, k: int) -> Weights:
         if self.mouths[k, 0] < 0:
             return ()
-        reach = int(np.ceil(2.5 * SHAPE_SIGMA))
+        around = self.opening[max(0, k - int(QUIET_SIGMA)) : k + int(QUIET_SIGMA) + 1]
+        moving = min(1.0, max(0.0, float(around.max() - around.min()) / QUIET - 1))
+        sigma = SHAPE_SIGMA * moving + QUIET_SIGMA * (1 - moving)
+        reach = int(np.ceil(2.5 * sigma))
         shares: dict[int, float] = {}
         for at in range(max(0, k - reach), min(len(self), k + reach + 1)):
-            gain = float(np.exp(-0.5 * ((at - k) / SHAPE_SIGMA) ** 2))
+            gain = float(np.exp(-0.5 * ((at - k) / sigma) ** 2))
             for mouth, share in self._pictures(at):
                 shares[mouth] = shares.get(mouth, 0.0) + gain * share
         total = sum(shares.values())

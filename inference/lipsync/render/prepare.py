@@ -53,7 +53,7 @@ def prepare(
                 break
             if index in lines:
                 strips.append(seam.strip(frame, tracks, index))
-                full.append(own_inside.filled(frame, tracks.points[index]))
+                full.append(own_inside.filled(frame, tracks.pixels(index)))
             if index in probe_at:
                 probes.append((index, frame.copy()))
             if index in wanted:

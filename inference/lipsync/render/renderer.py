@@ -32,7 +32,7 @@ Frame = NDArray[np.uint8]
 CLOSED = 0.008  #: openings below this leave shut lips shut
 WIDTH_LIMITS = (-0.14, 0.12)  #: eye distances a mouth may be narrower or wider than at rest
 STRETCH = 1.7  #: how far an open mouth that is not filled with teeth may be stretched
-OWN_REACH = 0.03  #: own mouths are stretched at most this far beyond the widest of them
+OWN_REACH = 0.045  #: own mouths are stretched at most this far beyond the widest of them
 
 
 class Analysis(Protocol):
@@ -46,7 +46,7 @@ class Analysis(Protocol):
 
 
 class MeshRenderer:
-    """Renders one template. Not for two threads at once, but as many renderers as you like may share materials."""
+    """Renders one template. Safe to share between threads: nothing in it changes."""
 
     def __init__(self, analysis: Analysis, materials: Materials, face: mesh.Mesh) -> None:
         self.tracks = follow(analysis.points, analysis.found, face.vertices)
@@ -57,7 +57,7 @@ class MeshRenderer:
         self._interior = Interior(seam.close(self.tracks.mean, materials.seam))
         self._own = self.tracks.kind is Kind.TALKING and len(materials.mouths) > 0
         if self._own:
-            self._residual = residual(self.tracks, self.basis)
+            self._residual = residual(self.tracks, self.basis, materials.mouths.frame)
             self._transplant = Transplanter(self._painter, materials.mouths, self.tracks)
 
     def plan(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Plan:
@@ -132,8 +132,7 @@ class MeshRenderer:
     def _with_own_mouths(self, frame: Frame, index: int, target: Target) -> Frame:
         tracks, head = self.tracks, self.tracks.pose.take(index)
         unit, strength = float(head.scale[0]), np.float32(tracks.strength[index])
-        origin = self.materials.mouths.frame
-        lips = [np.float32(share) * self._residual[origin[mouth]] for mouth, share in target.shapes]
+        lips = [np.float32(share) * self._residual[mouth] for mouth, share in target.shapes]
         wanted = np.sum(lips, axis=0) + self.basis.move(target.opening, target.width + tracks.rest_width)
         start = extend(tracks.shape[index])
         moved = start + strength * self.basis.reach[:, None] * (wanted - start)
@@ -147,7 +146,7 @@ class MeshRenderer:
         return result
 
 
-def residual(tracks: Tracks, basis: Basis) -> Array:
-    """(N, 550, 3) each frame's shape without what its own opening and width explain."""
-    channels = np.stack([tracks.opening, tracks.width], axis=1)
-    return np.asarray(extend(tracks.shape) - np.einsum("nk,kvc->nvc", channels, basis.motion), np.float32)
+def residual(tracks: Tracks, basis: Basis, frames: NDArray[np.integer]) -> Array:
+    """(M, 550, 3) the shapes of some frames without what their own opening and width explain."""
+    channels = np.stack([tracks.opening[frames], tracks.width[frames]], axis=1)
+    return np.asarray(extend(tracks.shape[frames]) - np.einsum("nk,kvc->nvc", channels, basis.motion), np.float32)

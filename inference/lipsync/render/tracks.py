@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.face import measure, mesh, pose
+from inference.face import filters, measure, mesh, pose
 
 Array = NDArray[np.float32]
 
 POSE_SIGMA, SHIFT_SIGMA = 1.0, 0.7  #: frames; rotation and scale, translation
-SHAPE_SIGMA_SILENT, SHAPE_SIGMA_TALKING = 2.0, 0.6  #: frames; 2.0 on a talking face costs r .96 → .89
+TREMBLE = 0.0015, 0.004  #: eye distances between raw and smooth: all of it tremble, all of it movement
+LIP_TREMBLE = 0.002, 0.006  #: likewise, of the lips' points
+SHAPE_SIGMA_SILENT, SHAPE_SIGMA_TALKING = 2.0, 0.6  #: frames
 SHUT = 0.035  #: an opening below this counts as a shut mouth
 TALK_SPREAD = 0.055  #: between the 10th and 90th percentile of the opening of a face that talks
 TALK_FRAMES = 40  #: fewer mouths than this are no choice
@@ -33,7 +35,6 @@ class Tracks:
     """Geometry of N frames. NaN where there is no face."""
 
     shape: Array  #: (N, 478, 3) smoothed, head coordinates
-    points: Array  #: (N, 478, 3) the same laid back into the picture, pixels
     pose: pose.Pose  #: smoothed
     found: NDArray[np.bool_]  #: (N,)
     strength: Array  #: (N,) 1; falls to 0 next to frames without a face
@@ -41,6 +42,15 @@ class Tracks:
     width: Array  #: (N,)
     mean: Array  #: (478, 3) the mean shape
     kind: Kind
+
+    @property
+    def points(self) -> Array:
+        """(N, 478, 3) the shapes laid back into the picture, pixels; worked out anew at each call."""
+        return self.pose.to_pixels(self.shape)
+
+    def pixels(self, index: int) -> Array:
+        """(478, 3) the same of one frame."""
+        return self.pose.take(index).to_pixels(self.shape[index][None])[0]
 
     @property
     def frames(self) -> int:
@@ -66,25 +76,22 @@ def follow(points: mesh.Points, found: NDArray[np.bool_], canonical: mesh.Points
     own = pose.median_shape(raw, canonical)
     fitted = pose.fit(raw, own)
     head = fitted.to_head(raw)
+    del raw
     opening = measure.mouth(head).opening
     kind = classify(opening[found])
     sigma = SHAPE_SIGMA_TALKING if kind is Kind.TALKING else SHAPE_SIGMA_SILENT
-    shape = smooth(head, found, sigma)
-    steady = pose.Pose(
-        smooth(fitted.scale, found, POSE_SIGMA),
-        _orthogonal(smooth(fitted.rotation, found, POSE_SIGMA)),
-        smooth(fitted.translation, found, SHIFT_SIGMA),
-    )
+    shape = _calm(head, sigma)
+    mean = np.asarray(shape[found].mean(axis=0), np.float32)
+    placed = steady(fitted, mean)
     channels = measure.mouth(shape)
     return Tracks(
         shape=shape,
-        points=steady.to_pixels(shape),
-        pose=steady,
+        pose=placed,
         found=found.copy(),
         strength=_strength(found),
         opening=channels.opening,
         width=channels.width,
-        mean=np.asarray(shape[found].mean(axis=0), np.float32),
+        mean=mean,
         kind=kind,
     )
 
@@ -97,33 +104,42 @@ def classify(opening: Array) -> Kind:
     return Kind.SMILING if np.median(opening) > SHUT else Kind.SILENT
 
 
-def smooth(values: Array, found: NDArray[np.bool_], sigma: float) -> Array:
-    """Gaussian over the first axis that skips frames which are not found and never reaches across them."""
-    if len(values) < 2 or sigma <= 0:
-        return np.asarray(values, np.float32)
-    reach = max(1, int(np.ceil(3 * sigma)))
-    flat = np.where(found[:, None], values.reshape(len(values), -1), 0).astype(np.float32)
-    total, weight = np.zeros_like(flat), np.zeros((len(values), 1), np.float32)
-    run = np.cumsum(np.concatenate([[0], (~found).astype(np.int64)]))  # equal ends = no gap between
-    for step in range(-reach, reach + 1):
-        gain = np.float32(np.exp(-0.5 * (step / sigma) ** 2))
-        to = np.arange(max(0, -step), min(len(values), len(values) - step))
-        clear = (run[np.maximum(to, to + step) + 1] == run[np.minimum(to, to + step)])[:, None]
-        total[to] += gain * clear * flat[to + step]
-        weight[to] += gain * clear
-    with np.errstate(invalid="ignore", divide="ignore"):
-        result = total / weight
-    result[~found] = np.nan
-    return np.asarray(result.reshape(values.shape), np.float32)
+def steady(fitted: pose.Pose, mean: Array) -> pose.Pose:
+    """A pose without the landmarker's tremble but with every real movement.
+
+    Smoothing pulls a head that moves fast behind itself, and lips painted there slide over the face. So the
+    smooth pose counts only where it stays within the tremble of the raw one.
+    """
+    calm = filters.smooth_pose(fitted, POSE_SIGMA, SHIFT_SIGMA)
+    spots = mean[[mesh.NOSE_BASE, mesh.MOUTH_CORNER_RIGHT, mesh.MOUTH_CORNER_LEFT, mesh.CHIN]]
+    apart = np.linalg.norm((fitted.to_pixels(spots) - calm.to_pixels(spots))[..., :2], axis=2).mean(axis=1)
+    apart = filters.gaussian(apart / fitted.scale, 2.0)
+    share = np.clip((apart - TREMBLE[0]) / (TREMBLE[1] - TREMBLE[0]), 0, 1)
+    turn = calm.rotation + share[:, None, None] * (fitted.rotation - calm.rotation)
+    good = np.isfinite(turn).all(axis=(1, 2))
+    u, _, vt = np.linalg.svd(turn[good].astype(np.float64))
+    turn[good] = u @ vt
+    return pose.Pose(
+        calm.scale + share * (fitted.scale - calm.scale),
+        turn,
+        calm.translation + share[:, None] * (fitted.translation - calm.translation),
+    )
 
 
-def _orthogonal(rotation: Array) -> Array:
-    """The nearest rotations to averaged ones."""
-    good = np.isfinite(rotation).all(axis=(1, 2))
-    result = rotation.copy()
-    u, _, vt = np.linalg.svd(rotation[good].astype(np.float64))
-    result[good] = u @ vt
-    return result
+def _calm(head: Array, sigma: float) -> Array:
+    """Shapes (N, 478, 3) smoothed over time, but as they were where the lips really moved.
+
+    A lip that is taken for elsewhere than its pixels are is the worst error a warp can start from.
+    """
+    lips = np.concatenate([mesh.LIP_INNER, mesh.LIP_OUTER])
+    apart = np.sqrt(((head[:, lips] - filters.gaussian(head[:, lips], sigma)) ** 2).sum(axis=2).mean(axis=1))
+    share = np.clip((apart - LIP_TREMBLE[0]) / (LIP_TREMBLE[1] - LIP_TREMBLE[0]), 0, 1)[:, None, None]
+    shape = head.copy()
+    # In parts: smoothing needs three times what it smooths, and long templates are large.
+    for part in np.array_split(np.arange(head.shape[1]), 6):
+        smooth = filters.gaussian(head[:, part], sigma)
+        shape[:, part] = smooth + share * (head[:, part] - smooth)
+    return shape
 
 
 def _strength(found: NDArray[np.bool_]) -> Array:
