@@ -1,255 +1,148 @@
-"""Which job next: the best there is, from memory, and a job that failed here is left to the others for a moment."""
+"""Which job a worker takes next, and which it leaves to the others."""
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from steps import JobMaker, record_of, seat
+from steps import JobMaker
 
-from pool import heartbeat, picker
+from pool import picker as module
 from pool.constants import Phase
 from pool.heartbeat import Heartbeat
 from pool.job import Failure
-from pool.names import WorkerName
+from pool.names import WorkerName, parse_job
 from pool.picker import Picker
-from pool.spool import Claim, Spool
+from pool.spool import Spool
+
+ME, OTHER = WorkerName("echo", 0, 7), WorkerName("echo", 1, 8)
+
+
+@pytest.fixture(autouse=True)
+def _short_yield(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_YIELD_S", 0.15)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets seconds pass for pickers."""
-    ahead = [0.0]
-
-    class Time:
-        monotonic = staticmethod(lambda: time.monotonic() + ahead[0])
-
-    monkeypatch.setattr(picker, "time", Time)
-
-    def pass_(seconds: float) -> None:
-        ahead[0] += seconds
-
-    return pass_
+def picker(spool: Spool) -> Picker:
+    for worker in (ME, OTHER):
+        (spool.root / "work" / str(worker)).mkdir()
+    return Picker(spool, ME, 60.0, siblings=True, max_attempts=3)
 
 
-@pytest.fixture
-def make_picker(spool: Spool) -> Callable[..., Picker]:
-    def make(index: int = 0, **more: Any) -> Picker:
-        options = {"rescan_s": 2.0, "siblings": True, "max_attempts": 3, **more}
-        return Picker(spool, seat(spool, 1, index=index), **options)
-
-    return make
-
-
-def _serve(spool: Spool, index: int, phase: Phase = Phase.IDLE, *, standby: bool = False) -> None:
-    beat = Heartbeat(f"{spool.root}/run/heartbeats/{WorkerName('echo', index, 1)}")
+@contextmanager
+def serving(spool: Spool, worker: WorkerName, phase: Phase = Phase.BUSY, *, standby: bool = False) -> Iterator[None]:
+    """A heartbeat of a worker in another slot."""
+    path = spool.root / "run" / "heartbeats" / str(worker)
+    beat = Heartbeat(str(path))
     beat.standby = standby
     beat.phase(phase)
-    beat.close()
-
-
-def _fail(spool: Spool, claim: Claim) -> None:
-    attempt = claim.name.attempts
-    spool.retry(claim, Failure("engine", "it broke", "run", attempt, worker=str(claim.worker)))
-
-
-def _rescan_and_take(chosen: Picker) -> Claim | None:
-    chosen.rescan()
-    return chosen.take()
-
-
-# ---- order and memory
-
-
-def test_the_best_first_however_it_was_told(
-    spool: Spool, make_job: JobMaker, make_picker: Callable[..., Picker]
-) -> None:
-    names = [str(spool.submit(make_job(priority=priority))) for priority in (0, 5, -5, 0, 50, -50, 5)]
-    told = names[:3]
-    random.Random(1).shuffle(told)
-    chosen = make_picker()
-    chosen.feed(told)
-    first = chosen.take()
-    assert first is not None
-    assert first.name.priority == 5
-    chosen.rescan()
-    chosen.feed(names)  # events that come late and twice
-    taken = [claim for _ in names if (claim := chosen.take())]
-    assert [claim.name.priority for claim in taken] == [50, 5, 0, 0, -5, -50]
-    born = [claim.name.born for claim in taken if claim.name.priority == 0]
-    assert born == sorted(born)
-    assert chosen.take() is None
-
-
-def test_foreign_names_and_jobs_of_others_are_passed_over(
-    spool: Spool, make_job: JobMaker, make_picker: Callable[..., Picker], hostile_names: tuple[bytes, ...]
-) -> None:
-    name = str(spool.submit(make_job(id="mine")))
-    other = str(spool.submit(make_job(id="other")))
-    mine, theirs = make_picker(0), make_picker(1)
-    mine.feed([bytes.decode(raw, "utf-8", "surrogateescape") for raw in hostile_names] + ["", name, other])
-    theirs.feed([name])
-    assert theirs.take() is not None
-    claim = mine.take()
-    assert claim is not None
-    assert claim.name.id == "other"
-
-
-def test_a_thousand_claims_need_one_listing(
-    spool: Spool, make_picker: Callable[..., Picker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pool.names import job_name
-
-    spool.make_ready_dir("echo")
-    for number in range(1000):
-        (spool.root / "ready" / "echo" / str(job_name(0, number, f"job-{number}"))).touch()
-    listed = []
-    real = Spool.list_ready
-    monkeypatch.setattr(Spool, "list_ready", lambda self, engine: listed.append(engine) or real(self, engine))
-    chosen = make_picker()
-    chosen.rescan()
-    begun = time.process_time()
-    assert sum(1 for _ in range(1000) if chosen.take()) == 1000
-    assert time.process_time() - begun < 1.0
-    assert len(listed) == 1
-
-
-def test_a_listing_that_is_slow_is_not_repeated_soon(
-    make_picker: Callable[..., Picker], clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen = make_picker()
-    chosen.rescan()
-    assert 1.5 < chosen.next_look() - picker.time.monotonic() <= 2.0
-    monkeypatch.setattr(Spool, "list_ready", lambda self, engine: clock(1.0) or [])
-    chosen.rescan()
-    assert 19 < chosen.next_look() - picker.time.monotonic() <= 20.1
-
-
-# ---- a job that failed here
-
-
-def test_a_job_that_failed_here_is_left_to_others_for_a_moment(
-    spool: Spool, make_job: JobMaker, make_picker: Callable[..., Picker], clock: Callable[[float], None]
-) -> None:
-    spool.submit(make_job(id="failed"))
-    mine, other = make_picker(0), make_picker(1)
-    _serve(spool, 1)
-    claim = _rescan_and_take(mine)
-    assert claim is not None
-    _fail(spool, claim)
-    good = spool.submit(make_job(id="good"))
-    assert _rescan_and_take(mine).name.id == good.id  # type: ignore[union-attr]
-    assert mine.take() is None
-    assert mine.next_look() - picker.time.monotonic() <= 3.0
-    theirs = _rescan_and_take(other)
-    assert theirs is not None
-    assert theirs.name.id == "failed"
-
-
-def test_when_nobody_takes_it_it_is_ours_again(
-    spool: Spool, make_job: JobMaker, make_picker: Callable[..., Picker], clock: Callable[[float], None]
-) -> None:
-    spool.submit(make_job(id="failed"))
-    mine = make_picker(0)
-    _serve(spool, 1, Phase.BUSY)
-    claim = _rescan_and_take(mine)
-    assert claim is not None
-    _fail(spool, claim)
-    assert _rescan_and_take(mine) is None
-    clock(3.1)
-    assert mine.next_look() < picker.time.monotonic()  # it wakes for that
-    again = _rescan_and_take(mine)
-    assert again is not None
-    assert again.name.attempts == 2
-
-
-@pytest.mark.parametrize("sibling", ["none", "loading", "standby", "draining", "another engine", "ourselves"])
-def test_without_another_that_serves_it_is_ours_at_once(
-    spool: Spool, make_job: JobMaker, make_picker: Callable[..., Picker], sibling: str
-) -> None:
-    spool.submit(make_job(id="failed"))
-    if sibling == "loading":
-        _serve(spool, 1, Phase.LOADING)
-    elif sibling == "standby":
-        _serve(spool, 1, standby=True)
-    elif sibling == "draining":
-        _serve(spool, 1, Phase.DRAINING)
-    elif sibling == "another engine":
-        beat = Heartbeat(f"{spool.root}/run/heartbeats/fake-0.1")
-        beat.phase(Phase.IDLE)
+    try:
+        yield
+    finally:
         beat.close()
-    elif sibling == "ourselves":
-        _serve(spool, 0)
-    mine = make_picker(0)
-    for attempt in (1, 2):
-        claim = _rescan_and_take(mine)
+        path.unlink()
+
+
+def put(spool: Spool, make_job: JobMaker, *workers: WorkerName, **more: Any) -> str:
+    """A job that failed once in each of `workers`; its id."""
+    job = make_job(**more)
+    spool.submit(job)
+    for worker in workers:
+        names = [name for text in spool.list_ready("echo") if (name := parse_job(text)) and name.id == job.id]
+        claim = spool.claim("echo", names[0], worker)
         assert claim is not None
-        assert claim.name.attempts == attempt
-        _fail(spool, claim)
+        spool.retry(claim, Failure("engine", "no", attempt=claim.name.attempts, worker=str(worker)))
+    return job.id
 
 
-def test_the_last_attempt_stays_with_the_others(
-    spool: Spool, make_job: JobMaker, make_picker: Callable[..., Picker], clock: Callable[[float], None]
-) -> None:
-    """Twice it failed here and nowhere else: nobody knows whether the job is bad or the slot."""
-    spool.submit(make_job(id="failed"))
-    mine = make_picker(0)
-    for _ in range(2):
-        clock(3.1)
-        claim = _rescan_and_take(mine) or (clock(3.1) or _rescan_and_take(mine))
-        assert claim is not None
-        _serve(spool, 1, Phase.BUSY)
-        _fail(spool, claim)
-    for _ in range(5):
-        assert _rescan_and_take(mine) is None
-        clock(3.1)
-    _serve(spool, 1, Phase.DRAINING)  # the last of the others is going
-    assert _rescan_and_take(mine) is not None
+def taken(picker: Picker) -> str:
+    picker.rescan()
+    claim = picker.take()
+    return "" if claim is None else claim.name.id
 
 
-def test_what_another_has_taken_is_no_reason_to_wake(
-    spool: Spool, make_job: JobMaker, make_picker: Callable[..., Picker], clock: Callable[[float], None]
-) -> None:
-    """Else the loop would look without end: the moment it was left for has passed, and it never comes."""
-    spool.submit(make_job(id="failed"))
-    mine, other = make_picker(0), make_picker(1)
-    _serve(spool, 1)
-    claim = _rescan_and_take(mine)
-    assert claim is not None
-    _fail(spool, claim)
-    assert _rescan_and_take(mine) is None
-    theirs = _rescan_and_take(other)
-    assert theirs is not None
-    spool.finish(theirs, record_of(theirs))
-    clock(5.0)
-    assert _rescan_and_take(mine) is None
-    assert mine.next_look() > picker.time.monotonic() + 1.5
+def test_best_first_and_what_is_gone_is_passed_over(spool: Spool, picker: Picker, make_job: JobMaker) -> None:
+    late = put(spool, make_job)
+    early = put(spool, make_job, priority=5)
+    gone = put(spool, make_job, priority=9)
+    picker.rescan()
+    name = next(parsed for text in spool.list_ready("echo") if (parsed := parse_job(text)) and parsed.id == gone)
+    assert spool.claim("echo", name, OTHER) is not None
+    picker.feed(["no-job", str(name)])
+    claims = [picker.take(), picker.take(), picker.take()]
+    assert [claim.name.id if claim else "" for claim in claims] == [early, late, ""]
 
 
-def test_a_job_that_failed_elsewhere_is_taken_at_once(
-    spool: Spool, make_job: JobMaker, make_picker: Callable[..., Picker]
-) -> None:
-    spool.submit(make_job(id="failed"))
-    mine, other = make_picker(0), make_picker(1)
-    _serve(spool, 0)
-    _serve(spool, 1)
-    claim = _rescan_and_take(other)
-    assert claim is not None
-    _fail(spool, claim)
-    assert _rescan_and_take(mine) is not None
+def test_failed_here_is_left_to_others_for_a_moment(spool: Spool, picker: Picker, make_job: JobMaker) -> None:
+    job_id = put(spool, make_job, ME)
+    fresh = put(spool, make_job)
+    with serving(spool, OTHER):
+        assert taken(picker) == fresh
+        assert taken(picker) == ""
+        assert picker.next_look() - time.monotonic() < 0.15
+        time.sleep(0.16)
+        assert taken(picker) == job_id
 
 
-def test_alone_it_never_looks_at_who_failed(
-    spool: Spool, make_job: JobMaker, make_picker: Callable[..., Picker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool.submit(make_job(id="failed"))
-    mine = make_picker(0, siblings=False)
-    claim = _rescan_and_take(mine)
-    assert claim is not None
-    _fail(spool, claim)
-    monkeypatch.setattr(heartbeat, "read", lambda path: pytest.fail("no need to"))
-    monkeypatch.setattr(Spool, "notes", lambda *_: pytest.fail("no need to"))
-    assert _rescan_and_take(mine) is not None
+@pytest.mark.parametrize("others", ["none", "spare", "loading", "same slot"])
+def test_nobody_else_can_take_it(spool: Spool, picker: Picker, make_job: JobMaker, others: str) -> None:
+    job_id = put(spool, make_job, ME)
+    worker = WorkerName("echo", 0, 6) if others == "same slot" else OTHER
+    with serving(spool, worker, Phase.LOADING if others == "loading" else Phase.IDLE, standby=others == "spare"):
+        if others == "none":
+            (spool.root / "run" / "heartbeats" / str(worker)).rename(spool.root / "run" / "heartbeats" / "other-1.8")
+        assert taken(picker) == job_id
+        if others == "none":
+            (spool.root / "run" / "heartbeats" / "other-1.8").rename(spool.root / "run" / "heartbeats" / str(worker))
+
+
+def test_last_attempt_is_left_to_others_while_they_serve(spool: Spool, picker: Picker, make_job: JobMaker) -> None:
+    job_id = put(spool, make_job, ME, ME)
+    with serving(spool, OTHER):
+        for _ in range(3):
+            assert taken(picker) == ""
+            time.sleep(0.16)
+    assert taken(picker) == job_id
+
+
+def test_not_the_last_one_or_not_all_here(spool: Spool, picker: Picker, make_job: JobMaker) -> None:
+    more = put(spool, make_job, ME, ME, max_attempts=9)
+    elsewhere = put(spool, make_job, OTHER, ME)
+    there = put(spool, make_job, ME, OTHER)
+    with serving(spool, OTHER):
+        assert taken(picker) == there, "it failed in another slot the last time"
+        assert taken(picker) == ""
+        time.sleep(0.16)
+        assert {taken(picker), taken(picker)} == {more, elsewhere}
+
+
+def test_last_attempt_of_a_job_without_many(spool: Spool, picker: Picker, make_job: JobMaker) -> None:
+    put(spool, make_job, ME, max_attempts=2)
+    with serving(spool, OTHER):
+        assert taken(picker) == ""
+        time.sleep(0.16)
+        assert taken(picker) == ""
+
+
+def test_what_another_slot_took_wakes_nobody(spool: Spool, picker: Picker, make_job: JobMaker) -> None:
+    put(spool, make_job, ME)
+    with serving(spool, OTHER):
+        assert taken(picker) == ""
+        (text,) = spool.list_ready("echo")
+        name = parse_job(text)
+        assert name is not None
+        assert spool.claim("echo", name, OTHER) is not None
+        time.sleep(0.16)
+        picker.rescan()
+        assert picker.next_look() - time.monotonic() > 30
+
+
+def test_alone_it_takes_everything(spool: Spool, make_job: JobMaker, picker: Picker) -> None:
+    alone = Picker(spool, ME, 60.0, siblings=False, max_attempts=3)
+    job_id = put(spool, make_job, ME, ME)
+    with serving(spool, OTHER):
+        assert taken(alone) == job_id
