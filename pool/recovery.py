@@ -58,7 +58,8 @@ class Recovery:
         directory = self._spool.work_dir(worker)
         if os.path.isdir(directory):
             for name in os.listdir(directory):  # nothing of ours: a foreign hand's
-                os.rename(f"{directory}/{name}", f"{self._spool.root}/quarantine/{worker}.{name}")
+                shown = ascii(name)[1:-1][:150]
+                fsops.rename(f"{directory}/{name}", f"{self._spool.root}/quarantine/{worker}.{shown}")
             fsops.remove_dir(directory)
         root = f"{self._spool.root}/run"
         for leftover in (
