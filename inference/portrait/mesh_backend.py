@@ -42,7 +42,7 @@ class MeshBackend:
         """What paints output frames start to stop, and which share of all work is done by then."""
         animator = Animator(work.reference.picture, work.reference.points, self._model)
         progress(MEASURED)
-        heard = self._articulator.curve(work.samples)
+        heard = self._articulator.curve(work.samples).rescaled()
         progress(HEARD)
         # A still face shows nothing of how its owner talks, so it talks as most people do.
         mouth = speech.asked(heard, speech.TYPICAL, work.frames, work.job.fps)

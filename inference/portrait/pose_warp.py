@@ -62,7 +62,10 @@ class PoseWarp:
         self._scale = float(at.scale[0])
         self._turn = at.rotation[0].astype(np.float64)
         self._place = at.translation[0].astype(np.float64)
-        self._joint = self._scale * (self._turn @ np.array(PIVOT)) + self._place
+        # How far a still face looks up or down is the landmarker's guess, so it has no say in the axes.
+        yaw, _, roll = (float(angle) for angle in at.angles[0])
+        self._axes = pose.rotation_of(0, 0, roll).astype(np.float64)
+        self._joint = self._scale * (pose.rotation_of(yaw, 0, roll) @ np.array(PIVOT)) + self._place
         columns, rows = -(-self.width // GRID), -(-self.height // GRID)
         # Grid points sit in the middle of their cells, where cv2.resize expects them.
         x = (np.arange(columns) + 0.5) * GRID - 0.5
@@ -91,7 +94,7 @@ class PoseWarp:
         ``angles`` are degrees of yaw, pitch, roll away from the picture's pose, ``breath`` eye distances the
         chest is up, ``brow`` 0..1.
         """
-        turn = self._turn @ pose.rotation_of(*(float(angle) for angle in angles)) @ self._turn.T
+        turn = self._axes @ pose.rotation_of(*(float(angle) for angle in angles)) @ self._axes.T
         moved = self._arm @ (turn - np.eye(3))[:2].T.astype(np.float32)
         moved *= self.weight[..., None]
         lift = np.float32(breath * self._scale) * np.maximum(self._chest, 0.6 * self.weight)
