@@ -113,7 +113,12 @@ class FilePool:
         futures = [JobFuture(self, job.id, engine, consume=consume) for job in jobs]
         for future in futures:
             self._results.expect(future)
-        self.spool.submit_many(jobs)
+        try:
+            self.spool.submit_many(jobs)
+        except BaseException:
+            for future in futures:
+                self._results.forget(future.id, future)
+            raise
         return futures
 
     def map(

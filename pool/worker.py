@@ -218,7 +218,7 @@ class Worker:
     def _report_memory(self, engine: Any) -> None:
         memory = getattr(engine, "memory", None)
         if memory is not None:
-            self._beat.gpu_bytes = int(memory().get("gpu_bytes", 0))
+            self._beat.gpu_bytes = max(0, int(memory().get("gpu_bytes", 0)))
 
     # ---- phases and signals
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from steps import claim_next, record_of, seat
+from steps import claim_next, failing, record_of, seat
 
-from pool import FilePool, JobFailed, PoolClosed, SupervisorFailed, UnknownJob, fsops, results
+from pool import FilePool, JobFailed, PoolClosed, SpoolFull, SupervisorFailed, UnknownJob, fsops, results
 from pool.config import Config
 from pool.constants import ARRAY_FILE_BYTES
 from pool.errors import ProtocolError
@@ -327,6 +327,28 @@ def test_the_directory_of_records_is_renewed_under_our_feet(pool: FilePool, hand
     fsops.renew_dir(str(hand.spool.root / "out"), hand.spool.temp())
     hand.later(0.1, hand.finish)
     assert future.result(timeout=10) == {"n": 1}
+
+
+@pytest.mark.parametrize("how", ["submit", "submit_many", "map"])
+def test_what_was_not_accepted_is_not_waited_for(spool: Spool, config: Config, how: str) -> None:
+    """Else the end of the `with` block would wait for ever."""
+    calls: dict[str, Callable[[FilePool], object]] = {
+        "submit": lambda pool: pool.submit("echo", n=1),
+        "submit_many": lambda pool: pool.submit_many("echo", [{"n": n} for n in range(5)]),
+        "map": lambda pool: pool.map("echo", [{"n": n} for n in range(5)]),
+    }
+    with FilePool(config, start=False) as pool:
+        for number in range(1, 12):
+            failing(number, lambda path: OSError(errno.ENOSPC, "No space left", path))
+            try:
+                calls[how](pool)
+                break
+            except (SpoolFull, OSError):
+                assert pool._results.pending() == []
+            finally:
+                fsops.hook = None
+        assert number > 1
+        pool._results.close(PoolClosed("the test is over"))
 
 
 # ---- consuming
