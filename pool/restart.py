@@ -129,10 +129,12 @@ class SlotPolicy:
         return tuple(self._streak)
 
     def acquit(self) -> tuple[str, ...]:
-        """Of a slot that was found sick: the jobs that failed here and need not be charged; each is told once."""
-        acquitted = self.suspects if self._sick else ()
-        if self._sick:
-            self._streak.clear()
+        """Of a slot that was found sick and whose process is dead: the jobs that failed here and need not be charged;
+        each is told once."""
+        if not (self._sick and self.seat is Seat.BENCHED):
+            return ()
+        acquitted = self.suspects
+        self._streak.clear()
         return acquitted
 
     # -- what happens to it

@@ -141,7 +141,7 @@ def test_storm(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     witness.mkdir()
     world.configure(
         {"fake": {"options": {"witness": str(witness)}, "max_concurrent_tasks": 3, "spares": 1, "retry_times": 90,
-                  "start_limit": 1000}}, drain_grace_s=2,
+                  "start_limit": 1000, "bench_s": 2}}, drain_grace_s=2,
     ).serve(ready=2)  # fmt: skip
     storm = Storm(world, seed)
     watcher = threading.Thread(target=storm.watch)

@@ -253,18 +253,19 @@ def history(witness: Path) -> Iterator[tuple[int, int, str, str, int, str]]:
 def overlaps(witness: Path) -> list[str]:
     """Jobs that ran twice at one time: by the lock that a run holds, and by the times of what ended well."""
     found = []
-    ends: dict[tuple[int, str, int], int] = {
-        (pid, job, attempt): at for at, pid, what, job, attempt, _ in history(witness) if what == "end"
-    }
     spans: dict[str, list[tuple[int, int]]] = {}
+    open_runs: dict[int, tuple[str, int]] = {}  # what each process is at; a new start means that it was cut short
     for at, pid, what, job, attempt, verdict in history(witness):
         if what == "start":
             if verdict == "overlap":
                 found.append(f"{job} attempt {attempt}: its lock was held by a living process")
-            spans.setdefault(job, []).append((at, ends.get((pid, job, attempt), at)))
+            spans.setdefault(job, []).append((at, at))
+            open_runs[pid] = (job, len(spans[job]) - 1)
+        elif open_runs.get(pid, ("", 0))[0] == job:
+            number = open_runs.pop(pid)[1]
+            spans[job][number] = (spans[job][number][0], at)
     for job, times in spans.items():
-        ordered = sorted(times)
-        for (_, end), (begin, _) in itertools.pairwise(ordered):
+        for (_, end), (begin, _) in itertools.pairwise(sorted(times)):
             if begin < end:
                 found.append(f"{job}: begun at {begin}, the run before ended at {end}")
     return found
