@@ -27,7 +27,7 @@ class Params(BaseModel):
     digital_auth: Literal[0, 1] = Field(default=0, description="1: a mark in the upper right corner, AI generated")
     face: Face = Field(
         default="largest",
-        description='which: "largest", a number from left to right starting at 0, or a point "x,y" in pixels on it',
+        description='which: "largest", a number by size (0 is the largest), or a point "x,y" in pixels on it',
     )
     crf: int = Field(default=15, ge=0, le=40, description="quality of the H.264 stream; smaller is better and bigger")
     backend: Backend | None = Field(default=None, description="default: the one in the engine's options")

@@ -9,7 +9,7 @@ The public weights were trained on LRS2 and are not for commercial use.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -22,7 +22,9 @@ from inference.base import EngineError, ResourceError
 from inference.face import mesh
 from inference.lipsync import wav2lip_model
 from inference.lipsync.frames import Frame
+from inference.lipsync.params import Options
 from inference.lipsync.wav2lip_model import MEL_BANDS, MEL_FRAMES
+from inference.lipsync.work import Work
 
 RATE, HOP, N_FFT = 16_000, 200, 800  #: Hz, samples; 80 mel frames per second
 MEL_RATE = RATE / HOP
@@ -66,6 +68,33 @@ class Wav2Lip:
     def warmup(self) -> None:
         """One pass, so that the first job meets no first-call cost."""
         self.paint(np.zeros((1, self.side, self.side, 3), np.uint8), np.zeros((1, MEL_FRAMES, MEL_BANDS), np.float32))
+
+
+class Wav2LipBackend:
+    """A generator of the user's, loaded once."""
+
+    def __init__(self, options: Options, device: str) -> None:
+        if options.checkpoint is None:
+            raise EngineError(
+                "backend wav2lip needs a checkpoint",
+                hint='name one in the options: {"backend": "wav2lip", "checkpoint": "/path/wav2lip_gan.pth"}',
+            )
+        self._checkpoint = options.checkpoint.expanduser()
+        self._model = Wav2Lip(self._checkpoint, device, options.batch)
+
+    def painter(self, work: Work) -> Callable[[int, int], Wav2LipPainter]:
+        """What paints output frames start to stop."""
+        mel = mel_spectrogram(work.samples)
+        seen = work.analysis
+        return lambda start, stop: Wav2LipPainter(self._model, seen.points, seen.found, work.order, mel, work.info.fps)
+
+    def files(self) -> list[Path]:
+        """Every file of weights in use."""
+        return [self._checkpoint]
+
+    def warmup(self) -> None:
+        """One pass, so that the first job meets no first-call cost."""
+        self._model.warmup()
 
 
 class Wav2LipPainter:
@@ -162,7 +191,7 @@ def window(mel: Array, at_s: float) -> Array:
     start = min(int(at_s * MEL_RATE + 1e-6), len(mel) - MEL_FRAMES)
     if start < 0:
         return np.pad(mel, ((0, MEL_FRAMES - len(mel)), (0, 0)), mode="edge")
-    return mel[start : start + MEL_FRAMES]
+    return np.asarray(mel[start : start + MEL_FRAMES], np.float32)
 
 
 def _filters() -> NDArray[np.float64]:
@@ -198,13 +227,3 @@ def _scaled(picture: Frame, size: tuple[int, int]) -> Frame:
     return np.asarray(
         cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8
     )
-
-
-def require_checkpoint(checkpoint: Path | None) -> Path:
-    """The checkpoint of the options; :class:`EngineError` when there is none."""
-    if checkpoint is None:
-        raise EngineError(
-            "backend wav2lip needs a checkpoint",
-            hint='name one in the options: {"backend": "wav2lip", "checkpoint": "/path/wav2lip_gan.pth"}',
-        )
-    return checkpoint.expanduser()

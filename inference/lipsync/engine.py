@@ -1,0 +1,349 @@
+"""The engine: a recording and a template video in, the person in it saying that recording out.
+
+    face_detecting   the sound is read, the face followed through the template (kept for the next job with it)
+    inference        the sound becomes mouth shapes, then frame after frame is painted and encoded
+    merging_audio    the segments are joined, the sound added
+
+Percentages are shares of the work of the whole job, estimated from its numbers of frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pydantic
+
+from inference import media, weights
+from inference.base import Context, EngineError, Files, InputError, first_problem
+from inference.face import analysis as face_analysis
+from inference.face.model import FaceModel
+from inference.face.track import Choice
+from inference.lipsync import marks, pipeline, sound
+from inference.lipsync.frames import Template, loop
+from inference.lipsync.params import Backend as BackendName
+from inference.lipsync.params import Options
+from inference.lipsync.params import Params as LipSyncParams
+from inference.lipsync.pipeline import Encoding, Render
+from inference.lipsync.work import Backend, Work
+from inference.probe import VideoInfo, probe_video
+
+PIPELINE_VERSION = 1  #: raise it when the same input may give another video; part of the fingerprint
+MIN_AUDIO_S = 0.1
+#: work per megapixel and frame, in milliseconds of one core: only their proportions matter
+FOLLOW_MS, LOOK_MS, PAINT_MS = 12.0, 4.0, 22.0
+MERGE_SHARE = 0.02  #: of all work
+SIGN_OF_LIFE_S = 1.0
+METADATA = {
+    "comment": "AI-generated: the lip movements in this video were synthesised from its sound (filepool lipsync)",
+    "digital_source_type": "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia",
+}
+
+
+class LipSync:
+    """A person in a video says something else. See :class:`LipSyncParams` for what a job may ask."""
+
+    Params: ClassVar[type[LipSyncParams]] = LipSyncParams
+
+    def __init__(self) -> None:
+        self._options = Options()
+        self._model: FaceModel | None = None
+        self._backends: dict[BackendName, Backend] = {}
+        self._device = "cpu"
+        self._threads = 1
+        self._fingerprint = ""
+        self._probed: dict[tuple[object, ...], VideoInfo] = {}
+
+    def load(self, device: str, options: Mapping[str, object]) -> None:
+        """Load the models, 1 to 3 s on CPU. Raises :class:`EngineError` naming the file or key at fault."""
+        try:
+            self._options = chosen = Options.model_validate(dict(options))
+        except pydantic.ValidationError as error:
+            raise EngineError(
+                f"options.{first_problem(error)}", hint=f"known options: {', '.join(Options.model_fields)}"
+            ) from error
+        media.ffmpeg_binary(chosen.ffmpeg)
+        marks.require(chosen.watermark, "watermark")
+        marks.require(chosen.digital_auth, "digital_auth")
+        self._device, self._threads = device, chosen.threads or threads_here()
+        self._face_file = weights.find("face-landmarker/face_landmarker.task", chosen.face_model)
+        self._model = FaceModel(self._face_file)
+        self._backends = {chosen.backend: self._make(chosen.backend)}
+        if chosen.backend == "mesh" and chosen.checkpoint is not None:  # so jobs may ask for either
+            self._backends["wav2lip"] = self._make("wav2lip")
+
+    def _make(self, name: BackendName) -> Backend:
+        if name == "wav2lip":
+            from inference.lipsync.wav2lip import Wav2LipBackend
+
+            return Wav2LipBackend(self._options, self._device)
+        from inference.lipsync.mesh_backend import MeshBackend
+
+        assert self._model is not None
+        return MeshBackend(self._options, self._device, self._model)
+
+    def warmup(self) -> None:
+        """Every model once, so that the first job meets no first-call cost."""
+        self._loaded().detect(np.zeros((256, 256, 3), np.uint8))
+        for backend in self._backends.values():
+            backend.warmup()
+
+    def check(self, params: Mapping[str, object]) -> LipSyncParams:
+        """Types, files and headers, in 0.2 to 0.5 s; paths come back absolute. Raises :class:`InputError`."""
+        job, _ = self._checked(params)
+        return job
+
+    def run(self, params: LipSyncParams, context: Context) -> dict[str, Any]:
+        """Make one video."""
+        model, started = self._loaded(), time.monotonic()
+        steps = Steps(context)
+        steps.begin("face_detecting", 0.0, 0.0, "reading the sound")
+        job, info = self._checked(params.model_dump())
+        backend = self._backends[job.backend or self._options.backend]
+        heard = sound.prepare(job.audio, context.scratch, self._options.max_audio_s, steps.check, self._options.ffmpeg)
+        frames = max(1, round(heard.seconds * info.fps))
+        shares = Shares(info, frames)
+        steps.begin("face_detecting", 0.0, shares.follow, "following the face")
+        analysis = face_analysis.cached(
+            context.cache / "analyses",
+            info,
+            model,
+            steps.part,
+            choice=_choice(job),
+            frames=frames,
+            check=steps.check,
+            ffmpeg=self._options.ffmpeg,
+        )
+        steps.begin("face_detecting", shares.follow, shares.look, "looking at the mouth")
+        order = loop(frames, analysis.frames)
+        work = Work(
+            info=info,
+            analysis=analysis,
+            order=order,
+            samples=heard.samples,
+            cache=context.cache,
+            check=steps.check,
+            looked=lambda count: steps.part(count, analysis.frames),
+            ffmpeg=self._options.ffmpeg,
+        )
+        painter = backend.painter(work)
+        prepared = time.monotonic()
+        steps.begin("inference", shares.look, 100 * (1 - MERGE_SHARE), f"{frames} frames")
+        render = Render(
+            Template(info, analysis.frames, self._options.ffmpeg),
+            order,
+            painter,
+            self._encoding(job, info, context.scratch),
+            context.scratch,
+            self._threads,
+        )
+        parts = render.run(steps.check, lambda done: steps.part(done, frames))
+        rendered = time.monotonic()
+        steps.begin("merging_audio", 100 * (1 - MERGE_SHARE), 100.0, "adding the sound")
+        output = context.output(job.output, "output.mp4")
+        pipeline.merge(parts, output, heard.path, heard.seconds, METADATA, steps.check, self._options.ffmpeg)
+        finished = time.monotonic()
+        steps.part(1, 1)
+        return {
+            "output": str(job.output) if job.output is not None else "output.mp4",
+            "width": info.width,
+            "height": info.height,
+            "fps": info.fps,
+            "frames": frames,
+            "duration_s": round(frames / info.fps, 3),
+            "audio_s": round(heard.seconds, 3),
+            "backend": job.backend or self._options.backend,
+            "encoder": render.codec,
+            "template_frames": analysis.frames,
+            "template_frames_with_face": int(analysis.found.sum()),
+            "seconds": {
+                "prepare": round(prepared - started, 3),
+                "render": round(rendered - prepared, 3),
+                "merge": round(finished - rendered, 3),
+            },
+            "warnings": self._warnings(info, analysis, heard, render),
+        }
+
+    def files(self, params: LipSyncParams) -> Files:
+        """What the job reads and writes."""
+        written = () if params.output is None else (_absolute(params.output),)
+        return Files(inputs=(_absolute(params.audio), _absolute(params.video)), outputs=written)
+
+    def fingerprint(self) -> str:
+        """Changes with the weights and with every option that may change a video."""
+        if not self._fingerprint:
+            options = self._options.model_dump(mode="json", exclude={"threads", "cache_mb", "ffmpeg"})
+            files = [self._face_file, *(path for backend in self._backends.values() for path in backend.files())]
+            shape = {"version": PIPELINE_VERSION, "options": options, "weights": weights.fingerprint(files)}
+            self._fingerprint = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+        return self._fingerprint
+
+    def close(self) -> None:
+        """Let go of the models."""
+        self._backends, self._model = {}, None
+
+    def _loaded(self) -> FaceModel:
+        if self._model is None:
+            raise EngineError("the engine is not loaded", hint="call load() first")
+        return self._model
+
+    def _checked(self, params: Mapping[str, object]) -> tuple[LipSyncParams, VideoInfo]:
+        try:
+            job = LipSyncParams.model_validate(dict(params))
+        except pydantic.ValidationError as error:
+            raise InputError(
+                first_problem(error), hint=f"parameters: {', '.join(LipSyncParams.model_fields)}"
+            ) from error
+        if self._backends and job.backend is not None and job.backend not in self._backends:
+            raise InputError(
+                f"backend: {job.backend} is not set up here",
+                hint=f"leave it out to use {self._options.backend}; wav2lip needs the option `checkpoint`",
+            )
+        about = media.probe(job.audio, "audio", self._options.ffmpeg)
+        if not about.has_audio:
+            what = "a video without sound" if about.has_video else "a file without an audio stream"
+            raise InputError(f"audio: {about.path} is {what}", hint="name the recording that shall be spoken")
+        if about.duration_s is not None and about.duration_exact:
+            if about.duration_s < MIN_AUDIO_S:
+                raise InputError(f"audio: {about.path} lasts {about.duration_s:.2f} s: too short to say anything")
+            if about.duration_s > self._options.max_audio_s + 1:
+                raise InputError(
+                    f"audio: {about.path} lasts {about.duration_s:.0f} s, more than {self._options.max_audio_s:.0f} s",
+                    hint="cut it into parts, or raise the option `max_audio_s`",
+                )
+        info = self._probe(job.video)
+        if job.face != "largest" and not isinstance(job.face, int):
+            x, y = job.face
+            if not (0 <= x < info.width and 0 <= y < info.height):
+                raise InputError(f"face: the point {x:g},{y:g} is outside the picture of {info.width}×{info.height}")
+        output = None if job.output is None else _check_output(job.output, (about.path, info.path))
+        return job.model_copy(update={"audio": about.path, "video": info.path, "output": output}), info
+
+    def _probe(self, path: Path) -> VideoInfo:
+        """``probe_video``, remembered as long as the file is the same one."""
+        try:
+            stat = path.expanduser().stat()
+            key = (str(_absolute(path)), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        except (OSError, ValueError):
+            return probe_video(path, "video", self._options.ffmpeg)  # which says what is wrong
+        if key not in self._probed:
+            while len(self._probed) >= 64:
+                self._probed.pop(next(iter(self._probed)))
+            self._probed[key] = probe_video(path, "video", self._options.ffmpeg)
+        return self._probed[key]
+
+    def _encoding(self, job: LipSyncParams, info: VideoInfo, scratch: Path) -> Encoding:
+        chosen = self._options
+        return Encoding(
+            width=info.width,
+            height=info.height,
+            fps=info.fps,
+            crf=job.crf,
+            preset=chosen.preset,
+            encoder=chosen.encoder,
+            color=info.color,
+            overlays=marks.overlays(
+                (info.width, info.height),
+                scratch,
+                watermark=bool(job.watermark),
+                digital_auth=bool(job.digital_auth),
+                watermark_path=chosen.watermark,
+                digital_auth_path=chosen.digital_auth,
+            ),
+            ffmpeg=chosen.ffmpeg,
+        )
+
+    def _warnings(
+        self, info: VideoInfo, analysis: face_analysis.TemplateAnalysis, heard: sound.Sound, render: Render
+    ) -> list[str]:
+        notes = []
+        lost = analysis.frames - int(analysis.found.sum())
+        if lost:
+            notes.append(f"video: no face in {lost} of {analysis.frames} frames; they stay as they are")
+        if info.variable_rate:
+            notes.append(f"video: its frames come at uneven times; the output has {info.fps:g} per second")
+        if heard.complaint:
+            notes.append(f"audio: {heard.complaint}")
+        if render.note:
+            notes.append(render.note)
+        return notes
+
+
+class Shares:
+    """How far a job is, in per cent, once each of its steps is done."""
+
+    def __init__(self, info: VideoInfo, frames: int) -> None:
+        seen = max(1, min(info.frames, face_analysis.MAX_FRAMES))
+        follow, look, paint = seen * FOLLOW_MS, seen * LOOK_MS, frames * PAINT_MS
+        scale = 100 * (1 - MERGE_SHARE) / (follow + look + paint)
+        self.follow = follow * scale
+        self.look = (follow + look) * scale
+
+
+class Steps:
+    """Tells the context how far the job is, never less than before, and that it is alive while it waits."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._status, self._message = "face_detecting", ""
+        self._from = self._to = self._now = 0.0
+        self._told = 0.0
+
+    def begin(self, status: str, start: float, end: float, message: str) -> None:
+        """A step that brings the job from ``start`` to ``end`` per cent."""
+        self._status, self._message, self._from, self._to = status, message, start, end
+        self._tell(start)
+
+    def part(self, done: int, of: int) -> None:
+        """So much of the step is done."""
+        at = self._from + (self._to - self._from) * min(1.0, done / max(1, of))
+        if at >= self._now + 0.5 or done >= of or time.monotonic() - self._told > SIGN_OF_LIFE_S:
+            self._tell(at)
+
+    def check(self) -> None:
+        """Raise when the job was cancelled."""
+        self._context.check()
+        if time.monotonic() - self._told > SIGN_OF_LIFE_S:
+            self._tell(self._now)
+
+    def _tell(self, percent: float) -> None:
+        self._now, self._told = max(self._now, percent), time.monotonic()
+        self._context.progress(self._status, round(self._now, 1), self._message)
+
+
+def threads_here() -> int:
+    """Segments at a time: ``OMP_NUM_THREADS`` as the pool sets it, else the cores this process may use."""
+    configured = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if configured.isdigit() and int(configured) > 0:
+        return int(configured)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 16)
+
+
+def _choice(job: LipSyncParams) -> Choice:
+    if job.face == "largest":
+        return Choice()
+    return Choice(index=job.face) if isinstance(job.face, int) else Choice(point=job.face)
+
+
+def _check_output(path: Path, inputs: tuple[Path, ...]) -> Path:
+    output = _absolute(path)
+    if output in inputs:
+        raise InputError(f"output: {output} is a file that the job reads")
+    if not output.parent.is_dir():
+        raise InputError(f"output: the folder {output.parent} does not exist", hint="create it first")
+    if not os.access(output.parent, os.W_OK):
+        raise InputError(f"output: the folder {output.parent} cannot be written")
+    if output.is_dir():
+        raise InputError(f"output: {output} is a directory")
+    return output
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))

@@ -1,0 +1,166 @@
+"""The ``mesh`` backend: our own articulation model and renderer, nothing but what is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from inference import weights
+from inference.articulation.curve import Articulation
+from inference.audio import Array
+from inference.face.analysis import TemplateAnalysis
+from inference.face.model import FaceModel
+from inference.lipsync import speech
+from inference.lipsync.frames import Frame, Template, ahead
+from inference.lipsync.params import Options
+from inference.lipsync.pipeline import Painter
+from inference.lipsync.render import materials as stored
+from inference.lipsync.render.materials import Materials
+from inference.lipsync.render.plan import Plan
+from inference.lipsync.render.prepare import prepare
+from inference.lipsync.render.renderer import MeshRenderer
+from inference.lipsync.render.tracks import Kind
+from inference.lipsync.work import Work
+
+MATERIALS_BYTES = 1 << 30  #: kept on disk, the ones used last
+LOCK_POLL_S = 0.2
+
+
+class MeshBackend:
+    """Articulation and renderer, loaded once."""
+
+    def __init__(self, options: Options, device: str, model: FaceModel) -> None:
+        from inference.articulation import Articulator, head_path
+
+        self._whisper = weights.find_model("whisper-base", options.whisper)
+        self._head = Path(options.articulation or head_path())
+        self._articulator = Articulator(self._whisper, self._head, device=device)
+        self._model = model
+
+    def painter(self, work: Work) -> Callable[[int, int], Painter]:
+        """What paints output frames start to stop; the mouth is worked out while the template is looked at."""
+        with ThreadPoolExecutor(1, thread_name_prefix="articulation") as pool:
+            heard: Future[Articulation] = pool.submit(self._articulator.curve, work.samples)
+            materials = self._materials(work)
+            renderer = MeshRenderer(work.analysis, materials, self._model.mesh)
+            articulation = heard.result()
+        work.check()
+        tracks = renderer.tracks
+        way = speech.manner(tracks.opening[tracks.found], tracks.width[tracks.found], talks=tracks.kind is Kind.TALKING)
+        asked = speech.asked(articulation, way, len(work.order), work.info.fps)
+        plan = renderer.plan(asked.opening, asked.width, work.order)
+        return lambda start, stop: MeshPainter(renderer, plan)
+
+    def _materials(self, work: Work) -> Materials:
+        """What the renderer needs to know of the template, from the cache or by one pass over its frames."""
+        folder = work.cache / "materials"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{_key(work.analysis, self._model)}.npz"
+        known = _recall(path)
+        if known is not None:
+            return known
+        with _locked(path.with_suffix(".lock"), work.check):
+            known = _recall(path)  # made by somebody else while we waited
+            if known is not None:
+                return known
+            made = self._look(work)
+            made.save(path)
+        _prune(folder)
+        return made
+
+    def _look(self, work: Work) -> Materials:
+        template = Template(work.info, work.analysis.frames, work.ffmpeg)
+        everything = np.arange(work.analysis.frames, dtype=np.int32)
+
+        def tick(index: int) -> None:
+            work.check()
+            work.looked(index + 1)
+
+        with ahead(template.read(everything), work.info) as frames:
+            return prepare(work.analysis, frames, self._model, tick=tick)
+
+    def files(self) -> list[Path]:
+        """Every file of weights in use."""
+        return [*sorted(self._whisper.glob("*.bin")), self._head]
+
+    def warmup(self) -> None:
+        """A second of silence, so that the first job meets no first-call cost."""
+        self._articulator.curve(np.zeros(16_000, np.float32))
+
+
+class MeshPainter:
+    """Paints one segment (a :class:`inference.lipsync.pipeline.Painter`)."""
+
+    batch = 1
+
+    def __init__(self, renderer: MeshRenderer, plan: Plan) -> None:
+        self._renderer, self._plan = renderer, plan
+
+    def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
+        plan = self._plan
+        return [
+            self._renderer.render(frame, int(plan.frames[k]), plan.target(k))
+            for frame, k in zip(frames, outputs, strict=True)
+        ]
+
+
+def asked_of(
+    articulation: Articulation, opening: Array, width: Array, found: NDArray[np.bool_], frames: int, fps: float
+) -> speech.Asked:
+    """What an articulation asks of a template's face; for measuring afterwards whether it was done."""
+    from inference.lipsync.render.tracks import classify
+
+    talks = classify(opening[found]) is Kind.TALKING
+    return speech.asked(articulation, speech.manner(opening[found], width[found], talks), frames, fps)
+
+
+def _key(analysis: TemplateAnalysis, model: FaceModel) -> str:
+    """Stands for the template's content: its landmarks, which no other content has to the last bit."""
+    about = f"{stored.VERSION} {analysis.width}×{analysis.height} {analysis.fps} {model.fingerprint}"
+    sha = hashlib.sha256(about.encode())
+    sha.update(np.ascontiguousarray(analysis.points).data)
+    return sha.hexdigest()[:32]
+
+
+def _recall(path: Path) -> Materials | None:
+    """What is kept; None when there is nothing, or it is damaged or of another version."""
+    try:
+        known = Materials.load(path)
+        os.utime(path)
+        return known
+    except Exception:  # numpy and zipfile raise many kinds for a damaged file, which is simply made again
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path, check: Callable[[], None]) -> Iterator[None]:
+    lock = FileLock(str(path))
+    while True:
+        try:
+            lock.acquire(timeout=LOCK_POLL_S)
+            break
+        except Timeout:
+            check()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prune(folder: Path) -> None:
+    # RACE: another process may remove or use a file meanwhile; one that is gone is simply made again.
+    with contextlib.suppress(OSError):
+        total = 0
+        for stat, path in sorted(((p.stat(), p) for p in folder.glob("*.npz")), key=lambda each: -each[0].st_mtime):
+            total += stat.st_size
+            if total > MATERIALS_BYTES:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".lock").unlink(missing_ok=True)
