@@ -26,6 +26,10 @@ from pool.job import Job, digest_of  # noqa: E402
 from pool.names import new_id  # noqa: E402
 from pool.spool import Spool  # noqa: E402
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # started in the background of a shell: programs that the tests start would inherit deafness to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile(
     "filepool",
     deadline=None,

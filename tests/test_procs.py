@@ -301,7 +301,7 @@ def test_kill_group_reaches_every_stray_and_nobody_else(yard: Yard, facts: Any) 
     hit = procs.kill_group(identity, signal.SIGKILL, **tag)
     assert sorted(hit) == sorted([child.pid, *(s.pid for s in strays if s)])
     until(lambda: all(s is not None and not s.alive() for s in strays))
-    assert not identity.alive()
+    until(lambda: not identity.alive())
     assert other.poll() is None
     assert other_identity.alive()
     assert [m.worker for m in procs.members(yard.spool_id)] == ["echo-1.1"]
