@@ -181,8 +181,13 @@ class World:
 
     def held(self) -> list[str]:
         """Job files that are somewhere on their way: none when all is decided."""
-        places = [*self.spool.glob("ready/*/*"), *self.spool.glob("work/*/*"), *self.spool.glob("deferred/*")]
-        return sorted(str(path.relative_to(self.spool)) for path in places if path.suffix == ".msgpack")
+        found = []
+        for top, depth in (("ready", 2), ("work", 2), ("deferred", 1)):
+            for folder, _, files in os.walk(self.spool / top):  # directories may go while we look
+                inside = Path(folder).relative_to(self.spool)
+                if len(inside.parts) == depth:
+                    found += [str(inside / name) for name in files if name.endswith(".msgpack")]
+        return sorted(found)
 
     def log(self) -> str:
         """What the supervisor said, for the message of a failed test."""
