@@ -181,12 +181,12 @@ class World:
 
     def held(self) -> list[str]:
         """Job files that are somewhere on their way: none when all is decided."""
-        found = []
-        for top, depth in (("ready", 2), ("work", 2), ("deferred", 1)):
+        found: set[str] = set()
+        for top, depth in (("deferred", 1), ("ready", 2), ("work", 2)) * 2:  # one empty pass is no evidence
             for folder, _, files in os.walk(self.spool / top):  # directories may go while we look
                 inside = Path(folder).relative_to(self.spool)
                 if len(inside.parts) == depth:
-                    found += [str(inside / name) for name in files if name.endswith(".msgpack")]
+                    found.update(str(inside / name) for name in files if name.endswith(".msgpack"))
         return sorted(found)
 
     def log(self) -> str:
