@@ -130,6 +130,8 @@ class Attendant:
             raise ConfigError(
                 "a FilePool can start a supervisor only from a config.json on disk; give its path"
             )
+        if self._process is not None:
+            self._process.poll()  # reaps the one that died
         mark = logs.mark(self._log)
         env = {key: value for key, value in os.environ.items() if not key.startswith("FILEPOOL_")}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), env.get("PYTHONPATH", "")]))
