@@ -212,8 +212,9 @@ class World:
             process.poll()
 
     def drain(self, seconds: float = PATIENCE_S) -> int:
-        """SIGTERM to the newest supervisor; its exit code."""
-        process = self.serving[-1]
+        """SIGTERM to the supervisor that serves; its exit code."""
+        serving = self.supervisor()
+        process = next((p for p in self.serving if serving and p.pid == serving.pid), self.serving[-1])
         process.terminate()
         return process.wait(seconds)
 
