@@ -99,7 +99,8 @@ class Tracker:
         return followed
 
     def _search(self, bgr: Frame) -> Landmarks | None:
-        thorough = self._missing % THOROUGH_EVERY == 0
+        wait = WAIT_FRAMES if self.choice == Choice() else WAIT_NAMED_FRAMES
+        thorough = self._missing % THOROUGH_EVERY == 0 or self._missing == wait
         detections = self.model.detect(bgr, thorough)
         if self._refusals >= REFUSALS and self.seen.frames % JUDGE_EVERY:
             self.seen.refused += bool(detections)
@@ -107,7 +108,6 @@ class Tracker:
         refused = self.seen.refused
         faces = _humans(self.model, bgr, detections, self.seen)
         self._refusals = self._refusals + 1 if self.seen.refused > refused else 0
-        wait = WAIT_FRAMES if self.choice == Choice() else WAIT_NAMED_FRAMES
         if self._last is not None and self._missing < wait:
             last = self._last.region
             again = [face for face in faces if _away(face.landmarks, last.x, last.y) < NEAR * last.side]

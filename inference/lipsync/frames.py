@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.base import EngineError
-from inference.video import VideoInfo, read_frames
+from inference.lipsync.planes import Frame, PlaneReader, Planes
+from inference.video import VideoInfo
 
-Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
+__all__ = ("Ahead", "Frame", "Planes", "Run", "Template", "ahead", "frame_bytes", "held", "loop", "runs")
 
 BLOCK_BYTES = 96 << 20  #: of decoded frames held at once by one reader
-LEAST_BLOCK = 8  #: frames; for 4K this is 200 MB
+LEAST_BLOCK = 8  #: frames; for 4K this is 100 MB
 AHEAD_BYTES = 24 << 20  #: decoded before they are asked for
 REOPEN = 12  #: frames that are rather decoded and dropped than skipped by opening the file again
 
@@ -68,20 +69,20 @@ def held(info: VideoInfo, length: int) -> bool:
 
 def frame_bytes(info: VideoInfo) -> int:
     """Memory of one decoded frame."""
-    return info.width * info.height * 3
+    return info.width * info.height * 3 // 2
 
 
 class Template:
-    """Access to the frames of one template, for several readers at once. Nobody may write into a frame."""
+    """The frames of one template as planes, for several readers at once. Nobody may write into them."""
 
     def __init__(self, info: VideoInfo, length: int, ffmpeg: str | None = None) -> None:
         self.info = info
         self.length = length  #: frames that can really be decoded
         self.ffmpeg = ffmpeg
-        self._kept: list[Frame] | None = None
+        self._kept: list[Planes] | None = None
         self._lock = threading.Lock()
 
-    def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Frame]:
+    def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Planes]:
         """The frames of that order; close the iterator to end its decoder."""
         if held(self.info, self.length):
             kept = self._all(threads)
@@ -99,22 +100,22 @@ class Template:
                 while frames:
                     yield frames.pop()
 
-    def _all(self, threads: int | None) -> list[Frame]:
+    def _all(self, threads: int | None) -> list[Planes]:
         with self._lock:
             if self._kept is None:
                 self._kept = list(self._forward(0, self.length, threads))
             return self._kept
 
-    def _forward(self, low: int, count: int, threads: int | None) -> Iterator[Frame]:
+    def _forward(self, low: int, count: int, threads: int | None) -> Iterator[Planes]:
         start = low if low > REOPEN else 0
         got = 0
-        with read_frames(
+        with PlaneReader(
             self.info, start=start, count=low - start + count, threads=threads, ffmpeg=self.ffmpeg
         ) as reader:
-            for index, frame in enumerate(reader, start):
+            for index, planes in enumerate(reader, start):
                 if index >= low:
                     got += 1
-                    yield frame
+                    yield planes
         if got < count:
             raise EngineError(
                 f"video: {self.info.path} gave {got} frames from frame {low} instead of {count} "

@@ -19,9 +19,10 @@ from inference.audio import Array
 from inference.face.analysis import TemplateAnalysis
 from inference.face.model import FaceModel
 from inference.lipsync import speech
-from inference.lipsync.frames import Frame, Template, ahead
+from inference.lipsync.frames import Template, ahead
 from inference.lipsync.params import Options
 from inference.lipsync.pipeline import Painter
+from inference.lipsync.planes import Frame, to_bgr
 from inference.lipsync.render import materials as stored
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.plan import Plan
@@ -85,7 +86,7 @@ class MeshBackend:
             work.looked(index + 1)
 
         with ahead(template.read(everything), work.info) as frames:
-            return prepare(work.analysis, frames, self._model, tick=tick)
+            return prepare(work.analysis, map(to_bgr, frames), self._model, tick=tick)
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""

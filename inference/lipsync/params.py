@@ -78,7 +78,7 @@ class Options(BaseModel):
     threads: int = Field(default=0, ge=0, le=256, description="0: OMP_NUM_THREADS, else the cores there are")
     encoder: Literal["cpu", "nvenc"] = Field(default="cpu", description="nvenc: the GPU's own where it works")
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = Field(
-        default="veryfast", description="x264: slower makes smaller files"
+        default="superfast", description="x264: slower makes smaller files"
     )
     batch: int = Field(default=0, ge=0, le=256, description="wav2lip: frames at a time; 0: 8 on CPU, 64 on GPU")
     max_audio_s: float = Field(default=3600.0, gt=0, description="longer audio is refused")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +26,11 @@ from numpy.typing import NDArray
 
 from inference import media
 from inference.base import EngineError, ResourceError
-from inference.encode import AUDIO_BITRATE, Color, Overlay, VideoWriter, as_rate
+from inference.encode import AUDIO_BITRATE, Color, Overlay, as_rate
 from inference.ffmpeg import Process
-from inference.lipsync.frames import Frame, Template, ahead
+from inference.lipsync.frames import Planes, ahead
+from inference.lipsync.planes import Frame, SegmentWriter, to_bgr, with_changes
+from inference.video import VideoInfo
 
 POLL_S = 0.1  #: between looks at cancellation and progress
 #: seconds of video up to which a job is cut into so many segments
@@ -46,6 +48,16 @@ class Painter(Protocol):
         ...
 
 
+class Source(Protocol):
+    """Where template frames come from: a :class:`inference.lipsync.frames.Template`, or a picture."""
+
+    info: VideoInfo  #: of which the size matters
+
+    def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Frame | Planes]:
+        """The frames of that order, as (H, W, 3) BGR or as planes (H·3/2, W)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Encoding:
     """How the picture is written."""
@@ -54,7 +66,7 @@ class Encoding:
     height: int
     fps: float
     crf: int = 15
-    preset: str = "veryfast"
+    preset: str = "superfast"
     encoder: str = "cpu"
     color: Color = field(default_factory=Color)
     overlays: tuple[Overlay, ...] = ()
@@ -86,7 +98,7 @@ class Render:
 
     def __init__(
         self,
-        template: Template,
+        template: Source,
         order: NDArray[np.int32],
         painter: Callable[[int, int], Painter],
         encoding: Encoding,
@@ -144,7 +156,7 @@ class Render:
         painter = self._painter(start, stop)
         with (
             ahead(self.template.read(self.order[start:stop], threads), self.template.info) as frames,
-            VideoWriter(
+            SegmentWriter(
                 path,
                 about.width,
                 about.height,
@@ -154,7 +166,6 @@ class Render:
                 overlays=about.overlays,
                 color=about.color,
                 encoder=about.encoder,
-                threads=1,
                 check=self._check,
                 ffmpeg=about.ffmpeg,
             ) as writer,
@@ -163,8 +174,12 @@ class Render:
             for at in range(start, stop, painter.batch):
                 outputs = range(at, min(at + painter.batch, stop))
                 given = [next(frames) for _ in outputs]
-                for frame in painter.paint(given, outputs):
-                    writer.write(frame)
+                plain = [to_bgr(each) if each.ndim == 2 else each for each in given]
+                for raw, before, after in zip(given, plain, painter.paint(plain, outputs), strict=True):
+                    if raw.ndim == 2:
+                        writer.write_planes(with_changes(raw, before, after))
+                    else:
+                        writer.write(after)
                     with self._count:
                         self.done += 1
 

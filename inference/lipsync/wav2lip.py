@@ -21,8 +21,8 @@ from inference.audio import Array
 from inference.base import EngineError, ResourceError
 from inference.face import mesh
 from inference.lipsync import wav2lip_model
-from inference.lipsync.frames import Frame
 from inference.lipsync.params import Options
+from inference.lipsync.planes import Frame
 from inference.lipsync.wav2lip_model import MEL_BANDS, MEL_FRAMES
 from inference.lipsync.work import Work
 

@@ -159,7 +159,7 @@ class Animator:
 def _sharpened(picture: Frame, warp: PoseWarp) -> Frame:
     """The picture, a little sharper where the head will be sampled between pixels."""
     exact = picture.astype(np.float32)
-    weight = cv2.resize(warp.weight, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_LINEAR)
+    weight = warp.spread(warp.weight)
     exact += (SHARPEN * weight[..., None]) * (exact - cv2.GaussianBlur(exact, (0, 0), 0.8))
     return np.asarray(np.clip(np.rint(exact), 0, 255), np.uint8)
 

@@ -166,7 +166,7 @@ def _measure(points: mesh.Points, ring: mesh.Index, iris: int, unit: float) -> _
         # (1 − s²) times a parabola: meets the corners exactly and cannot wave.
         basis = np.stack([(1 - s**2) * s**power for power in range(3)], axis=1)
         factors = np.linalg.lstsq(basis, local[:, 1], rcond=None)[0]
-        return np.polynomial.polynomial.polymul([1, 0, -1], factors)
+        return np.asarray(np.polynomial.polynomial.polymul([1, 0, -1], factors), np.float64)
 
     upper, lower = lid(ring[9:]), lid(ring[1:8])
     reach = np.linspace(-half - BESIDE, half + BESIDE, 129)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from inference.encode import SD
 from inference.face.model import FaceModel
 from inference.ffmpeg import Process
 from inference.lipsync import marks, pipeline, sound
+from inference.lipsync.engine import Steps, threads_here
 from inference.lipsync.frames import Frame
 from inference.lipsync.pipeline import Encoding, Render
 from inference.portrait import reference
@@ -36,7 +38,19 @@ from inference.portrait.work import Backend, Work, fitted, frames_of, seed_of
 
 PIPELINE_VERSION = 1  #: raise it when the same input may give another video; part of the fingerprint
 FOUND, PAINTED = 5.0, 96.0  #: per cent after each of the first two statuses
+WHOLE = 10_000  #: steps into which a share of the work is counted
 MIN_DURATION_S = 0.04
+_SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+METADATA = {
+    "mesh": {
+        "comment": "AI-generated: a still picture was set in motion to a recording (filepool portrait)",
+        "digital_source_type": _SOURCE + "compositeWithTrainedAlgorithmicMedia",
+    },
+    "echomimic": {
+        "comment": "AI-generated: made by EchoMimic from a still picture and a recording (filepool portrait)",
+        "digital_source_type": _SOURCE + "trainedAlgorithmicMedia",
+    },
+}
 
 
 class Portrait:
@@ -62,7 +76,7 @@ class Portrait:
             ) from error
         marks.require(self._options.watermark, "watermark")
         marks.require(self._options.digital_auth, "digital_auth")
-        self._threads = self._options.threads or _threads()
+        self._threads = self._options.threads or threads_here()
         self._face_file = weights.find("face-landmarker/face_landmarker.task", self._options.face_model)
         self._model = FaceModel(self._face_file)
         if self._options.backend == "echomimic":
@@ -103,42 +117,38 @@ class Portrait:
 
     def run(self, params: PortraitParams, context: Context) -> dict[str, Any]:
         """Make one video; the result tells its size, length, seed and whatever was not done as asked."""
-        model, backend = self._loaded()
-        context.progress("face_detecting", 0.0, "reading the picture")
+        (model, backend), started = self._loaded(), time.monotonic()
+        steps, options, scratch = Steps(context), self._options, context.scratch
+        steps.begin("face_detecting", 0.0, FOUND, "reading the picture")
         job = self.check(params.model_dump())
         face = reference.load(job, model)
-        context.check()
-        context.progress("face_detecting", FOUND * 0.6, "reading the sound")
-        options, scratch = self._options, context.scratch
-        heard = sound.prepare(job.audio, scratch, options.max_audio_s, context.check, options.ffmpeg)
+        steps.begin("face_detecting", FOUND * 0.6, FOUND, "reading the sound")
+        heard = sound.prepare(job.audio, scratch, options.max_audio_s, steps.check, options.ffmpeg)
         frames, notes = frames_of(job, heard.seconds)
         backend.check_length(frames)
         notes = [*face.warnings, *notes, *_unused(job, backend)]
         if heard.complaint:
             notes.append(f"audio: {heard.complaint}")
         work = Work(job, face, fitted(heard.samples, frames, job.fps), frames, seed_of(job, context.job_id))
-        context.progress("inference", FOUND, f"{frames} frames")
+        steps.begin("inference", FOUND, PAINTED, f"{frames} frames")
 
         def tell(share: float) -> None:
-            context.check()
-            context.progress("inference", FOUND + (PAINTED - FOUND) * share, f"{frames} frames")
+            steps.check()
+            steps.part(round(share * WHOLE), WHOLE)
 
-        painter, done = backend.prepare(work, scratch, context.check, tell)
-        order = np.zeros(frames, np.int32)
-        encoding = self._encoding(job, face.picture, scratch)
-        still: Any = _Still(face.picture)
-        render = Render(still, order, painter, encoding, scratch, self._threads)
-        parts = render.run(context.check, lambda count: tell(done + (1 - done) * count / frames))
-        if render.note:
-            notes.append(render.note)
-        context.progress("merging_audio", PAINTED, "adding the sound")
-        seconds = frames / job.fps
-        output = context.output(job.output, "output.mp4")
-        track = heard.path
+        painter, done = backend.prepare(work, scratch, steps.check, tell)
+        prepared = time.monotonic()
+        encoding, still = self._encoding(job, face.picture, scratch), Still(face.picture)
+        render = Render(still, np.zeros(frames, np.int32), painter, encoding, scratch, self._threads)
+        parts = render.run(steps.check, lambda count: tell(done + (1 - done) * count / frames))
+        rendered, seconds = time.monotonic(), frames / job.fps
+        steps.begin("merging_audio", PAINTED, 100.0, "adding the sound")
+        output, track = context.output(job.output, "output.mp4"), heard.path
         if heard.seconds < seconds - 1 / job.fps:
-            track = _followed_by_silence(heard.path, scratch / "sound-long.flac", seconds, context, options.ffmpeg)
-        pipeline.merge(parts, output, track, seconds, self._notice(job), context.check, options.ffmpeg)
-        context.progress("merging_audio", 100.0, f"{seconds:.1f} s of video")
+            track = _followed_by_silence(heard.path, scratch / "sound-long.flac", seconds, steps.check, options.ffmpeg)
+        pipeline.merge(parts, output, track, seconds, METADATA[options.backend], steps.check, options.ffmpeg)
+        finished = time.monotonic()
+        steps.part(1, 1)
         return {
             "output": str(job.output) if job.output is not None else "output.mp4",
             "width": encoding.width,
@@ -146,11 +156,18 @@ class Portrait:
             "fps": job.fps,
             "frames": frames,
             "duration_s": round(seconds, 3),
+            "audio_s": round(heard.seconds, 3),
             "seed": work.seed,
             "backend": options.backend,
+            "encoder": render.codec,
             "faces": face.faces,
             "shown": [face.shown.x, face.shown.y, face.shown.width, face.shown.height],
-            "warnings": notes,
+            "seconds": {
+                "prepare": round(prepared - started, 3),
+                "render": round(rendered - prepared, 3),
+                "merge": round(finished - rendered, 3),
+            },
+            "warnings": [*notes, *([render.note] if render.note else [])],
         }
 
     def files(self, params: PortraitParams) -> Files:
@@ -206,16 +223,9 @@ class Portrait:
             ffmpeg=options.ffmpeg,
         )
 
-    def _notice(self, job: PortraitParams) -> dict[str, str]:
-        """What the file says about itself."""
-        words = {"comment": f"Generated video: filepool portrait, backend {self._options.backend}"}
-        if job.digital_auth:
-            words["digital_auth"] = "1"
-        return words
-
 
 @dataclass(frozen=True)
-class _Still:
+class Still:
     """A picture in the place of a template video."""
 
     picture: Frame
@@ -237,7 +247,9 @@ def _unused(job: PortraitParams, backend: Backend) -> list[str]:
     return ["motion means nothing to a generative backend"] if backend.generative and job.motion != 1 else []
 
 
-def _followed_by_silence(path: Path, target: Path, seconds: float, context: Context, ffmpeg: str | None) -> Path:
+def _followed_by_silence(
+    path: Path, target: Path, seconds: float, check: Callable[[], None], ffmpeg: str | None
+) -> Path:
     """The sound with silence after it, ``seconds`` in all."""
     import ffmpeg as builder
 
@@ -250,7 +262,7 @@ def _followed_by_silence(path: Path, target: Path, seconds: float, context: Cont
     )
     process = Process(arguments, "wait")
     try:
-        if process.finish(context.check) != 0:
+        if process.finish(check) != 0:
             raise EngineError(f"ffmpeg could not lengthen {path}: {process.said}")
     finally:
         process.close()
@@ -272,12 +284,3 @@ def _check_output(path: Path, inputs: Mapping[Path, str]) -> Path:
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path.expanduser()))
-
-
-def _threads() -> int:
-    """``OMP_NUM_THREADS`` as the pool sets it, else the cores this process may use."""
-    configured = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if configured.isdigit() and int(configured) > 0:
-        return int(configured)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)

@@ -119,7 +119,8 @@ def _turn_times(at: Curve, voice: Curve, rng: np.random.Generator) -> Curve:
     end = at[-1] if len(at) else 0.0
     rise = np.flatnonzero((voice[1:] > 0.3) & (voice[:-1] <= 0.3)) + 1
     onsets = at[rise]
-    times, now = [], float(rng.uniform(0.4, 1.6))
+    times: list[float] = []
+    now = float(rng.uniform(0.4, 1.6))
     while now < end:
         near = onsets[np.abs(onsets - now) < ONSET_REACH]
         if len(near):

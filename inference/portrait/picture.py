@@ -73,7 +73,7 @@ def read_picture(path: str | Path) -> Frame:
     if bgr is None:
         raise InputError(f"image: {file} is no picture that can be read", hint="use JPEG, PNG or WebP")
     if full is not None and full.ndim == 3 and full.shape[2] == 4:
-        bgr = _flatten(bgr, full)
+        bgr = _flatten(np.asarray(bgr, np.uint8), full)
     if min(bgr.shape[:2]) < MIN_SIDE:
         raise InputError(f"image: {file} is {bgr.shape[1]}×{bgr.shape[0]}; {MIN_SIDE} pixels a side are the least")
     return np.ascontiguousarray(bgr, np.uint8)

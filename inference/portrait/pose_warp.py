@@ -20,7 +20,9 @@ from inference.face import mesh, pose
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
 
-GRID = 8  #: pixels between grid points
+CELL = 1 / 18  #: eye distances between grid points, rounded to whole pixels …
+CELL_LIMITS = (2, 16)  #: … within these
+REACH = (2.7, 2.7, 4.3)  #: eye distances beside, above and below the head's origin that can move at all
 STEPS = 3  #: fixed-point steps of the inverse; the error is then under .01 px
 PIVOT = (0.0, 0.72, 0.30)  #: head coordinates of the joint the head turns on: low and far back
 
@@ -37,20 +39,43 @@ BROW_FADE = 0.30  #: of that motion over the forehead
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Points in the middle of square cells, where ``cv2.resize`` expects them."""
+
+    left: int  #: pixels
+    top: int
+    columns: int
+    rows: int
+    cell: int  #: pixels
+
+    def points(self) -> tuple[Array, Array]:
+        """(rows, columns) x and y in pixels."""
+        x = self.left + (np.arange(self.columns) + 0.5) * self.cell - 0.5
+        y = self.top + (np.arange(self.rows) + 0.5) * self.cell - 0.5
+        across, down = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
+        return across, down
+
+    def read(self, values: Array, x: Array, y: Array) -> Array:
+        """The grid's ``values`` between its points, at pixels ``x`` and ``y``."""
+        cell, half = np.float32(self.cell), np.float32(0.5)
+        at_x = np.ascontiguousarray((x - np.float32(self.left) + half) / cell - half)
+        at_y = np.ascontiguousarray((y - np.float32(self.top) + half) / cell - half)
+        found = cv2.remap(values, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(found, np.float32)
+
+
+@dataclass(frozen=True)
 class Turned:
     """A head in a new pose."""
 
-    moved: Array  #: (rows, columns, 2) pixels that each grid point of the still picture goes
+    moved: Array  #: (rows, columns, 2) pixels that each point of the grid goes
     pose: pose.Pose  #: the new pose itself
+    grid: Grid
 
     def forward(self, points: Array) -> Array:
-        """(P, 3) points of the still picture in pixels → where they are now; depth turns with them."""
-        at = (points[:, :2] + np.float32(0.5)) / GRID - np.float32(0.5)
-        step = cv2.remap(
-            self.moved, at[:, 0].copy(), at[:, 1].copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
+        """(P, 3) points of the still picture in pixels → where they are now; depths stay."""
         result = points.copy()
-        result[:, :2] += step.reshape(-1, 2)
+        result[:, :2] += self.grid.read(self.moved, points[:, 0], points[:, 1]).reshape(-1, 2)
         return result
 
 
@@ -66,27 +91,25 @@ class PoseWarp:
         yaw, _, roll = (float(angle) for angle in at.angles[0])
         self._axes = pose.rotation_of(0, 0, roll).astype(np.float64)
         self._joint = self._scale * (pose.rotation_of(yaw, 0, roll) @ np.array(PIVOT)) + self._place
-        columns, rows = -(-self.width // GRID), -(-self.height // GRID)
-        # Grid points sit in the middle of their cells, where cv2.resize expects them.
-        x = (np.arange(columns) + 0.5) * GRID - 0.5
-        y = (np.arange(rows) + 0.5) * GRID - 0.5
-        self._x, self._y = (axis.astype(np.float32) for axis in np.meshgrid(x, y))
+        self.grid = self._laid()
+        rows, columns = self.grid.rows, self.grid.columns
+        self._x, self._y = self.grid.points()
         flat = self._upright(points)
         here = self._upright(np.stack([self._x, self._y], axis=2).reshape(-1, 2))
         outside = _distance(here, flat[mesh.OVAL]).reshape(rows, columns)
         edge = np.minimum.reduce([self._x, self._y, self.width - 1 - self._x, self.height - 1 - self._y])
         rest = _smoothstep(edge / (EDGE * self._scale))
-        self.weight = _head_weight(here, flat, outside) * rest
-        self._chest = _chest_weight(here, flat).reshape(rows, columns) * rest
-        self._brow = _brow_weight(here, flat).reshape(rows, columns)
+        self.weight = (_head_weight(here, flat, outside) * rest).astype(np.float32)  #: (rows, columns) of the grid
+        self._chest = (_chest_weight(here, flat).reshape(rows, columns) * rest).astype(np.float32)
+        self._brow = (_brow_weight(here, flat).reshape(rows, columns) * rest).astype(np.float32)
         self._arm = self._arms(points, outside)
         moving = np.maximum(self.weight, self._chest) > 1e-3
-        self.box = _extent(moving, self.width, self.height)
+        self.box = self._extent(moving)  #: (left, top, right, bottom) pixels that can move
         self._base = (
             np.arange(self.box[0], self.box[2], dtype=np.float32)[None, :],
             np.arange(self.box[1], self.box[3], dtype=np.float32)[:, None],
         )
-        self._full = np.empty((rows * GRID, columns * GRID, 2), np.float32)
+        self._full = np.empty((rows * self.grid.cell, columns * self.grid.cell, 2), np.float32)
 
     def turned(self, angles: Array, breath: float = 0.0, brow: float = 0.0) -> Turned:
         """The head in another pose.
@@ -105,24 +128,48 @@ class PoseWarp:
         at = pose.Pose(
             np.float32([self._scale]), (turn @ self._turn)[None].astype(np.float32), place[None].astype(np.float32)
         )
-        return Turned(moved, at)
+        return Turned(moved, at, self.grid)
 
     def maps(self, turned: Turned) -> tuple[Array, Array]:
         """(h, w) float32 x and y of the source, for the pixels of ``box``. Arrays of their own."""
-        moved = turned.moved
-        source = -moved
+        source = -turned.moved
         for _ in range(STEPS):
-            source = -cv2.remap(
-                moved,
-                (self._x + source[..., 0] + 0.5) / GRID - 0.5,
-                (self._y + source[..., 1] + 0.5) / GRID - 0.5,
-                cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
+            source = -self.grid.read(turned.moved, self._x + source[..., 0], self._y + source[..., 1])
         cv2.resize(source, (self._full.shape[1], self._full.shape[0]), dst=self._full, interpolation=cv2.INTER_LINEAR)
         left, top, right, bottom = self.box
-        field = self._full[top:bottom, left:right]
+        field = self._full[top - self.grid.top : bottom - self.grid.top, left - self.grid.left : right - self.grid.left]
         return field[..., 0] + self._base[0], field[..., 1] + self._base[1]
+
+    def spread(self, values: Array) -> Array:
+        """(height, width) of the picture: (rows, columns) values of the grid enlarged, 0 outside it."""
+        grid, result = self.grid, np.zeros((self.height, self.width), np.float32)
+        full = cv2.resize(values, (grid.columns * grid.cell, grid.rows * grid.cell), interpolation=cv2.INTER_LINEAR)
+        part = result[grid.top : grid.top + full.shape[0], grid.left : grid.left + full.shape[1]]
+        part[:] = full[: part.shape[0], : part.shape[1]]
+        return result
+
+    def _laid(self) -> Grid:
+        """A grid over what can move."""
+        beside, above, below = (reach * self._scale for reach in REACH)
+        cell = int(np.clip(round(self._scale * CELL), *CELL_LIMITS))
+        x, y = float(self._place[0]), float(self._place[1])
+        left, top = max(0, int(x - beside)), max(0, int(y - above))
+        right, bottom = min(self.width, int(x + beside)), min(self.height, int(y + below))
+        return Grid(left, top, max(1, -(-(right - left) // cell)), max(1, -(-(bottom - top) // cell)), cell)
+
+    def _extent(self, moving: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) pixels of all cells that move and their neighbours."""
+        rows, columns = np.flatnonzero(moving.any(axis=1)), np.flatnonzero(moving.any(axis=0))
+        if not len(rows):
+            return self.grid.left, self.grid.top, self.grid.left, self.grid.top
+        cell, grid = self.grid.cell, self.grid
+        left, top = grid.left + max(0, columns[0] - 1) * cell, grid.top + max(0, rows[0] - 1) * cell
+        right, bottom = grid.left + int(columns[-1] + 2) * cell, grid.top + int(rows[-1] + 2) * cell
+        right, bottom = (
+            min(self.width, right, grid.left + grid.columns * cell),
+            min(self.height, bottom, grid.top + grid.rows * cell),
+        )
+        return int(left), int(top), int(right), int(bottom)
 
     def _upright(self, pixels: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N, ≥2) pixels → (N, 2) eye distances round the head's origin, roll taken out."""
@@ -132,28 +179,28 @@ class PoseWarp:
 
     def _arms(self, points: mesh.Points, outside: Array) -> Array:
         """(rows, columns, 3) pixels from the joint to the point of the head at each grid point."""
-        depth = _mesh_depth(points, self._x.shape)
+        depth = _depth_between(points, self._x, self._y, self.grid.cell)
         ears = float(points[[127, 234, 356, 454], 2].mean())
         blend = _smoothstep(outside / EAR_BLEND)
         depth = depth * (1 - blend) + ears * blend
-        sigma = 0.05 * self._scale / GRID
+        sigma = 0.05 * self._scale / self.grid.cell
         depth = cv2.GaussianBlur(depth.astype(np.float32), (0, 0), max(0.6, sigma), borderType=cv2.BORDER_REPLICATE)
         joint = self._joint
         return np.stack([self._x - joint[0], self._y - joint[1], depth - joint[2]], axis=2).astype(np.float32)
 
 
-def _mesh_depth(points: mesh.Points, shape: tuple[int, int]) -> Array:
-    """(rows, columns) depth of the mesh in pixels, outside the oval that of its nearest edge."""
-    rows, columns = shape
-    at = (points[: mesh.VERTICES, :2] + 0.5) / GRID - 0.5
-    # Inverse distance over the nearest vertices: smooth, defined everywhere, and cheap on this grid.
-    y, x = np.mgrid[0:rows, 0:columns]
-    depth = np.empty(shape, np.float32)
-    for row in range(rows):
-        square = (x[row][:, None] - at[None, :, 0]) ** 2 + (y[row][:, None] - at[None, :, 1]) ** 2
+def _depth_between(points: mesh.Points, x: Array, y: Array, cell: int) -> Array:
+    """(rows, columns) depth of the mesh in pixels, outside the face that of its nearest edge.
+
+    By inverse distance over the nearest vertices: smooth, defined everywhere, and cheap on a grid.
+    """
+    depth = np.empty(x.shape, np.float32)
+    flat, z = points[: mesh.VERTICES, :2], points[: mesh.VERTICES, 2]
+    for row in range(x.shape[0]):
+        square = ((x[row][:, None] - flat[None, :, 0]) ** 2 + (y[row][:, None] - flat[None, :, 1]) ** 2) / cell**2
         near = np.argpartition(square, 6, axis=1)[:, :6]
         share = 1 / (np.take_along_axis(square, near, axis=1) + 0.3)
-        depth[row] = (share * points[near, 2]).sum(axis=1) / share.sum(axis=1)
+        depth[row] = (share * z[near]).sum(axis=1) / share.sum(axis=1)
     return depth
 
 
@@ -214,15 +261,6 @@ def _distance(here: NDArray[np.float64], ring: NDArray[np.float64]) -> NDArray[n
     return result
 
 
-def _extent(moving: NDArray[np.bool_], width: int, height: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) pixels of all cells that move and their neighbours."""
-    rows, columns = np.flatnonzero(moving.any(axis=1)), np.flatnonzero(moving.any(axis=0))
-    if not len(rows):
-        return 0, 0, 0, 0
-    left, top = max(0, columns[0] - 1) * GRID, max(0, rows[0] - 1) * GRID
-    return int(left), int(top), min(width, int(columns[-1] + 2) * GRID), min(height, int(rows[-1] + 2) * GRID)
-
-
 def _smoothstep(value: NDArray[np.floating]) -> NDArray[np.float64]:
     t = np.clip(np.asarray(value, np.float64), 0, 1)
-    return np.asarray(t * t * (3 - 2 * t))
+    return np.asarray(t * t * (3 - 2 * t), np.float64)

@@ -21,6 +21,7 @@ from inference.lipsync import frames as frames_module
 from inference.lipsync import marks, sound
 from inference.lipsync.frames import Ahead, Run, Template, loop, runs
 from inference.lipsync.pipeline import Encoding, Render, cut, merge
+from inference.lipsync.planes import changed_box, planes_of, to_bgr, with_changes
 from inference.video import VideoWriter, probe_video, read_frames
 
 Frame = np.ndarray
@@ -40,7 +41,8 @@ def numbered(path: Path, count: int, fps: float = 25, size: int = 64) -> Path:
     return path
 
 
-def number_of(frame: Frame) -> int:
+def number_of(planes: Frame) -> int:
+    frame = to_bgr(planes)
     return round((float(frame[8:-8, 8:-8].mean()) - 16) / 4)
 
 
@@ -73,7 +75,7 @@ def test_runs_are_read_in_one_go() -> None:
 @pytest.mark.parametrize("budget", ["held in memory", "read in blocks"])
 def test_template_in_any_order(template: Path, budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if budget == "read in blocks":
-        monkeypatch.setattr(frames_module, "BLOCK_BYTES", 5 * 64 * 64 * 3)
+        monkeypatch.setattr(frames_module, "BLOCK_BYTES", 5 * 64 * 96)
     source = Template(probe_video(template), 50)
     for start, stop in [(0, 7), (45, 60), (55, 90), (95, 120)]:
         order = loop(stop, 50)[start:]
@@ -107,6 +109,30 @@ def test_reading_ahead_ends_and_hands_over_errors() -> None:
             next(stream)
     with Ahead(iter([]), 1) as stream:
         assert list(stream) == []
+
+
+def test_only_what_changed_is_converted() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    planes = planes_of(noise)
+    before = to_bgr(planes)
+    assert with_changes(planes, before, before) is planes
+    assert with_changes(planes, before, before.copy()) is planes
+    for box in [(0, 0, 1, 1), (63, 47, 64, 48), (13, 7, 30, 29), (0, 0, 64, 48)]:
+        left, top, right, bottom = box
+        after = before.copy()
+        after[top:bottom, left:right] = 255 - after[top:bottom, left:right]
+        x0, y0, x1, y1 = changed_box(before, after) or (0, 0, 0, 0)
+        assert x0 <= left < right <= x1 <= right + 1
+        assert y0 <= top < bottom <= y1 <= bottom + 1
+        result = with_changes(planes, before, after)
+        whole, kept = planes_of(after), np.ones((48, 64), bool)
+        kept[y0:y1, x0:x1] = False
+        assert np.array_equal(result[:48][kept], planes[:48][kept])
+        assert np.array_equal(result[:48][~kept], whole[:48][~kept])
+        ours, theirs, old = (each[48:].reshape(2, 24, 32) for each in (result, whole, planes))
+        half = kept[::2, ::2]
+        assert np.array_equal(ours[:, half], old[:, half])
+        assert np.array_equal(ours[:, ~half], theirs[:, ~half])
 
 
 @pytest.mark.parametrize(("frames", "fps", "count"), [(1, 25, 1), (30, 25, 1), (150, 25, 4), (1500, 25, 8)])

@@ -13,14 +13,19 @@ from inference.face import mesh
 from inference.lipsync.render.calibrate import Calibration
 from inference.lipsync.render.mouths import THUMB, Mouths
 
-VERSION = 1  #: of what is saved; raise it when rendering would read old materials wrongly
+VERSION = 3  #: of what is saved; raise it when rendering would read old materials wrongly
 
 
 def no_mouths() -> Mouths:
     """For templates whose mouths are of no use."""
     nothing = np.zeros(0, np.float32)
     return Mouths(
-        np.zeros(0, np.int32), np.zeros((0, 2), np.int32), (), nothing, np.zeros((0, THUMB[1], THUMB[0]), np.uint8)
+        np.zeros(0, np.int32),
+        np.zeros((0, 2), np.int32),
+        (),
+        nothing,
+        nothing,
+        np.zeros((0, THUMB[1], THUMB[0]), np.uint8),
     )
 
 

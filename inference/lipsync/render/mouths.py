@@ -31,6 +31,8 @@ RUN = 50  #: frames; when not all mouths fit, whole stretches of this length are
 NEAR_OPENING, NEAR_WIDTH, NEAR_ANGLE = 0.02, 0.035, 7.0  #: differences that cost 1: eye distances, degrees
 SKIP, STAY, BACK, JUMP, JUMP_MORE = 0.4, 0.3, 0.8, 3.0, 6.0  #: STAY < BACK / 2, or silence would swing to and fro
 SOFT_COST, TENSE_COST = 2.0, 0.5  #: of a blurred mouth (per share of sharpness lost), of an unusual one (per unit)
+PARTED_COST, SHUT_BELOW = 5.0, 0.03  #: of teeth in a mouth that shall be shut, and when it shall be
+LIGHTER = 30.0  #: grey levels between lips and what is between them that mean teeth
 TENSE = 0.02  #: eye distances of lip shape off the usual that count as one unit
 ALIKE = 9.0  #: grey levels between two thumbnails that cost 1
 CANDIDATES = 160  #: mouths looked at per output frame
@@ -46,6 +48,7 @@ class Mouths:
     origin: NDArray[np.int32]  #: (M, 2) x, y of each picture's first pixel in its frame
     pictures: tuple[Frame, ...]  #: M × (h, w, 3) BGR
     sharpness: Array  #: (M,) 1 = the median mouth
+    parted: Array  #: (M,) 0..1, how much something light shows between the lips
     thumb: NDArray[np.uint8]  #: (M, 14, 20) all in the same place and size, for comparing
 
     def __len__(self) -> int:
@@ -61,6 +64,7 @@ class Mouths:
             "mouth_size": sizes,
             "mouth_pixels": np.concatenate(flat) if flat else np.zeros(0, np.uint8),
             "mouth_sharpness": self.sharpness,
+            "mouth_parted": self.parted,
             "mouth_thumb": self.thumb,
         }
 
@@ -77,6 +81,7 @@ class Mouths:
             np.asarray(arrays["mouth_origin"], np.int32),
             pictures,
             np.asarray(arrays["mouth_sharpness"], np.float32),
+            np.asarray(arrays["mouth_parted"], np.float32),
             np.asarray(arrays["mouth_thumb"], np.uint8),
         )
 
@@ -105,7 +110,7 @@ def frames_wanted(tracks: Tracks, width: int, height: int, budget: int = BUDGET)
 
 def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
     """The mouths in (frame index, BGR frame) pairs. Holds one frame at a time."""
-    frames, origins, crops, sharpness, thumbs = [], [], [], [], []
+    frames, origins, crops, sharpness, parted, thumbs = [], [], [], [], [], []
     for index, picture in pictures:
         points, unit = tracks.pixels(index), float(tracks.pose.scale[index])
         box = hull_box(points, unit).within(picture.shape[1], picture.shape[0])
@@ -116,6 +121,7 @@ def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
         thumb, sharp = _look(picture, points, unit)
         thumbs.append(thumb)
         sharpness.append(sharp)
+        parted.append(_parted(picture, points))
     relative = np.array(sharpness, np.float32)
     if len(relative):
         relative /= max(float(np.median(relative)), 1e-6)
@@ -124,6 +130,7 @@ def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
         np.array(origins, np.int32).reshape(-1, 2),
         tuple(crops),
         relative,
+        np.array(parted, np.float32),
         np.array(thumbs, np.uint8).reshape(-1, THUMB[1], THUMB[0]),
     )
 
@@ -144,6 +151,16 @@ def _look(picture: Frame, points: Array, unit: float) -> tuple[NDArray[np.uint8]
     return cv2.resize(gray, THUMB, interpolation=cv2.INTER_AREA), float(np.sqrt((detail**2).mean()))
 
 
+def _parted(picture: Frame, points: Array) -> float:
+    """How much lighter the line between the lips is than the lips, 0..1: teeth, however small the gap measures."""
+    upper, lower = points[mesh.LIP_INNER_UPPER[3:-3], :2], points[mesh.LIP_INNER_LOWER[3:-3], :2]
+    outer = points[mesh.LIP_OUTER_UPPER[3:-3], :2], points[mesh.LIP_OUTER_LOWER[3:-3], :2]
+    at = np.stack([(upper + lower) / 2, (upper + outer[0]) / 2, (lower + outer[1]) / 2]).astype(np.float32)
+    gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+    between, above, below = cv2.remap(gray, at[..., 0].copy(), at[..., 1].copy(), cv2.INTER_LINEAR).mean(axis=1)
+    return float(np.clip((between - (above + below) / 2) / LIGHTER, 0, 1))
+
+
 class Chooser:
     """Chooses mouths for a curve."""
 
@@ -158,6 +175,7 @@ class Chooser:
         lips = lips - lips.mean(axis=1, keepdims=True)
         usual = np.median(lips, axis=0)
         tense = np.sqrt(((lips - usual) ** 2).sum(axis=2).mean(axis=1)) / TENSE
+        self._parted = mouths.parted
         soft = np.maximum(0, 1 - mouths.sharpness)
         self._own_cost = (TENSE_COST * tense**2 + SOFT_COST * soft).astype(np.float32)
         self._transition = _transitions(mouths, lips)
@@ -183,7 +201,8 @@ class Chooser:
         for axis in (0, 1):
             angle = np.nan_to_num(self._angles[frames, axis])
             cost += ((angle[:, None] - self._own_angles[:, axis]) / NEAR_ANGLE) ** 2
-        return np.asarray(cost + self._own_cost, np.float32)
+        shut = np.clip(1 - opening / SHUT_BELOW, 0, 1)
+        return np.asarray(cost + self._own_cost + PARTED_COST * shut[:, None] * self._parted, np.float32)
 
     def _shortest(self, cost: Array) -> NDArray[np.int32]:
         """The cheapest path through (T, M) costs, of the CANDIDATES cheapest mouths at every step."""

@@ -143,6 +143,14 @@ class MeshRenderer:
             box, pixels = change
             box.cut(result)[:] = pixels
         self._transplant.lay(result, goal, unit, target.pictures, float(strength))
+        # Open mouths that had to be shut for want of shut ones: their teeth would show as a white seam.
+        origin = self.materials.mouths.frame
+        gap = sum(share * float(tracks.opening[origin[mouth]]) for mouth, share in target.pictures)
+        forced = float(np.clip(gap / SHUT - 1, 0, 1)) * float(strength)
+        if forced > 0:
+            line = own_inside.line(goal, unit, target.opening, compose.skin(frame, source, unit).light)
+            if line is not None:
+                compose.lay(result, line, forced)
         return result
 
 

@@ -1,0 +1,45 @@
+"""Silence and closures: from the head's logits to when a mouth moves and when its lips meet."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.audio import Array
+
+QUIET, HEARD = 0.0015, 0.004  #: amplitude at the usual level (speech is 0.1): nothing below, all above
+AHEAD, BEHIND = 3, 2  #: frames by which a mouth moves before the voice begins and after it has ended
+BRIDGE = 6  #: frames: a shorter gap in the voice is a stop consonant or a breath, not a pause
+EDGE = np.array([0.25, 0.5, 0.25])  #: smooths the edges of the voicing
+
+
+def voicing(logit: Array, loudness: Array) -> Array:
+    """(T,) 0..1 from the logits of speech (T,) and the amplitudes of frames of 20 ms (about 2 T)."""
+    count = len(logit)
+    if not count:
+        return np.zeros(0, np.float32)
+    padded = np.zeros(2 * count, np.float32)
+    padded[: len(loudness)] = loudness[: 2 * count]
+    amplitude = padded.reshape(count, 2).max(axis=1)
+    audible = np.clip((amplitude - QUIET) / (HEARD - QUIET), 0.0, 1.0)
+    spoken = sigmoid(logit) * audible
+    spoken = -_largest(-_largest(spoken, BRIDGE // 2, BRIDGE // 2), BRIDGE // 2, BRIDGE // 2)
+    spoken = _largest(spoken, BEHIND, AHEAD)
+    smooth = np.convolve(np.pad(spoken, 1, mode="edge"), EDGE, mode="valid")
+    return np.asarray(np.clip(smooth, 0.0, 1.0), dtype=np.float32)
+
+
+def closures(logit: Array, opening: Array, voiced: Array, close_at: float) -> NDArray[np.bool_]:
+    """(T,) where the lips meet: closure at least as likely as ``close_at`` while somebody speaks."""
+    return np.asarray((sigmoid(logit) >= close_at) & (voiced > 0.3), dtype=np.bool_)
+
+
+def sigmoid(logit: Array) -> Array:
+    """Logits → probabilities."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logit, -30.0, 30.0))), dtype=np.float32)
+
+
+def _largest(values: Array, before: int, after: int) -> Array:
+    """The largest value from ``before`` frames earlier to ``after`` frames later; edges repeated."""
+    padded = np.pad(values, (before, after), mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, before + after + 1).max(axis=1)
