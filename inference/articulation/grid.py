@@ -1,8 +1,8 @@
 """Sentences of the GRID corpus and the closures in them.
 
-A file name spells its sentence: ``bbaf2n`` is "bin blue at f two now" (Cooke, Barker, Cunningham, Shao 2006). Whisper's own
-aligner says when each word is spoken; lips are shut shortly after a word that begins with b, p or m has begun there (the
-mesh shows them shut 40 to 120 ms later, at the middle).
+A file name spells its sentence: ``bbaf2n`` is "bin blue at f two now" (Cooke, Barker, Cunningham, Shao 2006).
+Whisper's own aligner says when each word is spoken; lips are shut shortly after a word that begins with b, p or m has
+begun there (the mesh shows them shut 40 to 120 ms later, most often).
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from inference.audio import Array
 COMMANDS = {"b": "bin", "l": "lay", "p": "place", "s": "set"}
 COLOURS = {"b": "blue", "g": "green", "r": "red", "w": "white"}
 PREPOSITIONS = {"a": "at", "b": "by", "i": "in", "w": "with"}
-DIGITS = dict(zip("z123456789", "zero one two three four five six seven eight nine".split(), strict=True))
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS = dict(zip("z123456789", NUMBERS, strict=True))
 ADVERBS = {"a": "again", "n": "now", "p": "please", "s": "soon"}
 NAME = re.compile(r"(?:^|_)([blps][bgrw][abiw][a-vx-z][z1-9][anps])$")
 
-LABIAL = re.compile(r"^(?:b|m|p(?![hnst]))", re.IGNORECASE)  #: spelling of a word that begins with closed lips
+LABIAL = re.compile(r"^(?:b|m(?!$)|p(?![hnst]))", re.IGNORECASE)  #: spelling of a word that begins with closed lips
 NO_LABIAL = re.compile(r"^[^bmpfvw]+$", re.IGNORECASE)  #: spelling of a word without any use of the lips
 BEFORE_S, AFTER_S = 0.06, 0.20  #: around the begin of a word, where its closure is looked for
 

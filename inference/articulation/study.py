@@ -1,8 +1,9 @@
 """Leave one speaker out: heads that never saw or heard a speaker, judged on that speaker.
 
-Everything that is fitted is fitted again for each speaker left out: components, regression, networks. Only the lags of the
-clips are shared, each found by a regression that never saw its speaker. Fitted folds are kept in the cache folder under
-a digest of all that went into them, so that an evaluation after a training costs seconds.
+Everything that is fitted is fitted again for each speaker left out: components, regression, networks. Only the lags of
+the clips are shared, each found by a regression that never saw its speaker. Fitted folds are kept in the cache folder
+under a digest of all that went into them, so that an evaluation after a training costs seconds. The regressions that
+serve as floors take their components from all clips, which favours them if anything.
 """
 
 from __future__ import annotations
