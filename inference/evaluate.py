@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -36,6 +34,7 @@ from inference.face.analysis import TemplateAnalysis, analyse
 from inference.face.model import FaceModel
 from inference.lipsync import speech
 from inference.lipsync.frames import loop
+from inference.offsets import first_time, sound_offset
 from inference.probe import VideoInfo, probe_video
 from inference.video import read_frames
 
@@ -179,12 +178,12 @@ def outside(report: Report, shown: Measured, template: Measured, ffmpeg: str | N
 
 def timing(report: Report, path: Path, audio: Path, seconds: float, ffmpeg: str | None) -> None:
     """When picture and sound begin, and how long they last."""
-    picture, sound = _first_time(path, "v:0", ffmpeg), _first_time(path, "a:0", ffmpeg)
+    picture, sound = first_time(path, "v:0", ffmpeg), first_time(path, "a:0", ffmpeg)
     if picture is not None and sound is not None:
         report.start_offset_ms = round(1000 * (picture - sound), 2)
     report.duration_error_frames = round(report.frames - seconds * report.fps, 2)
     if media.probe(path, "video", ffmpeg).has_audio:
-        report.sound_offset_ms = _sound_offset(path, audio, ffmpeg)
+        report.sound_offset_ms = sound_offset(path, audio, ffmpeg)
 
 
 def sheet(path: Path, shown: Measured, template: Measured | None, asked: speech.Asked, ffmpeg: str | None) -> None:
@@ -297,41 +296,6 @@ def _face(frame: Frame, points: mesh.Points, side: int) -> Frame:
     matrix = np.array([[side / (2 * half), 0, side / 2 - x * side / (2 * half)], [0, side / (2 * half), 0]])
     matrix[1, 2] = side / 2 - y * side / (2 * half)
     return np.asarray(cv2.warpAffine(frame, matrix, (side, side), flags=cv2.INTER_AREA), np.uint8)
-
-
-def _first_time(path: Path, stream: str, ffmpeg: str | None) -> float | None:
-    """Seconds at which a stream's first packet is shown; the encoder's priming is not shown."""
-    command = [
-        media.ffmpeg_binary(ffmpeg),
-        *(
-            "-v",
-            "error",
-            "-nostdin",
-            "-protocol_whitelist",
-            media.LOCAL_PROTOCOLS,
-            "-copyts",
-            "-i",
-            f"file:{path.absolute()}",
-        ),
-        *("-map", f"0:{stream}", "-c", "copy", "-t", "2", "-f", "framecrc", "pipe:1"),
-    ]
-    talk = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60).stdout.decode()
-    unit = re.search(r"#tb 0: (\d+)/(\d+)", talk)
-    times = [int(line.split(",")[2]) for line in talk.splitlines() if not line.startswith("#") and "0x" in line]
-    shown = [time for time in times if time >= 0]
-    return min(shown) * int(unit[1]) / int(unit[2]) if unit and shown else None
-
-
-def _sound_offset(path: Path, audio: Path, ffmpeg: str | None) -> float | None:
-    """Milliseconds by which the video's sound lies behind the recording's, from their first minute."""
-    most = 60 * media.SAMPLE_RATE
-    heard, wanted = media.read_audio(path, ffmpeg)[:most], media.read_audio(audio, ffmpeg)[:most]
-    size = 1 << (len(heard) + len(wanted)).bit_length()
-    if not heard.any() or not wanted.any():
-        return None
-    likeness = np.fft.irfft(np.fft.rfft(heard, size) * np.fft.rfft(wanted, size).conj(), size)
-    lag = int(likeness.argmax())
-    return round(1000 * (lag if lag < size // 2 else lag - size) / media.SAMPLE_RATE, 2)
 
 
 def _print(report: Report) -> None:
