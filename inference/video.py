@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from inference import media
 from inference.base import InputError
-from inference.encode import Color, Overlay, VideoWriter, as_rate, join_segments, nvenc_works
+from inference.encode import Color, Overlay, VideoWriter, as_rate, nvenc_works
 from inference.ffmpeg import Process
 from inference.probe import VideoInfo, probe_video
 
@@ -35,7 +35,6 @@ __all__ = [
     "VideoInfo",
     "VideoWriter",
     "as_rate",
-    "join_segments",
     "nvenc_works",
     "probe_video",
     "read_frames",

@@ -25,7 +25,8 @@ from inference.base import Context, EngineError, Files, InputError, first_proble
 from inference.face import analysis as face_analysis
 from inference.face.model import FaceModel
 from inference.face.track import Choice
-from inference.lipsync import marks, pipeline, sound
+from inference.join import join
+from inference.lipsync import marks, sound
 from inference.lipsync.frames import Template, loop
 from inference.lipsync.params import Backend as BackendName
 from inference.lipsync.params import Options
@@ -147,7 +148,7 @@ class LipSync:
         rendered = time.monotonic()
         steps.begin("merging_audio", 100 * (1 - MERGE_SHARE), 100.0, "adding the sound")
         output = context.output(job.output, "output.mp4")
-        pipeline.merge(parts, output, heard.path, heard.seconds, METADATA, steps.check, self._options.ffmpeg)
+        join(parts, output, heard.path, heard.seconds, METADATA, steps.check, self._options.ffmpeg)
         finished = time.monotonic()
         steps.part(1, 1)
         return {

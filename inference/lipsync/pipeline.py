@@ -13,9 +13,8 @@ counts, so threads are enough here.
 from __future__ import annotations
 
 import itertools
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +23,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import media
-from inference.base import EngineError, ResourceError
-from inference.encode import AUDIO_BITRATE, Color, Overlay, as_rate
-from inference.ffmpeg import Process
+from inference.encode import Color, Overlay, VideoWriter, as_rate
+from inference.join import Part
 from inference.lipsync.frames import Planes, ahead
-from inference.lipsync.planes import Frame, SegmentWriter, to_bgr, with_changes
+from inference.lipsync.planes import Frame, to_bgr, with_changes
 from inference.video import VideoInfo
 
 POLL_S = 0.1  #: between looks at cancellation and progress
@@ -71,14 +68,6 @@ class Encoding:
     color: Color = field(default_factory=Color)
     overlays: tuple[Overlay, ...] = ()
     ffmpeg: str | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """One finished segment."""
-
-    path: Path
-    seconds: float  #: exactly
 
 
 class Stopped(Exception):
@@ -156,7 +145,7 @@ class Render:
         painter = self._painter(start, stop)
         with (
             ahead(self.template.read(self.order[start:stop], threads), self.template.info) as frames,
-            SegmentWriter(
+            VideoWriter(
                 path,
                 about.width,
                 about.height,
@@ -166,6 +155,7 @@ class Render:
                 overlays=about.overlays,
                 color=about.color,
                 encoder=about.encoder,
+                threads=1,
                 check=self._check,
                 ffmpeg=about.ffmpeg,
             ) as writer,
@@ -186,57 +176,3 @@ class Render:
     def _check(self) -> None:
         if self._stop.is_set():
             raise Stopped
-
-
-def merge(
-    parts: Sequence[Part],
-    output: Path,
-    audio: Path,
-    audio_s: float,
-    metadata: Mapping[str, str],
-    check: Callable[[], None],
-    ffmpeg: str | None = None,
-) -> None:
-    """Join the segments and the sound into the output file; the segments are removed.
-
-    Each segment's length is stated exactly: what its own header says is rounded to milliseconds, and after
-    eighty joins the picture would lead the sound by a frame.
-    """
-    import ffmpeg as builder
-
-    lines = ["ffconcat version 1.0"]
-    for part in parts:
-        lines += [f"file {part.path.name}", f"duration {part.seconds:.6f}"]
-    listing = parts[0].path.parent / "segments.ffconcat"
-    listing.write_text("\n".join(lines) + "\n", "utf-8")
-    local = media.LOCAL_PROTOCOLS
-    picture = builder.input(f"file:{listing}", format="concat", protocol_whitelist=local)["v:0"]
-    heard = builder.input(f"file:{audio}", protocol_whitelist=local, t=f"{audio_s:.6f}")["a:0"]
-    options: dict[str, object] = {
-        "format": "mp4",
-        "movflags": "+faststart+use_metadata_tags",
-        "map_metadata": -1,
-        "vcodec": "copy",
-        "acodec": "aac",
-        "audio_bitrate": AUDIO_BITRATE,
-    }
-    for number, (key, value) in enumerate(metadata.items()):
-        options[f"metadata:g:{number}"] = f"{key}={value}"
-    arguments = (
-        builder.output(picture, heard, f"file:{output.absolute()}", **options)
-        .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-nostats", "-y")
-        .compile(cmd=media.ffmpeg_binary(ffmpeg))
-    )
-    process = Process([re.sub(r"^-metadata:g:\d+$", "-metadata", argument) for argument in arguments], "wait")
-    try:
-        if process.finish(check) != 0 or not output.is_file():
-            said = process.said or "no reason given"
-            if "No space left" in said:
-                raise ResourceError(f"disk full while writing {output}: {said}", hint="make room and try again")
-            raise EngineError(f"ffmpeg could not join the segments into {output}: {said}")
-    except BaseException:
-        process.close()
-        output.unlink(missing_ok=True)
-        raise
-    for path in (listing, *(part.path for part in parts)):
-        path.unlink(missing_ok=True)

@@ -6,23 +6,12 @@ the box that was painted is converted back into them: that is faster, and the re
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from inference import encode
-from inference.encode import Color, Overlay, VideoWriter
-from inference.ffmpeg import Process
+from inference.encode import Frame, Planes
 from inference.video import FrameReader
-
-Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
-Planes = NDArray[np.uint8]  #: (H·3/2, W): Y, then U and V of half the size
-
-#: x264 at the quality per byte of `veryfast` in 60 % of its time: `superfast`, but with its look into the future
-SUPERFAST_MBTREE = "rc-lookahead=10:mbtree=1"
 
 
 class PlaneReader(FrameReader):
@@ -41,58 +30,6 @@ class PlaneReader(FrameReader):
         if self._left is not None:
             self._left -= 1
         return planes
-
-
-class SegmentWriter(VideoWriter):
-    """A :class:`VideoWriter` of one segment: no sound, one thread, planes as well as frames."""
-
-    def __init__(
-        self,
-        path: Path,
-        width: int,
-        height: int,
-        fps: float,
-        *,
-        crf: int,
-        preset: str,
-        encoder: str,
-        color: Color,
-        overlays: tuple[Overlay, ...],
-        check: Callable[[], None],
-        ffmpeg: str | None,
-    ) -> None:
-        if encoder == "nvenc" and not encode.nvenc_works(ffmpeg):
-            super().__init__(
-                path, width, height, fps,
-                crf=crf, color=color, overlays=overlays, encoder=encoder, check=check, ffmpeg=ffmpeg,
-            )  # fmt: skip
-            return
-        self.path = path
-        self.width, self.height, self.frames = width, height, 0
-        self.codec = "libx264"
-        self.note = encode.nvenc_works(ffmpeg) if encoder == "nvenc" else ""
-        self._check = check
-        self._planes = np.empty((height * 3 // 2, width), np.uint8)
-        quality: dict[str, object] = {"vcodec": self.codec, "crf": crf, "preset": preset, "threads": 1}
-        if preset == "superfast":
-            quality["x264-params"] = SUPERFAST_MBTREE
-        picture = encode._picture(width, height, encode.as_rate(fps), overlays, color)
-        self._process = Process(encode._command(picture, None, path, quality, None, ffmpeg), "write")
-
-    def write_planes(self, planes: Planes) -> None:
-        """Append one frame as planes; blocks while the encoder is behind."""
-        if planes.shape != self._planes.shape:
-            raise ValueError(f"planes {planes.shape} instead of {self._planes.shape}")
-        if self._check is not None:
-            self._check()
-        left = memoryview(planes).cast("B")
-        try:
-            while left:
-                left = left[self._process.stdin.write(left) :]
-        except (BrokenPipeError, ValueError) as error:
-            self._process.finish()
-            raise self._failure() from error
-        self.frames += 1
 
 
 def to_bgr(planes: Planes) -> Frame:

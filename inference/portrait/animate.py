@@ -7,6 +7,7 @@ over theirs. Pixels outside the head's reach are the picture's own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import cv2
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from inference.face import mesh
 from inference.face.model import FaceModel
-from inference.lipsync.render import compose, seam
+from inference.lipsync.render import compose, own_inside, seam
 from inference.lipsync.render.basis import extend, soften
-from inference.lipsync.render.interior import TEETH_TINT
+from inference.lipsync.render.interior import TEETH_TINT, Drawing
 from inference.lipsync.render.plan import Plan
 from inference.lipsync.render.prepare import prepare
 from inference.lipsync.render.renderer import MeshRenderer
@@ -46,23 +47,14 @@ class Still:
 
 
 class Animator:
-    """Makes frames of one picture. Not for two threads at once; :meth:`twin` gives another one cheaply."""
+    """Makes frames of one picture. Safe to share between threads: nothing in it changes."""
 
     def __init__(self, picture: Frame, points: mesh.Points, model: FaceModel) -> None:
         """``picture`` (H, W, 3) with even sides, ``points`` (478, 3) of its face in pixels. About 0.4 s."""
         still = Still(points[None].astype(np.float32), np.ones(1, bool))
-        self._setup(picture, still, MeshRenderer(still, prepare(still, [picture], model), model.mesh), model)
-
-    def twin(self) -> Animator:
-        """One for another thread."""
-        other = object.__new__(Animator)
-        renderer = MeshRenderer(self._still, self._mouth.materials, self._model.mesh)
-        other._setup(self.picture, self._still, renderer, self._model)
-        return other
-
-    def _setup(self, picture: Frame, still: Still, mouth: MeshRenderer, model: FaceModel) -> None:
+        mouth = MeshRenderer(still, prepare(still, [picture], model), model.mesh)
         self.picture = picture
-        self._still, self._mouth, self._model = still, mouth, model
+        self._mouth = mouth
         tracks = mouth.tracks
         head = tracks.pose.take(0)
         self.unit = float(head.scale[0])  #: eye distance in pixels
@@ -98,13 +90,40 @@ class Animator:
             self._sharp, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
         )
         self._lay_eyes(result, x, y, turned, float(moves.blink[k]), moves.gaze[k])
-        if self._ajar < 1:
-            drawing = self._mouth._interior.draw(
-                turned.forward(goal), turned.pose, target.opening, -target.width, self._skin
-            )
-            if drawing is not None:
-                compose.lay(result, replace(drawing, bgr=drawing.bgr * self._white))
+        seen = turned.forward(goal)
+        for share, layer in self._insides(seen, turned, target.opening, target.width, (x, y)):
+            if layer is not None:
+                compose.lay(result, layer, share)
         return result
+
+    def _insides(
+        self, seen: Array, turned: Turned, opening: float, width: float, maps: tuple[Array, Array]
+    ) -> Iterator[tuple[float, Drawing | None]]:
+        """What is to be seen between the lips at ``seen`` (550, 3), in the pose they are seen in, with shares.
+
+        The same layers as :class:`MeshRenderer` lays over a template that is open already.
+        """
+        ajar, filled, interior = self._ajar, self._mouth.materials.filled, self._mouth._interior
+        if ajar < 1 or filled:
+            drawn = interior.draw(seen, turned.pose, opening, -width, self._skin, upper=1 - ajar)
+            yield 1.0, drawn if drawn is None else replace(drawn, bgr=drawn.bgr * self._white)
+        if ajar > 0 and filled:
+            own = turned.forward(self._source)
+            frame = self._turned_mouth(own, maps)
+            yield ajar, own_inside.take(self._mouth._painter, frame, own, seen, interior.contour(seen), self.unit)
+        if ajar > 0:
+            yield ajar, own_inside.line(seen, self.unit, opening, self._skin.light)
+
+    def _turned_mouth(self, own: Array, maps: tuple[Array, Array]) -> Frame:
+        """(H, W, 3) the turned picture round its unmoved mouth at ``own`` (550, 3); elsewhere nothing of use."""
+        left, top, right, bottom = self.warp.box
+        box = _meet(around(own[mesh.LIP_OUTER, :2], 0.1 * self.unit), Box(left, top, right - left, bottom - top))
+        frame = np.empty_like(self.picture)
+        if not box.empty:
+            rows, columns = slice(box.y - top, box.y - top + box.height), slice(box.x - left, box.x - left + box.width)
+            x, y = (np.ascontiguousarray(plane[rows, columns]) for plane in maps)
+            box.cut(frame)[:] = cv2.remap(self._sharp, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        return frame
 
     def _goal(self, opening: float, width: float) -> Array:
         """(550, 3) pixels of the still picture where the mesh shall be."""

@@ -26,7 +26,8 @@ from inference.base import Context, EngineError, Files, InputError, first_proble
 from inference.encode import SD
 from inference.face.model import FaceModel
 from inference.ffmpeg import Process
-from inference.lipsync import marks, pipeline, sound
+from inference.join import join
+from inference.lipsync import marks, sound
 from inference.lipsync.engine import Steps, threads_here
 from inference.lipsync.frames import Frame
 from inference.lipsync.pipeline import Encoding, Render
@@ -146,7 +147,7 @@ class Portrait:
         output, track = context.output(job.output, "output.mp4"), heard.path
         if heard.seconds < seconds - 1 / job.fps:
             track = _followed_by_silence(heard.path, scratch / "sound-long.flac", seconds, steps.check, options.ffmpeg)
-        pipeline.merge(parts, output, track, seconds, METADATA[options.backend], steps.check, options.ffmpeg)
+        join(parts, output, track, seconds, METADATA[options.backend], steps.check, options.ffmpeg)
         finished = time.monotonic()
         steps.part(1, 1)
         return {

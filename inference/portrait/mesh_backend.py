@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,14 +48,7 @@ class MeshBackend:
         plan = animator.plan(mouth.opening, mouth.width)
         loud = motion.loudness(work.samples, media.SAMPLE_RATE, work.job.fps, work.frames)
         moves = motion.generate(work.frames, work.job.fps, work.seed, loud).scaled(work.job.motion)
-        mine = threading.local()  # one animator per thread, whatever the number of segments
-
-        def painter(start: int, stop: int) -> Painter:
-            if not hasattr(mine, "animator"):
-                mine.animator = animator.twin()
-            return Painter(mine.animator, plan, moves)
-
-        return painter, HEARD
+        return (lambda start, stop: Painter(animator, plan, moves)), HEARD
 
     def check_length(self, frames: int) -> None:
         """Any length will do."""

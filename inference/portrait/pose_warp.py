@@ -109,7 +109,6 @@ class PoseWarp:
             np.arange(self.box[0], self.box[2], dtype=np.float32)[None, :],
             np.arange(self.box[1], self.box[3], dtype=np.float32)[:, None],
         )
-        self._full = np.empty((rows * self.grid.cell, columns * self.grid.cell, 2), np.float32)
 
     def turned(self, angles: Array, breath: float = 0.0, brow: float = 0.0) -> Turned:
         """The head in another pose.
@@ -135,9 +134,10 @@ class PoseWarp:
         source = -turned.moved
         for _ in range(STEPS):
             source = -self.grid.read(turned.moved, self._x + source[..., 0], self._y + source[..., 1])
-        cv2.resize(source, (self._full.shape[1], self._full.shape[0]), dst=self._full, interpolation=cv2.INTER_LINEAR)
+        size = (self.grid.columns * self.grid.cell, self.grid.rows * self.grid.cell)
+        full = cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
         left, top, right, bottom = self.box
-        field = self._full[top - self.grid.top : bottom - self.grid.top, left - self.grid.left : right - self.grid.left]
+        field = full[top - self.grid.top : bottom - self.grid.top, left - self.grid.left : right - self.grid.left]
         return field[..., 0] + self._base[0], field[..., 1] + self._base[1]
 
     def spread(self, values: Array) -> Array:

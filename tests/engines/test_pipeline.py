@@ -17,10 +17,11 @@ import pytest
 from inference import media
 from inference.base import Cancelled, EngineError, InputError
 from inference.encode import as_rate
+from inference.join import join
 from inference.lipsync import frames as frames_module
 from inference.lipsync import marks, sound
 from inference.lipsync.frames import Ahead, Run, Template, loop, runs
-from inference.lipsync.pipeline import Encoding, Render, cut, merge
+from inference.lipsync.pipeline import Encoding, Render, cut
 from inference.lipsync.planes import changed_box, planes_of, to_bgr, with_changes
 from inference.video import VideoWriter, probe_video, read_frames
 
@@ -187,7 +188,7 @@ def test_segments_join_without_a_seam(tmp_path: Path, fps: float, total: int) ->
     assert render.done == seen[-1] == total
     assert seen == sorted(seen)
     output = tmp_path / "output.part"
-    merge(parts, output, SPEECH, total / fps, {"comment": "made here"}, lambda: None)
+    join(parts, output, audio=SPEECH, audio_s=total / fps, metadata={"comment": "made here"})
     assert not any(part.path.exists() for part in parts)
     steps, ticks = video_steps(output)
     assert len(steps) == total - 1
@@ -209,7 +210,7 @@ def test_same_bytes_on_any_number_of_workers(template: Path, tmp_path: Path) -> 
         parts = Render(source, loop(130, 50), lambda a, b: Brighter(3), encoding(), folder, workers).run(
             lambda: None, lambda done: None
         )
-        merge(parts, folder / "out.mp4", SPEECH, 5.2, {}, lambda: None)
+        join(parts, folder / "out.mp4", audio=SPEECH, audio_s=5.2)
         digests.add(hashlib.sha256((folder / "out.mp4").read_bytes()).hexdigest())
     assert len(digests) == 1
 

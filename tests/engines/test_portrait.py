@@ -135,7 +135,7 @@ def still(frames: int, **changed: np.ndarray) -> motion.Motion:
 
 
 def tracked(frame: np.ndarray, animator: Animator, model: FaceModel) -> mesh.Points:
-    points = animator._still.points[0]
+    points = animator._mouth.tracks.points[0]
     for _ in range(2):
         points = model.landmarks(frame, region_of_points(points)).points
     return points
@@ -214,12 +214,19 @@ def test_the_mouth_opens_as_asked_while_the_head_moves(animator: Animator, model
 
 
 @needs_models
-def test_twins_draw_the_same(animator: Animator) -> None:
-    plan = animator.plan(np.full(3, 0.1, np.float32), np.zeros(3, np.float32))
-    moves = motion.generate(3, 2.0, 1, np.ones(3, np.float32))
-    twin = animator.twin()
-    for k in range(3):
-        assert np.array_equal(animator.frame(plan, moves, k), twin.frame(plan, moves, k))
+def test_an_open_mouth_keeps_its_teeth_and_can_shut(model: FaceModel, animator: Animator) -> None:
+    """A still frame with its mouth open already: shut, as it is, and wider."""
+    plan = animator.plan(np.full(1, 0.15, np.float32), np.zeros(1, np.float32))
+    picture = animator.frame(plan, still(1), 0)
+    points = tracked(picture, animator, model)
+    smiling = Animator(picture, points, model)
+    asked = np.float32([0, 0.05, 0.1, 0.2])
+    plan = smiling.plan(asked, np.zeros(4, np.float32))
+    moves = still(4, angles=np.float32([[3, 1, 1]] * 4))
+    found = np.stack([tracked(smiling.frame(plan, moves, k), smiling, model) for k in range(4)])
+    seen = measure.mouth(pose.fit(found, smiling._mouth.tracks.shape[0]).to_head(found)).opening
+    assert (np.diff(seen) > 0).all()
+    assert seen[0] < 0.075
 
 
 # ------------------------------------------------------------------ pictures

@@ -16,6 +16,7 @@ import pytest
 from inference import media, video
 from inference.base import EngineError, InputError
 from inference.encode import to_planes
+from inference.join import Part, join
 from inference.probe import _timing
 
 SPEECH = Path(__file__).resolve().parents[2] / "examples" / "speech" / "address.flac"
@@ -97,11 +98,10 @@ def test_pixels_nobody_touched_come_back_exactly() -> None:
     planes = np.random.default_rng(3).integers(60, 190, (108 * 3 // 2, 192), np.uint8)
     planes[108:] = cv2.GaussianBlur(planes[108:], (0, 0), 2) // 4 + 96  # colours that RGB can hold
     frame = np.asarray(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420), np.uint8)
-    for pick in (False, True):
-        again = np.empty_like(planes)
-        to_planes(frame, again, pick)
-        assert np.abs(again.astype(int) - planes).max() <= 1
-        assert (again != planes).mean() < 0.02
+    again = np.empty_like(planes)
+    to_planes(frame, again)
+    assert np.abs(again.astype(int) - planes).max() <= 1
+    assert (again != planes).mean() < 0.02
 
 
 def test_colour_declaration_is_passed_on(make: Make, ffmpeg: Callable[..., None], tmp_path: Path) -> None:
@@ -294,9 +294,9 @@ def test_segments_join_without_a_seam(make: Make, tmp_path: Path) -> None:
         with video.VideoWriter(path, 192, 108, 29.97) as out:
             for k in range(20):
                 out.write(picture(index * 20 + k))
-        parts.append(path)
+        parts.append(Part(path, float(20 / video.as_rate(29.97))))
     whole = tmp_path / "whole.mp4"
-    video.join_segments(parts, whole, audio=SPEECH, audio_s=2.0, metadata={"comment": "joined"})
+    join(parts, whole, audio=SPEECH, audio_s=2.0, metadata={"comment": "joined"})
     about = video.probe_video(whole)
     assert (about.frames, about.variable_rate, about.has_audio) == (60, False, True)
     assert about.fps == pytest.approx(30000 / 1001)

@@ -51,12 +51,10 @@ class Calibration:
 
     @classmethod
     def load(cls, arrays: dict[str, NDArray[np.generic]]) -> Calibration:
-        gain, drift = np.asarray(arrays["width_response"], np.float32).tolist()
         return cls(
             np.asarray(arrays["asked_opening"], np.float32),
             np.asarray(arrays["drawn_opening"], np.float32),
-            gain,
-            drift,
+            *np.asarray(arrays["width_response"], np.float32).tolist(),
         )
 
 

@@ -13,7 +13,7 @@ from inference.face import mesh
 from inference.lipsync.render.calibrate import Calibration
 from inference.lipsync.render.mouths import THUMB, Mouths
 
-VERSION = 3  #: of what is saved; raise it when rendering would read old materials wrongly
+VERSION = 4  #: of what is saved; raise it when rendering would read old materials wrongly
 
 
 def no_mouths() -> Mouths:

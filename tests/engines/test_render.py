@@ -1,0 +1,496 @@
+"""The mesh renderer on faces drawn from the mesh itself, where every point is known, and on a painting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from inference import weights
+from inference.face import measure, mesh, pose
+from inference.face.model import FaceModel, region_of_detection, region_of_points
+from inference.lipsync.render import basis, compose, interior, mouths, own_inside, plan, seam, tracks, warp
+from inference.lipsync.render.calibrate import Calibration
+from inference.lipsync.render.materials import Materials
+from inference.lipsync.render.prepare import prepare
+from inference.lipsync.render.renderer import MeshRenderer
+
+pytestmark = pytest.mark.model  # the mesh comes out of the landmarker's file
+
+PAINTING = Path(__file__).resolve().parents[2] / "examples" / "portrait" / "mona_lisa.jpg"
+SIDE, UNIT = 320, 96.0  #: pixels of the drawn pictures, and of their eye distance
+SEAM = 0.014  #: how far below the landmarks the drawn seam lies
+SKIN, LIPS, DARK, TEETH = (120, 150, 190), (80, 80, 170), (20, 18, 35), (205, 215, 220)
+Frame = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A template drawn from the mesh."""
+
+    points: NDArray[np.float32]
+    found: NDArray[np.bool_]
+    frames: list[Frame]
+    openings: NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def model() -> FaceModel:
+    return FaceModel(weights.find("face-landmarker/face_landmarker.task"))
+
+
+@pytest.fixture(scope="module")
+def field(model: FaceModel) -> basis.Basis:
+    return basis.build(model.mesh)
+
+
+def poses(count: int, yaw: float = 4.0, roll: float = 0.0, sway: float = 3.0) -> pose.Pose:
+    """Heads that sway a little."""
+    t = np.arange(count)
+    turns = np.stack([pose.rotation_of(yaw + 2 * np.sin(k / 9), 1.0, roll) for k in t])
+    shift = np.stack([SIDE / 2 + sway * np.sin(t / 7), 0.42 * SIDE + 0 * t, 0 * t], axis=1)
+    return pose.Pose(np.full(count, UNIT, np.float32), turns.astype(np.float32), shift.astype(np.float32))
+
+
+def draw(model: FaceModel, openings: NDArray[np.floating], **head: float) -> Drawn:
+    """A face with these openings: grainy skin, red lips, a dark seam or a mouth with teeth."""
+    field = basis.build(model.mesh)
+    rest = basis.extend(seam.close(model.mesh.vertices, np.zeros(11, np.float32)))
+    shapes = np.stack([(rest + field.move(float(o), 0))[: mesh.POINTS] for o in openings])
+    heads = poses(len(openings), **head)
+    points = heads.to_pixels(shapes)
+    rng = np.random.default_rng(5)
+    grain = cv2.GaussianBlur(rng.normal(0, 14, (SIDE, SIDE, 1)), (0, 0), 1.2)[..., None]
+    frames = []
+    for k, opening in enumerate(openings):
+        frame = np.full((SIDE, SIDE, 3), SKIN, np.float64)
+        frame += np.linspace(-18, 18, SIDE)[None, :, None]
+        shift = heads.translation[k, :2] - heads.translation[0, :2]
+        frame += cv2.warpAffine(grain, np.float32([[1, 0, shift[0]], [0, 1, shift[1]]]), (SIDE, SIDE))[..., None]
+        picture = np.clip(frame, 0, 255).astype(np.uint8)
+        fill(picture, points[k, mesh.LIP_OUTER, :2], LIPS)
+        line = heads.take(k).to_pixels((shapes[k] + [0, SEAM, 0]).astype(np.float32)[None])[0]
+        if opening < 0.01:
+            corners = np.round(line[mesh.LIP_INNER_UPPER, :2] * 16).astype(np.int32)
+            cv2.polylines(picture, [corners], False, DARK, 2, cv2.LINE_AA, 4)
+        else:
+            fill(picture, points[k, mesh.LIP_INNER, :2], DARK)
+            upper, lower = points[k, mesh.LIP_INNER_UPPER[3:-3], :2], points[k, mesh.LIP_INNER_LOWER[3:-3], :2]
+            fill(picture, np.concatenate([upper, (upper + 0.5 * (lower - upper))[::-1]]), TEETH)
+        frames.append(cv2.GaussianBlur(picture, (0, 0), 0.7))
+    return Drawn(points, np.ones(len(openings), bool), frames, np.asarray(openings, np.float32))
+
+
+def fill(picture: Frame, ring: NDArray[np.floating], colour: tuple[int, int, int]) -> None:
+    cv2.fillPoly(picture, [np.round(ring * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+
+
+def speechlike(count: int, seed: int = 1) -> NDArray[np.float32]:
+    """Openings that come and go, with pauses."""
+    rng = np.random.default_rng(seed)
+    steps = np.repeat(rng.choice([0, 0, 0.05, 0.1, 0.16, 0.2], count), 3)[:count]
+    return np.convolve(np.pad(steps, 2, mode="edge"), [0.1, 0.2, 0.4, 0.2, 0.1], "valid").astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def silent(model: FaceModel) -> Drawn:
+    return draw(model, np.zeros(30))
+
+
+@pytest.fixture(scope="module")
+def talking(model: FaceModel) -> Drawn:
+    return draw(model, speechlike(80))
+
+
+@pytest.fixture(scope="module")
+def quiet_renderer(silent: Drawn, model: FaceModel) -> MeshRenderer:
+    strips = [seam.strip(silent.frames[k], follow(silent, model), k) for k in range(0, 30, 3)]
+    return MeshRenderer(silent, Materials(seam=seam.from_strips(strips)), model.mesh)
+
+
+@pytest.fixture(scope="module")
+def own_renderer(talking: Drawn, model: FaceModel) -> MeshRenderer:
+    return MeshRenderer(talking, prepare(talking, talking.frames, model), model.mesh)
+
+
+def follow(drawn: Drawn, model: FaceModel) -> tracks.Tracks:
+    return tracks.follow(drawn.points, drawn.found, model.mesh.vertices)
+
+
+# ------------------------------------------------------------------ shapes
+
+
+def test_the_basis_moves_by_what_it_is_asked_for(model: FaceModel, field: basis.Basis) -> None:
+    rest = basis.extend(seam.close(model.mesh.vertices, np.zeros(11, np.float32)))
+    before = measure.mouth(rest[None, : mesh.POINTS])
+    for opening, width in ((0.1, 0.0), (0.2, 0.05), (0.05, -0.08), (0.0, 0.06)):
+        after = measure.mouth((rest + field.move(opening, width))[None, : mesh.POINTS])
+        assert after.opening[0] == pytest.approx(opening, abs=0.004)
+        assert after.width[0] - before.width[0] == pytest.approx(width, abs=0.006)
+    still = (model.mesh.vertices[:, 1] < basis.FADE_TOP[0]) | (np.abs(model.mesh.vertices[:, 0]) > 0.8)
+    assert not field.motion[:, : mesh.POINTS][:, still].any()
+    mirrored = field.motion[:, model.mesh.mirror] * [-1, 1, 1]
+    assert np.abs(field.motion[:, : mesh.VERTICES] - mirrored[:, : mesh.VERTICES]).max() < 1e-4
+
+
+def test_spreading_a_shut_mouth_does_not_part_it(field: basis.Basis) -> None:
+    apart = field.motion[1, mesh.LIP_INNER_LOWER] - field.motion[1, mesh.LIP_INNER_UPPER]
+    assert not apart.any()
+
+
+def test_openings_are_capped_softly() -> None:
+    asked = np.linspace(-0.1, 0.6, 200)
+    got = basis.soften(asked)
+    assert (np.diff(got) >= 0).all()
+    assert got.min() == 0
+    assert got.max() < basis.OPENING_MAX + 1e-6
+    assert np.allclose(
+        got[(asked > 0) & (asked < basis.OPENING_KNEE)], asked[(asked > 0) & (asked < basis.OPENING_KNEE)]
+    )
+    assert np.abs(np.diff(got[asked > 0], 2)).max() < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("openings", "kind"),
+    [
+        (np.zeros(60), tracks.Kind.SILENT),
+        (np.full(60, 0.1), tracks.Kind.SMILING),
+        (speechlike(60), tracks.Kind.TALKING),
+        (speechlike(12), tracks.Kind.SMILING),  # too few mouths to choose from
+    ],
+)
+def test_templates_are_told_apart_by_their_mouths(openings: NDArray[np.float32], kind: tracks.Kind) -> None:
+    assert tracks.classify(openings) is kind
+
+
+def test_smoothing_takes_the_tremble_and_leaves_the_movement(model: FaceModel) -> None:
+    drawn = draw(model, np.zeros(40))
+    noise = np.random.default_rng(2).normal(0, 0.1, drawn.points.shape).astype(np.float32)
+    still = tracks.follow(drawn.points[:1] + noise, drawn.found, model.mesh.vertices)
+    assert (
+        np.diff(still.points[:, mesh.LIP_OUTER, :2], axis=0).std()
+        < 0.6 * np.diff((drawn.points[:1] + noise)[:, mesh.LIP_OUTER, :2], axis=0).std()
+    )
+    # A nod: 6 pixels in two frames.
+    nod = drawn.points[:1] + 0 * noise
+    nod[20:, :, 1] += 6
+    followed = tracks.follow(nod, drawn.found, model.mesh.vertices).points
+    assert np.abs(followed - nod)[..., :2].max() < 1.0
+
+
+def test_the_effect_fades_beside_lost_faces(silent: Drawn, model: FaceModel) -> None:
+    found = silent.found.copy()
+    found[10:14] = False
+    strength = tracks.follow(silent.points, found, model.mesh.vertices).strength
+    assert (strength[10:14] == 0).all()
+    assert 0 < strength[9] < strength[8] < strength[7] < 1
+    assert strength[0] == strength[-1] == 1
+
+
+# ------------------------------------------------------------------ warping
+
+
+def test_a_shifted_mesh_gives_one_displacement_without_holes(model: FaceModel, field: basis.Basis) -> None:
+    goal = poses(1).to_pixels(basis.extend(model.mesh.vertices))[0]
+    source = goal + np.float32([3.0, -2.0, 0.0])
+    box = warp.around(goal[mesh.OVAL, :2]).within(SIDE, SIDE)
+    for step in (1, 2):
+        painting = warp.Painter(field).paint(goal, np.arange(len(field.triangles)), box, step)
+        inside = np.zeros(painting.ids.shape, np.uint8)
+        ring = (goal[mesh.OVAL, :2] - [box.x, box.y]) / step
+        cv2.fillPoly(inside, [np.round(ring).astype(np.int32)], 1)
+        inside = cv2.erode(inside, np.ones((3, 3), np.uint8)) > 0
+        assert (painting.ids[inside] >= 0).all()
+        dx, dy = painting.sample(source)
+        assert np.abs(dx[painting.ids >= 0] - 3).max() < 1e-3
+        assert np.abs(dy[painting.ids >= 0] + 2).max() < 1e-3
+        assert not dx[painting.ids < 0].any()
+
+
+@pytest.mark.parametrize(("opening", "width"), [(0.24, 0.0), (0.24, -0.1), (0.1, 0.1), (0.0, 0.12), (0.02, -0.14)])
+def test_the_face_does_not_fold(model: FaceModel, field: basis.Basis, opening: float, width: float) -> None:
+    head = poses(1, yaw=22.0, roll=-12.0)
+    rest = basis.extend(seam.close(model.mesh.vertices, np.zeros(11, np.float32)))
+    source, goal = head.to_pixels(rest)[0], head.to_pixels(rest + field.move(opening, width))[0]
+    mover = compose.Mover(warp.Painter(field))
+    box = compose.face_box(goal, UNIT, SIDE, SIDE)
+    x, y = warp.maps(mover._field(source, goal, UNIT, box), box)
+    gx, gy = np.gradient(x), np.gradient(y)
+    turned = gx[1] * gy[0] - gx[0] * gy[1]
+    mouth = np.zeros(turned.shape, np.uint8)
+    fill_at = goal[mesh.LIP_INNER, :2] - [box.x, box.y]
+    cv2.fillPoly(mouth, [np.round(fill_at).astype(np.int32)], 1)
+    outside = cv2.dilate(mouth, np.ones((5, 5), np.uint8)) == 0
+    assert (turned[outside] < 0).sum() <= 12  # of about 30,000 pixels
+
+
+def test_the_seam_is_found_beside_the_landmarks(silent: Drawn, model: FaceModel) -> None:
+    followed = follow(silent, model)
+    strips = [seam.strip(silent.frames[k], followed, k) for k in (0, 10, 20)]
+    offsets = seam.from_strips(strips)
+    assert np.abs(offsets[2:-2] - SEAM).max() < 0.006
+    flat = [np.ones_like(strip) for strip in strips]
+    assert not seam.from_strips(flat).any()  # nothing to be seen: the landmarks are believed
+    assert not seam.from_strips([]).any()
+
+
+# ------------------------------------------------------------------ silent templates
+
+
+def test_silence_returns_the_template_itself(silent: Drawn, quiet_renderer: MeshRenderer) -> None:
+    nothing = np.zeros(30, np.float32)
+    asked = quiet_renderer.plan(nothing, nothing, np.arange(30))
+    for k in (0, 7, 29):
+        assert np.array_equal(quiet_renderer.render(silent.frames[k], k, asked[k]), silent.frames[k])
+
+
+def test_only_the_lower_face_changes(silent: Drawn, quiet_renderer: MeshRenderer) -> None:
+    before = silent.frames[3].copy()
+    after = quiet_renderer.render(silent.frames[3], 3, plan.Target(0.15, 0.02))
+    assert np.array_equal(silent.frames[3], before)
+    changed = np.argwhere((after != before).any(axis=2))
+    box = compose.face_box(quiet_renderer.tracks.pixels(3), UNIT, SIDE, SIDE).grow(round(0.1 * UNIT))
+    low, high = changed.min(axis=0), changed.max(axis=0)
+    assert box.y <= low[0] <= high[0] < box.y + box.height
+    assert box.x <= low[1] <= high[1] < box.x + box.width
+    assert len(changed) < 0.3 * SIDE * SIDE
+
+
+def test_frames_without_a_face_pass_through(silent: Drawn, model: FaceModel) -> None:
+    found = silent.found.copy()
+    found[5] = False
+    points = np.where(found[:, None, None], silent.points, np.nan).astype(np.float32)
+    lost = Drawn(points, found, silent.frames, silent.openings)
+    renderer = MeshRenderer(lost, Materials(), model.mesh)
+    assert renderer.render(silent.frames[5], 5, plan.Target(0.2, 0.0)) is silent.frames[5]
+
+
+def inside_of(renderer: MeshRenderer, opening: float, index: int = 0) -> tuple[NDArray[np.float64], pose.Pose]:
+    """(550, 2) where the points of the rendered face are."""
+    shape = seam.close(renderer.tracks.shape[index], renderer.materials.seam)
+    head = renderer.tracks.pose.take(index)
+    return head.to_pixels((basis.extend(shape) + renderer.basis.move(opening, 0))[None])[0], head
+
+
+def test_an_opened_mouth_shows_teeth_over_dark(silent: Drawn, quiet_renderer: MeshRenderer) -> None:
+    after = quiet_renderer.render(silent.frames[0], 0, plan.Target(0.2, 0.0))
+    goal, _ = inside_of(quiet_renderer, 0.2)
+    gray = cv2.cvtColor(after, cv2.COLOR_BGR2GRAY).astype(float)
+    top, bottom = goal[mesh.LIP_INNER_TOP, :2], goal[mesh.LIP_INNER_BOTTOM, :2]
+    column = [gray[round(y), round(x)] for x, y in top + np.linspace(0.15, 0.75, 12)[:, None] * (bottom - top)]
+    assert max(column[:4]) > 1.5 * min(column[4:])
+    assert min(column) < 0.45 * np.mean(SKIN)
+
+
+def test_upper_teeth_stay_with_the_head(quiet_renderer: MeshRenderer) -> None:
+    edges = []
+    for opening in (0.1, 0.16, 0.22):
+        goal, head = inside_of(quiet_renderer, opening)
+        light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32))
+        drawing = quiet_renderer._interior.draw(goal, head, opening, 0.0, light)
+        assert drawing is not None
+        x = round(float(goal[mesh.LIP_INNER_TOP, 0]) + 4) - drawing.box.x
+        column = drawing.bgr[:, x, 1] * (drawing.cover[:, x] > 0.5)
+        edges.append(drawing.box.y + int(np.argmin(np.diff(column[: len(column) * 2 // 3]))))
+    assert max(edges) - min(edges) <= 1
+
+
+@pytest.mark.parametrize(("yaw", "roll"), [(0.0, 0.0), (30.0, 0.0), (-30.0, 20.0), (10.0, 80.0), (0.0, 180.0)])
+def test_insides_stay_within_the_lips_of_turned_heads(quiet_renderer: MeshRenderer, yaw: float, roll: float) -> None:
+    shape = seam.close(quiet_renderer.tracks.mean, quiet_renderer.materials.seam)
+    head = poses(1, yaw=yaw, roll=roll)
+    goal = head.to_pixels((basis.extend(shape) + quiet_renderer.basis.move(0.18, 0))[None])[0]
+    light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32))
+    drawing = quiet_renderer._interior.draw(goal, head, 0.18, 0.0, light)
+    assert drawing is not None
+    assert np.isfinite(drawing.bgr).all()
+    contour = quiet_renderer._interior.contour(goal) - [drawing.box.x, drawing.box.y]
+    mask = np.zeros(drawing.cover.shape, np.uint8)
+    cv2.fillPoly(mask, [np.round(contour).astype(np.int32)], 1)
+    assert drawing.cover[cv2.dilate(mask, np.ones((7, 7), np.uint8)) == 0].max() < 0.05
+    assert drawing.cover[cv2.erode(mask, np.ones((5, 5), np.uint8)) > 0].min() > 0.8
+    assert drawing.bgr[..., 1][mask > 0].max() > 1.0 * SKIN[1]  # teeth are in it, wherever down is
+
+
+def test_faces_at_the_edge_of_the_frame_are_no_trouble(silent: Drawn, model: FaceModel) -> None:
+    for left, top in ((150, 0), (0, 150), (-150, 0), (0, -90), (400, 400)):
+        moved = silent.points - np.float32([left, top, 0])
+        shifted = [np.roll(frame, (-top, -left), axis=(0, 1)) for frame in silent.frames[:2]]
+        renderer = MeshRenderer(
+            Drawn(moved[:2], silent.found[:2], shifted, silent.openings[:2]), Materials(), model.mesh
+        )
+        assert renderer.render(shifted[1], 1, plan.Target(0.2, -0.05)).shape == (SIDE, SIDE, 3)
+
+
+# ------------------------------------------------------------------ open mouths
+
+
+def test_a_smile_keeps_its_own_teeth_in_place(model: FaceModel) -> None:
+    smile = draw(model, np.full(3, 0.09))
+    renderer = MeshRenderer(smile, Materials(filled=True), model.mesh)
+    assert renderer.tracks.kind is tracks.Kind.SMILING
+    wider = renderer.render(smile.frames[0], 0, plan.Target(0.18, 0.0)).astype(int)
+    middle = smile.points[0, mesh.LIP_INNER_TOP, :2]
+    x, y = round(float(middle[0])), round(float(middle[1]) + 0.02 * UNIT)
+    assert np.abs(wider[y, x] - smile.frames[0][y, x]).max() < 25  # the same tooth
+    shut = cv2.cvtColor(renderer.render(smile.frames[0], 0, plan.Target(0.0, 0.0)), cv2.COLOR_BGR2GRAY)
+    lips = warp.around(smile.points[0, mesh.LIP_OUTER, :2]).cut(shut)
+    assert lips.max() < 200  # no tooth is left
+
+
+def test_teeth_with_dark_below_them_are_told_from_teeth_alone(talking: Drawn) -> None:
+    wide = int(talking.openings.argmax())
+    assert own_inside.filled(talking.frames[wide], talking.points[wide]) < own_inside.DARK
+    full = talking.frames[wide].copy()
+    fill(full, talking.points[wide, mesh.LIP_INNER, :2], TEETH)
+    assert own_inside.filled(full, talking.points[wide]) > own_inside.DARK
+
+
+# ------------------------------------------------------------------ own mouths
+
+
+def test_a_template_that_says_its_own_words_is_left_in_order(talking: Drawn, own_renderer: MeshRenderer) -> None:
+    followed = own_renderer.tracks
+    wide = followed.width - followed.rest_width
+    asked = own_renderer.plan(followed.opening, wide, np.arange(80))
+    template = own_renderer.materials.mouths.frame[asked.mouths[:, 0]]
+    assert (np.abs(template - np.arange(80)) <= 2).mean() > 0.9
+    for k in (10, 41, 66):
+        after = own_renderer.render(talking.frames[k], k, asked[k]).astype(float)
+        assert np.abs(after - talking.frames[k]).mean() < 1.0
+
+
+def test_other_words_are_said_with_own_mouths(talking: Drawn, own_renderer: MeshRenderer) -> None:
+    wanted = np.minimum(speechlike(80, seed=9), 0.18)
+    asked = own_renderer.plan(wanted, np.zeros(80, np.float32), np.arange(80))
+    light, dark = [], []
+    for k in range(0, 80, 4):
+        after = own_renderer.render(talking.frames[k], k, asked[k])
+        inside = cv2.cvtColor(warp.around(talking.points[k, mesh.LIP_OUTER, :2], 6).cut(after), cv2.COLOR_BGR2GRAY)
+        light.append((inside > 185).sum())
+        dark.append(wanted[k])
+    assert np.corrcoef(light, dark)[0, 1] > 0.9  # the wider, the more teeth
+
+
+def test_silence_is_calm_with_own_mouths(own_renderer: MeshRenderer) -> None:
+    nothing = np.zeros(80, np.float32)
+    path = own_renderer.plan(nothing, nothing, np.arange(80)).mouths[:, 0]
+    frame = own_renderer.materials.mouths.frame[path]
+    assert own_renderer.tracks.opening[frame].max() < 0.02
+    steps = np.diff(frame)
+    assert (np.abs(steps) > 2).mean() < 0.05
+    assert ((steps[1:] * steps[:-1]) < 0).sum() <= 1  # not to and fro
+
+
+def test_single_closures_are_kept(own_renderer: MeshRenderer) -> None:
+    wanted = np.full(60, 0.12, np.float32)
+    wanted[[15, 30, 31, 45]] = 0
+    asked = own_renderer.plan(wanted, np.zeros(60, np.float32), np.arange(60))
+    assert (asked.opening[wanted == 0] == 0).all()
+
+
+def test_jumps_are_faded() -> None:
+    template = np.arange(50, dtype=np.int32)
+    path = np.concatenate([np.arange(5, 15), np.arange(30, 40)]).astype(np.int32)
+    pairs, blend = plan.fade_jumps(path, template)
+    fading = np.flatnonzero(pairs[:, 1] >= 0)
+    assert fading.tolist() == [8, 9, 10, 11]
+    assert (np.diff(blend[fading]) > 0).all()
+    assert pairs[9].tolist() == [14, 29]
+    assert pairs[11].tolist() == [16, 31]  # both go on in their own time
+    assert plan.fade_jumps(path[:10], template)[1].max() == 0
+
+
+def test_a_long_path_in_blocks_is_the_short_one(own_renderer: MeshRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    chooser = mouths.Chooser(own_renderer.materials.mouths, own_renderer.tracks, own_renderer._residual)
+    wanted, frames = speechlike(400, seed=4), np.arange(400) % 80
+    wide = np.full(400, own_renderer.tracks.rest_width, np.float32)
+    whole = chooser.choose(wanted, wide, frames)
+    monkeypatch.setattr(mouths, "BLOCK", 90)
+    assert (chooser.choose(wanted, wide, frames) == whole).mean() > 0.97
+
+
+def test_mouths_are_kept_within_the_budget(talking: Drawn, model: FaceModel) -> None:
+    followed = follow(talking, model)
+    everything = mouths.frames_wanted(followed, SIDE, SIDE)
+    assert len(everything) == 80
+    one = mouths.hull_box(talking.points[0], UNIT)
+    few = mouths.frames_wanted(followed, SIDE, SIDE, budget=55 * one.width * one.height * 3)
+    assert 0 < len(few) <= 55
+    assert (np.diff(few) == 1).mean() > 0.9  # whole stretches
+
+
+# ------------------------------------------------------------------ the same everywhere
+
+
+@pytest.mark.parametrize("kind", ["silent", "talking"])
+def test_another_process_would_give_the_same_bytes(
+    kind: str, request: pytest.FixtureRequest, model: FaceModel, tmp_path: Path
+) -> None:
+    drawn: Drawn = request.getfixturevalue(kind)
+    one: MeshRenderer = request.getfixturevalue("quiet_renderer" if kind == "silent" else "own_renderer")
+    one.materials.save(tmp_path / "materials.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["materials.npz"]
+    other = MeshRenderer(drawn, Materials.load(tmp_path / "materials.npz"), model.mesh)
+    wanted, frames = speechlike(30, seed=3), np.arange(30)
+    asked = one.plan(wanted, 0.1 * wanted, frames)
+    np.savez(tmp_path / "plan.npz", **asked.arrays())
+    with np.load(tmp_path / "plan.npz") as stored:
+        again = plan.Plan(**stored)
+    assert len(again) == 30
+    for k in (29, 3, 14):  # in any order
+        assert np.array_equal(
+            one.render(drawn.frames[k], k, asked[k]), other.render(drawn.frames[k], k, again.target(k))
+        )
+
+
+def test_materials_of_another_version_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "old.npz", version=np.int32(0))
+    with pytest.raises(ValueError, match=r"old\.npz"):
+        Materials.load(tmp_path / "old.npz")
+
+
+def test_plans_are_checked(quiet_renderer: MeshRenderer) -> None:
+    three = np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match="as many"):
+        quiet_renderer.plan(three, np.zeros(2, np.float32), np.arange(3))
+    with pytest.raises(ValueError, match=r"0\.\.29"):
+        quiet_renderer.plan(three, three, np.array([0, 1, 30]))
+    assert len(quiet_renderer.plan(three[:0], three[:0], np.arange(0))) == 0
+
+
+# ------------------------------------------------------------------ what the landmarker sees
+
+
+@pytest.fixture(scope="module")
+def painting(model: FaceModel) -> Drawn:
+    picture = cv2.imread(str(PAINTING))
+    found = model.detect(picture, thorough=True)[0]
+    points = model.landmarks(picture, region_of_detection(found)).points
+    points = model.landmarks(picture, region_of_points(points)).points
+    return Drawn(points[None], np.ones(1, bool), [picture], np.zeros(1, np.float32))
+
+
+def test_a_painting_opens_its_mouth_as_far_as_asked(painting: Drawn, model: FaceModel) -> None:
+    renderer = MeshRenderer(painting, prepare(painting, painting.frames, model), model.mesh)
+    drawn = renderer.materials.calibration.drawn_opening
+    assert (np.diff(drawn) >= 0).all()
+    wanted = np.float32([0, 0.03, 0.06, 0.09, 0.12, 0.15, 0.18, 0.2])
+    asked = renderer.plan(wanted, 0 * wanted, np.zeros(8, np.int32))
+    seen = []
+    for k in range(8):
+        after = renderer.render(painting.frames[0], 0, asked[k])
+        points = model.landmarks(after, region_of_points(painting.points[0])).points
+        seen.append(measure.of_pixels(points[None])[0][0])
+    assert seen[0] < 0.02
+    assert np.corrcoef(wanted, seen)[0, 1] > 0.97
+    assert np.polyfit(wanted, seen, 1)[0] == pytest.approx(1, abs=0.2)
+
+
+def test_a_neutral_calibration_changes_nothing() -> None:
+    opening, width = np.float32([0, 0.1, 0.2]), np.float32([0.05, 0, -0.05])
+    assert all(np.allclose(*pair) for pair in zip(Calibration().drive(opening, width), (opening, width), strict=True))
