@@ -139,7 +139,7 @@ MODELS: tuple[Model, ...] = (
     Model(
         "face-landmarker",
         "478 points and 52 expressions of a face (BlazeFace, face mesh)",
-        False,
+        True,
         (
             Weight(
                 "face-landmarker/face_landmarker.task",

@@ -319,12 +319,12 @@ class Steps:
 
 
 def threads_here() -> int:
-    """Segments at a time: ``OMP_NUM_THREADS`` as the pool sets it, else the cores this process may use."""
-    configured = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if configured.isdigit() and int(configured) > 0:
-        return int(configured)
+    """Segments at a time: the cores this process may use, at most 8.
+
+    Not ``OMP_NUM_THREADS``: the pool shares cores out among all its workers, most of which wait.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)
+    return min(cores, 8)
 
 
 def _choice(job: LipSyncParams) -> Choice:

@@ -75,7 +75,7 @@ class Options(BaseModel):
         default=None, description="picture instead of our watermark, shown as large as it is"
     )
     digital_auth: Path | None = Field(default=None, description='picture instead of our "AI generated" mark')
-    threads: int = Field(default=0, ge=0, le=256, description="0: OMP_NUM_THREADS, else the cores there are")
+    threads: int = Field(default=0, ge=0, le=256, description="segments painted side by side; 0: the cores, at most 8")
     encoder: Literal["cpu", "nvenc"] = Field(default="cpu", description="nvenc: the GPU's own where it works")
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = Field(
         default="superfast", description="x264: slower makes smaller files"
