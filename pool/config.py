@@ -118,6 +118,24 @@ class EngineConfig:
         return None if self.memory_limit_mb is None else self.memory_limit_mb * MB
 
 
+@dataclass(frozen=True)
+class HttpConfig:
+    """The HTTP gateway. Its limits are per client; null: none on loopback, 600 and 32 elsewhere."""
+
+    host: str = key("127.0.0.1", checks.text)
+    port: int = key(8308, checks.integer(0, 65535))  # 0: a free one
+    base_path: tuple[Path, ...] = key((), checks.items(checks.path))  # empty: media_roots, else ./media
+    token: str | None = key(None, checks.nullable(checks.text))
+    token_file: Path | None = key(None, checks.nullable(checks.path))
+    lipsync_engine: str = key("lipsync", checks.matching(ENGINE_NAME, "the name of an engine"))
+    transcribe_engine: str = key("transcribe", checks.matching(ENGINE_NAME, "the name of an engine"))
+    tempfile_hours: float = key(24.0, checks.number(0.001, 24 * 365))
+    max_upload_mb: int = key(2048, checks.integer(1, 10**7))
+    upload_timeout_s: float = key(600.0, checks.number(0.1, _DAY_S))  # one whole upload
+    rate_per_minute: int | None = key(None, checks.nullable(checks.integer(1, 10**7)))
+    concurrent_requests: int | None = key(None, checks.nullable(checks.integer(1, 10**6)))
+
+
 def _engines(value: object, at: At) -> dict[str, EngineConfig]:
     return {name: _engine(name, entry, at.down(name)) for name, entry in checks.table(value, at).items()}
 
@@ -139,6 +157,7 @@ class Config:
     rescan_s: float = key(2.0, checks.number(0.05, 3600))
     media_roots: tuple[Path, ...] = key((), checks.items(checks.path))  # empty: anywhere
     log: LogConfig = key(LogConfig(), checks.section(LogConfig))
+    http: HttpConfig = key(HttpConfig(), checks.section(HttpConfig))
     engines: Mapping[str, EngineConfig] = key(None, _engines, factory=dict)
 
     @property

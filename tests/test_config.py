@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pool.config import Config, EngineConfig, LogConfig, RecycleConfig, load_config, parse_config
+from pool.config import Config, EngineConfig, HttpConfig, LogConfig, RecycleConfig, load_config, parse_config
 from pool.constants import ENV_SPOOL, ENV_WORKER
 from pool.errors import ConfigError
 from pool.slots import PROJECT, SlotSpec, slots
@@ -390,6 +390,7 @@ def documented() -> dict[str, dict[str, tuple[str, str]]]:
     [
         ("The pool", Config),
         ("`log`", LogConfig),
+        ("`http`", HttpConfig),
         ("`engines.<name>`", EngineConfig),
         ("`recycle`", RecycleConfig),
     ],
@@ -420,8 +421,9 @@ def test_the_documentation_lists_the_same_keys_defaults_and_ranges(heading: str,
 
 
 def refused_value(kind: type, name: str, value: object) -> str:
-    if kind is LogConfig:
-        return str(refused({"engines": {"echo": ECHO}, "log": {name: value}}))
+    if kind in (LogConfig, HttpConfig):
+        section = "log" if kind is LogConfig else "http"
+        return str(refused({"engines": {"echo": ECHO}, section: {name: value}}))
     if kind is Config:
         return str(refused({"engines": {"echo": ECHO}, name: value}))
     entry = {"recycle": {name: value}} if kind is RecycleConfig else {name: value}
