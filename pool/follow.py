@@ -7,7 +7,7 @@ generator half-way. A look at a spool with a long queue costs more, so looks get
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +54,16 @@ Event = Progress | Part | Setback | Notice
 
 
 class Follower:
-    """Looks after one job. `stuck`: why no worker will ever take it as things are, "" while one may."""
+    """Looks after one job. `stuck`: why no worker will ever take it as things are, "" while one may.
 
-    def __init__(self, pool: FilePool, future: JobFuture) -> None:
+    status: where the state of the pool comes from; one look serves many followers.
+    """
+
+    def __init__(self, pool: FilePool, future: JobFuture, status: Callable[[], PoolStatus] | None = None) -> None:
         self.future = future
         self.stuck = ""
         self._pool, self._spool = pool, pool.spool
+        self._status = status or pool.status
         self._word = Progress("queued")
         self._shown: tuple[str, float, str] | None = None
         self._attempt, self._offset = 1, 0
@@ -151,7 +155,7 @@ class Follower:
             return
         if now < self._pool_at:
             return
-        status = self._pool.status()
+        status = self._status()
         self._pool_at = now + max(_POOL_S, _SHARE * (time.monotonic() - now))
         slots = status.of(self.future.engine)
         loading = [f"{slot.slot} is {slot.phase}" for slot in slots if slot.phase in _STARTING]

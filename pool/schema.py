@@ -82,12 +82,12 @@ class Schemas:
         if isinstance(schema, dict):
             from jsonschema import Draft202012Validator
 
-            validator, paths = Draft202012Validator(schema), _paths(schema)
+            validator, paths = Draft202012Validator(schema), path_keys(schema)
         self._known[engine] = entry = (stamp, description, validator, paths)
         return entry
 
 
-def _paths(schema: Mapping[str, Any]) -> frozenset[str]:
+def path_keys(schema: Mapping[str, Any]) -> frozenset[str]:
     """The parameters that the engine takes for paths."""
     kinds = ("path", "file-path", "directory-path")
     found = set()
