@@ -128,7 +128,7 @@ def sweep_tmp(spool: Spool) -> int:
     for entry in os.scandir(spool.root / "tmp"):
         owner = entry.name.split(".", 1)[0]
         if owner not in alive:
-            alive[owner] = _owner_alive(owner)
+            alive[owner] = owner_alive(owner)
         if not alive[owner]:
             swept += 1
             if entry.is_dir(follow_symlinks=False):
@@ -138,7 +138,8 @@ def sweep_tmp(spool: Spool) -> int:
     return swept
 
 
-def _owner_alive(owner: str) -> bool:
+def owner_alive(owner: str) -> bool:
+    """Whether the process lives that `layout.owner_prefix` named so; True for names that are not ours."""
     pid, _, rest = owner.partition("-")
     start, _, boot = rest.partition("-")
     if not pid.isdigit() or not boot:
