@@ -16,7 +16,16 @@ from pool import fsops
 from pool.constants import STATUSES
 from pool.errors import ProtocolError, UnknownJob
 from pool.job import TERMINAL, JobState, Progress
-from pool.names import JobName, WorkerName, parse_dead, parse_deferred, parse_job, parse_record, parse_worker
+from pool.names import (
+    JobName,
+    WorkerName,
+    parse_aside,
+    parse_dead,
+    parse_deferred,
+    parse_job,
+    parse_record,
+    parse_worker,
+)
 from pool.spool import Spool
 
 _PASSES = 3
@@ -80,7 +89,22 @@ def find(spool: Spool, job_id: str) -> Location:
                 return held
         except ProtocolError:  # damaged, and decided all the same
             return Location(JobState.FAILED, held.engine if held else "", spool.record_path(job_id))
+        aside = _set_aside(spool, job_id)
+        if aside is not None:
+            return aside
     raise UnknownJob(job_id)
+
+
+def _set_aside(spool: Spool, job_id: str) -> Location | None:
+    """RACE: a failed job on its way from dead/ back to ready/; when its caller was killed there, it is soon mended."""
+    entries = _names(f"{spool.root}/dead")
+    if not any(aside[0] == job_id for aside in map(parse_aside, entries) if aside is not None):
+        return None
+    for entry in entries:
+        dead = parse_dead(entry)
+        if dead is not None and dead[1].id == job_id:
+            return Location(JobState.QUEUED, dead[0], f"{spool.root}/dead/{entry}", dead[1])
+    return None
 
 
 def find_dead(spool: Spool, job_id: str) -> tuple[str, str, JobName]:

@@ -10,6 +10,7 @@
                 attempts  2 digits: attempts begun so far; the claim rename raises it
     deferred    <due>.<engine>.<job file>               due: 16 digits, µs of the spool clock
     dead        <engine>.<job file>
+    aside       <id>.<owner>.record                     record of a job that its owner, a process, runs again
     note        <id>.<attempt>.msgpack                  why that attempt failed
     record      <id>.msgpack
 
@@ -36,6 +37,7 @@ _JOB = re.compile(r"([0-9]{3})\.([0-9]{16})\.([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.(
 _DEFERRED = re.compile(r"([0-9]{16})\.([a-z][a-z0-9_]{0,31})\.(.+)", re.DOTALL)
 _DEAD = re.compile(r"([a-z][a-z0-9_]{0,31})\.(.+)", re.DOTALL)
 _NOTE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.msgpack\Z")
+_ASIDE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([A-Za-z0-9-]+)\.record\Z")
 _RECORD = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.msgpack\Z")
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts like the number, no look-alikes
@@ -123,6 +125,12 @@ def parse_dead(entry: str) -> tuple[str, JobName] | None:
     match = _DEAD.match(entry)
     name = parse_job(match[2]) if match else None
     return (match[1], name) if match and name else None
+
+
+def parse_aside(entry: str) -> tuple[str, str] | None:
+    """(id, owner) of a record that was set aside in dead/."""
+    match = _ASIDE.match(entry)
+    return (match[1], match[2]) if match else None
 
 
 def parse_record(name: str) -> str | None:

@@ -18,7 +18,8 @@ from pool.death import Death
 from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind, Job, JobState
 from pool.judge import INNOCENT, KIND, Cause
-from pool.names import WorkerName, parse_dead, parse_record, parse_worker
+from pool.names import WorkerName, parse_aside, parse_dead, parse_worker
+from pool.retention import owner_alive
 from pool.spool import Claim, Spool
 
 
@@ -125,14 +126,15 @@ class Recovery:
         return gone
 
     def mend_requeues(self) -> None:
-        """A crash in the middle of `requeue`: the record goes back, or its remains go."""
+        """Whoever ran a job again was killed in the middle of it: its record goes back, or the remains of it go."""
         dead = f"{self._spool.root}/dead"
         entries = os.listdir(dead)
         buried = {parsed[1].id for parsed in map(parse_dead, entries) if parsed is not None}
         for entry in entries:
-            job_id = parse_record(entry.replace(".record", ".msgpack")) if entry.endswith(".record") else None
-            if job_id is None:
+            aside = parse_aside(entry)
+            if aside is None or owner_alive(aside[1]):
                 continue
+            job_id = aside[0]
             if job_id in buried and not self._spool.decided(job_id):
                 fsops.rename(f"{dead}/{entry}", self._spool.record_path(job_id))
             else:

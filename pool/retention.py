@@ -18,7 +18,7 @@ from pool.context import partial_path
 from pool.errors import ProtocolError
 from pool.host import boot_id
 from pool.job import TERMINAL, JobState
-from pool.names import parse_dead, parse_note
+from pool.names import parse_aside, parse_dead, parse_note
 from pool.spool import Spool
 
 _BLOATED = 64 * 1024  # bytes of a directory that once held very many names
@@ -155,7 +155,7 @@ def sweep_remains(spool: Spool) -> int:
             time.sleep(0.01)
         sources = (lookup.waiting, lookup.running)  # in the order in which jobs flow
         live = {place.name.id for source in sources for place in source(spool) if place.name}
-        live |= {entry[: -len(".record")] for entry in os.listdir(spool.root / "dead") if entry.endswith(".record")}
+        live |= {aside[0] for aside in map(parse_aside, os.listdir(spool.root / "dead")) if aside is not None}
         known = live | set(lookup.records(spool))
         found = [item for item in found if item[1] not in (known if item[2] else live)]
         if not found:

@@ -327,7 +327,7 @@ class Spool:
 
     def requeue(self, entry: str, engine: str, name: JobName) -> None:
         """Run a dead job again. Its record is set aside first, so that no later step can find it decided."""
-        aside = f"{self._at}/dead/{name.id}.record"
+        aside = f"{self._at}/dead/{name.id}.{self._owner}.record"
         with contextlib.suppress(FileNotFoundError):
             fsops.rename(self.record_path(name.id), aside)
         if self.durable:

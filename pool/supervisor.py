@@ -129,6 +129,7 @@ class Supervisor:
             self._care(watcher, now)
         if now >= self._due["sweep"]:
             self._fleet.end_strays()
+            self._fleet.recovery.mend_requeues()
             more = self._retention.sweep()
             self._due["sweep"] = now + (_TICK_S if more else _SWEEP_S)
 

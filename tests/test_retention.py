@@ -274,7 +274,7 @@ def test_what_belongs_to_nobody_goes(spool: Spool, make_job: JobMaker, state: st
         elif state == "completed":
             spool.finish(claim, record_of(claim))
     if state == "requeued":  # between two renames of `requeue`
-        (spool.root / "dead" / "mine.record").touch()
+        (spool.root / "dead" / "mine.1-1-x.record").touch()
     made = _everything(spool, "mine")
     foreign = [spool.root / "progress" / ".keep", spool.root / "run" / "attempts" / "README"]
     foreign[1].touch()
