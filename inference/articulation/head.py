@@ -167,7 +167,7 @@ class Head(nn.Module):
                 raise ValueError("it is of another version")
             head = Head(Meta(**{**described, "layers": tuple(described["layers"])}))
             head.load_state_dict(state)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
             raise EngineError(
                 f"{path} is no articulation head that can be used: {error}",
                 hint="leave the option out to use the one that comes with the project",
