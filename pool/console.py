@@ -177,7 +177,7 @@ def engines_view(entries: Iterable[Mapping[str, Any]]) -> RenderableType:
         head = Text.assemble((str(entry["name"]), "bold"), (f"  {entry['engine']}", "dim"))
         head.append(f"  {entry['workers']} worker{'' if entry['workers'] == 1 else 's'}", style="dim")
         parts.append(head)
-        about = one_line(str(entry.get("doc") or "").partition("\n\n")[0])
+        about = one_line(str(entry.get("doc") or "").partition("\n\n")[0]).partition(" See :")[0]
         if about:
             parts.append(Text(f"  {about}"))
         parts += [_parameters(entry), Text()]

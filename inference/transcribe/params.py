@@ -48,7 +48,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    backend: Literal["whisper", "funasr"] = "whisper"
+    backend: Literal["whisper", "funasr"] = Field(default="whisper", description="which recogniser")
     model: str | None = Field(
         default=None,
         description="whisper: whisper-base (default), whisper-tiny.en, or a folder with a CTranslate2 model; "

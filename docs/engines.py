@@ -1,0 +1,82 @@
+"""Write docs/ENGINES.md from the models that check parameters and options.
+
+    python docs/engines.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from inference.lipsync import params as lipsync  # noqa: E402
+from inference.portrait import params as portrait  # noqa: E402
+from inference.transcribe import params as transcribe  # noqa: E402
+
+ENGINES = {
+    "transcribe": ("inference.transcribe:Transcribe", transcribe),
+    "lipsync": ("inference.lipsync:LipSync", lipsync),
+    "portrait": ("inference.portrait:Portrait", portrait),
+}
+HEAD = """# The engines
+
+What a job may ask of each engine (`params`), and how each is set up (`options` in config.json, see
+[CONFIG.md](CONFIG.md)). Unknown keys are refused in both. `python -m pool engines` shows the parameters of the engines
+that are configured. Made by `python docs/engines.py`.
+"""
+
+
+def table(model: type[BaseModel]) -> str:
+    """One row per field."""
+    schema = model.model_json_schema()
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in schema["properties"].items():
+        required = name in schema.get("required", ())
+        default = "required" if required else _default(field.get("default"))
+        rows.append(f"| `{name}` | {_type(field, schema)} | {default} | {field.get('description', '')} |")
+    return "\n".join(row.replace("\n", " ") for row in rows)
+
+
+def _default(value: Any) -> str:
+    return "" if value in (None, {}) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(_type(each, schema) for each in field["anyOf"] if each.get("type") != "null")
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    if field.get("format") == "path":
+        return "path"
+    words = {"string": "text", "object": "map", "array": "list"}
+    low, high = (field.get(name, field.get(f"exclusive{name.title()}")) for name in ("minimum", "maximum"))
+    span = [] if low is None and (high is None or high > _HUGE) else [_number(low), "…", _number(high)]
+    return " ".join([words.get(field.get("type", ""), field.get("type", "any")), *filter(None, span)])
+
+
+_HUGE = 1e15
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or abs(value) > _HUGE else f"{value:g}"
+
+
+def page() -> str:
+    """The whole document."""
+    parts = [HEAD]
+    for name, (spec, module) in ENGINES.items():
+        parts.append(f"## {name}\n\n`\"engine\": \"{spec}\"`\n")
+        parts.append(f"Parameters:\n\n{table(module.Params)}\n")
+        parts.append(f"Options:\n\n{table(module.Options)}\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    (HERE / "ENGINES.md").write_text(page(), "utf-8")
