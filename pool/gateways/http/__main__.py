@@ -1,0 +1,93 @@
+"""`python -m pool.gateways.http`: serve the pool over HTTP."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pool.cli import CONTEXT, ConfigOption, load, run, say, say_error
+from pool.constants import EXIT_CONFIG
+from pool.errors import ConfigError
+
+_EPILOG = "\n\n".join(
+    (
+        "[bold]Examples[/bold]",
+        "python -m pool.gateways.http                                   this machine only, port 8308",
+        "BASE_PATH=/data python -m pool.gateways.http --port 9000       media under /data",
+        "python -m pool.gateways.http --host 0.0.0.0 --token-file token   for others, with a token",
+        "curl localhost:8308/health",
+        "curl -F file=@talk.m4a -F model=any localhost:8308/v1/audio/transcriptions",
+        "[bold]Exit codes[/bold] 0 ended by a signal, 1 the address is taken, 4 wrong configuration",
+        "docs/HTTP.md has every route; so has /docs of the running gateway.",
+    )
+)
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", context_settings=CONTEXT
+)
+
+
+@app.command(epilog=_EPILOG)
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind; other than loopback: a token.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: a free one. Default: 8308.")] = None,
+    base_path: Annotated[
+        list[Path] | None,
+        typer.Option("--base-path", help="Folder that requests may read and write; again for more."),
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File that holds the bearer token.")] = None,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Start a pool when none serves the spool.")] = True,
+    access_log: Annotated[bool, typer.Option("--access-log", help="One line per request.")] = False,
+) -> None:
+    """The pool over HTTP: videos, transcripts, uploads, jobs, metrics.
+
+    A thin client of the pool: when it dies, accepted jobs go on, and another one finds their results. Options win over
+    the environment (BASE_PATH, FILEPOOL_HTTP_TOKEN), which wins over the section "http" of config.json.
+    """
+    try:
+        _serve(config, host, port, base_path or [], token_file, start, access_log)
+    except ConfigError as error:
+        say_error(str(error))
+        raise typer.Exit(EXIT_CONFIG) from None
+
+
+def _serve(
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    base_path: list[Path],
+    token_file: Path | None,
+    start: bool,
+    access_log: bool,
+) -> None:
+    try:
+        from pool.gateways.http.server import run_server
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed: pip install filepool[http]") from None
+    from pool.client import FilePool
+    from pool.gateways.http.settings import prepare, read_settings
+
+    configured = load(config, engines=True)
+    for note in configured.notes:
+        say(f"! {note}", "yellow")
+    settings = read_settings(configured, os.environ, host=host, port=port, roots=base_path, token_file=token_file)
+    prepare(settings)
+    say(f"media: {', '.join(map(str, settings.roots))}")
+    say(f"token: {'needed' if settings.token else 'none, this machine only'}")
+    pool = FilePool(configured, start=start)
+    try:
+        served = run_server(pool, settings, access_log=access_log)
+    finally:
+        pool.close()
+    raise typer.Exit(0 if served else 1)
+
+
+def main() -> NoReturn:
+    run(app, "python -m pool.gateways.http")
+
+
+if __name__ == "__main__":
+    main()

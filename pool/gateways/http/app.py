@@ -1,0 +1,69 @@
+"""The application, put together: routes, guard, errors in the form of each client, the OpenAPI document."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from loguru import logger
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from pool import __version__
+from pool.client import FilePool
+from pool.errors import PoolError
+from pool.gateways.http import docs, human, jobs, speech, state, tempfile
+from pool.gateways.http.desk import Desk
+from pool.gateways.http.errors import problem_of, respond
+from pool.gateways.http.guard import Guard
+from pool.gateways.http.settings import Settings
+
+CONSOLE = Path(__file__).resolve().parents[1] / "console"  # index.html at /, the rest at /static
+
+
+def make_app(pool: FilePool, settings: Settings) -> FastAPI:
+    """The gateway to one pool. The folders of the settings must exist; the caller closes the pool."""
+    desk = Desk(pool, settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with desk.open():
+            yield
+
+    app = FastAPI(
+        title="filepool",
+        version=__version__,
+        description="Lip-synced video, talking portraits and transcripts from a pool of workers.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+    )
+    for module in (human, tempfile, jobs, speech, state):
+        app.include_router(module.make_routes(desk))
+    app.include_router(docs.make_routes(app))
+    docs.declare(app, settings)
+    for kind in (RequestValidationError, HTTPException, PoolError, OSError, TimeoutError):
+        app.add_exception_handler(kind, _on_error)
+    app.add_exception_handler(Exception, _on_surprise)
+    app.add_middleware(Guard, settings=settings)
+    if CONSOLE.is_dir():
+        app.mount("/static", StaticFiles(directory=CONSOLE), name="static")
+        app.mount("/", StaticFiles(directory=CONSOLE, html=True), name="console")
+    return app
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    if problem.status == 500:
+        logger.opt(exception=error).error("{} {}", request.method, request.url.path)
+    return respond(request.url.path, problem)
+
+
+async def _on_surprise(request: Request, error: Exception) -> Response:
+    return await _on_error(request, error)

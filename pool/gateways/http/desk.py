@@ -1,0 +1,150 @@
+"""What all routes of one application share.
+
+One look at the pool serves everybody who asks within a short time; one future per job serves everybody who waits for
+it. Leaving a wait never touches the job: asyncio.wrap_future would cancel it with its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from anyio import move_on_after, to_thread
+
+from pool.client import FilePool
+from pool.future import JobFuture
+from pool.gateways.http.ledger import Ledger
+from pool.gateways.http.settings import Settings
+from pool.gateways.roots import Roots
+from pool.gateways.tempfiles import Tempfiles
+from pool.schema import Schemas, path_keys
+from pool.status import PoolStatus
+
+T = TypeVar("T")
+_BELIEVED_S = 0.5  # how long a look at the pool is believed
+_SHARE = 10  # a look that took t is not repeated before 10 t have passed
+_SWEEP_S = 300.0
+_LEDGER_S = 1.0
+
+
+@dataclass
+class _Wait:
+    """Those who wait for one job."""
+
+    future: JobFuture
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Desk:
+    """The pool and what the gateway keeps about it. Routes run on one event loop; the pool's calls run on threads."""
+
+    def __init__(self, pool: FilePool, settings: Settings) -> None:
+        self.pool, self.settings = pool, settings
+        self.tempfiles = Tempfiles(settings.tempfiles, pool.spool.now, settings.tempfile_s)
+        closed = (pool.spool.root, settings.tempfiles)
+        self.roots = Roots(settings.roots, closed=closed, tempfile=self.tempfiles.path)
+        self.ledger = Ledger(pool.spool)
+        self._schemas = Schemas(pool.spool.root)
+        self._waits: dict[str, _Wait] = {}
+        self._look = threading.Lock()
+        self._status: PoolStatus | None = None
+        self._status_until = 0.0
+
+    # ---- the pool
+
+    def status(self) -> PoolStatus:
+        """The pool a moment ago; blocks for one look at most."""
+        with self._look:
+            begun = time.monotonic()
+            if self._status is None or begun >= self._status_until:
+                self._status = self.pool.status()
+                took = time.monotonic() - begun
+                self._status_until = time.monotonic() + max(_BELIEVED_S, _SHARE * took)
+            return self._status
+
+    def describe(self, engine: str) -> dict[str, Any] | None:
+        """{"engine", "schema", "doc"} of an engine whose workers have booted once."""
+        return self._schemas.describe(engine)
+
+    def submit(self, engine: str, params: Mapping[str, Any], **options: Any) -> JobFuture:
+        """Submit with every path checked. Raises what FilePool.submit raises, and OutsideRoots."""
+        about = self.describe(engine) or {}
+        schema = about.get("schema")
+        keys = path_keys(schema) if isinstance(schema, dict) else frozenset()
+        return self.pool.submit(engine, params=self.roots.params(params, keys), **options)
+
+    # ---- waiting
+
+    def expect(self, future: JobFuture) -> JobFuture:
+        """Whoever waits for this job from now on waits for this future, or for one that was here before."""
+        wait = self._waits.get(future.id)
+        if wait is None:
+            wait = self._waits[future.id] = _Wait(future)
+            loop = asyncio.get_running_loop()
+            future.add_done_callback(lambda _: _tell(loop, self._over, wait))
+        return wait.future
+
+    async def future(self, job_id: str) -> JobFuture:
+        """The future of a job. Raises UnknownJob."""
+        wait = self._waits.get(job_id)
+        if wait is not None:
+            return wait.future
+        return self.expect(await in_thread(lambda: self.pool.attach(job_id)))
+
+    def renew(self, future: JobFuture) -> JobFuture:
+        """As expect, for a job that was over and begins again."""
+        self._waits.pop(future.id, None)
+        return self.expect(future)
+
+    async def wait(self, future: JobFuture, timeout_s: float | None) -> bool:
+        """Whether the job is over, at the latest after `timeout_s`."""
+        wait = self._waits.get(future.id)
+        if wait is not None and wait.future is future:
+            with move_on_after(timeout_s):
+                await wait.over.wait()
+        return future.decided
+
+    def _over(self, wait: _Wait) -> None:
+        if self._waits.get(wait.future.id) is wait:
+            del self._waits[wait.future.id]
+        wait.over.set()
+
+    # ---- in the background
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Sweep uploads and keep the ledger while the application runs."""
+        tasks = [
+            asyncio.create_task(_every(_SWEEP_S, self.tempfiles.sweep)),
+            asyncio.create_task(_every(_LEDGER_S, self.ledger.turn)),
+            asyncio.create_task(_every(_LEDGER_S, lambda: self.ledger.watch_slots(self.status()))),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Run what blocks. The thread finishes even when the client has gone: a submit is never half."""
+    return await to_thread.run_sync(call)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[_Wait], None], wait: _Wait) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed while the job went on
+        loop.call_soon_threadsafe(call, wait)
+
+
+async def _every(seconds: float, call: Callable[[], object]) -> None:
+    while True:
+        begun = time.monotonic()
+        with contextlib.suppress(Exception):  # a full disk, a spool that is being moved: the next turn may do better
+            await in_thread(call)
+        await asyncio.sleep(max(seconds, _SHARE * (time.monotonic() - begun)))

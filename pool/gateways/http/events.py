@@ -1,0 +1,82 @@
+"""A job as server-sent events, from its first word to its result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pool import codec
+from pool.follow import Event, Follower, Notice, Part, Setback
+from pool.future import JobFuture
+from pool.gateways.http import views
+from pool.gateways.http.desk import Desk, in_thread
+
+END = "end"  # the id of the last event
+_LOOK_S = 0.2
+_HEARTBEAT_S = 10.0
+
+
+async def stream(desk: Desk, future: JobFuture, last_event_id: str) -> AsyncIterator[str]:
+    """Events of one job. last_event_id: of a client that was here before; what it has seen is left out."""
+    follower = Follower(desk.pool, future, desk.status)
+    teller = _Teller(last_event_id)
+    spoken = time.monotonic()
+    yield "retry: 1000\n\n"
+    while True:
+        over = future.decided
+        for event in await in_thread(follower.poll):
+            text = teller.tell(event)
+            if text:
+                spoken = time.monotonic()
+                yield text
+        if over:
+            break
+        if time.monotonic() - spoken >= _HEARTBEAT_S:
+            spoken = time.monotonic()
+            yield ": still here\n\n"
+        await desk.wait(future, _LOOK_S)
+    yield await in_thread(lambda: _result(future))
+
+
+class _Teller:
+    """Puts what a Follower sees into words of the stream."""
+
+    def __init__(self, last_event_id: str) -> None:
+        self._status = ""
+        self._attempt, self._number = 1, 0
+        attempt, _, number = last_event_id.partition(".")
+        self._seen = (int(attempt), int(number)) if attempt.isdecimal() and number.isdecimal() else (0, 0)
+
+    def tell(self, event: Event) -> str:
+        if isinstance(event, Part):
+            self._number += 1
+            if (self._attempt, self._number) <= self._seen:
+                return ""
+            body = {"attempt": self._attempt, "number": self._number, "record": event.record}
+            return _event("partial", body, f"{self._attempt}.{self._number}")
+        if isinstance(event, Setback):
+            self._attempt, self._number = event.failure.attempt + 1, 0
+            return _event("setback", {"failure": event.failure.to_map()})
+        if isinstance(event, Notice):
+            return _event("notice", {"message": event.text})
+        name = "progress" if event.status == self._status else "status"
+        self._status = event.status
+        body = {"status": event.status, "percent": event.percent, "message": event.message, "attempt": event.attempt}
+        return _event(name, body)
+
+
+def _result(future: JobFuture) -> str:
+    record = future.record
+    if record is None:
+        error = future.exception(0)
+        return _event(
+            "result", {"id": future.id, "state": "unknown", "message": str(error) or "it cannot be read"}, END
+        )
+    return _event("result", dict(views.outcome(record)), END)
+
+
+def _event(name: str, body: dict[str, Any], event_id: str = "") -> str:
+    data = json.dumps(json.loads(codec.to_json(body)))  # one line, whatever is in it
+    return f"event: {name}\ndata: {data}\n{f'id: {event_id}' + chr(10) if event_id else ''}\n"

@@ -1,0 +1,113 @@
+"""The digital-human service: POST /human/generate answers when the video is there, GET /health tells the truth."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Query
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from pool.constants import STARTING
+from pool.errors import JobFailed, JobRefused
+from pool.gateways.http.bodies import JsonRoute
+from pool.gateways.http.desk import Desk, in_thread
+from pool.gateways.http.errors import failed, json_response, respond, retry_after
+from pool.gateways.http.shapes import Envelope, FailedEnvelope, Generate, Health, responses
+from pool.job import JobState
+from pool.names import check_engine
+from pool.status import PoolStatus
+
+SERVICE = "digital-human-service"
+_STARTING = frozenset(phase.label for phase in STARTING)
+
+
+def make_routes(desk: Desk) -> APIRouter:
+    router = APIRouter(route_class=JsonRoute)
+    engine = desk.settings.lipsync
+
+    @router.post(
+        "/human/generate",
+        tags=["digital human"],
+        summary="Make a person in a video say what an audio file says",
+        response_model=Envelope,
+        responses=responses(FailedEnvelope, 400, 403, 408, 409, 410, 413, 415, 422, 502, 503, 504),
+    )
+    async def generate(body: Generate) -> Response:
+        """Answers when the video is written. The job goes on when the client leaves: the same `task_id` with the
+        same paths is the same job, and asks for its end again."""
+        if engine not in desk.pool.config.engines:
+            raise HTTPException(503, f"this pool has no engine {engine!r}: add it to config.json", retry_after())
+        task_id = body.task_id or str(uuid.uuid4())
+        params = await in_thread(lambda: _params(desk, body, task_id))
+        future = desk.expect(await in_thread(lambda: desk.pool.submit(engine, params=params, id=task_id)))
+        await desk.wait(future, None)
+        record = future.record
+        if record is None or record.state is not JobState.COMPLETED:
+            if record is not None and record.state is JobState.CANCELLED:
+                raise HTTPException(410, f"task {task_id} was cancelled")
+            error = future.exception(0)
+            if isinstance(error, JobFailed):
+                return respond("/human/generate", failed(task_id, error.failure))
+            raise error if error is not None else HTTPException(503, "the gateway ends", retry_after())
+        data = {"save_path": _as_asked(body, task_id), "task_id": task_id}
+        return json_response({"code": 200, "message": "success", "data": data})
+
+    @router.get(
+        "/health",
+        tags=["pool"],
+        summary="Whether a worker can work",
+        response_model=Health,
+        responses={503: {"model": Health, "description": "No worker can work"}},
+    )
+    async def health(
+        engine: str | None = Query(default=None, max_length=32, description="default: the service's own"),
+    ) -> Response:
+        """`ok` while at least one worker of the engine is loaded, alive and taking jobs."""
+        status = await in_thread(desk.status)
+        own = desk.settings.lipsync
+        wanted = check_engine(engine) if engine else own if own in desk.pool.config.engines else None
+        verdict, message = _verdict(status, wanted)
+        body = {"status": verdict, "service": SERVICE, "message": message}
+        return json_response(body, 200 if verdict == "ok" else 503)
+
+    return router
+
+
+def _params(desk: Desk, body: Generate, task_id: str) -> dict[str, Any]:
+    roots = desk.roots
+    return {
+        "audio": str(roots.readable(_absolute(body.audio_path, "audio_path"), "audio_path")),
+        "video": str(roots.readable(_absolute(body.video_path, "video_path"), "video_path")),
+        "output": str(roots.writable(_absolute(_as_asked(body, task_id), "save_path"), "save_path")),
+        "watermark": body.watermark,
+        "digital_auth": body.digital_auth,
+    }
+
+
+def _absolute(text: str, key: str) -> str:
+    if not text.startswith(("/", "tempfile:")):
+        raise JobRefused(f"{text!r:.200} is not absolute: the service has another working directory", key)
+    return text
+
+
+def _as_asked(body: Generate, task_id: str) -> str:
+    """save_path as the client wrote it; in a folder that it named with a slash, a file."""
+    return str(Path(body.save_path) / f"{task_id}.mp4") if body.save_path.endswith("/") else body.save_path
+
+
+def _verdict(status: PoolStatus, engine: str | None) -> tuple[str, str]:
+    """("ok" | "starting" | "down", why) for one engine, or for all together."""
+    slots = [slot for slot in status.slots if engine in (None, slot.engine)]
+    if status.draining:
+        return "down", "the pool is draining"
+    if any(slot.serving for slot in slots):
+        return "ok", ""
+    if status.supervisor is None:
+        return "down", status.health.sentence
+    if any(slot.phase in _STARTING for slot in slots) or not slots:
+        return "starting", "no worker is ready yet"
+    troubles = [f"{slot.slot}: {slot.trouble}" for slot in slots if slot.trouble]
+    return "down", "; ".join(troubles)[:1000] or "no worker can work"

@@ -1,0 +1,202 @@
+"""Jobs: submit, look, follow, fetch, cancel, run again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Header, Query
+from fastapi import Path as InPath
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, Response, StreamingResponse
+
+from pool.errors import UnknownJob
+from pool.gateways.http import views
+from pool.gateways.http.bodies import JsonRoute
+from pool.gateways.http.desk import Desk, in_thread
+from pool.gateways.http.errors import STATUS_OF_KIND, json_response
+from pool.gateways.http.events import END, stream
+from pool.gateways.http.shapes import Cancelled, Failed, JobList, JobView, Outcome, State, Submit, responses
+from pool.gateways.http.tempfile import send_file
+from pool.job import JobState, Record
+from pool.names import check_id
+
+JobId = Annotated[str, InPath(max_length=200, description="as the submit answered")]
+_MAX_WAIT_S = 300.0
+
+
+def make_routes(desk: Desk) -> APIRouter:
+    router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
+    spool = desk.pool.spool
+
+    @router.post(
+        "/{engine}",
+        summary="Submit a job",
+        status_code=202,
+        response_model=JobView,
+        responses=responses(Failed, 400, 403, 404, 408, 409, 413, 415, 422, 503),
+    )
+    async def submit(engine: Annotated[str, InPath(max_length=200)], body: Submit, response: Response) -> JobView:
+        """When this answers, the job survives every crash. An `id` of your own makes it safe to send it twice."""
+        options = {"id": body.id, "priority": body.priority, "timeout_s": body.timeout_s}
+        future = await in_thread(lambda: desk.submit(engine, body.params, retry_times=body.retry_times, **options))
+        response.headers["Location"] = f"/jobs/{future.id}"
+        return await in_thread(lambda: views.look(spool, future.id))
+
+    @router.get("", summary="All jobs, or some", response_model=JobList, responses=responses(Failed, 403, 422))
+    async def jobs(
+        state: State | None = None,
+        engine: Annotated[str | None, Query(max_length=32)] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> Response:
+        """Those that run, those that wait in their order, those that ended, the last one first. A job that ended
+        within the last second may still be missing."""
+        found = await in_thread(
+            lambda: views.listed(spool, desk.ledger.newest, state=state, engine=engine, limit=limit)
+        )
+        return json_response(found.model_dump())
+
+    @router.get(
+        "/{job_id}", summary="Where a job stands", response_model=JobView, responses=responses(Failed, 403, 404, 422)
+    )
+    async def job(job_id: JobId) -> Response:
+        view = await in_thread(lambda: views.look(spool, job_id))
+        return json_response(view.model_dump())
+
+    @router.get(
+        "/{job_id}/events",
+        summary="Follow a job",
+        response_class=StreamingResponse,
+        responses={
+            200: {
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                "description": "Server-sent events",
+            },
+            204: {"description": "The end was sent before (Last-Event-ID)"},
+            **responses(Failed, 403, 404, 422),
+        },
+    )
+    async def events(job_id: JobId, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+        """Events `status`, `progress`, `partial`, `setback`, `notice`, and at the end `result`; comments in between
+        keep the connection open. Partial results are numbered `attempt.number`, so that a client that comes back
+        with `Last-Event-ID` gets each once."""
+        if last_event_id == END:
+            return Response(status_code=204)
+        future = await desk.future(check_id(job_id))
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        source = stream(desk, future, last_event_id or "")
+        return StreamingResponse(source, media_type="text/event-stream", headers=headers)
+
+    @router.get(
+        "/{job_id}/result",
+        summary="What a job returned",
+        response_model=Outcome,
+        responses={**responses(JobView, 202), **responses(Failed, 403, 404, 410, 422, 502, 503, 504)},
+    )
+    async def result(
+        job_id: JobId,
+        wait_s: Annotated[float, Query(ge=0, le=_MAX_WAIT_S, description="how long to wait for its end")] = 0.0,
+    ) -> Response:
+        """200 with the value, 202 while it is not over. A job that failed answers with the status of its kind (422
+        input, 502 engine, 503 resources, 504 timeout, 410 cancelled) and its failure."""
+        record = await _record(desk, check_id(job_id), wait_s)
+        if record is None:
+            view = await in_thread(lambda: views.look(spool, job_id))
+            return json_response(view.model_dump(), 202, {"Retry-After": "1"})
+        if record.state is JobState.COMPLETED:
+            found = views.outcome(record)
+            return await in_thread(lambda: json_response(dict(found)))
+        failure = record.failure
+        kind = "cancelled" if record.state is JobState.CANCELLED else failure.kind if failure else "engine"
+        data = views.of_record(record).model_dump()
+        message = data["message"] or f"job {job_id} was {record.state.value}"
+        error = {"type": "JobFailed", "message": message, "path": "", "data": data}
+        return json_response({"error": error}, STATUS_OF_KIND.get(kind, 502), {"x-should-retry": "false"})
+
+    @router.api_route(
+        "/{job_id}/files/{name}",
+        methods=["GET", "HEAD"],
+        summary="Fetch a file that a job made",
+        response_class=FileResponse,
+        responses={
+            200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+            206: {"content": {"application/octet-stream": {}}, "description": "The ranges that were asked for"},
+            416: {"content": {"text/plain": {}}, "description": "No such range"},
+            **responses(Failed, 403, 404, 422),
+        },
+    )
+    async def file(job_id: JobId, name: Annotated[str, InPath(max_length=255)]) -> Response:
+        """Only what the record of the job names, whole or in ranges."""
+        record = await _record(desk, check_id(job_id), 0.0)
+        for entry in record.files if record is not None else ():
+            path = str(entry.get("path", ""))
+            if name and path.rpartition("/")[2] == name:
+                inside = await to_thread.run_sync(_produced, desk, job_id, path)
+                return await send_file(inside, name)
+        raise HTTPException(404, f"job {job_id} has no file {name!r:.100}")
+
+    @router.delete(
+        "/{job_id}",
+        summary="Cancel a job",
+        status_code=202,
+        response_model=Cancelled,
+        responses=responses(Failed, 403, 404, 409, 422, 503),
+    )
+    async def cancel(job_id: JobId) -> Response:
+        """A waiting job never starts, a running one is ended with all that it started."""
+        stands = await in_thread(lambda: desk.pool.cancel(job_id))
+        state = await in_thread(lambda: desk.pool.state(job_id))
+        if not stands:
+            raise HTTPException(409, f"job {job_id} is over: it is {state.value}")
+        return json_response({"id": job_id, "state": state.value}, 202)
+
+    @router.post(
+        "/{job_id}/retry",
+        summary="Run a failed job again",
+        status_code=202,
+        response_model=JobView,
+        responses=responses(Failed, 403, 404, 409, 422, 503),
+    )
+    async def retry(job_id: JobId) -> Response:
+        """With all its attempts and the same id."""
+        future = await in_thread(lambda: _retried(desk, job_id))
+        desk.renew(future)
+        view = await in_thread(lambda: views.look(spool, job_id))
+        return json_response(view.model_dump(), 202)
+
+    return router
+
+
+async def _record(desk: Desk, job_id: str, wait_s: float) -> Record | None:
+    """The record of a job that is over, waited for. Raises UnknownJob."""
+    spool = desk.pool.spool
+    if not spool.decided(job_id):
+        if not wait_s:
+            state = await in_thread(lambda: desk.pool.state(job_id))
+            if not state.terminal:
+                return None
+        elif not await desk.wait(await desk.future(job_id), wait_s):
+            return None
+    try:
+        return await in_thread(lambda: spool.read_record(job_id))
+    except FileNotFoundError:
+        raise UnknownJob(job_id) from None  # RACE: consumed or retried at this moment
+
+
+def _retried(desk: Desk, job_id: str) -> Any:
+    state = desk.pool.state(job_id)
+    if state is not JobState.FAILED:
+        raise HTTPException(409, f"job {job_id} did not fail: it is {state.value}")
+    try:
+        return desk.pool.retry(job_id)
+    except FileNotFoundError:  # RACE: somebody else retries it
+        return desk.pool.attach(job_id)
+
+
+def _produced(desk: Desk, job_id: str, path: str) -> Any:
+    """A file of a record may lie with the record, or under the allowed folders."""
+    folder = desk.pool.spool.files_dir(job_id)
+    inside = (folder / path.rpartition("/")[2]).resolve()
+    if str(folder / inside.name) == path and inside.parent == folder.resolve():
+        return inside
+    return desk.roots.readable(path, "file")

@@ -1,0 +1,141 @@
+"""What the gateway was told: config.json, then the environment, then the command line; the last word wins."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool import fsops
+from pool.config import MB, Config
+from pool.errors import ConfigError
+
+TOKEN_VARIABLE = "FILEPOOL_HTTP_TOKEN"  # FILEPOOL_: it is not handed on to supervisor and workers
+ROOTS_VARIABLE = "BASE_PATH"
+MIN_TOKEN = 16
+_RATE, _CONCURRENT = 600, 32  # elsewhere than on loopback
+_MAX_TOKEN_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the application needs to know beside the pool. None: no such limit, no token."""
+
+    host: str
+    port: int
+    roots: tuple[Path, ...]
+    tempfiles: Path
+    token: str | None
+    lipsync: str
+    transcribe: str
+    tempfile_s: float
+    max_upload_bytes: int
+    upload_timeout_s: float
+    rate_per_minute: int | None
+    concurrent: int | None
+
+    @property
+    def loopback(self) -> bool:
+        return is_loopback(self.host)
+
+
+def read_settings(
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    roots: Sequence[Path] = (),
+    token_file: Path | None = None,
+) -> Settings:
+    """Settings from all sources. Raises ConfigError: no token where one is needed, a token that is none."""
+    http = config.http
+    host = http.host if host is None else host
+    if not host:
+        raise ConfigError('is empty: "127.0.0.1" for this machine only, "0.0.0.0" for all', "http.host")
+    chosen = tuple(path.absolute() for path in roots) or _from_environment(environ) or http.base_path
+    chosen = chosen or config.media_roots or (config.root / "media",)
+    token = _token(config, environ, token_file)
+    if token is None and not is_loopback(host):
+        raise ConfigError(
+            f"{host} can be reached by others, and there is no token: write one into a file and name it with "
+            f"--token-file or http.token_file, or set {TOKEN_VARIABLE} "
+            "(python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one); "
+            "or bind 127.0.0.1",
+            "http.host",
+        )
+    here = is_loopback(host)
+    return Settings(
+        host=host,
+        port=http.port if port is None else port,
+        roots=chosen,
+        tempfiles=_tempfiles(config, chosen),
+        token=token,
+        lipsync=http.lipsync_engine,
+        transcribe=http.transcribe_engine,
+        tempfile_s=http.tempfile_hours * 3600,
+        max_upload_bytes=http.max_upload_mb * MB,
+        upload_timeout_s=http.upload_timeout_s,
+        rate_per_minute=http.rate_per_minute or (None if here else _RATE),
+        concurrent=http.concurrent_requests or (None if here else _CONCURRENT),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def prepare(settings: Settings) -> None:
+    """Make the folders that are missing. Raises ConfigError."""
+    for folder in (*settings.roots, settings.tempfiles):
+        for path in (*reversed(folder.parents), folder):
+            try:
+                if not path.is_dir():
+                    fsops.make_dir(str(path))
+            except OSError as error:
+                raise ConfigError(f"{path} cannot be made: {error.strerror}", "http.base_path") from None
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder", "http.base_path")
+
+
+def _tempfiles(config: Config, roots: Sequence[Path]) -> Path:
+    """Where the workers may read, too, and not at the root of the machine."""
+    base = (config.media_roots or tuple(roots))[0]
+    return (base if base.parent != base else config.root / "media") / ".tempfiles"
+
+
+def _from_environment(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    parts = [part for part in environ.get(ROOTS_VARIABLE, "").split(os.pathsep) if part]
+    return tuple(Path(part).expanduser().absolute() for part in parts)
+
+
+def _token(config: Config, environ: Mapping[str, str], token_file: Path | None) -> str | None:
+    if token_file is not None:
+        return _checked(_read(token_file, "--token-file"), f"--token-file {token_file}")
+    if given := environ.get(TOKEN_VARIABLE):
+        return _checked(given, TOKEN_VARIABLE)
+    if config.http.token_file is not None:
+        return _checked(_read(config.http.token_file, "http.token_file"), "http.token_file")
+    return None if config.http.token is None else _checked(config.http.token, "http.token")
+
+
+def _read(path: Path, where: str) -> str:
+    try:
+        return fsops.read_bounded(path.resolve(), _MAX_TOKEN_BYTES).decode("ascii")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a token: {error}", where) from None
+
+
+def _checked(token: str, where: str) -> str:
+    token = token.strip()
+    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"a token has at least {MIN_TOKEN} letters, digits or signs, and no spaces", where)
+    return token

@@ -1,0 +1,118 @@
+"""POST /v1/audio/transcriptions as OpenAI's clients call it, done by the engine `transcribe`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, Response
+
+from pool.errors import JobRefused
+from pool.gateways.http import transcripts
+from pool.gateways.http.bodies import Form, read_form
+from pool.gateways.http.desk import Desk, in_thread
+from pool.gateways.http.errors import json_response, retry_after
+from pool.gateways.http.shapes import OpenAIFailed, responses
+from pool.gateways.http.tempfile import FILE, form
+from pool.job import JobState
+
+_TEXT = {"type": "string"}
+_FIELDS: dict[str, dict[str, Any]] = {
+    "language": {**_TEXT, "description": "code such as en; default: detect"},
+    "prompt": {**_TEXT, "description": "names and terms to expect"},
+    "response_format": {**_TEXT, "enum": list(transcripts.FORMATS), "default": "json"},
+    "temperature": {"type": "number", "description": "accepted and not used"},
+    "timestamp_granularities[]": {"type": "array", "items": {**_TEXT, "enum": ["word", "segment"]}},
+    "stream": {"type": "boolean", "description": "accepted and not used, as with whisper-1"},
+}
+_GRANULARITIES = "timestamp_granularities"
+_AUDIO = ("audio", "video")
+
+
+def make_routes(desk: Desk) -> APIRouter:
+    router = APIRouter(prefix="/v1/audio", tags=["speech"])
+    engine = desk.settings.transcribe
+
+    @router.post(
+        "/transcriptions",
+        summary="Speech to text",
+        response_class=Response,
+        responses={
+            200: {
+                "content": {"application/json": {"schema": {"type": "object"}}, "text/plain": {"schema": _TEXT}},
+                "description": "The transcript",
+            },
+            **responses(OpenAIFailed, 400, 403, 408, 410, 413, 415, 502, 503, 504),
+        },
+        openapi_extra=form({**FILE, "model": {**_TEXT, "description": "any: the pool's engine is used"}}, **_FIELDS),
+    )
+    async def transcriptions(request: Request) -> Response:
+        """The upload is removed when the transcript is there."""
+        if engine not in desk.pool.config.engines:
+            raise HTTPException(503, f"this pool has no engine {engine!r}: add it to config.json", retry_after())
+        settings = desk.settings
+        found = await read_form(
+            request, desk.tempfiles, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
+        )
+        if found.file is None:
+            raise JobRefused("is required", "file")
+        file_id, future = found.file.file_id, None
+        try:
+            wanted, granularities = _asked(found)
+            params = _params(found, str(await in_thread(lambda: desk.tempfiles.path(file_id))))
+            future = desk.expect(await in_thread(lambda: desk.pool.submit(engine, params=params)))
+            await desk.wait(future, None)
+            record = future.record
+            if record is not None and record.state is JobState.CANCELLED:
+                raise HTTPException(410, f"job {future.id} was cancelled")
+            error = future.exception(0)
+            if error is not None:
+                raise error
+            return await in_thread(lambda: _render(future.result(0), wanted, granularities))
+        finally:
+            if future is None or future.decided:  # else the job goes on, and needs it
+                with contextlib.suppress(OSError):
+                    desk.tempfiles.remove(file_id)
+
+    return router
+
+
+def _asked(found: Form) -> tuple[str, frozenset[str]]:
+    """Format and granularities. Raises JobRefused as OpenAI's service would."""
+    wanted = found.one("response_format") or "json"
+    if wanted not in transcripts.FORMATS:
+        raise JobRefused(f"{wanted!r:.60} is none of {', '.join(transcripts.FORMATS)}", "response_format")
+    given = [*found.fields.get(f"{_GRANULARITIES}[]", ()), *found.fields.get(_GRANULARITIES, ())]
+    for name in given:
+        if name not in ("word", "segment"):
+            raise JobRefused(f"{name!r:.60} is neither word nor segment", _GRANULARITIES)
+    if not found.one("model"):
+        raise JobRefused("is required", "model")
+    assert found.file is not None
+    if found.file.file_type not in _AUDIO:
+        raise JobRefused(f"{found.file.original_name!r:.100} holds no sound: it is an image", "file")
+    return wanted, frozenset(given)
+
+
+def _params(found: Form, audio: str) -> dict[str, Any]:
+    params: dict[str, Any] = {"audio": audio}
+    if language := found.one("language"):
+        params["language"] = language
+    if prompt := found.one("prompt"):
+        params["hotword"] = prompt[:4000]
+    return params
+
+
+def _render(result: Any, wanted: str, granularities: frozenset[str]) -> Response:
+    if not isinstance(result, dict):
+        raise HTTPException(502, "the engine returned no transcript")
+    if wanted == "json":
+        return json_response(transcripts.as_json(result))
+    if wanted == "verbose_json":
+        return json_response(transcripts.as_verbose_json(result, granularities))
+    if wanted == "diarized_json":
+        return json_response(transcripts.as_diarized_json(result))
+    make = {"text": transcripts.as_text, "srt": transcripts.as_srt, "vtt": transcripts.as_vtt}[wanted]
+    return PlainTextResponse(make(result).encode("utf-8", "replace"))

@@ -1,0 +1,85 @@
+"""Temporary files: upload one, get an id, use it in jobs as `tempfile:<id>`, fetch it in pieces."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, Response
+
+from pool.gateways.http.bodies import read_form
+from pool.gateways.http.desk import Desk, in_thread
+from pool.gateways.http.shapes import Uploaded, UploadFailed, responses
+
+#: Shown in a browser; anything else is only saved, so that no upload becomes a page of this host.
+_SHOWN = ("image/", "audio/", "video/")
+_NOT_SHOWN = ("image/svg+xml",)
+
+
+def form(required: dict[str, dict[str, Any]], **optional: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI of a multipart body that is read as a stream."""
+    schema = {"type": "object", "properties": {**required, **optional}, "required": list(required)}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+FILE = {"file": {"type": "string", "format": "binary"}}
+
+
+def make_routes(desk: Desk) -> APIRouter:
+    router = APIRouter(prefix="/api/tempfile", tags=["temporary files"])
+
+    @router.post(
+        "/upload",
+        summary="Upload an image, audio or video",
+        response_model=Uploaded,
+        responses=responses(UploadFailed, 400, 403, 408, 413, 415, 503),
+        openapi_extra=form(FILE),
+    )
+    async def upload(request: Request) -> Uploaded:
+        settings = desk.settings
+        found = await read_form(
+            request, desk.tempfiles, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
+        )
+        if found.file is None:
+            raise HTTPException(400, 'there is no part "file" in the form')
+        kind: Any = found.file.file_type
+        return Uploaded(file_id=found.file.file_id, file_type=kind, original_name=found.file.original_name)
+
+    @router.api_route(
+        "/download/{file_id}",
+        methods=["GET", "HEAD"],
+        summary="Fetch an uploaded file, whole or in ranges",
+        response_class=FileResponse,
+        responses={
+            200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+            206: {"content": {"application/octet-stream": {}}, "description": "The ranges that were asked for"},
+            416: {"content": {"text/plain": {}}, "description": "No such range"},
+            **responses(UploadFailed, 403, 404),
+        },
+    )
+    async def download(file_id: str) -> Response:
+        about, path = await in_thread(lambda: desk.tempfiles.find(file_id))
+        return await send_file(path, about.original_name or path.name)
+
+    return router
+
+
+async def send_file(path: Path, name: str) -> Response:
+    """A file with ranges. Raises HTTPException when it is gone."""
+    try:
+        info = await in_thread(lambda: os.stat(path))
+    except OSError:
+        raise HTTPException(404, f"the file {name!r:.100} is gone") from None
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    shown = media_type.startswith(_SHOWN) and media_type not in _NOT_SHOWN
+    return FileResponse(
+        path,
+        media_type=media_type if shown else "application/octet-stream",
+        filename=name,
+        stat_result=info,
+        content_disposition_type="inline" if shown else "attachment",
+    )

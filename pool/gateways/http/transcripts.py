@@ -1,0 +1,114 @@
+"""A transcript in the forms that OpenAI's clients ask for: json, verbose_json, diarized_json, text, srt, vtt."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+FORMATS = ("json", "verbose_json", "diarized_json", "text", "srt", "vtt")
+
+
+def as_json(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The text, and how long the sound was."""
+    return {"text": _text(result), "usage": _usage(result)}
+
+
+def as_verbose_json(result: Mapping[str, Any], granularities: Collection[str]) -> dict[str, Any]:
+    """With segments (also their speakers) and, when "word" is asked for, words. Times in seconds."""
+    found: dict[str, Any] = {
+        "task": "transcribe",
+        "language": str(result.get("language") or ""),
+        "duration": float(result.get("duration_s") or 0.0),
+        "text": _text(result),
+        "usage": _usage(result),
+    }
+    segments = result.get("segments") or []
+    if "segment" in granularities or not granularities:
+        found["segments"] = [_segment(number, segment) for number, segment in enumerate(segments)]
+    if "word" in granularities:
+        words = [word for segment in segments for word in segment.get("words") or ()]
+        found["words"] = [{"word": word["word"], "start": word["start"], "end": word["end"]} for word in words]
+    return found
+
+
+def as_diarized_json(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Who said what."""
+    segments = [
+        {
+            "id": f"seg_{number}",
+            "type": "transcript.text.segment",
+            "start": segment["start"],
+            "end": segment["end"],
+            "speaker": segment.get("speaker") or "",
+            "text": segment["text"],
+        }
+        for number, segment in enumerate(result.get("segments") or [])
+    ]
+    duration = float(result.get("duration_s") or 0.0)
+    return {"task": "transcribe", "duration": duration, "text": _text(result), "segments": segments}
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    return f"{_text(result)}\n"
+
+
+def as_srt(result: Mapping[str, Any]) -> str:
+    """SubRip subtitles, speakers named when there are several."""
+    cues = []
+    for number, segment in enumerate(result.get("segments") or [], 1):
+        times = f"{_clock(segment['start'], ',')} --> {_clock(segment['end'], ',')}"
+        cues.append(f"{number}\n{times}\n{_line(segment, result)}\n")
+    return "\n".join(cues)
+
+
+def as_vtt(result: Mapping[str, Any]) -> str:
+    """WebVTT subtitles."""
+    cues = ["WEBVTT\n"]
+    for segment in result.get("segments") or []:
+        times = f"{_clock(segment['start'], '.')} --> {_clock(segment['end'], '.')}"
+        cues.append(f"{times}\n{_line(segment, result)}\n")
+    return "\n".join(cues)
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    return str(result.get("text") or "")
+
+
+def _usage(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "duration", "seconds": math.ceil(float(result.get("duration_s") or 0.0))}
+
+
+def _segment(number: int, segment: Mapping[str, Any]) -> dict[str, Any]:
+    """With the fields that Whisper's own have. What the engine does not tell is neutral: 0, no tokens."""
+    text = str(segment["text"])
+    plain = text.encode("utf-8", "replace")
+    chances = [float(word["probability"]) for word in segment.get("words") or () if word.get("probability")]
+    return {
+        "id": number,
+        "seek": int(segment["start"] * 100),
+        "start": segment["start"],
+        "end": segment["end"],
+        "text": text,
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": sum(map(math.log, chances)) / len(chances) if chances else 0.0,
+        "compression_ratio": len(plain) / len(zlib.compress(plain)) if plain else 0.0,
+        "no_speech_prob": 0.0,
+        "speaker": segment.get("speaker"),
+    }
+
+
+def _line(segment: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    text = " ".join(str(segment["text"]).replace("-->", "→").split())
+    several = len(result.get("speakers") or ()) > 1
+    return f"{segment['speaker']}: {text}" if several and segment.get("speaker") else text
+
+
+def _clock(seconds: float, comma: str) -> str:
+    """HH:MM:SS,mmm."""
+    milliseconds = round(max(0.0, seconds) * 1000)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"

@@ -1,0 +1,146 @@
+"""How jobs are shown: JobView and Outcome, from wherever the job is at this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pool import lookup
+from pool.errors import ProtocolError, UnknownJob
+from pool.gateways.http.ledger import Entry
+from pool.gateways.http.shapes import JobList, JobView, Outcome
+from pool.job import Failure, JobState, Record
+from pool.lookup import Location
+from pool.names import check_id
+from pool.spool import Spool
+
+
+def look(spool: Spool, job_id: str) -> JobView:
+    """Where a job stands. Raises UnknownJob, JobRefused."""
+    check_id(job_id)
+    try:
+        if spool.decided(job_id):
+            return of_record(spool.read_record(job_id, arrays=False))
+        place = lookup.find(spool, job_id)
+        if not place.state.terminal:
+            return _of_place(spool, job_id, place, detail=True)
+        return of_record(spool.read_record(job_id, arrays=False))
+    except FileNotFoundError:
+        raise UnknownJob(job_id) from None  # RACE: it was consumed, or retried, at this moment
+    except ProtocolError as error:
+        reason = Failure("infrastructure", f"its record is damaged: {error}", "read")
+        state: Any = JobState.FAILED.value
+        return JobView(
+            id=job_id, engine="", state=state, status=state, percent=0.0, message=reason.describe(), attempt=0,
+            failure=reason.to_map(),
+        )  # fmt: skip
+
+
+def of_record(record: Record) -> JobView:
+    """A job that has ended, without its value."""
+    state: Any = record.state.value
+    return JobView(
+        id=record.id,
+        engine=record.engine,
+        state=state,
+        status=state,
+        percent=100.0 if record.state is JobState.COMPLETED else 0.0,
+        message=record.failure.describe() if record.failure else "",
+        attempt=record.attempt,
+        created=_seconds(record.created),
+        started=_seconds(record.started),
+        finished=_seconds(record.finished),
+        failure=record.failure.to_map() if record.failure else None,
+    )
+
+
+def outcome(record: Record) -> Outcome:
+    """A job that has ended, with what it returned."""
+    files = [
+        {**file, "name": name, "url": f"/jobs/{record.id}/files/{name}"}
+        for file in record.files
+        if (name := str(file.get("path", "")).rpartition("/")[2])
+    ]
+    return Outcome(**dict(of_record(record)), value=record.value, files=files, cached=record.cached)
+
+
+def listed(
+    spool: Spool, ended: Callable[[], list[Entry]], *, state: str | None, engine: str | None, limit: int
+) -> JobList:
+    """Jobs of one state, of one engine, or all of them. ended: those that are over, the last one first."""
+    places: list[Location] = []
+    if state not in ("completed", "failed", "cancelled"):
+        places = [*lookup.running(spool), *sorted(lookup.waiting(spool), key=_order)]
+    seen: set[str] = set()
+    views: list[JobView] = []
+    total = 0
+    for place in places:
+        if place.name is None or place.name.id in seen or not _fits(place.state.value, place.engine, state, engine):
+            continue
+        seen.add(place.name.id)
+        total += 1
+        if len(views) < limit:
+            views.append(_of_place(spool, place.name.id, place, detail=False))
+    for entry in ended():
+        if entry.id in seen or not _fits(entry.state, entry.engine, state, engine):
+            continue
+        total += 1
+        if len(views) < limit:
+            views.append(_of_entry(entry))
+    return JobList(jobs=views, total=total)
+
+
+def _fits(state: str, engine: str, wanted_state: str | None, wanted_engine: str | None) -> bool:
+    return wanted_state in (None, state) and wanted_engine in (None, engine)
+
+
+def _order(place: Location) -> tuple[bool, str]:
+    return place.state is JobState.DEFERRED, str(place.name)
+
+
+def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> JobView:
+    attempt = place.name.attempts if place.name else 0
+    status, percent, message, ahead = "queued", 0.0, "", None
+    if place.state is JobState.RUNNING:
+        word = lookup.progress(spool, job_id)
+        status = "processing"
+        if word is not None and word.attempt == attempt:
+            status, percent, message = word.status, word.percent, word.message
+    elif place.state is JobState.DEFERRED:
+        seconds = max(0.0, (place.due - spool.now()) / 1e6)
+        message = f"attempt {attempt} failed; the next one in {seconds:.0f} s"
+    elif detail:
+        ahead = sum(1 for name in spool.list_ready(place.engine) if name < str(place.name))
+        message = f"{ahead} ahead in the queue" if ahead else "next in the queue"
+    state: Any = place.state.value
+    return JobView(
+        id=job_id,
+        engine=place.engine,
+        state=state,
+        status=status,
+        percent=percent,
+        message=message,
+        attempt=attempt,
+        created=_seconds(place.name.born) if place.name else None,
+        ahead=ahead,
+    )
+
+
+def _of_entry(entry: Entry) -> JobView:
+    state: Any = entry.state
+    return JobView(
+        id=entry.id,
+        engine=entry.engine,
+        state=state,
+        status=state,
+        percent=100.0 if entry.state == "completed" else 0.0,
+        message=entry.reason,
+        attempt=entry.attempt,
+        created=_seconds(entry.created),
+        started=_seconds(entry.started),
+        finished=_seconds(entry.finished),
+    )
+
+
+def _seconds(microseconds: int) -> float | None:
+    return microseconds / 1e6 if microseconds else None

@@ -1,0 +1,137 @@
+"""Uploaded files: named by an id, kept a day, removed by whoever passes by afterwards.
+
+    <file id><suffix>         the content
+    <file id>.json            what is known about it; written last, so a file without it is not there yet
+    <owner>.<number>.part     half-written, swept when its owner is dead
+
+The ids are random, so nobody finds another's file by counting.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pool import fsops, layout
+from pool.errors import JobRefused
+from pool.gateways.kinds import suffix_of
+from pool.retention import owner_alive
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+_MAX_NAME = 255
+_MAX_ABOUT_BYTES = 65536
+
+
+class UnknownFile(JobRefused):
+    """No uploaded file of that id, or not any more."""
+
+    def __init__(self, file_id: str) -> None:
+        super().__init__(f"no uploaded file {ascii(file_id)[:60]}: it was never there, or its time is over")
+
+
+@dataclass(frozen=True)
+class Tempfile:
+    """One uploaded file. size: bytes; created: µs of the spool clock."""
+
+    file_id: str
+    file_type: str
+    original_name: str
+    size: int
+    created: int
+    suffix: str
+
+
+class Tempfiles:
+    """The files in one folder. now: µs; life_s: how long each is kept."""
+
+    def __init__(self, folder: Path, now: Callable[[], int], life_s: float) -> None:
+        self.folder = folder
+        self._now, self._life_us = now, int(life_s * 1e6)
+        self._owner = layout.owner_prefix()
+        self._serial = itertools.count()
+
+    def part(self) -> str:
+        """A fresh path for a file on its way in."""
+        return f"{self.folder}/{self._owner}.{next(self._serial)}.part"
+
+    def keep(self, part: str, file_type: str, name: str) -> Tempfile:
+        """Give the file at `part` an id. name: as the client calls it."""
+        shown = os.path.basename(name.replace("\\", "/")).encode("utf-8", "replace").decode()[-_MAX_NAME:]
+        file_id, suffix = str(uuid.uuid4()), suffix_of(shown)
+        if suffix in (".json", ".part"):
+            suffix = ""
+        about = Tempfile(file_id, file_type, shown, os.stat(part).st_size, self._now(), suffix)
+        fsops.replace(part, str(self._content(about)))
+        note = json.dumps(asdict(about)).encode()
+        fsops.put(self.part(), f"{self.folder}/{file_id}.json", [note], sync=False)
+        return about
+
+    def discard(self, part: str) -> None:
+        """Forget what was on its way in."""
+        fsops.unlink(part, missing_ok=True)
+
+    def find(self, file_id: str) -> tuple[Tempfile, Path]:
+        """What is known about a file, and where it is. Raises UnknownFile."""
+        about = self._read(file_id) if _ID.match(file_id) else None
+        if about is None or self._expired(about) or not self._content(about).is_file():
+            raise UnknownFile(file_id)
+        return about, self._content(about)
+
+    def path(self, file_id: str) -> Path:
+        """Where a file is. Raises UnknownFile."""
+        return self.find(file_id)[1]
+
+    def remove(self, file_id: str) -> None:
+        """Forget a file."""
+        about = self._read(file_id)
+        fsops.unlink(f"{self.folder}/{file_id}.json", missing_ok=True)
+        if about is not None:
+            fsops.unlink(str(self._content(about)), missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove what is past its time and what the dead have left; how many files."""
+        names = set(os.listdir(self.folder))
+        swept = 0
+        for about in list(self._all(names)):
+            names.discard(about.file_id + about.suffix)
+            if self._expired(about):
+                self.remove(about.file_id)
+                swept += 1
+        for name in names:
+            orphan = name.endswith(".part") and not owner_alive(name.split(".", 1)[0])
+            if orphan or (_ID.match(name[:36]) and not name.endswith(".json") and self._abandoned(name)):
+                fsops.unlink(f"{self.folder}/{name}", missing_ok=True)
+                swept += 1
+        return swept
+
+    def _all(self, names: set[str]) -> Iterator[Tempfile]:
+        for name in names:
+            about = self._read(name[:36]) if name.endswith(".json") and _ID.match(name[:-5]) else None
+            if about is not None:
+                yield about
+
+    def _abandoned(self, name: str) -> bool:
+        """Content whose note was never written, by the file's own time: its writer died in between."""
+        try:
+            return self._now() - os.stat(self.folder / name).st_mtime_ns // 1000 > self._life_us
+        except OSError:
+            return False
+
+    def _expired(self, about: Tempfile) -> bool:
+        return self._now() - about.created > self._life_us
+
+    def _content(self, about: Tempfile) -> Path:
+        return self.folder / f"{about.file_id}{about.suffix}"
+
+    def _read(self, file_id: str) -> Tempfile | None:
+        try:
+            about = Tempfile(**json.loads(fsops.read_bounded(self.folder / f"{file_id}.json", _MAX_ABOUT_BYTES)))
+        except (OSError, ValueError, TypeError):
+            return None
+        return about if about.file_id == file_id and suffix_of(f"x{about.suffix}") == about.suffix else None
