@@ -262,6 +262,8 @@ class Record:
         if not isinstance(value, dict) or value.get("protocol") != PROTOCOL:
             raise ProtocolError(f"not a record of protocol {PROTOCOL}")
         failure = value.get("failure")
+        if failure is None and value.get("state") != JobState.COMPLETED.value:
+            raise ProtocolError("record of a job that did not complete, without a reason")
         try:
             return cls(
                 value["id"],

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from steps import claim_next, failing, record_of, seat
 
-from pool import FilePool, JobFailed, PoolClosed, SpoolFull, SupervisorFailed, UnknownJob, fsops, results
+from pool import FilePool, JobFailed, PoolClosed, SpoolFull, SupervisorFailed, UnknownJob, codec, fsops, results
 from pool.config import Config
 from pool.constants import ARRAY_FILE_BYTES
 from pool.errors import ProtocolError
@@ -251,6 +251,18 @@ def test_spurious_events_change_nothing(pool: FilePool, hand: Hand, hostile_name
         future.result(timeout=0.1)
     hand.finish()
     assert future.result(timeout=10) == {"n": 1}
+
+
+def test_a_record_without_a_reason_is_the_end_of_its_future_alone(pool: FilePool, hand: Hand, spool: Spool) -> None:
+    first, second = pool.submit("echo", id="first"), pool.submit("echo", id="second")
+    claim = hand.claim()
+    bare = record_of(claim, JobState.FAILED).to_map()
+    del bare["failure"]
+    assert spool._put_first(spool.record_path("first"), codec.encode(bare), False)
+    with pytest.raises(ProtocolError, match="without a reason"):
+        first.result(20)
+    hand.finish({"n": 2})
+    assert second.result(20) == {"n": 2}
 
 
 def test_a_damaged_record_is_the_end_of_its_future_alone(pool: FilePool, hand: Hand) -> None:

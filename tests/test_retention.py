@@ -38,7 +38,7 @@ def sweeper(spool: Spool, config: Config) -> Retention:
 def _record(spool: Spool, job_id: str, age_hours: float, state: JobState = JobState.COMPLETED, **more: Any) -> None:
     """A record that finished so long ago, with everything that may belong to it."""
     finished = spool.now() - int(age_hours * HOUR_US)
-    failure = FAILURE if state is JobState.FAILED else None
+    failure = None if state is JobState.COMPLETED else FAILURE
     times = finished - 2, finished - 1, finished
     record = Record(job_id, "echo", state, 1, *times, "echo-0.1", {"n": 1}, failure, **more)
     Path(spool.record_path(job_id)).write_bytes(codec.encode(record.to_map()))
