@@ -30,6 +30,7 @@ from pool.errors import SupervisorRunning
 from pool.fleet import Fleet
 from pool.intake import Intake
 from pool.names import parse_note
+from pool.notify import Notifier
 from pool.report import Reporter
 from pool.retention import Retention
 from pool.spool import NO_SPACE, Spool
@@ -49,6 +50,7 @@ class Supervisor:
 
     def __init__(self, config: Config, *, tied: bool = False) -> None:
         self._config, self._tied = config, tied
+        self._notifier = Notifier(silent=tied)  # before workers inherit what it takes
         self.spool = Spool.create(config.spool, durable=config.durable)
         self._lock = FileLock(f"{self.spool.root}/run/supervisor.lock", mode=0o600)
         try:
@@ -78,6 +80,7 @@ class Supervisor:
         with Watcher(places, closes=("in",)) as watcher:
             if watcher.reason:
                 logger.warning("watching by polling: {}", watcher.reason)
+            self._notifier.ready()
             while not (self._fleet.draining and not self._fleet.living()):
                 self._turn(watcher)
             self._reporter.write(watcher, "", draining=True)
@@ -95,6 +98,7 @@ class Supervisor:
         self._read_arrivals(watcher, now)
         if now >= self._due["tick"]:
             self._due["tick"] = now + _TICK_S
+            self._notifier.alive()
             self._fleet.judge(now)
             if self._tied and not self._fleet.draining:
                 self._mind_clients(now)
@@ -175,6 +179,7 @@ class Supervisor:
 
     def _drain(self, now: float, why: str) -> None:
         logger.info("draining: {}", why)
+        self._notifier.stopping()
         self._fleet.drain(now)
 
     def _mind_clients(self, now: float) -> None:
