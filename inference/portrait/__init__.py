@@ -10,6 +10,7 @@ picture     files to upright opaque pictures
 reference   whose face it is, and which part of the picture is shown
 motion      how the head moves, made up from a seed
 pose_warp   a still head turned, by one remap per frame
+texture     the picture to be read between its pixels
 blink       lids and eyes
 animate     all of it in one frame
 mesh_backend, echomimic_backend (echomimic)   what makes frames

@@ -1,7 +1,7 @@
 """Frames of a talking head out of one still picture.
 
 Each output pixel is read from the picture once: where the turned head takes it from, where the moved mouth takes
-that from, one cubic sample. The inside of the mouth is then drawn in the pose it is seen in, and the eyes are laid
+that from, one sample. The inside of the mouth is then drawn in the pose it is seen in, and the eyes are laid
 over theirs. Pixels outside the head's reach are the picture's own.
 """
 
@@ -27,15 +27,18 @@ from inference.lipsync.render.warp import Box, around
 from inference.portrait import motion
 from inference.portrait.blink import Eyes
 from inference.portrait.pose_warp import PoseWarp, Turned
+from inference.portrait.texture import Texture
 
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
 
 LOOK = 0.25  #: degrees of gaze below which the eyes are left alone
-SHARPEN = 0.18  #: gives back what one cubic sample takes away, on average over positions
 WHITE = 0.85  #: how far the white of the eyes rules the colour of drawn teeth
 WHITE_LIMITS = (0.55, 1.04)
-OPENING_MOST, OPENING_KNEE = 0.26, 0.19  #: eye distances really drawn, whatever the calibration wants
+STAYS = 2e-3  #: share of the head's motion below which a pixel is the picture's own
+OPENING_MOST, OPENING_KNEE = 0.38, 0.26  #: of the mouth's width: how far it really opens, bent from the second on
+PRESS = 0.018  #: eye distances by which lips that are open in the picture are pressed on each other to shut them
+BELIEF = 0.6  #: of what the calibration wants to add to an opening
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,17 @@ class Animator:
         self._head = head
         self._skin = compose.skin(picture, self._source, self.unit)
         self._white = _white(picture, tracks.points[0], self._skin.bgr)
-        self._sharp = _sharpened(picture, self.warp)
+        self._texture = Texture(picture)
+        left, top, right, bottom = self.warp.box
+        self._stays = np.asarray(self.warp.spread(self.warp.share) < STAYS, np.uint8)[top:bottom, left:right]
 
     def plan(self, opening: Array, width: Array) -> Plan:
         """Asked openings and widths (T,), eye distances from rest, as what is to be drawn for them."""
         asked = self._mouth.plan(opening, width, np.zeros(len(opening), np.int32))
         # The landmarker sees painted mouths open half as far as they are; correcting all of that tears them.
-        return replace(asked, opening=soften(asked.opening, OPENING_MOST, OPENING_KNEE))
+        excess = np.maximum(asked.opening - soften(opening), 0)
+        drawn, wide = asked.opening - np.float32(1 - BELIEF) * excess, float(self._mouth.tracks.width[0])
+        return replace(asked, opening=soften(drawn, OPENING_MOST * wide, OPENING_KNEE * wide))
 
     def frame(self, mouth: Plan, moves: motion.Motion, k: int) -> Frame:
         """Output frame ``k``, (H, W, 3), an array of its own."""
@@ -83,12 +90,13 @@ class Animator:
         turned = self.warp.turned(moves.angles[k], motion.BREATH * float(moves.breath[k]), float(moves.brow[k]))
         x, y = self.warp.maps(turned)
         goal = self._goal(target.opening, target.width)
-        map_x, map_y = self._with_mouth(goal, turned, x, y)
+        pressed = self._press(target.opening) > 0
+        map_x, map_y = self._with_mouth(goal, turned, x, y, pressed)
         left, top, right, bottom = self.warp.box
         result = self.picture.copy()
-        result[top:bottom, left:right] = cv2.remap(
-            self._sharp, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
+        part = self._texture.read(map_x, map_y)
+        cv2.copyTo(self.picture[top:bottom, left:right], self._stays, part)
+        result[top:bottom, left:right] = part
         self._lay_eyes(result, x, y, turned, float(moves.blink[k]), moves.gaze[k])
         seen = turned.forward(goal)
         for share, layer in self._insides(seen, turned, target.opening, target.width, (x, y)):
@@ -121,16 +129,19 @@ class Animator:
         frame = np.empty_like(self.picture)
         if not box.empty:
             rows, columns = slice(box.y - top, box.y - top + box.height), slice(box.x - left, box.x - left + box.width)
-            x, y = (np.ascontiguousarray(plane[rows, columns]) for plane in maps)
-            box.cut(frame)[:] = cv2.remap(self._sharp, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+            box.cut(frame)[:] = self._texture.read(*(plane[rows, columns] for plane in maps))
         return frame
 
     def _goal(self, opening: float, width: float) -> Array:
         """(550, 3) pixels of the still picture where the mesh shall be."""
-        moved = self._start + self._mouth.basis.move(opening - self._gap, width)
+        moved = self._start + self._mouth.basis.move(opening - self._gap - self._press(opening), width)
         return self._head.to_pixels(moved[None])[0]
 
-    def _with_mouth(self, goal: Array, turned: Turned, x: Array, y: Array) -> tuple[Array, Array]:
+    def _press(self, opening: float) -> float:
+        """Eye distances by which lips overlap: landmarks of open lips lie a little outside them."""
+        return PRESS * self._ajar * max(0.0, 1 - opening / own_inside.LINE_BELOW)
+
+    def _with_mouth(self, goal: Array, turned: Turned, x: Array, y: Array, pressed: bool) -> tuple[Array, Array]:
         """The maps of the turned head led on through the moved mouth."""
         shift = np.abs(goal[:, :2] - self._source[:, :2]).max(axis=1)
         if float(shift.max()) < 0.02:
@@ -156,8 +167,10 @@ class Animator:
         columns = slice(seen.x - left, seen.x - left + seen.width)
         at_x, at_y = x[rows, columns] - np.float32(box.x), y[rows, columns] - np.float32(box.y)
         map_x, map_y = x.copy(), y.copy()
+        # Halfway between the motions of two lips that meet lies what was between them: teeth.
+        how = cv2.INTER_NEAREST if pressed else cv2.INTER_LINEAR
         for plane, into in zip(field, (map_x, map_y), strict=True):
-            into[rows, columns] += cv2.remap(plane, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+            into[rows, columns] += cv2.remap(plane, at_x, at_y, how, borderMode=cv2.BORDER_CONSTANT)
         return map_x, map_y
 
     def _lay_eyes(self, result: Frame, x: Array, y: Array, turned: Turned, shut: float, gaze: Array) -> None:
@@ -172,15 +185,9 @@ class Animator:
                 continue
             rows = slice(seen.y - top, seen.y - top + seen.height)
             columns = slice(seen.x - left, seen.x - left + seen.width)
-            seen.cut(result)[:] = self._eyes.render(self._sharp, x[rows, columns], y[rows, columns], which, shut, look)
-
-
-def _sharpened(picture: Frame, warp: PoseWarp) -> Frame:
-    """The picture, a little sharper where the head will be sampled between pixels."""
-    exact = picture.astype(np.float32)
-    weight = warp.spread(warp.weight)
-    exact += (SHARPEN * weight[..., None]) * (exact - cv2.GaussianBlur(exact, (0, 0), 0.8))
-    return np.asarray(np.clip(np.rint(exact), 0, 255), np.uint8)
+            seen.cut(result)[:] = self._eyes.render(
+                self._texture, x[rows, columns], y[rows, columns], which, shut, look
+            )
 
 
 def _white(picture: Frame, points: mesh.Points, skin: Array) -> Array:

@@ -113,7 +113,7 @@ class Options(BaseModel):
     threads: int = Field(default=0, ge=0, le=256, description="segments painted side by side; 0: the cores, at most 8")
     encoder: Literal["cpu", "nvenc"] = Field(default="cpu", description="nvenc: the GPU's own where it works")
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = Field(
-        default="veryfast", description="x264: slower makes smaller files"
+        default="superfast", description="x264: slower makes smaller files"
     )
     max_audio_s: float = Field(default=3600.0, gt=0, description="longer audio is refused")
     ffmpeg: str | None = Field(default=None, description="ffmpeg program, instead of the bundled one")

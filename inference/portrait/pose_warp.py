@@ -103,8 +103,8 @@ class PoseWarp:
         self._chest = (_chest_weight(here, flat).reshape(rows, columns) * rest).astype(np.float32)
         self._brow = (_brow_weight(here, flat).reshape(rows, columns) * rest).astype(np.float32)
         self._arm = self._arms(points, outside)
-        moving = np.maximum(self.weight, self._chest) > 1e-3
-        self.box = self._extent(moving)  #: (left, top, right, bottom) pixels that can move
+        self.share = np.maximum(self.weight, self._chest)  #: (rows, columns) of the head's motion, at most
+        self.box = self._extent(self.share > 1e-3)  #: (left, top, right, bottom) pixels that can move
         self._base = (
             np.arange(self.box[0], self.box[2], dtype=np.float32)[None, :],
             np.arange(self.box[1], self.box[3], dtype=np.float32)[:, None],
