@@ -1,0 +1,281 @@
+"""What became of the jobs: the spool as it lies there, held against what clients were told.
+
+Four words of Jepsen's queues, and what a pool of workers needs besides:
+
+    lost         accepted, and without a terminal record (undrained: nowhere at all)
+    unexpected   in the spool although nobody offered it
+    duplicated   in two places, waiting although it is decided, or run again after its record
+    recovered    offered, its client never heard the answer, and it is there: allowed, and counted
+    partial      visible and not whole: a file that does not decode, a record whose media are missing or changed
+    overlapping  two runs of one job at a time
+    miscounted   attempts that went back, were skipped, or were begun twice
+    unexplained  failed or cancelled without a reason for every attempt, or cancelled though nobody asked
+    untidy       remains of jobs that are over
+
+It reads directories and files by itself, not through the code it checks; names and bytes it takes from `pool.names`
+and `pool.codec`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from scenarios.world import history as witnessed
+from scenarios.world import overlaps
+
+from pool import codec
+from pool.errors import PoolError
+from pool.job import FailureKind, Job, JobState, Record
+from pool.names import parse_aside, parse_dead, parse_deferred, parse_job, parse_record
+
+KINDS = frozenset(kind.value for kind in FailureKind)
+
+
+@dataclass
+class Told:
+    """What clients did and heard. offered, accepted: ids; values: `value` of jobs whose id nobody knew before the
+    answer; dropped: files that had their name in in/; cancelled, removed, requeued: asked for, answered or not; stands:
+    a request whose call returned; result: returned to its caller; read: id -> sha256 of the record that was seen."""
+
+    offered: set[str] = field(default_factory=set)
+    values: set[Any] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
+    dropped: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
+    requeued: set[str] = field(default_factory=set)
+    stands: set[str] = field(default_factory=set)
+    result: set[str] = field(default_factory=set)
+    read: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A job file. attempts: as its name says; job: None when it does not decode."""
+
+    id: str
+    place: str
+    path: Path
+    attempts: int
+    job: Job | None
+
+
+@dataclass
+class Report:
+    """Every fault as a sentence that begins with the id; `recovered` is no fault."""
+
+    jobs: int = 0
+    done: int = 0
+    lost: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    duplicated: list[str] = field(default_factory=list)
+    recovered: list[str] = field(default_factory=list)
+    partial: list[str] = field(default_factory=list)
+    overlapping: list[str] = field(default_factory=list)
+    miscounted: list[str] = field(default_factory=list)
+    unexplained: list[str] = field(default_factory=list)
+    untidy: list[str] = field(default_factory=list)
+
+    def faults(self) -> dict[str, list[str]]:
+        lists = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("jobs", "done")}
+        return {name: found for name, found in lists.items() if found and name != "recovered"}
+
+
+class Spoolview:
+    """The tree as it lies there now."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.held: dict[str, list[Sighting]] = defaultdict(list)
+        self.dead: dict[str, Sighting] = {}
+        self.records: dict[str, Record | None] = {}
+        asides = map(parse_aside, os.listdir(root / "dead"))
+        self.asides = {aside[0] for aside in asides if aside is not None}  # records of jobs that are run again
+        for sighting in self._job_files():
+            if sighting.place == "dead":
+                self.dead[sighting.id] = sighting
+            else:
+                self.held[sighting.id].append(sighting)
+        for name in os.listdir(root / "out"):
+            job_id = parse_record(name)
+            if job_id is not None:
+                self.records[job_id] = self._record(job_id)
+
+    def known(self) -> set[str]:
+        return set(self.held) | set(self.records) | set(self.dead)
+
+    def _job_files(self) -> Iterator[Sighting]:
+        for place in ("ready", "work"):
+            for folder in sorted((self.root / place).iterdir()):
+                for path in sorted(folder.iterdir()):
+                    name = parse_job(path.name)
+                    if name is not None:
+                        yield self._sighting(name.id, place, path, name.attempts)
+        for path in sorted((self.root / "deferred").iterdir()):
+            waiting = parse_deferred(path.name)
+            if waiting is not None:
+                yield self._sighting(waiting[2].id, "deferred", path, waiting[2].attempts)
+        for path in sorted((self.root / "dead").iterdir()):
+            buried = parse_dead(path.name)
+            if buried is not None:
+                yield self._sighting(buried[1].id, "dead", path, 0)
+
+    @staticmethod
+    def _sighting(job_id: str, place: str, path: Path, attempts: int) -> Sighting:
+        try:
+            job = Job.from_map(codec.decode(path.read_bytes(), arrays=False))
+        except PoolError:
+            return Sighting(job_id, place, path, attempts, None)
+        return Sighting(job_id, place, path, attempts, job if job.id == job_id else None)
+
+    def _record(self, job_id: str) -> Record | None:
+        data = (self.root / "out" / f"{job_id}.msgpack").read_bytes()
+        try:
+            record = Record.from_map(codec.decode(data, directory=self.root / "out" / job_id))
+        except PoolError:
+            return None
+        return record if record.id == job_id else None
+
+
+def check(root: Path, told: Told, witness: Path | None = None, *, drained: bool = True, counted: bool = True) -> Report:
+    """The report. drained: everything that waited has run, and recovery and sweeping are done. counted: nothing gave
+    attempts back (a drain does), so each is begun exactly once."""
+    view, report = Spoolview(root), Report()
+    report.jobs, report.done = len(view.known()), len(view.records)
+    _check_presence(view, told, report, drained)
+    _check_content(view, told, report)
+    for record in view.records.values():
+        if record is not None:
+            _check_reasons(record, told, report)
+    if witness is not None:
+        report.overlapping += overlaps(witness)
+        _check_attempts(view, told, witness, report, counted)
+    if drained:
+        _check_remains(view, told, report)
+    return report
+
+
+def _check_presence(view: Spoolview, told: Told, report: Report, drained: bool) -> None:
+    accepted = told.accepted | told.dropped if drained else told.accepted
+    for job_id in sorted(accepted - told.removed):
+        if job_id not in view.records and (drained or job_id not in view.held.keys() | view.asides):
+            where = [sighting.place for sighting in view.held.get(job_id, ())]
+            report.lost.append(f"{job_id} was accepted and is {'in ' + where[0] if where else 'nowhere'}")
+    for job_id in sorted(view.known() - told.accepted - told.dropped):
+        if job_id in told.offered or _value(view, job_id) in told.values:
+            report.recovered.append(job_id)
+        elif job_id not in told.removed:
+            report.unexpected.append(f"{job_id} was offered by nobody")
+    for job_id, sightings in view.held.items():
+        places = [sighting.place for sighting in sightings]
+        if len(places) > 1:
+            report.duplicated.append(f"{job_id} is in {' and '.join(places)}")
+        if job_id in view.records and (drained or places != ["work"]):
+            report.duplicated.append(f"{job_id} is decided and in {places[0]}")
+    for job_id in sorted(view.dead):
+        if job_id in view.held and drained:
+            report.duplicated.append(f"{job_id} is buried and in {view.held[job_id][0].place}")
+
+
+def _value(view: Spoolview, job_id: str) -> Any:
+    files = [*view.held.get(job_id, ()), *([view.dead[job_id]] if job_id in view.dead else [])]
+    for sighting in files:
+        if sighting.job is not None:
+            return sighting.job.params.get("value")
+    record = view.records.get(job_id)
+    return record.value.get("value") if record is not None and isinstance(record.value, dict) else None
+
+
+def _check_content(view: Spoolview, told: Told, report: Report) -> None:
+    for sighting in (*(one for found in view.held.values() for one in found), *view.dead.values()):
+        if sighting.job is None:
+            report.partial.append(f"{sighting.id}: the file in {sighting.place} is not its job")
+    for job_id, record in view.records.items():
+        if record is None:
+            report.partial.append(f"{job_id}: its record does not decode")
+            continue
+        for file in record.files if job_id not in told.removed else ():
+            path = Path(str(file["path"]))
+            if not path.is_file():
+                report.partial.append(f"{job_id}: {path.name} is named and missing")
+            elif hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
+                report.partial.append(f"{job_id}: {path.name} is not what its record says")
+    for job_id, digest in told.read.items():
+        if job_id in told.removed | told.requeued:
+            continue
+        path = view.root / "out" / f"{job_id}.msgpack"
+        if not path.exists():
+            report.lost.append(f"{job_id}: its record was read, and is gone")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            report.duplicated.append(f"{job_id}: its record was read, and is another one now")
+
+
+def _check_reasons(record: Record, told: Told, report: Report) -> None:
+    if record.state is JobState.COMPLETED:
+        reasons, expected = record.attempts, record.attempt - 1
+    else:
+        failure = record.failure
+        if failure is None or not failure.message.strip() or failure.kind not in KINDS:
+            report.unexplained.append(f"{record.id} is {record.state.value} and says {failure}")
+            return
+        reasons, expected = record.attempts, len(failure.attempts) - 1
+        if [one.message for one in failure.attempts[-1:]] != [failure.message]:
+            report.unexplained.append(f"{record.id}: its last reason is not its failure")
+    if [reason.attempt for reason in reasons] != list(range(1, expected + 1)):
+        told_of = [reason.attempt for reason in reasons]
+        report.unexplained.append(f"{record.id}: attempt {record.attempt}, reasons of {told_of}")
+    if any(not reason.message.strip() for reason in reasons):
+        report.unexplained.append(f"{record.id}: an attempt without a reason")
+    if record.state is JobState.CANCELLED and record.id not in told.cancelled:
+        report.unexplained.append(f"{record.id} was cancelled by nobody")
+
+
+def _check_attempts(view: Spoolview, told: Told, witness: Path, report: Report, counted: bool) -> None:
+    begun: dict[str, list[int]] = defaultdict(list)
+    for _, _, what, job_id, attempt, _ in witnessed(witness):
+        if what == "start":
+            begun[job_id].append(attempt)
+    for job_id, attempts in begun.items():
+        record = view.records.get(job_id)
+        if record is not None and job_id not in told.requeued and max(attempts) > record.attempt:
+            report.duplicated.append(f"{job_id}: decided in attempt {record.attempt}, run in {max(attempts)}")
+        if not counted or job_id in told.requeued:
+            continue
+        twice = [attempt for attempt, times in Counter(attempts).items() if times > 1]
+        if twice:
+            report.miscounted.append(f"{job_id}: attempt {twice[0]} was begun {attempts.count(twice[0])} times")
+        if attempts != sorted(attempts):
+            report.miscounted.append(f"{job_id}: attempts went back: {attempts}")
+        for sighting in view.held.get(job_id, ()):
+            if sighting.attempts < max(attempts):
+                report.miscounted.append(f"{job_id}: run {max(attempts)} times, its name says {sighting.attempts}")
+        if record is not None and record.state is JobState.COMPLETED and record.attempt != max(attempts):
+            report.miscounted.append(f"{job_id}: attempt {record.attempt} in its record, run in {max(attempts)}")
+
+
+def _check_remains(view: Spoolview, told: Told, report: Report) -> None:
+    root = view.root
+    for folder in ("tmp", "run/scratch", "run/attempts", "run/control", "deferred"):
+        report.untidy += [f"{name} is left in {folder}/" for name in sorted(os.listdir(root / folder))]
+    for folder in (root / "work").iterdir():
+        report.untidy += [f"{path.name} is left in work/{folder.name}/" for path in folder.iterdir()]
+    report.untidy += [f"{name}: reserved, and not there" for name in os.listdir(root / "run/ids")
+                      if name not in view.known()]  # fmt: skip
+    for entry in (root / "out").iterdir():
+        if entry.is_dir() and entry.name not in view.records:
+            report.untidy.append(f"{entry.name}: files in out/ without a record")
+    for name in os.listdir(root / "dead"):
+        if name.endswith(".record"):
+            report.untidy.append(f"{name} is left in dead/")
+    for job_id, record in view.records.items():
+        if job_id in told.removed or record is None:
+            continue
+        if (record.state is JobState.FAILED) != (job_id in view.dead):
+            report.untidy.append(f"{job_id} is {record.state.value} and {'' if job_id in view.dead else 'not '}buried")
+    report.untidy += [f"{job_id} is buried and has no record" for job_id in view.dead if job_id not in view.records]

@@ -1,0 +1,270 @@
+"""A spool, and the programs around it in processes of their own that can be killed at any operation on the disk.
+
+The supervisor is the real one with nobody in its seats, for a few turns; the worker is the real one until its queue
+is empty. Both are forked from here, so that a crash point costs milliseconds and not the start of interpreters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import watchdog.observers.inotify_c  # noqa: F401 - so that no fork needs to
+from steps import in_child
+
+import inference.fake  # noqa: F401
+from pool import backoff, codec, fsops
+from pool.client import FilePool
+from pool.config import parse_config
+from pool.launch import Launch
+from pool.names import WorkerName
+from pool.picker import Picker
+from pool.spool import Spool
+from pool.supervisor import Supervisor
+from pool.watch import Watcher
+from pool.worker import Worker
+
+from .checker import Report, Spoolview, Told, check
+
+#: Which operation a process is killed at: the n-th from 1; the first whose name and path hold a text; 0: none. Or
+#: what else shall be called before each.
+At = int | str | Callable[[str, str], None]
+
+ENGINES = {"fake": "inference.fake:Fake", "echo": "inference.fake:Echo"}
+
+
+class Unmanned(Supervisor):
+    """The supervisor with nobody in its seats: start, `turns` turns in which every chore is due, drain."""
+
+    turns = 2
+
+    def _wait(self, watcher: Watcher) -> None:
+        for slot in self._fleet.slots:
+            slot.policy.retire()
+        self._due = dict.fromkeys(self._due, 0.0)
+        self._intake.arrived(os.listdir(self.spool.root / "in"))  # whoever wrote them has closed them
+        self.turns -= 1
+        if self.turns < 0:
+            self._drain(time.monotonic(), "the turns are over")
+
+
+class Temp(Worker):
+    """A worker that drains when nothing waits."""
+
+    def _wait(self, picker: Picker, watcher: Watcher) -> None:
+        picker.rescan()
+        if not self._spool.list_ready(self._name.engine):
+            self._draining = True
+
+
+class History:
+    """What a client does and hears: a line per event, out of its hands before it goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+    def say(self, what: str, **facts: Any) -> None:
+        line = json.dumps({"what": what, **facts}).encode() + b"\n"
+        fd = os.open(self.folder / f"{os.getpid()}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(fd, line)
+        finally:
+            os.close(fd)
+
+    def told(self) -> Told:
+        told = Told()
+        sets = {one.name: getattr(told, one.name) for one in fields(told) if one.name not in ("values", "read")}
+        for path in sorted(self.folder.iterdir()):
+            for line in path.read_text().splitlines():
+                event = json.loads(line)
+                if event["what"] in sets and event.get("id"):
+                    sets[event["what"]].add(event["id"])
+                if event.get("value") is not None:
+                    told.values.add(event["value"])
+                if event["what"] == "read":
+                    told.read[event["id"]] = event["sha256"]
+        return told
+
+
+class Client:
+    """A FilePool whose every offer and answer is on record."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._history = rig.history
+        self.pool = FilePool(rig.config, start=False)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.close()
+
+    def submit(self, id: str | None = None, *, engine: str = "fake", value: Any = None, **more: Any) -> str:
+        value = id if value is None else value
+        self._history.say("offered", id=id, value=value)
+        if engine == "fake":
+            more = {"value": value, **more}
+        future = self.pool.submit(engine, id=id, **more)
+        self._history.say("accepted", id=future.id)
+        return future.id
+
+    def submit_many(self, values: list[str]) -> list[str]:
+        for value in values:
+            self._history.say("offered", value=value)
+        futures = self.pool.submit_many("fake", [{"value": value} for value in values])
+        for future in futures:
+            self._history.say("accepted", id=future.id)
+        return [future.id for future in futures]
+
+    def cancel(self, job_id: str) -> None:
+        self._history.say("cancelled", id=job_id)
+        self.pool.cancel(job_id)
+        self._history.say("stands", id=job_id)
+
+    def retry(self, job_id: str) -> None:
+        self._history.say("requeued", id=job_id)
+        self.pool.retry(job_id)
+        self._history.say("stands", id=job_id)
+
+    def consume(self, job_id: str) -> Any:
+        """Read the result, and remove it."""
+        self._history.say("removed", id=job_id)
+        value = self.pool.attach(job_id, consume=True).result(30)
+        self._history.say("result", id=job_id)
+        return value
+
+    def read(self, job_id: str) -> None:
+        """Look at a record that is there."""
+        data = Path(self.pool.spool.record_path(job_id)).read_bytes()
+        self._history.say("read", id=job_id, sha256=hashlib.sha256(data).hexdigest())
+
+
+class Rig:
+    """One spool with its surroundings in a folder of its own."""
+
+    def __init__(self, folder: Path, *, durable: bool = True, retry_times: int = 5, **top: Any) -> None:
+        self.folder, self.root = folder, folder / "spool"
+        self.witness, self.media = folder / "witness", folder / "media"
+        for path in (folder, self.witness, self.media):
+            path.mkdir(mode=0o700, exist_ok=True)
+        self.durable, self.retry_times = durable, retry_times
+        self.options = {"witness": str(self.witness)}
+        engines = {name: {"engine": spec, "options": self.options, "retry_times": retry_times}
+                   for name, spec in ENGINES.items()}  # fmt: skip
+        document = {"spool": str(self.root), "durable": durable, "min_free_mb": 0, "engines": engines, **top}
+        self.config = parse_config(document, folder)
+        self.spool = Spool.create(self.root, durable=durable)
+        self.history = History(folder / "history")
+        self._generation = 0
+        self.died = ""  # the operation at which the last process was killed
+
+    # ---- processes
+
+    def run(self, action: Callable[[Any], object], at: At = 0, begin: Callable[[], object] = lambda: None) -> bool:
+        """Do `action(begin())` in a process of its own that is killed when `action` comes to durable operation `at`.
+        Whether it came through."""
+        note = self.folder / "died"
+        note.unlink(missing_ok=True)
+
+        def life() -> None:
+            backoff.RETRY_FIRST_S = 0.0005
+            _say_into(self.folder / "stderr")
+            begun = begin()
+            kill_at(at, note)
+            action(begun)
+
+        code = in_child(life)
+        self.died = note.read_text() if note.exists() else ""
+        if code not in (0, -signal.SIGKILL):
+            raise AssertionError(f"it ended with {code}:\n{(self.folder / 'stderr').read_text()[-3000:]}")
+        return code == 0
+
+    def client(self, action: Callable[[Client], object], at: At = 0) -> bool:
+        """A client does something."""
+        return self.run(action, at, lambda: Client(self))
+
+    def serve(self, at: At = 0) -> bool:
+        """A supervisor comes, does what there is to do, and drains."""
+
+        return self.run(lambda supervisor: supervisor.run(), at, lambda: Unmanned(self.config))
+
+    def seat(self, engine: str = "fake") -> WorkerName:
+        """Name of a new worker, with its directory."""
+        self._generation += 1
+        worker = WorkerName(engine, 0, self._generation)
+        fsops.make_dir(self.spool.work_dir(worker))
+        return worker
+
+    def work(self, at: At = 0, engine: str = "fake") -> bool:
+        """A new worker comes and runs what waits."""
+        launch = Launch(
+            spool=str(self.root), worker=str(self.seat(engine)), spec=ENGINES[engine], options=self.options,
+            durable=self.durable, max_attempts=self.retry_times + 1,
+        )  # fmt: skip
+        return self.run(lambda worker: worker.run(), at, lambda: Temp(launch))
+
+    def drop(self, name: str, job: dict[str, Any], job_id: str = "") -> None:
+        """Into the drop box, where it has its name at once. job_id: what it shall become; '': refused."""
+        encoded = codec.encode(job) if name.endswith(".msgpack") else json.dumps(job).encode()
+        (self.folder / "drop").write_bytes(encoded)
+        os.rename(self.folder / "drop", self.root / "in" / name)
+        if job_id:
+            self.history.say("dropped", id=job_id)
+
+    # ---- end
+
+    def finish(self, rounds: int = 12) -> None:
+        """Serve and work in turn until nothing waits; the last one is the supervisor, which tidies up."""
+        for _ in range(rounds):
+            assert self.serve()
+            waiting = {sighting.path.parent.name for found in Spoolview(self.root).held.values() for sighting in found}
+            if not waiting:
+                break
+            for engine in sorted(waiting & ENGINES.keys()):
+                assert self.work(engine=engine)
+            time.sleep(0.002)  # until what is deferred is due
+
+    def check(self, **how: Any) -> Report:
+        return check(self.root, self.history.told(), self.witness, **how)
+
+    def verify(self, **how: Any) -> Report:
+        """Check, and fail with every fault."""
+        report = self.check(**how)
+        if report.faults():
+            raise AssertionError(f"{report.faults()}; killed at: {self.died or 'nothing'}")
+        return report
+
+
+def kill_at(at: At, note: Path) -> None:
+    """Arm this process: SIGKILL at that durable operation from here, with a word about where."""
+    numbers = itertools.count(1)
+
+    def hook(operation: str, path: str) -> None:
+        number = next(numbers)
+        if number == at or (isinstance(at, str) and at in f"{operation} {path}"):
+            note.write_text(f"operation {number}, {operation} {path}")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fsops.hook = at if callable(at) else hook if at else None
+
+
+def _say_into(path: Path) -> None:
+    """What this process says goes into a file."""
+    with open(path, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    from loguru import logger
+
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING")

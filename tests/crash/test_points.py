@@ -1,0 +1,335 @@
+"""Killed at operation 1, 2, 3 … until a run passes untouched: no job is lost, doubled, or without a reason.
+
+A scene prepares a spool and names what is killed. Right after the kill, and again when a supervisor has come, a
+worker has run what waits and the supervisor has tidied up, the checker looks at the spool.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scenarios.world import history as witnessed
+from steps import claim_next
+
+from pool import fsops, lookup
+from pool.death import Death
+from pool.job import TERMINAL, JobState
+from pool.judge import Cause
+from pool.recovery import End, Recovery
+from pool.retention import Retention, purge
+from pool.spool import Spool
+from pool.watch import Watcher
+
+from .checker import Spoolview
+from .rig import At, Client, Rig, Unmanned
+
+Act = Callable[[At], bool]
+Scene = Callable[[Rig], Act]
+
+
+def _runs(rig: Rig) -> Counter[str]:
+    return Counter(job for _, _, what, job, _, _ in witnessed(rig.witness) if what == "start")
+
+
+def _states(rig: Rig) -> dict[str, JobState | None]:
+    return {job_id: record.state if record else None for job_id, record in Spoolview(rig.root).records.items()}
+
+
+# ---- clients
+
+
+def submit_plain(rig: Rig) -> Act:
+    return lambda at: rig.client(lambda client: client.submit(value="a"), at)
+
+
+def submit_named(rig: Rig) -> Act:
+    return lambda at: rig.client(lambda client: client.submit("mine"), at)
+
+
+def submit_batch(rig: Rig) -> Act:
+    return lambda at: rig.client(lambda client: client.submit_many(["a", "b", "c"]), at)
+
+
+def cancel(rig: Rig) -> Act:
+    with Client(rig) as client:
+        client.submit("mine")
+    return lambda at: rig.client(lambda client: client.cancel("mine"), at)
+
+
+def retry(rig: Rig) -> Act:
+    """A failed job, run again on request."""
+    with Client(rig) as client:
+        client.submit("mine", do="input")
+    assert rig.work()
+    return lambda at: rig.client(lambda client: client.retry("mine"), at)
+
+
+def consume(rig: Rig) -> Act:
+    with Client(rig) as client:
+        client.submit("mine", do="write", params={"mb": 1})
+        client.submit("other")
+        assert rig.work()
+        client.read("other")
+    return lambda at: rig.client(lambda client: client.consume("mine"), at)
+
+
+def _three_ends(rig: Rig) -> None:
+    with Client(rig) as client:
+        client.submit("completed", do="write", params={"mb": 1})
+        client.submit("failed", do="input")
+        assert rig.work()
+        client.submit("cancelled")
+        client.cancel("cancelled")
+        assert rig.serve()
+        for job_id in ("completed", "failed", "cancelled"):
+            rig.history.say("removed", id=job_id)
+            client.read(job_id)
+
+
+def purged(rig: Rig) -> Act:
+    _three_ends(rig)
+    return lambda at: rig.client(lambda client: purge(client.pool.spool, states=TERMINAL), at)
+
+
+def expired(rig: Rig) -> Act:
+    """The same by the supervisor, for those past their time."""
+    _three_ends(rig)
+    later = Spool(rig.root)
+    born = later.now()
+    later.now = lambda: born + int(1e15)  # type: ignore[method-assign]
+    return lambda at: rig.run(lambda _: Retention(later, rig.config).expire(), at)
+
+
+# ---- workers
+
+
+def publish(rig: Rig) -> Act:
+    """Media at a path of the caller's, media in the spool, a JSON rendering."""
+    with Client(rig) as client:
+        client.submit("path", do="write", output=str(rig.media / "out.bin"), params={"mb": 2})
+        client.submit("spool", do="write", params={"mb": 2})
+        rig.drop("json.json", {"engine": "fake", "do": "partials"}, "json")
+        assert rig.serve()
+    return rig.work
+
+
+def publish_array(rig: Rig) -> Act:
+    with Client(rig) as client:
+        client.submit("array", engine="echo", params={"array_mb": 1})
+    return lambda at: rig.work(at, "echo")
+
+
+def fail(rig: Rig) -> Act:
+    """An attempt that fails and is repeated, and a job that is not."""
+    with Client(rig) as client:
+        client.submit("again", do="raise", until_attempt=1)
+        client.submit("never", do="input")
+    return rig.work
+
+
+# ---- supervisors
+
+
+def intake(rig: Rig) -> Act:
+    """Three jobs in the drop box, and one thing that is none."""
+    rig.drop("first.json", {"engine": "fake", "value": 1}, "first")
+    rig.drop("second.msgpack", {"engine": "fake", "params": {"value": 2}}, "second")
+    rig.drop("third.json", {"engine": "fake", "id": "named", "params": {"value": 3}}, "named")
+    rig.drop("wrong.json", {"engine": "nobody"})
+    return rig.serve
+
+
+def release(rig: Rig) -> Act:
+    """What a drained worker held goes back unharmed."""
+    with Client(rig) as client:
+        client.submit("held")
+    worker = rig.seat()
+    claim_next(rig.spool, worker)
+    recovery, end = Recovery(rig.spool, rig.config, random.Random(0)), End(Death(0, None, "drained"), Cause.DRAIN)
+    return lambda at: rig.run(lambda _: recovery.recover(worker, end), at)
+
+
+def recover(rig: Rig) -> Act:
+    """Workers that were killed: just after a claim, before a claim that was decided goes, in the middle of an output
+    and of a burial."""
+    with Client(rig) as client:
+        client.submit("decided")
+        assert not rig.work("unlink")
+        client.read("decided")
+        client.submit("failed", do="input")
+        assert not rig.work("dead/")
+        client.submit("written", do="write", output=str(rig.media / "out.bin"))
+        assert not rig.work("fsync")
+        client.submit("plain")
+        claim_next(rig.spool, rig.seat())
+    return rig.serve
+
+
+def wake(rig: Rig) -> Act:
+    """Retries that are due."""
+    with Client(rig) as client:
+        for job_id in ("one", "two"):
+            client.submit(job_id, do="raise", until_attempt=1)
+        assert rig.work()
+        time.sleep(0.002)
+    return rig.serve
+
+
+def cancel_waiting(rig: Rig) -> Act:
+    cancel(rig)(0)
+    return rig.serve
+
+
+def cancel_held(rig: Rig) -> Act:
+    """Its worker was killed; the request was there before it is recovered."""
+    with Client(rig) as client:
+        client.submit("mine")
+        claim_next(rig.spool, rig.seat())
+        client.cancel("mine")
+    return rig.serve
+
+
+def mend(rig: Rig) -> Act:
+    """A client was killed in the middle of a `retry`."""
+    assert not retry(rig)("unlink")
+    return rig.serve
+
+
+def start(rig: Rig) -> Act:
+    """With all that is done before the first turn, and after the last one."""
+    with Client(rig) as client:
+        client.submit("mine")
+    claim_next(rig.spool, rig.seat())
+    return lambda at: rig.run(lambda _: Unmanned(rig.config).run(), at)
+
+
+SCENES: list[Scene] = [
+    submit_plain, submit_named, submit_batch, cancel, retry, consume, purged, expired,
+    publish, publish_array, fail,
+    intake, release, recover, wake, cancel_waiting, cancel_held, mend, start,
+]  # fmt: skip
+
+# ---- what each scene promises beyond what the checker asks of all
+
+
+def _expect(scene: Scene, rig: Rig, came_through: bool) -> None:
+    told, states, runs = rig.history.told(), _states(rig), _runs(rig)
+    if scene in (cancel, cancel_waiting, cancel_held) and "mine" in told.stands:
+        assert states == {"mine": JobState.CANCELLED}
+        assert runs["mine"] == 0
+    elif scene in (retry, mend):
+        assert runs["mine"] == 2 or (runs["mine"] == 1 and "mine" not in told.stands)
+        assert states == {"mine": JobState.FAILED}
+    elif scene is consume:
+        assert runs == {"mine": 1, "other": 1}
+        assert ("mine" in states) <= (not came_through)
+    elif scene in (purged, expired):
+        assert set(runs.values()) == {1}
+        if came_through:
+            assert not states
+        for job_id in {"completed", "failed", "cancelled"} - states.keys():
+            assert not list(rig.root.rglob(f"*{job_id}*"))
+    elif scene is release:
+        assert runs == {"held": 1}
+        record = Spoolview(rig.root).records["held"]
+        assert record is not None
+        assert record.attempt <= (1 if came_through else 2)
+    elif scene is intake:
+        assert set(states) == {"first", "second", "named"}
+        assert sorted(os.listdir(rig.root / "quarantine")) == ["wrong.json", "wrong.json.reason.txt"]
+        assert os.listdir(rig.root / "in") == []
+    elif scene is recover:
+        assert [runs["decided"], runs["failed"]] == [1, 1]  # what was published is not run again
+        assert not list(rig.media.glob(".*"))
+
+
+def _kill_and_check(rig: Rig, scene: Scene, at: int) -> bool:
+    came_through = scene(rig)(at)
+    rig.verify(drained=False)
+    rig.finish()
+    report = rig.verify()
+    _expect(scene, rig, came_through)
+    if came_through:
+        assert report.recovered == []
+    return came_through
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_killed_at_every_operation(tmp_path: Path, scene: Scene, stride: int) -> None:
+    first = zlib.crc32(scene.__name__.encode()) % stride + 1
+    for number in itertools.count(first, stride):
+        if _kill_and_check(Rig(tmp_path / str(number)), scene, number):
+            assert number > 3
+            return
+
+
+@pytest.mark.parametrize("scene", [publish, fail], ids=lambda scene: scene.__name__)
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_the_worker_and_then_the_supervisor_are_killed(tmp_path: Path, scene: Scene, stride: int) -> None:
+    """Every operation of the worker, each with another one of the supervisor that comes to clean up, and of the
+    next one."""
+    rng = random.Random(scene.__name__)
+    for number in itertools.count(1, stride):
+        rig = Rig(tmp_path / str(number))
+        came_through = scene(rig)(number)
+        for _ in range(2):
+            rig.serve(rng.randint(1, 30))
+            rig.verify(drained=False)
+        rig.finish()
+        rig.verify()
+        if came_through:
+            return
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_a_job_is_somewhere_at_every_operation(tmp_path: Path, scene: Scene) -> None:
+    """Whoever asks in between is told a state, except of what was removed on request."""
+    rig = Rig(tmp_path)
+    act = scene(rig)
+
+    def look(operation: str, path: str) -> None:
+        told, hook = rig.history.told(), fsops.hook
+        fsops.hook = None
+        for job_id in told.accepted - told.removed:
+            lookup.find(rig.spool, job_id)
+        fsops.hook = hook
+
+    assert act(look)
+
+
+def test_a_retry_that_was_killed_is_mended_by_the_supervisor_that_serves(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    act = retry(rig)
+
+    class Serving(Unmanned):
+        def _wait(self, watcher: Watcher) -> None:
+            if self.turns == 2:
+                assert not act("unlink")
+                assert rig.check(drained=False).faults() == {}
+            super()._wait(watcher)
+
+    assert rig.run(lambda supervisor: supervisor.run(), begin=lambda: Serving(rig.config))
+    assert lookup.find(rig.spool, "mine").state is JobState.FAILED
+    rig.verify()
+
+
+def test_killed_while_the_spool_is_made(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rig")
+    for number in itertools.count(1, 5):
+        root = tmp_path / f"spool-{number}"
+        came_through = rig.run(lambda _, root=root: Spool.create(root), number)
+        made = Spool.create(root)
+        assert made.id == Spool(root).id
+        assert os.listdir(root / "in") == []
+        if came_through:
+            assert number > 30
+            return
