@@ -42,6 +42,8 @@ class Roots:
         """The real path that `text` means; a relative one begins at the first root. Raises OutsideRoots, JobRefused."""
         if text.startswith(TEMPFILE) and self._tempfile is not None:
             return self._uploaded(text.removeprefix(TEMPFILE), key)
+        if text.startswith("file:"):
+            raise JobRefused(f"{text!r:.200} is a URL: give the path", key)
         if not text or "\0" in text or len(os.fsencode(_encodable(text))) > 4000:
             raise JobRefused("is not a path", key)
         try:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from loguru import logger
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pool import __version__
@@ -54,7 +54,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
     app.add_middleware(Guard, settings=settings)
     if CONSOLE.is_dir():
         app.mount("/static", StaticFiles(directory=CONSOLE), name="static")
-        app.mount("/", StaticFiles(directory=CONSOLE, html=True), name="console")
+        app.add_api_route("/", lambda: FileResponse(CONSOLE / "index.html"), include_in_schema=False)
     return app
 
 

@@ -113,9 +113,9 @@ def make_routes(desk: Desk) -> APIRouter:
         error = {"type": "JobFailed", "message": message, "path": "", "data": data}
         return json_response({"error": error}, STATUS_OF_KIND.get(kind, 502), {"x-should-retry": "false"})
 
-    @router.api_route(
+    @router.head("/{job_id}/files/{name}", include_in_schema=False)
+    @router.get(
         "/{job_id}/files/{name}",
-        methods=["GET", "HEAD"],
         summary="Fetch a file that a job made",
         response_class=FileResponse,
         responses={

@@ -145,14 +145,17 @@ def reason_of(death: str) -> str:
     return "other"
 
 
+#: The first row that fits; the words are those of the supervisor's verdicts and of pool.death.
 _REASONS = (
-    ("memory", ("out of memory", "memory limit", "memory")),
-    ("stalled", ("no progress", "stall", "hung", "sigabrt")),
-    ("timeout", ("timeout", "longer than", "time limit")),
-    ("recycled", ("recycle", "exit code 5")),
-    ("drained", ("exit code 0", "drained")),
-    ("load", ("exit code 3", "failed to load", "load")),
-    ("crashed", ("sigsegv", "sigbus", "sigfpe", "sigill", "sigtrap")),
+    ("cancelled", ("was cancelled",)),
+    ("timeout", ("took longer than its time limit",)),
+    ("stalled", ("no progress", "no sign of life", "(sigstop)")),
+    ("memory", ("its memory grew", "sigkill: out of memory")),
+    ("load", ("exit code 3", "did not come up", "did not load", "warm-up took")),
+    ("configuration", ("exit code 4", "its configuration changed")),
+    ("recycled", ("recycled", "exit code 5")),
+    ("drained", ("drains", "exit code 0", "ended at once")),
+    ("crashed", ("sigsegv", "sigbus", "sigfpe", "sigill", "sigtrap", "sigabrt", "sigsys")),
     ("killed", ("sigkill", "sigterm", "sigint", "sighup")),
     ("exited", ("exit code",)),
 )

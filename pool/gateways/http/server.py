@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import socket
 
 import uvicorn
@@ -29,6 +31,7 @@ class _Server(uvicorn.Server):
 
 def run_server(pool: FilePool, settings: Settings, *, access_log: bool = False) -> bool:
     """Serve until SIGINT or SIGTERM; False when the address could not be bound."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients get wrong is told to them
     server = _Server(
         uvicorn.Config(
             make_app(pool, settings),
@@ -42,8 +45,13 @@ def run_server(pool: FilePool, settings: Settings, *, access_log: bool = False) 
             server_header=False,
         )
     )
+    # uvicorn ends in peace, and then sends the signal once more to whoever was there before it: us
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run()
     except SystemExit:  # it has logged that the address is taken
         return False
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return server.started

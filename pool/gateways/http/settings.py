@@ -55,8 +55,7 @@ def read_settings(
     host = http.host if host is None else host
     if not host:
         raise ConfigError('is empty: "127.0.0.1" for this machine only, "0.0.0.0" for all', "http.host")
-    chosen = tuple(path.absolute() for path in roots) or _from_environment(environ) or http.base_path
-    chosen = chosen or config.media_roots or (config.root / "media",)
+    chosen, tempfiles = places(config, environ, roots)
     token = _token(config, environ, token_file)
     if token is None and not is_loopback(host):
         raise ConfigError(
@@ -71,7 +70,7 @@ def read_settings(
         host=host,
         port=http.port if port is None else port,
         roots=chosen,
-        tempfiles=_tempfiles(config, chosen),
+        tempfiles=tempfiles,
         token=token,
         lipsync=http.lipsync_engine,
         transcribe=http.transcribe_engine,
@@ -106,10 +105,12 @@ def prepare(settings: Settings) -> None:
             raise ConfigError(f"{folder} is no folder", "http.base_path")
 
 
-def _tempfiles(config: Config, roots: Sequence[Path]) -> Path:
-    """Where the workers may read, too, and not at the root of the machine."""
-    base = (config.media_roots or tuple(roots))[0]
-    return (base if base.parent != base else config.root / "media") / ".tempfiles"
+def places(config: Config, environ: Mapping[str, str], roots: Sequence[Path] = ()) -> tuple[tuple[Path, ...], Path]:
+    """The allowed folders, and the one of uploaded files; every gateway of a pool has the same."""
+    chosen = tuple(path.absolute() for path in roots) or _from_environment(environ) or config.http.base_path
+    chosen = chosen or config.media_roots or (config.root / "media",)
+    base = (config.media_roots or chosen)[0]  # where the workers may read, too, and not at the root of the machine
+    return chosen, (base if base.parent != base else config.root / "media") / ".tempfiles"
 
 
 def _from_environment(environ: Mapping[str, str]) -> tuple[Path, ...]:

@@ -49,9 +49,9 @@ def make_routes(desk: Desk) -> APIRouter:
         kind: Any = found.file.file_type
         return Uploaded(file_id=found.file.file_id, file_type=kind, original_name=found.file.original_name)
 
-    @router.api_route(
+    @router.head("/download/{file_id}", include_in_schema=False)
+    @router.get(
         "/download/{file_id}",
-        methods=["GET", "HEAD"],
         summary="Fetch an uploaded file, whole or in ranges",
         response_class=FileResponse,
         responses={

@@ -1,0 +1,210 @@
+"""Who may come in: tokens, limits, foreign pages; and what the gateway refuses to start with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from scenarios.world import ROOT, World
+
+from gateways.gateway import Gateway, configure
+from pool.config import parse_config
+from pool.constants import EXIT_CONFIG
+from pool.errors import ConfigError
+from pool.gateways.http.guard import Buckets
+from pool.gateways.http.settings import is_loopback, read_settings
+
+TOKEN = "correct-horse-battery-staple"
+ENGINES = {"echo": {"engine": "inference.fake:Echo"}}
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway for others than this machine, with a token and small limits; nobody serves the spool."""
+    world = World(tmp_path_factory.mktemp("locked"))
+    configure(world, rate_per_minute=6000, concurrent_requests=4)
+    gate = Gateway(world, "--no-start", "--host", "0.0.0.0", env={"FILEPOOL_HTTP_TOKEN": TOKEN})
+    try:
+        gate.start()
+        gate.base = gate.base.replace("0.0.0.0", "127.0.0.1")
+        yield gate
+    finally:
+        gate.kill()
+        world.close()
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, bearer("wrong"), bearer(TOKEN[:-1]), bearer(TOKEN + "x"), bearer(""), {"Authorization": TOKEN},
+     {"Authorization": f"Basic {TOKEN}"}, {"Cookie": "filepool_token=wrong"}, {"Cookie": "=;;\x01"},
+     {"Authorization": "Bearer \xff\xfe"}],
+    ids=range(10),
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/jobs"), ("POST", "/human/generate"), ("POST", "/api/tempfile/upload"), ("GET", "/status"),
+     ("GET", "/metrics"), ("POST", "/v1/audio/transcriptions"), ("GET", "/openapi.json"), ("GET", "/docs"),
+     ("GET", "/nowhere")],
+)  # fmt: skip
+def test_without_the_token_nothing_is_told(locked: Gateway, method: str, path: str, headers: dict[str, str]) -> None:
+    answer = locked.call(method, path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert "token" in answer.text
+
+
+def test_with_the_token(locked: Gateway) -> None:
+    assert locked.get("/jobs", headers=bearer(TOKEN)).json() == {"jobs": [], "total": 0}
+    assert locked.get("/jobs", headers={"Cookie": f"filepool_token={TOKEN}"}).status_code == 200
+    written = locked.post("/jobs/echo", json={}, headers={"Cookie": f"filepool_token={TOKEN}"})
+    assert written.status_code == 401  # a browser sends cookies for pages of others, too
+    accepted = locked.post("/jobs/echo", json={"params": {"a": 1}}, headers=bearer(TOKEN))
+    assert accepted.json()["state"] == "queued"
+    document = locked.get("/openapi.json", headers=bearer(TOKEN)).json()
+    assert document["security"] == [{"token": []}]
+
+
+def test_health_needs_none_and_tells_that_nobody_works(locked: Gateway) -> None:
+    answer = locked.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (503, "down")
+    assert answer.json()["service"] == "digital-human-service"
+
+
+def test_at_most_so_many_at_a_time(locked: Gateway) -> None:
+    job_id = locked.post("/jobs/echo", json={}, headers=bearer(TOKEN)).json()["id"]
+    statuses: list[int] = []
+
+    def wait() -> None:
+        answer = requests.get(f"{locked.base}/jobs/{job_id}/result?wait_s=3", headers=bearer(TOKEN), timeout=60)
+        statuses.append(answer.status_code)
+        if answer.status_code == 429:
+            assert answer.headers["Retry-After"]
+
+    clients = [threading.Thread(target=wait) for _ in range(9)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert statuses.count(202) >= 4
+    assert statuses.count(429) == 9 - statuses.count(202) > 0
+    assert locked.get("/jobs", headers=bearer(TOKEN)).status_code == 200
+
+
+def test_a_foreign_page_may_not_use_a_browser_on_this_machine(gateway: Gateway) -> None:
+    assert gateway.get("/jobs", headers={"Host": "evil.example"}).status_code == 403
+    assert gateway.get("/jobs", headers={"Host": "localhost:1"}).status_code == 200
+    assert gateway.get("/jobs", headers={"Host": "[::1]:8308"}).status_code == 200
+    crossed = gateway.post("/jobs/echo", json={}, headers={"Origin": "http://evil.example"})
+    assert crossed.status_code == 403
+    own = gateway.post("/jobs/echo", json={}, headers={"Origin": gateway.base})
+    assert own.status_code == 202
+
+
+def test_a_websocket_is_turned_away(gateway: Gateway) -> None:
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "x", "Sec-WebSocket-Version": "13"}
+    assert gateway.get("/jobs", headers=headers).status_code in (200, 400, 403, 426)
+
+
+def test_buckets_fill_with_time() -> None:
+    now = [0.0]
+    buckets = Buckets(60, lambda: now[0])
+    assert [buckets.take("a") for _ in range(6)] == [0.0] * 6
+    assert buckets.take("a") == pytest.approx(1.0)
+    assert buckets.take("b") == 0.0
+    now[0] = 1.0
+    assert buckets.take("a") == 0.0
+    assert buckets.take("a") > 0
+    for number in range(30_000):
+        buckets.take(str(number))
+    assert len(buckets._levels) <= 10_001
+
+
+# ---- settings
+
+
+def settings(http: dict[str, Any], environ: Mapping[str, str], tmp_path: Path, **more: Any) -> Any:
+    top = {key: more.pop(key) for key in list(more) if key == "media_roots"}
+    config = parse_config({"engines": ENGINES, "http": http, **top}, tmp_path)
+    return read_settings(config, environ, **more)
+
+
+def test_the_last_word_wins(tmp_path: Path) -> None:
+    environ = {"BASE_PATH": "/env/a:/env/b", "FILEPOOL_HTTP_TOKEN": "from-the-environment"}
+    http = {"port": 1, "base_path": ["rel"], "token": "from-the-configuration"}
+    assert settings(http, {}, tmp_path).roots == (tmp_path / "rel",)
+    assert settings(http, {}, tmp_path).token == "from-the-configuration"
+    found = settings(http, environ, tmp_path)
+    assert (found.roots, found.token, found.port) == (
+        (Path("/env/a"), Path("/env/b")),
+        "from-the-environment",
+        1,
+    )
+    file = tmp_path / "token"
+    file.write_text("from-the-command-line\n")
+    found = settings(http, environ, tmp_path, roots=[Path("/option")], port=0, token_file=file)
+    assert (found.roots, found.token, found.port) == ((Path("/option"),), "from-the-command-line", 0)
+    assert settings({}, {}, tmp_path).roots == (tmp_path / "media",)
+    assert settings({}, {}, tmp_path, media_roots=["m"]).roots == (tmp_path / "m",)
+    assert settings({"base_path": ["/"]}, {}, tmp_path).tempfiles == tmp_path / "media" / ".tempfiles"
+
+
+def test_limits_are_off_on_loopback_only(tmp_path: Path) -> None:
+    here = settings({}, {}, tmp_path)
+    assert (here.rate_per_minute, here.concurrent) == (None, None)
+    there = settings({"host": "0.0.0.0", "token": "x" * 16}, {}, tmp_path)
+    assert (there.rate_per_minute, there.concurrent) == (600, 32)
+    assert [is_loopback(host) for host in ("localhost", "127.1.2.3", "::1", "0.0.0.0", "::", "example.org", "")] == [
+        True, True, True, False, False, False, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("token", ["short", "has a space in the middle", "nicht-nur-ascii-ü-zeichen", ""])
+def test_a_token_that_is_none(tmp_path: Path, token: str) -> None:
+    with pytest.raises(ConfigError):
+        settings({"host": "0.0.0.0", "token": token}, {}, tmp_path)
+
+
+def run(world: World, *options: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "pool.gateways.http", "--config", str(world.config), *options]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_bound_for_others_without_a_token_it_does_not_start(world: World) -> None:
+    configure(world)
+    done = run(world, "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == EXIT_CONFIG
+    assert "can be reached by others" in done.stderr
+    assert "--token-file" in done.stderr
+    assert "Traceback" not in done.stderr
+    absent = run(world, "--token-file", str(world.folder / "absent"))
+    assert absent.returncode == EXIT_CONFIG
+    assert "absent" in absent.stderr
+    world.config.write_text(json.dumps({"engines": ENGINES, "http": {"prot": 1}}))
+    slip = run(world)
+    assert slip.returncode == EXIT_CONFIG
+    assert 'http.prot: unknown key, did you mean "port"' in slip.stderr
+
+
+def test_the_help_teaches(world: World) -> None:
+    done = run(world, "--help")
+    assert done.returncode == 0
+    for word in ("--base-path", "--token-file", "--no-start", "BASE_PATH", "FILEPOOL_HTTP_TOKEN", "curl"):
+        assert word in done.stdout, word
+
+
+def test_a_taken_address_is_told(gateway: Gateway, world: World) -> None:
+    configure(world)
+    done = run(world, "--no-start", "--port", gateway.base.rsplit(":", 1)[1], "--base-path", str(world.folder / "m"))
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr

@@ -1,0 +1,254 @@
+"""Jobs over HTTP: submit, follow, fetch, cancel, run again, list; the pool's state and metrics."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scenarios.world import wait_until
+
+from gateways.gateway import Gateway
+
+
+def test_a_job_from_submit_to_result(gateway: Gateway) -> None:
+    answer = gateway.post("/jobs/fake", json={"params": {"value": {"a": [1, None]}}})
+    view = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["Location"] == f"/jobs/{view['id']}"
+    assert view["engine"] == "fake"
+    found = gateway.result(view["id"])
+    assert found.status_code == 200
+    assert found.json()["value"]["value"] == {"a": [1, None]}
+    assert found.json()["state"] == gateway.get(f"/jobs/{view['id']}").json()["state"] == "completed"
+    assert found.json()["finished"] >= found.json()["started"] >= found.json()["created"] > 1.6e9
+
+
+def test_what_waits_what_runs_and_a_result_that_is_not_there_yet(gateway: Gateway) -> None:
+    runs = [gateway.submit(do="sleep", seconds=30) for _ in range(2)]
+    waits = [gateway.submit(do="echo") for _ in range(2)]
+    for job_id in runs:
+        wait_until(lambda job_id=job_id: gateway.get(f"/jobs/{job_id}").json()["status"] == "inference", "progress")
+    view = gateway.get(f"/jobs/{waits[1]}").json()
+    assert (view["state"], view["ahead"], view["message"]) == ("queued", 1, "1 ahead in the queue")
+    pending = gateway.result(waits[1], wait_s=0.2)
+    assert (pending.status_code, pending.json()["state"]) == (202, "queued")
+    assert pending.headers["Retry-After"]
+    listed = [job["id"] for job in gateway.get("/jobs", params={"engine": "fake"}).json()["jobs"]]
+    assert set(listed[:2]) == set(runs)
+    assert listed[2:4] == waits
+    queued = gateway.get("/jobs", params={"state": "queued", "limit": 1}).json()
+    assert ([job["id"] for job in queued["jobs"]], queued["total"]) == (waits[:1], 2)
+    for job_id in runs:
+        answer = gateway.call("DELETE", f"/jobs/{job_id}")
+        assert (answer.status_code, answer.json()["id"]) == (202, job_id)
+        over = gateway.result(job_id)
+        assert (over.status_code, over.json()["error"]["data"]["state"]) == (410, "cancelled")
+    assert gateway.result(waits[1]).status_code == 200
+
+
+def test_the_same_id_is_the_same_job_and_other_content_a_conflict(gateway: Gateway) -> None:
+    job_id = f"own-{uuid.uuid4()}"
+    for _ in range(3):
+        answer = gateway.post("/jobs/fake", json={"id": job_id, "params": {"value": 1}})
+        assert (answer.status_code, answer.json()["id"]) == (202, job_id)
+    assert gateway.result(job_id).json()["value"]["run"]
+    assert gateway.post("/jobs/fake", json={"id": job_id, "params": {"value": 2}}).status_code == 409
+
+
+def test_a_failure_has_its_kind_and_every_attempt_and_can_be_run_again(gateway: Gateway, tmp_path: Path) -> None:
+    job_id = gateway.submit(do="raise", value="broken pipe organ")
+    answer = gateway.result(job_id)
+    assert answer.status_code == 502
+    error = answer.json()["error"]
+    assert "broken pipe organ" in error["message"]
+    assert len(error["data"]["failure"]["attempts"]) == 2
+    again = gateway.post(f"/jobs/{job_id}/retry")
+    assert (again.status_code, again.json()["id"]) == (202, job_id)
+    assert gateway.result(job_id).status_code == 502
+    wait_until(
+        lambda: job_id in {j["id"] for j in gateway.get("/jobs", params={"state": "failed"}).json()["jobs"]}, "in list"
+    )
+    assert gateway.call("DELETE", f"/jobs/{job_id}").status_code == 409
+    refused = gateway.result(gateway.submit(do="input"))
+    assert (refused.status_code, refused.json()["error"]["data"]["failure"]["kind"]) == (422, "input")
+    done = gateway.submit()
+    gateway.result(done)
+    assert gateway.post(f"/jobs/{done}/retry").status_code == 409
+
+
+def test_a_job_with_a_time_limit(gateway: Gateway) -> None:
+    body = {"params": {"do": "sleep", "seconds": 60}, "timeout_s": 0.3, "retry_times": 0}
+    answer = gateway.result(gateway.post("/jobs/fake", json=body).json()["id"])
+    assert answer.status_code == 504
+
+
+def test_files_of_a_job_are_fetched_by_name(gateway: Gateway) -> None:
+    job_id = gateway.submit(do="write", mb=1)
+    entry = gateway.result(job_id).json()["files"][0]
+    assert (entry["name"], entry["size"]) == ("written.bin", 1 << 20)
+    assert gateway.get(entry["url"]).content == b"x" * (1 << 20)
+    assert gateway.get(entry["url"], headers={"Range": "bytes=0-3"}).content == b"xxxx"
+    named = gateway.submit(do="write", output=f"{gateway.media}/named.bin")
+    assert gateway.get(gateway.result(named).json()["files"][0]["url"]).content == b"x" * 11
+    for name in ("other.bin", "..", "%2e%2e", "..%2f..%2frun%2fspool.json", f"..%2f{job_id}.msgpack"):
+        assert gateway.get(f"/jobs/{job_id}/files/{name}").status_code in (404, 422), name
+
+
+WRONG: list[tuple[str, str, Any, int, str]] = [
+    ("POST", "/jobs/none", {}, 404, "there are: fake"),
+    ("POST", "/jobs/fake", {"params": {"do": "fly"}}, 422, "params.do"),
+    ("POST", "/jobs/fake", {"params": {"sed": 1}}, 422, "unknown parameter"),
+    ("POST", "/jobs/fake", {"params": []}, 422, "params"),
+    ("POST", "/jobs/fake", {"parms": {}}, 422, "parms"),
+    ("POST", "/jobs/fake", {"id": "a/b"}, 422, "id"),
+    ("POST", "/jobs/fake", {"id": "-x"}, 422, "id"),
+    ("POST", "/jobs/fake", {"priority": 101}, 422, "priority"),
+    ("POST", "/jobs/fake", {"priority": "1"}, 422, "priority"),
+    ("POST", "/jobs/fake", {"timeout_s": 0}, 422, "timeout_s"),
+    ("POST", "/jobs/fake", {"retry_times": 99}, 422, "retry_times"),
+    ("POST", "/jobs/fake", {"params": {"audio": "/etc/passwd"}}, 403, "params.audio"),
+    ("POST", "/jobs/fake", {"params": {"output": "../x"}}, 403, "params.output"),
+    ("POST", "/jobs/fake", {"params": {"output": "~/x"}}, 403, "params.output"),
+    ("POST", "/jobs/fake", {"params": {"value": {"deep": ["/etc/shadow"]}}}, 403, "params.value.deep[0]"),
+    ("POST", "/jobs/fake", {"params": {"audio": "file:///etc/passwd"}}, 422, "is a URL"),
+    ("POST", "/jobs/fake", {"params": {"audio": "tempfile:x"}}, 422, "params.audio"),
+    ("POST", "/jobs/echo", {"params": {"any": "/root"}}, 403, "params.any"),
+    ("GET", "/jobs/none", None, 404, "none"),
+    ("GET", "/jobs/a.b", None, 422, "id"),
+    ("GET", "/jobs/none/result", None, 404, "none"),
+    ("GET", "/jobs/none/result?wait_s=-1", None, 422, "wait_s"),
+    ("GET", "/jobs/none/result?wait_s=nan", None, 422, "wait_s"),
+    ("GET", "/jobs/none/result?wait_s=0.1", None, 404, "none"),
+    ("GET", "/jobs/none/events", None, 404, "none"),
+    ("DELETE", "/jobs/none", None, 404, "none"),
+    ("POST", "/jobs/none/retry", None, 404, "none"),
+    ("GET", "/jobs?limit=0", None, 422, "limit"),
+    ("GET", "/jobs?state=lost", None, 422, "state"),
+    ("GET", "/none", None, 404, "Not Found"),
+    ("PUT", "/status", None, 405, "Not Allowed"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status", "words"), WRONG, ids=[f"{c[0]} {c[1]}" for c in WRONG])
+def test_each_mistake_is_told(gateway: Gateway, method: str, path: str, body: Any, status: int, words: str) -> None:
+    answer = gateway.call(method, path, json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, bool(error["message"])) == (status, True), answer.text
+    assert words in f"{error['path']} {error['message']}"
+
+
+def test_a_relative_path_begins_at_the_allowed_folder(gateway: Gateway) -> None:
+    gateway.file("rel/speech.wav")
+    gateway.file("rel/face.mp4")
+    params = {"audio": "rel/speech.wav", "video": "rel/face.mp4", "output": "rel/out.mp4"}
+    value = gateway.result(gateway.submit("lipsync", **params)).json()["value"]
+    assert value["output"] == str(gateway.media / "rel" / "out.mp4")
+
+
+# ---- events
+
+
+def test_events_tell_everything_and_end_with_the_result(gateway: Gateway) -> None:
+    job_id = gateway.submit(do="partials", seconds=0.3)
+    found = gateway.events(job_id)
+    parts = [(event_id, data["record"]["number"]) for name, event_id, data in found if name == "partial"]
+    assert parts == [(f"1.{number + 1}", number) for number in range(5)]
+    words = [data for name, _, data in found if name in ("status", "progress")]
+    assert "inference" in {word["status"] for word in words}
+    assert len({word["percent"] for word in words}) > 2
+    name, event_id, data = found[-1]
+    assert (name, event_id, data["state"], data["id"]) == ("result", "end", "completed", job_id)
+
+
+def test_who_comes_back_gets_what_is_new(gateway: Gateway) -> None:
+    job_id = gateway.submit(do="partials")
+    gateway.result(job_id)
+    assert [event_id for name, event_id, _ in gateway.events(job_id, "1.3") if name == "partial"] == ["1.4", "1.5"]
+    assert gateway.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": "end"}).status_code == 204
+    assert gateway.events(job_id, "nonsense")[-1][0] == "result"
+
+
+def test_events_of_a_job_that_fails_and_of_one_that_is_cancelled(gateway: Gateway) -> None:
+    found = gateway.events(gateway.submit(do="raise", value="no luck"))
+    assert found[-1][2]["state"] == "failed"
+    assert "no luck" in found[-1][2]["message"]
+    job_id = gateway.submit(do="sleep", seconds=30)
+    gateway.call("DELETE", f"/jobs/{job_id}")
+    assert gateway.events(job_id)[-1][2]["state"] == "cancelled"
+
+
+def test_who_leaves_takes_nothing_along(gateway: Gateway) -> None:
+    job_id = gateway.submit(do="sleep", seconds=1)
+    with gateway.get(f"/jobs/{job_id}/events", stream=True) as answer:
+        assert next(answer.iter_lines())
+    with pytest.raises(Exception, match="timed out"):
+        gateway.get(f"/jobs/{job_id}/result", params={"wait_s": 30}, timeout=0.2)
+    assert gateway.result(job_id).json()["state"] == "completed"
+
+
+# ---- the pool
+
+
+def test_the_state_for_a_console(gateway: Gateway) -> None:
+    found = gateway.get("/status").json()
+    assert found["health"]["verdict"] == "ok"
+    assert {engine["name"] for engine in found["engines"]} == {"fake", "echo", "lipsync", "transcribe"}
+    assert all(slot["serving"] for slot in found["slots"])
+    engines = {engine["name"]: engine for engine in gateway.get("/engines").json()["engines"]}
+    assert engines["lipsync"]["schema"]["properties"]["audio"]["format"] == "path"
+    assert engines["echo"]["schema"] is None
+
+
+def metric(text: str, name: str, **labels: str) -> float:
+    """The sum of the samples of a metric that have these labels."""
+    total = 0.0
+    for line in text.splitlines():
+        match = re.fullmatch(rf"{name}(?:{{(.*)}})? (\S+)", line)
+        if match and all(f'{key}="{value}"' in (match[1] or "") for key, value in labels.items()):
+            total += float(match[2])
+    return total
+
+
+def test_metrics(gateway: Gateway) -> None:
+    def read() -> str:
+        answer = gateway.get("/metrics")
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        return answer.text
+
+    before = read()
+    gateway.result(gateway.submit(do="sleep", seconds=0.2))
+    gateway.result(gateway.submit(do="input"))
+    gateway.result(gateway.submit(do="kill", until_attempt=1))
+    killed = {"engine": "fake", "reason": "killed"}
+    restarts = "filepool_worker_restarts_by_reason_total"
+    wait_until(lambda: metric(read(), restarts, **killed) > metric(before, restarts, **killed), "a restart")
+    after = read()
+
+    def rise(name: str, **labels: str) -> float:
+        return metric(after, name, **labels) - metric(before, name, **labels)
+
+    assert rise("filepool_jobs_total", engine="fake", state="completed") == 2
+    assert rise("filepool_jobs_total", engine="fake", state="failed", kind="input") == 1
+    assert rise("filepool_job_duration_seconds_count", engine="fake") == 3
+    assert rise("filepool_job_duration_seconds_sum", engine="fake") >= 0.2
+    assert rise("filepool_worker_restarts_total", engine="fake") >= 1
+    assert metric(after, "filepool_worker_resident_memory_bytes") > 10 << 20
+    assert metric(after, "filepool_http_process_resident_memory_bytes") > 10 << 20
+    assert metric(after, "filepool_workers_configured", engine="fake") == 2
+    assert metric(after, "filepool_queue_jobs", engine="fake", state="queued") == 0
+
+
+def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
+    document = gateway.get("/openapi.json").json()
+    assert {
+        "/human/generate", "/health", "/api/tempfile/upload", "/api/tempfile/download/{file_id}", "/jobs",
+        "/jobs/{engine}", "/jobs/{job_id}", "/jobs/{job_id}/events", "/jobs/{job_id}/result", "/jobs/{job_id}/retry",
+        "/jobs/{job_id}/files/{name}", "/v1/audio/transcriptions", "/status", "/engines", "/metrics",
+    } == set(document["paths"])  # fmt: skip
+    assert "HTTPValidationError" not in str({path: document["paths"][path] for path in document["paths"]})
+    page = gateway.get("/docs").text
+    assert "/human/generate" in page
+    assert "https://" not in page.split("</style>")[1].split("<h1>")[0]

@@ -1,0 +1,103 @@
+"""What the gateway remembers about jobs that ended, and what it says that workers died of."""
+
+from __future__ import annotations
+
+import pytest
+from steps import JobMaker, claim_next, record_of, seat
+
+from pool import fsops
+from pool.death import death_of
+from pool.gateways.http import ledger
+from pool.gateways.http.ledger import Histogram, Ledger, reason_of
+from pool.job import JobState
+from pool.spool import Spool
+
+
+def end(spool: Spool, make_job: JobMaker, state: JobState = JobState.COMPLETED, **more: int) -> str:
+    spool.submit(make_job())
+    claim = claim_next(spool, seat(spool))
+    spool.finish(claim, record_of(claim, state, **more))
+    return claim.name.id
+
+
+def test_each_record_is_counted_once(spool: Spool, make_job: JobMaker) -> None:
+    book = Ledger(spool)
+    ids = [end(spool, make_job, finished=number) for number in range(3)]
+    failed = end(spool, make_job, JobState.FAILED, finished=99)
+    assert book.turn()
+    assert book.turn()
+    assert dict(book.outcomes) == {("echo", "completed", ""): 3, ("echo", "failed", "engine"): 1}
+    assert [entry.id for entry in book.newest()] == [failed, *reversed(ids)]
+    assert "it broke" in book.newest()[0].reason
+
+
+def test_a_record_after_a_retry_is_another_one(spool: Spool, make_job: JobMaker) -> None:
+    book = Ledger(spool)
+    job_id = end(spool, make_job, JobState.FAILED)
+    book.turn()
+    fsops.rename(spool.record_path(job_id), f"{spool.root}/tmp/aside")  # stays, so that its inode is not used again
+    spool.submit(make_job(id=job_id))
+    claim = claim_next(spool, seat(spool))
+    spool.finish(claim, record_of(claim))
+    book.turn()
+    assert sum(book.outcomes.values()) == 2
+    assert [entry.state for entry in book.newest()] == ["completed"]
+
+
+def test_what_is_gone_is_not_listed_and_stays_counted(spool: Spool, make_job: JobMaker) -> None:
+    book = Ledger(spool)
+    job_id = end(spool, make_job)
+    book.turn()
+    fsops.unlink(spool.record_path(job_id))
+    book.turn()
+    assert (book.newest(), sum(book.outcomes.values())) == ([], 1)
+
+
+def test_a_damaged_record_is_passed_by(spool: Spool, make_job: JobMaker) -> None:
+    (spool.root / "out" / "damaged.msgpack").write_bytes(b"\xc1")
+    job_id = end(spool, make_job)
+    book = Ledger(spool)
+    assert book.turn()
+    assert [entry.id for entry in book.newest()] == [job_id]
+
+
+def test_only_the_newest_are_kept_for_lists(spool: Spool, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "_KEPT", 5)
+    ids = [end(spool, make_job, finished=number) for number in range(14)]
+    book = Ledger(spool)
+    while not book.turn():
+        pass
+    assert sum(book.outcomes.values()) == 14
+    kept = [entry.id for entry in book.newest()]
+    assert 5 <= len(kept) <= 10
+    assert len(set(kept) & set(ids)) == len(kept)
+
+
+def test_a_histogram_is_cumulative() -> None:
+    histogram = Histogram()
+    for seconds in (0.005, 0.01, 2.0, 1e9):
+        histogram.add(seconds)
+    found = dict(histogram.cumulative())
+    assert (found["0.01"], found["1.0"], found["5.0"], found["3600.0"], found["+Inf"]) == (2, 2, 3, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("death", "reason"),
+    [
+        (str(death_of(-9, oom_before=1, oom_now=1)), "killed"),
+        (str(death_of(-9, oom_before=1, oom_now=2)), "memory"),
+        (str(death_of(-9)), "killed"),
+        (str(death_of(-11)), "crashed"),
+        (str(death_of(-6)), "crashed"),
+        (str(death_of(1)), "exited"),
+        (str(death_of(5)), "recycled"),
+        (f"the model file is damaged; {death_of(3)}", "load"),
+        (f"no progress for 60 s (stall_timeout_s is 60); {death_of(-9, sent=9)}", "stalled"),
+        (f"the job took longer than its time limit (3 s); {death_of(-9, sent=9)}", "timeout"),
+        (f"its memory grew by 900 MB during the job (memory_limit_mb is 800); {death_of(-9, sent=9)}", "memory"),
+        (f"recycled: 100 jobs; {death_of(0)}", "recycled"),
+        ("", "other"),
+    ],
+)
+def test_deaths_in_few_words(death: str, reason: str) -> None:
+    assert reason_of(death) == reason

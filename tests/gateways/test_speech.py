@@ -1,0 +1,88 @@
+"""POST /v1/audio/transcriptions, called by OpenAI's own client."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from scenarios.world import wait_until
+
+from gateways.engines import RESULT
+from gateways.gateway import PNG, Gateway, wav
+
+
+@pytest.fixture(scope="module")
+def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway.base}/v1", api_key="any", max_retries=0, timeout=60) as found:
+        yield found
+
+
+def transcribe(client: openai.OpenAI, **more: Any) -> Any:
+    return client.audio.transcriptions.create(model="whisper-1", file=("talk.wav", wav()), **more)
+
+
+def test_json(client: openai.OpenAI) -> None:
+    assert transcribe(client).text == RESULT["text"]
+
+
+def test_verbose_json_with_words(client: openai.OpenAI) -> None:
+    found = transcribe(
+        client, response_format="verbose_json", timestamp_granularities=["word", "segment"], language="de"
+    )
+    assert (found.language, found.duration, found.text) == ("de", 3.25, RESULT["text"])
+    assert [(s.id, s.start, s.end, s.text) for s in found.segments] == [
+        (0, 0.0, 1.5, "Hello there."),
+        (1, 1.75, 3.25, "Good --> day."),
+    ]
+    assert [(word.word, word.start, word.end) for word in found.words] == [("Hello", 0.0, 0.5), ("there.", 0.6, 1.5)]
+    only = transcribe(client, response_format="verbose_json")
+    assert (len(only.segments), only.words) == (2, None)
+
+
+def test_text_srt_and_vtt(client: openai.OpenAI) -> None:
+    assert transcribe(client, response_format="text") == RESULT["text"] + "\n"
+    assert transcribe(client, response_format="srt") == (
+        "1\n00:00:00,000 --> 00:00:01,500\nspk0: Hello there.\n\n2\n00:00:01,750 --> 00:00:03,250\nspk1: Good → day.\n"
+    )
+    assert transcribe(client, response_format="vtt") == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nspk0: Hello there.\n\n"
+        "00:00:01.750 --> 00:00:03.250\nspk1: Good → day.\n"
+    )
+
+
+def test_who_said_what(client: openai.OpenAI) -> None:
+    found = transcribe(client, response_format="diarized_json")
+    assert [segment.speaker for segment in found.segments] == ["spk0", "spk1"]
+
+
+def test_the_upload_does_not_stay(gateway: Gateway, client: openai.OpenAI) -> None:
+    before = os.listdir(gateway.media / ".tempfiles")
+    transcribe(client)
+    with pytest.raises(openai.BadRequestError, match="nothing can be heard"):
+        transcribe(client, prompt="fail")
+    wait_until(lambda: os.listdir(gateway.media / ".tempfiles") == before, "uploads that are gone")
+
+
+def test_mistakes_are_told_as_openai_tells_them(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="none of json, verbose_json") as caught:
+        transcribe(client, response_format="html")
+    assert (caught.value.param, caught.value.type) == ("response_format", "invalid_request_error")
+    with pytest.raises(openai.BadRequestError, match="holds no sound"):
+        client.audio.transcriptions.create(model="whisper-1", file=("face.png", PNG))
+    with pytest.raises(openai.APIStatusError) as unknown:
+        client.audio.transcriptions.create(model="whisper-1", file=("a.txt", b"some text"))
+    assert unknown.value.status_code == 415
+    with pytest.raises(openai.BadRequestError, match="model"):
+        client.audio.transcriptions.create(model="", file=("talk.wav", wav()))
+
+
+def test_without_the_package(gateway: Gateway) -> None:
+    answer = gateway.post("/v1/audio/transcriptions", files={"file": ("a.wav", wav())}, data={"model": "x"})
+    assert json.loads(answer.text)["text"] == RESULT["text"]
+    missing = gateway.post("/v1/audio/transcriptions", files={"model": (None, "x")})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (400, "file")
+    assert gateway.get("/v1/models").status_code == 404
