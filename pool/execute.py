@@ -127,6 +127,9 @@ class Executor:
 
     def _open(self, claim: Claim) -> tuple[Job | None, JobContext | None]:
         self._beat.phase(Phase.BUSY, claim.name.id, "check")
+        if self._spool.decided(claim.name.id):  # power was lost, and with it a claim that is not synced
+            self._insist(lambda: self._spool.tidy(claim, attempts=claim.name.attempts))
+            return None, None
         try:
             job = self._spool.read_claim(claim)
         except (ProtocolError, OSError) as error:
