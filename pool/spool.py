@@ -243,7 +243,8 @@ class Spool:
     def note(self, job_id: str, failure: Failure) -> None:
         """Keep the reason of a failed attempt; the first one told about an attempt stays."""
         body = codec.encode(failure.to_map())
-        self._put_first(self.note_path(job_id, failure.attempt), body, self.durable)
+        if self._put_first(self.note_path(job_id, failure.attempt), body, self.durable) and self.durable:
+            fsops.sync_dir(f"{self._at}/run/attempts")
 
     def notes(self, job_id: str, attempts: int) -> tuple[Failure, ...]:
         """Reasons of the attempts 1 … attempts that are on record, in order."""
