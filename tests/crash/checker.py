@@ -143,12 +143,16 @@ class Spoolview:
         return record if record.id == job_id else None
 
 
-def check(root: Path, told: Told, witness: Path | None = None, *, drained: bool = True, counted: bool = True) -> Report:
+def check(
+    root: Path, told: Told, witness: Path | None = None, *, drained: bool = True, counted: bool = True,
+    forgetful: bool = False,
+) -> Report:  # fmt: skip
     """The report. drained: everything that waited has run, and recovery and sweeping are done. counted: nothing gave
-    attempts back (a drain does), so each is begun exactly once."""
+    attempts back (a drain does), so each is begun exactly once. forgetful: the disk has lost names that were not
+    synced, so a job may wait that is decided."""
     view, report = Spoolview(root), Report()
     report.jobs, report.done = len(view.known()), len(view.records)
-    _check_presence(view, told, report, drained)
+    _check_presence(view, told, report, drained, forgetful)
     _check_content(view, told, report)
     for record in view.records.values():
         if record is not None:
@@ -161,7 +165,7 @@ def check(root: Path, told: Told, witness: Path | None = None, *, drained: bool 
     return report
 
 
-def _check_presence(view: Spoolview, told: Told, report: Report, drained: bool) -> None:
+def _check_presence(view: Spoolview, told: Told, report: Report, drained: bool, forgetful: bool) -> None:
     accepted = told.accepted | told.dropped if drained else told.accepted
     for job_id in sorted(accepted - told.removed):
         if job_id not in view.records and (drained or job_id not in view.held.keys() | view.asides):
@@ -176,7 +180,7 @@ def _check_presence(view: Spoolview, told: Told, report: Report, drained: bool) 
         places = [sighting.place for sighting in sightings]
         if len(places) > 1:
             report.duplicated.append(f"{job_id} is in {' and '.join(places)}")
-        if job_id in view.records and (drained or places != ["work"]):
+        if job_id in view.records and not forgetful and (drained or places != ["work"]):
             report.duplicated.append(f"{job_id} is decided and in {places[0]}")
     for job_id in sorted(view.dead):
         if job_id in view.held and drained:

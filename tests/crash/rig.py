@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -82,18 +82,22 @@ class History:
             os.close(fd)
 
     def told(self) -> Told:
-        told = Told()
-        sets = {one.name: getattr(told, one.name) for one in fields(told) if one.name not in ("values", "read")}
-        for path in sorted(self.folder.iterdir()):
-            for line in path.read_text().splitlines():
-                event = json.loads(line)
-                if event["what"] in sets and event.get("id"):
-                    sets[event["what"]].add(event["id"])
-                if event.get("value") is not None:
-                    told.values.add(event["value"])
-                if event["what"] == "read":
-                    told.read[event["id"]] = event["sha256"]
-        return told
+        return told_of(line for path in sorted(self.folder.iterdir()) for line in path.read_text().splitlines())
+
+
+def told_of(lines: Iterable[str]) -> Told:
+    """What the lines of a history say."""
+    told = Told()
+    sets = {one.name: getattr(told, one.name) for one in fields(told) if one.name not in ("values", "read")}
+    for line in lines:
+        event = json.loads(line)
+        if event["what"] in sets and event.get("id"):
+            sets[event["what"]].add(event["id"])
+        if event.get("value") is not None:
+            told.values.add(event["value"])
+        if event["what"] == "read":
+            told.read[event["id"]] = event["sha256"]
+    return told
 
 
 class Client:
