@@ -32,6 +32,8 @@ from inference.portrait.texture import Texture
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
 
+GREY = np.float32([0.114, 0.587, 0.299])  #: luminance of BGR
+COLOURED = 0.10  #: spread of the skin's channels over its light, from which a picture counts as coloured
 LOOK = 0.25  #: degrees of gaze below which the eyes are left alone
 WHITE = 0.85  #: how far the white of the eyes rules the colour of drawn teeth
 WHITE_LIMITS = (0.55, 1.04)
@@ -72,6 +74,7 @@ class Animator:
         self._head = head
         self._skin = compose.skin(picture, self._source, self.unit)
         self._white = _white(picture, tracks.points[0], self._skin.bgr)
+        self._colour = float(np.clip(np.ptp(self._skin.bgr) / max(self._skin.light, 1.0) / COLOURED, 0, 1))
         self._texture = Texture(picture)
         left, top, right, bottom = self.warp.box
         self._stays = np.asarray(self.warp.spread(self.warp.share) < STAYS, np.uint8)[top:bottom, left:right]
@@ -114,13 +117,23 @@ class Animator:
         ajar, filled, interior = self._ajar, self._mouth.materials.filled, self._mouth._interior
         if ajar < 1 or filled:
             drawn = interior.draw(seen, turned.pose, opening, -width, self._skin, upper=1 - ajar)
-            yield 1.0, drawn if drawn is None else replace(drawn, bgr=drawn.bgr * self._white)
+            yield 1.0, self._tinted(drawn, self._white)
         if ajar > 0 and filled:
             own = turned.forward(self._source)
             frame = self._turned_mouth(own, maps)
             yield ajar, own_inside.take(self._mouth._painter, frame, own, seen, interior.contour(seen), self.unit)
         if ajar > 0:
-            yield ajar, own_inside.line(seen, self.unit, opening, self._skin.light)
+            yield ajar, self._tinted(own_inside.line(seen, self.unit, opening, self._skin.light))
+
+    def _tinted(self, drawn: Drawing | None, factors: Array | float = 1.0) -> Drawing | None:
+        """A drawing in the colours of this picture: grey in a grey one."""
+        if drawn is None:
+            return None
+        bgr = drawn.bgr * np.float32(factors)
+        if self._colour < 1:
+            light = (bgr @ GREY)[..., None]
+            bgr = light + np.float32(self._colour) * (bgr - light)
+        return replace(drawn, bgr=bgr)
 
     def _turned_mouth(self, own: Array, maps: tuple[Array, Array]) -> Frame:
         """(H, W, 3) the turned picture round its unmoved mouth at ``own`` (550, 3); elsewhere nothing of use."""
@@ -195,7 +208,6 @@ def _white(picture: Frame, points: mesh.Points, skin: Array) -> Array:
 
     In a photograph they are near 1; under the varnish of a painting white is yellow.
     """
-    grey = np.float32([0.114, 0.587, 0.299])
     found = []
     for ring, iris in ((mesh.EYE_RIGHT, mesh.IRIS_RIGHT), (mesh.EYE_LEFT, mesh.IRIS_LEFT)):
         mask = np.zeros(picture.shape[:2], np.uint8)
@@ -207,13 +219,13 @@ def _white(picture: Frame, points: mesh.Points, skin: Array) -> Array:
     pixels = np.concatenate(found)
     if len(pixels) < 24:
         return np.ones(3, np.float32)
-    light = np.maximum(pixels @ grey, 1)
+    light = np.maximum(pixels @ GREY, 1)
     pixels, light = pixels[light >= np.median(light)], light[light >= np.median(light)]
     blue = pixels[:, 0] / light  # lids and veins are redder than the white between them
     tint = np.median((pixels / light[:, None])[blue >= np.quantile(blue, 0.6)], axis=0)
-    usual = (1 - TEETH_TINT) + TEETH_TINT * skin / max(float(skin @ grey), 1.0)
+    usual = (1 - TEETH_TINT) + TEETH_TINT * skin / max(float(skin @ GREY), 1.0)
     factors = np.clip((tint / usual) ** WHITE, *WHITE_LIMITS)
-    return np.asarray(factors / float(factors @ grey), np.float32)
+    return np.asarray(factors / float(factors @ GREY), np.float32)
 
 
 def _meet(one: Box, other: Box) -> Box:

@@ -79,6 +79,14 @@ def read_picture(path: str | Path) -> Frame:
     return np.ascontiguousarray(bgr, np.uint8)
 
 
+def is_animation(path: str | Path) -> bool:
+    """Whether a file holds more than one picture, of which :func:`read_picture` takes the first."""
+    try:
+        return cv2.imcount(str(path)) > 1
+    except cv2.error:
+        return False
+
+
 def scaled(picture: Frame, width: int, height: int) -> Frame:
     """The picture in another size; shrinking averages, enlarging is cubic."""
     if (picture.shape[1], picture.shape[0]) == (width, height):

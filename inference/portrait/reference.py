@@ -11,12 +11,15 @@ from inference.face import mesh
 from inference.face.model import FaceModel, region_of_points
 from inference.face.track import Choice, Seen, find
 from inference.portrait.params import Face, Params
-from inference.portrait.picture import Frame, read_picture, scaled
+from inference.portrait.picture import Frame, is_animation, read_picture, scaled
+from inference.probe import MAX_PIXELS
 
 LOOK_SIDE = 2048  #: pixels of the longer side at which faces are searched
 REFINE = 3  #: looks at the same face; the mean of the last two is taken
 WHOLE_SIDE, CROP_SIDE = 1280, 512  #: pixels, largest whole picture and crop unless a job asks for more
 CROP_UNITS, CROP_UP = 3.7, 0.12  #: eye distances: side of a crop, how far its middle lies above the head's origin
+MOUTH_SEEN = 0.7  #: share of the lips that must lie in the picture
+ENLARGED = 2.0  #: times the size of the picture, from which on it is said
 SMALL_UNIT, TINY_UNIT = 40.0, 14.0  #: pixels between the eyes: little to see, too little to work on
 
 
@@ -61,9 +64,26 @@ def load(job: Params, model: FaceModel) -> Reference:
         )
     if unit < SMALL_UNIT:
         warnings.append(f'the face is small ({unit:.0f} pixels between the eyes); keep="crop" shows only the head')
+    warnings += _outside(points, width, height, job)
+    if ratio[0] >= ENLARGED:
+        warnings.append(f"{shown.width}×{shown.height} pixels enlarged to {width}×{height} stay soft")
+    if is_animation(job.image):
+        warnings.append("the picture is an animation or has several pages; the first one is used")
     if faces > 1 and job.face == "largest":
         warnings.append(f"{faces} faces in the picture; the largest one talks")
     return Reference(picture, points, shown, (whole.shape[1], whole.shape[0]), faces, tuple(warnings))
+
+
+def _outside(points: mesh.Points, width: int, height: int, job: Params) -> list[str]:
+    """What to say about a mouth that the picture cuts off; raises :class:`InputError` where most of it is missing."""
+    lips = points[mesh.LIP_OUTER, :2]
+    inside = float(((lips >= 0) & (lips < [width, height])).all(axis=1).mean())
+    if inside < MOUTH_SEEN:
+        raise InputError(
+            f"image: the mouth of the face in {job.image} lies outside the picture",
+            hint="use a picture that shows the whole face",
+        )
+    return ["the picture cuts the mouth off"] if inside < 1 else []
 
 
 def _find(whole: Frame, job: Params, model: FaceModel) -> tuple[mesh.Points, int]:
@@ -108,14 +128,25 @@ def _view(whole: Frame, points: mesh.Points, job: Params) -> tuple[Rectangle, in
     high, wide = whole.shape[:2]
     if job.keep == "crop":
         size = _even(job.size or CROP_SIDE)
+        _check_area(size, size, size)
         return square(points, wide, high), size, size, []
     largest = job.size or min(WHOLE_SIDE, max(high, wide))
     ratio = largest / max(high, wide)
     width, height = _even(wide * ratio), _even(high * ratio)
+    _check_area(width, height, largest)
     if ratio == 1 and (width, height) != (wide, high):  # odd sides lose a row rather than sharpness
         return Rectangle(0, 0, width, height), width, height, []
     warnings = [f"picture of {wide}×{high} scaled to {width}×{height}"] if not job.size and ratio < 1 else []
     return Rectangle(0, 0, wide, high), width, height, warnings
+
+
+def _check_area(width: int, height: int, size: int) -> None:
+    if width * height > MAX_PIXELS:
+        most = _even(size * (MAX_PIXELS / (width * height)) ** 0.5)
+        raise InputError(
+            f"size: {size} would make a video of {width}×{height}; {MAX_PIXELS / 1e6:.1f} megapixels are the most",
+            hint=f"size={most} is the largest for this picture",
+        )
 
 
 def square(points: mesh.Points, width: int, height: int) -> Rectangle:

@@ -223,6 +223,31 @@ def test_an_open_mouth_keeps_its_teeth_and_can_shut(model: FaceModel, animator: 
     assert seen[0] < 0.075
 
 
+@needs_models
+def test_a_grey_picture_stays_grey(face: reference.Reference, model: FaceModel) -> None:
+    grey = cv2.cvtColor(cv2.cvtColor(face.picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    drawn = Animator(grey, face.points, model)
+    plan = drawn.plan(np.float32([0.15]), np.zeros(1, np.float32))
+    frame = drawn.frame(plan, still(1), 0)
+    assert np.ptp(frame.astype(int), axis=2).max() <= 1
+    lips = drawn._mouth.tracks.points[0][mesh.LIP_INNER, :2].mean(axis=0).round().astype(int)
+    around = slice(lips[1] - 8, lips[1] + 16), slice(lips[0] - 8, lips[0] + 8)
+    assert frame[around].min() < 0.6 * grey[around].min()  # the mouth is open
+
+
+@needs_models
+def test_turned_pictures_are_as_sharp_as_the_still_one(animator: Animator) -> None:
+    def detail(picture: np.ndarray) -> float:
+        grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(np.float32)
+        return float(cv2.Laplacian(grey, cv2.CV_32F)[animator.warp.spread(animator.warp.weight) > 0.9].std())
+
+    plan = animator.plan(np.zeros(5, np.float32), np.zeros(5, np.float32))
+    moves = still(5, angles=np.float32([[0.1, 0, 0], [0.4, 0.3, 0], [1, 1, 0.5], [-2, 0.5, 1], [3, -2, -1]]))
+    shares = [detail(animator.frame(plan, moves, k)) / detail(animator.picture) for k in range(5)]
+    assert 0.85 < min(shares) <= max(shares) < 1.15
+    assert max(shares) - min(shares) < 0.1  # or the picture would breathe with the motion
+
+
 # ------------------------------------------------------------------ pictures
 
 
@@ -280,6 +305,29 @@ def test_a_picture_without_a_face_is_refused(tmp_path: Path, model: FaceModel) -
     cv2.imwrite(str(tmp_path / "hills.png"), hills)
     with pytest.raises(InputError, match=r"no human face .*hills\.png"):
         reference.load(Params(image=tmp_path / "hills.png", audio=AUDIO), model)
+
+
+@needs_models
+def test_a_mouth_must_be_in_the_picture(tmp_path: Path, model: FaceModel, face: reference.Reference) -> None:
+    lips = face.points[mesh.LIP_OUTER, 1]
+    cv2.imwrite(str(tmp_path / "cut.png"), face.picture[: int(lips.min())])
+    with pytest.raises(InputError, match=r"mouth .*cut\.png lies outside"):
+        reference.load(Params(image=tmp_path / "cut.png", audio=AUDIO), model)
+
+
+@needs_models
+def test_what_was_done_to_a_picture_is_said(tmp_path: Path, model: FaceModel, face: reference.Reference) -> None:
+    small = cv2.resize(face.picture, (128, 128), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(tmp_path / "small.png"), small)
+    got = reference.load(Params(image=tmp_path / "small.png", audio=AUDIO, keep="crop"), model)
+    assert "pixels enlarged to 512×512" in got.warnings[0]
+    cv2.imwritemulti(str(tmp_path / "pages.tiff"), [face.picture, face.picture[::-1].copy()])
+    got = reference.load(Params(image=tmp_path / "pages.tiff", audio=AUDIO), model)
+    assert got.warnings == ("the picture is an animation or has several pages; the first one is used",)
+    assert np.array_equal(got.picture, face.picture)
+    with pytest.raises(InputError, match="4096×4096") as caught:
+        reference.load(Params(image=tmp_path / "pages.tiff", audio=AUDIO, size=4096), model)
+    assert caught.value.hint == "size=3072 is the largest for this picture"
 
 
 @needs_models
