@@ -2,8 +2,8 @@
 
     python -m inference.articulation.evaluate --media FOLDER [--media FILE …] [--json]
 
-One row per speaker: r of each channel between prediction and the mesh's measurement, mean over the speaker's clips, each
-clip at its one lag. Beside the opening: the same from loudness, from the plain regression on the last layer (``floor``)
+One row per speaker: r of each channel between prediction and the mesh's measurement, mean over the speaker's clips,
+each clip at its one lag. Beside the opening: the same from loudness, from the plain regression on the last layer (``floor``)
 and from the regression on the head's own layers (``ridge``). ``chance`` is the opening's r with somebody else's sound,
 its lag searched the same way. Then closures: how many of the p, b and m at the begin of words are shut, told by the
 head's closure output, by its low opening, and by the speakers' own lips.
@@ -71,7 +71,7 @@ def figures(study: Study, last_layer: Listener | None, close_at: float) -> dict[
 
 
 def closure_figures(study: Study, predictions: dict[int, Array], close_at: float) -> dict[str, float]:
-    """Shares of word-initial p, b, m, and of other words, in which lips are shut, over clips whose sentence is known."""
+    """Shares of word-initial p, b, m, and of other words, in which lips are shut; clips whose sentence is known."""
     words = _aligned(study)
     hits: dict[str, list[bool]] = {}
     for number, spoken in words.items():
@@ -136,7 +136,7 @@ def arguments(prog: str, about: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--media", type=Path, action="append", required=True, help="folder of videos of people talking, or one video"
     )
-    parser.add_argument("--cache", type=Path, default=CACHE, help="what is computed is kept here (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="for what is computed (default: %(default)s)")
     parser.add_argument("--whisper", type=Path, help="folder of a Whisper base model (default: the installed one)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")

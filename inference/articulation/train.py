@@ -4,8 +4,8 @@
 
 Measures the mouths in the clips, encodes their sound plain and disguised, aligns the two, fits a head without each
 speaker in turn to learn how far predictions can be trusted (spread, figures), then one on everybody, which is written.
-About six minutes on one core the first time, half of it for the speakers left out. The same clips, seed and machine give
-the same file.
+About six minutes on one core the first time, half of it for the speakers left out. The same clips, seed and machine
+give the same file.
 """
 
 from __future__ import annotations
