@@ -3,10 +3,10 @@
     python -m inference.articulation.evaluate --media FOLDER [--media FILE …] [--json]
 
 One row per speaker: r of each channel between prediction and the mesh's measurement, mean over the speaker's clips,
-each clip at its one lag. Beside the opening: the same from loudness, from the plain regression on the last layer (``floor``)
-and from the regression on the head's own layers (``ridge``). ``chance`` is the opening's r with somebody else's sound,
-its lag searched the same way. Then closures: how many of the p, b and m at the begin of words are shut, told by the
-head's closure output, by its low opening, and by the speakers' own lips.
+each clip at its one lag. Beside the opening: the same from loudness, from the plain regression on the last layer
+(``floor``) and from the regression on the head's own layers (``ridge``). ``chance`` is the opening's r with somebody
+else's sound, its lag searched the same way. Then closures: how many of the p, b and m at the begin of words are shut,
+told by the head's closure output, by its low opening, and by the speakers' own lips.
 """
 
 from __future__ import annotations
