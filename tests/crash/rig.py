@@ -156,7 +156,9 @@ class Client:
 class Rig:
     """One spool with its surroundings in a folder of its own."""
 
-    def __init__(self, folder: Path, *, durable: bool = True, retry_times: int = 5, **top: Any) -> None:
+    def __init__(
+        self, folder: Path, *, durable: bool = True, retry_times: int = 5, generation: int = 0, **top: Any
+    ) -> None:
         self.folder, self.root = folder, folder / "spool"
         self.witness, self.media = folder / "witness", folder / "media"
         for path in (folder, self.witness, self.media):
@@ -169,7 +171,7 @@ class Rig:
         self.config = parse_config(document, folder)
         self.spool = Spool.create(self.root, durable=durable)
         self.history = History(folder / "history")
-        self._generation = 0
+        self._generation = generation  # of the last worker
         self.died = ""  # the operation at which the last process was killed
 
     # ---- processes
@@ -181,7 +183,7 @@ class Rig:
         note.unlink(missing_ok=True)
 
         def life() -> None:
-            backoff.RETRY_FIRST_S = 0.0005
+            impatient()
             _say_into(self.folder / "stderr")
             begun = begin()
             kill_at(at, note)
@@ -209,12 +211,16 @@ class Rig:
         fsops.make_dir(self.spool.work_dir(worker))
         return worker
 
-    def work(self, at: At = 0, engine: str = "fake") -> bool:
-        """A new worker comes and runs what waits."""
-        launch = Launch(
+    def launch(self, engine: str = "fake") -> Launch:
+        """What a new worker is told."""
+        return Launch(
             spool=str(self.root), worker=str(self.seat(engine)), spec=ENGINES[engine], options=self.options,
             durable=self.durable, max_attempts=self.retry_times + 1,
         )  # fmt: skip
+
+    def work(self, at: At = 0, engine: str = "fake") -> bool:
+        """A new worker comes and runs what waits."""
+        launch = self.launch(engine)
         return self.run(lambda worker: worker.run(), at, lambda: Temp(launch))
 
     def drop(self, name: str, job: dict[str, Any], job_id: str = "") -> None:
@@ -247,6 +253,11 @@ class Rig:
         if report.faults():
             raise AssertionError(f"{report.faults()}; killed at: {self.died or 'nothing'}")
         return report
+
+
+def impatient() -> None:
+    """Retries are due at once."""
+    backoff.RETRY_FIRST_S = backoff.RESOURCE_FIRST_S = 0.0005
 
 
 def kill_at(at: At, note: Path) -> None:
