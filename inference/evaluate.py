@@ -45,7 +45,7 @@ MAX_LAG = 8  #: frames
 SILENCE, SILENCE_S, SETTLE_S = 0.1, 0.4, 0.2  #: voicing, least length of a pause, what is left out at its ends
 SHUT = 0.025  #: an opening up to this is a closed mouth, eye distances
 PSNR_EVERY = 5  #: frames; PSNR of each n-th
-REGION = (0.98, 0.66, 1.16)  #: eye distances round the mouth, to the sides, up and down, that may change
+REGION = (1.04, 0.70, 1.20)  #: eye distances round the mouth, to the sides, up and down, that may change
 CORNER = 0.30  #: share of the picture's sides left out at the right corners, where marks may be
 
 #: what is asked for: name, smallest, largest
@@ -273,12 +273,16 @@ def _outside_mask(points: mesh.Points, width: int, height: int) -> NDArray[np.bo
     """(H, W) True where the picture must be the template's."""
     keep = np.ones((height, width), np.uint8)
     if np.isfinite(points).all():
-        across = points[mesh.EYE_CORNER_LEFT, :2] - points[mesh.EYE_CORNER_RIGHT, :2]
+        apart = points[mesh.EYE_CORNER_LEFT] - points[mesh.EYE_CORNER_RIGHT]
+        # As long as the eyes are apart in depth too: a turned head is no smaller.
+        across = apart[:2] * np.linalg.norm(apart) / max(float(np.linalg.norm(apart[:2])), 1e-6)
         down = np.array([-across[1], across[0]])
         middle = points[mesh.LIP_INNER, :2].mean(axis=0)
         side, up, low = REGION
         corners = [middle + x * across + y * down for x, y in ((-side, -up), (side, -up), (side, low), (-side, low))]
-        cv2.fillPoly(keep, [np.array(corners).round().astype(np.int32)], 0)
+        left, top = np.maximum(np.floor(np.min(corners, axis=0)), 0).astype(int)
+        right, bottom = np.ceil(np.max(corners, axis=0)).astype(int)
+        keep[top:bottom, left:right] = 0  # upright, as the renderer's own
     edge = int((1 - CORNER) * width)
     keep[: int(0.12 * height), edge:] = keep[height - int(0.12 * height) :, edge:] = 0
     return keep.astype(bool)

@@ -29,7 +29,7 @@ from inference.face.pose import Pose, fit, median_shape
 from inference.face.track import Choice, Tracker
 from inference.probe import VideoInfo
 
-VERSION = 1  #: of the file format and of whatever shapes the numbers; raise it when either changes
+VERSION = 2  #: of the file format and of whatever shapes the numbers; raise it when either changes
 MAX_FRAMES = 15_000  #: of a template are looked at: 10 min at 25 fps; the rest is not used
 FEW_FRAMES = 3_000  #: enough for sound up to this long: then only so much of a long template is looked at
 ANALYSIS_SIDE = 1920  #: larger frames are scaled down to be looked at

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import pydantic
 
@@ -73,6 +74,7 @@ class LipSync:
         marks.require(chosen.watermark, "watermark")
         marks.require(chosen.digital_auth, "digital_auth")
         self._device, self._threads = device, chosen.threads or threads_here()
+        cv2.setNumThreads(1)  # segments run side by side; two threads in one network cost twice and gain nothing
         self._face_file = weights.find("face-landmarker/face_landmarker.task", chosen.face_model)
         self._model = FaceModel(self._face_file)
         self._backends = {chosen.backend: self._make(chosen.backend)}
@@ -123,28 +125,23 @@ class LipSync:
         )
         steps.begin("face_detecting", shares.follow, shares.look, "looking at the mouth")
         order = loop(frames, analysis.frames)
-        work = Work(
-            info=info,
-            analysis=analysis,
-            order=order,
-            samples=heard.samples,
-            cache=context.cache,
-            check=steps.check,
-            looked=lambda count: steps.part(count, analysis.frames),
-            ffmpeg=self._options.ffmpeg,
-        )
-        painter = backend.painter(work)
-        prepared = time.monotonic()
-        steps.begin("inference", shares.look, 100 * (1 - MERGE_SHARE), f"{frames} frames")
-        render = Render(
-            Template(info, analysis.frames, self._options.ffmpeg),
-            order,
-            painter,
-            self._encoding(job, info, context.scratch),
-            context.scratch,
-            self._threads,
-        )
-        parts = render.run(steps.check, lambda done: steps.part(done, frames))
+        with Template(info, analysis.frames, self._options.ffmpeg) as template:
+            work = Work(
+                info=info,
+                analysis=analysis,
+                template=template,
+                order=order,
+                samples=heard.samples,
+                cache=context.cache,
+                check=steps.check,
+                looked=lambda count: steps.part(count, analysis.frames),
+            )
+            painter = backend.painter(work)
+            prepared = time.monotonic()
+            steps.begin("inference", shares.look, 100 * (1 - MERGE_SHARE), f"{frames} frames")
+            encoding = self._encoding(job, info, context.scratch)
+            render = Render(template, order, painter, encoding, context.scratch, self._threads)
+            parts = render.run(steps.check, lambda done: steps.part(done, frames))
         rendered = time.monotonic()
         steps.begin("merging_audio", 100 * (1 - MERGE_SHARE), 100.0, "adding the sound")
         output = context.output(job.output, "output.mp4")

@@ -2,14 +2,14 @@
 
 The turns show no frame twice, so motion only changes its direction. A video can be decoded forward only:
 stretches that run back are read in blocks that fit into memory, each handed out from its end. A template so
-short that it fits whole is decoded once.
+short that it fits whole is decoded once for all.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from inference.video import VideoInfo
 __all__ = ("Ahead", "Frame", "Planes", "Run", "Template", "ahead", "frame_bytes", "held", "loop", "runs")
 
 BLOCK_BYTES = 96 << 20  #: of decoded frames held at once by one reader
+HELD_BYTES = 400 << 20  #: of a whole template held for all its readers: 12 s of 720p
 LEAST_BLOCK = 8  #: frames; for 4K this is 100 MB
 AHEAD_BYTES = 24 << 20  #: decoded before they are asked for
 REOPEN = 12  #: frames that are rather decoded and dropped than skipped by opening the file again
@@ -64,7 +65,7 @@ def runs(order: NDArray[np.int32]) -> list[Run]:
 
 def held(info: VideoInfo, length: int) -> bool:
     """Whether the whole template fits into memory decoded."""
-    return length * frame_bytes(info) <= BLOCK_BYTES
+    return length * frame_bytes(info) <= HELD_BYTES
 
 
 def frame_bytes(info: VideoInfo) -> int:
@@ -73,21 +74,26 @@ def frame_bytes(info: VideoInfo) -> int:
 
 
 class Template:
-    """The frames of one template as planes, for several readers at once. Nobody may write into them."""
+    """The frames of one template as planes, for several readers at once. Nobody may write into them.
+
+    A template that is held is decoded by whoever first needs a frame that is not there yet, and only once:
+    readers of their own would each have to begin at the last key frame. A context manager, which ends that decoder.
+    """
 
     def __init__(self, info: VideoInfo, length: int, ffmpeg: str | None = None) -> None:
         self.info = info
         self.length = length  #: frames that can really be decoded
         self.ffmpeg = ffmpeg
-        self._kept: list[Planes] | None = None
+        self._kept: list[Planes] = []
+        self._decoder: Generator[Planes] | None = None
+        self._failed: BaseException | None = None
         self._lock = threading.Lock()
 
     def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Planes]:
         """The frames of that order; close the iterator to end its decoder."""
         if held(self.info, self.length):
-            kept = self._all(threads)
             for index in order.tolist():
-                yield kept[index]
+                yield self._frame(index)
             return
         block = max(LEAST_BLOCK, BLOCK_BYTES // frame_bytes(self.info))
         for run in runs(order):
@@ -100,13 +106,40 @@ class Template:
                 while frames:
                     yield frames.pop()
 
-    def _all(self, threads: int | None) -> list[Planes]:
-        with self._lock:
-            if self._kept is None:
-                self._kept = list(self._forward(0, self.length, threads))
-            return self._kept
+    def _frame(self, index: int) -> Planes:
+        while len(self._kept) <= index:
+            with self._lock:  # for one frame only, so that readers which need less than others go on first
+                if len(self._kept) <= index:
+                    self._decode()
+        return self._kept[index]
 
-    def _forward(self, low: int, count: int, threads: int | None) -> Iterator[Planes]:
+    def _decode(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+        if self._decoder is None:
+            self._decoder = self._forward(0, self.length, 1)
+        try:
+            self._kept.append(next(self._decoder))
+        except BaseException as error:
+            self._failed = error
+            raise
+        if len(self._kept) == self.length:
+            self._decoder.close()
+
+    def close(self) -> None:
+        """End the decoder and let go of the frames."""
+        with self._lock:
+            if self._decoder is not None:
+                self._decoder.close()
+            self._decoder, self._failed, self._kept = None, None, []
+
+    def __enter__(self) -> Template:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _forward(self, low: int, count: int, threads: int | None) -> Generator[Planes]:
         start = low if low > REOPEN else 0
         got = 0
         with PlaneReader(

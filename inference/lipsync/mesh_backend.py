@@ -19,10 +19,10 @@ from inference.audio import Array
 from inference.face.analysis import TemplateAnalysis
 from inference.face.model import FaceModel
 from inference.lipsync import speech
-from inference.lipsync.frames import Template, ahead
+from inference.lipsync.frames import ahead
 from inference.lipsync.params import Options
 from inference.lipsync.pipeline import Painter
-from inference.lipsync.planes import Frame, to_bgr
+from inference.lipsync.planes import Frame, Planes, to_bgr, with_changes
 from inference.lipsync.render import materials as stored
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.plan import Plan
@@ -78,15 +78,14 @@ class MeshBackend:
         return made
 
     def _look(self, work: Work) -> Materials:
-        template = Template(work.info, work.analysis.frames, work.ffmpeg)
         everything = np.arange(work.analysis.frames, dtype=np.int32)
 
         def tick(index: int) -> None:
             work.check()
             work.looked(index + 1)
 
-        with ahead(template.read(everything), work.info) as frames:
-            return prepare(work.analysis, map(to_bgr, frames), self._model, tick=tick)
+        with ahead(work.template.read(everything), work.info) as frames:
+            return prepare(work.analysis, frames, self._model, see=to_bgr, tick=tick)
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""
@@ -111,6 +110,15 @@ class MeshPainter:
             self._renderer.render(frame, int(plan.frames[k]), plan.target(k))
             for frame, k in zip(frames, outputs, strict=True)
         ]
+
+    def paint_planes(self, planes: Planes, output: int) -> Planes:
+        """One frame of which only the window round the mouth is converted, to BGR and back."""
+        index = int(self._plan.frames[output])
+        window = self._renderer.window(index, planes.shape[1], planes.shape[0] * 2 // 3)
+        if window is None:
+            return planes
+        before, at = to_bgr(planes, window), window[:2]
+        return with_changes(planes, before, self._renderer.render(before, index, self._plan.target(output), at), at)
 
 
 def asked_of(

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,15 @@ class Painter(Protocol):
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> Sequence[Frame]:
         """The finished frames of some consecutive output numbers. The given ones must stay as they are."""
+        ...
+
+
+@runtime_checkable
+class PlanePainter(Protocol):
+    """A painter that looks at a part of each frame only, and is faster when it is given planes."""
+
+    def paint_planes(self, planes: Planes, output: int) -> Planes:
+        """One finished frame. The given one must stay as it is."""
         ...
 
 
@@ -163,16 +172,24 @@ class Render:
             self.codec, self.note = writer.codec, writer.note
             for at in range(start, stop, painter.batch):
                 outputs = range(at, min(at + painter.batch, stop))
-                given = [next(frames) for _ in outputs]
-                plain = [to_bgr(each) if each.ndim == 2 else each for each in given]
-                for raw, before, after in zip(given, plain, painter.paint(plain, outputs), strict=True):
-                    if raw.ndim == 2:
-                        writer.write_planes(with_changes(raw, before, after))
+                for picture in painted(painter, [next(frames) for _ in outputs], outputs):
+                    if picture.ndim == 2:
+                        writer.write_planes(picture)
                     else:
-                        writer.write(after)
+                        writer.write(picture)
                     with self._count:
                         self.done += 1
 
     def _check(self) -> None:
         if self._stop.is_set():
             raise Stopped
+
+
+def painted(painter: Painter, given: Sequence[Frame | Planes], outputs: Sequence[int]) -> Sequence[Frame | Planes]:
+    """The finished frames, each in the form it was given in: as (H, W, 3) BGR or as planes."""
+    if given[0].ndim == 3:
+        return painter.paint(given, outputs)
+    if isinstance(painter, PlanePainter):
+        return [painter.paint_planes(planes, output) for planes, output in zip(given, outputs, strict=True)]
+    plain = [to_bgr(planes) for planes in given]
+    return list(map(with_changes, given, plain, painter.paint(plain, outputs)))

@@ -1,7 +1,8 @@
 """Frames on their way from the decoder to the encoder, as both have them: YUV 4:2:0 planes.
 
-Painting wants BGR, but changes a tenth of a picture. So the planes of the template go straight through, and only
-the box that was painted is converted back into them: that is faster, and the rest cannot change by rounding.
+Painting wants BGR, but looks at a tenth of a picture. So the planes of the template go straight through, and only
+the window that is looked at is converted, and what changed in it converted back: that is faster, and the rest
+cannot change by rounding.
 """
 
 from __future__ import annotations
@@ -32,32 +33,51 @@ class PlaneReader(FrameReader):
         return planes
 
 
-def to_bgr(planes: Planes) -> Frame:
-    """(H, W, 3)."""
-    return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420), np.uint8)
+Window = tuple[int, int, int, int]  #: left, top, right, bottom, all even
 
 
-def with_changes(planes: Planes, before: Frame, after: Frame) -> Planes:
-    """The planes, from which ``before`` was made, as ``after`` looks: only the box that differs is converted."""
+def to_bgr(planes: Planes, window: Window | None = None) -> Frame:
+    """(H, W, 3) of the whole frame or of a window in it."""
+    if window is None:
+        return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420), np.uint8)
+    left, top, right, bottom = window
+    height = bottom - top
+    part = np.empty((height * 3 // 2, right - left), np.uint8)
+    part[:height] = planes[top:bottom, left:right]
+    part[height:].reshape(2, height // 2, -1)[:] = _colours(planes, window)
+    return np.asarray(cv2.cvtColor(part, cv2.COLOR_YUV2BGR_I420), np.uint8)
+
+
+def with_changes(planes: Planes, before: Frame, after: Frame, at: tuple[int, int] = (0, 0)) -> Planes:
+    """The planes as they look once ``before`` has become ``after``: only the box that differs is converted.
+
+    Both are frames made of the planes, or a window of them whose first pixel lies at ``at`` (x, y; even).
+    """
     if after is before:
         return planes
     box = changed_box(before, after)
     if box is None:
         return planes
     left, top, right, bottom = box
-    height, columns = before.shape[:2]
-    part = np.empty(((bottom - top) * 3 // 2, right - left), np.uint8)
+    height = bottom - top
+    part = np.empty((height * 3 // 2, right - left), np.uint8)
     encode.to_planes(np.ascontiguousarray(after[top:bottom, left:right]), part)
     result = planes.copy()
-    result[top:bottom, left:right] = part[: bottom - top]
-    size = ((bottom - top) // 2, (right - left) // 2)
-    colours = result[height:].reshape(2, height // 2, columns // 2)
-    colours[:, top // 2 : bottom // 2, left // 2 : right // 2] = part[bottom - top :].reshape(2, *size)
+    window = (left + at[0], top + at[1], right + at[0], bottom + at[1])
+    result[window[1] : window[3], window[0] : window[2]] = part[:height]
+    _colours(result, window)[:] = part[height:].reshape(2, height // 2, -1)
     return result
 
 
-def changed_box(before: Frame, after: Frame) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom, all even, of the part in which two frames differ; None when they do not."""
+def _colours(planes: Planes, window: Window) -> Planes:
+    """(2, h/2, w/2) view of U and V inside a window."""
+    height, width = planes.shape[0] * 2 // 3, planes.shape[1]
+    left, top, right, bottom = (side // 2 for side in window)
+    return planes[height:].reshape(2, height // 2, width // 2)[:, top:bottom, left:right]
+
+
+def changed_box(before: Frame, after: Frame) -> Window | None:
+    """The part in which two frames differ; None when they do not."""
     height, width = before.shape[:2]
     # As one channel three times as wide, which is what boundingRect takes.
     x, y, across, down = cv2.boundingRect(cv2.absdiff(before.reshape(height, -1), after.reshape(height, -1)))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from inference.audio import Array
 from inference.face.analysis import TemplateAnalysis
+from inference.lipsync.frames import Template
 from inference.lipsync.pipeline import Painter
 from inference.video import VideoInfo
 
@@ -22,12 +23,12 @@ class Work:
 
     info: VideoInfo  #: of the template
     analysis: TemplateAnalysis
+    template: Template  #: its frames
     order: NDArray[np.int32]  #: (T,) the template frame of every output frame
     samples: Array  #: (N,) what is said, 16 kHz mono
     cache: Path  #: a folder that outlives jobs
     check: Callable[[], None]  #: raises when the job was cancelled; call it often
     looked: Callable[[int], None]  #: tells how many of the template's frames were looked at again
-    ffmpeg: str | None = None
 
 
 class Backend(Protocol):

@@ -225,10 +225,8 @@ def test_cancel_ends_every_ffmpeg(template: Path, tmp_path: Path) -> None:
             raise Cancelled
 
     order = loop(100_000, 50)
-    with pytest.raises(Cancelled):
-        Render(Template(probe_video(template), 50), order, lambda a, b: Brighter(), encoding(), tmp_path, 3).run(
-            check, lambda done: None
-        )
+    with pytest.raises(Cancelled), Template(probe_video(template), 50) as source:
+        Render(source, order, lambda a, b: Brighter(), encoding(), tmp_path, 3).run(check, lambda done: None)
     assert not ffmpegs()
     assert not list(tmp_path.glob("segment-*"))
 
@@ -240,9 +238,10 @@ def test_error_in_one_segment_is_the_jobs_error(template: Path, tmp_path: Path) 
                 raise ValueError("bad mouth")
             return super().paint(frames, outputs)
 
-    render = Render(Template(probe_video(template), 50), loop(130, 50), lambda a, b: Fails(), encoding(), tmp_path, 2)
-    with pytest.raises(ValueError, match="bad mouth"):
-        render.run(lambda: None, lambda done: None)
+    with pytest.raises(ValueError, match="bad mouth"), Template(probe_video(template), 50) as source:
+        Render(source, loop(130, 50), lambda a, b: Fails(), encoding(), tmp_path, 2).run(
+            lambda: None, lambda done: None
+        )
     assert not ffmpegs()
 
 

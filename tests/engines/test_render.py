@@ -260,6 +260,31 @@ def test_only_the_lower_face_changes(silent: Drawn, quiet_renderer: MeshRenderer
     assert len(changed) < 0.3 * SIDE * SIDE
 
 
+def test_a_window_of_a_frame_is_enough(
+    silent: Drawn, quiet_renderer: MeshRenderer, talking: Drawn, own_renderer: MeshRenderer, model: FaceModel
+) -> None:
+    asked = own_renderer.plan(speechlike(80, seed=4), np.zeros(80, np.float32), np.arange(80))
+    assert asked.target(40).pictures
+    for drawn, renderer, target in (
+        (silent, quiet_renderer, plan.Target(0.2, -0.05)),
+        (talking, own_renderer, asked.target(40)),
+    ):
+        index = 40 % len(drawn.frames)
+        frame = cv2.copyMakeBorder(drawn.frames[index], 64, 90, 40, 110, cv2.BORDER_REFLECT)
+        moved = Drawn(drawn.points + np.float32([40, 64, 0]), drawn.found, drawn.frames, drawn.openings)
+        shifted = MeshRenderer(moved, renderer.materials, model.mesh)
+        left, top, right, bottom = shifted.window(index, frame.shape[1], frame.shape[0]) or (0, 0, 0, 0)
+        assert not any(side % 2 for side in (left, top, right, bottom))
+        whole = shifted.render(frame, index, target)
+        part = shifted.render(frame[top:bottom, left:right], index, target, (left, top))
+        inside = np.zeros(frame.shape[:2], bool)
+        inside[top:bottom, left:right] = True
+        assert np.array_equal(whole[~inside], frame[~inside])
+        assert np.abs(whole[top:bottom, left:right].astype(int) - part).max() <= 2
+        assert (part != frame[top:bottom, left:right]).any()
+        assert inside.mean() < 0.6
+
+
 def test_frames_without_a_face_pass_through(silent: Drawn, model: FaceModel) -> None:
     found = silent.found.copy()
     found[5] = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +103,9 @@ def extend(points: mesh.Points) -> Array:
     return np.concatenate([points, *rings], axis=-2).astype(np.float32)
 
 
+@lru_cache(maxsize=2)
 def build(face: mesh.Mesh) -> Basis:
-    """The basis on a face mesh; takes about 50 ms."""
+    """The basis on a face mesh; takes about 50 ms, once per mesh."""
     known = dict(_TABLE)
     for vertex, row in _TABLE.items():
         other = int(face.mirror[vertex])

@@ -15,6 +15,7 @@ Frame = NDArray[np.uint8]
 
 BOX_SIDE, BOX_UP, BOX_DOWN = 0.95, 0.62, 1.12  #: eye distances round the middle of the mouth that may change
 FACET_BLUR = 0.030  #: eye distances; rounds the triangles' edges off, away from the lips
+COARSE_FROM = 90.0  #: pixels between the eyes from which every fourth pixel is enough away from the lips
 LIPS_MARGIN = 0.05  #: eye distances round the lips in which nothing is rounded
 MOUTH_RIGHT, MOUTH_LEFT = (216, 206, 207, 212, 43), (436, 426, 427, 432, 273)  #: skin on either side
 CHIN_SKIN = (18, 200, 201, 421)
@@ -55,7 +56,8 @@ class Mover:
             return None
         height, width = frame.shape[:2]
         triangles = self._painter.basis.triangles
-        touched = triangles[moved[triangles].any(axis=1)].ravel()
+        touched = np.zeros(len(target), bool)
+        touched[triangles[moved[triangles].any(axis=1)]] = True
         box = around(np.concatenate([target[touched, :2], source[touched, :2]]), 2)
         box = _meet(box, face_box(target, unit, width, height))
         if box.empty:
@@ -72,10 +74,11 @@ class Mover:
     def _field(self, source: Array, target: Array, unit: float, box: Box, lips: bool = True) -> Field:
         """Coarse and smooth over the face, fine and exact round the lips."""
         painter = self._painter
-        coarse = painter.paint(target, painter.moving, box, 2).sample(source)
-        sigma = max(FACET_BLUR * unit / 2, 0.5)
+        step = 4 if unit > COARSE_FROM else 2
+        coarse = painter.paint(target, painter.moving, box, step).sample(source)
+        sigma = max(FACET_BLUR * unit / step, 0.5)
         field = [
-            np.ascontiguousarray(cv2.resize(_blur(plane, sigma), None, fx=2, fy=2)[: box.height, : box.width])
+            np.ascontiguousarray(cv2.resize(_blur(plane, sigma), None, fx=step, fy=step)[: box.height, : box.width])
             for plane in coarse
         ]
         margin = LIPS_MARGIN * unit

@@ -19,7 +19,7 @@ from inference.lipsync.render.warp import Box, around
 
 Array = NDArray[np.float32]
 
-FINE_UNTIL_PX = 110.0, 220.0  #: mouth widths up to which the inside is drawn at 3×, at 2×
+FINE_UNTIL_PX = 60.0, 160.0  #: mouth widths up to which the inside is drawn at 3×, at 2×
 DENSE = 8  #: contour points per mesh vertex
 EDGE_BLUR = 0.0065  #: eye distances over which the inside fades into the lips
 UPPER_EDGE = 0.030  #: of the upper teeth, below the closed seam

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +18,23 @@ from inference.lipsync.render.renderer import Analysis, MeshRenderer
 from inference.lipsync.render.tracks import Kind, follow
 
 Frame = NDArray[np.uint8]
+Raw = TypeVar("Raw")
 
 
 def prepare(
     analysis: Analysis,
-    frames: Iterable[Frame],
+    frames: Iterable[Raw],
     model: FaceModel,
     *,
+    see: Callable[[Raw], Frame] = lambda raw: raw,
     budget: int = mouths.BUDGET,
     tick: Callable[[int], None] = lambda index: None,
 ) -> Materials:
     """The materials of a template.
 
-    ``frames`` are all its frames in order, (H, W, 3) BGR, as they were analysed; one is held at a time, and some
-    five more. ``budget`` limits the bytes kept of its mouths; ``tick`` is called with each frame's index.
+    ``frames`` are all its frames in order, (H, W, 3) BGR as they were analysed, or what ``see`` makes such frames
+    of: few are looked at. One is held at a time, and some five more. ``budget`` limits the bytes kept of its
+    mouths; ``tick`` is called with each frame's index.
     """
     tracks = follow(analysis.points, analysis.found, model.mesh.vertices)
     lines = set(seam.frames_wanted(tracks))
@@ -44,13 +48,16 @@ def prepare(
 
     def passing() -> Iterator[tuple[int, Frame]]:
         nonlocal wanted
-        for index, frame in enumerate(frames):
-            if wanted is None:
-                kept = mouths.frames_wanted(tracks, frame.shape[1], frame.shape[0], budget)
-                wanted = set(kept.tolist()) if tracks.kind is Kind.TALKING else set()
+        for index, raw in enumerate(frames):
             tick(index)
             if index >= tracks.frames:
                 break
+            if not (wanted is None or index in wanted or index in lines or index in probe_at):
+                continue
+            frame = see(raw)
+            if wanted is None:
+                kept = mouths.frames_wanted(tracks, frame.shape[1], frame.shape[0], budget)
+                wanted = set(kept.tolist()) if tracks.kind is Kind.TALKING else set()
             if index in lines:
                 strips.append(seam.strip(frame, tracks, index))
                 full.append(own_inside.filled(frame, tracks.pixels(index)))

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.face import mesh
+from inference.face import mesh, pose
 from inference.lipsync.render import compose, own_inside, seam
 from inference.lipsync.render.basis import OPENING_MAX, Basis, build, extend, soften
 from inference.lipsync.render.interior import Interior
@@ -32,6 +32,7 @@ Frame = NDArray[np.uint8]
 CLOSED = 0.008  #: openings below this leave shut lips shut
 WIDTH_LIMITS = (-0.14, 0.12)  #: eye distances a mouth may be narrower or wider than at rest
 STRETCH = 1.7  #: how far an open mouth that is not filled with teeth may be stretched
+AROUND = 0.3  #: eye distances beyond the resting face's box that rendering may look at
 OWN_REACH = 0.045  #: own mouths are stretched at most this far beyond the widest of them
 
 
@@ -89,16 +90,33 @@ class MeshRenderer:
         limited = np.where(limited < CLOSED, 0, limited).astype(np.float32)
         return Plan(shown, limited, wide, mouths, blend)
 
-    def render(self, frame: Frame, index: int, target: Target) -> Frame:
-        """(H, W, 3) template frame ``index`` with the target's mouth; a new array, or ``frame`` itself untouched."""
+    def window(self, index: int, width: int, height: int) -> tuple[int, int, int, int] | None:
+        """Left, top, right, bottom (even) of what rendering frame ``index`` looks at; None where it does nothing."""
+        if not self.tracks.found[index] or self.tracks.strength[index] <= 0:
+            return None
+        unit = float(self.tracks.pose.scale[index])
+        box = compose.face_box(self.tracks.pixels(index), unit, width, height)
+        box = box.grow(round(AROUND * unit)).within(width, height)
+        left, top = box.x // 2 * 2, box.y // 2 * 2
+        right, bottom = (box.x + box.width + 1) // 2 * 2, (box.y + box.height + 1) // 2 * 2
+        return None if box.empty else (left, top, min(width, right), min(height, bottom))
+
+    def render(self, frame: Frame, index: int, target: Target, at: tuple[int, int] = (0, 0)) -> Frame:
+        """(H, W, 3) template frame ``index`` with the target's mouth; a new array, or ``frame`` itself untouched.
+
+        ``frame`` may be a part of it that holds ``window(index)`` and whose first pixel lies at ``at`` (x, y).
+        """
         if not self.tracks.found[index] or self.tracks.strength[index] <= 0:
             return frame
+        head = self.tracks.pose.take(index)
+        if at != (0, 0):
+            head = pose.Pose(head.scale, head.rotation, head.translation - np.float32([*at, 0]))
         if target.pictures:
-            return self._with_own_mouths(frame, index, target)
-        return self._with_drawn_inside(frame, index, target)
+            return self._with_own_mouths(frame, index, target, head)
+        return self._with_drawn_inside(frame, index, target, head)
 
-    def _with_drawn_inside(self, frame: Frame, index: int, target: Target) -> Frame:
-        tracks, head = self.tracks, self.tracks.pose.take(index)
+    def _with_drawn_inside(self, frame: Frame, index: int, target: Target, head: pose.Pose) -> Frame:
+        tracks = self.tracks
         strength, unit = float(tracks.strength[index]), float(head.scale[0])
         opening, width = target.opening * strength, target.width * strength
         shape = tracks.shape[index]
@@ -129,8 +147,8 @@ class MeshRenderer:
                 compose.lay(result, layer, share)
         return result
 
-    def _with_own_mouths(self, frame: Frame, index: int, target: Target) -> Frame:
-        tracks, head = self.tracks, self.tracks.pose.take(index)
+    def _with_own_mouths(self, frame: Frame, index: int, target: Target, head: pose.Pose) -> Frame:
+        tracks = self.tracks
         unit, strength = float(head.scale[0]), np.float32(tracks.strength[index])
         lips = [np.float32(share) * self._residual[mouth] for mouth, share in target.shapes]
         wanted = np.sum(lips, axis=0) + self.basis.move(target.opening, target.width + tracks.rest_width)

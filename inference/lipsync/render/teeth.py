@@ -8,6 +8,7 @@ distance of 90 mm.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,12 @@ class Row:
         return x.astype(np.float32), ((arc + self.span) / CELL).astype(np.float32)
 
 
+@lru_cache(maxsize=1)
 def upper() -> Row:
     return _row(UPPER_MM, UPPER_LENGTH, UPPER_STEP, round_by=0.30)
 
 
+@lru_cache(maxsize=1)
 def lower() -> Row:
     return _row(LOWER_MM, LOWER_LENGTH, LOWER_STEP, round_by=0.30)
 
