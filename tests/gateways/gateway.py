@@ -114,8 +114,8 @@ class Gateway:
         return found
 
 
-def configure(world: World, **http: Any) -> None:
-    """A pool with the engines that the tests use; `lipsync` is a stand-in with the parameters of the real one."""
+def configure(world: World, *only: str, **http: Any) -> None:
+    """A pool with the engines that the tests use, or some; `lipsync` stands in with the parameters of the real one."""
     engines = {
         "fake": {**ENGINE, "retry_times": 1},
         "echo": {"engine": "inference.fake:Echo"},
@@ -124,6 +124,8 @@ def configure(world: World, **http: Any) -> None:
     }
     engines["lipsync"]["retry_times"] = 0
     engines["lipsync"]["max_concurrent_tasks"] = engines["transcribe"]["max_concurrent_tasks"] = 1
+    if only:
+        engines = {name: engines[name] for name in only}
     document = {"spool": str(world.spool), **TOP, "http": http, "engines": engines}
     world.config.write_text(json.dumps(document))
 

@@ -86,7 +86,7 @@ def test_at_most_so_many_at_a_time(locked: Gateway) -> None:
     statuses: list[int] = []
 
     def wait() -> None:
-        answer = requests.get(f"{locked.base}/jobs/{job_id}/result?wait_s=3", headers=bearer(TOKEN), timeout=60)
+        answer = requests.get(f"{locked.base}/jobs/{job_id}/result?wait_s=2", headers=bearer(TOKEN), timeout=60)
         statuses.append(answer.status_code)
         if answer.status_code == 429:
             assert answer.headers["Retry-After"]

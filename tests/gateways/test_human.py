@@ -179,3 +179,4 @@ def test_health_is_ok_while_a_worker_works(gateway: Gateway) -> None:
     assert answer.json()["service"] == "digital-human-service"
     assert gateway.get("/health", params={"engine": "echo"}).json()["status"] == "ok"
     assert gateway.get("/health", params={"engine": "No Engine"}).status_code == 400
+    assert gateway.get("/health", params={"engine": "none"}).status_code == 404

@@ -193,8 +193,9 @@ def test_who_leaves_takes_nothing_along(gateway: Gateway) -> None:
 
 
 def test_the_state_for_a_console(gateway: Gateway) -> None:
-    found = gateway.get("/status").json()
-    assert found["health"]["verdict"] == "ok"
+    found = wait_until(
+        lambda: (s := gateway.get("/status").json())["health"]["verdict"] == "ok" and s, "workers that are back"
+    )
     assert {engine["name"] for engine in found["engines"]} == {"fake", "echo", "lipsync", "transcribe"}
     assert all(slot["serving"] for slot in found["slots"])
     engines = {engine["name"]: engine for engine in gateway.get("/engines").json()["engines"]}

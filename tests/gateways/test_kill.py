@@ -12,8 +12,8 @@ from gateways.gateway import Gateway, configure
 
 
 def test_kill_9_of_the_gateway_in_the_middle_loses_nothing(world: World) -> None:
-    configure(world)
-    world.serve(ready=2)
+    configure(world, "fake", "lipsync")
+    world.serve(ready=3)
     gate = Gateway(world).start()
     accepted: set[str] = set()
     cut = threading.Event()
@@ -60,7 +60,7 @@ def test_kill_9_of_the_gateway_in_the_middle_loses_nothing(world: World) -> None
 
 
 def test_a_gateway_brings_its_own_pool_and_the_next_one_goes_on_with_it(world: World) -> None:
-    configure(world)
+    configure(world, "fake")
     gate = Gateway(world).start()
     wait_until(lambda: gate.get("/health").json()["status"] == "ok", "a pool that works")
     job_id = gate.submit(do="sleep", seconds=1)
@@ -76,12 +76,12 @@ def test_a_gateway_brings_its_own_pool_and_the_next_one_goes_on_with_it(world: W
 
 
 def test_health_tells_the_truth_about_workers(world: World) -> None:
-    configure(world)
+    configure(world, "echo", "lipsync")
     gate = Gateway(world, "--no-start").start()
     answer = gate.get("/health")
     assert (answer.status_code, answer.json()["status"]) == (503, "down")
     assert answer.json()["message"]
-    world.serve(ready=5)
+    world.serve(ready=2)
     wait_until(lambda: gate.get("/health").status_code == 200, "health")
     worker = next(pid for pid, name in world.processes().items() if name.startswith("lipsync"))
     document = world.config.read_text().replace("gateways.engines:Lipsync", "gateways.engines:Gone")
@@ -95,7 +95,7 @@ def test_health_tells_the_truth_about_workers(world: World) -> None:
 
 
 def test_a_queue_that_is_full_says_when_to_come_back(world: World) -> None:
-    configure(world)
+    configure(world, "echo")
     text = world.config.read_text().replace('"min_free_mb"', '"max_ready": 3, "min_free_mb"')
     world.config.write_text(text)
     gate = Gateway(world, "--no-start").start()

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from pool import __version__
 from pool.client import FilePool
-from pool.errors import PoolError
+from pool.errors import OperatorError, PoolError
 from pool.gateways.http import docs, human, jobs, speech, state, tempfile
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.errors import problem_of, respond
@@ -62,6 +62,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem.status == 500:
         logger.opt(exception=error).error("{} {}", request.method, request.url.path)
+    elif isinstance(error, (OperatorError, OSError)):
+        logger.warning("{} {}: {}", request.method, request.url.path, error)
     return respond(request.url.path, problem)
 
 

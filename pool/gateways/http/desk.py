@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,9 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from anyio import move_on_after, to_thread
+from fastapi import Request
+from starlette.exceptions import HTTPException
 
 from pool.client import FilePool
 from pool.future import JobFuture
+from pool.gateways.http.bodies import Form, read_form
+from pool.gateways.http.errors import retry_after
 from pool.gateways.http.ledger import Ledger
 from pool.gateways.http.settings import Settings
 from pool.gateways.roots import Roots
@@ -77,6 +82,17 @@ class Desk:
         schema = about.get("schema")
         keys = path_keys(schema) if isinstance(schema, dict) else frozenset()
         return self.pool.submit(engine, params=self.roots.params(params, keys), **options)
+
+    async def receive(self, request: Request) -> Form:
+        """Take in a multipart body. Raises HTTPException."""
+        settings = self.settings
+        floor = self.pool.config.min_free_mb << 20
+        free = await in_thread(lambda: shutil.disk_usage(settings.tempfiles).free)
+        length = request.headers.get("content-length", "")
+        if free - (int(length) if length.isdigit() else 0) < floor:
+            raise HTTPException(503, f"{free >> 20} MB are free here: no room for an upload", retry_after())
+        limit, timeout_s = settings.max_upload_bytes, settings.upload_timeout_s
+        return await read_form(request, self.tempfiles, max_bytes=limit, timeout_s=timeout_s)
 
     # ---- waiting
 

@@ -77,8 +77,10 @@ def problem_of(error: BaseException) -> Problem:
         return failed(error.job_id, error.failure)
     if isinstance(error, TimeoutError):
         return Problem(504, "Timeout", str(error) or "it took too long")
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return Problem(503, "NoRoom", f"this machine cannot take it now: {error.strerror}", headers=retry_after())
+    if isinstance(error, OSError):
+        label = "NoRoom" if error.errno in _NO_ROOM else "SpoolError"
+        message = f"this machine cannot do it now: {error.strerror or name}"
+        return Problem(503, label, message, headers=retry_after())
     for kind, status in _STATUS:
         if isinstance(error, kind):
             headers = retry_after() if status == 503 else {}

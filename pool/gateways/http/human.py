@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pool.constants import STARTING
-from pool.errors import JobFailed, JobRefused
+from pool.errors import JobFailed, JobRefused, UnknownEngine
 from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import failed, json_response, respond, retry_after
@@ -60,16 +60,23 @@ def make_routes(desk: Desk) -> APIRouter:
         tags=["pool"],
         summary="Whether a worker can work",
         response_model=Health,
-        responses={503: {"model": Health, "description": "No worker can work"}},
+        responses={
+            **responses(FailedEnvelope, 400, 404),
+            503: {"model": Health, "description": "No worker can work"},
+        },
     )
     async def health(
         engine: str | None = Query(default=None, max_length=32, description="default: the service's own"),
     ) -> Response:
         """`ok` while at least one worker of the engine is loaded, alive and taking jobs."""
+        own, there = desk.settings.lipsync, desk.pool.config.engines
+        wanted = check_engine(engine) if engine else own if own in there else None
+        if wanted is not None and wanted not in there:
+            raise UnknownEngine(f"no engine {wanted!r}; there are: {', '.join(there)}", "engine")
         status = await in_thread(desk.status)
-        own = desk.settings.lipsync
-        wanted = check_engine(engine) if engine else own if own in desk.pool.config.engines else None
         verdict, message = _verdict(status, wanted)
+        if desk.settings.token is not None:
+            message = ""  # anybody may ask, and reasons name paths and models: GET /status has them
         body = {"status": verdict, "service": SERVICE, "message": message}
         return json_response(body, 200 if verdict == "ok" else 503)
 

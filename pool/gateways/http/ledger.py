@@ -7,6 +7,7 @@ counters begin with the jobs that retention has kept.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import os
 import threading
 import time
@@ -64,7 +65,7 @@ class Ledger:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._lock = threading.Lock()
-        self._known: dict[str, int] = {}  # id -> inode of its record: another one after a retry
+        self._known: dict[str, tuple[int, int]] = {}  # id -> its record's file: another one after a retry
         self._entries: dict[str, Entry] = {}
         self._slots: dict[str, int] = {}  # slot -> restarts at the last look
         self.outcomes: Counter[tuple[str, str, str]] = Counter()  # engine, state, kind of failure
@@ -80,8 +81,8 @@ class Ledger:
             for job_id in self._known.keys() - there.keys():
                 del self._known[job_id]
                 self._entries.pop(job_id, None)
-            for job_id, inode in there.items():
-                if self._known.get(job_id) == inode:
+            for job_id, file in there.items():
+                if self._known.get(job_id) == file:
                     continue
                 if time.monotonic() > until:
                     return False
@@ -91,7 +92,7 @@ class Ledger:
                     continue
                 except (ProtocolError, OSError):
                     pass  # damaged: counted nowhere, and not read again
-                self._known[job_id] = inode
+                self._known[job_id] = file
             return True
 
     def newest(self) -> list[Entry]:
@@ -108,12 +109,14 @@ class Ledger:
                     self.restarts[slot.engine, reason_of(slot.last_death)] += slot.restarts - before
                 self._slots[slot.slot] = slot.restarts  # less than before: another supervisor
 
-    def _there(self) -> Iterator[tuple[str, int]]:
+    def _there(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Ids of records, and which file each is; the number alone may be given to the next file at once."""
         with os.scandir(self._spool.root / "out") as entries:
             for entry in entries:
                 job_id = parse_record(entry.name)
                 if job_id is not None:
-                    yield job_id, entry.inode()
+                    with contextlib.suppress(FileNotFoundError):  # RACE: it was consumed, or retried
+                        yield job_id, (entry.inode(), entry.stat().st_mtime_ns)
 
     def _enter(self, record: Record) -> None:
         failure = record.failure

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from pool.errors import JobRefused
 from pool.gateways.http import transcripts
-from pool.gateways.http.bodies import Form, read_form
+from pool.gateways.http.bodies import Form
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import json_response, retry_after
 from pool.gateways.http.shapes import OpenAIFailed, responses
@@ -52,10 +52,7 @@ def make_routes(desk: Desk) -> APIRouter:
         """The upload is removed when the transcript is there."""
         if engine not in desk.pool.config.engines:
             raise HTTPException(503, f"this pool has no engine {engine!r}: add it to config.json", retry_after())
-        settings = desk.settings
-        found = await read_form(
-            request, desk.tempfiles, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
-        )
+        found = await desk.receive(request)
         if found.file is None:
             raise JobRefused("is required", "file")
         file_id, future = found.file.file_id, None

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 
-from pool.gateways.http.bodies import read_form
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.shapes import Uploaded, UploadFailed, responses
 
@@ -40,10 +39,7 @@ def make_routes(desk: Desk) -> APIRouter:
         openapi_extra=form(FILE),
     )
     async def upload(request: Request) -> Uploaded:
-        settings = desk.settings
-        found = await read_form(
-            request, desk.tempfiles, max_bytes=settings.max_upload_bytes, timeout_s=settings.upload_timeout_s
-        )
+        found = await desk.receive(request)
         if found.file is None:
             raise HTTPException(400, 'there is no part "file" in the form')
         kind: Any = found.file.file_type
