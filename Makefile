@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 
 # what only the tests need: linters, pytest, and the packages of the optional backends
 $(TESTED): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[transcribe,funasr,http,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[transcribe,funasr,http,redis,dev]"
 	$(BIN)/python -m inference.weights install --all
 	@touch $@
 

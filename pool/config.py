@@ -21,6 +21,8 @@ from pool.errors import ConfigError
 
 FILE_NAME = "config.json"
 ENGINE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)  # no "-": a slot is called engine-index
+_KEY = re.compile(r"[!-~]{1,200}", re.ASCII)
+_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+(/[!-~]*)?", re.ASCII)
 MB = 1024 * 1024
 _DAY_S = 86400.0
 _LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
@@ -136,6 +138,24 @@ class HttpConfig:
     concurrent_requests: int | None = key(None, checks.nullable(checks.integer(1, 10**6)))
 
 
+@dataclass(frozen=True)
+class RedisConfig:
+    """The Redis gateway. The variables of its protocol win over these. {gpu_id}: one of gpu_ids."""
+
+    host: str = key("localhost", checks.text)
+    port: int = key(6379, checks.integer(1, 65535))
+    db: int = key(0, checks.integer(0, 100_000))
+    password: str | None = key(None, checks.nullable(checks.text))
+    password_file: Path | None = key(None, checks.nullable(checks.path))
+    gpu_ids: tuple[int, ...] = key((0,), checks.items(checks.integer(0, 9999)))  # one queue each
+    task_queue: str = key("task_queue_gpu_{gpu_id}", checks.matching(_KEY, "a name without spaces"))
+    progress_channel: str = key("task_progress", checks.matching(_KEY, "a name without spaces"))
+    base_url: str = key("http://localhost:3000", checks.matching(_URL, "an address like http://localhost:3000"))
+    engine: str = key("portrait", checks.matching(ENGINE_NAME, "the name of an engine"))
+    max_in_flight: int | None = key(None, checks.nullable(checks.integer(1, 10**6)))  # per queue
+    last_word_hours: float = key(24.0, checks.number(0.001, 24 * 365))
+
+
 def _engines(value: object, at: At) -> dict[str, EngineConfig]:
     return {name: _engine(name, entry, at.down(name)) for name, entry in checks.table(value, at).items()}
 
@@ -158,6 +178,7 @@ class Config:
     media_roots: tuple[Path, ...] = key((), checks.items(checks.path))  # empty: anywhere
     log: LogConfig = key(LogConfig(), checks.section(LogConfig))
     http: HttpConfig = key(HttpConfig(), checks.section(HttpConfig))
+    redis: RedisConfig = key(RedisConfig(), checks.section(RedisConfig))
     engines: Mapping[str, EngineConfig] = key(None, _engines, factory=dict)
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pool.config import Config, EngineConfig, HttpConfig, LogConfig, RecycleConfig, load_config, parse_config
+from pool.config import Config, EngineConfig, HttpConfig, LogConfig, RecycleConfig, RedisConfig, load_config, parse_config
 from pool.constants import ENV_SPOOL, ENV_WORKER
 from pool.errors import ConfigError
 from pool.slots import PROJECT, SlotSpec, slots
@@ -391,6 +391,7 @@ def documented() -> dict[str, dict[str, tuple[str, str]]]:
         ("The pool", Config),
         ("`log`", LogConfig),
         ("`http`", HttpConfig),
+        ("`redis`", RedisConfig),
         ("`engines.<name>`", EngineConfig),
         ("`recycle`", RecycleConfig),
     ],
@@ -421,8 +422,8 @@ def test_the_documentation_lists_the_same_keys_defaults_and_ranges(heading: str,
 
 
 def refused_value(kind: type, name: str, value: object) -> str:
-    if kind in (LogConfig, HttpConfig):
-        section = "log" if kind is LogConfig else "http"
+    if kind in (LogConfig, HttpConfig, RedisConfig):
+        section = kind.__name__.removesuffix("Config").lower()
         return str(refused({"engines": {"echo": ECHO}, section: {name: value}}))
     if kind is Config:
         return str(refused({"engines": {"echo": ECHO}, name: value}))

@@ -1,0 +1,149 @@
+"""Files that are named by ids: inputs as paths that workers can read, results as ids that clients can fetch.
+
+An id is looked for in the store of the HTTP gateway first, which lies on the same disk, then at BASE_URL. The answer
+goes back where the question came from: a job with a file from BASE_URL has its video uploaded there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mimetypes
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool import codec, fsops, layout
+from pool.client import FilePool
+from pool.errors import JobRefused
+from pool.gateways.kinds import HEAD_BYTES, kind_of
+from pool.gateways.redis.remote import Remote, ServiceAway
+from pool.gateways.redis.settings import Settings, fetched
+from pool.gateways.redis.wire import FILE_ID, Order
+from pool.gateways.roots import Roots
+from pool.gateways.tempfiles import Tempfiles, UnknownFile
+from pool.job import Record
+from pool.retention import owner_alive
+from pool.schema import Schemas, path_keys
+
+_PAUSES_S = (0.3, 1.0, 2.0)  # between tries at a service that is away
+_FETCHED_LIFE = 2.0  # times the life of uploads, since they were last asked for
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file that a client can fetch."""
+
+    file_id: str
+    file_type: str
+    original_name: str
+
+
+class Files:
+    """Used from several threads. stopped: whether the gateway is to end."""
+
+    def __init__(self, pool: FilePool, settings: Settings, stopped: Callable[[], bool]) -> None:
+        spool = pool.spool
+        self._schemas = Schemas(spool.root)
+        self._local = Tempfiles(settings.tempfiles, spool.now, settings.tempfile_s)
+        self._remote = Remote(settings.base_url, settings.base_token, stopped)
+        self._folder, self._life_s = fetched(settings), settings.tempfile_s * _FETCHED_LIFE
+        self._max_bytes, self._where = settings.max_file_bytes, settings.base_url
+        self._stopped, self._now = stopped, spool.now
+        self._owner, self._serial = layout.owner_prefix(), itertools.count()
+        closed = (spool.root, settings.tempfiles)
+        self._roots = Roots(settings.roots, closed=closed, tempfile=lambda file_id: self._path(file_id, "file")[0])
+
+    # ---- inputs
+
+    def params(self, order: Order, told: Callable[[str], None]) -> tuple[dict[str, object], bool]:
+        """Parameters with paths in the place of ids, and whether one came from BASE_URL. told: hears of downloads.
+
+        Raises JobRefused naming the key; ServiceAway when the gateway is to end meanwhile.
+        """
+        about = self._schemas.describe(order.engine) or {}
+        schema = about.get("schema")
+        params = self._roots.params(order.params, path_keys(schema) if isinstance(schema, dict) else frozenset())
+        remote = False
+        for param, (key, file_id) in order.files.items():
+            path, came = self._path(file_id, key, told)
+            params[param] = str(path)
+            remote |= came
+        return params, remote
+
+    def _path(self, file_id: str, key: str, told: Callable[[str], None] = lambda _: None) -> tuple[Path, bool]:
+        with suppress(UnknownFile):
+            return self._local.path(file_id), False
+        if not FILE_ID.match(file_id):
+            raise JobRefused("is no id of the temporary-file service", key)
+        path = self._folder / file_id
+        with suppress(FileNotFoundError):
+            os.utime(path, ns=(self._now() * 1000, self._now() * 1000))  # wanted again: it stays
+            return path, True
+        told(f"fetching {key}")
+        for pause in (*_PAUSES_S, None):
+            try:
+                self._fetch(file_id, path)
+                return path, True
+            except JobRefused as error:
+                raise JobRefused(f"no file {file_id}: {error}", key) from None
+            except ServiceAway as error:
+                if self._stopped():
+                    raise
+                if pause is None:
+                    raise JobRefused(f"no file {file_id} in {self._local.folder}, and {error}", key) from None
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _fetch(self, file_id: str, path: Path) -> None:
+        part = f"{self._folder}/{self._owner}.{next(self._serial)}.part"
+        try:
+            self._remote.download(file_id, part, self._max_bytes)
+            fsops.replace(part, str(path))
+        finally:
+            fsops.unlink(part, missing_ok=True)
+
+    # ---- results
+
+    def keep(self, record: Record, *, remote: bool) -> list[Kept]:
+        """The files that a job made, where its client can fetch them. Raises ServiceAway, OSError, JobRefused."""
+        return [self._keep(Path(str(file["path"])), remote) for file in record.files]
+
+    def keep_value(self, record: Record) -> Kept:
+        """What a job returned, as a JSON file."""
+        part = self._local.part()
+        fsops.write_new(part, [codec.to_json(record.value).encode()], sync=False)
+        kept = self._local.keep(part, "json", f"{record.id}.json")
+        return Kept(kept.file_id, "json", kept.original_name)
+
+    def _keep(self, path: Path, remote: bool) -> Kept:
+        with open(path, "rb") as stream:
+            kind = kind_of(stream.read(HEAD_BYTES), path.name) or "file"
+        if remote:
+            media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+            return Kept(self._remote.upload(path, path.name, media_type), kind, path.name)
+        part = self._local.part()
+        try:
+            try:
+                fsops.link(str(path), part)  # no copy: results are never changed, only removed
+            except OSError:
+                shutil.copyfile(path, part)
+            return Kept(self._local.keep(part, kind, path.name).file_id, kind, path.name)
+        finally:
+            fsops.unlink(part, missing_ok=True)
+
+    # ---- tidying
+
+    def sweep(self) -> None:
+        """Remove what is past its time."""
+        self._local.sweep()
+        for name in os.listdir(self._folder):
+            path = self._folder / name
+            half = name.endswith(".part") and not owner_alive(name.split(".", 1)[0])
+            with suppress(FileNotFoundError):
+                age_s = (self._now() * 1000 - path.stat().st_mtime_ns) / 1e9
+                if half or (not name.endswith(".part") and age_s > self._life_s):
+                    fsops.unlink(str(path), missing_ok=True)

@@ -1,0 +1,116 @@
+"""The gateway: takers and the herald around one FilePool, until it is told to stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+from loguru import logger
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.retry import Retry
+
+from pool.client import FilePool
+from pool.errors import ConfigError
+from pool.gateways.redis.ends import Ends
+from pool.gateways.redis.files import Files
+from pool.gateways.redis.herald import Herald
+from pool.gateways.redis.outage import Outage
+from pool.gateways.redis.settings import Settings
+from pool.gateways.redis.taker import Taker
+from pool.gateways.redis.wire import Keys
+from pool.notify import Notifier
+
+_ANSWER_S = 10.0  # longer than a take may block
+_STOP_S = 15.0  # for takers that are in the middle of something
+_PAUSE_S = 0.5
+_SWEEP_S = 300.0
+_OLDEST = (6, 2)  # LMOVE
+
+
+def connect(settings: Settings) -> Any:
+    """A client that says at once when Redis is away: a take that was sent twice would be two jobs."""
+    return Redis(
+        host=settings.host,
+        port=settings.port,
+        db=settings.db,
+        password=settings.password,
+        socket_timeout=_ANSWER_S,
+        socket_connect_timeout=_ANSWER_S / 2,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 0),
+        client_name="filepool",
+    )
+
+
+def examine(client: Any, settings: Settings) -> str:
+    """"" when Redis can be used now, else why it cannot yet. Raises ConfigError for what no waiting will mend."""
+    try:
+        version = str(client.info("server")["redis_version"])
+    except NoPermissionError:
+        return ""  # an account that may do its work and no more
+    except AuthenticationError as error:
+        raise ConfigError(f"Redis at {settings.address} refuses us: {error}", "redis.password") from None
+    except RedisError as error:
+        return str(error)
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST:
+        raise ConfigError(f"{settings.address} is Redis {version}; it must be 6.2 or newer (LMOVE)", "redis.host")
+    return ""
+
+
+class Gateway:
+    """Serves the queues of `settings` with one pool."""
+
+    def __init__(self, pool: FilePool, settings: Settings, client: Any) -> None:
+        self.stop = threading.Event()
+        self._client = client
+        self._keys = Keys(settings.channel, pool.spool.id)
+        self._files = Files(pool, settings, self.stop.is_set)
+        self._ends = Ends(self._files, self.stop)
+        self._outage = Outage(settings.address)
+        self._herald = Herald(pool, settings, self._keys, client, self._ends)
+        shared = (self._keys, client, self._files, self._herald, self._outage, self.stop)
+        self._takers = [Taker(pool, queue, settings.engine, *shared) for queue in settings.queues]
+
+    def end(self, *_: object) -> None:
+        """Ask `run` to return; good as a signal handler."""
+        self.stop.set()
+        self._herald.wake.set()
+
+    def run(self, notifier: Notifier) -> None:
+        """Take, follow and tell until `end`. Jobs that are not over then go on; the next gateway tells their end."""
+        for taker in self._takers:
+            taker.start()
+        notifier.ready()
+        sweep_at = 0.0
+        while not self.stop.is_set():
+            self._turn()
+            notifier.alive()
+            if time.monotonic() >= sweep_at:
+                sweep_at = time.monotonic() + _SWEEP_S
+                with suppress(OSError):
+                    self._files.sweep()
+        notifier.stopping()
+        deadline = time.monotonic() + _STOP_S
+        for taker in self._takers:
+            taker.join(max(0.0, deadline - time.monotonic()))
+        self._ends.close()
+        with suppress(RedisError):
+            self._herald.farewell()
+
+    def _turn(self) -> None:
+        self._herald.wake.wait(self._herald.pause_s())
+        self._herald.wake.clear()
+        try:
+            if self._herald.turn():
+                self._outage.over()
+        except RedisError as error:
+            self._outage.begins(error)
+            self.stop.wait(_PAUSE_S)
+        except Exception:
+            logger.exception("an error of ours; going on")
+            self.stop.wait(_PAUSE_S)

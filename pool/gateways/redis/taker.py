@@ -1,0 +1,166 @@
+"""From the list into the spool: one thread per queue.
+
+LMOVE brings a job from the list into `processing`; when it is in the spool, one transaction moves it from there into
+`accepted`. What lies in `processing` at a start, or after Redis was away, is taken up again: the task's id makes that
+the same job, however far it had come.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from loguru import logger
+from redis.exceptions import RedisError
+
+from pool.client import FilePool
+from pool.errors import JobConflict, JobRefused, OperatorError, SpoolFull, UnknownEngine, UnknownJob
+from pool.future import JobFuture
+from pool.gateways.redis.ends import Follow
+from pool.gateways.redis.files import Files
+from pool.gateways.redis.herald import Herald
+from pool.gateways.redis.outage import Outage
+from pool.gateways.redis.remote import ServiceAway
+from pool.gateways.redis.settings import Queue
+from pool.gateways.redis.wire import BadJob, Keys, Order, read_job
+
+_BLOCK_S = 1.0  # how long Redis holds a take that finds nothing; so long a stop may last
+_FULL_S = 0.1
+_ROOM_S = 1.0
+_FIRST_S, _LAST_S = 0.1, 2.0  # pauses while Redis is away
+
+
+class Taker(threading.Thread):
+    """Takes jobs of one queue until `stop` is set."""
+
+    def __init__(
+        self,
+        pool: FilePool,
+        queue: Queue,
+        engine: str,
+        keys: Keys,
+        client: Any,
+        files: Files,
+        herald: Herald,
+        outage: Outage,
+        stop: threading.Event,
+    ) -> None:
+        super().__init__(name=f"filepool-redis-{queue.gpu_id}", daemon=True)
+        self._pool, self._queue, self._engine, self._client = pool, queue, engine, client
+        self._files, self._herald, self._outage, self._stop_event = files, herald, outage, stop
+        self._processing, self._accepted = keys.processing(queue.name), keys.accepted(queue.name)
+
+    def run(self) -> None:
+        pause = _FIRST_S
+        while not self._stop_event.is_set():
+            try:
+                self._take_up()
+                self._outage.over()
+                self._herald.remind()
+                pause = _FIRST_S
+                while not self._stop_event.is_set():
+                    self._take()
+            except RedisError as error:
+                self._outage.begins(error)
+                self._stop_event.wait(pause)
+                pause = min(2 * pause, _LAST_S)
+            except Exception:
+                logger.exception("queue {}: an error of ours; going on", self._queue.name)
+                self._stop_event.wait(_LAST_S)
+
+    def _take_up(self) -> None:
+        """What an earlier gateway, or an earlier connection, has left."""
+        for field, note in self._client.hgetall(self._accepted).items():
+            job_id = field.decode("utf-8", "replace")
+            if not self._herald.follows(job_id):
+                self._resume(job_id, note)
+        for raw in self._client.lrange(self._processing, 0, -1):
+            if not self._stop_event.is_set() and not self._herald.refusing(raw):
+                self._handle(raw, again=True)
+
+    def _resume(self, job_id: str, note: bytes) -> None:
+        future: JobFuture | None = None
+        try:
+            future = self._pool.attach(job_id)
+        except UnknownJob:
+            pass
+        except JobRefused:
+            self._client.hdel(self._accepted, job_id)
+            return
+        try:
+            self._herald.follow(Follow.from_note(self._queue, job_id, note, future))
+        except (ValueError, KeyError, TypeError):
+            logger.warning("{}: not a note of ours about {}: {!r:.100}", self._accepted, job_id, note)
+            self._client.hdel(self._accepted, job_id)
+
+    def _take(self) -> None:
+        if self._herald.count(self._queue) >= self._queue.limit:
+            self._stop_event.wait(_FULL_S)
+            return
+        raw = self._client.blmove(self._queue.name, self._processing, _BLOCK_S, "LEFT", "RIGHT")
+        if raw is not None:
+            self._handle(raw, again=False)
+
+    def _handle(self, raw: bytes, *, again: bool) -> None:
+        self._herald.taking(self._queue, True)
+        try:
+            self._into_spool(raw, again)
+        finally:
+            self._herald.taking(self._queue, False)
+
+    def _into_spool(self, raw: bytes, again: bool) -> None:
+        try:
+            order = read_job(raw, self._engine)
+        except BadJob as bad:
+            logger.warning("{}: refused: {} ({!r:.200})", self._queue.name, bad, raw)
+            self._herald.refuse(bad.task_id, bad.session_id, str(bad), raw, self._queue, last=bool(bad.task_id))
+            return
+        try:
+            submitted = self._submit(order, again)
+        except (JobRefused, JobConflict) as error:
+            logger.warning("{}: task {} refused: {}", self._queue.name, order.task_id, error)
+            ours = not isinstance(error, JobConflict)
+            self._herald.refuse(order.task_id, order.session_id, str(error), raw, self._queue, last=ours)
+            return
+        if submitted is None:
+            return  # we are to end; it lies in `processing`
+        future, remote = submitted
+        follow = Follow(self._queue, future.id, order.task_id, order.session_id, order.named, remote, future)
+        try:
+            pipe = self._client.pipeline(transaction=True)
+            pipe.lrem(self._processing, 1, raw)
+            pipe.hset(self._accepted, future.id, follow.note())
+            pipe.execute()
+        finally:  # even when Redis is gone: the job is not
+            self._herald.follow(follow)
+
+    def _submit(self, order: Order, again: bool) -> tuple[JobFuture, bool] | None:
+        """Submit as soon as there is room; None when the gateway is to end before. Raises JobRefused, JobConflict."""
+
+        def told(text: str, status: str = "processing") -> None:
+            self._herald.say(order.task_id, order.session_id, status, 0.0, text, last=False)
+
+        if order.engine not in self._pool.config.engines:  # before files are fetched for it
+            raise UnknownEngine(f"there is no engine {order.engine!r} in this pool", "engine")
+        told("taken")
+        while True:
+            try:
+                params, remote = self._files.params(order, lambda text: told(text, "downloading"))
+                return self._pool.submit(order.engine, id=order.job_id, params=params), remote
+            except JobRefused:
+                if again and (known := self._known(order)) is not None:
+                    return known, False  # its files may be gone since
+                raise
+            except ServiceAway:
+                return None
+            except (SpoolFull, OperatorError, OSError) as error:
+                logger.warning("{}: task {} waits: {}", self._queue.name, order.task_id, error)
+                told(f"waits for room: {error}" if isinstance(error, SpoolFull) else f"waits: {error}")
+            if self._stop_event.wait(_ROOM_S):
+                return None
+
+    def _known(self, order: Order) -> JobFuture | None:
+        try:
+            return self._pool.attach(order.job_id)
+        except UnknownJob:
+            return None

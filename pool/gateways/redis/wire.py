@@ -1,0 +1,167 @@
+"""The protocol: a job as clients push it, a message as they read it, the names of all keys.
+
+A job is one JSON object. `task_id`, `session_id`, `ref_image_id` and `audio_id` are required strings; `steps`, `cfg`,
+`seed` and `frames_num` may be there. With `engine` it is a job for another engine: ids of files under their names,
+anything else in `params`. What else a client writes into it is let be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pool.errors import JobRefused
+from pool.job import Progress
+from pool.names import check_engine, is_id
+
+MAX_JOB_BYTES = 64 * 1024
+_MAX_TEXT = 512
+FILE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\Z", re.ASCII)  # no path, no address
+#: Id in the job -> parameter of the engine.
+FILES = {"ref_image_id": "image", "audio_id": "audio", "video_id": "video"}
+_REQUIRED = ("ref_image_id", "audio_id")
+_VALUES = ("steps", "cfg", "seed", "frames_num")
+_STATUSES = frozenset({"processing", "downloading", "face_detecting", "inference", "merging_audio"})
+
+
+class BadJob(JobRefused):
+    """What lies in the list is no job. task_id, session_id: as far as they could be read."""
+
+    def __init__(self, message: str, key: str = "", task_id: str = "", session_id: str = "") -> None:
+        super().__init__(message, key)
+        self.task_id, self.session_id = task_id, session_id
+
+
+@dataclass(frozen=True)
+class Order:
+    """One job as a client wants it. files: parameter -> (key in the job, id). named: the client named the engine."""
+
+    task_id: str
+    session_id: str
+    engine: str
+    named: bool
+    files: Mapping[str, tuple[str, str]]
+    params: Mapping[str, Any]
+
+    @property
+    def job_id(self) -> str:
+        return job_id_of(self.task_id)
+
+
+def job_id_of(task_id: str) -> str:
+    """The id of the pool's job: the task's own where it can be one, else one made from it, always the same."""
+    return task_id if is_id(task_id) else f"task-{hashlib.sha256(task_id.encode()).hexdigest()[:32]}"
+
+
+def read_job(raw: bytes, engine: str) -> Order:
+    """The job in an element of the list. engine: of jobs that name none. Raises BadJob."""
+    if len(raw) > MAX_JOB_BYTES:
+        raise BadJob(f"{len(raw)} bytes are no job: at most {MAX_JOB_BYTES}; send ids of files, not files")
+    try:
+        body = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadJob(f"is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise BadJob("is not a JSON object {…}")
+    task_id, session_id = _readable(body.get("task_id")), _readable(body.get("session_id"))
+    try:
+        return _order(body, engine)
+    except JobRefused as error:
+        message = str(error).removeprefix(f"{error.path}: ")
+        raise BadJob(message, error.path, task_id, session_id) from None
+
+
+def _order(body: Mapping[str, Any], engine: str) -> Order:
+    task_id, session_id = _text(body, "task_id"), _text(body, "session_id")
+    named = body.get("engine") is not None
+    files = {}
+    for key, param in FILES.items():
+        if body.get(key) is not None or (key in _REQUIRED and not named):
+            file_id = _text(body, key)
+            if not FILE_ID.match(file_id):
+                raise JobRefused("is no id of the temporary-file service: no path and no address", key)
+            files[param] = (key, file_id)
+    more = body.get("params") if named else None
+    if more is not None and not isinstance(more, dict):
+        raise JobRefused("must be an object {…}", "params")
+    values = {key: body[key] for key in _VALUES if body.get(key) is not None}
+    wanted = check_engine(body["engine"]) if named else engine
+    return Order(task_id, session_id, wanted, named, files, {**(more or {}), **values})
+
+
+def _text(body: Mapping[str, Any], key: str) -> str:
+    value = body.get(key)
+    if value is None:
+        raise JobRefused("is missing", key)
+    if not isinstance(value, str) or not value:
+        raise JobRefused("must be a text that is not empty", key)
+    if len(value) > _MAX_TEXT or value != _readable(value):
+        raise JobRefused(f"must be a text of at most {_MAX_TEXT} characters that UTF-8 can hold", key)
+    return value
+
+
+def _readable(value: object) -> str:
+    """What can be told back of an id; "" when it is none."""
+    if isinstance(value, str):
+        return value[:_MAX_TEXT].encode("utf-8", "replace").decode()
+    return str(value)[:_MAX_TEXT] if isinstance(value, int) and not isinstance(value, bool) else ""
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number that JSON knows")
+
+
+def message(
+    task_id: str,
+    session_id: str,
+    status: str,
+    progress: float,
+    text: str,
+    **more: Any,
+) -> bytes:
+    """One message of the channel. progress: 0.0-100.0, also as `percentage`, which some clients read."""
+    percent = round(min(100.0, max(0.0, progress)), 1)
+    body = {
+        "task_id": task_id,
+        "session_id": session_id,
+        "status": status,
+        "progress": percent,
+        "percentage": percent,
+        "message": text,
+        **{key: value for key, value in more.items() if value is not None},
+    }
+    return json.dumps(body).encode()
+
+
+def in_words(word: Progress) -> tuple[str, float, str]:
+    """(status, progress, message) of a job that is not over, in the words of the protocol."""
+    if word.status in _STATUSES:
+        return word.status, word.percent, word.message
+    return "processing", 0.0, f"queued: {word.message}" if word.message else "queued"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names in Redis. spool: its id, because several pools may take from one list."""
+
+    channel: str
+    spool: str
+
+    def processing(self, queue: str) -> str:
+        """List: taken, and not in the spool for certain."""
+        return f"{queue}:processing:{self.spool}"
+
+    def accepted(self, queue: str) -> str:
+        """Hash, job id -> who asked: in the spool, its end not told yet."""
+        return f"{queue}:accepted:{self.spool}"
+
+    def last(self, task_id: str) -> str:
+        """The last message about a task, for those who were not there to hear it."""
+        return f"{self.channel}:{task_id}"
+
+    def gpu(self, gpu_id: int) -> str:
+        return f"gpu_status:{gpu_id}"
