@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import openai
 import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scenarios.world import ROOT, World, kill, wait_until
+from scenarios.world import World, kill, wait_until
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from gateways.gateway import Gateway, configure
@@ -170,24 +167,3 @@ def test_200_clients_for_a_minute_while_things_die(loaded: Gateway, world: World
     assert errors == []
     assert len(accepted) > 1000
     assert states.count("completed") == len(accepted)
-
-
-@pytest.mark.slow
-@pytest.mark.model
-@pytest.mark.timeout(300)
-def test_real_speech_through_openais_client(world: World) -> None:
-    """`openai.audio.transcriptions.create` against the real engine."""
-    engines = {"transcribe": {"engine": "inference.transcribe:Transcribe", "max_concurrent_tasks": 1}}
-    world.config.write_text(json.dumps({"spool": str(world.spool), "engines": engines}))
-    gate = Gateway(world).start()
-    wait_until(lambda: gate.get("/health").status_code == 200, "a loaded model", seconds=120)
-    speech: Path = ROOT / "examples" / "speech" / "address.flac"
-    with openai.OpenAI(base_url=f"{gate.base}/v1", api_key="none", timeout=200) as client, open(speech, "rb") as file:
-        found = client.audio.transcriptions.create(
-            model="whisper-1", file=file, response_format="verbose_json", timestamp_granularities=["word", "segment"]
-        )
-    print(f"{found.language}, {found.duration} s: {found.text}")
-    assert "ask not what your country can do for you" in found.text.lower()
-    assert found.language == "en"
-    assert len(found.words or ()) == len(found.text.split())
-    gate.kill()
