@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.base import InputError
 from inference.face import mesh
 from inference.lipsync.frames import Frame
 from inference.portrait.echomimic import SIDE, EchoMimic, Request, check_length
@@ -33,13 +34,19 @@ class EchoMimicBackend:
         self, work: Work, scratch: Path, check: Callable[[], None], progress: Callable[[float], None]
     ) -> tuple[Callable[[int, int], Paster], float]:
         """All frames are generated here; what is left is pasting them."""
+        fast = self._options.variant == "accelerated"
+        cfg = work.job.cfg or (FAST_CFG if fast else CFG)
+        if cfg <= 1 and not fast:  # its pipeline always reckons with two batches
+            raise InputError(
+                f"cfg: {cfg:g} is too little for EchoMimic's standard variant: more than 1 is needed",
+                hint=f"{CFG} is usual; the accelerated variant (option `variant`) takes 1",
+            )
         picture, points = work.reference.picture, work.reference.points
         place = square(points, picture.shape[1], picture.shape[0])
         face = picture[place.y : place.y + place.height, place.x : place.x + place.width]
         ratio = SIDE / place.width
         inside = (points[mesh.OVAL, :2] - [place.x, place.y]) * ratio
         low, high = inside.min(axis=0), inside.max(axis=0)
-        fast = self._options.variant == "accelerated"
         how = cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC
         request = Request(
             face=np.asarray(cv2.resize(face, (SIDE, SIDE), interpolation=how), np.uint8),
@@ -49,7 +56,7 @@ class EchoMimicBackend:
             fps=work.job.fps,
             seed=work.seed,
             steps=work.job.steps or (FAST_STEPS if fast else STEPS),
-            cfg=work.job.cfg or (FAST_CFG if fast else CFG),
+            cfg=cfg,
         )
         frames = self._pipeline.generate(request, scratch, check, lambda share: progress(MADE * share))
         cover = feather(place, picture.shape[1], picture.shape[0])

@@ -67,6 +67,7 @@ class Audio2VideoPipeline:
         assert isinstance(ref_image, Image.Image) and ref_image.size == (width, height)
         assert face_mask_tensor.shape == (1, 1, 1, height, width), face_mask_tensor.shape
         assert 0.02 < float(face_mask_tensor.mean()) < 0.8
+        assert ACCELERATED or guidance_scale > 1
         features = self.audio_guider.audio2feat(audio_path)
         chunks = self.audio_guider.feature2chunks(feature_array=features, fps=fps)
         frames = min(video_length, len(chunks))
@@ -187,7 +188,8 @@ def build(folder: Path) -> Path:
         "diffusers/__init__.py": DIFFUSERS,
         "PIL/__init__.py": "",
         "PIL/Image.py": PILLOW,
-        "src/pipelines/pipeline_echo_mimic.py": PIPELINE,
+        "src/pipelines/pipeline_echo_mimic.py": "ACCELERATED = False\n" + PIPELINE,
+        "src/pipelines/pipeline_echo_mimic_acc.py": "ACCELERATED = True\n" + PIPELINE,
         "src/models/unet_2d_condition.py": UNET_2D,
         "src/models/unet_3d_echo.py": UNET_3D,
         "src/models/face_locator.py": LOCATOR,
@@ -204,9 +206,10 @@ def build(folder: Path) -> Path:
     weights = folder / "pretrained_weights"
     (weights / "audio_processor").mkdir()
     linear = torch.nn.Linear(2, 2).state_dict()
-    torch.save({f"layer.{key}": value for key, value in linear.items()}, weights / "denoising_unet.pth")
-    torch.save({f"layer.{key}": value for key, value in linear.items()}, weights / "reference_unet.pth")
-    torch.save(torch.nn.Linear(3, 3).state_dict(), weights / "motion_module.pth")
+    for name in ("denoising_unet.pth", "denoising_unet_acc.pth", "reference_unet.pth"):
+        torch.save({f"layer.{key}": value for key, value in linear.items()}, weights / name)
+    for name in ("motion_module.pth", "motion_module_acc.pth"):
+        torch.save(torch.nn.Linear(3, 3).state_dict(), weights / name)
     locator = torch.nn.Conv3d(1, 1, 1).state_dict()
     torch.save({f"layer.{key}": value for key, value in locator.items()}, weights / "face_locator.pth")
     torch.save({"dims": 384}, weights / "audio_processor" / "whisper_tiny.pt")

@@ -81,6 +81,24 @@ def test_defaults_and_seed(loaded: Portrait, tmp_path: Path) -> None:
     assert loaded._backend._pipeline._pipe.calls[0][:2] == (25, 2.5)  # type: ignore[union-attr]
 
 
+def test_the_accelerated_variant_has_defaults_and_weights_of_its_own(checkout: Path, tmp_path: Path) -> None:
+    for standard in ("denoising_unet.pth", "motion_module.pth"):
+        (checkout / "pretrained_weights" / standard).unlink()
+    engine = Portrait()
+    engine.load("cpu", {"backend": "echomimic", "checkout": str(checkout), "variant": "accelerated"})
+    job = {"image": str(IMAGE), "audio": str(AUDIO), "frames_num": 2, "keep": "crop", "size": 128}
+    with LocalContext() as context:
+        engine.run(engine.check({**job, "output": str(tmp_path / "out.mp4")}), context)
+    assert engine._backend._pipeline._pipe.calls == [(6, 1.0, 2)]  # type: ignore[union-attr]
+    engine.close()
+
+
+def test_the_standard_variant_needs_guidance(loaded: Portrait) -> None:
+    job = {"image": str(IMAGE), "audio": str(AUDIO), "frames_num": 2, "keep": "crop", "size": 128, "cfg": 1}
+    with pytest.raises(InputError, match="cfg: 1 is too little"), LocalContext() as context:
+        loaded.run(loaded.check(job), context)
+
+
 def test_cancel_reaches_into_the_denoiser(loaded: Portrait) -> None:
     passes = 0
 
