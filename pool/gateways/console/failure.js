@@ -1,0 +1,65 @@
+// Why a job failed, told in full: what, where, which attempt, how the process ended, what it wrote, what helps.
+
+import { h } from "./dom.js";
+import { moment } from "./format.js";
+
+const WHO = {
+  input: "The input must change",
+  engine: "The engine failed",
+  resource: "Not enough memory, disk or device",
+  infrastructure: "The machinery failed",
+  timeout: "It took too long",
+  cancelled: "It was cancelled",
+};
+
+/** The failure of a job that is over, its attempts included. */
+export function drawFailure(failure) {
+  const attempts = failure.attempts ?? [];
+  const several = attempts.length > 1;
+  return h(
+    "section",
+    { class: "failure", "aria-label": "Why it failed" },
+    h("h3", { text: WHO[failure.kind] ?? failure.kind }),
+    h("p", { class: "message", text: failure.message }),
+    failure.hint ? h("p", { class: "hint" }, h("b", { text: "What helps" }), failure.hint) : null,
+    drawDetails(failure),
+    several ? h("h4", { text: `All ${attempts.length} attempts` }) : null,
+    several ? drawAttempts(attempts) : null,
+  );
+}
+
+/** Attempts as a list that opens. */
+export function drawAttempts(attempts) {
+  const item = (failure) =>
+    h(
+      "li",
+      {},
+      h("details", {}, h("summary", {}, h("b", { text: `Attempt ${failure.attempt}` }), h("span", { class: "kind", text: failure.kind }), h("span", { class: "message", text: failure.message })), failure.hint ? h("p", { class: "hint" }, h("b", { text: "What helps" }), failure.hint) : null, drawDetails(failure)),
+    );
+  return h("ol", { class: "attempts" }, attempts.map(item));
+}
+
+function drawDetails(failure) {
+  const facts = [
+    ["Kind", failure.kind],
+    ["Stage", failure.stage],
+    ["Attempt", failure.attempt ? String(failure.attempt) : ""],
+    ["Exception", failure.exception],
+    ["Signal", failure.signal],
+    ["Exit code", failure.exit_code === undefined ? "" : String(failure.exit_code)],
+    ["Worker", failure.worker],
+    ["At", failure.at ? moment(failure.at / 1e6) : ""],
+  ].filter(([, value]) => value);
+  return h(
+    "div",
+    { class: "details" },
+    h("dl", { class: "facts wide" }, facts.map(([key, value]) => h("div", { dataset: { fact: key } }, h("dt", { text: key }), h("dd", { text: value })))),
+    drawText("The end of what it wrote", failure.stderr_tail, true),
+    drawText("Traceback", failure.traceback, false),
+  );
+}
+
+function drawText(title, text, open) {
+  if (!text) return null;
+  return h("details", { class: "output", open }, h("summary", { text: title }), h("pre", { tabindex: "0", text }));
+}

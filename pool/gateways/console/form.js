@@ -1,0 +1,190 @@
+// A form made from the JSON schema of an engine's parameters.
+
+import { h, icon } from "./dom.js";
+import { bytes, title } from "./format.js";
+
+const PATHS = new Set(["path", "file-path"]);
+const INPUTS = /^(audio|video|image|picture|photo|file|input|recording|template)(_(path|file))?$/;
+const OUTPUTS = /^(output|out|save|result)(_|$)/;
+const ACCEPTS = [
+  [/image|picture|photo/, ["image"]],
+  [/video|template/, ["video", "image"]],
+  [/audio|sound|recording|speech/, ["audio", "video"]],
+];
+
+/** What one parameter is: {key, kind, required, about, …}. kind: file, path, choice, switch, number, text, json. */
+function fieldOf(key, property, required) {
+  const options = (property.anyOf ?? [property]).filter((option) => option.type !== "null");
+  const one = options.length === 1 ? options[0] : null;
+  const about = property.description ?? one?.description ?? "";
+  const field = { key, required, about, initial: property.default ?? one?.default ?? null, nullable: options.length < (property.anyOf ?? [property]).length };
+  const is = (type) => one?.type === type;
+  if (options.some((option) => PATHS.has(option.format)) || (is("string") && INPUTS.test(key)))
+    return OUTPUTS.test(key) ? { ...field, kind: "path" } : { ...field, kind: "file", accepts: accepts(key) };
+  if (one?.enum && one.enum.length === 2 && one.enum.every((value) => value === 0 || value === 1)) return { ...field, kind: "switch", off: 0, on: 1 };
+  if (one?.enum || one?.const !== undefined) return { ...field, kind: "choice", choices: one.enum ?? [one.const] };
+  if (is("boolean")) return { ...field, kind: "switch", off: false, on: true };
+  if (is("integer") || is("number")) return { ...field, kind: "number", whole: is("integer"), min: one.minimum ?? one.exclusiveMinimum, max: one.maximum ?? one.exclusiveMaximum };
+  if (is("string")) return OUTPUTS.test(key) ? { ...field, kind: "path" } : { ...field, kind: "text", long: one.maxLength > 200 };
+  return { ...field, kind: "json" };
+}
+
+function accepts(key) {
+  return ACCEPTS.find(([pattern]) => pattern.test(key))?.[1] ?? ["audio", "video", "image"];
+}
+
+/** The parameters of an engine, the required ones first; null when it has described none. */
+export function fieldsOf(schema) {
+  if (!schema?.properties) return null;
+  const required = new Set(schema.required ?? []);
+  const fields = Object.entries(schema.properties).map(([key, property]) => fieldOf(key, property, required.has(key)));
+  return [...fields.filter((field) => field.required), ...fields.filter((field) => !field.required)];
+}
+
+/** What kind of file this is: "image", "audio", "video" or "". */
+export function kindOf(file) {
+  const kind = file.type.split("/")[0];
+  if (["image", "audio", "video"].includes(kind)) return kind;
+  if (/\.(wav|mp3|m4a|flac|ogg|opus|aac|amr|wma)$/i.test(file.name)) return "audio";
+  return /\.(mp4|mov|mkv|webm|avi|wmv|flv|ts|mpe?g)$/i.test(file.name) ? "video" : "";
+}
+
+/** Which file goes where: {key: files}, or null when some find no place. Several of one kind become several jobs. */
+export function assign(fields, files) {
+  const places = fields.filter((field) => field.kind === "file");
+  const found = {};
+  let rest = [...files];
+  for (const rank of [0, 1, 2])
+    for (const field of places) {
+      if (found[field.key]) continue;
+      const fits = rest.filter((file) => field.accepts[rank] === kindOf(file));
+      if (!fits.length) continue;
+      found[field.key] = places.length === 1 ? fits : [fits[0]];
+      rest = rest.filter((file) => !found[field.key].includes(file));
+    }
+  return rest.length ? null : found;
+}
+
+/** Fields as a form. changed(): after each. Returns {nodes: {needed, more}, read(), put(key, files), missing()}. */
+export function makeFields(fields, changed) {
+  const made = fields.map((field) => ({ field, ...MAKERS[field.kind](field, changed) }));
+  const first = made.filter(({ field }) => field.required);
+  // Where nothing is required, what stands first is what the engine is about.
+  const needed = first.length ? first : made.slice(0, 2);
+  return {
+    needed: needed.map((one) => one.node),
+    more: made.filter((one) => !needed.includes(one)).map((one) => one.node),
+    put: (key, files) => made.find((one) => one.field.key === key)?.put?.(files),
+    missing: () => made.filter(({ field, filled }) => field.required && !filled()).map(({ field }) => field.key),
+    /** {params, files: {key: [File]}}. Raises Error with the name of the field that cannot be read. */
+    read() {
+      const [params, files] = [{}, {}];
+      for (const { field, value, chosen } of made) {
+        const picked = chosen?.() ?? [];
+        if (picked.length) files[field.key] = picked;
+        else {
+          const given = value();
+          if (given !== undefined) params[field.key] = given;
+        }
+      }
+      return { params, files };
+    },
+  };
+}
+
+function frame(field, control, extra = null) {
+  const id = `field-${field.key}`;
+  control.id = id;
+  const about = field.about ? h("small", { id: `${id}-about`, text: field.about }) : null;
+  if (about) control.setAttribute("aria-describedby", about.id);
+  const label = h("label", { for: id, text: title(field.key) });
+  if (field.required) label.append(h("i", { class: "must", text: "required" }));
+  return h("div", { class: "field", dataset: { kind: field.kind, key: field.key } }, label, control, extra, about);
+}
+
+const MAKERS = {
+  file(field, changed) {
+    let files = [];
+    const input = h("input", { type: "file", accept: field.accepts.map((kind) => `${kind}/*`).join(","), multiple: true });
+    const path = h("input", { type: "text", placeholder: "/path/on/the/server or tempfile:<id>", hidden: true, spellcheck: false, "aria-label": `${title(field.key)}: path on the server`, oninput: changed });
+    const shown = h("span", { class: "chosen" });
+    const zone = h("label", { class: "zone", for: `field-${field.key}` }, icon("upload"), shown);
+    const other = h("button", { type: "button", class: "link", text: "use a path on the server" });
+    const node = frame(field, input, h("div", { class: "pick" }, zone, path, other));
+    const show = () => {
+      const sum = files.reduce((total, file) => total + file.size, 0);
+      const names = files.length === 1 ? files[0].name : `${files.length} files, a job each`;
+      zone.toggleAttribute("data-filled", files.length > 0);
+      shown.replaceChildren(files.length ? h("b", { text: names }) : `Drop ${/^[aeiou]/.test(field.key) ? "an" : "a"} ${field.key.replaceAll("_", " ")} here, or choose`, files.length ? h("small", { text: bytes(sum) }) : "");
+    };
+    const put = (more) => {
+      files = [...more];
+      show();
+      changed();
+    };
+    input.addEventListener("change", () => put(input.files));
+    other.addEventListener("click", () => {
+      const typed = path.hidden;
+      path.hidden = !typed;
+      zone.hidden = typed;
+      other.textContent = typed ? "upload a file" : "use a path on the server";
+      if (typed) path.focus();
+      changed();
+    });
+    for (const kind of ["dragover", "dragleave", "drop"])
+      zone.addEventListener(kind, (event) => {
+        event.preventDefault();
+        zone.toggleAttribute("data-over", kind === "dragover");
+        if (kind !== "drop") return;
+        event.stopPropagation();
+        put(event.dataTransfer.files);
+      });
+    show();
+    const typed = () => !path.hidden && path.value.trim();
+    return { node, put, chosen: () => (path.hidden ? files : []), value: () => typed() || undefined, filled: () => Boolean(typed() || (path.hidden && files.length)) };
+  },
+  path: (field, changed) => text(field, changed, { placeholder: "its own place" }),
+  text: (field, changed) => text(field, changed),
+  choice(field, changed) {
+    const unset = field.initial === null && !field.required;
+    const options = [...(unset ? [h("option", { value: "", text: "default" })] : []), ...field.choices.map((choice, at) => h("option", { value: String(at), text: String(choice) }))];
+    const select = h("select", { onchange: changed }, options);
+    const initial = field.choices.indexOf(field.initial);
+    if (initial >= 0) select.value = String(initial);
+    const value = () => (select.value === "" ? undefined : field.choices[Number(select.value)]);
+    return { node: frame(field, select), value: () => (value() === field.initial ? undefined : value()), filled: () => true };
+  },
+  switch(field, changed) {
+    const box = h("input", { type: "checkbox", role: "switch", checked: field.initial === field.on, onchange: changed });
+    const value = () => (box.checked ? field.on : field.off);
+    return { node: frame(field, box), value: () => (value() === field.initial ? undefined : value()), filled: () => true };
+  },
+  number(field, changed) {
+    const input = h("input", { type: "number", step: field.whole ? 1 : "any", min: field.min, max: field.max, inputmode: field.whole ? "numeric" : "decimal", placeholder: field.initial ?? "default", oninput: changed });
+    const value = () => {
+      if (!input.validity.valid) throw new Error(`${title(field.key)}: ${input.validationMessage}`);
+      return input.value === "" ? undefined : Number(input.value);
+    };
+    return { node: frame(field, input), value, filled: () => input.value !== "" };
+  },
+  json(field, changed) {
+    const plain = field.initial === null || typeof field.initial === "object" ? "JSON or text" : String(field.initial);
+    const input = h("input", { type: "text", placeholder: plain, spellcheck: false, oninput: changed });
+    const value = () => {
+      const given = input.value.trim();
+      if (!given) return undefined;
+      try {
+        return JSON.parse(given);
+      } catch {
+        return given;
+      }
+    };
+    return { node: frame(field, input), value, filled: () => input.value.trim() !== "" };
+  },
+};
+
+function text(field, changed, more = {}) {
+  const placeholder = typeof field.initial === "string" && field.initial ? field.initial : "default";
+  const input = field.long ? h("textarea", { rows: 2, oninput: changed }) : h("input", { type: "text", placeholder: field.required ? "" : placeholder, spellcheck: false, oninput: changed, ...more });
+  return { node: frame(field, input), value: () => input.value.trim() || undefined, filled: () => input.value.trim() !== "" };
+}

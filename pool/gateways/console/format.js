@@ -1,0 +1,87 @@
+// Numbers and times as people read them.
+
+/** 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d. */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "";
+  if (seconds < 0.0005) return "under 1 ms";
+  if (seconds < 1) return `${Math.max(1, Math.round(seconds * 1000))} ms`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return whole % 60 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${whole / 60} min`;
+  const minutes = Math.round(whole / 60);
+  if (minutes < 48 * 60) return minutes % 60 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${minutes / 60} h`;
+  return `${Math.floor(minutes / 1440)} d`;
+}
+
+/** Whole seconds, for what counts on: no digits that flicker. */
+export function age(seconds) {
+  const whole = Math.max(0, Math.round(seconds ?? 0));
+  return whole < 10 ? `${whole} s` : duration(whole);
+}
+
+export function bytes(count) {
+  if (!count) return "";
+  const units = ["B", "KB", "MB", "GB", "TB"];
+  const step = Math.min(units.length - 1, Math.floor(Math.log10(count) / 3));
+  const value = count / 1000 ** step;
+  return `${value >= 100 || step === 0 ? Math.round(value) : value.toFixed(1)} ${units[step]}`;
+}
+
+/** When something was: "now", "3 min ago", later the day. seconds: since 1970. */
+export function ago(seconds, now = Date.now() / 1000) {
+  if (!seconds) return "";
+  const past = now - seconds;
+  if (past < 5) return "now";
+  if (past < 60) return `${Math.floor(past / 5) * 5} s ago`;
+  if (past < 3600) return `${Math.floor(past / 60)} min ago`;
+  if (past < 20 * 3600) return `${Math.floor(past / 3600)} h ago`;
+  return new Date(seconds * 1000).toLocaleDateString(undefined, { month: "short", day: "numeric" });
+}
+
+export function moment(seconds) {
+  return seconds ? new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "";
+}
+
+/** 1:02:03 or 4:05. */
+export function clock(seconds) {
+  const whole = Math.max(0, Math.floor(seconds || 0));
+  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (value) => String(value).padStart(2, "0");
+  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+}
+
+/** 00:00:04,050 as SRT wants it. */
+export function srtClock(seconds) {
+  const ms = Math.round(Math.max(0, seconds) * 1000);
+  const pad = (value, width) => String(value).padStart(width, "0");
+  return `${pad(Math.floor(ms / 3600000), 2)}:${pad(Math.floor(ms / 60000) % 60, 2)}:${pad(Math.floor(ms / 1000) % 60, 2)},${pad(ms % 1000, 3)}`;
+}
+
+export function count(number, noun) {
+  return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** A parameter's key as words: "batch_size_s" → "Batch size (s)". */
+export function title(key) {
+  const words = key.replace(/_s$/, " (s)").replace(/_mb$/, " (MB)").replaceAll("_", " ").trim();
+  return words ? words[0].toUpperCase() + words.slice(1) : key;
+}
+
+export const STATE_NAMES = {
+  queued: "Waiting",
+  deferred: "Waits for retry",
+  running: "Running",
+  completed: "Completed",
+  failed: "Failed",
+  cancelled: "Cancelled",
+};
+export const OVER = new Set(["completed", "failed", "cancelled"]);
+
+const STATUS_NAMES = { processing: "processing", downloading: "downloading", face_detecting: "looking at the face", inference: "inference", merging_audio: "merging audio" };
+
+/** The engine's word and its message as one line. */
+export function stageLine(status, message) {
+  const word = STATUS_NAMES[status] ?? String(status ?? "").replaceAll("_", " ");
+  return [word, message].filter(Boolean).join(" · ");
+}

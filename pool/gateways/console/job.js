@@ -1,0 +1,271 @@
+// The right pane: one job, followed live until its end, then with all that came of it.
+
+import { call, exists, follow, get, jobPath, Refused } from "./api.js";
+import { h, icon, mark, say, stateSign } from "./dom.js";
+import { drawFailure, drawAttempts } from "./failure.js";
+import { ago, duration, moment, OVER, stageLine, STATE_NAMES } from "./format.js";
+import { inputsOf, nameOf } from "./memory.js";
+import { drawResult } from "./result.js";
+import { liveTranscript } from "./transcript.js";
+
+const SURE_MS = 4000; // how long a button waits for its second press
+
+/** The pane. actions: {close(), announce(text), toast(text, bad), changed()}. */
+export function makeJob(pane, actions) {
+  let id = "";
+  let view = null;
+  let going = new AbortController();
+  let dispose = () => {};
+  const parts = build(pane, { close: () => actions.close(), cancel, retry, copy });
+
+  function open(wanted) {
+    leave();
+    id = wanted;
+    view = null;
+    pane.hidden = false;
+    parts.reset(id);
+    load();
+  }
+
+  function leave() {
+    going.abort();
+    going = new AbortController();
+    dispose();
+    dispose = () => {};
+    id = "";
+    view = null;
+  }
+
+  function close() {
+    leave();
+    pane.hidden = true;
+  }
+
+  async function load() {
+    const { signal } = going;
+    try {
+      show(await get(jobPath(id), signal));
+      if (OVER.has(view.state)) await finish(signal);
+      else await watch(signal);
+    } catch (error) {
+      if (!signal.aborted) missing(error);
+    }
+  }
+
+  async function watch(signal) {
+    const asked = id;
+    const on = (event, data) => {
+      if (signal.aborted) return;
+      if (event === "status" || event === "progress") {
+        const waits = data.status === "queued";
+        show({ ...view, status: data.status, percent: data.percent, message: data.message, attempt: data.attempt, state: waits ? "queued" : "running" });
+      } else if (event === "setback") parts.setback(data.failure);
+      else if (event === "notice") parts.notice(data.message);
+      else if (event === "partial") parts.partial(data.record, data.attempt);
+      else if (event === "result") end(data, signal);
+    };
+    await follow(asked, on, (broken) => parts.broken(broken), signal);
+  }
+
+  function end(outcome, signal) {
+    if (outcome.state === "unknown") return void load();
+    actions.announce(`Job ${nameOf(outcome.id) || outcome.id}: ${STATE_NAMES[outcome.state]}`);
+    actions.changed();
+    show(outcome);
+    settle(outcome, signal);
+  }
+
+  async function finish(signal) {
+    if (view.state !== "completed") return settle(view, signal);
+    settle(await get(`${jobPath(id)}/result`, signal), signal);
+  }
+
+  function settle(outcome, signal) {
+    if (signal.aborted) return;
+    parts.after.replaceChildren();
+    if (outcome.failure && outcome.state === "failed") parts.after.append(drawFailure(outcome.failure));
+    if (outcome.state === "completed") dispose = drawResult(parts.after, outcome, actions);
+    if (outcome.state === "cancelled") parts.after.append(h("p", { class: "plain", text: "It was cancelled. What it had written is gone." }));
+    parts.settled();
+  }
+
+  function show(now) {
+    view = now;
+    parts.show(view);
+  }
+
+  function missing(error) {
+    parts.after.replaceChildren(
+      h("div", { class: "sorry" }, h("h3", { text: error.status === 404 ? "There is no such job" : "It cannot be shown" }), h("p", { text: error.message }), h("button", { type: "button", class: "quiet", text: "Try again", onclick: () => open(id) })),
+    );
+    parts.settled();
+  }
+
+  async function cancel() {
+    if (!view || OVER.has(view.state)) return;
+    try {
+      await call("DELETE", jobPath(id));
+      parts.cancelling();
+    } catch (error) {
+      actions.toast(error instanceof Refused ? error.message : String(error), true);
+    }
+    actions.changed();
+  }
+
+  async function retry() {
+    if (view?.state !== "failed") return;
+    const again = id;
+    try {
+      await call("POST", `${jobPath(again)}/retry`);
+      actions.announce("It runs again");
+      if (id === again) open(again);
+    } catch (error) {
+      actions.toast(error instanceof Refused ? error.message : String(error), true);
+    }
+    actions.changed();
+  }
+
+  async function copy() {
+    await navigator.clipboard?.writeText(id).catch(() => {});
+    actions.announce("Id copied");
+  }
+
+  return {
+    open,
+    close,
+    retry,
+    /** Cancel with a second press, as the button does. */
+    askCancel: () => parts.cancel.hidden || parts.cancel.click(),
+    get id() {
+      return id;
+    },
+    /** What the list says about the job: when somebody else ran it again, follow anew. */
+    told(listed) {
+      if (listed && view && listed.id === id && OVER.has(view.state) && !OVER.has(listed.state)) open(id);
+    },
+    get over() {
+      return view !== null && OVER.has(view.state);
+    },
+  };
+}
+
+function build(pane, on) {
+  const sign = stateSign();
+  const title = h("h2", { class: "title", tabindex: "-1" });
+  const code = h("button", { type: "button", class: "id", title: "Copy the id", onclick: on.copy });
+  const cancel = h("button", { type: "button", class: "quiet danger", text: "Cancel" });
+  const retry = h("button", { type: "button", class: "primary", onclick: on.retry }, icon("retry"), "Retry");
+  const state = h("b", { class: "state" });
+  const stage = h("span", { class: "stage" });
+  const bar = h("i");
+  const meter = h("div", { class: "meter big", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, bar);
+  const percent = h("span", { class: "percent" });
+  const broken = h("p", { class: "aside warn", text: "The connection is lost; the job goes on without this page.", hidden: true });
+  const facts = h("dl", { class: "facts wide" });
+  const inputs = h("ul", { class: "inputs" });
+  const notices = h("ul", { class: "notices" });
+  const setbacks = h("div", { class: "setbacks" });
+  const live = h("div", { class: "live" });
+  const after = h("div", { class: "after" });
+  let sure = 0;
+  let transcript = null;
+  cancel.addEventListener("click", () => {
+    if (sure) {
+      calm();
+      on.cancel();
+      return;
+    }
+    say(cancel, "Really cancel?");
+    cancel.dataset.sure = "";
+    sure = setTimeout(calm, SURE_MS);
+  });
+  const calm = () => {
+    clearTimeout(sure);
+    sure = 0;
+    say(cancel, "Cancel");
+    delete cancel.dataset.sure;
+  };
+  const top = h("header", { class: "top" }, h("button", { type: "button", class: "icon", "aria-label": "Close", title: "Close (Esc)", onclick: on.close }, icon("close")), h("div", { class: "names" }, title, code), h("div", { class: "acts" }, cancel, retry));
+  const going = h("div", { class: "status" }, h("div", { class: "now" }, sign.node, state, stage, percent), meter);
+  pane.replaceChildren(top, h("div", { class: "body" }, going, broken, facts, inputs, notices, setbacks, live, after));
+  return {
+    after,
+    cancel,
+    reset(id) {
+      calm();
+      say(title, nameOf(id) || id);
+      code.replaceChildren(id, icon("copy", 13));
+      mark(code, "aria-label", `Copy the id ${id}`);
+      say(state, "");
+      say(stage, "");
+      say(percent, "");
+      sign.show("queued", 0);
+      meter.hidden = cancel.hidden = retry.hidden = broken.hidden = true;
+      bar.style.transform = "scaleX(0)";
+      transcript = null;
+      for (const part of [facts, inputs, notices, setbacks, live, after]) part.replaceChildren();
+      after.append(h("div", { class: "ghost tall", "aria-hidden": "true" }));
+      drawInputs(inputs, id);
+      pane.querySelector(".body").scrollTop = 0;
+    },
+    show(view) {
+      const over = OVER.has(view.state);
+      mark(pane, "data-state", view.state);
+      sign.show(view.state, view.percent);
+      say(state, STATE_NAMES[view.state]);
+      say(stage, over ? "" : view.state === "running" ? stageLine(view.status, view.message) : view.message);
+      meter.hidden = view.state !== "running";
+      mark(meter, "aria-valuenow", Math.round(view.percent));
+      mark(meter, "aria-valuetext", stageLine(view.status, view.message));
+      bar.style.transform = `scaleX(${view.percent / 100})`;
+      say(percent, view.state === "running" ? `${Math.round(view.percent)} %` : "");
+      cancel.hidden = over;
+      retry.hidden = view.state !== "failed";
+      drawFacts(facts, view);
+      if (!over && after.querySelector(".ghost")) after.replaceChildren();
+    },
+    settled() {
+      broken.hidden = true;
+      calm();
+      for (const part of [live, setbacks, notices]) part.replaceChildren();
+    },
+    cancelling() {
+      say(stage, "being cancelled …");
+    },
+    broken: (value) => (broken.hidden = !value),
+    notice: (text) => notices.append(h("li", { text })),
+    setback(failure) {
+      setbacks.replaceChildren(...(setbacks.childElementCount ? setbacks.children : [h("h3", { text: "Attempts that failed" })]), drawAttempts([failure]));
+    },
+    partial(record, attempt) {
+      if (!transcript) live.replaceChildren((transcript = liveTranscript()).node);
+      transcript.add(record, attempt);
+    },
+  };
+}
+
+function drawFacts(facts, view) {
+  const ran = view.started && view.finished ? duration(view.finished - view.started) : "";
+  const waited = view.started && view.created ? duration(view.started - view.created) : "";
+  const list = [
+    ["Engine", view.engine],
+    ["Submitted", ago(view.created), moment(view.created)],
+    ["Waited", waited],
+    ["Ran", ran],
+    ["Attempt", view.attempt > 1 || view.state === "failed" ? String(view.attempt) : ""],
+    ["From the cache", view.cached ? "yes" : ""],
+  ].filter(([, value]) => value);
+  facts.replaceChildren(...list.map(([key, value, more]) => h("div", {}, h("dt", { text: key }), h("dd", { text: value, title: more }))));
+}
+
+async function drawInputs(inputs, id) {
+  for (const [field, input] of Object.entries(inputsOf(id))) {
+    const path = `/api/tempfile/download/${encodeURIComponent(input.id)}`;
+    const link = h("a", { href: path, download: input.name, title: `${field}: ${input.name}` }, icon("file"), h("span", { text: input.name }));
+    inputs.append(h("li", { dataset: { type: input.type } }, link));
+    if (!(await exists(path))) {
+      link.removeAttribute("href");
+      link.title = `${input.name} is no longer kept`;
+    }
+  }
+}

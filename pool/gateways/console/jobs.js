@@ -1,0 +1,207 @@
+// The list of jobs: only the rows that are in sight exist, so a thousand jobs cost as much as twenty.
+
+import { $, h, mark, say, stateSign } from "./dom.js";
+import { ago, duration, OVER, STATE_NAMES, stageLine } from "./format.js";
+import { nameOf } from "./memory.js";
+
+const STATES = ["", "running", "queued", "completed", "failed", "cancelled"];
+const SPARE = 4; // rows beyond what is in sight
+const ROW = 56;
+
+/** The list. actions: {open(id), filter(changes), more(), submit()}. */
+export function makeList(actions) {
+  const rows = $("rows");
+  const space = h("div", { class: "space", role: "presentation" });
+  const empty = h("div", { class: "empty", role: "presentation", hidden: true });
+  rows.append(space, empty);
+  const parts = [];
+  let jobs = [];
+  let slots = new Map();
+  let opened = "";
+  let cursor = "";
+  let query = "";
+  let latest = null;
+
+  const buttons = STATES.map((state) => {
+    const number = h("span", { class: "n" });
+    const node = h("button", { type: "button", "aria-pressed": "false", dataset: { state }, onclick: () => actions.filter({ state }) }, state ? STATE_NAMES[state] : "All", number);
+    return { state, node, number };
+  });
+  $("states").append(...buttons.map((button) => button.node));
+  $("engine").addEventListener("change", (event) => actions.filter({ engine: event.target.value }));
+  $("search").addEventListener("input", (event) => ((query = event.target.value.trim().toLowerCase()), update(latest)));
+  $("search").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && query) actions.open(jobs[0]?.id ?? $("search").value.trim());
+    if (event.key === "ArrowDown") rows.focus();
+  });
+  rows.addEventListener("scroll", paint, { passive: true });
+  new ResizeObserver(paint).observe(rows);
+  rows.addEventListener("click", (event) => {
+    const id = event.target.closest("[data-job]")?.dataset.job;
+    if (id) actions.open((cursor = id));
+  });
+
+  function paint() {
+    const first = Math.max(0, Math.floor(rows.scrollTop / ROW) - SPARE);
+    const last = Math.min(jobs.length, Math.ceil((rows.scrollTop + rows.clientHeight) / ROW) + SPARE);
+    space.style.height = `${jobs.length * ROW}px`;
+    while (parts.length < last - first) {
+      const part = makeRow();
+      parts.push(part);
+      space.append(part.node);
+    }
+    // A job keeps its row element for as long as it is in sight: only then do its bars glide.
+    const free = new Map(parts.map((part) => [part.id, part]));
+    const shown = jobs.slice(first, last);
+    const taken = new Map();
+    for (const job of shown) if (free.has(job.id)) taken.set(job.id, free.get(job.id));
+    const idle = parts.filter((part) => !taken.has(part.id) || taken.get(part.id) !== part);
+    shown.forEach((job, at) => {
+      const part = taken.get(job.id) ?? idle.pop();
+      part.update(job, first + at, jobs.length, slots.get(job.id), job.id === opened);
+    });
+    for (const part of idle) part.clear();
+    const there = cursor && shown.some((job) => job.id === cursor);
+    mark(rows, "aria-activedescendant", there ? `job-${cursor}` : null);
+    for (const part of parts) mark(part.node, "data-cursor", Boolean(part.id) && part.id === cursor);
+    if (last >= jobs.length - SPARE && !query) actions.more();
+  }
+
+  function update(store) {
+    if (!store) return;
+    latest = store;
+    slots = new Map((store.status?.slots ?? []).filter((slot) => slot.job).map((slot) => [slot.job, slot]));
+    const found = store.jobs.filter((job) => !query || job.id.toLowerCase().includes(query) || nameOf(job.id).toLowerCase().includes(query));
+    jobs = found;
+    for (const button of buttons) {
+      mark(button.node, "aria-pressed", String(button.state === store.filter.state));
+      say(button.number, figure(store, button.state));
+    }
+    options(store);
+    const nothing = store.listed && !jobs.length;
+    empty.hidden = !nothing;
+    if (nothing) drawEmpty(store);
+    rows.classList.toggle("stale", !store.listed);
+    const more = store.total > store.jobs.length ? ` of ${store.total.toLocaleString("en")}` : "";
+    say($("count"), store.listed && jobs.length ? `${jobs.length.toLocaleString("en")}${more} ${jobs.length === 1 && !more ? "job" : "jobs"}` : "");
+    paint();
+  }
+
+  /** What the engines' counts tell about one state, "" when they do not. */
+  function figure(store, state) {
+    const engines = (store.status?.engines ?? []).filter((engine) => !store.filter.engine || engine.name === store.filter.engine);
+    const sum = (key) => engines.reduce((total, engine) => total + engine[key], 0);
+    const value = state === "running" ? sum("running") : state === "queued" ? sum("queued") + sum("deferred") : state === "failed" ? sum("dead") : 0;
+    return value ? value.toLocaleString("en") : "";
+  }
+
+  function options(store) {
+    const names = (store.status?.engines ?? []).map((engine) => engine.name);
+    const select = $("engine");
+    const present = [...select.options].slice(1).map((option) => option.value);
+    if (present.join("\n") !== names.join("\n")) {
+      for (const option of [...select.options].slice(1)) option.remove();
+      select.append(...names.map((name) => h("option", { value: name, text: name })));
+    }
+    if (select.value !== store.filter.engine) select.value = store.filter.engine;
+  }
+
+  function drawEmpty(store) {
+    const filtered = store.filter.state || store.filter.engine || query;
+    const wanted = filtered ? "none" : "first";
+    if (empty.dataset.kind === wanted) return;
+    empty.dataset.kind = wanted;
+    empty.replaceChildren(
+      ...(filtered
+        ? [h("h3", { text: "Nothing matches" }), h("p", { text: "No job is in this state, of this engine, with this name." }), h("button", { type: "button", class: "quiet", text: "Show all jobs", onclick: clear })]
+        : [h("h3", { text: "No jobs yet" }), h("p", { text: "Drop a recording or a picture anywhere on this page, or fill in a form." }), h("button", { type: "button", class: "primary", text: "New job", onclick: () => actions.submit() })]),
+    );
+  }
+
+  function clear() {
+    $("search").value = query = "";
+    actions.filter({ state: "", engine: "" });
+  }
+
+  return {
+    update,
+    clear,
+    /** Which job the third pane shows. */
+    setOpened(id) {
+      opened = id;
+      if (id) cursor = id;
+      paint();
+    },
+    get cursor() {
+      return cursor;
+    },
+    find: (id) => latest?.jobs.find((job) => job.id === id),
+    /** Move the cursor by so many rows; the id it is on then. */
+    move(by) {
+      if (!jobs.length) return "";
+      const at = jobs.findIndex((job) => job.id === cursor);
+      const next = Math.min(jobs.length - 1, Math.max(0, at < 0 ? 0 : at + by));
+      cursor = jobs[next].id;
+      const top = next * ROW;
+      if (top < rows.scrollTop) rows.scrollTop = top;
+      if (top + ROW > rows.scrollTop + rows.clientHeight) rows.scrollTop = top + ROW - rows.clientHeight;
+      paint();
+      return cursor;
+    },
+  };
+}
+
+function makeRow() {
+  const sign = stateSign();
+  const name = h("span", { class: "title" });
+  const line = h("span", { class: "line" });
+  const engine = h("span", { class: "of" });
+  const bar = h("i");
+  const meter = h("span", { class: "meter" }, bar);
+  const percent = h("span", { class: "percent" });
+  const when = h("span", { class: "when" });
+  const took = h("span", { class: "took" });
+  const node = h("div", { class: "row", role: "option" }, sign.node, h("span", { class: "main" }, name, line), engine, h("span", { class: "going" }, meter, percent), took, when);
+  const part = {
+    node,
+    id: "",
+    clear() {
+      part.id = "";
+      node.hidden = true;
+    },
+    update(job, at, size, slot, opened) {
+      const fresh = part.id !== job.id;
+      part.id = job.id;
+      node.hidden = false;
+      node.classList.toggle("fresh", fresh); // no gliding from another job's value
+      node.id = `job-${job.id}`;
+      node.dataset.job = job.id;
+      node.style.transform = `translateY(${at * ROW}px)`;
+      mark(node, "data-state", job.state);
+      mark(node, "aria-selected", String(opened));
+      mark(node, "aria-posinset", at + 1);
+      mark(node, "aria-setsize", size);
+      sign.show(job.state, job.percent);
+      const files = nameOf(job.id);
+      say(name, files || job.id);
+      mark(name, "data-id", !files);
+      say(line, describe(job, slot));
+      say(engine, job.engine);
+      const running = job.state === "running";
+      meter.hidden = percent.hidden = !running;
+      bar.style.transform = `scaleX(${job.percent / 100})`;
+      say(percent, running ? `${Math.round(job.percent)} %` : "");
+      say(took, job.started && job.finished ? duration(job.finished - job.started) : slot && running && slot.phase_s !== null ? duration(Math.floor(slot.phase_s)) : "");
+      say(when, ago(OVER.has(job.state) ? job.finished : job.created));
+    },
+  };
+  return part;
+}
+
+function describe(job, slot) {
+  if (job.state === "completed") return "Completed";
+  if (job.state === "failed") return job.message;
+  if (job.state === "cancelled") return "Cancelled";
+  if (job.state === "running") return [stageLine(job.status, job.message), job.attempt > 1 ? `attempt ${job.attempt}` : "", slot?.slot].filter(Boolean).join(" · ");
+  return [STATE_NAMES[job.state], job.message, job.attempt && job.state === "queued" ? `attempt ${job.attempt + 1}` : ""].filter(Boolean).join(" · ");
+}

@@ -1,0 +1,199 @@
+// The page, put together: one store, three panes, dialogs, keys.
+
+import { hasToken, useToken } from "./api.js";
+import { $, h, icon, mark, say } from "./dom.js";
+import { age } from "./format.js";
+import { makeJob } from "./job.js";
+import { makeList } from "./jobs.js";
+import { listen } from "./keys.js";
+import { drawPool } from "./pool.js";
+import { listMore, refresh, run, setFilter, store, subscribe } from "./store.js";
+import { acceptDrops, makeSubmit } from "./submit.js";
+import { makeToken } from "./token.js";
+
+const TOAST_MS = 6000;
+const HASH = "#/job/";
+const panes = document.querySelector(".panes");
+
+function announce(text) {
+  $("live").textContent = "";
+  requestAnimationFrame(() => ($("live").textContent = text));
+}
+
+function toast(text, bad = false) {
+  const node = h("p", { class: "toast", role: bad ? "alert" : "status", dataset: bad ? { bad: "" } : {} }, h("span", { text }), h("button", { type: "button", class: "icon", "aria-label": "Dismiss", onclick: () => node.remove() }, icon("close", 14)));
+  $("toasts").append(node);
+  setTimeout(() => node.remove(), bad ? 2 * TOAST_MS : TOAST_MS);
+}
+
+// ---- panes
+
+const goTo = (id) => {
+  if (location.hash === HASH + encodeURIComponent(id)) return route();
+  location.hash = HASH + encodeURIComponent(id);
+};
+const list = makeList({ open: goTo, filter: setFilter, more: listMore, submit: () => submit.open() });
+const job = makeJob($("job"), { close: leave, announce, toast, changed: refresh });
+const submit = makeSubmit({
+  engines: () => store.engines,
+  done(ids) {
+    refresh();
+    if (ids.length === 1) goTo(ids[0]);
+    else toast(`${ids.length} jobs are in the queue`);
+    announce(ids.length === 1 ? "Job submitted" : `${ids.length} jobs submitted`);
+  },
+});
+const token = makeToken(() => {
+  store.link = "connecting";
+  refresh();
+  route();
+});
+
+function leave() {
+  if (location.hash) history.pushState(null, "", location.pathname + location.search);
+  route();
+  $("rows").focus();
+}
+
+function route() {
+  const id = location.hash.startsWith(HASH) ? decodeURIComponent(location.hash.slice(HASH.length)) : "";
+  panes.toggleAttribute("data-job", id !== "");
+  if (id && (id !== job.id || store.link === "connecting")) job.open(id);
+  if (!id) job.close();
+  list.setOpened(id);
+  if (id) showTab("jobs");
+}
+
+function showTab(name) {
+  panes.dataset.tab = name;
+  for (const button of document.querySelectorAll("[data-tab][aria-pressed]")) mark(button, "aria-pressed", String(button.dataset.tab === name));
+}
+
+// ---- the bar
+
+function drawTheme() {
+  const theme = window.filepoolTheme.get();
+  $("theme").replaceChildren(icon(theme));
+  mark($("theme"), "aria-label", `Theme: ${theme === "auto" ? "as the system" : theme}`);
+}
+
+function nextTheme() {
+  window.filepoolTheme.next();
+  drawTheme();
+}
+
+let spoken = "";
+
+function drawHealth() {
+  const { link, status } = store;
+  const verdict = link === "live" ? (status.draining ? "degraded" : status.health.verdict) : link === "connecting" ? "connecting" : "lost";
+  const words = { live: status?.draining ? "Draining" : { ok: status?.health.sentence, degraded: "Degraded", down: "Pool down" }[verdict], connecting: "Connecting …", lost: "Connection lost", refused: "Gateway troubled", token: "Token needed" };
+  mark($("health"), "data-verdict", verdict);
+  say($("health-text"), words[link] || verdict);
+  mark(document.body, "data-link", link);
+  $("sign-out").hidden = !hasToken();
+  drawNotice(verdict);
+  const said = verdict === "ok" ? "The pool works" : `${words[link]}`;
+  if (said !== spoken && verdict !== "connecting") {
+    if (spoken) announce(said);
+    spoken = said;
+  }
+  const waiting = status?.engines.reduce((sum, engine) => sum + engine.running, 0) ?? 0;
+  document.title = `${link === "lost" ? "⚠ " : waiting ? `(${waiting}) ` : ""}filepool`;
+}
+
+function drawNotice(verdict) {
+  const notice = $("notice");
+  const { link, status, trouble, retryAt } = store;
+  const troubled = link === "lost" || link === "refused";
+  const reasons = status?.health.reasons ?? [];
+  notice.hidden = !troubled && !(link === "live" && (reasons.length || verdict === "down"));
+  mark(notice, "data-kind", troubled || verdict === "down" ? "bad" : "warn");
+  if (notice.hidden) {
+    delete notice.dataset.key;
+    return void notice.replaceChildren();
+  }
+  const lines = troubled ? [trouble] : reasons.length ? reasons : [status.health.sentence];
+  const title = link === "lost" ? "Connection lost" : link === "refused" ? "The gateway answers, but not with what was asked for" : verdict === "down" ? "Nothing gets done until somebody acts" : "Not all is as it should be";
+  const key = [title, ...lines].join("\n");
+  if (notice.dataset.key !== key) {
+    notice.dataset.key = key;
+    notice.replaceChildren(
+      h("div", {}, h("b", { text: title }), h("ul", {}, lines.map((line) => h("li", { text: line }))), troubled ? h("p", { class: "aside" }) : null),
+      troubled ? h("button", { type: "button", class: "quiet", text: "Try now", onclick: refresh }) : null,
+    );
+  }
+  const next = notice.querySelector(".aside");
+  if (next) say(next, `What is shown is from before. Accepted jobs go on. Next try in ${age((retryAt - Date.now()) / 1000)}.`);
+}
+
+subscribe(() => {
+  drawHealth();
+  if (store.link === "token") token.ask(store.trouble);
+  drawPool($("pool"), store, {
+    open: goTo,
+    filter(engine, state) {
+      setFilter({ engine, state });
+      showTab("jobs");
+    },
+  });
+  list.update(store);
+  job.told(list.find(job.id));
+});
+
+// ---- deeds
+
+$("new-job").prepend(icon("plus"));
+$("new-job").addEventListener("click", () => submit.open());
+$("theme").addEventListener("click", nextTheme);
+$("help-open").append(icon("help"));
+$("help-open").addEventListener("click", () => $("help").showModal());
+$("sign-out").append(icon("key"));
+$("sign-out").addEventListener("click", () => {
+  useToken("");
+  store.link = "connecting";
+  refresh();
+});
+for (const button of document.querySelectorAll("[data-tab][aria-pressed]")) button.addEventListener("click", () => showTab(button.dataset.tab));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawTheme);
+addEventListener("hashchange", route);
+addEventListener("popstate", route);
+acceptDrops((files) => submit.open(files));
+
+function move(by) {
+  const id = list.move(by);
+  if (id && job.id && matchMedia("(min-width: 1000px)").matches) goTo(id);
+  $("rows").focus({ preventScroll: true });
+}
+
+function media() {
+  const own = $("job").querySelector("[data-player] .toggle");
+  const film = $("job").querySelector("video[controls], audio[controls]");
+  if (own) own.click();
+  else if (film) void (film.paused ? film.play() : film.pause());
+}
+
+function pickState(at) {
+  document.querySelectorAll("#states button")[at]?.click();
+}
+
+listen([
+  ["n", "New job", { n: () => submit.open() }],
+  ["/", "Find a job", { "/": () => (showTab("jobs"), $("search").focus()) }],
+  ["j k", "Next and previous job; so do ↓ and ↑", { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1) }],
+  ["Enter", "Open the job", { Enter: () => list.cursor && goTo(list.cursor) }],
+  ["Esc", "Close the job", { Escape: () => job.id && leave() }],
+  ["Space", "Play or pause", { " ": media }],
+  ["r", "Retry the failed job", { r: () => job.retry() }],
+  ["c", "Cancel the job; twice, to be sure", { c: () => job.askCancel() }],
+  ["1 … 6", "All, running, waiting, completed, failed, cancelled", Object.fromEntries([1, 2, 3, 4, 5, 6].map((digit) => [String(digit), () => pickState(digit - 1)]))],
+  ["p", "Jobs or pool (on a narrow screen)", { p: () => showTab(panes.dataset.tab === "pool" ? "jobs" : "pool") }],
+  ["t", "Theme: as the system, light, dark", { t: nextTheme }],
+  ["?", "This list", { "?": () => $("help").showModal() }],
+]);
+
+drawTheme();
+drawHealth();
+drawPool($("pool"), store, {});
+route();
+run();

@@ -1,0 +1,105 @@
+// A calm player: play, a track that shows who speaks when, time, speed.
+
+import { h, icon, mark, say } from "./dom.js";
+import { clock } from "./format.js";
+
+const SPEEDS = [1, 1.25, 1.5, 2, 0.75];
+
+/**
+ * A player of one recording. seen: it has a picture. parts: {start, end, colour} for the track, seconds.
+ * length: seconds, until the file itself tells. tell(time): called as it plays. broken(): it cannot be played.
+ */
+export function makePlayer({ address, seen, parts, length, tell, broken }) {
+  const media = h("video", { preload: "metadata", playsinline: true, hidden: !seen, src: address, "aria-label": "Recording" });
+  const toggle = h("button", { type: "button", class: "toggle", "aria-label": "Play", title: "Play (space)" }, icon("play", 18));
+  const time = h("span", { class: "time", text: "0:00" });
+  const whole = h("span", { class: "time whole", text: clock(length) });
+  const speed = h("button", { type: "button", class: "speed", text: "1×", "aria-label": "Speed 1" });
+  const blocks = h("div", { class: "blocks", "aria-hidden": "true" });
+  const head = h("i", { class: "head" });
+  const track = h("div", { class: "track", role: "slider", tabindex: "0", "aria-label": "Position", "aria-valuemin": 0 }, blocks, head);
+  const node = h("div", { class: "player", dataset: { player: "" } }, media, h("div", { class: "controls" }, toggle, time, track, whole, speed));
+  let seconds = length || 0;
+  let frame = 0;
+
+  const show = () => {
+    const now = media.currentTime;
+    say(time, clock(now));
+    head.style.left = `${seconds ? Math.min(100, (100 * now) / seconds) : 0}%`;
+    mark(track, "aria-valuemax", Math.round(seconds));
+    mark(track, "aria-valuenow", Math.round(now));
+    mark(track, "aria-valuetext", `${clock(now)} of ${clock(seconds)}`);
+    tell(now);
+  };
+  const run = () => {
+    show();
+    frame = media.paused ? 0 : requestAnimationFrame(run);
+  };
+  const playing = () => {
+    toggle.replaceChildren(icon(media.paused ? "play" : "pause", 18));
+    mark(toggle, "aria-label", media.paused ? "Play" : "Pause");
+    if (!media.paused && !frame) run();
+  };
+  const start = () => media.play().catch(() => {});
+  const seek = (to, play = false) => {
+    media.currentTime = Math.max(0, Math.min(seconds || to, to));
+    show();
+    if (play) start();
+  };
+
+  for (const kind of ["play", "pause", "ended"]) media.addEventListener(kind, playing);
+  for (const kind of ["timeupdate", "seeked"]) media.addEventListener(kind, show);
+  media.addEventListener("loadedmetadata", () => {
+    if (Number.isFinite(media.duration)) seconds = media.duration;
+    say(whole, clock(seconds));
+    drawBlocks();
+    show();
+  });
+  media.addEventListener("error", () => media.getAttribute("src") && broken());
+  toggle.addEventListener("click", () => (media.paused ? start() : media.pause()));
+  speed.addEventListener("click", () => {
+    media.playbackRate = SPEEDS[(SPEEDS.indexOf(media.playbackRate) + 1) % SPEEDS.length];
+    say(speed, `${media.playbackRate}×`);
+    mark(speed, "aria-label", `Speed ${media.playbackRate}`);
+  });
+  const to = (event) => {
+    const box = track.getBoundingClientRect();
+    seek(seconds * Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)));
+  };
+  track.addEventListener("pointerdown", (event) => {
+    track.setPointerCapture(event.pointerId);
+    to(event);
+  });
+  track.addEventListener("pointermove", (event) => track.hasPointerCapture(event.pointerId) && to(event));
+  track.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 5, ArrowUp: 5, ArrowLeft: -5, ArrowDown: -5, PageUp: 30, PageDown: -30, Home: -seconds, End: seconds }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    seek(media.currentTime + step);
+  });
+
+  function drawBlocks() {
+    const most = 600; // more than pixels are of no use
+    const step = Math.ceil(parts.length / most);
+    blocks.replaceChildren(
+      ...parts.filter((_, at) => at % step === 0).map((part) => {
+        const block = h("i", { dataset: part.colour === null ? {} : { speaker: part.colour } });
+        block.style.left = `${(100 * part.start) / seconds}%`;
+        block.style.width = `${Math.max(0.2, (100 * (part.end - part.start)) / seconds)}%`;
+        return block;
+      }),
+    );
+  }
+  if (seconds) drawBlocks();
+  return {
+    node,
+    seek,
+    release() {
+      cancelAnimationFrame(frame);
+      media.pause();
+      media.removeAttribute("src");
+      media.load();
+    },
+  };
+}

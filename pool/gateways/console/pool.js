@@ -1,0 +1,145 @@
+// The left pane: every engine with its queue, and the workers in its slots.
+
+import { h, keyed, mark, s, say } from "./dom.js";
+import { age, bytes, count, duration } from "./format.js";
+import { nameOf } from "./memory.js";
+
+const STARTING = new Set(["booting", "loading", "warming"]);
+const WIDTH = 240;
+const HEIGHT = 28;
+
+/** Draw the pane. actions: {filter(engine, state), open(jobId)}. */
+export function drawPool(pane, store, actions) {
+  const { status } = store;
+  if (!status) {
+    if (!pane.childElementCount) pane.append(...[0, 1].map(() => h("div", { class: "engine ghost", "aria-hidden": "true" })));
+    return;
+  }
+  for (const ghost of pane.querySelectorAll(".ghost")) ghost.remove();
+  const engines = status.engines.map((engine) => ({
+    ...engine,
+    slots: status.slots.filter((slot) => slot.engine === engine.name),
+    past: store.history.get(engine.name) ?? [],
+  }));
+  keyed(pane, [...engines, status], (item) => item.name ?? "", (item) => (item.name ? makeEngine(item, actions) : makeFoot()), (part, item) => part.update(item));
+}
+
+function makeEngine(engine, actions) {
+  const ready = h("span", { class: "ready" });
+  const figures = ["queued", "running", "dead"].map((kind) => {
+    const number = h("b");
+    const words = { queued: "waiting", running: "running", dead: "failed" };
+    const state = { queued: "queued", running: "running", dead: "failed" }[kind];
+    const node = h("button", { type: "button", class: "figure", dataset: { kind }, onclick: () => actions.filter(engine.name, state) }, number, h("span", { text: words[kind] }));
+    return { kind, number, node, words: words[kind] };
+  });
+  const line = s("polyline", { class: "line" });
+  const area = s("polygon", { class: "area" });
+  const spark = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", class: "spark", "aria-hidden": "true" }, area, line);
+  const note = h("p", { class: "aside" });
+  const slots = h("ul", { class: "slots" });
+  const name = h("button", { type: "button", class: "name", text: engine.name, title: "Show its jobs only", onclick: () => actions.filter(engine.name, "") });
+  const node = h("section", { class: "engine", "aria-label": `Engine ${engine.name}`, dataset: { engine: engine.name } }, h("header", {}, h("h2", {}, name), ready), h("div", { class: "figures" }, figures.map((figure) => figure.node)), spark, note, slots);
+  return {
+    node,
+    update(now) {
+      say(ready, now.configured ? `${now.serving} of ${now.workers} ready` : "not configured");
+      mark(ready, "data-short", now.configured && now.serving < now.workers);
+      for (const figure of figures) {
+        const value = figure.kind === "queued" ? now.queued + now.deferred : now[figure.kind];
+        say(figure.number, value.toLocaleString("en"));
+        mark(figure.node, "data-zero", value === 0);
+        mark(figure.node, "aria-label", `${value} ${figure.words}: show them`);
+      }
+      draw(now.past, line, area);
+      mark(spark, "data-flat", !now.past.some(Boolean));
+      const parts = [];
+      if (now.oldest_wait_s >= 2) parts.push(`oldest has waited ${age(now.oldest_wait_s)}`);
+      if (now.deferred) parts.push(`${count(now.deferred, "retry").replace("retrys", "retries")} due later`);
+      say(note, parts.join(" · "));
+      note.hidden = !parts.length;
+      keyed(slots, now.slots, (slot) => slot.slot, (slot) => makeSlot(slot, actions), (part, slot) => part.update(slot));
+    },
+  };
+}
+
+function draw(past, line, area) {
+  const most = Math.max(1, ...past);
+  const step = WIDTH / Math.max(1, past.length - 1);
+  const points = past.map((value, at) => `${(at * step).toFixed(1)},${(HEIGHT - 2 - (value / most) * (HEIGHT - 4)).toFixed(1)}`);
+  mark(line, "points", points.join(" "));
+  mark(area, "points", `0,${HEIGHT} ${points.join(" ")} ${WIDTH},${HEIGHT}`);
+}
+
+/** What a slot is doing, as one of few moods for its colour. */
+export function mood(slot) {
+  if (["benched", "off"].includes(slot.seat) || slot.seat === "orphaned") return "bad";
+  if (slot.trouble) return "warn";
+  if (STARTING.has(slot.phase) || slot.seat === "waiting" || !slot.phase) return "warn";
+  return slot.phase === "busy" ? "busy" : slot.phase === "idle" ? "idle" : "warn";
+}
+
+function makeSlot(slot, actions) {
+  const phase = h("span", { class: "phase" });
+  const memory = h("span", { class: "memory" });
+  const what = h("span", { class: "what" });
+  const bar = h("i");
+  const meter = h("span", { class: "meter", hidden: true }, bar);
+  const facts = h("dl", { class: "facts" });
+  const open = h("button", { type: "button", class: "link", hidden: true, text: "Open its job", onclick: () => actions.open(open.dataset.job) });
+  const summary = h("summary", {}, h("i", { class: "dot" }), h("span", { class: "slot", text: slot.slot }), phase, memory, what, meter);
+  const node = h("li", { class: "seat", dataset: { slot: slot.slot } }, h("details", {}, summary, facts, open));
+  return {
+    node,
+    update(now) {
+      const busy = now.phase === "busy";
+      mark(node, "data-mood", mood(now));
+      say(phase, now.seat === "running" ? now.phase || "starting" : now.seat);
+      say(memory, bytes(now.rss_bytes));
+      const job = now.job ? nameOf(now.job) || now.job : "";
+      const idle = [now.jobs_done ? `${count(now.jobs_done, "job")} done` : "no job yet", now.restarts ? count(now.restarts, "restart") : ""].filter(Boolean).join(" · ");
+      say(what, now.trouble || (busy ? job : now.phase === "idle" ? idle : now.phase_s !== null && now.phase !== "" ? `for ${age(now.phase_s)}` : now.why));
+      meter.hidden = !busy;
+      bar.style.transform = `scaleX(${(now.percent ?? 0) / 100})`;
+      open.hidden = !now.job;
+      open.dataset.job = now.job;
+      const list = [
+        ["Job", now.job],
+        ["Stage", now.stage && now.percent !== null ? `${now.stage} · ${Math.round(now.percent)} %` : now.stage],
+        ["Trouble", now.trouble],
+        ["Error", now.error ? [now.error.stage, now.error.message].filter(Boolean).join(": ") : ""],
+        ["Hint", now.error?.hint ?? ""],
+        ["Restarts", now.restarts ? String(now.restarts) : "none"],
+        ["Last ended", now.last_death],
+        ["Next start", now.next_start_s !== null ? `in ${age(now.next_start_s)}` : ""],
+        ["In phase for", now.phase_s !== null ? age(now.phase_s) : ""],
+        ["Silent for", busy && now.silent_s >= 5 ? age(now.silent_s) : ""],
+        ["Jobs done", String(now.jobs_done)],
+        ["Memory", [bytes(now.rss_bytes), now.gpu_bytes ? `${bytes(now.gpu_bytes)} GPU` : ""].filter(Boolean).join(" · ")],
+        ["Device", now.device],
+        ["Process", now.pid ? `${now.pid}${now.worker ? ` (${now.worker})` : ""}` : ""],
+      ].filter(([, value]) => value);
+      keyed(facts, list, ([key]) => key, ([key]) => makeFact(key), (part, [, value]) => say(part.value, value));
+    },
+  };
+}
+
+function makeFact(key) {
+  const value = h("dd");
+  return { node: h("div", { dataset: { fact: key } }, h("dt", { text: key }), value), value };
+}
+
+function makeFoot() {
+  const node = h("p", { class: "foot" });
+  return {
+    node,
+    update(status) {
+      const parts = [`${bytes(status.free_bytes)} free`];
+      if (status.dropped) parts.push(`${count(status.dropped, "dropped file")} to take in`);
+      if (status.quarantined) parts.push(`${status.quarantined} in quarantine`);
+      if (status.supervisor) parts.push(`serving for ${duration(Math.round((status.at - status.supervisor.started) / 1e6))}`);
+      if (status.supervisor?.version) parts.push(`version ${status.supervisor.version}`);
+      say(node, parts.join(" · "));
+    },
+  };
+}

@@ -1,0 +1,122 @@
+// What the page knows of the pool, and the loop that keeps it fresh.
+
+import { Refused, get, pause } from "./api.js";
+
+const EVERY_MS = 1000;
+const ENGINES_MS = 15_000;
+const SHARE = 4; // a look that took t is not repeated before 4 t have passed
+const FEW = 200;
+const ALL = 1000; // the most that the gateway lists
+const HISTORY = 150; // looks remembered per engine
+
+export const store = {
+  link: "connecting", // "connecting" | "live" | "lost" | "refused" | "token"
+  trouble: "", // why not live
+  retryAt: 0, // ms, when the next try is due
+  status: null,
+  engines: [],
+  jobs: [],
+  total: 0,
+  listed: false, // whether `jobs` belongs to the filter
+  filter: { state: "", engine: "" },
+  limit: FEW,
+  history: new Map(), // engine -> numbers of jobs that wait or run
+};
+
+const listeners = new Set();
+let wake = new AbortController();
+let generation = 0; // of the filter: an answer to an older question is thrown away
+let enginesAt = 0;
+
+/** Call `listener` after every change. */
+export function subscribe(listener) {
+  listeners.add(listener);
+}
+
+function tell() {
+  for (const listener of listeners) listener(store);
+}
+
+/** Look again at once. */
+export function refresh() {
+  wake.abort();
+}
+
+export function setFilter(changes) {
+  Object.assign(store.filter, changes);
+  generation += 1;
+  store.limit = FEW;
+  store.listed = false;
+  tell();
+  refresh();
+}
+
+/** List more, when there are more. */
+export function listMore() {
+  if (store.limit === ALL || store.total <= store.limit) return;
+  store.limit = ALL;
+  refresh();
+}
+
+export function schemaOf(name) {
+  return store.engines.find((engine) => engine.name === name);
+}
+
+async function loadEngines() {
+  const missing = store.engines.some((engine) => !engine.described) || !store.engines.length;
+  if (Date.now() < enginesAt + (missing ? 2000 : ENGINES_MS)) return;
+  store.engines = (await get("/engines")).engines;
+  enginesAt = Date.now();
+}
+
+async function look() {
+  const asked = generation;
+  const { state, engine } = store.filter;
+  const states = state === "queued" ? ["queued", "deferred"] : [state]; // both wait
+  const [status, lists] = await Promise.all([get("/status"), Promise.all(states.map((one) => list(one, engine))), loadEngines()]);
+  store.status = status;
+  remember(status);
+  if (asked !== generation) return;
+  const [jobs, total] = [lists.flatMap((one) => one.jobs), lists.reduce((sum, one) => sum + one.total, 0)];
+  Object.assign(store, { jobs, total, listed: true });
+}
+
+function list(state, engine) {
+  const query = new URLSearchParams({ limit: String(store.limit) });
+  if (state) query.set("state", state);
+  if (engine) query.set("engine", engine);
+  return get(`/jobs?${query}`);
+}
+
+function remember(status) {
+  for (const engine of status.engines) {
+    const past = store.history.get(engine.name) ?? [];
+    past.push(engine.queued + engine.deferred + engine.running);
+    store.history.set(engine.name, past.slice(-HISTORY));
+  }
+}
+
+/** Poll for as long as the page lives; while nobody looks at it, rarely. */
+export async function run() {
+  document.addEventListener("visibilitychange", () => document.hidden || refresh());
+  addEventListener("online", refresh);
+  for (let failures = 0; ; ) {
+    wake = new AbortController();
+    const begun = performance.now();
+    let wait = EVERY_MS;
+    try {
+      await look();
+      failures = 0;
+      Object.assign(store, { link: "live", trouble: "" });
+      wait = Math.max(document.hidden ? 15 * EVERY_MS : EVERY_MS, SHARE * (performance.now() - begun));
+    } catch (error) {
+      if (!(error instanceof Refused)) console.error(error);
+      failures += 1;
+      wait = Math.max(1000 * Math.min(10, 2 ** (failures - 1)), 1000 * (error.retryAfterS ?? 0));
+      const link = error.status === 401 ? "token" : error.status ? "refused" : "lost";
+      Object.assign(store, { link, trouble: error.message, retryAt: Date.now() + wait });
+    }
+    tell();
+    await pause(store.link === "token" ? 3_600_000 : wait, wake.signal);
+  }
+}

@@ -1,0 +1,198 @@
+// Making jobs: a form per engine, files dropped anywhere, uploads that show how far they are.
+
+import { call, Refused, upload } from "./api.js";
+import { $, h, icon, mark, say } from "./dom.js";
+import { count } from "./format.js";
+import { assign, fieldsOf, makeFields } from "./form.js";
+import { rememberInputs } from "./memory.js";
+
+const LAST = "filepool.engine";
+const AT_ONCE = 3; // uploads side by side
+
+/** The dialog. actions: {engines(): [{name, schema, doc}], done(ids)}. */
+export function makeSubmit(actions) {
+  const dialog = $("submit");
+  let engine = null;
+  let form = null;
+  let working = null; // AbortController while files are on their way
+  const tabs = h("div", { class: "segments engines", role: "group", "aria-label": "Engine" });
+  const doc = h("p", { class: "aside" });
+  const needed = h("div", { class: "fields" });
+  const more = h("div", { class: "fields" });
+  const folded = h("details", { class: "more" }, h("summary", { text: "Options" }), more);
+  const wrong = h("p", { class: "wrong", role: "alert", hidden: true });
+  const bar = h("i");
+  const meter = h("div", { class: "meter big", role: "progressbar", "aria-label": "Upload", "aria-valuemin": 0, "aria-valuemax": 100, hidden: true }, bar);
+  const send = h("button", { type: "submit", class: "primary" });
+  const leave = h("button", { type: "button", class: "quiet", text: "Cancel", onclick: () => dialog.close() });
+  const body = h("form", { method: "dialog", novalidate: true }, tabs, doc, needed, folded, wrong, meter, h("footer", {}, leave, send));
+  dialog.append(h("header", {}, h("h2", { id: "submit-title", text: "New job" }), h("button", { type: "button", class: "icon", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))), body);
+  dialog.addEventListener("close", () => working?.abort());
+  dialog.addEventListener("click", (event) => event.target === dialog && !working && dialog.close());
+  body.addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit();
+  });
+
+  function open(files = []) {
+    const engines = actions.engines();
+    const fitting = files.length ? engines.filter((one) => assign(fieldsOf(one.schema) ?? [], files)) : engines;
+    const whole = fitting.filter((one) => complete(one, files));
+    const last = engine?.name ?? localStorage.getItem(LAST);
+    const choice = [whole, fitting, engines].find((list) => list.length) ?? [];
+    if (!dialog.open) dialog.showModal();
+    pick((choice.find((one) => one.name === last) ?? choice[0])?.name ?? "", files);
+    if (files.length && !fitting.length) fail("No engine takes such files: recordings, videos and pictures are taken.");
+  }
+
+  /** Whether these files are all that an engine needs. */
+  function complete(one, files) {
+    const fields = fieldsOf(one.schema) ?? [];
+    const found = assign(fields, files) ?? {};
+    const needed = fields.filter((field) => field.required && field.kind === "file");
+    return needed.length > 0 && needed.every((field) => found[field.key]);
+  }
+
+  function pick(name, files = []) {
+    const engines = actions.engines();
+    engine = engines.find((one) => one.name === name) ?? engines[0];
+    fail("");
+    tabs.replaceChildren(...engines.map((one) => h("button", { type: "button", "aria-pressed": String(one === engine), text: one.name, onclick: () => pick(one.name) })));
+    if (!engine) {
+      say(doc, "The pool tells of no engine yet.");
+      send.disabled = true;
+      return;
+    }
+    const fields = fieldsOf(engine.schema);
+    say(doc, (engine.doc ?? "").split("\n\n")[0].replace(/:(class|func|mod):`~?([^`]*)`/g, "$2").replaceAll("``", ""));
+    doc.hidden = !doc.textContent;
+    form = fields ? makeFields(fields, ready) : plain(engine.described);
+    needed.replaceChildren(...form.needed);
+    more.replaceChildren(...form.more, ...jobFields());
+    folded.open = false;
+    const places = fields && files.length ? assign(fields, files) : null;
+    for (const [key, chosen] of Object.entries(places ?? {})) form.put(key, chosen);
+    ready();
+    (needed.querySelector("input:not([type=file]), select, textarea") ?? needed.querySelector("input"))?.focus();
+  }
+
+  /** For an engine without a schema. */
+  function plain(described) {
+    const area = h("textarea", { id: "field-params", rows: 6, spellcheck: false, class: "mono", "aria-label": "Parameters as JSON", placeholder: "{ }", oninput: ready });
+    const why = described ? "This engine takes anything: parameters as a JSON object." : "No worker of this engine has described its parameters yet: give them as a JSON object.";
+    const read = () => {
+      const value = area.value.trim() ? JSON.parse(area.value) : {};
+      if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("A JSON object is expected: { … }");
+      return { params: value, files: {} };
+    };
+    return { needed: [h("div", { class: "field" }, h("label", { for: "field-params", text: "Parameters" }), area, h("small", { text: why }))], more: [], put() {}, missing: () => [], read };
+  }
+
+  function jobFields() {
+    const field = (id, name, about, input) => h("div", { class: "field" }, h("label", { for: id, text: name }), input, h("small", { text: about }));
+    return [
+      field("job-priority", "Priority", "higher runs first, −100 to 100", h("input", { id: "job-priority", type: "number", min: -100, max: 100, step: 1, placeholder: "0" })),
+      field("job-id", "Id", "your own name for it; the same again is the same job", h("input", { id: "job-id", type: "text", placeholder: "made for you", spellcheck: false })),
+    ];
+  }
+
+  function ready() {
+    const missing = form.missing();
+    let jobs = 1;
+    try {
+      jobs = Math.max(1, ...Object.values(form.read().files).map((list) => list.length));
+    } catch {
+      // it is said when the form is sent
+    }
+    send.disabled = missing.length > 0 || working !== null;
+    say(send, working ? "Sending …" : jobs > 1 ? `Submit ${count(jobs, "job")}` : "Submit");
+    mark(send, "title", missing.length ? `Still needed: ${missing.join(", ")}` : null);
+  }
+
+  function fail(text) {
+    wrong.hidden = !text;
+    say(wrong, text);
+  }
+
+  async function submit() {
+    if (working || !engine) return;
+    fail("");
+    const chosen = engine;
+    const sent = [];
+    try {
+      const { params, files } = form.read();
+      const own = { id: $("job-id").value.trim() || undefined, priority: Number($("job-priority").value) || 0 };
+      working = new AbortController();
+      ready();
+      for (const inputs of combine(await uploadAll(files, working.signal))) {
+        const given = Object.fromEntries(Object.entries(inputs).map(([key, file]) => [key, `tempfile:${file.file_id}`]));
+        const body = { params: { ...params, ...given }, priority: own.priority, ...(own.id && !sent.length ? { id: own.id } : {}) };
+        const job = await call("POST", `/jobs/${encodeURIComponent(chosen.name)}`, body);
+        rememberInputs(job.id, Object.fromEntries(Object.entries(inputs).map(([key, file]) => [key, { id: file.file_id, name: file.original_name, type: file.file_type }])));
+        sent.push(job.id);
+      }
+      localStorage.setItem(LAST, chosen.name);
+      working = null;
+      dialog.close();
+    } catch (error) {
+      if (error.name !== "AbortError") fail(error instanceof Refused || error instanceof Error ? error.message : String(error));
+    } finally {
+      working = null;
+      meter.hidden = true;
+      ready();
+      if (sent.length) actions.done(sent);
+    }
+  }
+
+  /** Upload every file; {key: [uploaded]}. */
+  async function uploadAll(files, signal) {
+    const list = Object.entries(files).flatMap(([key, chosen]) => chosen.map((file) => ({ key, file, part: 0, result: null })));
+    const whole = list.reduce((sum, item) => sum + item.file.size, 0) || 1;
+    meter.hidden = list.length === 0;
+    const show = () => {
+      const part = list.reduce((sum, item) => sum + item.part * item.file.size, 0) / whole;
+      bar.style.transform = `scaleX(${part})`;
+      mark(meter, "aria-valuenow", Math.round(100 * part));
+    };
+    show();
+    const queue = [...list];
+    const work = async () => {
+      for (let item = queue.shift(); item; item = queue.shift()) {
+        const mine = item;
+        mine.result = await upload(mine.file, (part) => ((mine.part = part), show()), signal);
+      }
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    const found = {};
+    for (const item of list) (found[item.key] ??= []).push(item.result);
+    return found;
+  }
+
+  return { open, get isOpen() { return dialog.open; } };
+}
+
+/** One map of inputs per job: what is there once goes into each. */
+function combine(uploads) {
+  const jobs = Math.max(1, ...Object.values(uploads).map((list) => list.length));
+  return Array.from({ length: jobs }, (_, at) => Object.fromEntries(Object.entries(uploads).map(([key, list]) => [key, list[Math.min(at, list.length - 1)]])));
+}
+
+/** Files dropped anywhere on the page. */
+export function acceptDrops(open) {
+  const veil = $("dropping");
+  const holds = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  let depth = 0;
+  const show = (value) => {
+    depth = value;
+    veil.hidden = depth <= 0 || $("submit").open;
+  };
+  addEventListener("dragenter", (event) => holds(event) && show(depth + 1));
+  addEventListener("dragleave", (event) => holds(event) && show(depth - 1));
+  addEventListener("dragover", (event) => holds(event) && event.preventDefault());
+  addEventListener("drop", (event) => {
+    if (!holds(event)) return;
+    event.preventDefault();
+    show(0);
+    open([...event.dataTransfer.files]);
+  });
+}

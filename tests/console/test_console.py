@@ -1,0 +1,265 @@
+"""What a person does with the console, done in a real browser with a real pool behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from gateways.gateway import Gateway, wav
+from playwright.sync_api import Locator, Page, expect
+from scenarios.world import wait_until
+
+HOSTILE = '<img src=x onerror="document.title=\'pwned\'"><script>document.title="pwned"</script>&amp;'
+
+
+def row(page: Page, job_id: str) -> Locator:
+    return page.locator(f"#job-{job_id}")
+
+
+def open_job(page: Page, site: Gateway, job_id: str) -> Locator:
+    """The third pane with one job in it."""
+    page.goto(f"{site.base}/#/job/{job_id}")
+    pane = page.locator("#job")
+    expect(pane.locator(".id")).to_have_text(job_id)
+    return pane
+
+
+def submit(page: Page, engine: str, **chosen: str) -> str:
+    """Fill in the form as a person does; the id of the job, which is opened then."""
+    page.get_by_role("button", name="New job").first.click()
+    form = page.locator("#submit")
+    form.get_by_role("button", name=engine, exact=True).click()
+    form.get_by_text("Options").click()
+    for key, value in chosen.items():
+        field = form.locator(f"#field-{key}")
+        if field.evaluate("node => node.tagName") == "SELECT":
+            field.select_option(label=value)
+        else:
+            field.fill(value)
+    form.get_by_role("button", name="Submit").click()
+    expect(form).to_be_hidden()
+    expect(page.locator("#job .id")).to_be_visible()
+    return str(page.evaluate("decodeURIComponent(location.hash).split('/').pop()"))
+
+
+def test_the_pool_is_seen(page: Page) -> None:
+    expect(page.locator("#health")).to_have_attribute("data-verdict", "ok")
+    engine = page.locator("[data-engine=fake]")
+    expect(engine.locator(".ready")).to_have_text("2 of 2 ready")
+    slot = engine.locator("[data-slot=fake-0]")
+    expect(slot.locator(".phase")).to_have_text("idle")
+    expect(slot.locator(".memory")).to_contain_text("MB")
+    slot.locator("summary").click()
+    expect(slot.locator("[data-fact=Process] dd")).to_contain_text("fake-0.")
+
+
+def test_a_job_from_the_form_runs_with_a_bar_that_moves_and_returns_its_value(page: Page) -> None:
+    job_id = submit(page, "fake", do="sleep", seconds="3", value="forty-two")
+    bar = page.get_by_role("progressbar", name="Progress")
+    expect(bar).to_be_visible()
+    seen = [int(bar.get_attribute("aria-valuenow") or 0)]
+    wait_until(lambda: (seen.append(now := int(bar.get_attribute("aria-valuenow") or 0)), now > 40)[1], "a bar past 40")
+    assert seen == sorted(seen)
+    assert len({value for value in seen if 0 < value <= 60}) > 3, seen  # it moves, it does not jump
+    expect(page.locator("#job .state")).to_have_text("Completed")
+    expect(page.locator("#job .value pre")).to_contain_text('"value": "forty-two"')
+    expect(row(page, job_id)).to_have_attribute("data-state", "completed")
+    expect(page.locator("#live")).to_contain_text("Completed")
+
+
+def test_a_death_is_told_with_signal_stage_and_every_attempt(page: Page, site: Gateway) -> None:
+    job_id = site.submit("fake", do="segfault")
+    pane = open_job(page, site, job_id)
+    expect(pane.locator(".state")).to_have_text("Failed")
+    failure = pane.locator(".failure")
+    expect(failure.locator("[data-fact=Signal] dd").first).to_contain_text("SIGSEGV")
+    expect(failure.locator("[data-fact=Stage] dd").first).to_have_text("run")
+    expect(failure.locator("[data-fact=Attempt] dd").first).to_have_text("2")
+    expect(failure.locator(".attempts > li")).to_have_count(2)
+    slot = page.locator(".seat").filter(has_text="restart")
+    expect(slot.first).to_be_visible()
+    slot.first.locator("summary").click()
+    expect(slot.first.locator("[data-fact='Last ended'] dd")).to_contain_text("SIGSEGV")
+
+
+def test_the_end_of_what_a_worker_wrote_is_shown(page: Page, site: Gateway) -> None:
+    failure = open_job(page, site, site.submit("single", do="noisy")).locator(".failure")
+    expect(failure.locator(".message").first).to_have_text("noisy end")
+    expect(failure.locator("[data-fact=Kind] dd").first).to_have_text("engine")
+    expect(failure.get_by_text("Traceback").first).to_be_visible()
+
+
+def test_a_failed_job_is_run_again_when_its_cause_is_mended(page: Page, site: Gateway) -> None:
+    path = site.media / f"{uuid4().hex}.wav"
+    site.media.mkdir(parents=True, exist_ok=True)
+    job_id = site.submit("fake", value="second time", audio=str(path))
+    pane = open_job(page, site, job_id)
+    expect(pane.locator(".failure > .message")).to_contain_text("no such file")
+    expect(pane.locator(".failure .hint").first).to_contain_text("existing file")
+    path.write_bytes(wav())
+    pane.get_by_role("button", name="Retry").click()
+    expect(pane.locator(".state")).to_have_text("Completed")
+    expect(pane.locator(".failure")).to_have_count(0)
+    expect(pane.locator(".value pre")).to_contain_text("second time")
+    expect(row(page, job_id)).to_have_attribute("data-state", "completed")
+
+
+def test_hostile_text_stays_text(page: Page, site: Gateway) -> None:
+    job_id = site.submit("single", do="raise", value=HOSTILE)
+    pane = open_job(page, site, job_id)
+    expect(pane.locator(".failure > .message")).to_contain_text(HOSTILE)
+    expect(row(page, job_id).locator(".line")).to_contain_text(HOSTILE)
+    assert page.locator("#job img, #rows img, #job script").count() == 0
+    assert "pwned" not in page.title()
+    echoed = open_job(page, site, site.submit("single", value=HOSTILE))
+    expect(echoed.locator(".value pre")).to_contain_text("onerror=")
+    assert page.locator("#job img").count() == 0
+
+
+def test_a_running_job_is_cancelled_with_a_second_press(page: Page, site: Gateway) -> None:
+    job_id = site.submit("single", do="sleep", seconds=600)
+    pane = open_job(page, site, job_id)
+    expect(pane.locator(".state")).to_have_text("Running")
+    pane.get_by_role("button", name="Cancel").click()
+    expect(pane.get_by_role("button", name="Really cancel?")).to_be_visible()
+    assert site.get(f"/jobs/{job_id}").json()["state"] == "running"
+    pane.get_by_role("button", name="Really cancel?").click()
+    expect(pane.locator(".state")).to_have_text("Cancelled")
+    assert site.get(f"/jobs/{job_id}").json()["state"] == "cancelled"
+
+
+def test_lists_are_filtered_by_state_engine_and_name(page: Page, site: Gateway) -> None:
+    good, bad = site.submit("fake", value=1), site.submit("single", do="raise", value="no")
+    expect(row(page, good)).to_have_attribute("data-state", "completed")
+    expect(row(page, bad)).to_have_attribute("data-state", "failed")
+    page.locator("#states [data-state=failed]").click()
+    expect(row(page, good)).to_be_hidden()
+    expect(row(page, bad)).to_be_visible()
+    page.locator("#engine").select_option("fake")
+    expect(row(page, bad)).to_be_hidden()
+    page.locator("#engine").select_option("")
+    page.locator("#states [data-state='']").click()
+    page.locator("#search").fill(good)
+    expect(page.locator(".row:visible")).to_have_count(1)
+    expect(row(page, good)).to_be_visible()
+
+
+def test_dropped_speech_becomes_a_transcript_that_follows_its_sound(page: Page, tmp_path: Path) -> None:
+    sound = tmp_path / "greeting & <b>.wav"
+    sound.write_bytes(wav(3.25))
+    data = page.evaluate_handle(
+        """([name, bytes]) => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], name, {type: "audio/wav"})); return data; }""",
+        [sound.name, list(sound.read_bytes())],
+    )
+    page.dispatch_event("body", "dragenter", {"dataTransfer": data})
+    expect(page.locator("#dropping")).to_be_visible()
+    page.dispatch_event("body", "drop", {"dataTransfer": data})
+    form = page.locator("#submit")
+    expect(form.get_by_role("button", name="transcribe")).to_have_attribute("aria-pressed", "true")
+    expect(form.locator(".chosen b")).to_have_text(sound.name)
+    form.get_by_role("button", name="Submit").click()
+    pane = page.locator("#job")
+    expect(pane.locator(".title")).to_have_text(sound.name)
+    expect(pane.locator(".legend li")).to_have_count(2)
+    word = pane.locator(".w", has_text="there.")
+    expect(pane.locator("[data-player]")).to_be_visible()
+    word.click()
+    expect(word).to_have_class("w now")
+    assert page.evaluate("document.querySelector('.player video').currentTime") >= 0.6
+    expect(pane.locator(".part.now")).to_contain_text("Good")  # it plays on by itself
+    pane.get_by_role("button", name="Play from 0:00").click()
+    expect(pane.locator(".part.now")).to_contain_text("Hello")
+    with page.expect_download() as found:
+        pane.get_by_role("button", name=".srt").click()
+    srt = found.value.path().read_text()
+    assert "00:00:01,750 --> 00:00:03,250\nspk1: Good → day." in srt
+
+
+def test_a_file_that_a_job_wrote_is_saved(page: Page, site: Gateway) -> None:
+    pane = open_job(page, site, site.submit("single", do="write"))
+    with page.expect_download() as found:
+        pane.get_by_role("link", name="written.bin").click()
+    assert found.value.path().read_bytes() == b"x" * 11
+
+
+def test_what_the_gateway_refuses_is_said_in_the_form(page: Page) -> None:
+    page.keyboard.press("n")
+    form = page.locator("#submit")
+    form.get_by_role("button", name="fake", exact=True).click()
+    form.get_by_text("Options").click()
+    form.locator("#field-output").fill("/etc/passwd")
+    form.get_by_role("button", name="Submit").click()
+    expect(form.get_by_role("alert")).to_contain_text("outside the allowed folders")
+
+
+def test_everything_is_done_by_keys(page: Page, site: Gateway) -> None:
+    ids = [site.submit("fake", value=number) for number in range(3)]
+    for job_id in ids:
+        expect(row(page, job_id)).to_have_attribute("data-state", "completed")
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#help")).to_be_hidden()
+    page.keyboard.press("/")
+    page.keyboard.type(ids[1])
+    expect(page.locator(".row:visible")).to_have_count(1)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("j")
+    expect(page.locator("#rows")).to_be_focused()
+    expect(page.locator("#rows")).to_have_attribute("aria-activedescendant", f"job-{ids[1]}")
+    page.keyboard.press("Enter")
+    expect(page.locator("#job .id")).to_have_text(ids[1])
+    page.keyboard.press("Escape")
+    expect(page.locator("#job")).to_be_hidden()
+    page.keyboard.press("5")
+    expect(page.locator("#states [data-state=failed]")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Tab")
+    ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert ring == "solid"
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_the_systems_colours_are_taken_and_can_be_overruled(
+    site: Gateway, visit: Callable[..., Page], scheme: str
+) -> None:
+    page = visit(site.base, color_scheme=scheme)
+
+    def brightness() -> int:
+        return sum(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"))
+
+    assert (brightness() < 200) == (scheme == "dark")
+    other = "light" if scheme == "dark" else "dark"
+    while page.evaluate("document.documentElement.dataset.theme") != other:
+        page.locator("#theme").click()
+    assert (brightness() < 200) == (other == "dark")
+    page.reload()
+    assert (brightness() < 200) == (other == "dark")
+
+
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(site: Gateway, visit: Callable[..., Page]) -> None:
+    page = visit(site.base, viewport={"width": 360, "height": 720}, has_touch=True, is_mobile=True)
+    job_id = site.submit("single", do="raise", value="x" * 400)
+    expect(row(page, job_id)).to_have_attribute("data-state", "failed")
+
+    def fits() -> bool:
+        wide = "[...document.querySelectorAll('body *')].filter(n => n.scrollWidth > n.clientWidth + 1"
+        wide += " && ['auto', 'scroll'].includes(getComputedStyle(n).overflowX) && !n.matches('.segments')).length"
+        return page.evaluate("document.documentElement.scrollWidth") <= 360 and page.evaluate(wide) == 0
+
+    assert fits()
+    page.get_by_role("button", name="Pool").click()
+    expect(page.locator("[data-engine=fake]")).to_be_visible()
+    assert fits()
+    page.get_by_role("button", name="Jobs").click()
+    row(page, job_id).tap()
+    expect(page.locator("#job .failure")).to_be_visible()
+    box = page.locator("#job").bounding_box()
+    assert box is not None
+    assert box["width"] == 360
+    assert fits()
+    page.get_by_role("button", name="New job").tap()
+    expect(page.locator("#submit")).to_be_visible()
+    assert fits()
