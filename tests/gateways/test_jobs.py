@@ -223,6 +223,13 @@ def test_metrics(gateway: Gateway) -> None:
     gateway.result(gateway.submit(do="sleep", seconds=0.2))
     gateway.result(gateway.submit(do="input"))
     gateway.result(gateway.submit(do="kill", until_attempt=1))
+    wait_until(
+        lambda: (
+            metric(read(), "filepool_job_duration_seconds_count", engine="fake")
+            >= metric(before, "filepool_job_duration_seconds_count", engine="fake") + 3
+        ),
+        "three more jobs",
+    )
     killed = {"engine": "fake", "reason": "killed"}
     restarts = "filepool_worker_restarts_by_reason_total"
     wait_until(lambda: metric(read(), restarts, **killed) > metric(before, restarts, **killed), "a restart")

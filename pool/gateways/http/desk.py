@@ -34,7 +34,7 @@ T = TypeVar("T")
 _BELIEVED_S = 0.5  # how long a look at the pool is believed
 _SHARE = 10  # a look that took t is not repeated before 10 t have passed
 _SWEEP_S = 300.0
-_LEDGER_S = 1.0
+_LEDGER_S = 5.0  # whoever asks in between looks, too
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Desk:
         """Sweep uploads and keep the ledger while the application runs."""
         tasks = [
             asyncio.create_task(_every(_SWEEP_S, self.tempfiles.sweep)),
-            asyncio.create_task(_every(_LEDGER_S, self.ledger.turn)),
+            asyncio.create_task(_every(_LEDGER_S, self.ledger.refresh)),
             asyncio.create_task(_every(_LEDGER_S, lambda: self.ledger.watch_slots(self.status()))),
         ]
         try:

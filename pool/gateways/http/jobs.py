@@ -50,7 +50,7 @@ def make_routes(desk: Desk) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> Response:
         """Those that run, those that wait in their order, those that ended, the last one first. A job that ended
-        within the last second may still be missing."""
+        within the last second may be missing."""
         found = await in_thread(
             lambda: views.listed(spool, desk.ledger.newest, state=state, engine=engine, limit=limit)
         )

@@ -24,6 +24,8 @@ from pool.status import PoolStatus
 BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 _KEPT = 10_000  # entries for lists
 _TURN_S = 0.2
+_BELIEVED_S = 0.2  # how long a turn is believed
+_SHARE = 5  # one that took t is not repeated before 5 t have passed
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Ledger:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._lock = threading.Lock()
+        self._fresh_until = 0.0
         self._known: dict[str, tuple[int, int]] = {}  # id -> its record's file: another one after a retry
         self._entries: dict[str, Entry] = {}
         self._slots: dict[str, int] = {}  # slot -> restarts at the last look
@@ -72,6 +75,14 @@ class Ledger:
         self.durations: dict[str, Histogram] = {}
         self.waits: dict[str, Histogram] = {}
         self.restarts: Counter[tuple[str, str]] = Counter()  # engine, reason
+
+    def refresh(self) -> None:
+        """A turn, unless one was a moment ago."""
+        if time.monotonic() >= self._fresh_until:
+            begun = time.monotonic()
+            self.turn()
+            took = time.monotonic() - begun
+            self._fresh_until = time.monotonic() + max(_BELIEVED_S, _SHARE * took)
 
     def turn(self) -> bool:
         """Read what is new; False when there is more for another turn."""
@@ -97,6 +108,7 @@ class Ledger:
 
     def newest(self) -> list[Entry]:
         """Jobs that ended, the last one first."""
+        self.refresh()
         with self._lock:
             return sorted(self._entries.values(), key=lambda entry: entry.finished, reverse=True)
 

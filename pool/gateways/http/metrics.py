@@ -48,7 +48,7 @@ class _PoolCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         status, ledger = self._desk.status(), self._desk.ledger
-        ledger.turn()
+        ledger.refresh()
         ledger.watch_slots(status)
         yield from _queues(status)
         yield from _workers(status)
