@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 TESTED := $(VENV)/.tested
 WEIGHTS := $(VENV)/.weights
 
-.PHONY: help setup demo test lint slow bench clean
+.PHONY: help setup demo test lint slow chaos bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ test: setup lint  ## lint, types and the fast tests
 
 slow: setup $(TESTED)  ## storms, floods and long runs
 	$(BIN)/pytest -m slow -q
+
+chaos: setup $(TESTED)  ## half an hour of killed and stopped processes; nothing may be lost or run twice
+	$(BIN)/python tests/chaos --seconds 1800
 
 bench: setup $(TESTED)  ## every figure of docs/BENCH.md on this machine
 	$(BIN)/python -m bench
