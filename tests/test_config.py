@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from pool.config import Config, EngineConfig, HttpConfig, LogConfig, RecycleConfig, RedisConfig, load_config, parse_config
+from pool.config import (
+    Config,
+    EngineConfig,
+    HttpConfig,
+    LogConfig,
+    RecycleConfig,
+    RedisConfig,
+    load_config,
+    parse_config,
+)
 from pool.constants import ENV_SPOOL, ENV_WORKER
 from pool.errors import ConfigError
 from pool.slots import PROJECT, SlotSpec, slots

@@ -1,4 +1,4 @@
-"""A real redis-server, a real gateway, a temporary-file service, and a client that knows nothing but the contract."""
+"""A real redis-server, a real gateway, and a client that knows nothing but the contract."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 import redis
 from scenarios.world import PATIENCE_S, ROOT, World, wait_until
 
+from gateways.file_service import Service
 from pool.gateways.tempfiles import Tempfiles
 from pool.spool import Spool
 
@@ -215,84 +215,6 @@ class Store:
 
     def read(self, file_id: str) -> bytes:
         return self._files.path(file_id).read_bytes()
-
-
-class Service:
-    """A temporary-file service as others run one: the two routes of the contract, ids of its own making."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.trouble = 0  # so many requests are answered with 503
-        self.tokens: set[str] = set()
-        self.held = threading.Event()  # a download of "held" has begun
-        self.release = threading.Event()
-        handler = type("Handler", (_Handler,), {"service": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.base = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def put(self, content: bytes, name: str = "") -> str:
-        file_id = name or uuid.uuid4().hex
-        self.files[file_id] = content
-        return file_id
-
-    def close(self) -> None:
-        self.release.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    service: Service
-
-    def do_GET(self) -> None:
-        file_id = self.path.removeprefix("/api/tempfile/download/")
-        if self._in_trouble():
-            return
-        if file_id.startswith("held"):
-            self.service.held.set()
-            self.service.release.wait(60)
-        content = self.service.files.get(file_id)
-        if content is None:
-            self._answer(404, {"success": False, "error": "File not found or expired"})
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):
-            self.wfile.write(content)
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self._in_trouble():
-            return
-        boundary = self.headers["Content-Type"].partition("boundary=")[2].encode()
-        part = body.split(b"--" + boundary)[1]
-        head, _, content = part.partition(b"\r\n\r\n")
-        assert b'name="file"; filename="' in head
-        file_id = self.service.put(content.removesuffix(b"\r\n"))
-        name = head.partition(b'filename="')[2].partition(b'"')[0].decode()
-        self._answer(200, {"success": True, "file_id": file_id, "file_type": "video", "original_name": name})
-
-    def _in_trouble(self) -> bool:
-        self.service.tokens.add(self.headers.get("Authorization", ""))
-        if self.service.trouble > 0:
-            self.service.trouble -= 1
-            self._answer(503, {"error": "busy"})
-            return True
-        return False
-
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):
-            self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        """Silence."""
 
 
 class Rig:

@@ -2,6 +2,7 @@
 
     settings     what config.json, environment and command line say
     wire         the protocol: a job as clients write it, a message as they read it, the names of keys
+    link         the connection, and what is said when it is lost
     files        ids of the temporary-file service as paths, results as ids
     remote       a temporary-file service at BASE_URL
     taker        one thread per queue: list -> spool, so that no job is in neither

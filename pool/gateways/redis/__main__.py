@@ -61,7 +61,8 @@ def serve(
 
 def _serve(config: Path | None, gpu: list[int], start: bool, check: bool, verbose: bool) -> int:
     try:
-        from pool.gateways.redis.gateway import Gateway, connect, examine
+        from pool.gateways.redis.gateway import Gateway
+        from pool.gateways.redis.link import connect, examine
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install filepool[redis]") from None
     from pool.client import FilePool

@@ -8,58 +8,21 @@ from contextlib import suppress
 from typing import Any
 
 from loguru import logger
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
-from redis.retry import Retry
+from redis.exceptions import RedisError
 
 from pool.client import FilePool
-from pool.errors import ConfigError
 from pool.gateways.redis.ends import Ends
 from pool.gateways.redis.files import Files
 from pool.gateways.redis.herald import Herald
-from pool.gateways.redis.outage import Outage
+from pool.gateways.redis.link import Outage
 from pool.gateways.redis.settings import Settings
 from pool.gateways.redis.taker import Taker
 from pool.gateways.redis.wire import Keys
 from pool.notify import Notifier
 
-_ANSWER_S = 10.0  # longer than a take may block
 _STOP_S = 15.0  # for takers that are in the middle of something
 _PAUSE_S = 0.5
 _SWEEP_S = 300.0
-_OLDEST = (6, 2)  # LMOVE
-
-
-def connect(settings: Settings) -> Any:
-    """A client that says at once when Redis is away: a take that was sent twice would be two jobs."""
-    return Redis(
-        host=settings.host,
-        port=settings.port,
-        db=settings.db,
-        password=settings.password,
-        socket_timeout=_ANSWER_S,
-        socket_connect_timeout=_ANSWER_S / 2,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 0),
-        client_name="filepool",
-    )
-
-
-def examine(client: Any, settings: Settings) -> str:
-    """"" when Redis can be used now, else why it cannot yet. Raises ConfigError for what no waiting will mend."""
-    try:
-        version = str(client.info("server")["redis_version"])
-    except NoPermissionError:
-        return ""  # an account that may do its work and no more
-    except AuthenticationError as error:
-        raise ConfigError(f"Redis at {settings.address} refuses us: {error}", "redis.password") from None
-    except RedisError as error:
-        return str(error)
-    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST:
-        raise ConfigError(f"{settings.address} is Redis {version}; it must be 6.2 or newer (LMOVE)", "redis.host")
-    return ""
 
 
 class Gateway:

@@ -19,7 +19,7 @@ from pool.future import JobFuture
 from pool.gateways.redis.ends import Follow
 from pool.gateways.redis.files import Files
 from pool.gateways.redis.herald import Herald
-from pool.gateways.redis.outage import Outage
+from pool.gateways.redis.link import Outage
 from pool.gateways.redis.remote import ServiceAway
 from pool.gateways.redis.settings import Queue
 from pool.gateways.redis.wire import BadJob, Keys, Order, read_job

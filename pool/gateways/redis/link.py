@@ -1,0 +1,71 @@
+"""The connection to Redis: made, examined, and what is said when it is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from loguru import logger
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.retry import Retry
+
+from pool.errors import ConfigError
+from pool.gateways.redis.settings import Settings
+
+_ANSWER_S = 10.0  # longer than a take may block
+_OLDEST = (6, 2)  # LMOVE
+
+
+def connect(settings: Settings) -> Any:
+    """A client that says at once when Redis is away: a take that was sent twice would be two jobs."""
+    return Redis(
+        host=settings.host,
+        port=settings.port,
+        db=settings.db,
+        password=settings.password,
+        socket_timeout=_ANSWER_S,
+        socket_connect_timeout=_ANSWER_S / 2,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 0),
+        client_name="filepool",
+    )
+
+
+def examine(client: Any, settings: Settings) -> str:
+    """"" when Redis can be used now, else why it cannot yet. Raises ConfigError for what no waiting will mend."""
+    try:
+        version = str(client.info("server")["redis_version"])
+    except NoPermissionError:
+        return ""  # an account that may do its work and no more
+    except AuthenticationError as error:
+        raise ConfigError(f"Redis at {settings.address} refuses us: {error}", "redis.password") from None
+    except RedisError as error:
+        return str(error)
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST:
+        raise ConfigError(f"{settings.address} is Redis {version}; it must be 6.2 or newer (LMOVE)", "redis.host")
+    return ""
+
+
+class Outage:
+    """Redis comes and goes: said once each, however many threads notice. address: for people."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._lock = threading.Lock()
+        self._since: float | None = None
+
+    def begins(self, error: Exception) -> None:
+        with self._lock:
+            if self._since is None:
+                self._since = time.monotonic()
+                logger.warning("Redis at {} is away ({}); jobs go on, it is tried again", self._address, error)
+
+    def over(self) -> None:
+        with self._lock:
+            if self._since is not None:
+                logger.info("Redis at {} is back after {:.1f} s", self._address, time.monotonic() - self._since)
+                self._since = None
