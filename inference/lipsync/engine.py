@@ -36,7 +36,7 @@ from inference.lipsync.pipeline import Encoding, Render
 from inference.lipsync.work import Backend, Work
 from inference.probe import VideoInfo, probe_video
 
-PIPELINE_VERSION = 1  #: raise it when the same input may give another video; part of the fingerprint
+PIPELINE_VERSION = 2  #: raise it when the same input may give another video; part of the fingerprint
 MIN_AUDIO_S = 0.1
 #: work per megapixel and frame, in milliseconds of one core: only their proportions matter
 FOLLOW_MS, LOOK_MS, PAINT_MS = 12.0, 4.0, 22.0

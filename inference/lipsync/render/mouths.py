@@ -8,7 +8,7 @@ cross-faded on one geometry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -30,7 +30,7 @@ RUN = 50  #: frames; when not all mouths fit, whole stretches of this length are
 
 NEAR_OPENING, NEAR_WIDTH, NEAR_ANGLE = 0.02, 0.035, 7.0  #: differences that cost 1: eye distances, degrees
 SKIP, STAY, BACK, JUMP, JUMP_MORE = 0.4, 0.3, 0.8, 3.0, 6.0  #: STAY < BACK / 2, or silence would swing to and fro
-SOFT_COST, TENSE_COST = 2.0, 0.5  #: of a blurred mouth (per share of sharpness lost), of an unusual one (per unit)
+SOFT_COST, TENSE_COST = 25.0, 0.5  #: of a blurred mouth (share of sharpness lost, squared), of an unusual one (unit)
 PARTED_COST, SHUT_BELOW = 5.0, 0.03  #: of teeth in a mouth that shall be shut, and when it shall be
 LIGHTER = 30.0  #: grey levels between lips and what is between them that mean teeth
 TENSE = 0.02  #: eye distances of lip shape off the usual that count as one unit
@@ -177,7 +177,7 @@ class Chooser:
         tense = np.sqrt(((lips - usual) ** 2).sum(axis=2).mean(axis=1)) / TENSE
         self._parted = mouths.parted
         soft = np.maximum(0, 1 - mouths.sharpness)
-        self._own_cost = (TENSE_COST * tense**2 + SOFT_COST * soft).astype(np.float32)
+        self._own_cost = (TENSE_COST * tense**2 + SOFT_COST * soft**2).astype(np.float32)
         self._transition = _transitions(mouths, lips)
 
     def choose(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> NDArray[np.int32]:
@@ -194,6 +194,11 @@ class Chooser:
             path[start:stop] = self._shortest(cost)[: stop - start]
             before = int(path[stop - 1])
         return path
+
+    def unlike(self, opening: Array) -> Callable[[int, int], float]:
+        """How far, of (T,) openings, the k-th is from that of a mouth: the square over NEAR_OPENING, as it is felt."""
+        asked, own = _felt(opening) / NEAR_OPENING, _felt(self._opening) / NEAR_OPENING
+        return lambda k, mouth: float((asked[k] - own[mouth]) ** 2)
 
     def _costs(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Array:
         cost = ((_felt(opening)[:, None] - _felt(self._opening)) / NEAR_OPENING) ** 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,11 +81,14 @@ class Plan:
         return tuple((mouth, share / total) for mouth, share in sorted(shares.items()))
 
 
-def fade_jumps(path: NDArray[np.int32], template: NDArray[np.int32]) -> tuple[NDArray[np.int32], Array]:
+def fade_jumps(
+    path: NDArray[np.int32], template: NDArray[np.int32], unlike: Callable[[int, int], float]
+) -> tuple[NDArray[np.int32], Array]:
     """(T, 2) mouths and (T,) shares for a path of mouths: at jumps two stretches run side by side for a moment.
 
     ``template`` (M,) is the template frame of each mouth; a stretch goes on in the template's own time as far
-    as it has mouths.
+    as it has mouths. ``unlike(k, mouth)`` says how far a mouth is from what output frame k asks for: of two, the
+    one that is further counts less, by a factor of e per 1. A shut mouth must not shine through one that opens.
     """
     total = len(path)
     mouths = np.stack([path, np.full(total, -1, np.int32)], axis=1).astype(np.int32)
@@ -105,7 +109,8 @@ def fade_jumps(path: NDArray[np.int32], template: NDArray[np.int32]) -> tuple[ND
             else:
                 new = int(path[k])
             mouths[k] = old, new
-            blend[k] = share
+            closer = float(np.exp(np.clip(unlike(k, old) - unlike(k, new), -30, 30)))
+            blend[k] = share * closer / (1 - share + share * closer)
     return mouths, blend
 
 
