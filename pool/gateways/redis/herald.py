@@ -205,6 +205,6 @@ class Herald:
                     del self._words[key]
 
     def farewell(self) -> None:
-        """The last turn: what is known is told, and these queues have no gateway any more."""
-        self.turn()
+        """What is known is told, no job is looked at any more, and these queues have no gateway."""
+        self._tell()
         self._client.delete(*(self._keys.gpu(queue.gpu_id) for queue in self._settings.queues))
