@@ -219,6 +219,11 @@ def test_metrics(gateway: Gateway) -> None:
         assert answer.headers["Content-Type"].startswith("text/plain; version=")
         return answer.text
 
+    def busy() -> float:
+        text, labels = read(), {"engine": "fake"}
+        return sum(metric(text, "filepool_queue_jobs", state=state, **labels) for state in ("queued", "running"))
+
+    wait_until(lambda: not busy(), "the end of what others began")
     before = read()
     gateway.result(gateway.submit(do="sleep", seconds=0.2))
     gateway.result(gateway.submit(do="input"))

@@ -63,10 +63,6 @@ def _serve(
     start: bool,
     access_log: bool,
 ) -> None:
-    try:
-        from pool.gateways.http.server import run_server
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed: pip install filepool[http]") from None
     from pool.client import FilePool
     from pool.gateways.http.settings import prepare, read_settings
 
@@ -75,6 +71,10 @@ def _serve(
         say(f"! {note}", "yellow")
     settings = read_settings(configured, os.environ, host=host, port=port, roots=base_path, token_file=token_file)
     prepare(settings)
+    try:
+        from pool.gateways.http.server import run_server
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed: pip install filepool[http]") from None
     say(f"media: {', '.join(map(str, settings.roots))}")
     say(f"token: {'needed' if settings.token else 'none, this machine only'}")
     pool = FilePool(configured, start=start)

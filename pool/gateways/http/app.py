@@ -12,6 +12,7 @@ from loguru import logger
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from pool import __version__
 from pool.client import FilePool
@@ -22,6 +23,7 @@ from pool.gateways.http.errors import problem_of, respond
 from pool.gateways.http.guard import Guard
 from pool.gateways.http.settings import Settings
 
+_ASK = {"Cache-Control": "no-cache"}  # else browsers mix files of two versions
 CONSOLE = Path(__file__).resolve().parents[1] / "console"  # index.html at /, the rest at /static
 
 
@@ -53,9 +55,18 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
     app.add_exception_handler(Exception, _on_surprise)
     app.add_middleware(Guard, settings=settings)
     if CONSOLE.is_dir():
-        app.mount("/static", StaticFiles(directory=CONSOLE), name="static")
-        app.add_api_route("/", lambda: FileResponse(CONSOLE / "index.html"), include_in_schema=False)
+        app.mount("/static", _Assets(directory=CONSOLE), name="static")
+        app.add_api_route("/", lambda: FileResponse(CONSOLE / "index.html", headers=_ASK), include_in_schema=False)
     return app
+
+
+class _Assets(StaticFiles):
+    """The console's own files."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(_ASK)
+        return response
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
