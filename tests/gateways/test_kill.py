@@ -8,7 +8,7 @@ from pathlib import Path
 import requests
 from scenarios.world import World, alive, kill, wait_until
 
-from gateways.gateway import Gateway, configure
+from gateways.gateway import Gateway, configure, wav
 
 
 def test_kill_9_of_the_gateway_in_the_middle_loses_nothing(world: World) -> None:
@@ -105,4 +105,21 @@ def test_a_queue_that_is_full_says_when_to_come_back(world: World) -> None:
     assert int(refused.headers["Retry-After"]) > 0
     assert "max_ready is 3" in refused.json()["error"]["message"]
     assert gate.get("/jobs").json()["total"] == 3
+    gate.kill()
+
+
+def test_a_disk_without_room_takes_nothing_in(world: World) -> None:
+    configure(world, "echo")
+    text = world.config.read_text().replace('"min_free_mb": 0', '"min_free_mb": 1000000000')
+    world.config.write_text(text)
+    gate = Gateway(world, "--no-start").start()
+    upload = gate.post("/api/tempfile/upload", files={"file": ("a.wav", wav())})
+    assert (upload.status_code, upload.json()["success"]) == (503, False)
+    assert "no room" in upload.json()["message"]
+    refused = gate.post("/jobs/echo", json={})
+    assert refused.status_code == 503
+    assert "min_free_mb" in refused.json()["error"]["message"]
+    for answer in (upload, refused):
+        assert int(answer.headers["Retry-After"]) > 0
+    assert gate.get("/jobs").json() == {"jobs": [], "total": 0}
     gate.kill()
