@@ -65,8 +65,11 @@ class Storm:
             for _ in range(self.wanted):
                 self._start_client()
             watcher.start()
+            due = time.monotonic()
             while time.monotonic() < until:
-                self._sleep(self.rng.uniform(0.05, 0.5))
+                due += self.rng.uniform(0.05, 0.5)  # what a strike costs is no rest
+                self._sleep(due - time.monotonic())
+                due = max(due, time.monotonic() - 1)
                 self.strike()
                 self._look_after()
                 if time.monotonic() > tell_at:
