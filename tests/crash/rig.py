@@ -216,6 +216,7 @@ class Rig:
         return Launch(
             spool=str(self.root), worker=str(self.seat(engine)), spec=ENGINES[engine], options=self.options,
             durable=self.durable, max_attempts=self.retry_times + 1,
+            media_roots=tuple(os.path.realpath(root) for root in self.config.media_roots),
         )  # fmt: skip
 
     def work(self, at: At = 0, engine: str = "fake") -> bool:

@@ -148,7 +148,8 @@ SEEDS: dict[str, list[bytes]] = {
         b"\xc7\x10\x02\x93\xa9array.npy\xa3<f8\x91\x01",
     ],
     "name": [
-        b"500.0000000000000001.mine.00.msgpack", b"fake-0.17", b"0000000000000001.echo.500.0000000000000001.x.01.msgpack",
+        b"500.0000000000000001.mine.00.msgpack", b"fake-0.17",
+        b"0000000000000001.echo.500.0000000000000001.x.01.msgpack",
         b"echo.500.0000000000000001.mine.00.msgpack", b"mine.01.msgpack", b"mine.msgpack", b"mine.1-2-ab.record",
     ],
     "drop": [

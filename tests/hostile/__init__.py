@@ -1,0 +1,1 @@
+"""What anybody may drop into in/, given to the whole pool."""
