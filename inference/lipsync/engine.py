@@ -38,6 +38,7 @@ from inference.probe import VideoInfo, probe_video
 
 PIPELINE_VERSION = 2  #: raise it when the same input may give another video; part of the fingerprint
 MIN_AUDIO_S = 0.1
+SMALL = 1920 * 1088  #: pixels of a frame up to which one core decodes faster than the face is found
 #: work per megapixel and frame, in milliseconds of one core: only their proportions matter
 FOLLOW_MS, LOOK_MS, PAINT_MS = 12.0, 4.0, 22.0
 MERGE_SHARE = 0.02  #: of all work
@@ -121,6 +122,7 @@ class LipSync:
             choice=_choice(job),
             frames=frames,
             check=steps.check,
+            threads=1 if info.width * info.height <= SMALL else None,  # it keeps up, and costs less
             ffmpeg=self._options.ffmpeg,
         )
         steps.begin("face_detecting", shares.follow, shares.look, "looking at the mouth")

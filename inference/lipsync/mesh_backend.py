@@ -103,6 +103,7 @@ class MeshPainter:
 
     def __init__(self, renderer: MeshRenderer, plan: Plan) -> None:
         self._renderer, self._plan = renderer, plan
+        self._buffer: Planes | None = None
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
         plan = self._plan
@@ -118,7 +119,10 @@ class MeshPainter:
         if window is None:
             return planes
         before, at = to_bgr(planes, window), window[:2]
-        return with_changes(planes, before, self._renderer.render(before, index, self._plan.target(output), at), at)
+        after = self._renderer.render(before, index, self._plan.target(output), at)
+        if self._buffer is None:
+            self._buffer = np.empty_like(planes)
+        return with_changes(planes, before, after, at, self._buffer)
 
 
 def asked_of(

@@ -50,7 +50,7 @@ class PlanePainter(Protocol):
     """A painter that looks at a part of each frame only, and is faster when it is given planes."""
 
     def paint_planes(self, planes: Planes, output: int) -> Planes:
-        """One finished frame. The given one must stay as it is."""
+        """One finished frame, good until the next is asked for. The given one must stay as it is."""
         ...
 
 
@@ -185,11 +185,12 @@ class Render:
             raise Stopped
 
 
-def painted(painter: Painter, given: Sequence[Frame | Planes], outputs: Sequence[int]) -> Sequence[Frame | Planes]:
+def painted(painter: Painter, given: Sequence[Frame | Planes], outputs: Sequence[int]) -> Iterator[Frame | Planes]:
     """The finished frames, each in the form it was given in: as (H, W, 3) BGR or as planes."""
     if given[0].ndim == 3:
-        return painter.paint(given, outputs)
-    if isinstance(painter, PlanePainter):
-        return [painter.paint_planes(planes, output) for planes, output in zip(given, outputs, strict=True)]
-    plain = [to_bgr(planes) for planes in given]
-    return list(map(with_changes, given, plain, painter.paint(plain, outputs)))
+        yield from painter.paint(given, outputs)
+    elif isinstance(painter, PlanePainter):
+        yield from map(painter.paint_planes, given, outputs)
+    else:
+        plain = [to_bgr(planes) for planes in given]
+        yield from map(with_changes, given, plain, painter.paint(plain, outputs))

@@ -48,10 +48,13 @@ def to_bgr(planes: Planes, window: Window | None = None) -> Frame:
     return np.asarray(cv2.cvtColor(part, cv2.COLOR_YUV2BGR_I420), np.uint8)
 
 
-def with_changes(planes: Planes, before: Frame, after: Frame, at: tuple[int, int] = (0, 0)) -> Planes:
+def with_changes(
+    planes: Planes, before: Frame, after: Frame, at: tuple[int, int] = (0, 0), into: Planes | None = None
+) -> Planes:
     """The planes as they look once ``before`` has become ``after``: only the box that differs is converted.
 
-    Both are frames made of the planes, or a window of them whose first pixel lies at ``at`` (x, y; even).
+    Both are frames made of the planes, or a window of them whose first pixel lies at ``at`` (x, y; even). The
+    result is written ``into`` an array that is used again and again, since fresh memory costs as much as the copy.
     """
     if after is before:
         return planes
@@ -62,7 +65,8 @@ def with_changes(planes: Planes, before: Frame, after: Frame, at: tuple[int, int
     height = bottom - top
     part = np.empty((height * 3 // 2, right - left), np.uint8)
     encode.to_planes(np.ascontiguousarray(after[top:bottom, left:right]), part)
-    result = planes.copy()
+    result = np.empty_like(planes) if into is None else into
+    result[:] = planes
     window = (left + at[0], top + at[1], right + at[0], bottom + at[1])
     result[window[1] : window[3], window[0] : window[2]] = part[:height]
     _colours(result, window)[:] = part[height:].reshape(2, height // 2, -1)
