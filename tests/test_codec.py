@@ -221,6 +221,7 @@ def _tower(depth: int) -> bytes:
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 2, 1_000, 100_000])
+@pytest.mark.invariant(24)
 def test_nesting_is_bounded(depth: int) -> None:
     begun = time.monotonic()
     for data in (_tower(depth), b"\x81\xa1a" * depth + b"\xc0"):
@@ -395,6 +396,7 @@ for name, data, decode in [
 """
 
 
+@pytest.mark.invariant(24)
 def test_bombs_are_defused_in_half_a_gigabyte(child_env: dict[str, str]) -> None:
     argv = [sys.executable, "-c", _BOMBS, str(MAX_DROP_BYTES)]
     done = subprocess.run(argv, env=child_env, capture_output=True, text=True, timeout=60, check=False)

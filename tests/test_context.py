@@ -141,6 +141,7 @@ def test_a_failed_attempt_leaves_what_was_there(context: JobContext, media: Path
     assert final.read_bytes() == b"before"
 
 
+@pytest.mark.invariant(12)
 def test_media_are_on_disk_before_they_have_their_name(context: JobContext, media: Path, spool: Spool) -> None:
     context.output(media / "out.mp4", "out.mp4").write_bytes(b"x")
     context.output(None, "own.srt").write_bytes(b"x")

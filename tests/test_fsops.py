@@ -83,6 +83,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, failing: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.invariant(16)
 def test_a_failed_fsync_is_never_repeated_on_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
 
@@ -135,6 +136,7 @@ def test_a_file_size_limit_leaves_nothing(tmp_path: Path, file_limit: Callable[[
 # ---- publishing
 
 
+@pytest.mark.invariant(4, 13)
 def test_publish_moves_and_never_replaces(tmp_path: Path, both_publishes: str) -> None:
     first, second, place = tmp_path / "first", tmp_path / "second", tmp_path / "place"
     first.write_bytes(b"first")
@@ -205,6 +207,7 @@ print(won)
 """
 
 
+@pytest.mark.invariant(4)
 def test_one_of_many_publishers_wins(tmp_path: Path, both_publishes: str, child_env: dict[str, str]) -> None:
     argv = [sys.executable, "-c", _RACE, str(tmp_path), both_publishes]
     children = [subprocess.Popen(argv, env=child_env, stdout=subprocess.PIPE, text=True) for _ in range(3)]

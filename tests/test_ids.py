@@ -180,6 +180,7 @@ def _submitters(root: Path, env: dict[str, str], count: int, jobs: int) -> list[
     return children
 
 
+@pytest.mark.invariant(4)
 def test_four_processes_submit_the_same_jobs(root: Path, spool: Spool, child_env: dict[str, str]) -> None:
     children = _submitters(root, child_env, 4, 300)
     for child in children:

@@ -142,6 +142,7 @@ def test_the_same_id_again_is_the_same_job(spool: Spool, taker: Intake, box: Pat
     assert "taken by a job with other content" in _quarantine(spool)["other.json"]
 
 
+@pytest.mark.invariant(23)
 def test_strange_names_are_no_obstacle(
     spool: Spool, taker: Intake, box: Path, hostile_names: tuple[bytes, ...], clock: Callable[[float], None]
 ) -> None:
@@ -389,6 +390,7 @@ def _special(box: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("sparse terabyte", "1099511627776 bytes, more than"),
     ],
 )
+@pytest.mark.invariant(22)
 def test_what_is_no_plain_file_is_never_opened_and_never_blocks(
     spool: Spool, taker: Intake, box: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
 ) -> None:
@@ -405,6 +407,7 @@ def test_what_is_no_plain_file_is_never_opened_and_never_blocks(
 
 
 @pytest.mark.parametrize("swap", ["symlink", "fifo", "directory", "hard link"])
+@pytest.mark.invariant(22)
 def test_what_changes_between_the_look_and_the_open(
     spool: Spool, taker: Intake, box: Path, monkeypatch: pytest.MonkeyPatch, swap: str
 ) -> None:
@@ -737,6 +740,7 @@ def test_a_drop_box_that_is_gone_is_made_again(spool: Spool, taker: Intake, box:
 
 @pytest.mark.parametrize("content", [GOOD, b'{"engine": "echo", "id": "mine"}', b"[]"], ids=["job", "id", "no job"])
 @pytest.mark.parametrize("swept", [False, True], ids=["at once", "after a sweep"])
+@pytest.mark.invariant(8)
 def test_killed_anywhere_a_drop_is_one_job(
     root: Path, spool: Spool, config: Config, box: Path, content: bytes, swept: bool
 ) -> None:

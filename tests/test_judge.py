@@ -57,6 +57,7 @@ def _judge(beat: Beat | None, engine: EngineConfig = ENGINE, **more: Any) -> Cau
         (_beat(Phase.DRAINING, 6), Cause.CLOSE),
     ],
 )
+@pytest.mark.invariant(29)
 def test_each_phase_has_its_own_deadline(beat: Beat, cause: Cause | None) -> None:
     assert _judge(beat) is cause
 
@@ -67,6 +68,7 @@ def test_before_the_first_beat_it_boots() -> None:
 
 
 @pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.invariant(9, 29)
 def test_a_stopped_process_is_ended_in_every_phase(phase: Phase) -> None:
     beat = _beat(phase, 0)
     assert _judge(beat, stopped_s=STOPPED_S - 0.1) is None

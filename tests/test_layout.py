@@ -58,6 +58,7 @@ def test_a_tree_is_made_once_and_keeps_its_identity(root: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777], ids=oct)
+@pytest.mark.invariant(25)
 def test_modes_whatever_the_umask(root: Path, umask: int) -> None:
     os.umask(umask)
     Spool.create(root)
@@ -107,6 +108,7 @@ def test_ten_that_make_it_at_once_agree(root: Path, child_env: dict[str, str]) -
 
 
 @pytest.mark.parametrize("name", [".", *TOP, *RUN])
+@pytest.mark.invariant(25)
 def test_a_directory_that_others_may_write_is_refused(root: Path, name: str) -> None:
     layout.prepare(root)
     path = root / name
@@ -124,6 +126,7 @@ def test_a_directory_that_others_may_write_is_refused(root: Path, name: str) -> 
 
 @as_root
 @pytest.mark.parametrize("name", [".", "in", "ready", "run", "run/control"])
+@pytest.mark.invariant(25)
 def test_a_directory_of_another_user_is_refused(root: Path, name: str) -> None:
     layout.prepare(root)
     os.chown(root / name, STRANGER, STRANGER)
@@ -155,6 +158,7 @@ def test_a_link_to_the_spool_as_a_whole_is_fine(root: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["work", "out", "run/control"])
+@pytest.mark.invariant(17)
 def test_a_file_system_of_its_own_is_refused(root: Path, name: str, mount: Callable[..., None]) -> None:
     layout.prepare(root)
     mount(root / name, "-t", "tmpfs", "-o", "size=64k,mode=0700", "none")

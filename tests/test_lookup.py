@@ -205,6 +205,7 @@ print(number)
 
 
 @pytest.mark.parametrize("how", ["forward", "back and forth"])
+@pytest.mark.invariant(1)
 def test_a_job_that_moves_is_never_nowhere(root: Path, spool: Spool, child_env: dict[str, str], how: str) -> None:
     argv = [sys.executable, "-c", _MOVE, str(root), how]
     child = subprocess.Popen(argv, env=child_env, stdout=subprocess.PIPE, text=True)

@@ -83,6 +83,7 @@ def test_priorities_out_of_range(priority: int) -> None:
 # ---- attempts
 
 
+@pytest.mark.invariant(6)
 def test_attempts_go_up_at_the_claim_and_back_only_at_release() -> None:
     name = job_name(0, 1, "job")
     assert name.claimed().attempts == 1
@@ -102,6 +103,7 @@ NO_IDS: list[Any] = [
 
 
 @pytest.mark.parametrize("job_id", NO_IDS, ids=ascii)
+@pytest.mark.invariant(23)
 def test_what_is_no_id(job_id: Any) -> None:
     assert not names.is_id(job_id)
     with pytest.raises(JobRefused, match=r"^id: .* is not an id") as caught:
@@ -201,6 +203,7 @@ print("\\n".join(new_id(1_700_000_000_000_000) for _ in range(2000)))
 """
 
 
+@pytest.mark.invariant(4)
 def test_processes_with_the_same_clock_and_seed_make_different_ids(child_env: dict[str, str], tmp_path: Path) -> None:
     children = [
         subprocess.Popen([sys.executable, "-c", _FORGE], env=child_env, stdout=subprocess.PIPE, text=True)

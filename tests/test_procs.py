@@ -116,6 +116,7 @@ def test_other_boot_and_other_start_are_dead(facts: Any) -> None:
     assert not procs.signal_process(replace(me, start="1"), signal.SIGKILL)  # or this test ends here
 
 
+@pytest.mark.invariant(28)
 def test_zombie_is_dead(yard: Yard, facts: Any) -> None:
     child, identity = yard.worker()
     os.kill(child.pid, signal.SIGKILL)
@@ -156,6 +157,7 @@ def test_what_cannot_be_read_counts_as_alive(monkeypatch: pytest.MonkeyPatch, fa
     assert not procs.proved_dead(me)
 
 
+@pytest.mark.invariant(28)
 def test_reused_pid_is_a_stranger(yard: Yard) -> None:
     """The real thing: the kernel is told to hand the dead worker's pid out again."""
     if not os.access(LAST_PID, os.W_OK):
@@ -289,6 +291,7 @@ FAMILY = """
 """
 
 
+@pytest.mark.invariant(27)
 def test_kill_group_reaches_every_stray_and_nobody_else(yard: Yard, facts: Any) -> None:
     child, identity = yard.worker(FAMILY)
     other, other_identity = yard.worker(worker="echo-1.1")

@@ -54,6 +54,7 @@ def test_two_slots_do_not_come_back_together() -> None:
     assert a.next_start_at != b.next_start_at
 
 
+@pytest.mark.invariant(30)
 def test_load_failures_start_exactly_as_often_as_the_limit() -> None:
     slot, now, starts = policy(), 0.0, []
     while slot.seat is not Seat.BENCHED:
@@ -180,6 +181,7 @@ def sick(slot: SlotPolicy, *kinds: str) -> None:
         slot.failed_job(10.0 + n, f"job-{n}", kind)
 
 
+@pytest.mark.invariant(11)
 def test_three_different_jobs_and_a_healthy_peer() -> None:
     slot = policy(bench_s=100)
     slot.started(0)
@@ -287,6 +289,7 @@ EVENTS = ["start", "load", "crash", "job", "done", "fail", "peer", "planned", "r
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=60))
+@pytest.mark.invariant(30)
 def test_any_history_keeps_its_promises(history: list[str]) -> None:
     slot, now = policy(), 0.0
     for jobs, event in enumerate(history):

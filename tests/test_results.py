@@ -227,6 +227,7 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("deaf")
 @pytest.mark.parametrize("count", [1, results._LIST_FROM + 5])
 @pytest.mark.parametrize("how", ["result", "wait"])
+@pytest.mark.invariant(19)
 def test_without_events_the_rescan_finds_everything(pool: FilePool, hand: Hand, count: int, how: str) -> None:
     futures = [pool.submit("echo") for _ in range(count)]
     for _ in futures:
@@ -239,6 +240,7 @@ def test_without_events_the_rescan_finds_everything(pool: FilePool, hand: Hand, 
     assert time.monotonic() - begun < 2 * results._RESCAN_S + 1
 
 
+@pytest.mark.invariant(19)
 def test_spurious_events_change_nothing(pool: FilePool, hand: Hand, hostile_names: tuple[bytes, ...]) -> None:
     future = pool.submit("echo")
     out = hand.spool.root / "out"

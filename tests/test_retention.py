@@ -65,6 +65,7 @@ def test_records_expire_by_their_own_time(spool: Spool, sweeper: Retention) -> N
     assert len(list(spool.root.rglob("*young-failed*"))) == 5
 
 
+@pytest.mark.invariant(30)
 def test_a_jump_of_the_wall_clock_expires_nothing(
     root: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +210,7 @@ def _owner(pid: int) -> str:
     return f"{pid}-{identity.start}-{layout.boot_tag()}"
 
 
+@pytest.mark.invariant(18)
 def test_files_of_the_living_stay_and_of_the_dead_go(spool: Spool, sleeper: subprocess.Popen[bytes]) -> None:
     tmp = spool.root / "tmp"
     owner, ours = _owner(sleeper.pid), os.path.basename(spool.temp())
@@ -264,6 +266,7 @@ def _everything(spool: Spool, job_id: str) -> dict[str, Path]:
         ("requeued", {"note", "progress", "partial", "scratch", "files", "dead", "id"}),
     ],
 )
+@pytest.mark.invariant(18)
 def test_what_belongs_to_nobody_goes(spool: Spool, make_job: JobMaker, state: str, kept: set[str]) -> None:
     if state not in ("none", "requeued"):
         spool.submit(make_job(id="mine"))

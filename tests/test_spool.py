@@ -61,6 +61,7 @@ def test_everything_of_a_job_is_kept(spool: Spool, make_job: JobMaker) -> None:
     assert spool.read_claim(claim_next(spool, seat(spool))) == job
 
 
+@pytest.mark.invariant(25)
 def test_files_are_private(spool: Spool, make_job: JobMaker) -> None:
     os.umask(0)
     for state in (JobState.COMPLETED, JobState.FAILED):
@@ -125,6 +126,7 @@ def _trace(spool: Spool, action: Callable[[], object]) -> list[str]:
     return trace
 
 
+@pytest.mark.invariant(2)
 def test_a_durable_job_is_on_disk_before_it_is_acknowledged(root: Path, make_job: JobMaker) -> None:
     spool = Spool(root, durable=True)
     trace = _trace(spool, lambda: spool.submit(make_job()))
@@ -138,6 +140,7 @@ def test_a_durable_job_is_on_disk_before_it_is_acknowledged(root: Path, make_job
     ]  # fmt: skip
 
 
+@pytest.mark.invariant(12)
 def test_a_durable_record_is_on_disk_before_the_claim_goes(root: Path, make_job: JobMaker) -> None:
     spool = Spool(root, durable=True)
     spool.submit(make_job(id="mine"))
@@ -196,6 +199,7 @@ for name in names:
 
 
 @pytest.mark.parametrize("order", ["in order", "shuffled"])
+@pytest.mark.invariant(5)
 def test_a_job_has_one_claimant(root: Path, spool: Spool, child_env: dict[str, str], order: str) -> None:
     """Four processes race for 4,000 jobs: the multiset of claims is the set of jobs."""
     spool.make_ready_dir("echo")
@@ -275,6 +279,7 @@ def test_a_job_file_of_a_foreign_hand(spool: Spool, content: bytes) -> None:
 # ---- give back
 
 
+@pytest.mark.invariant(6)
 def test_release_gives_the_attempt_back(spool: Spool, make_job: JobMaker) -> None:
     name = spool.submit(make_job(id="mine", priority=2))
     for _ in range(3):
@@ -369,6 +374,7 @@ def test_waking_is_not_stopped_by_what_it_meets(
 
 
 @pytest.mark.parametrize("years", [-10, 10])
+@pytest.mark.invariant(30)
 def test_a_jump_of_the_wall_clock_changes_no_order_and_no_due_time(
     root: Path, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, years: int
 ) -> None:
@@ -398,6 +404,7 @@ def both_publishes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("both_publishes")
+@pytest.mark.invariant(13)
 def test_the_first_result_wins_and_never_changes(spool: Spool, make_job: JobMaker) -> None:
     """Two generations hold the same job, which only a fault of ours could bring about; one result stands."""
     name = spool.submit(make_job(id="mine"))
@@ -419,6 +426,7 @@ def test_the_first_result_wins_and_never_changes(spool: Spool, make_job: JobMake
 
 
 @pytest.mark.usefixtures("both_publishes")
+@pytest.mark.invariant(13)
 def test_a_record_that_appears_meanwhile_wins(spool: Spool, make_job: JobMaker) -> None:
     """RACE: it was not there at the look, and is at the publish."""
     spool.submit(make_job(id="mine"))
@@ -543,6 +551,7 @@ def test_a_file_size_limit_leaves_everything_as_it_was(
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG], ids=errno.errorcode.get)
 @pytest.mark.parametrize("transition", ["submit", "release", "retry", "defer", "wake", "finish", "fail"])
+@pytest.mark.invariant(16)
 def test_an_error_at_any_operation_loses_nothing(root: Path, make_job: JobMaker, code: int, transition: str) -> None:
     """The job has one state afterwards, nothing half-written is visible, and the same again goes through."""
     spool = Spool(root, durable=True)

@@ -72,6 +72,7 @@ for number in range(pairs):
 
 
 @linux
+@pytest.mark.invariant(21)
 def test_a_job_that_arrives_just_after_a_claim_is_noticed_at_once(ready: Path, child_env: dict[str, str]) -> None:
     """watchdog's own emitter holds it back for 500 ms, because a claim is half a move; ours asks for no departures."""
     late: list[float] = []
@@ -186,6 +187,7 @@ def test_a_directory_that_is_missing_says_so(ready: Path, tmp_path: Path) -> Non
 
 
 @linux
+@pytest.mark.invariant(19)
 def test_an_overflow_asks_for_a_rescan(ready: Path, tmp_path: Path) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if limit > 100_000:
@@ -216,6 +218,7 @@ def test_a_renewed_directory_is_watched_again_at_once(ready: Path, tmp_path: Pat
 
 @linux
 @pytest.mark.parametrize("noticed", ["by its event", "by verify"])
+@pytest.mark.invariant(20)
 def test_a_directory_that_goes_and_comes_again(ready: Path, tmp_path: Path, noticed: str) -> None:
     with Watcher({"ready": ready, "other": tmp_path}) as watcher:
         ready.rmdir()
@@ -245,6 +248,7 @@ def test_a_directory_that_was_moved_away_is_no_longer_ours(ready: Path, tmp_path
 
 @linux
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EMFILE])
+@pytest.mark.invariant(20)
 def test_limits_that_are_met_later_lead_to_polling(
     ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -316,6 +320,7 @@ def test_when_the_kernel_refuses_events_it_polls_and_says_why(
 
 
 @pytest.mark.usefixtures("polling")
+@pytest.mark.invariant(20)
 def test_on_a_network_mount_it_polls_and_delivers(ready: Path, tmp_path: Path) -> None:
     with Watcher({"ready": ready}) as watcher:
         assert (watcher.mode, watcher.reason) == ("polling", "nfs4 mounts send no events")
@@ -354,6 +359,7 @@ def quiet_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("polling", "quiet_threads")
+@pytest.mark.invariant(20)
 def test_an_emitter_that_died_is_replaced(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from watchdog.observers.polling import PollingEmitter
 

@@ -17,6 +17,7 @@ SECONDS = float(os.environ.get("FILEPOOL_STORM_S", "20"))
 
 
 @pytest.mark.timeout(SECONDS * 1.2 + 240)
+@pytest.mark.invariant(1, 7, 8, 9, 15, 27)
 def test_storm(tmp_path: Path) -> None:
     seed = int(os.environ.get("FILEPOOL_STORM_SEED", str(random.randrange(10**6))))
     print(f"FILEPOOL_STORM_SEED={seed}")

@@ -57,6 +57,7 @@ def _survive(tmp_path: Path, call: str, fault: str, number: int) -> bool:
 
 
 @pytest.mark.parametrize(("call", "number"), FAST)
+@pytest.mark.invariant(7, 8)
 def test_killed_at_a_system_call(tmp_path: Path, call: str, number: int) -> None:
     assert _survive(tmp_path, call, "signal=KILL", number)
 
@@ -76,6 +77,7 @@ def test_killed_at_every_system_call(tmp_path: Path, call: str) -> None:
     [("fsync", "EIO", 2), ("fsync", "EIO", 16), ("close", "EIO", 150), ("write", "ENOSPC", 4), ("write", "ENOSPC", 30),
      ("rename", "EIO", 9), ("renameat2", "ENOSPC", 2)],
 )  # fmt: skip
+@pytest.mark.invariant(16)
 def test_a_system_call_that_fails(tmp_path: Path, call: str, error: str, number: int) -> None:
     """Whoever asked is told, or it is tried again; nothing half-written is visible, and nothing is lost."""
     assert _survive(tmp_path, call, f"error={error}", number)
@@ -93,6 +95,7 @@ def test_every_system_call_that_fails(tmp_path: Path, call: str, error: str) -> 
             return
 
 
+@pytest.mark.invariant(16)
 def test_files_may_not_grow(tmp_path: Path) -> None:
     """RLIMIT_FSIZE: what is too large fails with kind resource, one reason for each attempt; the rest goes on."""
     rig = Rig(tmp_path, retry_times=1)
@@ -117,6 +120,7 @@ def test_files_may_not_grow(tmp_path: Path) -> None:
     assert rig.spool.read_record("small").state is JobState.COMPLETED
 
 
+@pytest.mark.invariant(16)
 def test_a_disk_of_256_kilobytes(small_disk: Path) -> None:
     """It is full before the queue is; who is refused is told; when there is room again, all that was accepted ends."""
     rig = Rig(small_disk)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import signal
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,7 @@ def _kill_and_check(rig: Rig, scene: Scene, at: int) -> bool:
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 @pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.invariant(3, 6, 7, 8, 12, 14)
 def test_killed_at_every_operation(tmp_path: Path, scene: Scene, stride: int) -> None:
     first = zlib.crc32(scene.__name__.encode()) % stride + 1
     for number in itertools.count(first, stride):
@@ -282,6 +284,7 @@ def test_killed_at_every_operation(tmp_path: Path, scene: Scene, stride: int) ->
 
 @pytest.mark.parametrize("scene", [publish, fail], ids=lambda scene: scene.__name__)
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.invariant(8)
 def test_the_worker_and_then_the_supervisor_are_killed(tmp_path: Path, scene: Scene, stride: int) -> None:
     """Every operation of the worker, each with another one of the supervisor that comes to clean up, and of the
     next one."""
@@ -299,6 +302,7 @@ def test_the_worker_and_then_the_supervisor_are_killed(tmp_path: Path, scene: Sc
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+@pytest.mark.invariant(1)
 def test_a_job_is_somewhere_at_every_operation(tmp_path: Path, scene: Scene) -> None:
     """Whoever asks in between is told a state, except of what was removed on request."""
     rig = Rig(tmp_path)
@@ -314,6 +318,7 @@ def test_a_job_is_somewhere_at_every_operation(tmp_path: Path, scene: Scene) -> 
     assert act(look)
 
 
+@pytest.mark.invariant(1)
 def test_a_retry_that_was_killed_is_mended_by_the_supervisor_that_serves(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     act = retry(rig)
@@ -340,4 +345,31 @@ def test_killed_while_the_spool_is_made(tmp_path: Path) -> None:
         assert os.listdir(root / "in") == []
         if came_through:
             assert number > 30
+            return
+
+
+@pytest.mark.invariant(3)
+@pytest.mark.parametrize("scene", [submit_named, publish, intake], ids=lambda scene: scene.__name__)
+def test_killed_at_any_piece_of_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: Scene
+) -> None:
+    """Files are written in pieces of 512 bytes; killed between any two, nothing that can be seen is cut."""
+
+    def write_in_pieces(fd: int, chunk: bytes | memoryview) -> None:
+        for begin in range(0, len(chunk), 512):
+            fsops.step("piece", "")
+            os.write(fd, chunk[begin : begin + 512])
+
+    monkeypatch.setattr(fsops, "_write_all", write_in_pieces)
+    for number in itertools.count(1, 3):
+        rig, pieces = Rig(tmp_path / str(number)), itertools.count(1)
+
+        def at_piece(operation: str, path: str, number: int = number, pieces: Iterator[int] = pieces) -> None:
+            if operation == "piece" and next(pieces) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        came_through = scene(rig)(at_piece)
+        rig.verify(drained=False)
+        if came_through:
+            assert number > 1
             return

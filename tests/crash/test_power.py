@@ -52,6 +52,7 @@ def record(rig: Rig, scene: Scene) -> Disk:
 @pytest.mark.parametrize(
     ("states", "per_moment"), [(8, 3), pytest.param(120, 8, marks=pytest.mark.slow)], ids=["some", "many"]
 )
+@pytest.mark.invariant(2, 12)
 def test_power_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: Scene, states: int, per_moment: int
 ) -> None:
@@ -75,6 +76,7 @@ def test_power_loss(
         assert after.faults() == {}, state.told
 
 
+@pytest.mark.invariant(14)
 def test_what_is_decided_and_waits_again_is_not_run_again(tmp_path: Path) -> None:
     """A claim is not synced: after power loss the job file may be back in ready/ beside its record."""
     rig = Rig(tmp_path, durable=True)

@@ -21,6 +21,7 @@ def _inputs(target: str, seed: int, count: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.invariant(24)
 def test_anything_is_a_value_or_a_reason(tmp_path: Path, target: str) -> None:
     note = tmp_path / "input"
 

@@ -118,6 +118,7 @@ def _all_is_well(rig: Rig, outside: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["files", "names", "bytes", "all"])
+@pytest.mark.invariant(22, 23, 24)
 def test_nothing_stops_the_others_and_nothing_leads_outside(rig: Rig, outside: Path, kind: str) -> None:
     zoo = {"files": FILES, "names": NAMES, "bytes": BYTES, "all": ZOO}[kind]
     box = rig.root / "in"
@@ -144,6 +145,7 @@ def test_nothing_stops_the_others_and_nothing_leads_outside(rig: Rig, outside: P
         assert accepted - GOOD <= (1 if kind == "files" and os.geteuid() == 0 else 0), sorted(dropped - refused)
 
 
+@pytest.mark.invariant(23)
 def test_media_are_read_and_written_where_it_is_allowed(rig: Rig, outside: Path) -> None:
     """Paths of a dropped job, however they are written, stay within the media roots."""
     (rig.media / "in.wav").write_bytes(b"sound")
@@ -180,6 +182,7 @@ def test_media_are_read_and_written_where_it_is_allowed(rig: Rig, outside: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.invariant(22)
 def test_fifty_thousand_at_once(rig: Rig, outside: Path) -> None:
     """A flood of rubbish: good jobs behind it are taken, and every turn of the supervisor is short."""
     box = rig.root / "in"
@@ -194,6 +197,7 @@ def test_fifty_thousand_at_once(rig: Rig, outside: Path) -> None:
     shutil.rmtree(rig.root / "quarantine")
 
 
+@pytest.mark.invariant(22)
 def test_an_adversary_who_changes_things_while_they_are_taken(rig: Rig, outside: Path) -> None:
     """Files become links and folders between the look and the open, over and over."""
     import threading

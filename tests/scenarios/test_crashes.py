@@ -101,6 +101,7 @@ def crash_world(make_shared: Callable[[str], World]) -> World:
     return world
 
 
+@pytest.mark.invariant(10, 15)
 def test_every_death_has_its_record_and_ordinary_jobs_go_on(crash_world: World) -> None:
     """All rows at once on two slots, between ordinary jobs."""
     pool = crash_world.pool()

@@ -57,6 +57,7 @@ def test_busy_within_the_grace(world: World) -> None:
     assert waiting.result(30)["attempt"] == 1
 
 
+@pytest.mark.invariant(30)
 def test_busy_beyond_the_grace(world: World) -> None:
     """It is given back with its attempt, its children are ended, and the next supervisor runs it as attempt 1."""
     world.configure(drain_grace_s=0.5).serve(ready=2)
@@ -75,6 +76,7 @@ def test_busy_beyond_the_grace(world: World) -> None:
     assert Spool(world.spool).notes(deaf.id, 1) == ()
 
 
+@pytest.mark.invariant(30)
 def test_second_signal_ends_at_once(world: World) -> None:
     world.configure(drain_grace_s=60).serve(ready=2)
     pool = world.pool()

@@ -193,6 +193,7 @@ SICK: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", ["raises", "dies", pytest.param("hangs", marks=pytest.mark.slow)])
+@pytest.mark.invariant(11)
 def test_sick_slot_does_not_empty_the_queue(world: World, how: str) -> None:
     """Everything fails in fake-0: it is benched, no job reaches dead, the attempts are given back."""
     (world.folder / "steady.py").write_text(

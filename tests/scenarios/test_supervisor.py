@@ -87,6 +87,7 @@ def test_killed_during_spawn_and_during_load(world: World) -> None:
     assert len(world.names("work")) == 2
 
 
+@pytest.mark.invariant(8)
 def test_killed_together_with_all_workers(world: World) -> None:
     """Power goes, so to say: everything at once with kill -9. The next start runs what was not done."""
     world.configure().serve(ready=2)
@@ -106,6 +107,7 @@ def test_killed_together_with_all_workers(world: World) -> None:
         assert "gone when the supervisor came back" in future.record.attempts[0].message
 
 
+@pytest.mark.invariant(26)
 def test_a_second_supervisor_is_refused(world: World) -> None:
     world.configure().serve(ready=2)
     second = world.serve()
@@ -114,6 +116,7 @@ def test_a_second_supervisor_is_refused(world: World) -> None:
     assert len(world.processes()) == 2
 
 
+@pytest.mark.invariant(26)
 def test_of_ten_at_once_one_runs(world: World) -> None:
     world.configure({"fake": {"max_concurrent_tasks": 1}})
     code = (
@@ -143,6 +146,7 @@ def test_of_ten_at_once_one_runs(world: World) -> None:
 
 
 @pytest.mark.parametrize("grace", [1.0, 0.0])
+@pytest.mark.invariant(27)
 def test_orphans_end_themselves_with_their_children(world: World, grace: float) -> None:
     """No supervisor comes back: within the grace nothing of the pool runs any more, and the job is not lost."""
     world.configure(orphan_grace_s=grace).serve(ready=2)

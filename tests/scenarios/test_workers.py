@@ -88,6 +88,7 @@ def test_killed_worker_costs_one_attempt_and_leaves_no_children(world: World, tm
     assert (record.started - Spool(world.spool)._offset) * 1000 - begun < 2e9, "it ran again soon"
 
 
+@pytest.mark.invariant(7, 9)
 def test_many_kills_lose_nothing_and_nothing_runs_twice_at_once(world: World, tmp_path: Path) -> None:
     """Six kills of busy workers while 40 jobs run: every job has one result, attempts say what was lost."""
     witness = tmp_path / "witness"
@@ -125,6 +126,7 @@ def test_idle_worker_killed_is_replaced(world: World) -> None:
     assert "SIGKILL" in wait_until(lambda: world.slot("fake-0").get("last_death"))
 
 
+@pytest.mark.invariant(9)
 def test_stopped_worker_is_noticed_ended_and_its_job_retried(world: World, tmp_path: Path) -> None:
     """kill -STOP: past the deadline it is ended before the job runs again; a SIGCONT afterwards wakes nobody."""
     witness = tmp_path / "witness"
