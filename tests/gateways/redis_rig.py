@@ -29,17 +29,18 @@ STATUSES = {"processing", "downloading", "face_detecting", "inference", "merging
 FACE = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 
 
-def configure(world: World, *, workers: int = 2, **section: Any) -> None:
+def configure(world: World, *, retry_times: int = 1) -> None:
     """A pool with a stand-in for the portrait engine."""
     talker = {
         "engine": "gateways.talker:Talker",
         "pythonpath": [str(ROOT / "tests")],
-        "max_concurrent_tasks": workers,
-        "retry_times": 1,
+        "max_concurrent_tasks": 2,
+        "retry_times": retry_times,
+        "start_limit": 1000,  # its workers are killed now and then
         "options": {"runs": str(world.folder / "runs.log")},
     }
     echo = {"engine": "inference.fake:Echo", "max_concurrent_tasks": 1}
-    world.configure({"portrait": talker, "echo": echo, "fake": {"max_concurrent_tasks": 1}}, redis=section)
+    world.configure({"portrait": talker, "echo": echo, "fake": {"max_concurrent_tasks": 1}})
 
 
 class Server:

@@ -29,6 +29,12 @@ def rig(shared: Rig) -> Iterator[Rig]:
         client.flushall()
 
 
+@pytest.fixture
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """A pool that tries again, and again."""
+    yield from rigs(tmp_path_factory.mktemp("redis"), retry_times=50)
+
+
 def length(caller: Caller, kind: str) -> int:
     """Jobs in `processing` or `accepted` of the pool."""
     found = caller.redis.keys(f"task_queue_gpu_0:{kind}:*")
@@ -187,10 +193,11 @@ def test_the_rest_waits_in_the_list(rig: Rig) -> None:
 
 
 @pytest.mark.slow
-def test_a_storm(rig: Rig) -> None:
+@pytest.mark.timeout(600)
+def test_a_storm(patient: Rig) -> None:
     """Everything is killed again and again, at random, while 60 jobs come in; each ends once for the engine's files
     and at least once for the client."""
-    chance = random.Random(5)
+    rig, chance = patient, random.Random(5)
     gateway, caller = rig.gateway().start(), rig.caller()
     words = [rig.store.words(text) for text in ("hello", "slow 0.3", "slow 1")]
     tasks: list[str] = []
