@@ -66,8 +66,8 @@ const PATHS = {
   plus: "M8 3.5v9M3.5 8h9",
   close: "M4.5 4.5l7 7M11.5 4.5l-7 7",
   back: "M9.5 3.5L5 8l4.5 4.5",
-  help: "M6.2 6.1a1.9 1.9 0 1 1 2.7 1.8c-.6.3-.9.7-.9 1.4M8 11.6v.1",
-  auto: "M8 2.2v11.6M8 2.2a5.8 5.8 0 0 1 0 11.6M8 2.2a5.8 5.8 0 0 0 0 11.6M8 5h3.6M8 8h5.6M8 11h3.6",
+  help: "M5.4 5.6a2.6 2.6 0 1 1 3.9 2.2C8.4 8.3 8 8.9 8 9.9M8 12.7v.1",
+  auto: "M8 2.4a5.6 5.6 0 1 0 0 11.2a5.6 5.6 0 0 0 0-11.2",
   light: "M8 5.4a2.6 2.6 0 1 1 0 5.2 2.6 2.6 0 0 1 0-5.2M8 1.6v1.3M8 13.1v1.3M1.6 8h1.3M13.1 8h1.3M3.5 3.5l.9.9M11.6 11.6l.9.9M3.5 12.5l.9-.9M11.6 4.4l.9-.9",
   dark: "M13.2 9.6A5.6 5.6 0 0 1 6.4 2.8a5.6 5.6 0 1 0 6.8 6.8z",
   key: "M9.8 9.2a3.3 3.3 0 1 0-3-3L2.6 10.4v2.9h2.5v-1.7h1.7V9.9l.9-.9c.6.2 1.3.3 2.1.2zM10.6 5.4v.1",
@@ -80,13 +80,15 @@ const PATHS = {
   upload: "M8 10.4V3M4.9 5.8L8 2.8l3.1 3M3 13.2h10",
 };
 
+const SOLID = { play: PATHS.play, auto: "M8 2.4a5.6 5.6 0 0 1 0 11.2z" };
+
 /** A line icon of 16 × 16. */
 export function icon(name, size = 16) {
-  const solid = name === "play" ? "currentColor" : "none";
   return s(
     "svg",
     { viewBox: "0 0 16 16", width: size, height: size, "aria-hidden": "true", class: "glyph" },
-    s("path", { d: PATHS[name], fill: solid, stroke: "currentColor", "stroke-width": 1.4, "stroke-linecap": "round", "stroke-linejoin": "round" }),
+    s("path", { d: SOLID[name] ?? "M0 0", fill: "currentColor" }),
+    s("path", { d: PATHS[name], fill: "none", stroke: "currentColor", "stroke-width": 1.4, "stroke-linecap": "round", "stroke-linejoin": "round" }),
   );
 }
 

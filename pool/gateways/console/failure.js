@@ -1,7 +1,7 @@
 // Why a job failed, told in full: what, where, which attempt, how the process ended, what it wrote, what helps.
 
 import { h } from "./dom.js";
-import { moment } from "./format.js";
+import { clockTime } from "./format.js";
 
 const WHO = {
   input: "The input must change",
@@ -48,7 +48,7 @@ function drawDetails(failure) {
     ["Signal", failure.signal],
     ["Exit code", failure.exit_code === undefined ? "" : String(failure.exit_code)],
     ["Worker", failure.worker],
-    ["At", failure.at ? moment(failure.at / 1e6) : ""],
+    ["At", failure.at ? clockTime(failure.at / 1e6) : ""],
   ].filter(([, value]) => value);
   return h(
     "div",

@@ -43,6 +43,14 @@ export function moment(seconds) {
   return seconds ? new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "";
 }
 
+/** The time of the day, with the day when it was another one. */
+export function clockTime(seconds) {
+  if (!seconds) return "";
+  const then = new Date(seconds * 1000);
+  const time = then.toLocaleTimeString(undefined, { timeStyle: "medium" });
+  return then.toDateString() === new Date().toDateString() ? time : `${then.toLocaleDateString(undefined, { month: "short", day: "numeric" })}, ${time}`;
+}
+
 /** 1:02:03 or 4:05. */
 export function clock(seconds) {
   const whole = Math.max(0, Math.floor(seconds || 0));

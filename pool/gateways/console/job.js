@@ -3,7 +3,7 @@
 import { call, exists, follow, get, jobPath, Refused } from "./api.js";
 import { h, icon, mark, say, stateSign } from "./dom.js";
 import { drawFailure, drawAttempts } from "./failure.js";
-import { ago, duration, moment, OVER, stageLine, STATE_NAMES } from "./format.js";
+import { clockTime, duration, moment, OVER, stageLine, STATE_NAMES } from "./format.js";
 import { inputsOf, nameOf } from "./memory.js";
 import { drawResult } from "./result.js";
 import { liveTranscript } from "./transcript.js";
@@ -186,8 +186,8 @@ function build(pane, on) {
     delete cancel.dataset.sure;
   };
   const top = h("header", { class: "top" }, h("button", { type: "button", class: "icon", "aria-label": "Close", title: "Close (Esc)", onclick: on.close }, icon("close")), h("div", { class: "names" }, title, code), h("div", { class: "acts" }, cancel, retry));
-  const going = h("div", { class: "status" }, h("div", { class: "now" }, sign.node, state, stage, percent), meter);
-  pane.replaceChildren(top, h("div", { class: "body" }, going, broken, facts, inputs, notices, setbacks, live, after));
+  const going = h("div", { class: "status" }, h("div", { class: "standing" }, sign.node, state, stage, percent), meter);
+  pane.replaceChildren(top, h("div", { class: "body" }, going, broken, inputs, notices, setbacks, live, after, facts));
   return {
     after,
     cancel,
@@ -213,7 +213,7 @@ function build(pane, on) {
       mark(pane, "data-state", view.state);
       sign.show(view.state, view.percent);
       say(state, STATE_NAMES[view.state]);
-      say(stage, over ? "" : view.state === "running" ? stageLine(view.status, view.message) : view.message);
+      say(stage, over ? summary(view) : view.state === "running" ? stageLine(view.status, view.message) : view.message);
       meter.hidden = view.state !== "running";
       mark(meter, "aria-valuenow", Math.round(view.percent));
       mark(meter, "aria-valuetext", stageLine(view.status, view.message));
@@ -244,16 +244,21 @@ function build(pane, on) {
   };
 }
 
+/** One line about a job that is over. */
+function summary(view) {
+  const took = view.finished - view.started >= 0.001 ? duration(view.finished - view.started) : "";
+  return [view.engine, took && `${view.state === "completed" ? "in" : "after"} ${took}`, view.cached ? "from the cache" : ""].filter(Boolean).join(" · ");
+}
+
 function drawFacts(facts, view) {
-  const ran = view.started && view.finished ? duration(view.finished - view.started) : "";
+  const ran = view.finished - view.started >= 0.001 ? duration(view.finished - view.started) : "";
   const waited = view.started && view.created ? duration(view.started - view.created) : "";
   const list = [
-    ["Engine", view.engine],
-    ["Submitted", ago(view.created), moment(view.created)],
+    ["Engine", OVER.has(view.state) ? "" : view.engine],
+    ["Submitted", clockTime(view.created), moment(view.created)],
     ["Waited", waited],
     ["Ran", ran],
-    ["Attempt", view.attempt > 1 || view.state === "failed" ? String(view.attempt) : ""],
-    ["From the cache", view.cached ? "yes" : ""],
+    ["Attempt", view.attempt > 1 && view.state !== "failed" ? String(view.attempt) : ""],
   ].filter(([, value]) => value);
   facts.replaceChildren(...list.map(([key, value, more]) => h("div", {}, h("dt", { text: key }), h("dd", { text: value, title: more }))));
 }

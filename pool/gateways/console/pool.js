@@ -3,6 +3,7 @@
 import { h, keyed, mark, s, say } from "./dom.js";
 import { age, bytes, count, duration } from "./format.js";
 import { nameOf } from "./memory.js";
+import { HISTORY } from "./store.js";
 
 const STARTING = new Set(["booting", "loading", "warming"]);
 const WIDTH = 240;
@@ -33,9 +34,10 @@ function makeEngine(engine, actions) {
     const node = h("button", { type: "button", class: "figure", dataset: { kind }, onclick: () => actions.filter(engine.name, state) }, number, h("span", { text: words[kind] }));
     return { kind, number, node, words: words[kind] };
   });
+  const base = s("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT - 1, y2: HEIGHT - 1 });
   const line = s("polyline", { class: "line" });
   const area = s("polygon", { class: "area" });
-  const spark = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", class: "spark", "aria-hidden": "true" }, area, line);
+  const spark = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", class: "spark", "aria-hidden": "true" }, base, area, line);
   const note = h("p", { class: "aside" });
   const slots = h("ul", { class: "slots" });
   const name = h("button", { type: "button", class: "name", text: engine.name, title: "Show its jobs only", onclick: () => actions.filter(engine.name, "") });
@@ -65,10 +67,11 @@ function makeEngine(engine, actions) {
 
 function draw(past, line, area) {
   const most = Math.max(1, ...past);
-  const step = WIDTH / Math.max(1, past.length - 1);
-  const points = past.map((value, at) => `${(at * step).toFixed(1)},${(HEIGHT - 2 - (value / most) * (HEIGHT - 4)).toFixed(1)}`);
+  const step = WIDTH / (HISTORY - 1);
+  const begin = WIDTH - (past.length - 1) * step; // the latest is at the right edge
+  const points = past.map((value, at) => `${(begin + at * step).toFixed(1)},${(HEIGHT - 2 - (value / most) * (HEIGHT - 4)).toFixed(1)}`);
   mark(line, "points", points.join(" "));
-  mark(area, "points", `0,${HEIGHT} ${points.join(" ")} ${WIDTH},${HEIGHT}`);
+  mark(area, "points", `${begin.toFixed(1)},${HEIGHT} ${points.join(" ")} ${WIDTH},${HEIGHT}`);
 }
 
 /** What a slot is doing, as one of few moods for its colour. */

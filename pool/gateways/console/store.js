@@ -7,7 +7,7 @@ const ENGINES_MS = 15_000;
 const SHARE = 4; // a look that took t is not repeated before 4 t have passed
 const FEW = 200;
 const ALL = 1000; // the most that the gateway lists
-const HISTORY = 150; // looks remembered per engine
+export const HISTORY = 150; // looks remembered per engine
 
 export const store = {
   link: "connecting", // "connecting" | "live" | "lost" | "refused" | "token"

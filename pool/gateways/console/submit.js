@@ -64,7 +64,7 @@ export function makeSubmit(actions) {
       return;
     }
     const fields = fieldsOf(engine.schema);
-    say(doc, (engine.doc ?? "").split("\n\n")[0].replace(/:(class|func|mod):`~?([^`]*)`/g, "$2").replaceAll("``", ""));
+    say(doc, /^[^\n]*?[.!?](?=\s|$)|^[^\n]*/.exec(engine.doc ?? "")[0].replaceAll("``", ""));
     doc.hidden = !doc.textContent;
     form = fields ? makeFields(fields, ready) : plain(engine.described);
     needed.replaceChildren(...form.needed);
