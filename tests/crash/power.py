@@ -16,6 +16,7 @@ many to try them all: each uncertain change is dropped alone and kept alone, all
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -104,9 +105,11 @@ class Recorder:
 
     def close(self) -> Disk:
         self("end", str(self.folder))
-        moments = []
+        moments, numbers, serial = [], dict[int, int](), itertools.count(1)
         for operation, path, names, said in msgpack.Unpacker(open(self._trace, "rb"), strict_map_key=False):  # noqa: SIM115
-            entries = {name: Entry(*entry) for name, entry in names.items()}
+            # a file that is gone leaves its inode to another one, which is another file for us
+            numbers = {inode: numbers.get(inode) or next(serial) for inode, _ in names.values()}
+            entries = {name: Entry(numbers[inode], digest) for name, (inode, digest) in names.items()}
             moments.append(Moment(operation, path, entries, tuple(said)))
         return Disk(self.folder, moments)
 

@@ -50,7 +50,7 @@ def record(rig: Rig, scene: Scene) -> Disk:
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 @pytest.mark.parametrize(
-    ("states", "per_moment"), [(8, 3), pytest.param(120, 8, marks=pytest.mark.slow)], ids=["some", "many"]
+    ("states", "per_moment"), [(8, 3), pytest.param(80, 8, marks=pytest.mark.slow)], ids=["some", "many"]
 )
 @pytest.mark.invariant(2, 12)
 def test_power_loss(
