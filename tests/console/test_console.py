@@ -179,6 +179,26 @@ def test_dropped_speech_becomes_a_transcript_that_follows_its_sound(page: Page, 
     assert "00:00:01,750 --> 00:00:03,250\nspk1: Good → day." in srt
 
 
+def test_several_recordings_become_a_job_each(page: Page, tmp_path: Path) -> None:
+    sounds = [tmp_path / f"{uuid4().hex}.wav" for _ in range(3)]
+    for sound in sounds:
+        sound.write_bytes(wav())
+    page.keyboard.press("n")
+    form = page.locator("#submit")
+    form.get_by_role("button", name="transcribe").click()
+    form.locator("#field-audio").set_input_files(sounds)
+    form.get_by_role("button", name="Submit 3 jobs").click()
+    for sound in sounds:
+        expect(page.locator(".row[data-state=completed]", has_text=sound.name)).to_be_visible()
+
+
+def test_an_id_that_leads_nowhere_is_said(page: Page) -> None:
+    page.locator("#search").fill("no-such-job")
+    expect(page.locator(".empty")).to_contain_text("Enter opens the job with this id")
+    page.keyboard.press("Enter")
+    expect(page.locator("#job .sorry")).to_contain_text("There is no such job")
+
+
 def test_a_file_that_a_job_wrote_is_saved(page: Page, site: Gateway) -> None:
     pane = open_job(page, site, site.submit("single", do="write"))
     with page.expect_download() as found:
@@ -217,7 +237,9 @@ def test_everything_is_done_by_keys(page: Page, site: Gateway) -> None:
     expect(page.locator("#job")).to_be_hidden()
     page.keyboard.press("5")
     expect(page.locator("#states [data-state=failed]")).to_have_attribute("aria-pressed", "true")
-    page.keyboard.press("Tab")
+    expect(page.locator("#rows")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    expect(page.locator("#search")).to_be_focused()
     ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert ring == "solid"
 

@@ -60,18 +60,26 @@ def test_a_gateway_that_dies_is_noticed_and_found_again(world: World, visit: Cal
     configure(world)
     gate = Gateway(world, "--no-start")
     gate.start()
-    page = visit(gate.base)
+    job_id = world.pool().submit("single").id
+    page = visit(f"{gate.base}/#/job/{job_id}")
+    notice, state, broken = page.locator("#notice"), page.locator("#job .state"), page.locator("#job .aside.warn")
     try:
         expect(page.locator("#health")).to_have_attribute("data-verdict", "down")  # no supervisor
+        expect(state).to_have_text("Waiting")
+        expect(page.locator("#job .notices")).to_contain_text("no supervisor")
         gate.kill()
         expect(page.locator("#health-text")).to_have_text("Connection lost")
-        notice = page.locator("#notice")
+        expect(broken).to_be_visible()
         expect(notice).to_contain_text("Accepted jobs go on")
         expect(notice).to_contain_text(re.compile(r"Next try in \d+ s"))
         gate = Gateway(world, "--no-start", "--port", str(urlsplit(gate.base).port))
         gate.start()
         notice.get_by_role("button", name="Try now").click()
         expect(page.locator("#health-text")).to_have_text("Pool down")
+        expect(broken).to_be_hidden()
+        world.serve()
+        expect(state).to_have_text("Completed")  # its events go on where they were
+        expect(page.locator("#health-text")).to_contain_text("ready")
     finally:
         gate.kill()
 
@@ -87,7 +95,9 @@ def test_a_pool_that_is_down_says_so_and_a_thousand_jobs_are_no_burden(
     try:
         page = visit(gate.base)
         expect(page.locator("#health-text")).to_have_text("Pool down")
-        expect(page.locator("#notice")).to_contain_text("python -m pool serve")
+        notice = page.locator("#notice")
+        expect(notice).to_contain_text("python -m pool serve")
+        expect(notice).not_to_contain_text("null")
         rows = page.locator("#rows")
         page.wait_for_selector(f"#job-{ids[0]}")
         rows.evaluate("node => node.scrollTo(0, node.scrollHeight)")

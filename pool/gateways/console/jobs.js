@@ -31,7 +31,7 @@ export function makeList(actions) {
   $("engine").addEventListener("change", (event) => actions.filter({ engine: event.target.value }));
   $("search").addEventListener("input", (event) => ((query = event.target.value.trim().toLowerCase()), update(latest)));
   $("search").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && query) actions.open(jobs[0]?.id ?? $("search").value.trim());
+    if (event.key === "Enter" && query) actions.open(jobs.length ? jobs[0].id : $("search").value.trim());
     if (event.key === "ArrowDown") rows.focus();
   });
   rows.addEventListener("scroll", paint, { passive: true });
@@ -108,12 +108,13 @@ export function makeList(actions) {
 
   function drawEmpty(store) {
     const filtered = store.filter.state || store.filter.engine || query;
-    const wanted = filtered ? "none" : "first";
+    const why = query ? "Enter opens the job with this id, if there is one." : "No job is in this state, of this engine.";
+    const wanted = filtered ? why : "first";
     if (empty.dataset.kind === wanted) return;
     empty.dataset.kind = wanted;
     empty.replaceChildren(
       ...(filtered
-        ? [h("h3", { text: "Nothing matches" }), h("p", { text: "No job is in this state, of this engine, with this name." }), h("button", { type: "button", class: "quiet", text: "Show all jobs", onclick: clear })]
+        ? [h("h3", { text: "Nothing matches" }), h("p", { text: why }), h("button", { type: "button", class: "quiet", text: "Show all jobs", onclick: clear })]
         : [h("h3", { text: "No jobs yet" }), h("p", { text: "Drop a recording or a picture anywhere on this page, or fill in a form." }), h("button", { type: "button", class: "primary", text: "New job", onclick: () => actions.submit() })]),
     );
   }

@@ -120,7 +120,7 @@ function drawNotice(verdict) {
     notice.dataset.key = key;
     notice.replaceChildren(
       h("div", {}, h("b", { text: title }), h("ul", {}, lines.map((line) => h("li", { text: line }))), troubled ? h("p", { class: "aside" }) : null),
-      troubled ? h("button", { type: "button", class: "quiet", text: "Try now", onclick: refresh }) : null,
+      ...(troubled ? [h("button", { type: "button", class: "quiet", text: "Try now", onclick: refresh })] : []),
     );
   }
   const next = notice.querySelector(".aside");

@@ -99,9 +99,10 @@ function makeSlot(slot, actions) {
       mark(node, "data-mood", mood(now));
       say(phase, now.seat === "running" ? now.phase || "starting" : now.seat);
       say(memory, bytes(now.rss_bytes));
+      memory.hidden = !now.rss_bytes;
       const job = now.job ? nameOf(now.job) || now.job : "";
       const idle = [now.jobs_done ? `${count(now.jobs_done, "job")} done` : "no job yet", now.restarts ? count(now.restarts, "restart") : ""].filter(Boolean).join(" · ");
-      say(what, now.trouble || (busy ? job : now.phase === "idle" ? idle : now.phase_s !== null && now.phase !== "" ? `for ${age(now.phase_s)}` : now.why));
+      say(what, now.trouble.replace(/^(benched|off): /, "") || (busy ? job : now.phase === "idle" ? idle : now.phase_s !== null && now.phase !== "" ? `for ${age(now.phase_s)}` : now.why));
       meter.hidden = !busy;
       bar.style.transform = `scaleX(${(now.percent ?? 0) / 100})`;
       open.hidden = !now.job;
