@@ -29,7 +29,8 @@ class Params(pydantic.BaseModel):
 
 
 class Talker:
-    """ "broken", "deadly" (the first attempt kills its worker), "slow <seconds>", anything else is a video."""
+    """ "broken", "deadly" (the first attempt kills its worker), "slow <seconds>", "until <path>" (it exists), anything
+    else is a video."""
 
     Params: ClassVar[type[Params]] = Params
 
@@ -61,7 +62,7 @@ class Talker:
             while True:
                 context.check()
                 context.progress(status, 33.0 * (number + 1), f"step {number}")
-                if time.monotonic() - begun >= seconds / 3:
+                if time.monotonic() - begun >= seconds / 3 and (word[0] != "until" or Path(word[1]).exists()):
                     break
                 time.sleep(0.02)
         context.output(params.output, "output.mp4").write_bytes(VIDEO + params.image.read_bytes())

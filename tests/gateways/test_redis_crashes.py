@@ -4,9 +4,12 @@ hears it."""
 from __future__ import annotations
 
 import random
+import socket
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import redis
@@ -14,6 +17,10 @@ from scenarios.world import kill, wait_until
 
 from gateways.redis_rig import FACE, Caller, Rig, rigs
 from gateways.talker import VIDEO
+from pool.config import load_config
+from pool.errors import ConfigError
+from pool.gateways.redis.link import connect, examine
+from pool.gateways.redis.settings import read_settings
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +34,12 @@ def rig(shared: Rig) -> Iterator[Rig]:
     shared.reset()
     with shared.server.client() as client:
         client.flushall()
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Path:
+    """What jobs wait for that are to last until then."""
+    return tmp_path / "go"
 
 
 @pytest.fixture
@@ -79,11 +92,12 @@ def test_killed_between_submit_and_forgetting(rig: Rig) -> None:
     assert rig.runs(task) == 1
 
 
-def test_a_job_that_ends_while_no_gateway_is_there(rig: Rig) -> None:
+def test_a_job_that_ends_while_no_gateway_is_there(rig: Rig, go: Path) -> None:
     gateway, caller = rig.gateway().start(), rig.caller()
-    task = caller.push(rig.store.face, rig.store.words("slow 0.5"), session_id="who asked")
+    task = caller.push(rig.store.face, rig.store.words(f"until {go}"), session_id="who asked")
     caller.until(task, lambda message: message["status"] == "face_detecting")
     gateway.kill()
+    go.touch()
     rig.world.record(task)
     assert caller.ends(task) == []
     gateway.start()
@@ -96,7 +110,7 @@ def test_redis_is_killed_in_the_middle(rig: Rig) -> None:
     """Jobs run, are taken, and wait in the list; the gateway stays."""
     rig.gateway().start()
     caller = rig.caller()
-    tasks = [caller.push(rig.store.face, rig.store.words("slow 0.6")) for _ in range(8)]
+    tasks = [caller.push(rig.store.face, rig.store.words("slow 1")) for _ in range(8)]
     caller.until(tasks[0], lambda message: message["status"] == "face_detecting")
     assert caller.redis.llen("task_queue_gpu_0") > 0
     rig.server.kill()
@@ -108,20 +122,23 @@ def test_redis_is_killed_in_the_middle(rig: Rig) -> None:
     wait_until(lambda: caller.redis.get("gpu_status:0") == b"idle", "idle")
 
 
-def test_redis_forgets_everything(rig: Rig) -> None:
+@pytest.mark.slow
+def test_redis_forgets_everything(rig: Rig, go: Path) -> None:
     """Without its file: what was taken is in the spool, and the gateway knows who asked."""
     server = rig.another_server(persistent=False)
     gateway, caller = rig.gateway(server).start(), rig.caller(server)
-    task = caller.push(rig.store.face, rig.store.words("slow 3"))
+    task = caller.push(rig.store.face, rig.store.words(f"until {go}"))
     caller.until(task, lambda message: message["status"] == "face_detecting")
     server.kill()
     server.start()
     wait_until(lambda: length(caller, "accepted") == 1, "the gateway to remind it")
     gateway.kill()
+    go.touch()
     gateway.start()
     assert caller.end(task)["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_redis_is_not_there_at_the_start(rig: Rig) -> None:
     rig.server.kill()
     gateway = rig.gateway().start()
@@ -141,18 +158,38 @@ def test_all_workers_are_killed(rig: Rig) -> None:
     assert [caller.end(task)["status"] for task in tasks] == ["completed"] * 3
 
 
-def test_asked_to_end(rig: Rig) -> None:
-    gateway, caller = rig.gateway().start(), rig.caller()
-    wait_until(lambda: caller.redis.get("gpu_status:0") == b"idle", "idle")
-    task = caller.push(rig.store.face, rig.store.words("slow 1"))
-    caller.until(task, lambda message: message["status"] == "face_detecting")
-    assert gateway.stop() == 0
+def test_asked_to_end(rig: Rig, go: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(40)
+        gateway, caller = rig.gateway(NOTIFY_SOCKET=manager.getsockname()).start(), rig.caller()
+        assert manager.recv(100) == b"READY=1"
+        wait_until(lambda: caller.redis.get("gpu_status:0") == b"idle", "idle")
+        task = caller.push(rig.store.face, rig.store.words(f"until {go}"))
+        caller.until(task, lambda message: message["status"] == "face_detecting")
+        assert gateway.stop() == 0
+        assert manager.recv(100) == b"STOPPING=1"
     assert "ended" in gateway.log()
     assert "Traceback" not in gateway.log()
     assert caller.redis.exists("gpu_status:0") == 0
     assert length(caller, "accepted") == 1
+    go.touch()
     gateway.start()
     assert caller.end(task)["status"] == "completed"
+
+
+def test_a_wrong_password(rig: Rig) -> None:
+    """No waiting mends it."""
+    told = replace(read_settings(load_config(rig.world.config), {}), port=rig.server.port, password="wrong")
+    with rig.server.client() as client:
+        client.config_set("requirepass", "right")
+        try:
+            assert examine(connect(replace(told, password="right")), told) == ""
+            with pytest.raises(ConfigError, match="refuses us"):
+                examine(connect(told), told)
+        finally:
+            client.config_set("requirepass", "")
+    assert "refused" in examine(connect(replace(told, port=1)), told).lower()
 
 
 @pytest.mark.slow
@@ -170,11 +207,12 @@ def test_asked_to_end_while_it_fetches(rig: Rig) -> None:
 
 
 @pytest.mark.slow
-def test_a_record_that_is_gone_is_said_to_be_gone(rig: Rig) -> None:
+def test_a_record_that_is_gone_is_said_to_be_gone(rig: Rig, go: Path) -> None:
     gateway, caller = rig.gateway().start(), rig.caller()
-    task = caller.push(rig.store.face, rig.store.words("slow 0.5"))
+    task = caller.push(rig.store.face, rig.store.words(f"until {go}"))
     caller.until(task, lambda message: message["status"] == "face_detecting")
     gateway.kill()
+    go.touch()
     rig.world.record(task)
     with rig.world.pool() as pool:
         assert pool.attach(task, consume=True).result(40)
@@ -182,14 +220,14 @@ def test_a_record_that_is_gone_is_said_to_be_gone(rig: Rig) -> None:
     assert "its record was removed" in caller.end(task)["error"]
 
 
-def test_the_rest_waits_in_the_list(rig: Rig) -> None:
+def test_the_rest_waits_in_the_list(rig: Rig, go: Path) -> None:
     """Twice the workers are taken; the operator sees the others with LLEN."""
     rig.gateway().start()
     caller = rig.caller()
-    tasks = [caller.push(rig.store.face, rig.store.words("slow 0.8")) for _ in range(7)]
-    wait_until(lambda: length(caller, "accepted") == 4, "four that are taken")
-    assert caller.redis.llen("task_queue_gpu_0") == 3
-    assert [caller.end(task)["status"] for task in tasks] == ["completed"] * 7
+    tasks = [caller.push(rig.store.face, rig.store.words(f"until {go}")) for _ in range(6)]
+    wait_until(lambda: (length(caller, "accepted"), caller.redis.llen("task_queue_gpu_0")) == (4, 2), "four taken")
+    go.touch()
+    assert [caller.end(task)["status"] for task in tasks] == ["completed"] * 6
 
 
 @pytest.mark.slow

@@ -66,13 +66,15 @@ def _serve(config: Path | None, gpu: list[int], start: bool, check: bool, verbos
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install filepool[redis]") from None
     from pool.client import FilePool
-    from pool.gateways.redis.settings import prepare, read_settings
+    from pool.gateways.redis.settings import SECRETS, prepare, read_settings
     from pool.logs import setup_logging
     from pool.notify import Notifier
 
     os.umask(0o077)
     configured = load(config, engines=True)
     settings = read_settings(configured, os.environ, gpu_ids=gpu)
+    for name in SECRETS:
+        os.environ.pop(name, None)
     client = connect(settings)
     if check:
         return _check(client, settings.address, {queue.gpu_id for queue in settings.queues})

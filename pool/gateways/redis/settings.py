@@ -13,6 +13,7 @@ from pool.errors import ConfigError
 from pool.gateways.http.settings import places
 
 TOKEN_VARIABLE = "BASE_URL_TOKEN"
+SECRETS = ("REDIS_PASSWORD", TOKEN_VARIABLE)  # not for those that this process starts
 _MAX_PASSWORD_BYTES = 4096
 #: Variable of the protocol -> key of the section.
 VARIABLES = {
