@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ class Follow:
     remote: bool
     future: JobFuture | None
     said: tuple[str, float, str] = ("", 0.0, "")
+    looked_at: float = 0.0
     missing_since: float = 0.0
     keeping: Future[bytes] | None = None
 
@@ -72,8 +74,8 @@ class Ends:
         """What is being kept is given up; the next gateway does it."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def end(self, follow: Follow) -> bytes | None:
-        """The last message about a job that is over; None while its files are on their way."""
+    def end(self, follow: Follow, ready: Callable[[], object]) -> bytes | None:
+        """The last message about a job that is over; None while its files are on their way: `ready` is called then."""
         if follow.future is None:
             gone = "its record was removed before its end could be told: it is past its retention, or was purged"
             return self._failed(follow, gone)
@@ -82,6 +84,7 @@ class Ends:
             return self._failed(follow, _reason(follow.future, record))
         if follow.keeping is None:
             follow.keeping = self._threads.submit(self._completed, follow, record)
+            follow.keeping.add_done_callback(lambda _: ready())
         if not follow.keeping.done() or follow.keeping.cancelled():
             return None
         error = follow.keeping.exception()

@@ -56,7 +56,8 @@ class Herald:
         self._taking: set[int] = set()
         self._gpus: dict[int, str] = {}
         self._refresh_at = 0.0
-        self.wake = threading.Event()
+        self.wake = threading.Event()  # of the loop
+        self.room = threading.Event()  # of takers: a job is over
 
     # ---- from the takers
 
@@ -118,7 +119,7 @@ class Herald:
     def pause_s(self) -> float:
         """How long the loop may sleep when nothing wakes it."""
         with self._lock:
-            return _LOOK_S if self._follows or self._words else 1.0
+            return _LOOK_S / 2 if self._follows or self._words else 1.0
 
     def turn(self) -> bool:
         """Look at every job, then tell what is new; whether Redis was asked. Raises RedisError, and has forgotten
@@ -131,15 +132,19 @@ class Herald:
 
     def _look(self, follow: Follow) -> None:
         if follow.future is not None and not follow.future.done():
-            self._progress(follow, follow.future.id)
+            now = time.monotonic()
+            if now - follow.looked_at >= _LOOK_S:
+                follow.looked_at = now
+                self._progress(follow, follow.future.id)
             return
-        body = self._ends.end(follow)
+        body = self._ends.end(follow, self.wake.set)
         if body is None:  # its files are being kept
             return
         with self._lock:
             if self._follows.get(follow.job_id) is not follow:
                 return
             del self._follows[follow.job_id]
+            self.room.set()
             self._words.pop(("task", follow.task_id), None)
         accepted, job_id = self._keys.accepted(follow.queue.name), follow.job_id
         self._put(job_id, Word(follow.task_id, body, True, True, lambda pipe: pipe.hdel(accepted, job_id)))

@@ -95,7 +95,8 @@ class Taker(threading.Thread):
 
     def _take(self) -> None:
         if self._herald.count(self._queue) >= self._queue.limit:
-            self._stop_event.wait(_FULL_S)
+            self._herald.room.wait(_FULL_S)
+            self._herald.room.clear()
             return
         raw = self._client.blmove(self._queue.name, self._processing, _BLOCK_S, "LEFT", "RIGHT")
         if raw is not None:
