@@ -168,6 +168,7 @@ def test_a_file_system_of_its_own_is_refused(root: Path, name: str, mount: Calla
 
 
 @pytest.mark.parametrize("name", ["in", "out", "ready/echo"])
+@pytest.mark.invariant(17)
 def test_a_bind_mount_of_the_same_disk_is_refused(
     root: Path, tmp_path: Path, name: str, mount: Callable[..., None]
 ) -> None:

@@ -223,6 +223,7 @@ def test_a_job_that_moves_is_never_nowhere(root: Path, spool: Spool, child_env: 
     assert seen[JobState.COMPLETED]
 
 
+@pytest.mark.invariant(1)
 def test_one_empty_pass_is_no_evidence(spool: Spool, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """RACE: given back, from work/ to ready/, after ready/ was listed and before work/ is."""
     spool.submit(make_job(id="mine"))

@@ -7,7 +7,6 @@ is empty. Both are forked from here, so that a crash point costs milliseconds an
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import signal
@@ -34,10 +33,7 @@ from pool.watch import Watcher
 from pool.worker import Worker
 
 from .checker import Report, Spoolview, Told, check
-
-#: Which operation a process is killed at: the n-th from 1; the first whose name and path hold a text; 0: none. Or
-#: what else shall be called before each.
-At = int | str | Callable[[str, str], None]
+from .points import At, kill_at
 
 ENGINES = {"fake": "inference.fake:Fake", "echo": "inference.fake:Echo"}
 
@@ -259,19 +255,6 @@ class Rig:
 def impatient() -> None:
     """Retries are due at once."""
     backoff.RETRY_FIRST_S = backoff.RESOURCE_FIRST_S = 0.0005
-
-
-def kill_at(at: At, note: Path) -> None:
-    """Arm this process: SIGKILL at that durable operation from here, with a word about where."""
-    numbers = itertools.count(1)
-
-    def hook(operation: str, path: str) -> None:
-        number = next(numbers)
-        if number == at or (isinstance(at, str) and at in f"{operation} {path}"):
-            note.write_text(f"operation {number}, {operation} {path}")
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    fsops.hook = at if callable(at) else hook if at else None
 
 
 def _say_into(path: Path) -> None:

@@ -17,10 +17,10 @@ from pool.names import parse_job
 from .rig import Client, Rig
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
+@pytest.fixture(scope="module")
+def well(tmp_path_factory: pytest.TempPathFactory) -> Rig:
     """Two jobs that completed, one with a file; one that failed in its second attempt; one that was cancelled."""
-    rig = Rig(tmp_path, durable=False, retry_times=1)
+    rig = Rig(tmp_path_factory.mktemp("well"), durable=False, retry_times=1)
     with Client(rig) as client:
         client.submit("plain")
         client.submit("file", do="write", params={"mb": 1})
@@ -30,7 +30,16 @@ def rig(tmp_path: Path) -> Rig:
     rig.finish()
     with Client(rig) as client:
         client.read("plain")
+    shutil.copytree(rig.folder, rig.folder.with_name("kept"))
     return rig
+
+
+@pytest.fixture
+def rig(well: Rig) -> Rig:
+    """The same for each test, at the same place."""
+    shutil.rmtree(well.folder)
+    shutil.copytree(well.folder.with_name("kept"), well.folder)
+    return well
 
 
 def _put(rig: Rig, job_id: str, place: str, attempts: int = 0) -> Path:

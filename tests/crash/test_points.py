@@ -30,7 +30,8 @@ from pool.spool import Spool
 from pool.watch import Watcher
 
 from .checker import Spoolview
-from .rig import At, Client, Rig, Unmanned
+from .points import At
+from .rig import Client, Rig, Unmanned
 
 Act = Callable[[At], bool]
 Scene = Callable[[Rig], Act]
