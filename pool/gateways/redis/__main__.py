@@ -47,9 +47,10 @@ def serve(
 ) -> None:
     """Jobs from lists in Redis into the pool, progress and results back on a channel.
 
-    A thin client of the pool: a job is in the spool before Redis forgets it; when this gateway or Redis dies, accepted
-    jobs go on, and their ends are told when both are back. Options win over the environment, which wins over the
-    section "redis" of config.json.
+    A thin client of the pool: a job is in the spool before Redis forgets it.
+    When this gateway or Redis dies, accepted jobs go on, and their ends are
+    told when both are back. Options win over the environment, which wins over
+    the section "redis" of config.json.
     """
     try:
         code = _serve(config, gpu or [], start, check, verbose)
