@@ -13,6 +13,8 @@ from gateways.gateway import Gateway
 from playwright.sync_api import Page, expect
 from scenarios.world import ROOT, TOP, World, wait_until
 
+from console.marks import await_mark, note_marks
+
 pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(600)]
 
 EXAMPLES = ROOT / "examples"
@@ -60,11 +62,12 @@ def test_a_transcript_follows_its_speech_and_a_video_plays(real: Gateway, visit:
     expect(pane.locator(".legend li")).to_have_count(2)
     country = pane.locator(".w", has_text="country").first
     start = float(country.get_attribute("data-seek") or 0)
+    note_marks(page)
     country.click()
-    expect(country).to_have_class("w now")
+    await_mark(page, "country")
     position = pane.get_by_role("slider", name="Position")
     assert int(position.get_attribute("aria-valuenow") or 0) >= int(start)
-    expect(pane.locator(".part.now")).to_contain_text("fellow Americans")
+    await_mark(page, "fellow Americans")
     colours = [
         pane.locator(f".part[data-speaker='{who}'] .who").first.evaluate("n => getComputedStyle(n).color")
         for who in (0, 1)
