@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine with Python (3.10 or newer), git and make:
-#   make demo    set up, then transcribe the example speech with two workers
+#   make demo    set up, then transcribe the example speech and let a painting say it
 #   make test    set up, then lint, types and the fast tests
 PYTHON ?= python3
 VENV   := .venv
@@ -32,7 +32,7 @@ $(WEIGHTS): $(READY) inference/manifest.py
 
 setup: $(READY) $(WEIGHTS)  ## virtual environment, packages, model weights
 
-demo: setup  ## transcribe the example speech with two workers
+demo: setup  ## transcripts with speakers, and a painting that talks
 	$(BIN)/python examples/demo.py
 
 lint: $(TESTED)  ## ruff and mypy
