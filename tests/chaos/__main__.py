@@ -20,6 +20,7 @@ from typing import Any
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
+from crash.rig import History  # noqa: E402
 from scenarios.world import World  # noqa: E402
 
 from chaos.storm import Storm, set_up  # noqa: E402
@@ -43,8 +44,10 @@ def real_jobs(world: World) -> list[dict[str, Any]]:
     speech = str(EXAMPLES / "speech" / "reading.flac")
     pool = world.pool()
     image = str(EXAMPLES / "portrait" / "mona_lisa.jpg")
-    pool.submit("portrait", image=image, audio=speech, output=str(video)).result(1200)
+    made = pool.submit("portrait", image=image, audio=speech, output=str(video))
+    made.result(1200)
     pool.close()
+    History(world.folder / "history").say("accepted", id=made.id)
     return [
         {"engine": "transcribe", "params": {"audio": speech}, "suffix": ".srt"},
         {"engine": "lipsync", "params": {"video": str(video), "audio": speech}, "suffix": ".mp4"},
