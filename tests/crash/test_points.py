@@ -33,6 +33,8 @@ from .checker import Spoolview
 from .points import At
 from .rig import Client, Rig, Unmanned
 
+LONG = (pytest.mark.slow, pytest.mark.timeout(1200))
+
 Act = Callable[[At], bool]
 Scene = Callable[[Rig], Act]
 
@@ -273,7 +275,7 @@ def _kill_and_check(rig: Rig, scene: Scene, at: int) -> bool:
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=LONG)], ids=["some", "all"])
 @pytest.mark.invariant(3, 6, 7, 8, 12, 14)
 def test_killed_at_every_operation(tmp_path: Path, scene: Scene, stride: int) -> None:
     first = zlib.crc32(scene.__name__.encode()) % stride + 1
@@ -284,7 +286,7 @@ def test_killed_at_every_operation(tmp_path: Path, scene: Scene, stride: int) ->
 
 
 @pytest.mark.parametrize("scene", [publish, fail], ids=lambda scene: scene.__name__)
-@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=LONG)], ids=["some", "all"])
 @pytest.mark.invariant(8)
 def test_the_worker_and_then_the_supervisor_are_killed(tmp_path: Path, scene: Scene, stride: int) -> None:
     """Every operation of the worker, each with another one of the supervisor that comes to clean up, and of the

@@ -17,6 +17,7 @@ from .checker import check
 from .power import Disk, Recorder
 from .rig import Client, Rig, told_of
 from .test_points import (
+    LONG,
     Scene,
     cancel_held,
     consume,
@@ -50,7 +51,7 @@ def record(rig: Rig, scene: Scene) -> Disk:
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 @pytest.mark.parametrize(
-    ("states", "per_moment"), [(8, 3), pytest.param(80, 8, marks=pytest.mark.slow)], ids=["some", "many"]
+    ("states", "per_moment"), [(8, 3), pytest.param(80, 8, marks=LONG)], ids=["some", "many"]
 )
 @pytest.mark.invariant(2, 12)
 def test_power_loss(
