@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pool import fsops
+from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
 from pool.spool import Claim, Spool
 
@@ -30,6 +31,12 @@ def settle(
     spare_attempts: beyond those, for a job that may not have been the one that failed.
     """
     attempt = claim.name.attempts
+    if spool.decided(claim.name.id):  # its record had its name before something failed, as the sync of its directory
+        spool.tidy(claim, attempts=attempt)
+        try:
+            return spool.read_record(claim.name.id, arrays=False).state
+        except (FileNotFoundError, ProtocolError):  # its caller has consumed it; or nobody can read it
+            return JobState.FAILED
     allowed = max_attempts if job is None or job.max_attempts is None else job.max_attempts
     allowed += spare_attempts
     if job is not None and failure.kind not in NEVER_RETRIED and attempt < allowed:
