@@ -182,6 +182,7 @@ def test_media_are_read_and_written_where_it_is_allowed(rig: Rig, outside: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.invariant(22)
 def test_fifty_thousand_at_once(rig: Rig, outside: Path) -> None:
     """A flood of rubbish: good jobs behind it are taken, and every turn of the supervisor is short."""
