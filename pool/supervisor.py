@@ -43,6 +43,7 @@ _COMPLAIN_S = 60.0
 _CLIENT_GRACE_S = 1.0  # a tied supervisor without clients waits that long
 _POLL_DEAD_S = 0.05  # where the kernel has no pidfd
 _CHORES = ("control", "deferred", "intake", "care", "sweep")
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
@@ -158,7 +159,7 @@ class Supervisor:
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _ENDING:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, *_: object) -> None:
@@ -235,4 +236,8 @@ class Supervisor:
 def serve(config: Config, *, tied: bool = False) -> int:
     """Run a supervisor in the foreground; its exit code. Raises SupervisorRunning, ConfigError, SpoolError."""
     os.umask(0o077)
-    return Supervisor(config, tied=tied).run()
+    code = Supervisor(config, tied=tied).run()
+    # RACE: the interpreter takes our handlers away as it ends, and one more SIGTERM then would be its exit code.
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    return code

@@ -95,6 +95,18 @@ def test_second_signal_ends_at_once(world: World) -> None:
     assert [pool.progress_of(future.id).attempt for future in futures] == [0, 0]
 
 
+def test_signals_to_the_very_end_do_not_change_the_exit_code(world: World) -> None:
+    """Somebody who asks again and again until it is gone: it still ended by a drain, not by their signal."""
+    world.configure()
+    for _ in range(3):
+        supervisor = world.serve(ready=0)
+        deadline = time.monotonic() + 20
+        while supervisor.poll() is None and time.monotonic() < deadline:
+            supervisor.terminate()
+            time.sleep(0.002)
+        assert supervisor.returncode == 0
+
+
 def test_interrupt_drains_too(world: World) -> None:
     """Ctrl-C at a terminal is a drain, and does not reach the workers, which have sessions of their own."""
     world.configure().serve(ready=2)
