@@ -7,7 +7,7 @@ generator half-way. A look at a spool with a long queue costs more, so looks get
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -79,13 +79,15 @@ class Follower:
     def poll(self) -> list[Event]:
         """What is new since the last call, in the order in which people want to read it."""
         over = self.over  # asked first: what is written before the end is then read, too
+        record = self.future.record if over else None
         if over:
-            record = self.future.record
             attempt = record.attempt if record is not None else self._attempt
+            earlier = record.attempts if record is not None else ()
+            events = list(self._new(failure for failure in earlier if failure.attempt < attempt))
         else:
             self._look()
             attempt = self._word.attempt
-        events: list[Event] = [] if over else list(self._setbacks(attempt))
+            events = list(self._setbacks(attempt))
         events += self._parts(attempt)
         if not over:
             events += self._notices()
@@ -127,9 +129,12 @@ class Follower:
 
     def _setbacks(self, attempt: int) -> Iterator[Event]:
         begun = attempt if self._word.status == "queued" else attempt - 1
-        if begun <= self._failed:
-            return
-        for failure in self._spool.notes(self.future.id, begun):
+        if begun > self._failed:
+            yield from self._new(self._spool.notes(self.future.id, begun))
+
+    def _new(self, failures: Iterable[Failure]) -> Iterator[Event]:
+        """Those that were not told before."""
+        for failure in failures:
             if failure.attempt > self._failed:
                 self._failed = failure.attempt
                 yield Setback(failure)

@@ -38,7 +38,7 @@ def configure(world: World) -> None:
     world.config.write_text(json.dumps({"spool": str(world.spool), **TOP, "engines": engines}))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it lives, playwright's event loop runs in this thread, and no other can
 def browser() -> Iterator[Browser]:
     try:
         with chromium() as found:
@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A pool with workers and a gateway without a token."""
     world = World(tmp_path_factory.mktemp("site"))
