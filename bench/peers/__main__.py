@@ -49,7 +49,8 @@ names for work that should survive a crash. Made by `pip install ".[peers]" && p
   leave, and in brackets how many right results the caller got. Nothing ran twice to its end unless it is said.
 * `concurrent.futures` and `loky` live in their caller: killing the manager is killing the caller, so nobody is told.
   They are what to use when nothing needs to survive. rq and huey do not notify of results: the caller polls every half
-  millisecond.
+  millisecond. What a killed celery worker held comes back after the visibility timeout of its Redis broker, by default an
+  hour, for which nobody waited here.
 """
 
 
@@ -115,7 +116,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib as plotting
 
     plotting.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     charts = (
         ("round trip, ms (shorter is better)", "round_trip_ms", True),
@@ -133,6 +134,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.invert_yaxis() if axis is axes[0] else None
         if logarithmic:
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         for place, value in enumerate(values):
             axis.text(value, place, f" {value:,.3g}" if value < 1000 else f" {value:,.0f}", va="center", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
