@@ -49,8 +49,8 @@ names for work that should survive a crash. Made by `pip install ".[peers]" && p
   leave, and in brackets how many right results the caller got. Nothing ran twice to its end unless it is said.
 * `concurrent.futures` and `loky` live in their caller: killing the manager is killing the caller, so nobody is told.
   They are what to use when nothing needs to survive. rq and huey do not notify of results: the caller polls every half
-  millisecond. What a killed celery worker held comes back after the visibility timeout of its Redis broker, by default an
-  hour, for which nobody waited here.
+  millisecond. What a killed celery worker held comes back after the visibility timeout of its Redis broker, by default
+  an hour, for which nobody waited here.
 """
 
 
