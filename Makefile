@@ -40,7 +40,7 @@ lint: $(TESTED)  ## ruff and mypy
 	$(BIN)/mypy
 
 test: setup lint  ## lint, types and the fast tests
-	$(BIN)/pytest -m "not slow" -n 2 -q
+	$(BIN)/pytest -m "not slow" -n 4 --dist worksteal -q
 
 slow: setup $(TESTED)  ## storms, floods and long runs
 	$(BIN)/pytest -m slow -q
