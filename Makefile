@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 TESTED := $(VENV)/.tested
 WEIGHTS := $(VENV)/.weights
 
-.PHONY: help setup demo test lint slow chaos bench clean
+.PHONY: help setup demo test more lint slow chaos bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,7 +40,10 @@ lint: $(TESTED)  ## ruff and mypy
 	$(BIN)/mypy
 
 test: setup lint  ## lint, types and the fast tests
-	$(BIN)/pytest -m "not slow" -n 4 --dist worksteal -q
+	$(BIN)/pytest -m "not slow and not long" -n 4 --dist worksteal -q
+
+more: setup $(TESTED)  ## adapters, the console in a browser, second looks at engines
+	$(BIN)/pytest -m "long and not slow" -n 2 -q
 
 slow: setup $(TESTED)  ## storms, floods and long runs
 	$(BIN)/pytest -m slow -q

@@ -14,6 +14,8 @@ from scenarios.world import wait_until
 
 from console.marks import await_mark, note_marks
 
+pytestmark = pytest.mark.long
+
 HOSTILE = '<img src=x onerror="document.title=\'pwned\'"><script>document.title="pwned"</script>&amp;'
 
 

@@ -13,6 +13,8 @@ from scenarios.world import World
 
 from console.conftest import configure
 
+pytestmark = pytest.mark.long
+
 TOKEN = "correct-horse-battery-staple"
 MANY = 1000
 

@@ -39,6 +39,7 @@ def articulator(whisper: Path) -> Articulator:
 # ------------------------------------------------------------------ the encoder
 
 
+@pytest.mark.long
 def test_the_encoder_is_whispers(whisper: Path, speech: dict[str, Array]) -> None:
     from faster_whisper import WhisperModel
 
@@ -99,6 +100,7 @@ def test_lips_meet_at_p_b_and_m(articulator: Articulator, whisper: Path, speech:
     assert np.mean(others) < 0.3
 
 
+@pytest.mark.long
 def test_loudness_does_not_matter(articulator: Articulator, speech: dict[str, Array]) -> None:
     loud, soft = (articulator.curve(speech["reading"] * np.float32(gain)) for gain in (1.0, 0.05))
     for name in CHANNELS:
@@ -113,6 +115,7 @@ def test_noise_without_speech_leaves_the_mouth_at_rest(articulator: Articulator)
         assert not heard.closed.any()
 
 
+@pytest.mark.long
 def test_long_recordings_have_no_seams(articulator: Articulator, speech: dict[str, Array]) -> None:
     """Ninety seconds: in one array, in blocks, and each sentence alone say the same."""
     part = np.concatenate([speech["two_speakers"], np.zeros(-len(speech["two_speakers"]) % 640, np.float32)])

@@ -16,7 +16,7 @@ from inference.base import Cancelled, EngineError, InputError, LocalContext
 from inference.portrait import Portrait
 from inference.video import probe_video, read_frames
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.long]
 pytest.importorskip("omegaconf")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

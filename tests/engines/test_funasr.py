@@ -12,6 +12,8 @@ from inference.base import EngineError, InputError, LocalContext
 from inference.transcribe import Transcribe
 from inference.transcribe.funasr_backend import _language, _runs, _words
 
+pytestmark = pytest.mark.long
+
 READING = Path(__file__).resolve().parents[2] / "examples" / "speech" / "reading.flac"
 
 

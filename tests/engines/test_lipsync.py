@@ -489,6 +489,7 @@ def test_template_without_a_face(lipsync: LipSync, words: Path, tmp_path: Path, 
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_frames_without_a_face_pass_untouched(
     lipsync: LipSync, template: Path, words: Path, tmp_path: Path, ffmpeg: Ffmpeg
 ) -> None:
@@ -542,6 +543,7 @@ def test_files_of_a_job(lipsync: LipSync, tmp_path: Path) -> None:
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_wav2lip_from_end_to_end(words: Path, template: Path, tmp_path: Path, ffmpeg: Ffmpeg) -> None:
     """With made-up weights the mouth is noise, but it is in the right place, at the right time, in a proper file."""
     torch = pytest.importorskip("torch")
@@ -575,6 +577,7 @@ def test_wav2lip_from_end_to_end(words: Path, template: Path, tmp_path: Path, ff
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_evaluation_on_the_command_line(
     made: Made, words: Path, template: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

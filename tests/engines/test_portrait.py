@@ -394,6 +394,7 @@ def test_makes_a_video(engine: Portrait, tmp_path: Path) -> None:
 
 
 @needs_models
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_bytes(engine: Portrait, tmp_path: Path) -> None:
     made = []
     for number, seed in enumerate((1, 1, 2, None, 0)):
@@ -405,6 +406,7 @@ def test_the_same_seed_gives_the_same_bytes(engine: Portrait, tmp_path: Path) ->
 
 
 @needs_models
+@pytest.mark.long
 def test_length_is_the_audios_or_that_asked_for(engine: Portrait, tmp_path: Path, ffmpeg: Any) -> None:
     short = tmp_path / "short.wav"
     ffmpeg("-i", AUDIO, "-t", "0.61", short)

@@ -62,6 +62,7 @@ def test_one_cough_is_no_speaker() -> None:
     assert len(find_speakers(vectors, starts, ends).centroids) == 1
 
 
+@pytest.mark.long
 def test_two_hours_in_bounded_time_and_memory() -> None:
     people = turns(*[(turn % 4, 50) for turn in range(360)])
     vectors, starts, ends = voices(people)

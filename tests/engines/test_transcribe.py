@@ -76,10 +76,12 @@ def test_one_reader_is_one_speaker(engine: Transcribe) -> None:
     assert errors(units((EXAMPLES / "reading.txt").read_text("utf-8")), units(result["text"])) == 0
 
 
+@pytest.mark.long
 def test_number_of_speakers_can_be_given(engine: Transcribe) -> None:
     assert transcribe(engine, DIALOGUE, speakers=1)["speakers"] == ["spk0"]
 
 
+@pytest.mark.long
 def test_result_does_not_depend_on_batches(engine: Transcribe) -> None:
     with LocalContext() as context:
         small = engine.run(engine.check({"audio": str(DIALOGUE), "batch_size_s": 5}), context)
@@ -95,6 +97,7 @@ def test_result_does_not_depend_on_batches(engine: Transcribe) -> None:
     assert units(" ".join(str(partial["text"]) for partial in context.partials)) == units(small["text"])
 
 
+@pytest.mark.long
 def test_same_input_same_result(engine: Transcribe) -> None:
     assert transcribe(engine, ADDRESS) == transcribe(engine, ADDRESS)
 
@@ -219,6 +222,7 @@ def test_endless_hotwords_are_refused_or_cut(engine: Transcribe) -> None:
     assert result["text"]
 
 
+@pytest.mark.long
 def test_broken_labelling_costs_only_the_labels(engine: Transcribe, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise IndexError("index 7 is out of bounds")

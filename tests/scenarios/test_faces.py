@@ -88,6 +88,7 @@ def test_a_cancelled_job_leaves_no_file_and_no_ffmpeg(studio: World) -> None:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_two_jobs_on_one_template_share_one_analysis(studio: World) -> None:
     wait_until(lambda: len(studio.loaded()) == 2, "two loaded workers", 110)
     (one, first), (other, second) = say(studio, "one"), say(studio, "other")
