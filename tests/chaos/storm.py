@@ -211,6 +211,8 @@ class Storm:
 
     def settle(self) -> Report:
         """Drain the pool, sweep, and hold the spool against what clients were told."""
+        # A rival may have come just when nobody served: then it is the pool.
+        self.world.serving += [rival for rival in self._rivals if rival.poll() is None]
         if self.world.supervisor() is None:
             self.world.serve(ready=1)
         if self.world.drain() != EXIT_DRAINED:
