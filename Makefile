@@ -40,7 +40,7 @@ lint: $(TESTED)  ## ruff and mypy
 	$(BIN)/mypy
 
 test: setup lint  ## lint, types and the fast tests
-	$(BIN)/pytest -m "not slow and not long" -n 4 --dist worksteal -q
+	$(BIN)/pytest -m "not slow and not long" -n 3 --dist worksteal -q
 
 more: setup $(TESTED)  ## adapters, the console in a browser, second looks at engines
 	$(BIN)/pytest -m "long and not slow" -n 2 -q
