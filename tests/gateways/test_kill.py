@@ -24,7 +24,7 @@ def test_kill_9_of_the_gateway_in_the_middle_loses_nothing(world: World) -> None
                 try:
                     body = {"params": {"do": "sleep", "seconds": 0.02}}
                     answer = session.post(f"{gate.base}/jobs/fake", json=body, timeout=20)
-                except requests.ConnectionError:
+                except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
                     return
                 accepted.add(answer.json()["id"])
 
@@ -38,7 +38,7 @@ def test_kill_9_of_the_gateway_in_the_middle_loses_nothing(world: World) -> None
     def generate() -> None:
         try:
             gate.post("/human/generate", json=body)
-        except requests.ConnectionError as error:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
             failures.append(error)
 
     waiting = threading.Thread(target=generate)
