@@ -135,6 +135,10 @@ class FrameReader(Iterator[Frame]):
         return self
 
     def __next__(self) -> Frame:
+        return np.asarray(cv2.cvtColor(self.read_planes(), cv2.COLOR_YUV2BGR_I420), np.uint8)
+
+    def read_planes(self) -> NDArray[np.uint8]:
+        """The next frame as it came: (H·3/2, W) uint8, Y above U above V. StopIteration after the last one."""
         if self._left == 0 or self._process.closed:
             self.close()
             raise StopIteration
@@ -146,7 +150,7 @@ class FrameReader(Iterator[Frame]):
         self.frames += 1
         if self._left is not None:
             self._left -= 1
-        return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420), np.uint8)
+        return planes
 
     def _ended(self) -> None:
         code = self._process.finish()

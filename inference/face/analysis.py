@@ -11,14 +11,13 @@ import hashlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from inference import video
@@ -27,6 +26,7 @@ from inference.face import measure, mesh
 from inference.face.model import FaceModel
 from inference.face.pose import Pose, fit, median_shape
 from inference.face.track import Choice, Tracker
+from inference.kept import locked, prune
 from inference.probe import VideoInfo
 
 VERSION = 2  #: of the file format and of whatever shapes the numbers; raise it when either changes
@@ -35,7 +35,6 @@ FEW_FRAMES = 3_000  #: enough for sound up to this long: then only so much of a 
 ANALYSIS_SIDE = 1920  #: larger frames are scaled down to be looked at
 SHORT_TRACK = 3  #: a face in fewer frames in a row is taken for a mistake
 CACHE_BYTES = 2 << 30
-LOCK_POLL_S = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,13 +192,15 @@ def cached(
     check: Callable[[], None] | None = None,
     fps: float | None = None,
     threads: int | None = None,
+    keep: int = CACHE_BYTES,
     ffmpeg: str | None = None,
 ) -> TemplateAnalysis:
     """``analyse``, or its result from an earlier time, kept in ``folder`` by the content of the video.
 
     ``frames`` is how many are going to be used; of a long template only as much as needed is looked at, in two
     steps (3,000 and 15,000), so that what comes out does not depend on earlier jobs. Two processes that want
-    the same analysis at once share one: the second waits, calling ``check``. A damaged file is made again.
+    the same analysis at once share one: the second waits, calling ``check``. A damaged file is made again. The
+    analyses used last stay, up to ``keep`` bytes of them.
     """
     info = path if isinstance(path, VideoInfo) else video.probe_video(path, ffmpeg=ffmpeg)
     rate = fps or info.fps
@@ -214,7 +215,7 @@ def cached(
     known = _recall(kept)
     if known is not None:
         return known
-    with _locked(place / f"{name}.lock", check):
+    with locked(place / f"{name}.lock", check):
         known = _recall(kept)  # made by somebody else while we waited
         if known is not None:
             return known
@@ -230,7 +231,7 @@ def cached(
             ffmpeg=ffmpeg,
         )
         made.save(kept)
-    _prune(place)
+    prune(place, keep)
     return made
 
 
@@ -297,32 +298,3 @@ def _recall(path: Path) -> TemplateAnalysis | None:
         return known
     except (OSError, ValueError):
         return None
-
-
-@contextlib.contextmanager
-def _locked(path: Path, check: Callable[[], None] | None) -> Iterator[None]:
-    lock = FileLock(str(path))
-    while True:
-        try:
-            lock.acquire(timeout=LOCK_POLL_S)
-            break
-        except Timeout:
-            if check is not None:
-                check()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _prune(folder: Path) -> None:
-    """Keep the analyses used last, up to ``CACHE_BYTES``."""
-    # RACE: another process may remove or use a file meanwhile; one that is gone is simply made again.
-    with contextlib.suppress(OSError):
-        stats = sorted(((path.stat(), path) for path in folder.glob("*.npz")), key=lambda item: -item[0].st_mtime)
-        total = 0
-        for stat, path in stats:
-            total += stat.st_size
-            if total > CACHE_BYTES:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".lock").unlink(missing_ok=True)

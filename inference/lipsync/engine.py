@@ -34,6 +34,7 @@ from inference.lipsync.params import Options
 from inference.lipsync.params import Params as LipSyncParams
 from inference.lipsync.pipeline import Encoding, Render
 from inference.lipsync.work import Backend, Work
+from inference.paths import absolute, check_output
 from inference.probe import VideoInfo, probe_video
 
 PIPELINE_VERSION = 2  #: raise it when the same input may give another video; part of the fingerprint
@@ -123,6 +124,7 @@ class LipSync:
             frames=frames,
             check=steps.check,
             threads=1 if info.width * info.height <= SMALL else None,  # it keeps up, and costs less
+            keep=self._options.cache_mb << 20,
             ffmpeg=self._options.ffmpeg,
         )
         steps.begin("face_detecting", shares.follow, shares.look, "looking at the mouth")
@@ -172,8 +174,8 @@ class LipSync:
 
     def files(self, params: LipSyncParams) -> Files:
         """What the job reads and writes."""
-        written = () if params.output is None else (_absolute(params.output),)
-        return Files(inputs=(_absolute(params.audio), _absolute(params.video)), outputs=written)
+        written = () if params.output is None else (absolute(params.output),)
+        return Files(inputs=(absolute(params.audio), absolute(params.video)), outputs=written)
 
     def fingerprint(self) -> str:
         """Changes with the weights and with every option that may change a video."""
@@ -222,14 +224,15 @@ class LipSync:
             x, y = job.face
             if not (0 <= x < info.width and 0 <= y < info.height):
                 raise InputError(f"face: the point {x:g},{y:g} is outside the picture of {info.width}×{info.height}")
-        output = None if job.output is None else _check_output(job.output, (about.path, info.path))
+        inputs = {about.path: "recording", info.path: "template"}
+        output = None if job.output is None else check_output(job.output, inputs)
         return job.model_copy(update={"audio": about.path, "video": info.path, "output": output}), info
 
     def _probe(self, path: Path) -> VideoInfo:
         """``probe_video``, remembered as long as the file is the same one."""
         try:
             stat = path.expanduser().stat()
-            key = (str(_absolute(path)), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+            key = (str(absolute(path)), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         except (OSError, ValueError):
             return probe_video(path, "video", self._options.ffmpeg)  # which says what is wrong
         if key not in self._probed:
@@ -330,20 +333,3 @@ def _choice(job: LipSyncParams) -> Choice:
     if job.face == "largest":
         return Choice()
     return Choice(index=job.face) if isinstance(job.face, int) else Choice(point=job.face)
-
-
-def _check_output(path: Path, inputs: tuple[Path, ...]) -> Path:
-    output = _absolute(path)
-    if output in inputs:
-        raise InputError(f"output: {output} is a file that the job reads")
-    if not output.parent.is_dir():
-        raise InputError(f"output: the folder {output.parent} does not exist", hint="create it first")
-    if not os.access(output.parent, os.W_OK):
-        raise InputError(f"output: the folder {output.parent} cannot be written")
-    if output.is_dir():
-        raise InputError(f"output: {output} is a directory")
-    return output
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))

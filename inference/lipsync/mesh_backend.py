@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from inference import weights
@@ -18,6 +16,7 @@ from inference.articulation.curve import Articulation
 from inference.audio import Array
 from inference.face.analysis import TemplateAnalysis
 from inference.face.model import FaceModel
+from inference.kept import locked, prune
 from inference.lipsync import speech
 from inference.lipsync.frames import ahead
 from inference.lipsync.params import Options
@@ -31,9 +30,6 @@ from inference.lipsync.render.renderer import MeshRenderer
 from inference.lipsync.render.tracks import Kind
 from inference.lipsync.work import Work
 
-MATERIALS_BYTES = 1 << 30  #: kept on disk, the ones used last
-LOCK_POLL_S = 0.2
-
 
 class MeshBackend:
     """Articulation and renderer, loaded once."""
@@ -45,6 +41,7 @@ class MeshBackend:
         self._head = Path(options.articulation or head_path())
         self._articulator = Articulator(self._whisper, self._head, device=device)
         self._model = model
+        self._keep = options.cache_mb << 19  #: bytes of materials on disk
 
     def painter(self, work: Work) -> Callable[[int, int], Painter]:
         """What paints output frames start to stop; the mouth is worked out while the template is looked at."""
@@ -68,13 +65,13 @@ class MeshBackend:
         known = _recall(path)
         if known is not None:
             return known
-        with _locked(path.with_suffix(".lock"), work.check):
+        with locked(path.with_suffix(".lock"), work.check):
             known = _recall(path)  # made by somebody else while we waited
             if known is not None:
                 return known
             made = self._look(work)
             made.save(path)
-        _prune(folder)
+        prune(folder, self._keep)
         return made
 
     def _look(self, work: Work) -> Materials:
@@ -151,29 +148,3 @@ def _recall(path: Path) -> Materials | None:
         return known
     except Exception:  # numpy and zipfile raise many kinds for a damaged file, which is simply made again
         return None
-
-
-@contextlib.contextmanager
-def _locked(path: Path, check: Callable[[], None]) -> Iterator[None]:
-    lock = FileLock(str(path))
-    while True:
-        try:
-            lock.acquire(timeout=LOCK_POLL_S)
-            break
-        except Timeout:
-            check()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _prune(folder: Path) -> None:
-    # RACE: another process may remove or use a file meanwhile; one that is gone is simply made again.
-    with contextlib.suppress(OSError):
-        total = 0
-        for stat, path in sorted(((p.stat(), p) for p in folder.glob("*.npz")), key=lambda each: -each[0].st_mtime):
-            total += stat.st_size
-            if total > MATERIALS_BYTES:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".lock").unlink(missing_ok=True)

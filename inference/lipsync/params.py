@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
+
+from inference.video_params import Face, VideoParams
 
 BACKENDS = ("mesh", "wav2lip")
 Backend = Literal["mesh", "wav2lip"]
-Face = Literal["largest"] | int | tuple[float, float]
 
 
-class Params(BaseModel):
+class Params(VideoParams):
     """One job: who shall say what."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     audio: Path = Field(description="what is said: audio, or a video with sound; any format and length")
     video: Path = Field(description="the template: a video, or a picture, with the face of the speaker")
@@ -31,34 +29,6 @@ class Params(BaseModel):
     )
     crf: int = Field(default=15, ge=0, le=40, description="quality of the H.264 stream; smaller is better and bigger")
     backend: Backend | None = Field(default=None, description="default: the one in the engine's options")
-
-    @field_validator("output")
-    @classmethod
-    def _suffix(cls, value: Path | None) -> Path | None:
-        if value is not None and value.suffix.lower() != ".mp4":
-            raise ValueError(f"{value.name!r} does not end in .mp4")
-        return value
-
-    @field_validator("watermark", "digital_auth", mode="before")
-    @classmethod
-    def _switch(cls, value: object) -> object:
-        return {"0": 0, "1": 1, False: 0, True: 1}.get(value, value) if isinstance(value, str | bool) else value
-
-    @field_validator("face", mode="before")
-    @classmethod
-    def _choice(cls, value: object) -> object:
-        if isinstance(value, bool) or (isinstance(value, int) and value < 0):
-            raise ValueError("a face's number starts at 0")
-        if isinstance(value, str):
-            if re.fullmatch(r"\d+", value.strip()):
-                return int(value)
-            numbers = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*", value)
-            if numbers:
-                return float(numbers[1]), float(numbers[2])
-            if value.strip().lower() != "largest":
-                raise ValueError('"largest", a number, or a point "x,y"')
-            return "largest"
-        return value
 
 
 class Options(BaseModel):
@@ -82,5 +52,9 @@ class Options(BaseModel):
     )
     batch: int = Field(default=0, ge=0, le=256, description="wav2lip: frames at a time; 0: 8 on CPU, 64 on GPU")
     max_audio_s: float = Field(default=3600.0, gt=0, description="longer audio is refused")
-    cache_mb: int = Field(default=2048, ge=0, description="template analyses kept on disk; the oldest go first")
+    cache_mb: int = Field(
+        default=2048,
+        ge=0,
+        description="disk for analyses of templates, half as much for drawing with them; the longest unused go first",
+    )
     ffmpeg: str | None = Field(default=None, description="ffmpeg program, instead of the bundled one")

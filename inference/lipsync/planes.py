@@ -19,18 +19,7 @@ class PlaneReader(FrameReader):
     """A :class:`FrameReader` that hands out planes; each is an array of its own."""
 
     def __next__(self) -> Planes:
-        if self._left == 0 or self._process.closed:
-            self.close()
-            raise StopIteration
-        planes = np.empty((self.height * 3 // 2, self.width), np.uint8)
-        view = planes.data.cast("B")
-        if self._process.read_into(view) < len(view):
-            self._ended()
-            raise StopIteration
-        self.frames += 1
-        if self._left is not None:
-            self._left -= 1
-        return planes
+        return self.read_planes()
 
 
 Window = tuple[int, int, int, int]  #: left, top, right, bottom, all even

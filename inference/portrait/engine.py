@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from inference.lipsync import marks, sound
 from inference.lipsync.engine import Steps, threads_here
 from inference.lipsync.frames import Frame
 from inference.lipsync.pipeline import Encoding, Render
+from inference.paths import absolute, check_output
 from inference.portrait import reference
 from inference.portrait.params import Options
 from inference.portrait.params import Params as PortraitParams
@@ -113,7 +113,7 @@ class Portrait:
         if about.duration_s is not None and self._backend is not None:
             self._backend.check_length(frames_of(job, about.duration_s)[0])
         inputs = {picture: "picture", about.path: "recording"}
-        output = None if job.output is None else _check_output(job.output, inputs)
+        output = None if job.output is None else check_output(job.output, inputs)
         return job.model_copy(update={"image": picture, "audio": about.path, "output": output})
 
     def run(self, params: PortraitParams, context: Context) -> dict[str, Any]:
@@ -173,8 +173,8 @@ class Portrait:
 
     def files(self, params: PortraitParams) -> Files:
         """What the job reads and writes."""
-        written = () if params.output is None else (_absolute(params.output),)
-        return Files(inputs=(_absolute(params.image), _absolute(params.audio)), outputs=written)
+        written = () if params.output is None else (absolute(params.output),)
+        return Files(inputs=(absolute(params.image), absolute(params.audio)), outputs=written)
 
     def fingerprint(self) -> str:
         """Changes with the weights and with every option that may change a video."""
@@ -268,20 +268,3 @@ def _followed_by_silence(
     finally:
         process.close()
     return target
-
-
-def _check_output(path: Path, inputs: Mapping[Path, str]) -> Path:
-    output = _absolute(path)
-    if output in inputs:
-        raise InputError(f"output: {output} is the {inputs[output]} itself")
-    if not output.parent.is_dir():
-        raise InputError(f"output: the folder {output.parent} does not exist", hint="create it first")
-    if not os.access(output.parent, os.W_OK):
-        raise InputError(f"output: the folder {output.parent} cannot be written")
-    if output.is_dir():
-        raise InputError(f"output: {output} is a directory")
-    return output
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))

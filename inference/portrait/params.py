@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
+
+from inference.video_params import Face, VideoParams
 
 Backend = Literal["mesh", "echomimic"]
-Face = Literal["largest"] | int | tuple[float, float]
 
 STEPS, CFG = 25, 2.5  #: what a generative backend takes when a job names none
 FAST_STEPS, FAST_CFG = 6, 1.0  #: … and its accelerated variant
 
 
-class Params(BaseModel):
+class Params(VideoParams):
     """One job: whose picture shall say what."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: Path = Field(description="the picture: JPEG, PNG, WebP …; any size, a photo, drawing or painting")
     audio: Path = Field(description="what is said: audio, or a video with sound; any format")
@@ -61,34 +59,6 @@ class Params(BaseModel):
     watermark: Literal[0, 1] = Field(default=0, description="1: a mark in the lower right corner")
     digital_auth: Literal[0, 1] = Field(default=0, description="1: a mark in the upper right corner, AI generated")
     crf: int = Field(default=15, ge=0, le=40, description="quality of the H.264 stream; smaller is better and bigger")
-
-    @field_validator("output")
-    @classmethod
-    def _suffix(cls, value: Path | None) -> Path | None:
-        if value is not None and value.suffix.lower() != ".mp4":
-            raise ValueError(f"{value.name!r} does not end in .mp4")
-        return value
-
-    @field_validator("watermark", "digital_auth", mode="before")
-    @classmethod
-    def _switch(cls, value: object) -> object:
-        return {"0": 0, "1": 1, False: 0, True: 1}.get(value, value) if isinstance(value, str | bool) else value
-
-    @field_validator("face", mode="before")
-    @classmethod
-    def _choice(cls, value: object) -> object:
-        if isinstance(value, bool) or (isinstance(value, int) and value < 0):
-            raise ValueError("a face's number starts at 0")
-        if isinstance(value, str):
-            if re.fullmatch(r"\d+", value.strip()):
-                return int(value)
-            numbers = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*", value)
-            if numbers:
-                return float(numbers[1]), float(numbers[2])
-            if value.strip().lower() != "largest":
-                raise ValueError('"largest", a number, or a point "x,y"')
-            return "largest"
-        return value
 
 
 class Options(BaseModel):

@@ -13,6 +13,7 @@ import pydantic
 
 from inference import media, weights
 from inference.base import Context, EngineError, Files, InputError, first_problem
+from inference.paths import absolute, check_output
 from inference.transcribe import outputs
 from inference.transcribe.params import Options
 from inference.transcribe.params import Params as TranscribeParams
@@ -94,8 +95,8 @@ class Transcribe:
 
     def files(self, params: TranscribeParams) -> Files:
         """What the job reads and writes."""
-        written = () if params.output is None else (_absolute(params.output),)
-        return Files(inputs=(_absolute(params.audio),), outputs=written)
+        written = () if params.output is None else (absolute(params.output),)
+        return Files(inputs=(absolute(params.audio),), outputs=written)
 
     def fingerprint(self) -> str:
         """Changes with the weights and with every option that may change a transcript."""
@@ -134,25 +135,8 @@ class Transcribe:
             raise InputError(f"audio: {about.path} is {what}", hint="there is nothing to transcribe in it")
         if about.duration_s is not None and about.duration_s < MIN_DURATION_S and about.duration_exact:
             raise InputError(f"audio: {about.path} lasts {about.duration_s:.2f} s: too short to hold a word")
-        output = None if job.output is None else _check_output(job.output, about.path)
+        output = None if job.output is None else check_output(job.output, {about.path: "recording"})
         return job.model_copy(update={"audio": about.path, "output": output}), about
-
-
-def _check_output(path: Path, audio: Path) -> Path:
-    output = _absolute(path)
-    if output == audio:
-        raise InputError(f"output: {output} is the recording itself")
-    if not output.parent.is_dir():
-        raise InputError(f"output: the folder {output.parent} does not exist", hint="create it first")
-    if not os.access(output.parent, os.W_OK):
-        raise InputError(f"output: the folder {output.parent} cannot be written")
-    if output.is_dir():
-        raise InputError(f"output: {output} is a directory")
-    return output
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))
 
 
 def _threads() -> int:

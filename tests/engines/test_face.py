@@ -526,10 +526,7 @@ def test_cache_is_pruned(model: FaceModel, face: np.ndarray, film: Film, tmp_pat
     analysis.cached(folder, one, model)
     (old,) = folder.glob("*.npz")
     os.utime(old, (1, 1))
-    monkey = pytest.MonkeyPatch()
-    with monkey.context() as patch:
-        patch.setattr(analysis, "CACHE_BYTES", old.stat().st_size * 2)
-        analysis.cached(folder, two, model)
+    analysis.cached(folder, two, model, keep=old.stat().st_size * 2)
     assert not old.exists()
     assert len(list(folder.glob("*.npz"))) == 1
 

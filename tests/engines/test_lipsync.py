@@ -219,7 +219,7 @@ def test_outputs_that_are_refused(template: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=complaint):
             LipSync().check({"audio": SPEECH, "video": template, **more})
 
-    refused("is a file that the job reads", output=template)
+    refused("is the template itself", output=template)
     refused("does not exist", output=tmp_path / "no" / "x.mp4")
     refused("output: .* does not end in .mp4", output=tmp_path / "x.mkv")
     (tmp_path / "folder.mp4").mkdir()

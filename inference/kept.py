@@ -1,0 +1,41 @@
+"""A folder of results that are costly to make: made once, kept by name, the ones not used for longest removed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+POLL_S = 0.2
+
+
+@contextlib.contextmanager
+def locked(path: Path, check: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock at ``path`` against every process; ``check`` is called while waiting for it and may raise."""
+    lock = FileLock(str(path))
+    while True:
+        try:
+            lock.acquire(timeout=POLL_S)
+            break
+        except Timeout:
+            if check is not None:
+                check()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prune(folder: Path, limit: int) -> None:
+    """Keep the ``.npz`` files used last, ``limit`` bytes of them; a lock goes with its file."""
+    # RACE: another process may remove or use a file meanwhile; one that is gone is simply made again.
+    with contextlib.suppress(OSError):
+        stats = sorted(((path.stat(), path) for path in folder.glob("*.npz")), key=lambda item: -item[0].st_mtime)
+        total = 0
+        for stat, path in stats:
+            total += stat.st_size
+            if total > limit:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".lock").unlink(missing_ok=True)
