@@ -5,6 +5,7 @@ Structurally the Context of `inference.base`; engines never import this.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -37,6 +38,18 @@ class RefusedInput(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+def check_path(path: Path) -> None:
+    """Raise RefusedInput when no file can have this path: a NUL in it, too long, letters that have no bytes."""
+    try:
+        os.lstat(path)
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+            return
+        why = error.strerror if isinstance(error, OSError) else ascii(str(error))[1:-1]
+        shown = ascii(str(path))[:200]
+        raise RefusedInput(f"{shown}: no file can have this path ({why})", "give another one") from None
 
 
 class JobContext:
@@ -94,6 +107,7 @@ class JobContext:
             part = self.scratch / name
         else:
             final = Path(os.path.abspath(path))
+            check_path(final)
             if not final.parent.is_dir():
                 raise RefusedInput(
                     f"output {final}: the folder {final.parent} does not exist", "create it first"

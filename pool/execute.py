@@ -23,7 +23,7 @@ from pool import fsops, verdict
 from pool.backoff import retry_delay
 from pool.cache import ResultCache, swap_paths
 from pool.constants import WAITING_FOR_SPACE, Phase
-from pool.context import JobContext, RefusedInput
+from pool.context import JobContext, RefusedInput, check_path
 from pool.errors import ProtocolError
 from pool.heartbeat import Heartbeat
 from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
@@ -141,9 +141,10 @@ class Executor:
 
     def _check(self, params: Mapping[str, Any]) -> Any:
         checked = self._engine.check(params)
-        if self._launch.media_roots and hasattr(self._engine, "files"):
+        if hasattr(self._engine, "files"):
             files = self._engine.files(checked)
             for path in (*files.inputs, *files.outputs):
+                check_path(path)
                 _inside(path, self._launch.media_roots)
         return checked
 
@@ -321,6 +322,8 @@ def _kind_of(error: BaseException) -> tuple[str, str]:
         return "resource", hint or "less work at once, or a device with more memory"
     if isinstance(error, OSError) and error.errno in {*NO_SPACE, errno.EFBIG, errno.ENOMEM, errno.EMFILE}:
         return "resource", hint
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return "input", hint or "give a shorter path"
     if isinstance(error, ProtocolError):
         return "engine", "return plain values, lists, maps and numpy arrays"
     return "engine", hint
@@ -332,6 +335,9 @@ def _pydantic_sentence(item: Mapping[str, Any]) -> str:
 
 
 def _inside(path: Path, roots: Sequence[str]) -> None:
+    """roots: none allow everything."""
+    if not roots:
+        return
     real = os.path.realpath(path)
     if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots):
         raise RefusedInput(f"{path} lies outside the allowed media folders", f"allowed: {', '.join(roots)}")

@@ -48,6 +48,10 @@ class Schemas:
             return
         if error is not None:
             raise _refusal(error, entry[1]["schema"])
+        for key in sorted(entry[3] & params.keys()):
+            path = str(params[key])
+            if "\0" in path:
+                raise JobRefused(f"{ascii(path)[:80]} holds a NUL: no file can have this path", f"params.{key}")
 
     def absolute(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The parameters with paths as they are meant here: a worker has another working directory."""

@@ -100,6 +100,15 @@ def test_an_output_goes_where_it_can(context: JobContext, media: Path) -> None:
         assert caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["a\0b.mp4", "a\0b/c.mp4", "x" * 300, "x" * 300 + "/c.mp4", "x/" * 3000, "\ud800"])
+def test_what_no_file_can_be_called_is_the_callers_mistake(context: JobContext, media: Path, name: str) -> None:
+    with pytest.raises(RefusedInput, match="no file can have this path") as caught:
+        context.output(media / name, "out.mp4")
+    assert len(str(caught.value)) < 500
+    str(caught.value).encode()  # the record can hold it
+    assert context.publish_outputs(sync=False) == ()
+
+
 # ---- outputs
 
 

@@ -79,6 +79,8 @@ def test_what_the_engine_takes_is_taken(schemas: Schemas, params: dict[str, Any]
         ({**GOOD, "segments": [{"start": 1}, {"start": -1}]}, "params.segments.1.start", "minimum"),
         ({**GOOD, "segments": [{"begin": 1}]}, "params.segments.0", ""),
         ({"audio": ["/a"]}, "params.audio", "not of type 'string'"),
+        ({"audio": "/a\0b.wav"}, "params.audio", "holds a NUL"),
+        ({**GOOD, "output": Path("/a\0b/c")}, "params.output", "holds a NUL"),
     ],
 )
 def test_what_is_refused_names_the_key(schemas: Schemas, params: dict[str, Any], path: str, word: str) -> None:
