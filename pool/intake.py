@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pool import checks, codec, fsops
+from pool import checks, codec, fsops, quarantine
 from pool.config import Config
 from pool.constants import DROP_STILL_S, MAX_DROP_BYTES
 from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull
@@ -241,31 +241,22 @@ class Intake:
 
     def _refuse(self, name: str, reason: str) -> int:
         """Move it to quarantine with a reason that a person can act on; 1 when it is gone from in/."""
-        shown = ascii(name)[1:-1].replace("/", "_")[:150]
-        place = f"{self._spool.root}/quarantine"
-        target, number = f"{place}/{shown}", 1
-        while os.path.lexists(target) or os.path.lexists(f"{target}.reason.txt"):
-            number += 1
-            target = f"{place}/{shown}.{number}"
-        self._explain(target, name, reason)
+        path = f"{self._in}/{name}"
         try:
-            fsops.rename(f"{self._in}/{name}", target)
-        except FileNotFoundError:
-            fsops.unlink(f"{target}.reason.txt", missing_ok=True)
-            return 0
+            if not quarantine.keep(self._spool, path, name, self._letter(name, reason)):
+                return 0
         except OSError as error:
             if error.errno in NO_SPACE:
-                fsops.unlink(f"{target}.reason.txt", missing_ok=True)
                 raise
-            self._stuck[name] = os.lstat(f"{self._in}/{name}").st_ino
-            self._explain(target, name, f"{reason}; it cannot be moved here and stays there: {error.strerror}")
+            self._stuck[name] = os.lstat(path).st_ino
+            stays = f"{reason}; it cannot be moved here and stays there: {error.strerror}"
+            quarantine.complain(self._spool, name, self._letter(name, stays))
         self.refused += 1
         self._seen.pop(name, None)
         return 1
 
-    def _explain(self, target: str, name: str, reason: str) -> None:
-        text = f"{ascii(name)[1:-1]} was dropped into {self._in} and is not accepted:\n\n    {reason}\n\n{_HELP}"
-        fsops.put(self._spool.temp(), f"{target}.reason.txt", [text.encode("utf-8", "replace")], sync=False)
+    def _letter(self, name: str, reason: str) -> str:
+        return f"{ascii(name)[1:-1]} was dropped into {self._in} and is not accepted:\n\n    {reason}\n\n{_HELP}"
 
 
 _HELP = """A job looks like this; write it under another name and rename it into in/, or copy it there:

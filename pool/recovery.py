@@ -10,7 +10,7 @@ import os
 import random
 from dataclasses import dataclass
 
-from pool import fsops, verdict
+from pool import fsops, quarantine, verdict
 from pool.backoff import retry_delay
 from pool.config import Config
 from pool.context import cancel_path, sweep_attempt
@@ -59,8 +59,8 @@ class Recovery:
         directory = self._spool.work_dir(worker)
         if os.path.isdir(directory):
             for name in os.listdir(directory):  # nothing of ours: a foreign hand's
-                shown = ascii(name)[1:-1][:150]
-                fsops.rename(f"{directory}/{name}", f"{self._spool.root}/quarantine/{worker}.{shown}")
+                reason = f"{ascii(name)[1:-1]} lay in {directory}, and is no job.\n"
+                quarantine.keep(self._spool, f"{directory}/{name}", f"{worker}.{name}", reason)
             fsops.remove_dir(directory)
         root = f"{self._spool.root}/run"
         for leftover in (

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from loguru import logger
 
 import pool
-from pool import fsops, logs, procs
+from pool import fsops, logs, procs, quarantine
 from pool.attendant import living_clients
 from pool.config import Config
 from pool.constants import EXIT_DRAINED
@@ -74,6 +74,7 @@ class Supervisor:
         """Serve; the exit code."""
         self._arm_signals()
         self._announce()
+        quarantine.mend(self.spool)
         self._fleet.adopt()
         self._fleet.recovery.mend_requeues()
         root = self.spool.root

@@ -10,7 +10,7 @@ Four words of Jepsen's queues, and what a pool of workers needs besides:
     overlapping  two runs of one job at a time
     miscounted   attempts that went back, were skipped, or were begun twice
     unexplained  failed or cancelled without a reason for every attempt, or cancelled though nobody asked
-    untidy       remains of jobs that are over
+    untidy       remains of jobs that are over; in quarantine a thing without its reason, or a reason without its thing
 
 It reads directories and files by itself, not through the code it checks; names and bytes it takes from `pool.names`
 and `pool.codec`.
@@ -277,9 +277,17 @@ def _check_remains(view: Spoolview, told: Told, report: Report) -> None:
     for name in os.listdir(root / "dead"):
         if name.endswith(".record"):
             report.untidy.append(f"{name} is left in dead/")
+    for name in _unpaired(os.listdir(root / "quarantine")):
+        report.untidy.append(f"{name} is alone in quarantine/")
     for job_id, record in view.records.items():
         if job_id in told.removed or record is None:
             continue
         if (record.state is JobState.FAILED) != (job_id in view.dead):
             report.untidy.append(f"{job_id} is {record.state.value} and {'' if job_id in view.dead else 'not '}buried")
     report.untidy += [f"{job_id} is buried and has no record" for job_id in view.dead if job_id not in view.records]
+
+
+def _unpaired(names: list[str]) -> list[str]:
+    """Things without a reason, and reasons without a thing."""
+    things = {name for name in names if not name.endswith(".reason.txt")}
+    return sorted(things ^ {name[: -len(".reason.txt")] for name in set(names) - things})

@@ -213,6 +213,14 @@ def mend(rig: Rig) -> Act:
     return rig.serve
 
 
+def strange(rig: Rig) -> Act:
+    """In the directory of a worker that is dead lies what is no job."""
+    folder = rig.spool.work_dir(rig.seat())
+    Path(folder, "core").write_bytes(b"x")
+    Path(folder, "folder").mkdir()
+    return rig.serve
+
+
 def start(rig: Rig) -> Act:
     """With all that is done before the first turn, and after the last one."""
     with Client(rig) as client:
@@ -224,7 +232,7 @@ def start(rig: Rig) -> Act:
 SCENES: list[Scene] = [
     submit_plain, submit_named, submit_batch, cancel, retry, consume, purged, expired,
     publish, publish_array, fail,
-    intake, release, recover, wake, cancel_waiting, cancel_held, mend, start,
+    intake, release, recover, wake, cancel_waiting, cancel_held, mend, strange, start,
 ]  # fmt: skip
 
 # ---- what each scene promises beyond what the checker asks of all
@@ -254,10 +262,10 @@ def _expect(scene: Scene, rig: Rig, came_through: bool) -> None:
         assert record.attempt <= (1 if came_through else 2)
     elif scene is intake:
         assert set(states) == {"first", "second", "named"}
-        refused = set(os.listdir(rig.root / "quarantine"))
-        (wrong,) = {name for name in refused if not name.endswith(".reason.txt")}
-        assert f"{wrong}.reason.txt" in refused
+        assert set(os.listdir(rig.root / "quarantine")) == {"wrong.json", "wrong.json.reason.txt"}
         assert os.listdir(rig.root / "in") == []
+    elif scene is strange:
+        assert len(os.listdir(rig.root / "quarantine")) == 4  # each with its reason, says the checker
     elif scene is recover:
         assert [runs["decided"], runs["failed"]] == [1, 1]  # what was published is not run again
         assert not list(rig.media.glob(".*"))
