@@ -22,7 +22,8 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,16 @@ from pool.errors import PoolError
 from pool.job import FailureKind, Job, JobState, Record
 from pool.names import parse_aside, parse_dead, parse_deferred, parse_job, parse_record
 
+FAULTS = ("lost", "unexpected", "duplicated", "partial", "overlapping", "miscounted", "unexplained", "untidy")
 KINDS = frozenset(kind.value for kind in FailureKind)
+Found = Iterator[tuple[str, str]]  # one of FAULTS, or "recovered", and a sentence that begins with the id
 
 
 @dataclass
 class Told:
     """What clients did and heard. offered, accepted: ids; values: `value` of jobs whose id nobody knew before the
     answer; dropped: files that had their name in in/; cancelled, removed, requeued: asked for, answered or not; stands:
-    a request whose call returned; result: returned to its caller; read: id -> sha256 of the record that was seen."""
+    a request whose call returned; read: id -> sha256 of the record that was seen."""
 
     offered: set[str] = field(default_factory=set)
     values: set[Any] = field(default_factory=set)
@@ -51,7 +54,6 @@ class Told:
     removed: set[str] = field(default_factory=set)
     requeued: set[str] = field(default_factory=set)
     stands: set[str] = field(default_factory=set)
-    result: set[str] = field(default_factory=set)
     read: dict[str, str] = field(default_factory=dict)
 
 
@@ -68,23 +70,15 @@ class Sighting:
 
 @dataclass
 class Report:
-    """Every fault as a sentence that begins with the id; `recovered` is no fault."""
+    """jobs, done: how many are there, and have their record; recovered: ids; found: sentences by kind of fault."""
 
-    jobs: int = 0
-    done: int = 0
-    lost: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    duplicated: list[str] = field(default_factory=list)
+    jobs: int
+    done: int
     recovered: list[str] = field(default_factory=list)
-    partial: list[str] = field(default_factory=list)
-    overlapping: list[str] = field(default_factory=list)
-    miscounted: list[str] = field(default_factory=list)
-    unexplained: list[str] = field(default_factory=list)
-    untidy: list[str] = field(default_factory=list)
+    found: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in FAULTS})
 
     def faults(self) -> dict[str, list[str]]:
-        lists = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("jobs", "done")}
-        return {name: found for name, found in lists.items() if found and name != "recovered"}
+        return {kind: sentences for kind, sentences in self.found.items() if sentences}
 
 
 class Spoolview:
@@ -150,41 +144,38 @@ def check(
     """The report. drained: everything that waited has run, and recovery and sweeping are done. counted: nothing gave
     attempts back (a drain does), so each is begun exactly once. forgetful: the disk has lost names that were not
     synced, so a job may wait that is decided."""
-    view, report = Spoolview(root), Report()
-    report.jobs, report.done = len(view.known()), len(view.records)
-    _check_presence(view, told, report, drained, forgetful)
-    _check_content(view, told, report)
-    for record in view.records.values():
-        if record is not None:
-            _check_reasons(record, told, report)
+    view = Spoolview(root)
+    report = Report(len(view.known()), len(view.records))
+    looks = [_presence(view, told, drained, forgetful), _content(view, told), _reasons(view, told)]
     if witness is not None:
-        report.overlapping += overlaps(witness)
-        _check_attempts(view, told, witness, report, counted)
+        looks += [_overlaps(witness), _attempts(view, told, witness, counted)]
     if drained:
-        _check_remains(view, told, report)
+        looks += [_remains(view, told)]
+    for kind, sentence in chain.from_iterable(looks):
+        (report.recovered if kind == "recovered" else report.found[kind]).append(sentence)
     return report
 
 
-def _check_presence(view: Spoolview, told: Told, report: Report, drained: bool, forgetful: bool) -> None:
+def _presence(view: Spoolview, told: Told, drained: bool, forgetful: bool) -> Found:
     accepted = told.accepted | told.dropped if drained else told.accepted
     for job_id in sorted(accepted - told.removed):
         if job_id not in view.records and (drained or job_id not in view.held.keys() | view.asides):
             where = [sighting.place for sighting in view.held.get(job_id, ())]
-            report.lost.append(f"{job_id} was accepted and is {'in ' + where[0] if where else 'nowhere'}")
+            yield "lost", f"{job_id} was accepted and is {'in ' + where[0] if where else 'nowhere'}"
     for job_id in sorted(view.known() - told.accepted - told.dropped):
         if job_id in told.offered or _value(view, job_id) in told.values:
-            report.recovered.append(job_id)
+            yield "recovered", job_id
         elif job_id not in told.removed:
-            report.unexpected.append(f"{job_id} was offered by nobody")
+            yield "unexpected", f"{job_id} was offered by nobody"
     for job_id, sightings in view.held.items():
         places = [sighting.place for sighting in sightings]
         if len(places) > 1:
-            report.duplicated.append(f"{job_id} is in {' and '.join(places)}")
+            yield "duplicated", f"{job_id} is in {' and '.join(places)}"
         if job_id in view.records and not forgetful and (drained or places != ["work"]):
-            report.duplicated.append(f"{job_id} is decided and in {places[0]}")
+            yield "duplicated", f"{job_id} is decided and in {places[0]}"
     for job_id in sorted(view.dead):
         if job_id in view.held and drained:
-            report.duplicated.append(f"{job_id} is buried and in {view.held[job_id][0].place}")
+            yield "duplicated", f"{job_id} is buried and in {view.held[job_id][0].place}"
 
 
 def _value(view: Spoolview, job_id: str) -> Any:
@@ -196,95 +187,121 @@ def _value(view: Spoolview, job_id: str) -> Any:
     return record.value.get("value") if record is not None and isinstance(record.value, dict) else None
 
 
-def _check_content(view: Spoolview, told: Told, report: Report) -> None:
-    for sighting in (*(one for found in view.held.values() for one in found), *view.dead.values()):
+def _content(view: Spoolview, told: Told) -> Found:
+    for sighting in chain(*view.held.values(), view.dead.values()):
         if sighting.job is None:
-            report.partial.append(f"{sighting.id}: the file in {sighting.place} is not its job")
+            yield "partial", f"{sighting.id}: the file in {sighting.place} is not its job"
     for job_id, record in view.records.items():
         if record is None:
-            report.partial.append(f"{job_id}: its record does not decode")
+            yield "partial", f"{job_id}: its record does not decode"
             continue
         for file in record.files if job_id not in told.removed else ():
             path = Path(str(file["path"]))
             if not path.is_file():
-                report.partial.append(f"{job_id}: {path.name} is named and missing")
-            elif hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
-                report.partial.append(f"{job_id}: {path.name} is not what its record says")
+                yield "partial", f"{job_id}: {path.name} is named and missing"
+            elif _sha256(path) != file["sha256"]:
+                yield "partial", f"{job_id}: {path.name} is not what its record says"
     for job_id, digest in told.read.items():
         if job_id in told.removed | told.requeued:
             continue
         path = view.root / "out" / f"{job_id}.msgpack"
         if not path.exists():
-            report.lost.append(f"{job_id}: its record was read, and is gone")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            report.duplicated.append(f"{job_id}: its record was read, and is another one now")
+            yield "lost", f"{job_id}: its record was read, and is gone"
+        elif _sha256(path) != digest:
+            yield "duplicated", f"{job_id}: its record was read, and is another one now"
 
 
-def _check_reasons(record: Record, told: Told, report: Report) -> None:
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _reasons(view: Spoolview, told: Told) -> Found:
+    for record in view.records.values():
+        if record is not None:
+            for sentence in _unexplained(record, told):
+                yield "unexplained", f"{record.id}{sentence}"
+
+
+def _unexplained(record: Record, told: Told) -> Iterator[str]:
+    """What goes on after the id of the record."""
+    reasons, failure = record.attempts, record.failure
     if record.state is JobState.COMPLETED:
-        reasons, expected = record.attempts, record.attempt - 1
+        expected = record.attempt - 1
+    elif failure is None or not failure.message.strip() or failure.kind not in KINDS:
+        yield f" is {record.state.value} and says {failure}"
+        return
     else:
-        failure = record.failure
-        if failure is None or not failure.message.strip() or failure.kind not in KINDS:
-            report.unexplained.append(f"{record.id} is {record.state.value} and says {failure}")
-            return
-        reasons, expected = record.attempts, len(failure.attempts) - 1
+        expected = len(failure.attempts) - 1
         if [one.message for one in failure.attempts[-1:]] != [failure.message]:
-            report.unexplained.append(f"{record.id}: its last reason is not its failure")
-    if [reason.attempt for reason in reasons] != list(range(1, expected + 1)):
-        told_of = [reason.attempt for reason in reasons]
-        report.unexplained.append(f"{record.id}: attempt {record.attempt}, reasons of {told_of}")
+            yield ": its last reason is not its failure"
+    told_of = [reason.attempt for reason in reasons]
+    if told_of != list(range(1, expected + 1)):
+        yield f": attempt {record.attempt}, reasons of {told_of}"
     if any(not reason.message.strip() for reason in reasons):
-        report.unexplained.append(f"{record.id}: an attempt without a reason")
+        yield ": an attempt without a reason"
     if record.state is JobState.CANCELLED and record.id not in told.cancelled:
-        report.unexplained.append(f"{record.id} was cancelled by nobody")
+        yield " was cancelled by nobody"
 
 
-def _check_attempts(view: Spoolview, told: Told, witness: Path, report: Report, counted: bool) -> None:
+def _overlaps(witness: Path) -> Found:
+    return (("overlapping", sentence) for sentence in overlaps(witness))
+
+
+def _attempts(view: Spoolview, told: Told, witness: Path, counted: bool) -> Found:
     begun: dict[str, list[int]] = defaultdict(list)
     for _, _, what, job_id, attempt, _ in witnessed(witness):
         if what == "start":
             begun[job_id].append(attempt)
     for job_id, attempts in begun.items():
-        record = view.records.get(job_id)
-        if record is not None and job_id not in told.requeued and max(attempts) > record.attempt:
-            report.duplicated.append(f"{job_id}: decided in attempt {record.attempt}, run in {max(attempts)}")
-        if not counted or job_id in told.requeued:
+        if job_id in told.requeued:
+            continue
+        record, last = view.records.get(job_id), max(attempts)
+        if record is not None and last > record.attempt:
+            yield "duplicated", f"{job_id}: decided in attempt {record.attempt}, run in {last}"
+        if not counted:
             continue
         twice = [attempt for attempt, times in Counter(attempts).items() if times > 1]
         if twice:
-            report.miscounted.append(f"{job_id}: attempt {twice[0]} was begun {attempts.count(twice[0])} times")
+            yield "miscounted", f"{job_id}: attempt {twice[0]} was begun {attempts.count(twice[0])} times"
         if attempts != sorted(attempts):
-            report.miscounted.append(f"{job_id}: attempts went back: {attempts}")
+            yield "miscounted", f"{job_id}: attempts went back: {attempts}"
         for sighting in view.held.get(job_id, ()):
-            if sighting.attempts < max(attempts):
-                report.miscounted.append(f"{job_id}: run {max(attempts)} times, its name says {sighting.attempts}")
-        if record is not None and record.state is JobState.COMPLETED and record.attempt != max(attempts):
-            report.miscounted.append(f"{job_id}: attempt {record.attempt} in its record, run in {max(attempts)}")
+            if sighting.attempts < last:
+                yield "miscounted", f"{job_id}: run {last} times, its name says {sighting.attempts}"
+        if record is not None and record.state is JobState.COMPLETED and record.attempt != last:
+            yield "miscounted", f"{job_id}: attempt {record.attempt} in its record, run in {last}"
 
 
-def _check_remains(view: Spoolview, told: Told, report: Report) -> None:
+def _remains(view: Spoolview, told: Told) -> Found:
+    return (("untidy", sentence) for sentence in _untidy(view, told))
+
+
+def _untidy(view: Spoolview, told: Told) -> Iterator[str]:
     root = view.root
-    for folder in ("tmp", "run/scratch", "run/attempts", "run/control", "deferred"):
-        report.untidy += [f"{name} is left in {folder}/" for name in sorted(os.listdir(root / folder))]
-    for folder in (root / "work").iterdir():
-        report.untidy += [f"{path.name} is left in work/{folder.name}/" for path in folder.iterdir()]
-    report.untidy += [f"{name}: reserved, and not there" for name in os.listdir(root / "run/ids")
-                      if name not in view.known()]  # fmt: skip
+    works = sorted(f"work/{folder.name}" for folder in (root / "work").iterdir())
+    for folder in ("tmp", "run/scratch", "run/attempts", "run/control", "deferred", *works):
+        for name in sorted(os.listdir(root / folder)):
+            yield f"{name} is left in {folder}/"
+    known = view.known()
+    for name in os.listdir(root / "run/ids"):
+        if name not in known:
+            yield f"{name}: reserved, and not there"
     for entry in (root / "out").iterdir():
         if entry.is_dir() and entry.name not in view.records:
-            report.untidy.append(f"{entry.name}: files in out/ without a record")
+            yield f"{entry.name}: files in out/ without a record"
     for name in os.listdir(root / "dead"):
         if name.endswith(".record"):
-            report.untidy.append(f"{name} is left in dead/")
+            yield f"{name} is left in dead/"
     for name in _unpaired(os.listdir(root / "quarantine")):
-        report.untidy.append(f"{name} is alone in quarantine/")
+        yield f"{name} is alone in quarantine/"
     for job_id, record in view.records.items():
         if job_id in told.removed or record is None:
             continue
         if (record.state is JobState.FAILED) != (job_id in view.dead):
-            report.untidy.append(f"{job_id} is {record.state.value} and {'' if job_id in view.dead else 'not '}buried")
-    report.untidy += [f"{job_id} is buried and has no record" for job_id in view.dead if job_id not in view.records]
+            yield f"{job_id} is {record.state.value} and {'' if job_id in view.dead else 'not '}buried"
+    for job_id in view.dead:
+        if job_id not in view.records:
+            yield f"{job_id} is buried and has no record"
 
 
 def _unpaired(names: list[str]) -> list[str]:
