@@ -31,7 +31,7 @@ RATES = tuple(Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)) + tuple(
     Fraction(n) for n in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120)
 )
 MARGIN = 10  #: pixels between a corner picture and the edges
-AUDIO_BITRATE = "192k"
+AAC: Mapping[str, object] = {"acodec": "aac", "audio_bitrate": "192k"}
 #: keys that MP4 stores by itself; for others the muxer must be told to
 MP4_KEYS = frozenset(("title", "artist", "album", "date", "comment", "genre", "copyright", "description", "synopsis"))
 #: names of conversion matrices, by which the colours are told from other notes
@@ -100,7 +100,7 @@ class VideoWriter:
         *,
         audio: str | Path | None = None,
         audio_s: float | None = None,
-        crf: int = 15,
+        crf: int = 18,
         preset: str = "veryfast",
         metadata: Mapping[str, str] | None = None,
         overlays: Sequence[Overlay] = (),
@@ -136,7 +136,7 @@ class VideoWriter:
             _picture(width, height, rate, overlays, color),
             sound,
             self.path,
-            {"vcodec": self.codec, **quality, **({"threads": threads} if threads else {})},
+            {"vcodec": self.codec, **quality, **({"threads": threads} if threads else {}), **AAC},
             metadata,
             ffmpeg,
         )
@@ -274,7 +274,7 @@ def command(
     picture: Any,
     sound: Any,
     path: Path,
-    video: Mapping[str, Any],
+    codecs: Mapping[str, Any],
     metadata: Mapping[str, str] | None,
     ffmpeg: str | None,
 ) -> list[str]:
@@ -282,13 +282,12 @@ def command(
 
     metadata = dict(metadata or {})
     flags = "+faststart" + ("+use_metadata_tags" if set(metadata) - MP4_KEYS else "")
-    options: dict[str, Any] = {"format": "mp4", "movflags": flags, "map_metadata": -1, **video}
-    if video["vcodec"] != "copy":
+    options: dict[str, Any] = {"format": "mp4", "movflags": flags, "map_metadata": -1, **codecs}
+    if codecs["vcodec"] != "copy":
         options["pix_fmt"] = "yuv420p"
     streams = [picture]
     if sound is not None:
         streams.append(sound)
-        options.update(acodec="aac", audio_bitrate=AUDIO_BITRATE)
     for number, (key, value) in enumerate(metadata.items()):
         options[f"metadata:g:{number}"] = f"{key}={value}"
     arguments: list[str] = (

@@ -1,4 +1,4 @@
-"""Segments and their sound into one file, without encoding the picture again."""
+"""Segments and their sound into one file, as they are: neither is encoded again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference import media
-from inference.encode import command, failure, sound_input
+from inference.encode import command, failure
 from inference.ffmpeg import Process
 
 
@@ -22,13 +22,14 @@ class Part:
 def join(
     parts: Sequence[Part],
     output: Path,
-    audio: str | Path | None = None,
-    audio_s: float | None = None,
+    track: Path | None = None,
     metadata: Mapping[str, str] | None = None,
     check: Callable[[], None] | None = None,
     ffmpeg: str | None = None,
 ) -> None:
     """Write ``output`` from segments that lie in one folder and were encoded alike, and remove the segments.
+
+    ``track`` is the sound (:class:`inference.lipsync.sound.Track`).
 
     Each segment's length is stated exactly: what its own header says is rounded to milliseconds, and after
     eighty joins the picture would lead the sound by a frame. On an error, or when ``check`` raises, neither the
@@ -45,9 +46,8 @@ def join(
     listing = parts[0].path.parent / "segments.ffconcat"
     listing.write_text("\n".join(lines) + "\n", "utf-8")
     picture = builder.input(f"file:{listing}", format="concat", safe=0, protocol_whitelist=media.LOCAL_PROTOCOLS)["v:0"]
-    process = Process(
-        command(picture, sound_input(audio, audio_s), output, {"vcodec": "copy"}, metadata, ffmpeg), "wait"
-    )
+    sound = None if track is None else builder.input(f"file:{track}", protocol_whitelist=media.LOCAL_PROTOCOLS)["a:0"]
+    process = Process(command(picture, sound, output, {"vcodec": "copy", "acodec": "copy"}, metadata, ffmpeg), "wait")
     try:
         if process.finish(check) != 0 or not output.is_file():
             raise failure(process, str(output))

@@ -129,7 +129,11 @@ class LipSync:
         )
         steps.begin("face_detecting", shares.follow, shares.look, "looking at the mouth")
         order = loop(frames, analysis.frames)
-        with Template(info, analysis.frames, self._options.ffmpeg) as template:
+        with (
+            sound.Track(heard.path, context.scratch, heard.seconds, self._options.ffmpeg) as track,
+            Template(info, analysis.frames, self._options.ffmpeg) as template,
+        ):
+            template.prefetch(order)
             work = Work(
                 info=info,
                 analysis=analysis,
@@ -146,10 +150,10 @@ class LipSync:
             encoding = self._encoding(job, info, context.scratch)
             render = Render(template, order, painter, encoding, context.scratch, self._threads)
             parts = render.run(steps.check, lambda done: steps.part(done, frames))
-        rendered = time.monotonic()
-        steps.begin("merging_audio", 100 * (1 - MERGE_SHARE), 100.0, "adding the sound")
-        output = context.output(job.output, "output.mp4")
-        join(parts, output, heard.path, heard.seconds, METADATA, steps.check, self._options.ffmpeg)
+            rendered = time.monotonic()
+            steps.begin("merging_audio", 100 * (1 - MERGE_SHARE), 100.0, "adding the sound")
+            output = context.output(job.output, "output.mp4")
+            join(parts, output, track.finish(steps.check), METADATA, steps.check, self._options.ffmpeg)
         finished = time.monotonic()
         steps.part(1, 1)
         return {

@@ -7,6 +7,7 @@ short that it fits whole is decoded once for all.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Generator, Iterator
@@ -88,6 +89,21 @@ class Template:
         self._decoder: Generator[Planes] | None = None
         self._failed: BaseException | None = None
         self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._prefetcher: threading.Thread | None = None
+
+    def prefetch(self, order: NDArray[np.int32]) -> None:
+        """Begin to decode what that order needs, if it can be held; call it once."""
+        if len(order) and held(self.info, self.length):
+            self._prefetcher = threading.Thread(target=self._prefetch, args=(int(order.max()),), name="prefetch")
+            self._prefetcher.start()
+
+    def _prefetch(self, last: int) -> None:
+        with contextlib.suppress(Exception):  # readers meet the same one, and report it
+            for index in range(last + 1):
+                if self._closed.is_set():
+                    return
+                self._frame(index)
 
     def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Planes]:
         """The frames of that order; close the iterator to end its decoder."""
@@ -128,6 +144,9 @@ class Template:
 
     def close(self) -> None:
         """End the decoder and let go of the frames."""
+        self._closed.set()
+        if self._prefetcher is not None:
+            self._prefetcher.join()
         with self._lock:
             if self._decoder is not None:
                 self._decoder.close()

@@ -71,7 +71,7 @@ class Encoding:
     width: int
     height: int
     fps: float
-    crf: int = 15
+    crf: int = 18
     preset: str = "superfast"
     encoder: str = "cpu"
     color: Color = field(default_factory=Color)

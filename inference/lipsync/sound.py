@@ -16,6 +16,7 @@ import numpy as np
 from inference import media
 from inference.audio import Array
 from inference.base import InputError, ResourceError
+from inference.encode import AAC, failure
 from inference.ffmpeg import Process
 
 RATES = "44100|48000"  #: Hz; what every player takes
@@ -77,3 +78,35 @@ def prepare(audio: Path, folder: Path, limit_s: float, check: Callable[[], None]
             hint="cut it into parts, or raise the option `max_audio_s`",
         )
     return Sound(path, samples, process.said)
+
+
+class Track:
+    """The sound as the finished file holds it: AAC, encoded beside the picture. A context manager, which ends ffmpeg.
+
+    ``seconds`` is its length: longer sound is cut, shorter is followed by silence.
+    """
+
+    def __init__(self, sound: Path, folder: Path, seconds: float, ffmpeg: str | None = None) -> None:
+        import ffmpeg as builder
+
+        self._path = folder / "sound.m4a"
+        arguments = (
+            builder.input(f"file:{sound}", protocol_whitelist=media.LOCAL_PROTOCOLS)["a:0"]
+            .filter("apad", whole_dur=f"{seconds:.6f}")
+            .output(f"file:{self._path}", format="mp4", t=f"{seconds:.6f}", map_metadata=-1, **AAC)
+            .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
+            .compile(cmd=media.ffmpeg_binary(ffmpeg))
+        )
+        self._process = Process(arguments, "wait")
+
+    def finish(self, check: Callable[[], None]) -> Path:
+        """Wait for the end; the file, whole. :class:`EngineError` with ffmpeg's own words when it failed."""
+        if self._process.finish(check) != 0:
+            raise failure(self._process, f"the sound as {self._path.name}")
+        return self._path
+
+    def __enter__(self) -> Track:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.close()

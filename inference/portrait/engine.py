@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,6 @@ from inference import media, weights
 from inference.base import Context, EngineError, Files, InputError, first_problem
 from inference.encode import SD
 from inference.face.model import FaceModel
-from inference.ffmpeg import Process
 from inference.join import join
 from inference.lipsync import marks, sound
 from inference.lipsync.engine import Steps, threads_here
@@ -137,17 +136,17 @@ class Portrait:
             steps.check()
             steps.part(round(share * WHOLE), WHOLE)
 
-        painter, done = backend.prepare(work, scratch, steps.check, tell)
-        prepared = time.monotonic()
-        encoding, still = self._encoding(job, face.picture, scratch), Still(face.picture)
-        render = Render(still, np.zeros(frames, np.int32), painter, encoding, scratch, self._threads)
-        parts = render.run(steps.check, lambda count: tell(done + (1 - done) * count / frames))
-        rendered, seconds = time.monotonic(), frames / job.fps
-        steps.begin("merging_audio", PAINTED, 100.0, "adding the sound")
-        output, track = context.output(job.output, "output.mp4"), heard.path
-        if heard.seconds < seconds - 1 / job.fps:
-            track = _followed_by_silence(heard.path, scratch / "sound-long.flac", seconds, steps.check, options.ffmpeg)
-        join(parts, output, track, seconds, METADATA[options.backend], steps.check, options.ffmpeg)
+        seconds = frames / job.fps
+        with sound.Track(heard.path, scratch, seconds, options.ffmpeg) as track:
+            painter, done = backend.prepare(work, scratch, steps.check, tell)
+            prepared = time.monotonic()
+            encoding, still = self._encoding(job, face.picture, scratch), Still(face.picture)
+            render = Render(still, np.zeros(frames, np.int32), painter, encoding, scratch, self._threads)
+            parts = render.run(steps.check, lambda count: tell(done + (1 - done) * count / frames))
+            rendered = time.monotonic()
+            steps.begin("merging_audio", PAINTED, 100.0, "adding the sound")
+            output = context.output(job.output, "output.mp4")
+            join(parts, output, track.finish(steps.check), METADATA[options.backend], steps.check, options.ffmpeg)
         finished = time.monotonic()
         steps.part(1, 1)
         return {
@@ -246,25 +245,3 @@ def _unused(job: PortraitParams, backend: Backend) -> list[str]:
     if given and not backend.generative:
         return [f"{' and '.join(given)} mean nothing to the mesh backend and were not used"]
     return ["motion means nothing to a generative backend"] if backend.generative and job.motion != 1 else []
-
-
-def _followed_by_silence(
-    path: Path, target: Path, seconds: float, check: Callable[[], None], ffmpeg: str | None
-) -> Path:
-    """The sound with silence after it, ``seconds`` in all."""
-    import ffmpeg as builder
-
-    arguments = (
-        builder.input(f"file:{path}", protocol_whitelist=media.LOCAL_PROTOCOLS)["a:0"]
-        .filter("apad", whole_dur=f"{seconds:.6f}")
-        .output(f"file:{target}", acodec="flac", compression_level=0)
-        .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
-        .compile(cmd=media.ffmpeg_binary(ffmpeg))
-    )
-    process = Process(arguments, "wait")
-    try:
-        if process.finish(check) != 0:
-            raise EngineError(f"ffmpeg could not lengthen {path}: {process.said}")
-    finally:
-        process.close()
-    return target

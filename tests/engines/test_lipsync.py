@@ -114,7 +114,7 @@ class Made:
 
 def test_parameters() -> None:
     plain = Params(audio="a.wav", video="v.mp4")  # type: ignore[arg-type]
-    assert (plain.watermark, plain.digital_auth, plain.crf, plain.face, plain.output) == (0, 0, 15, "largest", None)
+    assert (plain.watermark, plain.digital_auth, plain.crf, plain.face, plain.output) == (0, 0, 18, "largest", None)
     for given, meant in {"largest": "largest", "2": 2, 0: 0, "10, 20.5": (10.0, 20.5), (3, 4): (3.0, 4.0)}.items():
         assert Params(audio="a", video="v", face=given).face == meant  # type: ignore[arg-type]
     assert Params(audio="a", video="v", watermark="1", digital_auth=True).watermark == 1  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_parameters() -> None:
     ]:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Params(audio="a", video="v", **wrong)  # type: ignore[arg-type]
-    assert Params.model_json_schema()["properties"]["crf"]["default"] == 15
+    assert Params.model_json_schema()["properties"]["crf"]["default"] == 18
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import re
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from inference import media
 from inference.base import Cancelled, EngineError, InputError
 from inference.encode import as_rate
-from inference.join import join
+from inference.join import Part, join
 from inference.lipsync import frames as frames_module
 from inference.lipsync import marks, sound
 from inference.lipsync.frames import Ahead, Run, Template, loop, runs
@@ -167,6 +168,11 @@ def encoding(fps: float = 25) -> Encoding:
     return Encoding(64, 64, fps, crf=0)
 
 
+def aac(folder: Path, seconds: float) -> Path:
+    with sound.Track(SPEECH, folder, seconds) as track:
+        return track.finish(lambda: None)
+
+
 def video_steps(path: Path) -> tuple[list[int], int]:
     """Differences between the presentation times of successive frames, in ticks, and ticks per second."""
     command = [media.ffmpeg_binary(), "-v", "error", "-i", path, "-map", "0:v", "-c", "copy", "-f", "framecrc", "-"]
@@ -188,7 +194,7 @@ def test_segments_join_without_a_seam(tmp_path: Path, fps: float, total: int) ->
     assert render.done == seen[-1] == total
     assert seen == sorted(seen)
     output = tmp_path / "output.part"
-    join(parts, output, audio=SPEECH, audio_s=total / fps, metadata={"comment": "made here"})
+    join(parts, output, aac(tmp_path, total / fps), metadata={"comment": "made here"})
     assert not any(part.path.exists() for part in parts)
     steps, ticks = video_steps(output)
     assert len(steps) == total - 1
@@ -210,7 +216,7 @@ def test_same_bytes_on_any_number_of_workers(template: Path, tmp_path: Path) -> 
         parts = Render(source, loop(130, 50), lambda a, b: Brighter(3), encoding(), folder, workers).run(
             lambda: None, lambda done: None
         )
-        join(parts, folder / "out.mp4", audio=SPEECH, audio_s=5.2)
+        join(parts, folder / "out.mp4", aac(folder, 5.2))
         digests.add(hashlib.sha256((folder / "out.mp4").read_bytes()).hexdigest())
     assert len(digests) == 1
 
@@ -273,6 +279,37 @@ def test_sound_that_cannot_be(tmp_path: Path, ffmpeg: Callable[..., None]) -> No
     noise.write_bytes(b"\xff\xfb\x90\x00" + bytes(range(256)) * 20)
     with pytest.raises(InputError, match="no sound"):
         sound.prepare(noise, tmp_path, 2, lambda: None)
+
+
+@pytest.mark.parametrize("seconds", [2.0, 9.7])  # the speech lasts 7 s
+def test_track_is_as_long_as_the_picture_and_as_early(tmp_path: Path, seconds: float) -> None:
+    """Cut, or followed by silence; and the encoder's delay does not push the words back."""
+    with VideoWriter(tmp_path / "picture.mp4", 64, 64, 25) as writer:
+        for _ in range(round(25 * seconds)):
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+    output = tmp_path / "out.mp4"
+    join([Part(tmp_path / "picture.mp4", seconds)], output, aac(tmp_path, seconds))
+    about = media.probe(output)
+    assert about.duration_s == pytest.approx(seconds, abs=0.04)
+    with media.decode(output) as stream:
+        heard = np.concatenate(list(stream))
+    with media.decode(SPEECH) as stream:
+        said = np.concatenate(list(stream))
+    assert len(heard) / media.SAMPLE_RATE == pytest.approx(seconds, abs=0.07)
+    length = min(len(said), len(heard))
+    size = 2 * length
+    shift = np.fft.irfft(np.fft.rfft(said[:length], size).conj() * np.fft.rfft(heard[:length], size)).argmax()
+    assert min(shift, size - shift) / media.SAMPLE_RATE < 0.003
+    assert np.abs(heard[len(said) + 1600 :]).max(initial=0) < 0.01
+
+
+def test_a_template_forgotten_while_it_is_fetched_ends_its_decoder(template: Path) -> None:
+    before = {process.pid for process in ffmpegs()}
+    with Template(probe_video(template), 50) as source:
+        source.prefetch(loop(130, 50))
+        assert number_of(next(iter(source.read(np.array([20], np.int32))))) == 20
+    assert not {process.pid for process in ffmpegs()} - before
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())
 
 
 def test_marks_sit_ten_pixels_from_their_corners(tmp_path: Path) -> None:

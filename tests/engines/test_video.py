@@ -17,6 +17,7 @@ from inference import media, video
 from inference.base import EngineError, InputError
 from inference.encode import to_planes
 from inference.join import Part, join
+from inference.lipsync.sound import Track
 from inference.probe import _timing
 
 SPEECH = Path(__file__).resolve().parents[2] / "examples" / "speech" / "address.flac"
@@ -296,7 +297,8 @@ def test_segments_join_without_a_seam(make: Make, tmp_path: Path) -> None:
                 out.write(picture(index * 20 + k))
         parts.append(Part(path, float(20 / video.as_rate(29.97))))
     whole = tmp_path / "whole.mp4"
-    join(parts, whole, audio=SPEECH, audio_s=2.0, metadata={"comment": "joined"})
+    with Track(SPEECH, tmp_path, 2.0) as track:
+        join(parts, whole, track.finish(lambda: None), metadata={"comment": "joined"})
     about = video.probe_video(whole)
     assert (about.frames, about.variable_rate, about.has_audio) == (60, False, True)
     assert about.fps == pytest.approx(30000 / 1001)
