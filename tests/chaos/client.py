@@ -1,4 +1,4 @@
-"""A client in the storm: submits, waits, cancels, runs failed jobs again, until somebody ends it.
+"""A client in the storm: submits, drops, waits, cancels, runs failed jobs again, until somebody ends it.
 
     python client.py CONFIG HISTORY NAME OUTPUTS [REAL JOBS AS JSON]
 
@@ -42,9 +42,9 @@ class Client:
         self.number = 0
 
     def run(self) -> None:
-        actions = [self.one, self.named, self.batch, self.cancel, self.again, self.media]
+        actions = [self.one, self.named, self.batch, self.cancel, self.again, self.media, self.drop]
         while True:
-            self.rng.choices(actions, [10, 4, 2, 1, 1, 2])[0]()
+            self.rng.choices(actions, [10, 4, 2, 1, 1, 2, 1])[0]()
             while len(self.pending) > OUTSTANDING or (self.pending and self.rng.random() < 0.2):
                 self.wait()
 
@@ -96,6 +96,18 @@ class Client:
             return
         output = {"output": str(self.outputs / self.value())} if self.rng.random() < 0.5 else {}
         self.submit({"do": "write", **output})
+
+    def drop(self) -> None:
+        """Into the drop box; one in five is no job."""
+        value = self.value()
+        job_id, wrong = f"drop-{value}", self.rng.random() < 0.2
+        job = {"engine": "nobody" if wrong else "fake", "id": job_id, "params": {"value": value}}
+        if not wrong:
+            self.history.say("offered", id=job_id, value=value)
+        written = self.outputs / f".{job_id}"
+        written.write_text(json.dumps(job))
+        written.rename(self.pool.spool.root / "in" / f"{job_id}.json")
+        self.history.say("refused" if wrong else "dropped", id=job_id)
 
     def cancel(self) -> None:
         if not self.pending:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crash.checker import Report, Spoolview, check
+from crash.checker import FAULTS, Report, Spoolview, check
 from crash.rig import History
 from scenarios.world import ROOT, World, kill, wait_until
 
@@ -205,7 +205,7 @@ class Storm:
         def over() -> bool:
             if self.world.supervisor() is None and all(p.poll() is not None for p in self.world.serving):
                 self.world.serve()
-            return not self.world.held()
+            return not os.listdir(self.world.spool / "in") and not self.world.held()  # as jobs flow
 
         wait_until(over, f"the end of what waits ({dict(self.done)})", seconds)
 
@@ -234,9 +234,8 @@ class Storm:
         states = Counter(record.state.value for record in view.records.values() if record)
         attempts = Counter(record.attempt for record in view.records.values() if record)
         faults = report.faults()
-        counts = {name: len(faults.get(name, ())) for name in (
-            "lost", "unexpected", "duplicated", "overlapping", "partial", "miscounted", "unexplained", "untidy",
-        )}  # fmt: skip
+        counts = {kind: len(faults.get(kind, ())) for kind in FAULTS}
+        told = self.history.told()
         return {
             "seed": self.seed,
             "seconds": round(time.monotonic() - self._begun),
@@ -244,6 +243,8 @@ class Storm:
             "states": dict(states),
             "attempts": {str(number): attempts[number] for number in sorted(attempts)},
             "clients": self.started,
+            "drops": len(told.dropped),
+            "drops that were no job": len(told.refused),
             "kills": sum(count for what, count in self.done.items() if what.startswith("kill")),
             "stops": sum(count for what, count in self.done.items() if what.startswith("stop")),
             "strikes": dict(sorted(self.done.items())),

@@ -43,13 +43,14 @@ Found = Iterator[tuple[str, str]]  # one of FAULTS, or "recovered", and a senten
 @dataclass
 class Told:
     """What clients did and heard. offered, accepted: ids; values: `value` of jobs whose id nobody knew before the
-    answer; dropped: files that had their name in in/; cancelled, removed, requeued: asked for, answered or not; stands:
-    a request whose call returned; read: id -> sha256 of the record that was seen."""
+    answer; dropped: jobs that had their name in in/; refused: what is no job and had one; cancelled, removed, requeued:
+    asked for, answered or not; stands: a request whose call returned; read: id -> sha256 of a record that was seen."""
 
     offered: set[str] = field(default_factory=set)
     values: set[Any] = field(default_factory=set)
     accepted: set[str] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
     requeued: set[str] = field(default_factory=set)
@@ -292,7 +293,11 @@ def _untidy(view: Spoolview, told: Told) -> Iterator[str]:
     for name in os.listdir(root / "dead"):
         if name.endswith(".record"):
             yield f"{name} is left in dead/"
-    for name in _unpaired(os.listdir(root / "quarantine")):
+    quarantine = os.listdir(root / "quarantine")
+    for job_id in sorted(told.refused):
+        if f"{job_id}.json" not in quarantine:
+            yield f"{job_id} was dropped, is no job, and is not in quarantine/"
+    for name in _unpaired(quarantine):
         yield f"{name} is alone in quarantine/"
     for job_id, record in view.records.items():
         if job_id in told.removed or record is None:

@@ -24,6 +24,7 @@ def main(folder: str) -> int:
         client.submit("never", do="input")
         client.submit(value="plain", priority=-5)
         rig.drop("dropped.json", {"engine": "fake", "value": 1}, "dropped")
+        rig.drop("wrong.json", {"engine": "nobody"})
         Unmanned(rig.config).run()
         Temp(rig.launch()).run()
         client.cancel("again")

@@ -98,6 +98,7 @@ BROKEN: dict[str, tuple[str, Callable[[Rig], object]]] = {
     "a claim": ("untidy", lambda rig: _put(rig, "x", "work/fake-0.99", 1)),
     "not buried": ("untidy", lambda rig: shutil.rmtree(rig.root / "dead") or (rig.root / "dead").mkdir()),
     "a reserved id": ("untidy", lambda rig: (rig.root / "run" / "ids" / "x").touch()),
+    "refused and gone": ("untidy", lambda rig: rig.history.say("refused", id="x")),
     "refused without a reason": ("untidy", lambda rig: (rig.root / "quarantine" / "x.json").touch()),
     "a reason of nothing": ("untidy", lambda rig: (rig.root / "quarantine" / "x.json.reason.txt").touch()),
     "files of nobody": ("untidy", lambda rig: (rig.root / "out" / "x").mkdir()),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 import signal
 import time
 import zlib
@@ -291,6 +292,47 @@ def test_killed_at_every_operation(tmp_path: Path, scene: Scene, stride: int) ->
         if _kill_and_check(Rig(tmp_path / str(number)), scene, number):
             assert number > 3
             return
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.invariant(12)
+def test_killed_with_fifty_megabytes_in_hand(tmp_path: Path) -> None:
+    """At every operation of a worker with large media, and then at moments that nobody has chosen."""
+
+    def large(rig: Rig) -> Act:
+        with Client(rig) as client:
+            client.submit("path", do="write", output=str(rig.media / "out.bin"), params={"mb": 50})
+            client.submit("spool", do="write", params={"mb": 50})
+        return rig.work
+
+    def look(rig: Rig) -> None:
+        rig.verify(drained=False)
+        rig.finish()
+        rig.verify()
+        assert (rig.media / "out.bin").stat().st_size == 50 << 20
+        assert os.listdir(rig.media) == ["out.bin"]
+        shutil.rmtree(rig.folder)
+
+    for number in itertools.count(1):
+        rig = Rig(tmp_path / str(number), durable=True)
+        came_through = large(rig)(number)
+        look(rig)
+        if came_through:
+            break
+    rng, killed = random.Random(50), 0
+    for number in range(30):
+        rig, moment = Rig(tmp_path / f"moment-{number}", durable=True), rng.uniform(0.001, 0.4)
+
+        def at_a_moment(operation: str, path: str, moment: float = moment) -> None:
+            fsops.hook = None
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            signal.setitimer(signal.ITIMER_REAL, moment)
+
+        came_through = large(rig)(at_a_moment)
+        killed += not came_through
+        look(rig)
+    assert killed > 3
 
 
 @pytest.mark.parametrize("scene", [publish, fail], ids=lambda scene: scene.__name__)
