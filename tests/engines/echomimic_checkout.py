@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 DIFFUSERS = """
 import json, torch
 from torch import nn
@@ -203,6 +201,8 @@ def build(folder: Path) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
+    import torch  # takes seconds
+
     weights = folder / "pretrained_weights"
     (weights / "audio_processor").mkdir()
     linear = torch.nn.Linear(2, 2).state_dict()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from inference import weights
 from inference.articulation import CHANNELS, Articulator, head_path
@@ -32,6 +31,8 @@ def whisper() -> Path:
 
 @pytest.fixture(scope="module")
 def articulator(whisper: Path) -> Articulator:
+    import torch  # takes seconds, also of those who only collect tests
+
     torch.set_num_threads(1)
     return Articulator(whisper)
 
@@ -41,6 +42,7 @@ def articulator(whisper: Path) -> Articulator:
 
 @pytest.mark.long
 def test_the_encoder_is_whispers(whisper: Path, speech: dict[str, Array]) -> None:
+    import torch
     from faster_whisper import WhisperModel
 
     original = WhisperModel(str(whisper), device="cpu", compute_type="float32", cpu_threads=1)
@@ -213,6 +215,8 @@ def test_lags_between_sound_and_picture_are_found() -> None:
 
 
 def test_a_regression_without_a_speaker_is_one_that_never_saw_them() -> None:
+    import torch
+
     examples, goals = made_up(dict.fromkeys(range(8), 0))
     reducer = fit_reducer(examples, META)
     items = make_items(examples, goals, dict.fromkeys(range(8), 0), reducer)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
-import openai
 import pytest
 import requests
 from scenarios.world import ROOT, World, wait_until
@@ -69,6 +68,8 @@ def test_a_failure_of_the_real_engine_tells_what_to_change(real: Gateway) -> Non
 
 
 def test_speech_by_openais_client(real: Gateway) -> None:
+    import openai  # takes a second, also of those who only collect tests
+
     with openai.OpenAI(base_url=f"{real.base}/v1", api_key="none", timeout=300) as client:
         with open(SPEECH, "rb") as file:
             found = client.audio.transcriptions.create(

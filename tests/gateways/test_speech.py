@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 from scenarios.world import wait_until
 
 from gateways.engines import RESULT
 from gateways.gateway import PNG, Gateway, wav
 
+if TYPE_CHECKING:
+    import openai  # takes a second, also of those who only collect tests
+
 
 @pytest.fixture(scope="module")
 def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
+    import openai
+
     with openai.OpenAI(base_url=f"{gateway.base}/v1", api_key="any", max_retries=0, timeout=60) as found:
         yield found
 
@@ -60,6 +64,8 @@ def test_who_said_what(client: openai.OpenAI) -> None:
 
 
 def test_the_upload_does_not_stay(gateway: Gateway, client: openai.OpenAI) -> None:
+    import openai
+
     before = os.listdir(gateway.media / ".tempfiles")
     transcribe(client)
     with pytest.raises(openai.BadRequestError, match="nothing can be heard"):
@@ -68,6 +74,8 @@ def test_the_upload_does_not_stay(gateway: Gateway, client: openai.OpenAI) -> No
 
 
 def test_mistakes_are_told_as_openai_tells_them(client: openai.OpenAI) -> None:
+    import openai
+
     with pytest.raises(openai.BadRequestError, match="none of json, verbose_json") as caught:
         transcribe(client, response_format="html")
     assert (caught.value.param, caught.value.type) == ("response_format", "invalid_request_error")

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scenarios.world import World, kill, wait_until
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from gateways.gateway import Gateway, configure
 
@@ -72,6 +70,9 @@ def test_no_path_makes_it_fail(gateway: Gateway, start: str, rest: bytes) -> Non
 @pytest.mark.timeout(900)
 def test_schemathesis_finds_nothing(gateway: Gateway) -> None:
     """Every operation of the OpenAPI document, with valid and invalid data: no 500, and what was declared."""
+    import schemathesis  # takes a second, also of those who only collect tests
+    from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
+
     schema = schemathesis.openapi.from_url(f"{gateway.base}/openapi.json")
     found: list[str] = []
     seen = 0
