@@ -316,7 +316,7 @@ def test_upper_teeth_stay_with_the_head(quiet_renderer: MeshRenderer) -> None:
     for opening in (0.1, 0.16, 0.22):
         goal, head = inside_of(quiet_renderer, opening)
         light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32))
-        drawing = quiet_renderer._interior.draw(goal, head, opening, 0.0, light)
+        drawing = quiet_renderer.interior.draw(goal, head, opening, 0.0, light)
         assert drawing is not None
         x = round(float(goal[mesh.LIP_INNER_TOP, 0]) + 4) - drawing.box.x
         column = drawing.bgr[:, x, 1] * (drawing.cover[:, x] > 0.5)
@@ -330,10 +330,10 @@ def test_insides_stay_within_the_lips_of_turned_heads(quiet_renderer: MeshRender
     head = poses(1, yaw=yaw, roll=roll)
     goal = head.to_pixels((basis.extend(shape) + quiet_renderer.basis.move(0.18, 0))[None])[0]
     light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32))
-    drawing = quiet_renderer._interior.draw(goal, head, 0.18, 0.0, light)
+    drawing = quiet_renderer.interior.draw(goal, head, 0.18, 0.0, light)
     assert drawing is not None
     assert np.isfinite(drawing.bgr).all()
-    contour = quiet_renderer._interior.contour(goal) - [drawing.box.x, drawing.box.y]
+    contour = quiet_renderer.interior.contour(goal) - [drawing.box.x, drawing.box.y]
     mask = np.zeros(drawing.cover.shape, np.uint8)
     cv2.fillPoly(mask, [np.round(contour).astype(np.int32)], 1)
     assert drawing.cover[cv2.dilate(mask, np.ones((7, 7), np.uint8)) == 0].max() < 0.05

@@ -22,23 +22,32 @@ Frame = NDArray[np.uint8]
 EDGE_BLUR = 0.007  #: eye distances over which it fades into the lips and into what is drawn below
 RIM = 0.20, 0.012  #: the lower edge of what is kept: share of the gap, and eye distances, above the landmarks
 DARK = 0.45  #: of :func:`filled`, below which a mouth shows the dark under its teeth
-LINE, LINE_BELOW = 0.011, 0.035  #: width of a drawn seam; opening below which it sets in
-LINE_BGR = np.float32([0.24, 0.22, 0.36])  #: of the skin's light
+LINE, LINE_BELOW = 0.012, 0.035  #: width of a drawn seam; opening below which it sets in
+TEETH = 0.6  #: light between the lips, of that on them, below which no teeth are there
 
 
 def filled(frame: Frame, points: Array) -> float:
-    """Light of the darkest line across the open mouth at ``points`` (V, 3; pixels) over that of the brightest."""
+    """Light of the darkest line across the open mouth at ``points`` (V, 3; pixels) over that of the brightest.
+
+    0 when even that is too dark for teeth.
+    """
     upper, lower = points[mesh.LIP_INNER_UPPER[3:-3], :2], points[mesh.LIP_INNER_LOWER[3:-3], :2]
     share = np.linspace(0.2, 0.8, 7, dtype=np.float32)[:, None, None]
     at = (upper + share * (lower - upper)).astype(np.float32)
     gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
     lines = cv2.remap(gray, at[..., 0].copy(), at[..., 1].copy(), cv2.INTER_LINEAR).mean(axis=1)
+    lip = (points[mesh.LIP_OUTER_LOWER[3:-3], :2] + lower).astype(np.float32) / 2
+    if lines[:5].max() < TEETH * cv2.remap(gray, lip[:, 0].copy(), lip[:, 1].copy(), cv2.INTER_LINEAR).mean():
+        return 0.0
     return float(lines.min() / max(float(lines.max()), 1.0))
 
 
-def line(goal: Array, unit: float, opening: float, light: float) -> Drawing | None:
-    """The seam that lips have when they meet and that an open mouth could not supply; None when they do not."""
-    strength = 0.8 * float(np.clip(1 - opening / LINE_BELOW, 0, 1))
+def line(goal: Array, unit: float, opening: float, colour: Array) -> Drawing | None:
+    """The seam that lips have when they meet and that an open mouth could not supply; None when they do not.
+
+    ``colour`` (3,) is that of the seam.
+    """
+    strength = 0.9 * float(np.clip(1 - opening / LINE_BELOW, 0, 1))
     if strength <= 0:
         return None
     middle = (goal[mesh.LIP_INNER_UPPER, :2] + goal[mesh.LIP_INNER_LOWER, :2]) / 2
@@ -50,8 +59,7 @@ def line(goal: Array, unit: float, opening: float, light: float) -> Drawing | No
     cv2.polylines(mask, [points], False, 255, max(1, round(width * fine / 2)), cv2.LINE_AA, 4)
     small = cv2.resize(mask, (box.width, box.height), interpolation=cv2.INTER_AREA)
     cover = cv2.GaussianBlur(small, (0, 0), width / 2).astype(np.float32) * np.float32(strength / 255)
-    colour = np.broadcast_to(LINE_BGR * np.float32(light), (box.height, box.width, 3))
-    return Drawing(box, colour.astype(np.float32), cover)
+    return Drawing(box, np.tile(colour.astype(np.float32), (box.height, box.width, 1)), cover)
 
 
 def take(

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from inference.face import pose
 from inference.face.model import FaceModel
-from inference.lipsync.render import calibrate, mouths, own_inside, seam
+from inference.lipsync.render import calibrate, compose, mouths, own_inside, palette, seam
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.plan import Target
 from inference.lipsync.render.renderer import Analysis, MeshRenderer
-from inference.lipsync.render.tracks import Kind, follow
+from inference.lipsync.render.tracks import Kind, Tracks, follow
 
 Frame = NDArray[np.uint8]
 Raw = TypeVar("Raw")
@@ -68,7 +68,10 @@ def prepare(
 
     own = mouths.collect(passing(), tracks)
     materials = Materials(
-        seam=seam.from_strips(strips), mouths=own, filled=not full or float(np.median(full)) > own_inside.DARK
+        seam=seam.from_strips(strips),
+        mouths=own,
+        white=_white(probes, tracks),
+        filled=not full or float(np.median(full)) > own_inside.DARK,
     )
     if tracks.kind is Kind.TALKING and len(own):
         return materials  # their own mouths measure as they are
@@ -82,3 +85,15 @@ def prepare(
         model,
     )
     return replace(materials, calibration=tables)
+
+
+def _white(probes: list[tuple[int, Frame]], tracks: Tracks) -> NDArray[np.float32]:
+    """(3,) what a template calls white, by the median of a few frames."""
+    if not probes:
+        return np.ones(3, np.float32)
+    found = []
+    for index, frame in probes:
+        points = tracks.pixels(index)
+        skin = compose.skin(frame, points, float(tracks.pose.scale[index]))
+        found.append(palette.white(frame, points, skin.bgr))
+    return np.asarray(np.median(found, axis=0), np.float32)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from inference.face import mesh, pose
 from inference.lipsync.render import compose, own_inside, seam
 from inference.lipsync.render.basis import OPENING_MAX, Basis, build, extend, soften
+from inference.lipsync.render.inside import Inside, Start
 from inference.lipsync.render.interior import Interior
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.mouths import Chooser
@@ -55,7 +56,8 @@ class MeshRenderer:
         self.basis: Basis = build(face)
         self._painter = Painter(self.basis)
         self._mover = compose.Mover(self._painter)
-        self._interior = Interior(seam.close(self.tracks.mean, materials.seam))
+        self.interior = Interior(seam.close(self.tracks.mean, materials.seam), materials.white)
+        self.inside = Inside(self.interior, self._painter, materials.filled)
         self._own = self.tracks.kind is Kind.TALKING and len(materials.mouths) > 0
         if self._own:
             self._residual = residual(self.tracks, self.basis, materials.mouths.frame)
@@ -119,32 +121,18 @@ class MeshRenderer:
         tracks = self.tracks
         strength, unit = float(tracks.strength[index]), float(head.scale[0])
         opening, width = target.opening * strength, target.width * strength
-        shape = tracks.shape[index]
-        ajar = float(np.clip((tracks.opening[index] - SHUT / 2) / (SHUT / 2), 0, 1))
-        if ajar < 1:
-            shape = shape + (1 - ajar) * (seam.close(shape, self.materials.seam) - shape)
-        start = extend(shape)
-        has = ajar * float(tracks.opening[index])  # the gap that is there already
-        moved = start + self.basis.move(opening - has, width)
-        source, goal = head.to_pixels(start[None])[0], head.to_pixels(moved[None])[0]
+        start = Start.of(tracks.shape[index], float(tracks.opening[index]), self.materials.seam)
+        moved = start.moved(self.basis, opening, width)
+        source, goal = head.to_pixels(start.shape[None])[0], head.to_pixels(moved[None])[0]
         change = self._mover.move(frame, source, goal, unit)
         if change is None:
             return frame
         result = frame.copy()
         box, pixels = change
         box.cut(result)[:] = pixels
-        light = compose.skin(frame, source, unit)
-        layers = []
-        if ajar < 1 or self.materials.filled:
-            layers.append((1.0, self._interior.draw(goal, head, opening, -width, light, upper=1 - ajar)))
-        if ajar > 0 and self.materials.filled:
-            contour = self._interior.contour(goal)
-            layers.append((ajar, own_inside.take(self._painter, frame, source, goal, contour, unit)))
-        if ajar > 0:
-            layers.append((ajar, own_inside.line(goal, unit, opening, light.light)))
-        for share, layer in layers:
-            if layer is not None:
-                compose.lay(result, layer, share)
+        skin = compose.skin(frame, source, unit)
+        for share, layer in self.inside.layers(start, (source, goal), head, (opening, width), skin, lambda: frame):
+            compose.lay(result, layer, share)
         return result
 
     def _with_own_mouths(self, frame: Frame, index: int, target: Target, head: pose.Pose) -> Frame:
@@ -166,7 +154,8 @@ class MeshRenderer:
         gap = sum(share * float(tracks.opening[origin[mouth]]) for mouth, share in target.pictures)
         forced = float(np.clip(gap / SHUT - 1, 0, 1)) * float(strength)
         if forced > 0:
-            line = own_inside.line(goal, unit, target.opening, compose.skin(frame, source, unit).light)
+            colours = self.interior.palette(compose.skin(frame, source, unit))
+            line = own_inside.line(goal, unit, target.opening, colours.seam)
             if line is not None:
                 compose.lay(result, line, forced)
         return result
