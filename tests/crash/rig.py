@@ -224,6 +224,8 @@ class Rig:
         """Into the drop box, where it has its name at once. job_id: what it shall become; '': refused."""
         encoded = codec.encode(job) if name.endswith(".msgpack") else json.dumps(job).encode()
         (self.folder / "drop").write_bytes(encoded)
+        if job_id:
+            self.history.say("offered", id=job_id)
         os.rename(self.folder / "drop", self.root / "in" / name)
         if job_id:
             self.history.say("dropped", id=job_id)
