@@ -42,14 +42,14 @@ def complain(spool: Spool, name: str, reason: str) -> None:
 def mend(spool: Spool) -> None:
     """After a kill or a power loss: no reason without its thing, nothing without a reason. Before anybody keeps."""
     place = f"{spool.root}/quarantine"
-    sizes = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in os.scandir(place)}
-    for name in sizes:
+    names = set(os.listdir(place))
+    for name in names:
         with contextlib.suppress(OSError):  # a full disk: the next supervisor will
-            if not name.endswith(_SUFFIX):
-                if not sizes.get(name + _SUFFIX):  # missing, or empty
-                    _explain(spool, f"{place}/{name}", _FORGOTTEN)
-            elif name[: -len(_SUFFIX)] not in sizes:
-                fsops.unlink(f"{place}/{name}", missing_ok=True)
+            if name.endswith(_SUFFIX):
+                if name[: -len(_SUFFIX)] not in names:
+                    fsops.unlink(f"{place}/{name}", missing_ok=True)
+            elif name + _SUFFIX not in names or not os.path.getsize(f"{place}/{name}{_SUFFIX}"):
+                _explain(spool, f"{place}/{name}", _FORGOTTEN)
 
 
 def _free(spool: Spool, name: str) -> str:
