@@ -199,7 +199,9 @@ def test_a_shifted_mesh_gives_one_displacement_without_holes(model: FaceModel, f
     source = goal + np.float32([3.0, -2.0, 0.0])
     box = warp.around(goal[mesh.OVAL, :2]).within(SIDE, SIDE)
     for step in (1, 2):
-        painting = warp.Painter(field).paint(goal, np.arange(len(field.triangles)), box, step)
+        painting = warp.Painter(field).paint(
+            goal, warp.Patch(field.triangles, np.zeros(len(field.triangles), np.int64)), box, step
+        )
         inside = np.zeros(painting.ids.shape, np.uint8)
         ring = (goal[mesh.OVAL, :2] - [box.x, box.y]) / step
         cv2.fillPoly(inside, [np.round(ring).astype(np.int32)], 1)

@@ -13,6 +13,7 @@ import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +24,7 @@ Array = NDArray[np.float32]
 OPENING_KNEE, OPENING_MAX = 0.17, 0.245  #: beyond this a warped mouth becomes a diamond over a long chin
 FADE_TOP = (0.02, 0.30)  #: y between which the motion sets in, from the middle of the nose down
 FADE_SIDE = (0.50, 0.74)  #: |x| between which it dies out towards the ears
+SPARSE = 0.10  #: head units between the corners of the large triangles
 RINGS = ((1.22, 0.55), (1.75, 0.0))  #: rings outside the face oval: radius, share of the oval's motion
 
 # Right half and midline. Vertex: dx dy dz per 1.0 of opening, dx dy dz per 1.0 of width.
@@ -79,6 +81,7 @@ class Basis:
     triangles: mesh.Index  #: (T, 3) into 550 vertices, mouth included
     in_mouth: NDArray[np.bool_]  #: (T,) the triangles that close the mouth
     on_lips: NDArray[np.bool_]  #: (T,) the triangles of the lips
+    sparse: mesh.Index  #: (S, 3) fewer, larger triangles over all that moves, for where nothing fine matters
 
     def move(self, opening: float, width: float) -> Array:
         """(550, 3) displacement for a change of opening and width."""
@@ -129,7 +132,8 @@ def build(face: mesh.Mesh) -> Basis:
     # Spreading alone must not part the lips.
     pair = (motion[1, mesh.LIP_INNER_UPPER] + motion[1, mesh.LIP_INNER_LOWER]) / 2
     motion[1, mesh.LIP_INNER_UPPER] = motion[1, mesh.LIP_INNER_LOWER] = pair
-    return Basis(motion, full[:, 6].copy(), triangles, in_mouth, lips & ~in_mouth)
+    sparse = _sparse(extend(face.vertices)[:, :2], triangles[full[triangles, 6].max(axis=1) > 0])
+    return Basis(motion, full[:, 6].copy(), triangles, in_mouth, lips & ~in_mouth, sparse)
 
 
 def _window(vertices: mesh.Points) -> NDArray[np.float64]:
@@ -180,6 +184,28 @@ def _triangles(face: mesh.Mesh) -> tuple[mesh.Index, NDArray[np.bool_]]:
     in_mouth = np.zeros(len(triangles), bool)
     in_mouth[: len(face.triangles)] = face.mouth_triangles
     return triangles, in_mouth
+
+
+def _sparse(places: Array, triangles: mesh.Index) -> mesh.Index:
+    """Delaunay's triangles over those corners of ``triangles`` that lie SPARSE apart, wound alike."""
+    kept: list[int] = []
+    for vertex in np.unique(triangles).tolist():
+        if not kept or float(np.linalg.norm(places[kept] - places[vertex], axis=1).min()) >= SPARSE:
+            kept.append(vertex)
+    at = (places[kept] - places[kept].min(axis=0) + 1) * np.float32(100)
+    plane = cv2.Subdiv2D((0, 0, *np.ceil(at.max(axis=0) + 100).astype(int).tolist()))
+    for place in at:
+        plane.insert(tuple(place.tolist()))
+    corners = np.asarray(plane.getTriangleList(), np.float32).reshape(-1, 3, 1, 2)
+    result = np.array(kept, np.int32)[np.linalg.norm(corners - at, axis=3).argmin(axis=2)]
+
+    def turn(of: mesh.Index) -> NDArray[np.float32]:
+        one, other = places[of[:, 1]] - places[of[:, 0]], places[of[:, 2]] - places[of[:, 0]]
+        return np.asarray(one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0], np.float32)
+
+    wrong = turn(result) * np.median(turn(triangles)) < 0
+    result[wrong] = result[wrong][:, ::-1]
+    return np.asarray(result, np.int32)
 
 
 def _smoothstep(value: NDArray[np.floating], low: float, high: float) -> NDArray[np.float64]:

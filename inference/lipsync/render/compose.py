@@ -75,7 +75,7 @@ class Mover:
         """Coarse and smooth over the face, fine and exact round the lips."""
         painter = self._painter
         step = 4 if unit > COARSE_FROM else 2
-        coarse = painter.paint(target, painter.moving, box, step).sample(source)
+        coarse = painter.paint(target, painter.sparse if lips else painter.moving, box, step).sample(source)
         sigma = max(FACET_BLUR * unit / step, 0.5)
         field = [
             np.ascontiguousarray(cv2.resize(_blur(plane, sigma), None, fx=step, fy=step)[: box.height, : box.width])

@@ -59,41 +59,47 @@ def around(points: Array, margin: float = 0.0) -> Box:
     return Box(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
 
 
+@dataclass(frozen=True)
+class Patch:
+    """Some triangles of a mesh."""
+
+    triangles: mesh.Index  #: (T, 3)
+    layer: NDArray[np.int64]  #: (T,) 0 skin, 1 what closes the mouth, seen from both sides, 2 lips
+
+
 class Painter:
     """Paints the triangles of one basis."""
 
     def __init__(self, basis: Basis) -> None:
         self.basis = basis
-        moving = basis.reach[basis.triangles].max(axis=1) > 0
-        #: triangles that can ever move
-        self.moving = np.flatnonzero(moving)
-        near_mouth = basis.reach[basis.triangles].min(axis=1) > 0.3
-        self.near_mouth = np.flatnonzero(near_mouth)
-        self.mouth = np.flatnonzero(basis.in_mouth)
-        self._layer = np.where(basis.in_mouth, 1.0, np.where(basis.on_lips, 2.0, 0.0)).astype(np.float32)
+        triangles, reach = basis.triangles, basis.reach[basis.triangles]
+        layer = np.where(basis.in_mouth, 1, np.where(basis.on_lips, 2, 0))
+        #: triangles that can ever move, the same coarsely, those near the lips, those that close the mouth
+        self.moving, self.near_mouth, self.mouth = (
+            Patch(triangles[chosen], layer[chosen])
+            for chosen in (reach.max(axis=1) > 0, reach.min(axis=1) > 0.3, basis.in_mouth)
+        )
+        self.sparse = Patch(basis.sparse, np.zeros(len(basis.sparse), np.int64))
 
-    def paint(self, target: Array, chosen: NDArray[np.intp], box: Box, step: int = 1) -> Painting:
-        """Which of the ``chosen`` triangles lies at each pixel of the box.
+    def paint(self, target: Array, patch: Patch, box: Box, step: int = 1) -> Painting:
+        """Which triangle of the patch lies at each pixel of the box.
 
         ``target`` is (V, 3) pixels. With ``step`` 2 one value stands for 2×2 pixels, read at their middle.
         """
         ids = np.full((-(-box.height // step), -(-box.width // step)), -1, np.int32)
-        triangles = self.basis.triangles[chosen]
         offset = np.float32([box.x, box.y]) + np.float32((step - 1) / 2)
-        corners = ((target[:, :2] - offset) / np.float32(step))[triangles]
+        corners = ((target[:, :2] - offset) / np.float32(step))[patch.triangles]
         one, other = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-        turned = one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
-        low, high = corners.min(axis=1), corners.max(axis=1)
-        layer = self._layer[chosen]
-        seen = (high[:, 0] >= 0) & (high[:, 1] >= 0) & (low[:, 0] < ids.shape[1]) & (low[:, 1] < ids.shape[0])
-        seen &= (turned < 0) | (layer == 1)
+        seen = (one[:, 0] * other[:, 1] < one[:, 1] * other[:, 0]) | (patch.layer == 1)
+        seen &= (corners.max(axis=1) >= 0).all(axis=1) & (corners.min(axis=1) < ids.shape[::-1]).all(axis=1)
         order = np.flatnonzero(seen)
-        depth = target[:, 2][triangles[order]].mean(axis=1)
-        order = order[np.lexsort((-depth, layer[order]))]
+        depth = target[:, 2][patch.triangles[order]].sum(axis=1)
+        order = order[np.lexsort((-depth, patch.layer[order]))]
         fixed = np.rint(corners[order] * np.float32(1 << SHIFT)).astype(np.int32)
+        fill, line = cv2.fillConvexPoly, cv2.LINE_8
         for corner, number in zip(fixed, order.tolist(), strict=True):
-            cv2.fillConvexPoly(ids, corner, number, cv2.LINE_8, SHIFT)
-        return Painting(box, step, ids, triangles, target)
+            fill(ids, corner, number, line, SHIFT)
+        return Painting(box, step, ids, patch.triangles, target)
 
 
 @dataclass(frozen=True)
