@@ -40,7 +40,12 @@ def test_there_is_a_check_for_every_bench() -> None:
     assert set(KEYS) == set(all_benches.NAMES)
 
 
-@pytest.mark.parametrize("name", KEYS)
+SOON = ("floor", "roundtrip", "footprint")  # the others after the fast set
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SOON else pytest.param(name, marks=pytest.mark.long) for name in KEYS]
+)
 def test_a_bench_prints_its_keys(name: str, tmp_path: Path) -> None:
     output = run(f"bench.{name}", at=tmp_path)
     figures = json.loads(output.splitlines()[-1])
