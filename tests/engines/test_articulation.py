@@ -15,6 +15,7 @@ from inference.articulation.curve import join
 from inference.articulation.encoder import load_encoder, log_mel
 from inference.articulation.examples import PLAIN, Example, Targets
 from inference.articulation.fit import PENALTY, RidgeSums, fit_reducer, make_items
+from inference.articulation.gate import AHEAD, APPROACH, voicing
 from inference.articulation.grid import Aligner, labial_windows, other_windows, sentence
 from inference.articulation.head import TAPS, Head, Meta, taps
 from inference.articulation.lags import MOST_LAG, align, correlation
@@ -70,13 +71,13 @@ def test_what_is_no_model_is_refused_by_name(tmp_path: Path, whisper: Path) -> N
 
 
 def test_a_sentence_and_the_silence_round_it(articulator: Articulator, speech: dict[str, Array]) -> None:
-    second = np.zeros(16_000, np.float32)
-    heard = articulator.curve(np.concatenate([second, speech["address"], second]))
+    pause = np.zeros(32_000, np.float32)
+    heard = articulator.curve(np.concatenate([pause, speech["address"], pause]))
     count = len(heard)
-    assert count == -(-(len(speech["address"]) + 32_000) // 640)
+    assert count == -(-(len(speech["address"]) + 64_000) // 640)
     assert set(heard.channels) == set(CHANNELS)
     assert all(values.shape == (count,) and np.isfinite(values).all() for values in heard.channels.values())
-    quiet = np.r_[0:15, count - 15 : count]
+    quiet = np.r_[0 : 49 - AHEAD - APPROACH, count - 40 : count]
     assert (heard.voiced[quiet] < 0.05).all()
     assert not heard.closed[quiet].any()
     for name, rest in heard.rest.items():
@@ -87,6 +88,7 @@ def test_a_sentence_and_the_silence_round_it(articulator: Articulator, speech: d
     assert heard.channels["opening"][speaking].mean() > heard.rest["opening"] + 0.5
 
 
+@pytest.mark.long
 def test_lips_meet_at_p_b_and_m(articulator: Articulator, whisper: Path, speech: dict[str, Array]) -> None:
     aligner = Aligner(whisper)
     labials: list[bool] = []
@@ -139,6 +141,16 @@ def test_any_length(articulator: Articulator, count: int) -> None:
     assert len(heard) == -(-count // 640)
 
 
+def test_lips_part_before_the_voice_and_rest_long_before_it() -> None:
+    begin, count = 60, 100
+    logit = np.where(np.arange(count) >= begin, 8.0, -8.0).astype(np.float32)
+    voiced = voicing(logit, np.full(2 * count, 0.1, np.float32))
+    rise = voiced[begin - AHEAD - APPROACH - 2 : begin - AHEAD + 2]
+    assert (voiced[: begin - AHEAD - APPROACH - 1] < 0.01).all()
+    assert (np.diff(rise) > -1e-6).all() and np.diff(rise).max() < 1.5 / APPROACH
+    assert (voiced[begin - AHEAD + 2 :] > 0.99).all()
+
+
 def test_rescaled_keeps_rest_and_reaches_the_spread(articulator: Articulator, speech: dict[str, Array]) -> None:
     heard = articulator.curve(np.concatenate([np.zeros(32_000, np.float32), speech["reading"]]))
     lively = heard.rescaled()
@@ -156,9 +168,13 @@ def test_the_card_says_what_the_head_knows_of_itself() -> None:
     told = [float(cell) for cell in row.split("|")]
     mean = figures["mean"]
     assert told[:5] == pytest.approx(mean["final"], abs=0.006)  # type: ignore[index]
-    assert told[5] == pytest.approx(mean["loudness"][0], abs=0.006)  # type: ignore[index]
+    assert told[5] == pytest.approx(mean["delivered"][0], abs=0.006)  # type: ignore[index]
+    assert told[6] == pytest.approx(mean["loudness"][0], abs=0.006)  # type: ignore[index]
     speakers, loudness = figures["speakers"], figures["opening"]["loudness"]  # type: ignore[index]
     assert all(values[0] > loudness[name] for name, values in speakers.items())  # type: ignore[attr-defined]
+    below = figures["not_above_loudness"]
+    assert below["delivered"] == []  # type: ignore[index]
+    assert all(f"`{name}`" in card for name in below["head"])  # type: ignore[index]
 
 
 def test_heads_that_cannot_be_used(tmp_path: Path, articulator: Articulator) -> None:
