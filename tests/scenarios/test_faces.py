@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from inference import media
 from pool.future import JobFuture
 from pool.job import JobState
 from scenarios.world import ROOT, World, kill, wait_until
@@ -16,7 +18,8 @@ from scenarios.world import ROOT, World, kill, wait_until
 pytestmark = pytest.mark.model
 
 PAINTING = ROOT / "examples" / "portrait" / "mona_lisa.jpg"
-SPEECH = ROOT / "examples" / "speech"
+SPEECH = ROOT / "examples" / "speech" / "address.flac"
+SAID_S = 5  # of the speech
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,8 @@ def studio(make_shared: Callable[[str], World]) -> World:
     world = make_shared("studio")
     world.configure({"lipsync": {"engine": "inference.lipsync:LipSync", "retry_times": 1}})
     world.serve()
+    cut = [media.ffmpeg_binary(), "-loglevel", "error", "-i", SPEECH, "-t", str(SAID_S), world.folder / "said.wav"]
+    subprocess.run(cut, check=True, stdin=subprocess.DEVNULL)
     wait_until(lambda: len(world.loaded()) == 2, "two loaded workers", 110)
     return world
 
@@ -33,7 +38,7 @@ def say(world: World, name: str) -> tuple[JobFuture, Path]:
     folder = world.folder / name
     folder.mkdir()
     output = folder / "talking.mp4"
-    job = {"video": str(PAINTING), "audio": str(SPEECH / "address.flac"), "output": str(output)}
+    job = {"video": str(PAINTING), "audio": str(world.folder / "said.wav"), "output": str(output)}
     return world.pool().submit("lipsync", **job), output
 
 
