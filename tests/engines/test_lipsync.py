@@ -382,6 +382,7 @@ def test_the_second_job_looks_at_nothing_again_and_gives_the_same_bytes(
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_two_jobs_at_once_share_one_look(
     template: Path, words: Path, tmp_path: Path, lipsync: LipSync, monkeypatch: pytest.MonkeyPatch
 ) -> None:
