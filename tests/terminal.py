@@ -17,7 +17,7 @@ _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def on_terminal(
-    argv: Sequence[str], typed: Sequence[tuple[str, str]] = (), *, cwd: Path, seconds: float = 30.0
+    argv: Sequence[str], typed: Sequence[tuple[str, str]] = (), *, cwd: Path, seconds: float = 60.0
 ) -> tuple[int, str]:
     """Exit code and text. typed: (what must have appeared, what is typed then), in order; "\\x03" is Ctrl-C."""
     ours, theirs = pty.openpty()
