@@ -88,15 +88,11 @@ class Process:
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-        while True:
-            try:
-                code = self._process.wait(POLL_S)
-                break
-            except subprocess.TimeoutExpired:
-                if check is not None:
-                    check()
-        self._listener.join(timeout=5)
-        return code
+        while self._listener.is_alive():  # its stderr ends with it, and says so at once; `wait` looks every 50 ms
+            self._listener.join(POLL_S)
+            if check is not None:
+                check()
+        return self._process.wait()
 
     def close(self) -> None:
         """End it at once if it still runs; safe to call twice."""
