@@ -423,17 +423,21 @@ def test_single_closures_are_kept(own_renderer: MeshRenderer) -> None:
 def test_jumps_are_faded() -> None:
     template = np.arange(50, dtype=np.int32)
     path = np.concatenate([np.arange(5, 15), np.arange(30, 40)]).astype(np.int32)
-    pairs, blend = plan.fade_jumps(path, template, lambda k, mouth: 0.0)
+    unlike, alike = (lambda one, other: plan.APART), (lambda one, other: 0.0)
+    pairs, blend = plan.fade_jumps(path, template, lambda k, mouth: 0.0, unlike)
     fading = np.flatnonzero(pairs[:, 1] >= 0)
     assert fading.tolist() == [8, 9, 10, 11]
     assert (np.diff(blend[fading]) > 0).all()
     assert pairs[9].tolist() == [14, 29]
     assert pairs[11].tolist() == [16, 31]  # both go on in their own time
-    assert plan.fade_jumps(path[:10], template, lambda k, mouth: 0.0)[1].max() == 0
+    assert plan.fade_jumps(path[:10], template, lambda k, mouth: 0.0, unlike)[1].max() == 0
     # The first stretch is open, the second shut; the lips shall meet from output frame 10 on.
-    shut = plan.fade_jumps(path, template, lambda k, mouth: 20.0 * ((k >= 10) != (mouth >= 25)))[1]
+    shut = plan.fade_jumps(path, template, lambda k, mouth: 20.0 * ((k >= 10) != (mouth >= 25)), unlike)[1]
     assert shut[[8, 9]].max() < 1e-6
     assert shut[[10, 11]].min() > 1 - 1e-6
+    # Mouths that look alike take longer, as far as their stretches are long enough.
+    longer = plan.fade_jumps(path, template, lambda k, mouth: 0.0, alike)[0]
+    assert np.flatnonzero(longer[:, 1] >= 0).tolist() == list(range(6, 14))
 
 
 def test_a_long_path_in_blocks_is_the_short_one(own_renderer: MeshRenderer, monkeypatch: pytest.MonkeyPatch) -> None:

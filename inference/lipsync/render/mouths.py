@@ -29,12 +29,14 @@ BUDGET = 64 << 20  #: bytes of pictures kept per template
 RUN = 50  #: frames; when not all mouths fit, whole stretches of this length are kept
 
 NEAR_OPENING, NEAR_WIDTH, NEAR_ANGLE = 0.02, 0.035, 7.0  #: differences that cost 1: eye distances, degrees
-SKIP, STAY, BACK, JUMP, JUMP_MORE = 0.4, 0.3, 0.8, 3.0, 6.0  #: STAY < BACK / 2, or silence would swing to and fro
-SOFT_COST, TENSE_COST = 25.0, 0.5  #: of a blurred mouth (share of sharpness lost, squared), of an unusual one (unit)
+SKIP, STAY, BACK, JUMP, JUMP_MORE = 0.4, 0.3, 0.8, 3.0, 8.0  #: STAY < BACK / 2, or silence would swing to and fro
+SOFT_COST, TENSE_COST = 40.0, 0.5  #: of a blurred mouth (share of sharpness lost, squared), of an unusual one (unit)
+LIKE_OPEN = 12  #: mouths that are a little more, and as many that are a little less open, among which one is blurred
 PARTED_COST, SHUT_BELOW = 5.0, 0.03  #: of teeth in a mouth that shall be shut, and when it shall be
 LIGHTER = 30.0  #: grey levels between lips and what is between them that mean teeth
 TENSE = 0.02  #: eye distances of lip shape off the usual that count as one unit
 ALIKE = 9.0  #: grey levels between two thumbnails that cost 1
+INNER = 0.3  #: of a thumbnail's width: beyond this from its middle looks count less
 CANDIDATES = 160  #: mouths looked at per output frame
 BLOCK, OVERLAP = 1500, 60  #: frames per stretch of the path, and beyond it, so that memory stays flat
 THUMB = (20, 14)
@@ -176,9 +178,10 @@ class Chooser:
         usual = np.median(lips, axis=0)
         tense = np.sqrt(((lips - usual) ** 2).sum(axis=2).mean(axis=1)) / TENSE
         self._parted = mouths.parted
-        soft = np.maximum(0, 1 - mouths.sharpness)
+        soft = np.maximum(0, 1 - mouths.sharpness / usual_sharpness(mouths.sharpness, self._opening))
         self._own_cost = (TENSE_COST * tense**2 + SOFT_COST * soft**2).astype(np.float32)
-        self._transition = _transitions(mouths, lips)
+        self._looks = _looks(mouths)
+        self._transition = _transitions(mouths, lips, self._looks)
 
     def choose(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> NDArray[np.int32]:
         """(T,) the mouth for each output frame, given its target shape and the template frame it shows."""
@@ -199,6 +202,10 @@ class Chooser:
         """How far, of (T,) openings, the k-th is from that of a mouth: the square over NEAR_OPENING, as it is felt."""
         asked, own = _felt(opening) / NEAR_OPENING, _felt(self._opening) / NEAR_OPENING
         return lambda k, mouth: float((asked[k] - own[mouth]) ** 2)
+
+    def apart(self, one: int, other: int) -> float:
+        """How unlike two mouths look; 1 is just about seen when they follow each other."""
+        return float(np.linalg.norm(self._looks[one] - self._looks[other]))
 
     def _costs(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Array:
         cost = ((_felt(opening)[:, None] - _felt(self._opening)) / NEAR_OPENING) ** 2
@@ -237,19 +244,40 @@ def _felt(opening: Array) -> Array:
     return np.asarray(opening + 0.04 * (1 - np.exp(-np.maximum(opening, 0) / 0.03)), np.float32)
 
 
-def _transitions(mouths: Mouths, lips: Array) -> Array:
+def usual_sharpness(sharpness: Array, opening: Array) -> Array:
+    """(M,) the median sharpness of mouths about as far open: teeth have more edges than lips, blurred or not."""
+    order = np.argsort(opening, kind="stable")
+    reach = min(LIKE_OPEN, (len(order) - 1) // 2)
+    padded = np.pad(sharpness[order], reach, mode="reflect")
+    usual = np.empty_like(sharpness)
+    usual[order] = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1), axis=1)
+    return np.maximum(usual, 1e-3)
+
+
+def _looks(mouths: Mouths) -> Array:
+    """(M, 280) thumbnails as vectors whose distance is 1 when they are ALIKE grey levels apart."""
+    count = len(mouths)
+    down, across = np.mgrid[: THUMB[1], : THUMB[0]].astype(np.float32)
+    # The mouth lies at a third of the height (see :func:`_look`), and what is in it is what one sees change.
+    off = np.hypot(across - (THUMB[0] - 1) / 2, down - 0.4 * (THUMB[1] - 1)) / (INNER * THUMB[0])
+    weight = np.exp(-0.5 * off**2).astype(np.float32) + np.float32(0.25)
+    weight *= np.sqrt(weight.size / np.square(weight).sum())
+    thumbs = mouths.thumb.reshape(count, -1).astype(np.float32)
+    thumbs = (thumbs - thumbs.mean(axis=1, keepdims=True)) * weight.ravel()
+    return np.asarray(thumbs / np.float32(ALIKE * np.sqrt(weight.size)), np.float32)
+
+
+def _transitions(mouths: Mouths, lips: Array, looks: Array) -> Array:
     """(M, M) what it costs to show mouth k after mouth j."""
     count = len(mouths)
     step = mouths.frame[None, :].astype(np.int64) - mouths.frame[:, None]
     # What would have come next is what a jump is seen against.
     following = np.minimum(np.arange(count) + 1, count - 1)
     following = np.where(mouths.frame[following] == mouths.frame + 1, following, np.arange(count))
-    thumbs = mouths.thumb.reshape(count, -1).astype(np.float32)
-    thumbs = thumbs - thumbs.mean(axis=1, keepdims=True)
-    looks = np.sqrt(_squared(thumbs[following], thumbs) / thumbs.shape[1]) / ALIKE
+    seen = np.sqrt(_squared(looks[following], looks))
     flat = lips.reshape(count, -1)
     shapes = np.sqrt(_squared(flat[following], flat) / lips.shape[1]) / TENSE
-    cost = (JUMP + np.minimum(JUMP_MORE, looks + shapes)).astype(np.float32)
+    cost = (JUMP + np.minimum(JUMP_MORE, seen + shapes)).astype(np.float32)
     cost[step == 1] = 0
     cost[step == 2] = SKIP
     cost[step == 0] = STAY

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-FADE = 4  #: output frames over which one stretch of mouths becomes the next
+FADE, FADE_MORE = 4, 4  #: output frames over which one stretch of mouths becomes the next; more for those alike
+APART = 3.0  #: how unlike two mouths look (:meth:`Chooser.apart`) from which a fade is no longer than FADE
+FAIR = 3.0  #: difference in being unlike what is asked for up to which both mouths of a fade are as good
 SHAPE_SIGMA, QUIET_SIGMA = 1.5, 5.0  #: output frames over which the shape of borrowed lips is smoothed; in silence
 QUIET = 0.012  #: change of the opening within QUIET_SIGMA frames up to which a mouth is silent
 
@@ -82,13 +84,17 @@ class Plan:
 
 
 def fade_jumps(
-    path: NDArray[np.int32], template: NDArray[np.int32], unlike: Callable[[int, int], float]
+    path: NDArray[np.int32],
+    template: NDArray[np.int32],
+    unlike: Callable[[int, int], float],
+    apart: Callable[[int, int], float],
 ) -> tuple[NDArray[np.int32], Array]:
     """(T, 2) mouths and (T,) shares for a path of mouths: at jumps two stretches run side by side for a moment.
 
     ``template`` (M,) is the template frame of each mouth; a stretch goes on in the template's own time as far
     as it has mouths. ``unlike(k, mouth)`` says how far a mouth is from what output frame k asks for: of two, the
-    one that is further counts less, by a factor of e per 1. A shut mouth must not shine through one that opens.
+    one that is further by more than FAIR counts less, by a factor of e per 1. A shut mouth must not shine through
+    one that opens. ``apart(mouth, other)`` says how unlike two look: those that are alike fade for longer.
     """
     total = len(path)
     mouths = np.stack([path, np.full(total, -1, np.int32)], axis=1).astype(np.int32)
@@ -98,7 +104,8 @@ def fade_jumps(
     for number, at in enumerate(jumps.tolist()):
         before = int(jumps[number - 1]) if number else 0
         after = int(jumps[number + 1]) if number + 1 < len(jumps) else total
-        half = min(FADE // 2, (at - before) // 2, (after - at) // 2)
+        near = max(0.0, 1 - apart(_run_on(int(path[at - 1]), 1, template), int(path[at])) / APART)
+        half = min((FADE + round(FADE_MORE * near)) // 2, (at - before) // 2, (after - at) // 2)
         for offset in range(-half, half):
             k = at + offset
             share = (offset + half + 0.5) / (2 * half)
@@ -109,7 +116,8 @@ def fade_jumps(
             else:
                 new = int(path[k])
             mouths[k] = old, new
-            closer = float(np.exp(np.clip(unlike(k, old) - unlike(k, new), -30, 30)))
+            better = unlike(k, old) - unlike(k, new)
+            closer = float(np.exp(np.sign(better) * np.clip(abs(better) - FAIR, 0, 30)))
             blend[k] = share * closer / (1 - share + share * closer)
     return mouths, blend
 

@@ -84,7 +84,7 @@ class MeshRenderer:
                 limited = soften(limited, top=widest, knee=0.75 * widest)
             chooser = Chooser(self.materials.mouths, self.tracks, self._residual)
             path = chooser.choose(limited, wide + self.tracks.rest_width, shown)
-            mouths, blend = fade_jumps(path, self.materials.mouths.frame, chooser.unlike(limited))
+            mouths, blend = fade_jumps(path, self.materials.mouths.frame, chooser.unlike(limited), chooser.apart)
         elif self.tracks.kind is Kind.SMILING and not self.materials.filled:
             widest = min(OPENING_MAX, STRETCH * self.tracks.rest_opening + OWN_REACH)
             limited = soften(limited, top=widest, knee=0.75 * widest)
