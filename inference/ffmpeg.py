@@ -68,9 +68,14 @@ class Process:
         return not self._finalizer.alive
 
     @property
+    def lines(self) -> list[str]:
+        """The last lines of its stderr."""
+        return list(self._talk)
+
+    @property
     def said(self) -> str:
         """The last lines of its stderr, without decoration and repetition, as one line."""
-        lines = (_DECORATION.sub("", line).strip() for line in list(self._talk))
+        lines = (_DECORATION.sub("", line).strip() for line in self.lines)
         return "; ".join(dict.fromkeys(line for line in lines if line))[-600:]
 
     def read_into(self, buffer: memoryview) -> int:

@@ -11,23 +11,19 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import threading
-import weakref
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.base import EngineError, InputError
+from inference.ffmpeg import Process
 
 SAMPLE_RATE = 16_000  #: Hz; what every speech model here expects
 BLOCK_S = 10.0  #: seconds of audio per block handed out by :func:`decode`
 PROBE_TIMEOUT_S = 30.0
-STDERR_LINES = 40  #: how much of ffmpeg's talk is kept for messages
 LOCAL_PROTOCOLS = "file,pipe,crypto,data"
 
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -178,13 +174,7 @@ class AudioStream:
             .global_args("-nostdin", "-hide_banner", "-loglevel", "error")
             .compile(cmd=ffmpeg_binary(ffmpeg))
         )
-        self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        self._talk: deque[str] = deque(maxlen=STDERR_LINES)
-        self._listener = threading.Thread(target=_listen, args=(self._process.stderr, self._talk), daemon=True)
-        self._listener.start()
-        self._finalizer = weakref.finalize(self, _end, self._process)
+        self._process = Process(arguments, "read")
 
     @property
     def position_s(self) -> float:
@@ -192,21 +182,22 @@ class AudioStream:
         return self.samples / SAMPLE_RATE
 
     def __iter__(self) -> Iterator[Samples]:
-        stdout = self._process.stdout
-        assert stdout is not None
-        while data := _read_fully(stdout, self._block_bytes):
-            block = np.frombuffer(data[: len(data) - len(data) % 4], dtype="<f4").astype(np.float32, copy=False)
-            self.samples += len(block)
-            yield block
-        code = self._process.wait()
-        self._listener.join(timeout=5)
-        if code != 0 or self._talk:
-            self.error = _last_line(list(self._talk)) or f"ffmpeg ended with exit code {code}"
+        while True:
+            data = bytearray(self._block_bytes)
+            got = self._process.read_into(memoryview(data))
+            block = np.frombuffer(data, dtype="<f4", count=got // 4).astype(np.float32, copy=False)
+            if len(block):
+                self.samples += len(block)
+                yield block
+            if got < len(data):
+                break
+        code = self._process.finish()
+        if code != 0 or self._process.lines:
+            self.error = _last_line(self._process.lines) or f"ffmpeg ended with exit code {code}"
 
     def close(self) -> None:
         """End ffmpeg if it still runs; safe to call twice."""
-        self._finalizer()
-        self._listener.join(timeout=5)
+        self._process.close()
 
     def __enter__(self) -> AudioStream:
         return self
@@ -227,30 +218,6 @@ def read_audio(path: str | Path, ffmpeg: str | None = None) -> Samples:
     if not blocks:
         raise InputError(f"audio: {path} holds no sound that can be decoded ({stream.error})")
     return np.concatenate(blocks)
-
-
-def _read_fully(pipe: Any, size: int) -> bytes:
-    """Up to ``size`` bytes; fewer only at the end of the stream."""
-    parts: list[bytes] = []
-    while size > 0 and (part := pipe.read(min(size, 1 << 16))):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
-
-
-def _listen(pipe: Any, talk: deque[str]) -> None:
-    """Keep the last lines of a pipe; without a reader ffmpeg would block once 64 KB are unread."""
-    with pipe:
-        for line in pipe:
-            talk.append(line.decode("utf-8", "replace").rstrip())
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    if process.stdout is not None:
-        process.stdout.close()
-    process.wait()
 
 
 def _last_line(lines: list[str]) -> str:
