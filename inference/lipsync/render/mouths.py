@@ -178,7 +178,8 @@ class Chooser:
         usual = np.median(lips, axis=0)
         tense = np.sqrt(((lips - usual) ** 2).sum(axis=2).mean(axis=1)) / TENSE
         self._parted = mouths.parted
-        soft = np.maximum(0, 1 - mouths.sharpness / usual_sharpness(mouths.sharpness, self._opening))
+        usual = usual_sharpness(mouths.sharpness, self._opening)
+        soft = np.maximum(0, 1 - mouths.sharpness / np.maximum(usual, 1))
         self._own_cost = (TENSE_COST * tense**2 + SOFT_COST * soft**2).astype(np.float32)
         self._looks = _looks(mouths)
         self._transition = _transitions(mouths, lips, self._looks)
