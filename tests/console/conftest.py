@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from gateways.gateway import Gateway
-from scenarios.world import ENGINE, ROOT, TOP, World
+from gateways.worlds import fresh_world  # noqa: F401
+from scenarios.world import ENGINE, ROOT, TOP, World, passing
 
 from console.browser import NoBrowser, chromium
 
@@ -50,27 +50,10 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A pool with workers and a gateway without a token."""
-    world = World(tmp_path_factory.mktemp("site"))
-    configure(world)
-    gate = Gateway(world)
-    try:
-        world.serve(ready=4)
+    with passing(tmp_path_factory.mktemp("site")) as its, Gateway(its) as gate:
+        configure(its)
+        its.serve(ready=4)
         yield gate.start()
-    finally:
-        gate.kill()
-        world.close()
-        shutil.rmtree(world.folder, ignore_errors=True)
-
-
-@pytest.fixture
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """An empty folder, ended with all its processes."""
-    made = World(tmp_path_factory.mktemp("world"))
-    try:
-        yield made
-    finally:
-        made.close()
-        shutil.rmtree(made.folder, ignore_errors=True)
 
 
 @pytest.fixture

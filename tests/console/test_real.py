@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from gateways.gateway import Gateway
 from playwright.sync_api import Page, expect
-from scenarios.world import ROOT, TOP, World, wait_until
+from scenarios.world import ROOT, TOP, passing, wait_until
 
 from console.marks import await_mark, note_marks
 
@@ -24,21 +23,15 @@ LONG_MS = 300_000
 @pytest.fixture
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A pool that transcribes and lip-syncs."""
-    world = World(tmp_path_factory.mktemp("real"))
     slow = {"max_concurrent_tasks": 1, "stall_timeout_s": 300, "retry_times": 0}
     engines: dict[str, dict[str, Any]] = {
         "transcribe": {**slow, "engine": "inference.transcribe:Transcribe"},
         "lipsync": {**slow, "engine": "inference.lipsync:LipSync", "options": {"backend": "mesh"}},
     }
-    world.config.write_text(json.dumps({"spool": str(world.spool), **TOP, "engines": engines}))
-    gate = Gateway(world)
-    try:
+    with passing(tmp_path_factory.mktemp("real")) as world, Gateway(world) as gate:
+        world.config.write_text(json.dumps({"spool": str(world.spool), **TOP, "engines": engines}))
         world.serve()
         yield gate.start()
-    finally:
-        gate.kill()
-        world.close()
-        shutil.rmtree(world.folder, ignore_errors=True)
 
 
 def send(page: Page, engine: str, **files: Path) -> None:

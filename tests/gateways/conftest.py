@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from scenarios.world import World
+from scenarios.world import passing
 
 from gateways.gateway import Gateway, configure
+from gateways.worlds import fresh_world  # noqa: F401
 
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway on loopback, without a token."""
-    world = World(tmp_path_factory.mktemp("gateway"))
-    configure(world, max_upload_mb=4, upload_timeout_s=3)
-    gate = Gateway(world)
-    try:
-        world.serve(ready=5)
+    with passing(tmp_path_factory.mktemp("gateway")) as its, Gateway(its) as gate:
+        configure(its, max_upload_mb=4, upload_timeout_s=3)
+        its.serve(ready=5)
         yield gate.start()
-    finally:
-        gate.kill()
-        world.close()
-        shutil.rmtree(world.folder, ignore_errors=True)
-
-
-@pytest.fixture
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """An empty folder, ended with all its processes."""
-    made = World(tmp_path_factory.mktemp("world"))
-    try:
-        yield made
-    finally:
-        made.close()
-        shutil.rmtree(made.folder, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -48,6 +48,12 @@ class Gateway:
         self.base = wait_until(address, "a gateway that listens")
         return self
 
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
     @property
     def pid(self) -> int:
         assert self._process is not None

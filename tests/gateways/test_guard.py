@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import requests
-from scenarios.world import ROOT, World
+from scenarios.world import ROOT, World, passing
 
 from gateways.gateway import Gateway, configure
 from pool.config import parse_config
@@ -29,16 +29,12 @@ ENGINES = {"echo": {"engine": "inference.fake:Echo"}}
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway for others than this machine, with a token and small limits; nobody serves the spool."""
-    world = World(tmp_path_factory.mktemp("locked"))
-    configure(world, rate_per_minute=6000, concurrent_requests=4)
-    gate = Gateway(world, "--no-start", "--host", "0.0.0.0", env={"FILEPOOL_HTTP_TOKEN": TOKEN})
-    try:
+    options, env = ("--no-start", "--host", "0.0.0.0"), {"FILEPOOL_HTTP_TOKEN": TOKEN}
+    with passing(tmp_path_factory.mktemp("locked")) as world, Gateway(world, *options, env=env) as gate:
+        configure(world, rate_per_minute=6000, concurrent_requests=4)
         gate.start()
         gate.base = gate.base.replace("0.0.0.0", "127.0.0.1")
         yield gate
-    finally:
-        gate.kill()
-        world.close()
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 import requests
-from scenarios.world import ROOT, World, wait_until
+from scenarios.world import ROOT, passing, wait_until
 
 from gateways.gateway import Gateway
 
@@ -22,21 +22,16 @@ WORDS = "ask not what your country can do for you"
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """The gateway and its own pool of one worker per real engine."""
-    world = World(tmp_path_factory.mktemp("real"))
     engines = {
         "transcribe": {"engine": "inference.transcribe:Transcribe"},
         "lipsync": {"engine": "inference.lipsync:LipSync", "options": {"backend": "mesh"}},
     }
-    world.config.write_text(json.dumps({"spool": str(world.spool), "engines": engines}))
-    gate = Gateway(world)
-    try:
+    with passing(tmp_path_factory.mktemp("real")) as world, Gateway(world) as gate:
+        world.config.write_text(json.dumps({"spool": str(world.spool), "engines": engines}))
         gate.start()
         for engine in engines:
             wait_until(lambda e=engine: gate.get("/health", params={"engine": e}).ok, "a loaded model", seconds=200)
         yield gate
-    finally:
-        gate.kill()
-        world.close()
 
 
 def test_a_video_by_the_digital_human_service(real: Gateway) -> None:

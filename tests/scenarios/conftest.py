@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from scenarios.world import World
+from scenarios.world import World, passing
 
 
 @pytest.fixture
@@ -24,18 +24,8 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def make_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], World]]:
     """Worlds that the tests of one module share, for what hurts nobody."""
-    made: list[World] = []
-
-    def make(name: str) -> World:
-        made.append(World(tmp_path_factory.mktemp(name)))
-        return made[-1]
-
-    try:
-        yield make
-    finally:
-        for world in made:
-            world.close()
-            shutil.rmtree(world.folder, ignore_errors=True)
+    with ExitStack() as made:
+        yield lambda name: made.enter_context(passing(tmp_path_factory.mktemp(name)))
 
 
 @pytest.hookimpl(wrapper=True)

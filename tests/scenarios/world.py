@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -241,6 +242,17 @@ class World:
         for path in Path("/tmp").glob("filepool-fifo-*"):
             if not alive(int(path.name.rpartition("-")[2])):
                 path.unlink(missing_ok=True)
+
+
+@contextmanager
+def passing(folder: Path) -> Iterator[World]:
+    """A world in an empty folder; nothing of it stays, neither processes nor files."""
+    world = World(folder)
+    try:
+        yield world
+    finally:
+        world.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- the witness of Fake: who ran what, when
