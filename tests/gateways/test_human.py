@@ -26,6 +26,24 @@ def ask(gateway: Gateway, audio: bytes = b"speech", **more: Any) -> dict[str, An
     return {**body, **more}
 
 
+def generate(gateway: Gateway, body: dict[str, Any]) -> requests.Response:
+    return gateway.post("/human/generate", json=body)
+
+
+def in_background(gateway: Gateway, body: dict[str, Any], answers: list[requests.Response]) -> threading.Thread:
+    """A client that adds its answer; it has begun."""
+    client = threading.Thread(target=lambda: answers.append(generate(gateway, body)))
+    client.start()
+    return client
+
+
+def told(answer: requests.Response, status: int) -> dict[str, Any]:
+    """The envelope of an answer, which says the same status again."""
+    found: dict[str, Any] = answer.json()
+    assert (answer.status_code, found["code"]) == (status, status), found
+    return found
+
+
 def test_a_video_is_made_and_the_answer_is_the_contracts(gateway: Gateway) -> None:
     body = ask(gateway)
     answer = requests.post(f"{gateway.base}/human/generate", json=body, timeout=60)
@@ -39,7 +57,7 @@ def test_a_video_is_made_and_the_answer_is_the_contracts(gateway: Gateway) -> No
 
 @pytest.mark.parametrize("marks", [(1, 0), (0, 1), ("1", "0"), (True, False)])
 def test_the_marks_reach_the_engine(gateway: Gateway, marks: tuple[Any, Any]) -> None:
-    answer = gateway.post("/human/generate", json=ask(gateway, watermark=marks[0], digital_auth=marks[1]))
+    answer = generate(gateway, ask(gateway, watermark=marks[0], digital_auth=marks[1]))
     job = gateway.result(answer.json()["data"]["task_id"]).json()
     assert job["value"]["marks"] == [int(marks[0]), int(marks[1])]
 
@@ -47,33 +65,25 @@ def test_the_marks_reach_the_engine(gateway: Gateway, marks: tuple[Any, Any]) ->
 def test_the_same_task_is_the_same_job(gateway: Gateway) -> None:
     body = ask(gateway, audio=b"slow", task_id=f"mine-{uuid.uuid4()}")
     answers: list[requests.Response] = []
-    clients = [threading.Thread(target=lambda: answers.append(gateway.post("/human/generate", json=body)))] * 1
-    clients += [threading.Thread(target=lambda: answers.append(gateway.post("/human/generate", json=body)))]
-    for client in clients:
-        client.start()
-    for client in clients:
+    for client in [in_background(gateway, body, answers) for _ in range(2)]:
         client.join()
-    answers.append(gateway.post("/human/generate", json=body))
+    answers.append(generate(gateway, body))
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["data"]["task_id"] for answer in answers} == {body["task_id"]}
     assert gateway.get(f"/jobs/{body['task_id']}").json()["attempt"] == 1
-    other = gateway.post("/human/generate", json={**body, "watermark": 1})
-    assert other.status_code == other.json()["code"] == 409
-    assert body["task_id"] in other.json()["message"]
+    assert body["task_id"] in told(generate(gateway, {**body, "watermark": 1}), 409)["message"]
 
 
 def test_a_folder_gets_a_file_of_the_tasks_name(gateway: Gateway) -> None:
     body = ask(gateway, task_id=f"t{uuid.uuid4().hex}", save_path=f"{gateway.media}/")
-    answer = gateway.post("/human/generate", json=body).json()
+    answer = generate(gateway, body).json()
     assert answer["data"]["save_path"] == f"{gateway.media}/{body['task_id']}.mp4"
     assert Path(answer["data"]["save_path"]).exists()
 
 
 def test_failures_reach_the_caller_with_their_reason(gateway: Gateway) -> None:
     for audio, status, words in ((b"silent", 422, "record it again"), (b"broken", 502, "the renderer broke")):
-        answer = gateway.post("/human/generate", json=ask(gateway, audio))
-        found = answer.json()
-        assert (answer.status_code, found["code"]) == (status, status)
+        found = told(generate(gateway, ask(gateway, audio)), status)
         assert words in found["message"]
         assert gateway.get(f"/jobs/{found['data']['task_id']}").json()["state"] == "failed"
 
@@ -81,12 +91,11 @@ def test_failures_reach_the_caller_with_their_reason(gateway: Gateway) -> None:
 def test_a_cancelled_task_says_so(gateway: Gateway) -> None:
     body = ask(gateway, audio=b"slow", task_id=f"c{uuid.uuid4().hex}")
     answers: list[requests.Response] = []
-    client = threading.Thread(target=lambda: answers.append(gateway.post("/human/generate", json=body)))
-    client.start()
+    client = in_background(gateway, body, answers)
     wait_until(lambda: gateway.get(f"/jobs/{body['task_id']}").status_code == 200, "the job")
     assert gateway.call("DELETE", f"/jobs/{body['task_id']}").status_code == 202
     client.join()
-    assert answers[0].status_code == answers[0].json()["code"] == 410
+    told(answers[0], 410)
     assert not Path(body["save_path"]).exists()
 
 
@@ -125,9 +134,7 @@ def test_each_mistake_is_told(gateway: Gateway, key: str, value: Any, status: in
     body[key] = value.replace("{media}", str(gateway.media)) if isinstance(value, str) else value
     if value is None:
         del body[key]
-    answer = gateway.post("/human/generate", json=body)
-    found = answer.json()
-    assert (answer.status_code, found["code"]) == (status, status), found
+    found = told(generate(gateway, body), status)
     assert words in found["message"]
     assert found["data"] is None
 
@@ -135,7 +142,7 @@ def test_each_mistake_is_told(gateway: Gateway, key: str, value: Any, status: in
 def test_a_link_may_not_lead_out_for_writing(gateway: Gateway, tmp_path: Path) -> None:
     way = gateway.media / f"way{uuid.uuid4().hex}"
     way.symlink_to(tmp_path)
-    answer = gateway.post("/human/generate", json=ask(gateway, save_path=f"{way}/out.mp4"))
+    answer = generate(gateway, ask(gateway, save_path=f"{way}/out.mp4"))
     assert answer.status_code == 403
     assert os.listdir(tmp_path) == []
 
@@ -162,14 +169,11 @@ def test_broken_bodies_are_told_in_the_envelope(
     gateway: Gateway, data: bytes, headers: dict[str, str], status: int
 ) -> None:
     answer = gateway.post("/human/generate", data=data, headers={"Content-Type": "application/json", **headers})
-    found = answer.json()
-    assert (answer.status_code, found["code"]) == (status, status), found
-    assert found["message"]
+    assert told(answer, status)["message"]
 
 
 def test_the_wrong_method_has_an_envelope_too(gateway: Gateway) -> None:
-    answer = gateway.get("/human/generate")
-    assert (answer.status_code, answer.json()["code"]) == (405, 405)
+    told(gateway.get("/human/generate"), 405)
 
 
 def test_health_is_ok_while_a_worker_works(gateway: Gateway) -> None:
