@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scenarios.world import PATIENCE_S, ROOT, World, wait_until
+from scenarios.world import PATIENCE_S, ROOT, World, passing, wait_until
 from terminal import on_terminal
 
 from pool import __main__ as pool_main
@@ -86,28 +86,22 @@ class Said:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(tmp_path_factory.mktemp("cli"))
-    (made.folder / "talk.py").write_text(ENGINE)
-    engines = {
-        "fake": {},
-        "talk": {"engine": "talk:Talk", "pythonpath": [str(made.folder)], "max_concurrent_tasks": 1},
-        "bad": {"max_concurrent_tasks": 1, "options": {"fail_load": "config"}},
-    }
-    try:
+    with passing(tmp_path_factory.mktemp("cli")) as made:
+        (made.folder / "talk.py").write_text(ENGINE)
+        engines = {
+            "fake": {},
+            "talk": {"engine": "talk:Talk", "pythonpath": [str(made.folder)], "max_concurrent_tasks": 1},
+            "bad": {"max_concurrent_tasks": 1, "options": {"fail_load": "config"}},
+        }
         made.configure(engines).serve(ready=3)
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[World]:
     """A world that one test may break."""
-    made = World(tmp_path)
-    try:
+    with passing(tmp_path) as made:
         yield made.configure()
-    finally:
-        made.close()
 
 
 @pytest.fixture

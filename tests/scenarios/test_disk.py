@@ -221,30 +221,26 @@ def test_disk_that_fills_and_empties_again_and_again(world: World, disk: Disk) -
     assert len([name for name in world.names("out") if name.endswith(".msgpack")]) == len(futures)
 
 
-def test_shared_memory_is_not_needed(tmp_path: Path) -> None:
+def test_shared_memory_is_not_needed(world: World) -> None:
     """With /dev/shm read-only everything works; no process of the pool maps anything from there."""
-    world = World(tmp_path)
     world.configure()
     hidden = 'mount -t tmpfs -o ro,size=4k tmpfs /dev/shm && exec "$@"'
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", hidden, "sh", sys.executable, "-m", "pool"]
-    with open(tmp_path / "serve.log", "ab") as log:
+    with open(world.folder / "serve.log", "ab") as log:
         process = subprocess.Popen([*argv, "serve", "--config", str(world.config)], cwd=ROOT, stdout=log, stderr=log)
     world.serving.append(process)
-    try:
-        wait_until(lambda: process.poll() is not None or world.supervisor() is not None, "a supervisor")
-        if process.poll() is not None and "unshare" in world.log():
-            pytest.skip(f"no mount namespace here: {world.log()[-200:].strip()}")
-        world.wait_ready(2)
-        pool = world.pool()
-        assert [r["value"] for r in pool.map("fake", [{"value": n} for n in range(50)], chunksize=5)] == list(range(50))
-        assert pool.submit("fake", do="kill", until_attempt=1).result(30)["attempt"] == 2
-        world.wait_ready(2)
-        supervisor = world.supervisor()
-        assert supervisor is not None
-        for pid in (supervisor.pid, *world.processes(), os.getpid()):
-            maps = Path(f"/proc/{pid}/maps").read_text()
-            assert "/dev/shm" not in maps
-            links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()]
-            assert not [link for link in links if link.startswith("/dev/shm")]
-    finally:
-        world.close()
+    wait_until(lambda: process.poll() is not None or world.supervisor() is not None, "a supervisor")
+    if process.poll() is not None and "unshare" in world.log():
+        pytest.skip(f"no mount namespace here: {world.log()[-200:].strip()}")
+    world.wait_ready(2)
+    pool = world.pool()
+    assert [r["value"] for r in pool.map("fake", [{"value": n} for n in range(50)], chunksize=5)] == list(range(50))
+    assert pool.submit("fake", do="kill", until_attempt=1).result(30)["attempt"] == 2
+    world.wait_ready(2)
+    supervisor = world.supervisor()
+    assert supervisor is not None
+    for pid in (supervisor.pid, *world.processes(), os.getpid()):
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        assert "/dev/shm" not in maps
+        links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()]
+        assert not [link for link in links if link.startswith("/dev/shm")]
