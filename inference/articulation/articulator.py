@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inference.articulation.curve import CHANNELS, FPS, Articulation, head_path
 from inference.articulation.encoder import MOST_FRAMES, STEP, WhisperEncoder, load_encoder, log_mel
-from inference.articulation.gate import closures, voicing
+from inference.articulation.gate import closures, delivered, voicing
 from inference.articulation.head import CLOSED, OUTPUTS, SPEECH_LOGIT, Head
 from inference.articulation.sound import Level, rms
 from inference.audio import Array
@@ -76,10 +76,9 @@ class Articulator:
         meta = self.head.meta
         voiced = voicing(table[:, SPEECH_LOGIT], loudness)
         closed = closures(table[:, CLOSED], table[:, 0], voiced, meta.close_at)
-        channels = {
-            name: np.asarray(meta.rest[name] + voiced * (table[:, index] - meta.rest[name]), dtype=np.float32)
-            for index, name in enumerate(CHANNELS)
-        }
+        rest = np.array([meta.rest[name] for name in CHANNELS], np.float32)
+        shown = delivered(table[:, : len(CHANNELS)], voiced, rest)
+        channels = {name: shown[:, index].copy() for index, name in enumerate(CHANNELS)}
         return Articulation(channels, closed, voiced, dict(meta.spread), dict(meta.rest), FPS)
 
 

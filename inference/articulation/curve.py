@@ -39,13 +39,14 @@ class Articulation:
     def rescaled(self, share: float = 1.0) -> Articulation:
         """With the spread of a real person (``share`` 1) or a part of the way there; rest stays where it is.
 
-        The mean while speaking is kept, so the way from rest to speech grows on the far side only.
+        Scaled is what the head says while somebody speaks, and then led to rest as it was before; the mean while
+        speaking is kept, so the way from rest to speech grows on the far side only.
         """
         scaled = {}
         for name, values in self.channels.items():
             factor = (1.0 / max(self.spread[name], 0.1)) ** share
-            moved = self.voiced * factor + (1.0 - self.voiced)  # nothing is stretched where nobody speaks
-            scaled[name] = np.asarray(values * moved, dtype=np.float32)
+            resting = (1.0 - factor) * (1.0 - self.voiced) * self.rest[name]
+            scaled[name] = np.asarray(factor * values + resting, dtype=np.float32)
         return Articulation(scaled, self.closed, self.voiced, self.spread, self.rest, self.fps)
 
 

@@ -9,6 +9,7 @@ from inference.audio import Array
 
 QUIET, HEARD = 0.0015, 0.004  #: amplitude at the usual level (speech is 0.1): nothing below, all above
 AHEAD, BEHIND = 3, 2  #: frames by which a mouth moves before the voice begins and after it has ended
+APPROACH = 12  #: frames before that, over which it leaves its rest: people part their lips to breathe in
 BRIDGE = 6  #: frames: a shorter gap in the voice is a stop consonant or a breath, not a pause
 EDGE = np.array([0.25, 0.5, 0.25])  #: smooths the edges of the voicing
 
@@ -24,9 +25,14 @@ def voicing(logit: Array, loudness: Array) -> Array:
     audible = np.clip((amplitude - QUIET) / (HEARD - QUIET), 0.0, 1.0)
     spoken = sigmoid(logit) * audible
     spoken = -_largest(-_largest(spoken, BRIDGE // 2, BRIDGE // 2), BRIDGE // 2, BRIDGE // 2)
-    spoken = _largest(spoken, BEHIND, AHEAD)
+    spoken = _approached(_largest(spoken, BEHIND, AHEAD))
     smooth = np.convolve(np.pad(spoken, 1, mode="edge"), EDGE, mode="valid")
     return np.asarray(np.clip(smooth, 0.0, 1.0), dtype=np.float32)
+
+
+def delivered(channels: Array, voiced: Array, rest: Array) -> Array:
+    """(T, channels) as they are while somebody speaks, at ``rest`` (channels,) while nobody does."""
+    return np.asarray(rest + voiced[:, None] * (channels - rest), dtype=np.float32)
 
 
 def closures(logit: Array, opening: Array, voiced: Array, close_at: float) -> NDArray[np.bool_]:
@@ -37,6 +43,15 @@ def closures(logit: Array, opening: Array, voiced: Array, close_at: float) -> ND
 def sigmoid(logit: Array) -> Array:
     """Logits → probabilities."""
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logit, -30.0, 30.0))), dtype=np.float32)
+
+
+def _approached(voiced: Array) -> Array:
+    """With a straight rise of ``APPROACH`` frames before each increase."""
+    risen = voiced
+    for frames in range(1, APPROACH + 1):
+        later = np.concatenate([voiced[frames:], np.full(min(frames, len(voiced)), voiced[-1])])
+        risen = np.maximum(risen, later * (1.0 - frames / (APPROACH + 1)))
+    return risen
 
 
 def _largest(values: Array, before: int, after: int) -> Array:

@@ -4,7 +4,7 @@
       → standardised, 64 principal components each, together (n, 192)
       ├→ mean of two, five taps over ± 80 ms → ridge regression → channels ───────────┐
       └→ temporal convolutions (several, alike but for their seed) → channels, ────────┴ mean → (T, 7), 25 per second
-           logit of closed lips, logit of speech ───────────────────────────────────────→
+           logit of closed lips, logit of speech ───────────────────────────────────────→   (of all: equal shares)
 
 Stored as one .npz without pickles: arrays in float16 where that loses nothing that can be measured.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from inference.articulation.curve import CHANNELS
 from inference.base import EngineError
 
-VERSION = 1
+VERSION = 2  #: of the file and of how its parts are put together
 OUTPUTS = len(CHANNELS) + 2  #: channels, closed, speech
 CLOSED, SPEECH_LOGIT = len(CHANNELS), len(CHANNELS) + 1  #: columns
 TAPS = 2  #: frames of 40 ms on either side that the ridge regression sees
@@ -142,9 +142,9 @@ class Head(nn.Module):
     @torch.inference_mode()
     def read(self, reduced: Tensor) -> Tensor:
         """(2 T, inputs) → (T, OUTPUTS): channels, logit of closed lips, logit of speech."""
-        deep = torch.stack([network(reduced.T[None])[0].T for network in self.temporal]).mean(0)
-        channels = (self.ridge(reduced) + deep[:, : len(CHANNELS)]) / 2
-        return torch.cat([channels, deep[:, len(CHANNELS) :]], dim=1)
+        deep = torch.stack([network(reduced.T[None])[0].T for network in self.temporal])
+        channels = torch.cat([self.ridge(reduced)[None], deep[..., : len(CHANNELS)]]).mean(0)
+        return torch.cat([channels, deep[..., len(CHANNELS) :].mean(0)], dim=1)
 
     def save(self, path: Path) -> None:
         """Write the .npz; the same head gives the same bytes."""

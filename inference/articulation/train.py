@@ -20,7 +20,6 @@ import numpy as np
 
 from inference.articulation.curve import CHANNELS, head_path
 from inference.articulation.evaluate import _say, arguments, figures, print_table
-from inference.articulation.examples import SPEECH
 from inference.articulation.head import Meta
 from inference.articulation.study import Study, prepare
 from inference.articulation.temporal import Training
@@ -36,21 +35,6 @@ def spread(study: Study, predictions: dict[int, Array]) -> dict[str, float]:
         ratios[number] = np.asarray(said.std(axis=0) / (goal.channels[goal.known].std(axis=0) + 1e-6), np.float32)
     mean = np.mean(list(study.per_speaker(ratios).values()), axis=0)
     return {name: round(float(value), 3) for name, value in zip(CHANNELS, mean, strict=True)}
-
-
-def rest(study: Study) -> dict[str, float]:
-    """The channels of a mouth whose owner says nothing and whose lips touch; median over speakers."""
-    found: dict[str, list[Array]] = {}
-    for number, goal in study.goals.items():
-        speech = study.plain(number).speech
-        pairs = np.pad(speech, (0, max(0, 2 * len(goal.known) - len(speech))), mode="edge")[: 2 * len(goal.known)]
-        silent = pairs.reshape(-1, 2).max(axis=1) < SPEECH / 2
-        chosen = goal.channels[goal.together & silent]
-        if len(chosen):
-            found.setdefault(study.clips[number].speaker, []).append(chosen)
-    means = [np.concatenate(parts).mean(axis=0) for parts in found.values() if sum(map(len, parts)) >= 5]
-    median = np.median(means, axis=0) if means else np.zeros(len(CHANNELS))
-    return {name: round(float(value), 3) for name, value in zip(CHANNELS, median, strict=True)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = figures(study, last_layer, study.meta.close_at)
         _say("fitting on everybody")
         head = study.fit()
-        head.meta = replace(study.meta, spread=spread(study, held_out), rest=rest(study), figures=found)
+        rest = {name: round(float(value), 3) for name, value in zip(CHANNELS, study.rest(), strict=True)}
+        head.meta = replace(study.meta, spread=spread(study, held_out), rest=rest, figures=found)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         part = options.out.with_suffix(".part")
         head.save(part)
