@@ -28,14 +28,14 @@ def world(tmp_path: Path) -> Iterator[World]:
         made.close()
 
 
-def _serve_until_killed(world: World, number: int) -> bool:
-    """A supervisor that dies at operation `number`; False when it did not come that far in a few seconds."""
+def _serve_until_killed(world: World, number: int, patience: float) -> bool:
+    """A supervisor that dies at operation `number`; False when it did not come that far in `patience` seconds."""
     argv = [sys.executable, str(DOOMED), str(world.config), str(number), str(world.folder / f"supervisor-{number}")]
     with open(world.folder / "serve.log", "ab") as log:
         process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     world.serving.append(process)
     try:
-        process.wait(4)
+        process.wait(patience)
     except subprocess.TimeoutExpired:
         kill(process.pid)
         process.wait()
@@ -45,10 +45,10 @@ def _serve_until_killed(world: World, number: int) -> bool:
 
 @pytest.mark.invariant(7, 8, 9)
 @pytest.mark.parametrize(
-    ("stride", "last"),
-    [(9, 6), pytest.param(1, 60, marks=[pytest.mark.slow, pytest.mark.timeout(900)])], ids=["some", "all"],
+    ("stride", "last", "patience"),
+    [(9, 6, 4), pytest.param(1, 60, 20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])], ids=["some", "all"],
 )  # fmt: skip
-def test_workers_and_supervisors_are_killed_at_once(world: World, stride: int, last: int) -> None:
+def test_workers_and_supervisors_are_killed_at_once(world: World, stride: int, last: int, patience: float) -> None:
     witness, media, history = world.folder / "witness", world.folder / "media", History(world.folder / "history")
     for path in (witness, media):
         path.mkdir()
@@ -64,7 +64,7 @@ def test_workers_and_supervisors_are_killed_at_once(world: World, stride: int, l
             value = f"{number}-{params['do']}-{len(params)}"
             history.say("offered", value=value)
             history.say("accepted", id=pool.submit("fake", params={"value": value, **params}).id)
-        came = _serve_until_killed(world, number)
+        came = _serve_until_killed(world, number, patience)
         number += stride if came else last * stride
     world.serve(ready=1)
     wait_until(lambda: not world.held(), "the end of what waits", 100)
