@@ -111,7 +111,7 @@ class LipSync:
         steps.begin("face_detecting", 0.0, 0.0, "reading the sound")
         job, info = self._checked(params.model_dump())
         backend = self._backends[job.backend or self._options.backend]
-        heard = sound.prepare(job.audio, context.scratch, self._options.max_audio_s, steps.check, self._options.ffmpeg)
+        heard = sound.read(job.audio, self._options.max_audio_s, steps.check, self._options.ffmpeg)
         frames = max(1, round(heard.seconds * info.fps))
         shares = Shares(info, frames)
         steps.begin("face_detecting", 0.0, shares.follow, "following the face")

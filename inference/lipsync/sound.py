@@ -1,8 +1,7 @@
-"""The sound of a job: what its file says from time 0 on, once for the ears and once for the analysis.
+"""The sound of a job: what its file says from time 0 on, once for the analysis and once for the ears.
 
 A recording may begin late in its container or have gaps, above all when it comes out of a video. Players show
-that as silence, decoders skip it. So the sound is first written out as it would be heard, and both the mouth
-and the finished file follow that copy: they cannot disagree.
+that as silence, decoders skip it. So both the mouth and the finished file follow the sound as it would be heard.
 """
 
 from __future__ import annotations
@@ -10,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from inference import media
 from inference.audio import Array
-from inference.base import InputError, ResourceError
+from inference.base import InputError
 from inference.encode import AAC, failure
 from inference.ffmpeg import Process
 
 RATES = "44100|48000"  #: Hz; what every player takes
+BLOCK = 10 * media.SAMPLE_RATE  #: samples between two looks at cancellation
 
 
 @dataclass(frozen=True)
 class Sound:
     """One job's sound."""
 
-    path: Path  #: FLAC, mono or stereo
+    path: Path  #: the file it is in
     samples: Array  #: (N,) 16 kHz mono
     complaint: str  #: what the decoder said about the file, "" when it was content
 
@@ -35,49 +36,40 @@ class Sound:
         return len(self.samples) / media.SAMPLE_RATE
 
 
-def prepare(audio: Path, folder: Path, limit_s: float, check: Callable[[], None], ffmpeg: str | None = None) -> Sound:
-    """Write the sound of ``audio`` into ``folder`` and read it; an hour takes 230 MB of memory and about 10 s.
+def read(audio: Path, limit_s: float, check: Callable[[], None], ffmpeg: str | None = None) -> Sound:
+    """The sound of a file; an hour takes 230 MB of memory and about 10 s.
 
     Raises :class:`InputError` when there is none, or more than ``limit_s`` seconds of it.
     """
-    import ffmpeg as builder
-
-    path = folder / "sound.flac"
-    options = {"protocol_whitelist": media.LOCAL_PROTOCOLS, "threads": 1, "vn": None, "sn": None, "dn": None}
-    arguments = (
-        builder.input(f"file:{audio}", **options)["a:0"]
-        .filter("aresample", **{"async": 1, "first_pts": 0})
-        .filter("aformat", sample_rates=RATES, channel_layouts="mono|stereo", sample_fmts="s16")
-        .output(f"file:{path}", acodec="flac", compression_level=0, t=limit_s + 1, map_metadata=-1)
-        .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
-        .compile(cmd=media.ffmpeg_binary(ffmpeg))
+    process = Process(
+        _heard(audio)
+        .output("pipe:1", format="f32le", acodec="pcm_f32le", ac=1, ar=media.SAMPLE_RATE, t=limit_s + 1)
+        .global_args("-nostdin", "-hide_banner", "-loglevel", "error")
+        .compile(cmd=media.ffmpeg_binary(ffmpeg)),
+        "read",
     )
-    process = Process(arguments, "wait")
+    blocks: list[Array] = []
     try:
+        while not blocks or len(blocks[-1]) == BLOCK:
+            check()
+            data = bytearray(BLOCK * 4)
+            got = process.read_into(memoryview(data))
+            blocks.append(np.frombuffer(data, np.float32, count=got // 4))
         code = process.finish(check)
     finally:
         process.close()
-    if "No space left" in process.said:
-        raise ResourceError(f"disk full while reading {audio}", hint="make room in the spool and try again")
-    if code != 0 or not path.is_file() or not path.stat().st_size:
+    samples = np.concatenate(blocks)
+    if code != 0 or len(samples) < media.SAMPLE_RATE // 25:
         raise InputError(
-            f"audio: {audio} holds no sound that can be decoded ({process.said or 'no reason given'})",
+            f"audio: {audio} holds no sound that can be decoded ({process.said or 'it is empty'})",
             hint="check that the file plays",
         )
-    blocks = []
-    with media.decode(path, ffmpeg=ffmpeg) as stream:
-        for block in stream:
-            check()
-            blocks.append(block)
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if len(samples) < media.SAMPLE_RATE // 25:
-        raise InputError(f"audio: {audio} holds no sound that can be decoded ({process.said or 'it is empty'})")
     if len(samples) > limit_s * media.SAMPLE_RATE:
         raise InputError(
             f"audio: {audio} lasts longer than {limit_s:.0f} s",
             hint="cut it into parts, or raise the option `max_audio_s`",
         )
-    return Sound(path, samples, process.said)
+    return Sound(audio, samples, process.said)
 
 
 class Track:
@@ -86,12 +78,10 @@ class Track:
     ``seconds`` is its length: longer sound is cut, shorter is followed by silence.
     """
 
-    def __init__(self, sound: Path, folder: Path, seconds: float, ffmpeg: str | None = None) -> None:
-        import ffmpeg as builder
-
+    def __init__(self, audio: Path, folder: Path, seconds: float, ffmpeg: str | None = None) -> None:
         self._path = folder / "sound.m4a"
         arguments = (
-            builder.input(f"file:{sound}", protocol_whitelist=media.LOCAL_PROTOCOLS)["a:0"]
+            _heard(audio)
             .filter("apad", whole_dur=f"{seconds:.6f}")
             .output(f"file:{self._path}", format="mp4", t=f"{seconds:.6f}", map_metadata=-1, **AAC)
             .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
@@ -110,3 +100,15 @@ class Track:
 
     def __exit__(self, *exc: object) -> None:
         self._process.close()
+
+
+def _heard(audio: Path) -> Any:
+    """The first audio stream as a player lets it be heard: silence where it has none, at a rate that all take."""
+    import ffmpeg as builder
+
+    options = {"protocol_whitelist": media.LOCAL_PROTOCOLS, "threads": 1, "vn": None, "sn": None, "dn": None}
+    return (
+        builder.input(f"file:{audio}", **options)["a:0"]
+        .filter("aresample", **{"async": 1, "first_pts": 0})
+        .filter("aformat", sample_rates=RATES, channel_layouts="mono|stereo", sample_fmts="fltp")
+    )

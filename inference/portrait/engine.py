@@ -123,7 +123,7 @@ class Portrait:
         job = self.check(params.model_dump())
         face = reference.load(job, model)
         steps.begin("face_detecting", FOUND * 0.6, FOUND, "reading the sound")
-        heard = sound.prepare(job.audio, scratch, options.max_audio_s, steps.check, options.ffmpeg)
+        heard = sound.read(job.audio, options.max_audio_s, steps.check, options.ffmpeg)
         frames, notes = frames_of(job, heard.seconds)
         backend.check_length(frames)
         notes = [*face.warnings, *notes, *_unused(job, backend)]

@@ -256,7 +256,7 @@ def test_sound_begins_when_it_is_heard(tmp_path: Path, ffmpeg: Callable[..., Non
     late = tmp_path / "late.mp4"
     picture = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=25:duration=4")
     ffmpeg(*picture, "-itsoffset", 0.5, "-i", SPEECH, "-t", 4, "-c:a", "aac", late)
-    prepared = sound.prepare(late, tmp_path, 60, lambda: None)
+    prepared = sound.read(late, 60, lambda: None)
     straight = speech["address"]
     length = int(3.2 * media.SAMPLE_RATE)
     shift = np.fft.irfft(
@@ -264,21 +264,22 @@ def test_sound_begins_when_it_is_heard(tmp_path: Path, ffmpeg: Callable[..., Non
     ).argmax()
     assert (4 * length - shift) / media.SAMPLE_RATE == pytest.approx(0.5, abs=0.03)
     assert prepared.seconds == pytest.approx(4.0, abs=0.1)
-    about = media.probe(prepared.path)
+    with sound.Track(late, tmp_path, 4.0) as track:
+        about = media.probe(track.finish(lambda: None))
     assert about.sample_rate in (44100, 48000)
 
 
 def test_sound_that_cannot_be(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
     with pytest.raises(InputError, match="lasts longer than 2 s"):
-        sound.prepare(SPEECH, tmp_path, 2, lambda: None)
+        sound.read(SPEECH, 2, lambda: None)
     silent = tmp_path / "short.wav"
     ffmpeg("-f", "lavfi", "-i", "anullsrc=sample_rate=16000", "-t", 0.01, silent)
     with pytest.raises(InputError, match="no sound"):
-        sound.prepare(silent, tmp_path, 2, lambda: None)
+        sound.read(silent, 2, lambda: None)
     noise = tmp_path / "noise.mp3"
     noise.write_bytes(b"\xff\xfb\x90\x00" + bytes(range(256)) * 20)
     with pytest.raises(InputError, match="no sound"):
-        sound.prepare(noise, tmp_path, 2, lambda: None)
+        sound.read(noise, 2, lambda: None)
 
 
 @pytest.mark.parametrize("seconds", [2.0, 9.7])  # the speech lasts 7 s
