@@ -45,8 +45,9 @@ test: setup lint  ## lint, types and the fast tests
 more: setup $(TESTED)  ## adapters, the console in a browser, second looks at engines
 	$(BIN)/pytest -m "long and not slow" -n 2 -q
 
-slow: setup $(TESTED)  ## storms, floods and long runs
+slow: setup $(TESTED)  ## storms, floods and long runs; five hundred examples of each property
 	$(BIN)/pytest -m slow -q
+	$(BIN)/pytest -m "hypothesis and not slow" --hypothesis-profile thorough --timeout 900 -q
 
 chaos: setup $(TESTED)  ## half an hour of killed and stopped processes; nothing may be lost or run twice
 	$(BIN)/python tests/chaos --seconds 1800

@@ -30,13 +30,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # started in the background of a shell: programs that the tests start would inherit deafness to Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile(
-    "filepool",
-    deadline=None,
-    max_examples=100,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+for profile, examples in (("filepool", 60), ("thorough", 500)):  # the second in `make slow`
+    settings.register_profile(
+        profile,
+        deadline=None,
+        max_examples=examples,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
 settings.load_profile("filepool")
 
 
