@@ -71,7 +71,7 @@ def test_round_trip_of_every_frame(make: Make) -> None:
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "ts", "mpg"])
-@pytest.mark.parametrize("fps", [25, 29.97])
+@pytest.mark.parametrize("fps", [29.97, pytest.param(25, marks=pytest.mark.long)])
 def test_any_start_gives_the_same_frames(
     make: Make, ffmpeg: Callable[..., None], tmp_path: Path, ending: str, fps: float
 ) -> None:

@@ -148,6 +148,7 @@ def test_redis_is_not_there_at_the_start(rig: Rig) -> None:
     assert caller.end(caller.push(rig.store.face, rig.store.words("hello")))["status"] == "completed"
 
 
+@pytest.mark.long
 def test_all_workers_are_killed(rig: Rig) -> None:
     rig.gateway().start()
     caller = rig.caller()

@@ -22,7 +22,9 @@ def ended(world: World) -> None:
     assert world.names("work") == []
 
 
-@pytest.mark.parametrize("phase", [Phase.BOOTING, Phase.LOADING, Phase.WARMING, Phase.IDLE])
+@pytest.mark.parametrize(
+    "phase", [Phase.BOOTING, Phase.LOADING, pytest.param(Phase.WARMING, marks=pytest.mark.long), Phase.IDLE]
+)
 def test_before_there_is_a_job(world: World, phase: Phase) -> None:
     """In every phase without a job a worker goes at once; what was queued stays queued."""
     slow = {Phase.LOADING: {"load_s": 30}, Phase.WARMING: {"warmup_s": 30}}.get(phase, {})
