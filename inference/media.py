@@ -13,6 +13,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from inference.ffmpeg import Process
 SAMPLE_RATE = 16_000  #: Hz; what every speech model here expects
 BLOCK_S = 10.0  #: seconds of audio per block handed out by :func:`decode`
 PROBE_TIMEOUT_S = 30.0
+REMEMBERED = 64  #: files whose headers are remembered
 LOCAL_PROTOCOLS = "file,pipe,crypto,data"
 
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -95,9 +97,24 @@ def require_file(path: str | Path, what: str = "audio") -> Path:
 def probe(path: str | Path, what: str = "audio", ffmpeg: str | None = None) -> Probe:
     """Read the headers of a media file: 30 to 100 ms, whatever its length.
 
-    Raises :class:`InputError` when the file is missing, empty, unreadable or no media file.
+    Remembered as long as the file is the same, since every job is checked twice: before it is taken and before it
+    is done. Raises :class:`InputError` when the file is missing, empty, unreadable or no media file.
     """
     file = require_file(path, what)
+    return _probe(file, what, ffmpeg, identity(file))
+
+
+def identity(file: Path) -> tuple[int, ...]:
+    """Changes when a file does; (0,) when it is gone."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return (0,)
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _probe(file: Path, what: str, ffmpeg: str | None, _: tuple[int, ...]) -> Probe:
     command = [
         ffmpeg_binary(ffmpeg),
         *("-hide_banner", "-nostdin", "-protocol_whitelist", LOCAL_PROTOCOLS, "-i", f"file:{file}"),

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 from inference import media
@@ -78,12 +79,17 @@ class _Scan:
 
 
 def probe_video(path: str | Path, what: str = "video", ffmpeg: str | None = None) -> VideoInfo:
-    """What is in a video file or a picture, in 0.1 to 0.3 s; decodes nothing.
+    """What is in a video file or a picture, in 0.1 to 0.3 s; decodes nothing. Remembered like :func:`media.probe`.
 
     Raises :class:`InputError` naming ``what`` and the file when it is missing, empty, no video, cut off, too
     small or too large.
     """
     about = media.probe(path, what, ffmpeg)
+    return _probe_video(about, what, ffmpeg, media.identity(about.path))
+
+
+@lru_cache(maxsize=media.REMEMBERED)
+def _probe_video(about: media.Probe, what: str, ffmpeg: str | None, _: tuple[int, ...]) -> VideoInfo:
     file = about.path
     if not about.has_video:
         raise InputError(f"{what}: {file} has no picture, only sound", hint="name a video file, or a picture")

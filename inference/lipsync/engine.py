@@ -62,7 +62,6 @@ class LipSync:
         self._device = "cpu"
         self._threads = 1
         self._fingerprint = ""
-        self._probed: dict[tuple[object, ...], VideoInfo] = {}
 
     def load(self, device: str, options: Mapping[str, object]) -> None:
         """Load the models, 1 to 3 s on CPU. Raises :class:`EngineError` naming the file or key at fault."""
@@ -223,7 +222,7 @@ class LipSync:
                     f"audio: {about.path} lasts {about.duration_s:.0f} s, more than {self._options.max_audio_s:.0f} s",
                     hint="cut it into parts, or raise the option `max_audio_s`",
                 )
-        info = self._probe(job.video)
+        info = probe_video(job.video, "video", self._options.ffmpeg)
         if job.face != "largest" and not isinstance(job.face, int):
             x, y = job.face
             if not (0 <= x < info.width and 0 <= y < info.height):
@@ -231,19 +230,6 @@ class LipSync:
         inputs = {about.path: "recording", info.path: "template"}
         output = None if job.output is None else check_output(job.output, inputs)
         return job.model_copy(update={"audio": about.path, "video": info.path, "output": output}), info
-
-    def _probe(self, path: Path) -> VideoInfo:
-        """``probe_video``, remembered as long as the file is the same one."""
-        try:
-            stat = path.expanduser().stat()
-            key = (str(absolute(path)), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        except (OSError, ValueError):
-            return probe_video(path, "video", self._options.ffmpeg)  # which says what is wrong
-        if key not in self._probed:
-            while len(self._probed) >= 64:
-                self._probed.pop(next(iter(self._probed)))
-            self._probed[key] = probe_video(path, "video", self._options.ffmpeg)
-        return self._probed[key]
 
     def _encoding(self, job: LipSyncParams, info: VideoInfo, scratch: Path) -> Encoding:
         chosen = self._options

@@ -30,6 +30,18 @@ def test_probe_of_sound() -> None:
     assert (about.has_audio, about.has_video, about.audio_codec, about.sample_rate) == (True, False, "flac", 16000)
 
 
+def test_headers_are_read_again_when_the_file_changes(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
+    path = tmp_path / "sound.wav"
+    ffmpeg("-f", "lavfi", "-i", "sine=r=16000:d=1", path)
+    first = media.probe(path)
+    assert media.probe(path) is first
+    ffmpeg("-f", "lavfi", "-i", "sine=r=8000:d=2", path)
+    assert (media.probe(path).sample_rate, media.probe(path).duration_s) == (8000, 2.0)
+    path.unlink()
+    with pytest.raises(InputError, match="does not exist"):
+        media.probe(path)
+
+
 def test_probe_of_video(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
     video = tmp_path / "clip.mp4"
     ffmpeg("-f", "lavfi", "-i", "testsrc=size=320x240:rate=30:duration=1", "-i", SPEECH, "-shortest", video)
