@@ -133,6 +133,8 @@ class Interior:
         axes = np.array([[0.17, 0, 0.05], [0, 0.02 + 0.30 * opening, 0]])
         o = canvas.project(centre)
         near = canvas.rows(first=float(o[1] - 1.1 * np.linalg.norm((axes @ canvas.turn)[:, 1])))
+        if near.start == near.stop:
+            return
         turn = np.linalg.inv((axes @ canvas.turn).T + 1e-9 * np.eye(2))
         shift = turn @ o
         u = canvas.plane(turn[0, 0], turn[0, 1], -shift[0], near)
