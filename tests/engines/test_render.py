@@ -13,7 +13,20 @@ from numpy.typing import NDArray
 from inference import weights
 from inference.face import measure, mesh, pose
 from inference.face.model import FaceModel, region_of_detection, region_of_points
-from inference.lipsync.render import basis, compose, interior, mouths, own_inside, plan, seam, tracks, warp
+from inference.lipsync.render import (
+    basis,
+    compose,
+    hidden,
+    interior,
+    mouths,
+    own_inside,
+    palette,
+    plan,
+    seam,
+    teeth,
+    tracks,
+    warp,
+)
 from inference.lipsync.render.calibrate import Calibration
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.prepare import prepare
@@ -296,6 +309,23 @@ def test_frames_without_a_face_pass_through(silent: Drawn, model: FaceModel) -> 
     assert renderer.render(silent.frames[5], 5, plan.Target(0.2, 0.0)) is silent.frames[5]
 
 
+def test_a_hand_before_the_mouth_is_left_alone(silent: Drawn, model: FaceModel) -> None:
+    frames = [frame.copy() for frame in silent.frames]
+    for k in range(12, 21):
+        middle = silent.points[k, mesh.LIP_INNER_TOP, :2].round().astype(int).tolist()
+        cv2.ellipse(frames[k], middle, (int(0.3 * UNIT), int(0.4 * UNIT)), 0, 0, 360, (100, 120, 150), cv2.FILLED)
+    materials = prepare(Drawn(silent.points, silent.found, frames, silent.openings), frames, model)
+    assert materials.hidden[12:19].all()
+    assert not materials.hidden[:9].any()
+    assert not materials.hidden[24:].any()
+    assert not hidden.hidden({}, 30).any()
+    renderer = MeshRenderer(silent, materials, model.mesh)
+    assert renderer.render(frames[15], 15, plan.Target(0.2, 0.0)) is frames[15]
+    opened = renderer.render(frames[3], 3, plan.Target(0.2, 0.0)).astype(int)
+    half = renderer.render(frames[8], 8, plan.Target(0.2, 0.0)).astype(int)
+    assert 0 < np.abs(half - frames[8]).sum() < 0.8 * np.abs(opened - frames[3]).sum()  # it fades
+
+
 def inside_of(renderer: MeshRenderer, opening: float, index: int = 0) -> tuple[NDArray[np.float64], pose.Pose]:
     """(550, 2) where the points of the rendered face are."""
     shape = seam.close(renderer.tracks.shape[index], renderer.materials.seam)
@@ -341,6 +371,48 @@ def test_insides_stay_within_the_lips_of_turned_heads(quiet_renderer: MeshRender
     assert drawing.cover[cv2.dilate(mask, np.ones((7, 7), np.uint8)) == 0].max() < 0.05
     assert drawing.cover[cv2.erode(mask, np.ones((5, 5), np.uint8)) > 0].min() > 0.8
     assert drawing.bgr[..., 1][mask > 0].max() > 1.0 * SKIN[1]  # teeth are in it, wherever down is
+
+
+def test_teeth_are_told_apart_and_fade_to_the_corners(quiet_renderer: MeshRenderer) -> None:
+    goal, head = inside_of(quiet_renderer, 0.2)
+    light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32))
+    drawing = quiet_renderer.interior.draw(goal, head, 0.2, 0.0, light)
+    assert drawing is not None
+    top = goal[mesh.LIP_INNER_TOP, :2] - [drawing.box.x, drawing.box.y]
+    row = drawing.bgr[round(float(top[1]) + 0.035 * UNIT), :, 1]  # across the crowns
+    middle, tooth = round(float(top[0])), teeth.UPPER[0].width * UNIT
+    crowns = [row[round(middle + side * tooth / 2)] for side in (-1, 1)]
+    assert row[middle - 1 : middle + 2].min() < 0.93 * min(crowns)  # the line between the front teeth
+    for side in (-1, 1):
+        outer = [row[round(middle + side * far * tooth)] for far in (0.5, 1.4, 2.2)]
+        assert outer[0] > outer[1] > outer[2]
+
+
+def test_a_finer_row_of_teeth_is_the_same_row() -> None:
+    fine, coarse = teeth.row(True, 0), teeth.row(True, 6)
+    assert coarse.texture.shape[0] < 0.5 * fine.texture.shape[0]
+    assert coarse.edge * coarse.cell == pytest.approx(fine.edge * fine.cell, abs=coarse.cell)
+    shrunk = cv2.resize(fine.texture, coarse.texture.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(shrunk - coarse.texture).max() < 1e-5
+    assert [teeth.step_for(pixel * teeth.CELL) for pixel in (0.2, 1, 2, 4)] == [0, 0, 4, 8]
+
+
+def test_colours_of_the_inside_are_those_of_the_picture() -> None:
+    skin = np.float32([120, 150, 190])
+    grey = palette.palette(np.float32([140, 140, 140]))
+    assert np.ptp(grey.tongue) < 1e-3
+    assert np.ptp(grey.enamel) < 1e-3
+    assert grey.chroma == 0
+    photo, paint = palette.palette(skin, np.ones(3, np.float32)), palette.palette(skin, np.float32([0.72, 1.02, 1.07]))
+    assert paint.enamel[0] / paint.enamel[2] < 0.75 * photo.enamel[0] / photo.enamel[2]  # yellower
+    assert paint.enamel @ palette.GREY < 0.85 * (photo.enamel @ palette.GREY)  # and darker
+    assert photo.enamel @ palette.GREY > 1.2 * (skin @ palette.GREY)
+
+
+def test_a_tiny_tongue_below_its_box_is_no_trouble(quiet_renderer: MeshRenderer) -> None:
+    goal, head = inside_of(quiet_renderer, 0.02)
+    light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32))
+    assert quiet_renderer.interior.draw(goal, head, 0.25, 0.0, light) is not None
 
 
 def test_faces_at_the_edge_of_the_frame_are_no_trouble(silent: Drawn, model: FaceModel) -> None:

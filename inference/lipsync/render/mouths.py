@@ -120,7 +120,7 @@ def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
         frames.append(index)
         origins.append((box.x, box.y))
         crops.append(crop)
-        thumb, sharp = _look(picture, points, unit)
+        thumb, sharp = look(picture, points, unit)
         thumbs.append(thumb)
         sharpness.append(sharp)
         parted.append(_parted(picture, points))
@@ -137,7 +137,7 @@ def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
     )
 
 
-def _look(picture: Frame, points: Array, unit: float) -> tuple[NDArray[np.uint8], float]:
+def look(picture: Frame, points: Array, unit: float) -> tuple[NDArray[np.uint8], float]:
     """A thumbnail of the mouth, upright and of fixed size, and how sharp it is."""
     side = 96
     centre = points[mesh.LIP_OUTER, :2].mean(axis=0)
@@ -259,7 +259,7 @@ def _looks(mouths: Mouths) -> Array:
     """(M, 280) thumbnails as vectors whose distance is 1 when they are ALIKE grey levels apart."""
     count = len(mouths)
     down, across = np.mgrid[: THUMB[1], : THUMB[0]].astype(np.float32)
-    # The mouth lies at a third of the height (see :func:`_look`), and what is in it is what one sees change.
+    # The mouth lies at a third of the height (see :func:`look`), and what is in it is what one sees change.
     off = np.hypot(across - (THUMB[0] - 1) / 2, down - 0.4 * (THUMB[1] - 1)) / (INNER * THUMB[0])
     weight = np.exp(-0.5 * off**2).astype(np.float32) + np.float32(0.25)
     weight *= np.sqrt(weight.size / np.square(weight).sum())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from inference.face import pose
 from inference.face.model import FaceModel
-from inference.lipsync.render import calibrate, compose, mouths, own_inside, palette, seam
+from inference.lipsync.render import calibrate, compose, hidden, mouths, own_inside, palette, seam
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.plan import Target
 from inference.lipsync.render.renderer import Analysis, MeshRenderer
@@ -45,6 +45,8 @@ def prepare(
     full: list[float] = []
     probes: list[tuple[int, Frame]] = []
     wanted: set[int] | None = None
+    looks: dict[int, NDArray[np.float32]] = {}
+    looked = set(seen[seen % hidden.EVERY == 0].tolist()) if tracks.kind is Kind.SILENT else set()
 
     def passing() -> Iterator[tuple[int, Frame]]:
         nonlocal wanted
@@ -52,12 +54,14 @@ def prepare(
             tick(index)
             if index >= tracks.frames:
                 break
-            if not (wanted is None or index in wanted or index in lines or index in probe_at):
+            if not (wanted is None or index in wanted or index in lines or index in probe_at or index in looked):
                 continue
             frame = see(raw)
             if wanted is None:
                 kept = mouths.frames_wanted(tracks, frame.shape[1], frame.shape[0], budget)
                 wanted = set(kept.tolist()) if tracks.kind is Kind.TALKING else set()
+            if index in looked:
+                looks[index] = hidden.seen(frame, tracks, index)
             if index in lines:
                 strips.append(seam.strip(frame, tracks, index))
                 full.append(own_inside.filled(frame, tracks.pixels(index)))
@@ -71,6 +75,7 @@ def prepare(
         seam=seam.from_strips(strips),
         mouths=own,
         white=_white(probes, tracks),
+        hidden=hidden.hidden(looks, tracks.frames),
         filled=not full or float(np.median(full)) > own_inside.DARK,
     )
     if tracks.kind is Kind.TALKING and len(own):

@@ -10,6 +10,7 @@ Pixels that need not move are the template's own, bit by bit, and a frame withou
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ from inference.lipsync.render.interior import Interior
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.mouths import Chooser
 from inference.lipsync.render.plan import Plan, Target, fade_jumps
-from inference.lipsync.render.tracks import SHUT, Kind, Tracks, follow
+from inference.lipsync.render.tracks import SHUT, Kind, Tracks, beside, follow
 from inference.lipsync.render.transplant import Transplanter
 from inference.lipsync.render.warp import Painter
 
@@ -52,6 +53,9 @@ class MeshRenderer:
 
     def __init__(self, analysis: Analysis, materials: Materials, face: mesh.Mesh) -> None:
         self.tracks = follow(analysis.points, analysis.found, face.vertices)
+        if materials.hidden.any():
+            strength = np.minimum(self.tracks.strength, beside(~materials.hidden))
+            self.tracks = replace(self.tracks, strength=strength)
         self.materials = materials
         self.basis: Basis = build(face)
         self._painter = Painter(self.basis)

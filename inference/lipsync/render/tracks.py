@@ -88,7 +88,7 @@ def follow(points: mesh.Points, found: NDArray[np.bool_], canonical: mesh.Points
         shape=shape,
         pose=placed,
         found=found.copy(),
-        strength=_strength(found),
+        strength=beside(found),
         opening=channels.opening,
         width=channels.width,
         mean=mean,
@@ -142,7 +142,7 @@ def _calm(head: Array, sigma: float) -> Array:
     return shape
 
 
-def _strength(found: NDArray[np.bool_]) -> Array:
+def beside(found: NDArray[np.bool_]) -> Array:
     """(N,) how far the effect is on: 0 without a face, rising over LOST_FADE frames beside a gap."""
     distance = np.full(len(found), LOST_FADE, np.float32)
     for lost in np.flatnonzero(~found):
