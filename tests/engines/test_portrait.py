@@ -224,6 +224,16 @@ def test_an_open_mouth_keeps_its_teeth_and_can_shut(model: FaceModel, animator: 
 
 
 @needs_models
+def test_a_mouth_that_opens_wide_gets_narrower(animator: Animator) -> None:
+    plan = animator.plan(np.float32([0, 0.1, 0.2]), np.zeros(3, np.float32))
+    assert plan.width[0] == pytest.approx(0, abs=1e-6)
+    # What the mouth measures wider by opening alone is taken off as well; more must be.
+    given = animator._mouth.plan(np.float32([0, 0.1, 0.2]), np.zeros(3, np.float32), np.zeros(3, np.int32))
+    more = given.width - plan.width
+    assert 0.005 < more[1] < more[2] < 0.1
+
+
+@needs_models
 def test_a_grey_picture_stays_grey(face: reference.Reference, model: FaceModel) -> None:
     grey = cv2.cvtColor(cv2.cvtColor(face.picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     drawn = Animator(grey, face.points, model)

@@ -17,6 +17,7 @@ from inference.lipsync.render import (
     basis,
     compose,
     hidden,
+    inside,
     interior,
     mouths,
     own_inside,
@@ -439,6 +440,23 @@ def test_a_smile_keeps_its_own_teeth_in_place(model: FaceModel) -> None:
     shut = cv2.cvtColor(renderer.render(smile.frames[0], 0, plan.Target(0.0, 0.0)), cv2.COLOR_BGR2GRAY)
     lips = warp.around(smile.points[0, mesh.LIP_OUTER, :2]).cut(shut)
     assert lips.max() < 200  # no tooth is left
+
+
+def test_open_lips_are_pressed_on_each_other_to_shut(model: FaceModel, field: basis.Basis) -> None:
+    wide = draw(model, np.full(1, 0.1)).points[0] / UNIT
+    ajar, shut = inside.Start.of(wide, 0.1, np.zeros(11, np.float32)), inside.Start.of(wide, 0.0, np.zeros(11))
+    assert (ajar.ajar, ajar.gap, shut.ajar, shut.gap) == (1.0, pytest.approx(0.1), 0.0, 0.0)
+    moved = ajar.moved(field, 0.1, 0.0)[None, : mesh.POINTS]
+    assert measure.mouth(moved).opening[0] == pytest.approx(0.1, abs=0.01)
+    assert ajar.press(0.0) == inside.PRESS
+    assert ajar.press(0.1) == shut.press(0.0) == 0
+
+
+def test_a_grey_template_stays_grey(silent: Drawn, quiet_renderer: MeshRenderer) -> None:
+    grey = cv2.cvtColor(cv2.cvtColor(silent.frames[0], cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    after = quiet_renderer.render(grey, 0, plan.Target(0.2, 0.0))
+    assert (after != grey).any()
+    assert np.ptp(after.astype(int), axis=2).max() <= 1
 
 
 def test_teeth_with_dark_below_them_are_told_from_teeth_alone(talking: Drawn) -> None:
