@@ -20,6 +20,7 @@ from inference.articulation.head import CLOSED, OUTPUTS, SPEECH_LOGIT, Head
 from inference.articulation.sound import Level, rms
 from inference.audio import Array
 from inference.base import EngineError
+from inference.memory import give_back
 
 FRAME = 2 * STEP  #: samples per frame of the result (40 ms)
 PAST = 25  #: frames before a window that are encoded with it (1 s)
@@ -60,6 +61,7 @@ class Articulator:
                 level.hear(window[start * FRAME : (start + count) * FRAME])
             outputs.append(self._hear(window * np.float32(level.gain))[start : start + count])
             loudness.append(rms(window[start * FRAME : (start + count) * FRAME]) * np.float32(level.gain))
+        give_back()
         table = np.concatenate(outputs) if outputs else np.zeros((0, OUTPUTS), np.float32)
         loud = np.concatenate(loudness) if loudness else np.zeros(0, np.float32)
         return self._finish(table, loud)
