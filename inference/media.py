@@ -48,6 +48,7 @@ class Probe:
     has_audio: bool
     has_video: bool
     audio_codec: str = ""
+    mono: bool = False  #: one channel of sound
     sample_rate: int | None = None  #: Hz
     video_codec: str = ""
     width: int | None = None  #: pixels, as displayed (rotation applied)
@@ -163,6 +164,7 @@ def _read_probe(file: Path, what: str, talk: str) -> Probe:
         has_video=video is not None,
         audio_codec=re.split(r"[ ,]", audio)[0] if audio else "",
         sample_rate=int(rate[1]) if rate else None,
+        mono=audio is not None and ", mono" in audio,
         video_codec=re.split(r"[ ,]", video)[0] if video else "",
         width=width,
         height=height,

@@ -16,7 +16,7 @@ import numpy as np
 from inference import media
 from inference.audio import Array
 from inference.base import InputError
-from inference.encode import AAC, failure
+from inference.encode import AAC, AAC_MONO, failure
 from inference.ffmpeg import Process
 
 RATES = "44100|48000"  #: Hz; what every player takes
@@ -80,10 +80,11 @@ class Track:
 
     def __init__(self, audio: Path, folder: Path, seconds: float, ffmpeg: str | None = None) -> None:
         self._path = folder / "sound.m4a"
+        codec = AAC_MONO if media.probe(audio, ffmpeg=ffmpeg).mono else AAC
         arguments = (
             _heard(audio)
             .filter("apad", whole_dur=f"{seconds:.6f}")
-            .output(f"file:{self._path}", format="mp4", t=f"{seconds:.6f}", map_metadata=-1, **AAC)
+            .output(f"file:{self._path}", format="mp4", t=f"{seconds:.6f}", map_metadata=-1, **codec)
             .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
             .compile(cmd=media.ffmpeg_binary(ffmpeg))
         )

@@ -28,6 +28,7 @@ def test_probe_of_sound() -> None:
     about = media.probe(SPEECH)
     assert about.duration_s == pytest.approx(11.0, abs=0.1)
     assert (about.has_audio, about.has_video, about.audio_codec, about.sample_rate) == (True, False, "flac", 16000)
+    assert about.mono
 
 
 def test_headers_are_read_again_when_the_file_changes(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
@@ -35,8 +36,8 @@ def test_headers_are_read_again_when_the_file_changes(tmp_path: Path, ffmpeg: Ca
     ffmpeg("-f", "lavfi", "-i", "sine=r=16000:d=1", path)
     first = media.probe(path)
     assert media.probe(path) is first
-    ffmpeg("-f", "lavfi", "-i", "sine=r=8000:d=2", path)
-    assert (media.probe(path).sample_rate, media.probe(path).duration_s) == (8000, 2.0)
+    ffmpeg("-f", "lavfi", "-i", "sine=r=8000:d=2", "-ac", 2, path)
+    assert (media.probe(path).sample_rate, media.probe(path).duration_s, media.probe(path).mono) == (8000, 2.0, False)
     path.unlink()
     with pytest.raises(InputError, match="does not exist"):
         media.probe(path)

@@ -51,25 +51,29 @@ class Mover:
         ``lips`` those come out roughly, for when they are painted over.
         """
         shift = np.abs(target[:, :2] - source[:, :2]).max(axis=1)
-        moved = shift > STILL_PX / 2
-        if not moved.any() or shift.max() < STILL_PX:
+        far = shift > STILL_PX / 2
+        if shift.max() < STILL_PX:
             return None
         height, width = frame.shape[:2]
         triangles = self._painter.basis.triangles
         touched = np.zeros(len(target), bool)
-        touched[triangles[moved[triangles].any(axis=1)]] = True
+        touched[triangles[far[triangles].any(axis=1)]] = True
         box = around(np.concatenate([target[touched, :2], source[touched, :2]]), 2)
         box = _meet(box, face_box(target, unit, width, height))
         if box.empty:
             return None
         field = self._field(source, target, unit, box, lips)
-        still = np.maximum(np.abs(field[0]), np.abs(field[1])) < STILL_PX
-        if still.all():
+        moving = (np.maximum(np.abs(field[0]), np.abs(field[1])) >= STILL_PX).astype(np.uint8)
+        left, top, across, down = cv2.boundingRect(moving)
+        if not across:
             return None
-        x, y = maps(field, box)
-        result = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        cv2.copyTo(box.cut(frame), still.astype(np.uint8), result)
-        return box, np.asarray(result, np.uint8)
+        inner = slice(top, top + down), slice(left, left + across)
+        box = Box(box.x + left, box.y + top, across, down)
+        x, y = maps((field[0][inner], field[1][inner]), box)
+        moved = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        result = box.cut(frame).copy()
+        cv2.copyTo(moved, moving[inner], result)
+        return box, result
 
     def _field(self, source: Array, target: Array, unit: float, box: Box, lips: bool = True) -> Field:
         """Coarse and smooth over the face, fine and exact round the lips."""
