@@ -17,9 +17,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pydantic
+
+M = TypeVar("M", bound=pydantic.BaseModel)
 
 #: What a job may be doing, in the words its callers already know. Engines use the middle five.
 STATUSES = (
@@ -134,7 +136,24 @@ class Engine(Protocol):
         ...
 
 
-def first_problem(error: pydantic.ValidationError) -> str:
+def read_params(model: type[M], params: Mapping[str, object]) -> M:
+    """What a job asks for; :class:`InputError` naming the key that is wrong."""
+    try:
+        return model.model_validate(dict(params))
+    except pydantic.ValidationError as error:
+        raise InputError(_first_problem(error), hint=f"parameters: {', '.join(model.model_fields)}") from error
+
+
+def read_options(model: type[M], options: Mapping[str, object]) -> M:
+    """An engine's ``options`` in config.json; :class:`EngineError` naming the key that is wrong."""
+    try:
+        return model.model_validate(dict(options))
+    except pydantic.ValidationError as error:
+        hint = f"known options: {', '.join(model.model_fields)}"
+        raise EngineError(f"options.{_first_problem(error)}", hint=hint) from error
+
+
+def _first_problem(error: pydantic.ValidationError) -> str:
     """The first complaint of pydantic as one line naming the key: ``speakers: Input should be …``."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "parameters"
@@ -220,5 +239,6 @@ __all__: Sequence[str] = (
     "InputError",
     "LocalContext",
     "ResourceError",
-    "first_problem",
+    "read_options",
+    "read_params",
 )

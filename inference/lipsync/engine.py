@@ -19,10 +19,9 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-import pydantic
 
 from inference import media, weights
-from inference.base import Context, EngineError, Files, InputError, first_problem
+from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.face import analysis as face_analysis
 from inference.face.model import FaceModel
 from inference.face.track import Choice
@@ -65,12 +64,7 @@ class LipSync:
 
     def load(self, device: str, options: Mapping[str, object]) -> None:
         """Load the models, 1 to 3 s on CPU. Raises :class:`EngineError` naming the file or key at fault."""
-        try:
-            self._options = chosen = Options.model_validate(dict(options))
-        except pydantic.ValidationError as error:
-            raise EngineError(
-                f"options.{first_problem(error)}", hint=f"known options: {', '.join(Options.model_fields)}"
-            ) from error
+        self._options = chosen = read_options(Options, options)
         media.ffmpeg_binary(chosen.ffmpeg)
         marks.require(chosen.watermark, "watermark")
         marks.require(chosen.digital_auth, "digital_auth")
@@ -199,12 +193,7 @@ class LipSync:
         return self._model
 
     def _checked(self, params: Mapping[str, object]) -> tuple[LipSyncParams, VideoInfo]:
-        try:
-            job = LipSyncParams.model_validate(dict(params))
-        except pydantic.ValidationError as error:
-            raise InputError(
-                first_problem(error), hint=f"parameters: {', '.join(LipSyncParams.model_fields)}"
-            ) from error
+        job = read_params(LipSyncParams, params)
         if self._backends and job.backend is not None and job.backend not in self._backends:
             raise InputError(
                 f"backend: {job.backend} is not set up here",

@@ -17,11 +17,10 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-import pydantic
 from numpy.typing import NDArray
 
 from inference import media, weights
-from inference.base import Context, EngineError, Files, InputError, first_problem
+from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.encode import SD
 from inference.face.model import FaceModel
 from inference.join import join
@@ -68,12 +67,7 @@ class Portrait:
 
     def load(self, device: str, options: Mapping[str, object]) -> None:
         """Load the models. Raises :class:`EngineError` naming the file or key at fault."""
-        try:
-            self._options = Options.model_validate(dict(options))
-        except pydantic.ValidationError as error:
-            raise EngineError(
-                f"options.{first_problem(error)}", hint=f"known options: {', '.join(Options.model_fields)}"
-            ) from error
+        self._options = read_options(Options, options)
         marks.require(self._options.watermark, "watermark")
         marks.require(self._options.digital_auth, "digital_auth")
         self._threads = self._options.threads or threads_here()
@@ -96,12 +90,7 @@ class Portrait:
 
     def check(self, params: Mapping[str, object]) -> PortraitParams:
         """Types, files and headers, in about 0.1 s; paths come back absolute. Raises :class:`InputError`."""
-        try:
-            job = PortraitParams.model_validate(dict(params))
-        except pydantic.ValidationError as error:
-            raise InputError(
-                first_problem(error), hint=f"parameters: {', '.join(PortraitParams.model_fields)}"
-            ) from error
+        job = read_params(PortraitParams, params)
         picture = check_picture(job.image).path
         about = media.probe(job.audio, ffmpeg=self._options.ffmpeg)
         if not about.has_audio:

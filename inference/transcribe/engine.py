@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import pydantic
-
 from inference import media, weights
-from inference.base import Context, EngineError, Files, InputError, first_problem
+from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.paths import absolute, check_output
 from inference.transcribe import outputs
 from inference.transcribe.params import Options
@@ -56,12 +54,7 @@ class Transcribe:
 
     def load(self, device: str, options: Mapping[str, object]) -> None:
         """Load the models, 1 to 3 s on CPU. Raises :class:`EngineError` naming the file or key at fault."""
-        try:
-            self._options = Options.model_validate(dict(options))
-        except pydantic.ValidationError as error:
-            raise EngineError(
-                f"options.{first_problem(error)}", hint=f"known options: {', '.join(Options.model_fields)}"
-            ) from error
+        self._options = read_options(Options, options)
         threads = self._options.cpu_threads or _threads()
         if self._options.backend == "funasr":
             from inference.transcribe.funasr_backend import FunAsrBackend
@@ -117,12 +110,7 @@ class Transcribe:
         return self._backend
 
     def _checked(self, params: Mapping[str, object]) -> tuple[TranscribeParams, media.Probe]:
-        try:
-            job = TranscribeParams.model_validate(dict(params))
-        except pydantic.ValidationError as error:
-            raise InputError(
-                first_problem(error), hint=f"parameters: {', '.join(TranscribeParams.model_fields)}"
-            ) from error
+        job = read_params(TranscribeParams, params)
         known = self._backend.languages if self._backend is not None else ()
         if job.language and known and job.language not in known:
             raise InputError(
