@@ -20,7 +20,7 @@ from inference.face import mesh, pose
 from inference.lipsync.render import compose, own_inside, seam
 from inference.lipsync.render.basis import OPENING_MAX, Basis, build, extend, soften
 from inference.lipsync.render.inside import Inside, Start
-from inference.lipsync.render.interior import Interior, Skin
+from inference.lipsync.render.interior import Interior
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.mouths import Chooser
 from inference.lipsync.render.plan import Plan, Target, fade_jumps
@@ -35,7 +35,6 @@ CLOSED = 0.008  #: openings below this leave shut lips shut
 WIDTH_LIMITS = (-0.14, 0.12)  #: eye distances a mouth may be narrower or wider than at rest
 STRETCH = 1.7  #: how far an open mouth that is not filled with teeth may be stretched
 AROUND = 0.3  #: eye distances beyond the resting face's box that rendering may look at
-SKINS = 2_000  #: template frames whose light is kept: 6 MB
 OWN_REACH = 0.045  #: own mouths are stretched at most this far beyond the widest of them
 
 
@@ -50,7 +49,7 @@ class Analysis(Protocol):
 
 
 class MeshRenderer:
-    """Renders one template. Safe to share between threads: what it keeps is the same whoever finds it."""
+    """Renders one template. Safe to share between threads: nothing in it changes."""
 
     def __init__(self, analysis: Analysis, materials: Materials, face: mesh.Mesh) -> None:
         self.tracks = follow(analysis.points, analysis.found, face.vertices)
@@ -63,7 +62,6 @@ class MeshRenderer:
         self._mover = compose.Mover(self._painter)
         self.interior = Interior(seam.close(self.tracks.mean, materials.seam), materials.white)
         self.inside = Inside(self.interior, self._painter, materials.filled)
-        self._skins: dict[int, Skin] = {}
         self._own = self.tracks.kind is Kind.TALKING and len(materials.mouths) > 0
         if self._own:
             self._residual = residual(self.tracks, self.basis, materials.mouths.frame)
@@ -136,7 +134,7 @@ class MeshRenderer:
         result = frame.copy()
         box, pixels = change
         box.cut(result)[:] = pixels
-        skin = self._skin(frame, index, source, unit)
+        skin = compose.skin(frame, source, unit)
         for share, layer in self.inside.layers(start, (source, goal), head, (opening, width), skin, lambda: frame):
             compose.lay(result, layer, share)
         return result
@@ -160,20 +158,11 @@ class MeshRenderer:
         gap = sum(share * float(tracks.opening[origin[mouth]]) for mouth, share in target.pictures)
         forced = float(np.clip(gap / SHUT - 1, 0, 1)) * float(strength)
         if forced > 0:
-            colours = self.interior.palette(self._skin(frame, index, source, unit))
+            colours = self.interior.palette(compose.skin(frame, source, unit))
             line = own_inside.line(goal, unit, target.opening, colours.seam)
             if line is not None:
                 compose.lay(result, line, forced)
         return result
-
-    def _skin(self, frame: Frame, index: int, source: Array, unit: float) -> Skin:
-        """The light on a template frame's face, which is shown again and again with other mouths."""
-        known = self._skins.get(index)
-        if known is None:
-            known = compose.skin(frame, source, unit)
-            if len(self._skins) < SKINS:
-                self._skins[index] = known
-        return known
 
 
 def residual(tracks: Tracks, basis: Basis, frames: NDArray[np.integer]) -> Array:
