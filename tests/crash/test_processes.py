@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,8 @@ DOOMED = Path(__file__).with_name("doomed.py")
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    try:
+    with closing(World(tmp_path)) as made:
         yield made
-    finally:
-        made.close()
 
 
 def _serve_until_killed(world: World, number: int, patience: float) -> bool:

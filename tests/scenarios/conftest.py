@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,8 @@ from scenarios.world import World, passing
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """An empty folder; `configure` and `serve` make a pool of it."""
-    made = World(tmp_path)
-    try:
+    with closing(World(tmp_path)) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture(scope="module")
