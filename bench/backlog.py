@@ -41,12 +41,13 @@ def fill(spool: Any, engine: str, count: int) -> None:
     """Submit no-op jobs without sync."""
     from pool.job import Job
     from pool.names import new_id
+    from pool.terms import Terms
 
     for start in range(0, count, _BATCH):
         jobs = []
         for number in range(start, min(start + _BATCH, count)):
             born = spool.now()
-            jobs.append(Job(new_id(born), engine, {"n": number}, created=born, durable=False))
+            jobs.append(Job(new_id(born), engine, {"n": number}, created=born, terms=Terms(durable=False)))
         spool.submit_many(jobs)
 
 

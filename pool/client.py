@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,19 +15,19 @@ from pool import codec, fsops, layout, lookup
 from pool.attendant import Attendant
 from pool.config import Config, load_config
 from pool.context import cancel_path
-from pool.errors import JobFailed, JobRefused, PoolClosed, SpoolFull, UnknownEngine
+from pool.errors import JobFailed, PoolClosed, UnknownEngine
 from pool.future import JobFuture, sleep_until, with_remote_trace
+from pool.gate import Gate
 from pool.job import Failure, Job, JobState, Progress, digest_of
-from pool.names import MAX_ATTEMPTS, check_id, job_name, new_id
+from pool.names import check_id, new_id
 from pool.results import Results
 from pool.schema import Schemas
 from pool.spool import Spool
+from pool.terms import Terms
 
 if TYPE_CHECKING:
     from pool.status import PoolStatus
 
-_GATE_S = 0.5  # how long a look at queue length and free space is believed
-_GATE_SHARE = 20  # a count that took t is not repeated before 20 t have passed
 _DESCRIBE_S = 5.0  # how long a first submit waits for a fresh pool to say what an engine accepts
 _MAP_WINDOW = 256  # chunks of a map that are in the spool at once
 
@@ -51,8 +51,7 @@ class FilePool:
         self._schemas = Schemas(root)
         self._results = Results(self.spool, self._on_look)
         self._attendant = Attendant(self._config, self.spool) if start else None
-        self._gates: dict[str, tuple[float, int]] = {}
-        self._space = (0.0, 0)
+        self._gate = Gate(self._config, self.spool)
         self._served: set[str] = set()
         self._closed = False
         if self._attendant is not None:
@@ -87,8 +86,9 @@ class FilePool:
 
         Raises JobRefused (with the key's path), UnknownEngine, JobConflict, SpoolFull.
         """
-        job = self._job(engine, {**(params or {}), **more}, None, priority, id, timeout_s, retry_times, durable)
-        self._gate(engine, 1)
+        terms = Terms(priority=priority, timeout_s=timeout_s, retry_times=retry_times, durable=durable)
+        job = self._job(engine, {**(params or {}), **more}, self._settled(terms), id)
+        self._gate.admit(engine, 1)
         future = JobFuture(self, job.id, engine, consume=consume)
         self._results.expect(future)
         try:
@@ -101,15 +101,25 @@ class FilePool:
         return future
 
     def submit_many(
-        self, engine: str, calls: Iterable[Mapping[str, Any]], *, priority: int = 0, durable: bool | None = None,
+        self,
+        engine: str,
+        calls: Iterable[Mapping[str, Any]],
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        retry_times: int | None = None,
+        durable: bool | None = None,
         consume: bool = False,
-    ) -> list[JobFuture]:  # fmt: skip
+    ) -> list[JobFuture]:
         """Accept many jobs with one directory sync; all or, on an error, those before it."""
-        jobs = [self._job(engine, params, None, priority, None, None, None, durable) for params in calls]
+        terms = self._settled(
+            Terms(priority=priority, timeout_s=timeout_s, retry_times=retry_times, durable=durable)
+        )
+        jobs = [self._job(engine, params, terms) for params in calls]
         return self._submit_jobs(engine, jobs, consume)
 
     def _submit_jobs(self, engine: str, jobs: Sequence[Job], consume: bool) -> list[JobFuture]:
-        self._gate(engine, len(jobs))
+        self._gate.admit(engine, len(jobs))
         futures = [JobFuture(self, job.id, engine, consume=consume) for job in jobs]
         for future in futures:
             self._results.expect(future)
@@ -129,15 +139,20 @@ class FilePool:
         chunksize: int = 1,
         timeout: float | None = None,
         priority: int = 0,
+        timeout_s: float | None = None,
+        retry_times: int | None = None,
         durable: bool | None = None,
     ) -> Iterator[Any]:
         """Results of many calls in their order. chunksize: calls that travel as one job; raises it for small ones.
 
         The first windows are submitted at once, the rest as results are taken. A call that fails raises JobFailed
-        when its turn comes. timeout: seconds for the whole map.
+        when its turn comes. timeout: seconds for the whole map; timeout_s: for one attempt at one chunk.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be at least 1")
+        terms = self._settled(
+            Terms(priority=priority, timeout_s=timeout_s, retry_times=retry_times, durable=durable)
+        )
         chunks = _chunked(calls, chunksize)
         deadline = None if timeout is None else time.monotonic() + timeout
         pending: deque[JobFuture] = deque()
@@ -145,7 +160,7 @@ class FilePool:
         def refill(count: int) -> None:
             jobs = []
             for chunk in chunks:
-                jobs.append(self._job(engine, {}, tuple(chunk), priority, None, None, None, durable))
+                jobs.append(self._job(engine, {}, terms, items=tuple(chunk)))
                 if len(jobs) >= count:
                     break
             if jobs:
@@ -168,19 +183,20 @@ class FilePool:
 
         return results()
 
+    def _settled(self, terms: Terms) -> Terms:
+        """With what was not said, and the configuration of this pool says."""
+        return replace(terms, durable=self._config.durable) if terms.durable is None else terms
+
     def _job(
         self,
         engine: str,
         params: Mapping[str, Any],
-        items: tuple[Mapping[str, Any], ...] | None,
-        priority: int,
-        job_id: str | None,
-        timeout_s: float | None,
-        retry_times: int | None,
-        durable: bool | None,
+        terms: Terms,
+        job_id: str | None = None,
+        items: tuple[Mapping[str, Any], ...] | None = None,
     ) -> Job:
         self._open()
-        if engine not in self._config.engines:
+        if not isinstance(engine, str) or engine not in self._config.engines:
             raise UnknownEngine(
                 f"no engine {engine!r} in the configuration; there are: {', '.join(self._config.engines)}",
                 "engine",
@@ -193,22 +209,14 @@ class FilePool:
             params = self._checked(engine, params)
         else:
             items = tuple(self._checked(engine, item) for item in items)
-        if retry_times is not None and not 0 <= retry_times < MAX_ATTEMPTS:
-            raise JobRefused(f"{retry_times} is not between 0 and {MAX_ATTEMPTS - 1}", "retry_times")
-        if timeout_s is not None and not timeout_s > 0:
-            raise JobRefused(f"{timeout_s} is not a positive number of seconds", "timeout_s")
         born = self.spool.now()
-        name = job_name(priority, born, new_id(born) if job_id is None else check_id(job_id))
         return Job(
-            id=name.id,
+            id=new_id(born) if job_id is None else check_id(job_id),
             engine=engine,
             params=dict(params),
             items=items,
-            priority=priority,
             created=born,
-            max_attempts=None if retry_times is None else retry_times + 1,
-            timeout_s=timeout_s,
-            durable=self._config.durable if durable is None else durable,
+            terms=terms,
             digest="" if job_id is None else digest_of(engine, params, items, codec.encode),
         )
 
@@ -217,35 +225,6 @@ class FilePool:
             self._attendant.await_description(engine, _DESCRIBE_S)
         self._schemas.check(engine, params)
         return self._schemas.absolute(engine, params)
-
-    def _gate(self, engine: str, count: int) -> None:
-        """Back-pressure: refuse instead of filling the disk or the queue without end."""
-        now = time.monotonic()
-        if now >= self._space[0]:
-            self._space = (now + _GATE_S, self._free_bytes())
-        floor = self._config.min_free_mb * 1024 * 1024
-        if self._space[1] < floor:
-            raise SpoolFull(
-                f"{self._space[1] >> 20} MB free on the disk of {self.spool.root}, less than min_free_mb "
-                f"({self._config.min_free_mb}): free some space, then submit again"
-            )
-        until, known = self._gates.get(engine, (0.0, 0))
-        if now >= until:
-            known = len(self.spool.list_ready(engine))
-            until = now + max(_GATE_S, _GATE_SHARE * (time.monotonic() - now))
-        if known + count > self._config.max_ready:
-            raise SpoolFull(
-                f"{known} jobs wait for {engine}, max_ready is {self._config.max_ready}: wait, or add workers"
-            )
-        self._gates[engine] = (until, known + count)
-
-    def _free_bytes(self) -> int:
-        if not hasattr(os, "statvfs"):  # pragma: no cover - other platforms
-            import shutil
-
-            return shutil.disk_usage(self.spool.root).free
-        info = os.statvfs(self.spool.root)
-        return info.f_bavail * info.f_frsize
 
     # ---- follow
 

@@ -19,7 +19,7 @@ import hashlib
 import os
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pool import checks, codec, fsops, quarantine
@@ -27,16 +27,17 @@ from pool.config import Config
 from pool.constants import DROP_STILL_S, MAX_DROP_BYTES
 from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull
 from pool.job import Job, digest_of
-from pool.names import MAX_ATTEMPTS, base32, check_engine, check_id, id_from_stem, job_name
+from pool.names import base32, check_engine, check_id, id_from_stem
 from pool.schema import Schemas
 from pool.spool import NO_SPACE, Spool
+from pool.terms import OUTSIDE, Terms
 
 _BATCH, _LOOKS, _TURN_S = 64, 2000, 0.1  # drops taken, looked at, seconds per turn: supervision goes on meanwhile
 _BREATH_S = 0.05  # between two turns that looked at much and took nothing
 _COUNT_S, _COUNT_SHARE = 1.0, 20  # how long a count of waiting jobs is believed, also in units of what it cost
 _FOREIGN_STILL_S = 60.0
 _PAUSE_S = 1.0
-_KEYS = ("engine", "params", "id", "priority", "timeout_s", "retry_times")
+_KEYS = ("engine", "params", "id", *OUTSIDE)
 
 
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # no fault of the file that cannot be opened
@@ -220,20 +221,12 @@ class Intake:
             raise JobRefused(f"no engine {engine!r}{near}; there are: {', '.join(self._config.engines)}", "engine")
         params = fields["params"]
         self._schemas.check(engine, params)
-        priority = _number(fields, "priority", int, -100, 100, 0)
-        retries = _number(fields, "retry_times", int, 0, MAX_ATTEMPTS - 1, None)
-        timeout = _number(fields, "timeout_s", float, 0.001, 1e9, None)
-        born = self._spool.now()
-        job_name(priority or 0, born, job_id)
         return Job(
             id=job_id,
             engine=engine,
             params=params,
-            priority=priority or 0,
-            created=born,
-            max_attempts=None if retries is None else retries + 1,
-            timeout_s=timeout,
-            durable=self._config.durable,
+            created=self._spool.now(),
+            terms=replace(Terms.of(fields, OUTSIDE), durable=self._config.durable),
             source=source,
             reply=reply,
             digest=digest_of(engine, params, unique or None, codec.encode),
@@ -316,16 +309,6 @@ def _mark_at(path: str) -> tuple[int, int, int] | None:
 
 def _is_job(name: str) -> bool:
     return name.endswith((".json", ".msgpack")) and not name.startswith(".")
-
-
-def _number(fields: dict[str, Any], key: str, kind: type, low: float, high: float, default: Any) -> Any:
-    value = fields.get(key, default)
-    if value is None or key not in fields:
-        return default
-    allowed = (int,) if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed) or not low <= value <= high:
-        raise JobRefused(f"{ascii(value)[:60]} is not a number between {low:g} and {high:g}", key)
-    return value
 
 
 def _kind(mode: int) -> str:

@@ -12,6 +12,9 @@ import msgpack
 
 from pool.constants import PROTOCOL
 from pool.errors import JobRefused, ProtocolError
+from pool.terms import Terms
+
+_SAFE = Terms(durable=True)
 
 
 class JobState(enum.Enum):
@@ -56,23 +59,37 @@ class Job:
     """One job as its file holds it; immutable, so that its bytes never change after submit.
 
     params: for the engine. items: parameters of many small calls that travel as one job (`FilePool.map`).
-    max_attempts, timeout_s: None means the engine's configuration. created: µs of the spool clock.
-    reply: "json" asks for a JSON rendering of the record beside it. digest: of engine and parameters, set when
-    the caller gave the id.
+    created: µs of the spool clock. terms: how it is to be run. reply: "json" asks for a JSON rendering of the record
+    beside it. digest: of engine and parameters, set when the caller gave the id.
     """
 
     id: str
     engine: str
     params: Mapping[str, Any] = field(default_factory=dict)
     items: tuple[Mapping[str, Any], ...] | None = None
-    priority: int = 0
     created: int = 0
-    max_attempts: int | None = None
-    timeout_s: float | None = None
-    durable: bool = True
+    terms: Terms = _SAFE
     source: str = ""
     reply: str = ""
     digest: str = ""
+
+    @property
+    def priority(self) -> int:
+        return self.terms.priority
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Of one attempt; None: as the engine's configuration says."""
+        return self.terms.timeout_s
+
+    @property
+    def max_attempts(self) -> int | None:
+        """The first one included; None: as the engine's configuration says."""
+        return None if self.terms.retry_times is None else self.terms.retry_times + 1
+
+    @property
+    def durable(self) -> bool:
+        return self.terms.durable is not False
 
     def to_map(self) -> dict[str, Any]:
         full: dict[str, Any] = {
@@ -81,11 +98,12 @@ class Job:
             "engine": self.engine,
             "params": self.params,
             "created": self.created,
+            **self.terms.to_map(),
             "durable": self.durable,
         }
         if self.items is not None:
             full["items"] = self.items
-        for key in ("priority", "max_attempts", "timeout_s", "source", "reply", "digest"):
+        for key in ("source", "reply", "digest"):
             value = getattr(self, key)
             if value:
                 full[key] = value
@@ -102,11 +120,8 @@ class Job:
                 value["engine"],
                 value["params"],
                 tuple(items) if items is not None else None,
-                value.get("priority", 0),
                 value["created"],
-                value.get("max_attempts"),
-                value.get("timeout_s"),
-                value["durable"],
+                Terms.from_map(value),
                 value.get("source", ""),
                 value.get("reply", ""),
                 value.get("digest", ""),
@@ -120,11 +135,8 @@ class Job:
         """What a foreign hand may have got wrong; later it would end a worker, or the supervisor."""
         texts = type(self.id) is str and type(self.engine) is str and type(self.source) is str
         texts = texts and type(self.reply) is str and type(self.digest) is str
-        numbers = type(self.created) is int and type(self.priority) is int
-        numbers = numbers and (self.max_attempts is None or type(self.max_attempts) is int)
-        numbers = numbers and (self.timeout_s is None or type(self.timeout_s) in (int, float))
         maps = type(self.params) is dict and all(type(item) is dict for item in self.items or ())
-        if not (texts and numbers and maps):
+        if not (texts and type(self.created) is int and maps):
             raise ProtocolError("a field of the job has the wrong type")
 
 

@@ -25,6 +25,7 @@ from pool.config import Config, parse_config  # noqa: E402
 from pool.job import Job, digest_of  # noqa: E402
 from pool.names import new_id  # noqa: E402
 from pool.spool import Spool  # noqa: E402
+from pool.terms import KEYS, Terms  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # started in the background of a shell: programs that the tests start would inherit deafness to Ctrl-C
@@ -61,7 +62,8 @@ def make_job(spool: Spool) -> JobMaker:
         params = more.pop("params", {})
         born = more.pop("created", spool.now())
         digest = "" if id is None else digest_of(engine, params, more.get("items"), codec.encode)
-        return Job(id or new_id(born), engine, params, created=born, **{"digest": digest, **more})
+        terms = Terms(**{"durable": True, **{key: more.pop(key) for key in KEYS if key in more}})
+        return Job(id or new_id(born), engine, params, created=born, terms=terms, **{"digest": digest, **more})
 
     return make
 

@@ -289,7 +289,7 @@ NO_JOBS: list[tuple[str, bytes, str]] = [
     ("id6.json", b'{"engine": "echo", "id": ".hidden"}', "is not an id"),
     ("id7.json", b'{"engine": "echo", "id": 7}', "is not an id"),
     ("id8.json", b'{"engine": "echo", "id": "%s"}' % (b"x" * 101), "is not an id"),
-    ("priority.json", b'{"engine": "echo", "priority": 101}', "priority: 101 is not a number between -100 and 100"),
+    ("priority.json", b'{"engine": "echo", "priority": 101}', "priority: 101 is not a whole number between -100"),
     ("priority2.json", b'{"engine": "echo", "priority": true}', "priority: True"),
     ("priority3.json", b'{"engine": "echo", "priority": "5"}', "priority: '5'"),
     ("priority4.json", b'{"engine": "echo", "priority": 1.5}', "priority: 1.5"),

@@ -110,7 +110,7 @@ def test_last_attempt_is_left_to_others_while_they_serve(spool: Spool, picker: P
 
 
 def test_not_the_last_one_or_not_all_here(spool: Spool, picker: Picker, make_job: JobMaker) -> None:
-    more = put(spool, make_job, ME, ME, max_attempts=9)
+    more = put(spool, make_job, ME, ME, retry_times=8)
     elsewhere = put(spool, make_job, OTHER, ME)
     there = put(spool, make_job, ME, OTHER)
     with serving(spool, OTHER):
@@ -121,7 +121,7 @@ def test_not_the_last_one_or_not_all_here(spool: Spool, picker: Picker, make_job
 
 
 def test_last_attempt_of_a_job_without_many(spool: Spool, picker: Picker, make_job: JobMaker) -> None:
-    put(spool, make_job, ME, max_attempts=2)
+    put(spool, make_job, ME, retry_times=1)
     with serving(spool, OTHER):
         assert taken(picker) == ""
         time.sleep(0.16)

@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
+from pool.terms import TIMEOUT_LEAST_S, TIMEOUT_MOST_S
+
 _SWITCHES = {"0": 0, "1": 1, "true": 1, "false": 0, "": 0}
 
 
@@ -81,9 +84,11 @@ class Submit(Strict):
         default_factory=dict, description="paths: under the allowed folders, or tempfile:<id>"
     )
     id: Id | None = Field(default=None, description="your name for it; the same again is the same job")
-    priority: int = Field(default=0, ge=-100, le=100, description="higher runs first")
-    timeout_s: float | None = Field(default=None, gt=0, le=1e9, strict=False, description="instead of the engine's")
-    retry_times: int | None = Field(default=None, ge=0, le=98, description="instead of the engine's")
+    priority: int = Field(default=0, ge=PRIORITY_LOWEST, le=PRIORITY_HIGHEST, description="higher runs first")
+    timeout_s: float | None = Field(
+        default=None, ge=TIMEOUT_LEAST_S, le=TIMEOUT_MOST_S, description="of one attempt, instead of the engine's"
+    )
+    retry_times: int | None = Field(default=None, ge=0, lt=MAX_ATTEMPTS, description="instead of the engine's")
 
 
 State = Literal["queued", "deferred", "running", "completed", "failed", "cancelled"]

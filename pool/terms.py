@@ -1,0 +1,143 @@
+"""How a job is to be run: everything but what it computes. One place that knows these words, their types and bounds.
+
+Python, the command line, dropped files and the gateways all make `Terms` of what they were given, so that the same
+mistake gets the same answer everywhere: JobRefused with the key. A term is one field with one check; to add a term
+is to add a field here, and an argument where people may give it.
+
+Whole numbers are whatever is exactly one (`operator.index`: int, numpy's integers), numbers whatever is real
+(`numbers.Real`: int, float, numpy's, Fraction); a bool is neither. They are kept as plain int and float.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pool.errors import JobRefused, ProtocolError
+from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
+
+TIMEOUT_LEAST_S, TIMEOUT_MOST_S = 0.001, 1e9
+
+Check = Callable[[Any, str], Any]  # (value, key) -> the value as it is kept; JobRefused
+
+
+def _term(default: Any, check: Check) -> Any:
+    """A field of Terms. check: of values that are given; None is none."""
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+def refused(value: object, key: str, wanted: str, hint: str = "") -> JobRefused:
+    """JobRefused that shows what was given, of which type, and what is wanted."""
+    return JobRefused(f"{shown(value)} is not {wanted}{f': {hint}' if hint else ''}", key)
+
+
+def shown(value: object) -> str:
+    """A value for people, short, with its type where that may be what is wrong."""
+    try:
+        text = ascii(value)[:60]
+    except Exception:  # a repr that raises
+        return f"a {type(value).__name__}"
+    return text if type(value) in (int, float, bool, type(None)) else f"{text} ({type(value).__name__})"
+
+
+def whole(low: int, high: int) -> Check:
+    """A whole number from low to high."""
+
+    def check(value: Any, key: str) -> int:
+        try:
+            number = operator.index(value)
+        except TypeError:
+            number = None
+        if number is None or isinstance(value, bool) or not low <= number <= high:
+            raise refused(value, key, f"a whole number between {low} and {high}")
+        return number
+
+    return check
+
+
+def seconds(low: float, high: float) -> Check:
+    """A number of seconds from low to high."""
+
+    def check(value: Any, key: str) -> float:
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        number = float(value) if real and abs(value) <= high else math.nan
+        if not low <= number <= high:
+            hint = "use .total_seconds()" if hasattr(value, "total_seconds") else ""
+            raise refused(value, key, f"a number of seconds between {low:g} and {high:g}", hint)
+        return number
+
+    return check
+
+
+def truth(value: Any, key: str) -> bool:
+    """True or False, and nothing that only counts as one."""
+    if not isinstance(value, bool):
+        raise refused(value, key, "True or False")
+    return value
+
+
+_attempts = whole(1, MAX_ATTEMPTS)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How one job is to be run. Always valid: a wrong value raises JobRefused with the key. None: not said.
+
+    priority: -100 … 100, higher runs first. timeout_s: how long one attempt may take, 0.001 … 1e9; None: as the
+    engine's configuration says. retry_times: further attempts after the first, 0 … 98; None: the engine's.
+    durable: sync to the disk before it counts as accepted or finished; None: the pool's configuration.
+    """
+
+    priority: int = _term(0, whole(PRIORITY_LOWEST, PRIORITY_HIGHEST))
+    timeout_s: float | None = _term(None, seconds(TIMEOUT_LEAST_S, TIMEOUT_MOST_S))
+    retry_times: int | None = _term(None, whole(0, MAX_ATTEMPTS - 1))
+    durable: bool | None = _term(None, truth)
+
+    def __post_init__(self) -> None:
+        for name, default, check in _FIELDS:
+            value = getattr(self, name)
+            if value is not default:
+                object.__setattr__(self, name, default if value is None else check(value, name))
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], allowed: Iterable[str] | None = None) -> Terms:
+        """Terms of those keys of a mapping that are terms; allowed: only these."""
+        names = KEYS if allowed is None else allowed
+        return cls(**{name: given[name] for name in names if name in given})
+
+    # ---- in a job file
+
+    def to_map(self) -> dict[str, Any]:
+        """What is said, under the names that it has in a job file."""
+        said = {}
+        for name, default, _ in _FIELDS:
+            value = getattr(self, name)
+            if value is not default and value != default:
+                said[name] = value
+        if "retry_times" in said:
+            said["max_attempts"] = said.pop("retry_times") + 1
+        return said
+
+    @classmethod
+    def from_map(cls, value: Mapping[str, Any]) -> Terms:
+        """Terms of a job file. Raises ProtocolError: a foreign hand wrote it."""
+        said = {name: value[name] for name, _, _ in _FIELDS if name in value}
+        try:
+            if value.get("max_attempts") is not None:
+                said["retry_times"] = _attempts(value["max_attempts"], "max_attempts") - 1
+            if said.get("timeout_s") is not None:  # earlier versions took any number above 0
+                said["timeout_s"] = min(max(said["timeout_s"], TIMEOUT_LEAST_S), TIMEOUT_MOST_S)
+            return cls(**said)
+        except (TypeError, JobRefused) as error:
+            raise ProtocolError(f"a term of the job is wrong: {error}") from None
+
+
+_FIELDS = tuple((entry.name, entry.default, entry.metadata["check"]) for entry in dataclasses.fields(Terms))
+KEYS = tuple(name for name, _, _ in _FIELDS)
+#: What a job may say that comes from outside: a dropped file, a request.
+OUTSIDE = tuple(name for name in KEYS if name != "durable")

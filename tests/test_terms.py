@@ -1,0 +1,103 @@
+"""How a job is to be run: every type and bound, one answer for all ways in, and old job files."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import fractions
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pool.errors import JobRefused, ProtocolError
+from pool.job import Job
+from pool.terms import KEYS, OUTSIDE, Terms
+
+#: What is taken for a term, and as what; types count.
+TAKEN: list[tuple[str, Any, Any]] = [
+    ("priority", -100, -100),
+    ("priority", np.int64(7), 7),
+    ("priority", None, 0),
+    ("timeout_s", 1, 1.0),
+    ("timeout_s", 0.001, 0.001),
+    ("timeout_s", 1e9, 1e9),
+    ("timeout_s", np.float32(2.5), 2.5),
+    ("timeout_s", fractions.Fraction(1, 2), 0.5),
+    ("retry_times", 0, 0),
+    ("retry_times", np.uint8(98), 98),
+    ("durable", False, False),
+]
+REFUSED: list[tuple[str, Any]] = [
+    *((key, value) for key in ("priority", "retry_times") for value in (
+        1.5, 1.0, "1", True, b"1", [1], np.True_, math.nan,
+    )),
+    ("priority", 101), ("priority", -101), ("priority", 10**30),
+    ("retry_times", -1), ("retry_times", 99), ("retry_times", 10**30),
+    *(("timeout_s", value) for value in (
+        0, -1, 1e-9, 1.1e9, 10**400, math.nan, math.inf, -math.inf, "5", True, 1j, np.True_, np.array([1.0]), [5],
+        decimal.Decimal(5), datetime.timedelta(seconds=5),
+    )),
+    *(("durable", value) for value in ("yes", 1, 0, np.True_, "false")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "kept"), TAKEN)
+def test_what_is_taken(key: str, value: Any, kept: Any) -> None:
+    found = getattr(Terms(**{key: value}), key)
+    assert (found, type(found)) == (kept, type(kept))
+
+
+@pytest.mark.parametrize(("key", "value"), REFUSED)
+def test_what_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(JobRefused) as caught:
+        Terms(**{key: value})
+    assert caught.value.path == key
+    assert str(caught.value).startswith(f"{key}: ")
+    assert "between" in str(caught.value) or "True or False" in str(caught.value)
+
+
+def test_a_value_that_cannot_be_shown_is_refused_all_the_same() -> None:
+    class Mute:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    with pytest.raises(JobRefused, match="priority: a Mute is not"):
+        Terms(priority=Mute())  # type: ignore[arg-type]
+
+
+def test_a_duration_is_told_how_to_become_seconds() -> None:
+    with pytest.raises(JobRefused, match="total_seconds"):
+        Terms(timeout_s=datetime.timedelta(1))  # type: ignore[arg-type]
+
+
+def test_from_outside_only_what_outsiders_may_say() -> None:
+    given = {"priority": 3, "durable": False, "engine": "echo"}
+    assert Terms.of(given, OUTSIDE) == Terms(priority=3)
+    assert Terms.of(given) == Terms(priority=3, durable=False)
+
+
+def test_a_job_file_of_version_0_1_0() -> None:
+    """Byte for byte as that version wrote it; it took any time limit above 0."""
+    old = {
+        "protocol": 1, "id": "mine", "engine": "echo", "params": {"a": 1}, "created": 5, "durable": True,
+        "priority": 7, "max_attempts": 4, "timeout_s": 2.5, "source": "in/x.json", "reply": "json", "digest": "d",
+    }  # fmt: skip
+    job = Job.from_map(old)
+    assert job.terms == Terms(priority=7, timeout_s=2.5, retry_times=3, durable=True)
+    assert job.to_map() == old
+    assert Job.from_map({**old, "timeout_s": math.inf}).timeout_s == 1e9
+    assert Job.from_map({**old, "timeout_s": 1e-6}).timeout_s == 0.001
+    bare = {key: old[key] for key in ("protocol", "id", "engine", "params", "created", "durable")}
+    assert Job.from_map(bare).terms == Terms(durable=True)
+
+
+@pytest.mark.parametrize("wrong", [{"max_attempts": True}, {"max_attempts": "3"}, {"timeout_s": True}, {"durable": 1}])
+def test_a_term_of_a_foreign_hand(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError):
+        Terms.from_map(wrong)
+
+
+def test_every_term_has_its_key() -> None:
+    assert set(OUTSIDE) < set(KEYS)
