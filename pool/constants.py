@@ -34,6 +34,11 @@ MAX_RESULT_BYTES = 512 * 1024 * 1024  # an envelope; arrays above ARRAY_FILE_BYT
 ARRAY_FILE_BYTES = 1024 * 1024  # arrays of this size and more become .npy files in out/<id>/
 MAX_DEPTH = 64  # nesting of lists and maps
 
+# Liveness of an idle worker, one rule whatever rescan_s is: the loop gives a sign of life at least every BEAT_S, and
+# one that gave none for IDLE_SILENCE_S hangs.
+BEAT_S = 5.0
+IDLE_SILENCE_S = 30.0
+
 PROGRESS_INTERVAL_S = 0.1  # progress files are replaced at most this often
 DROP_STILL_S = 2.0  # a dropped file nobody closed is taken when it was still for this long
 

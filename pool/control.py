@@ -15,7 +15,7 @@ from pool import fsops, procs, verdict
 from pool.config import Config
 from pool.errors import ProtocolError, UnknownJob
 from pool.job import Failure, Job, JobState
-from pool.judge import Cause
+from pool.judge import Cause, Verdict
 from pool.lookup import Location, find
 from pool.names import WorkerName, is_id
 from pool.slot import Slot
@@ -55,6 +55,7 @@ class Control:
         for slot in self._slots():
             if slot.spec.name == slot_name:
                 slot.policy.recover(now)
+                slot.blame.forget()
         self._done(f"{slot_name}.recover")
 
     def _cancel(self, job_id: str, now: float) -> None:
@@ -112,7 +113,7 @@ class Control:
         _await_stop(slot)
         assert slot.worker is not None
         if any(claim.name.id == job_id for claim in self._spool.claims(slot.worker)):
-            slot.kill(Cause.CANCEL, f"job {job_id} was cancelled and did not stop by itself")
+            slot.kill(Verdict(Cause.CANCEL, subject=job_id))
         else:
             procs.signal_process(slot.identity, signal.SIGCONT)
 

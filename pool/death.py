@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from pool.constants import EXIT_MEANING
 
@@ -35,6 +37,40 @@ class Death:
 
     def __str__(self) -> str:
         return self.sentence
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How and why a worker ended, in facts that programs read; sentences are made from them where people look.
+
+    cause: the supervisor's (`judge.Cause`), or "died" when nobody asked for it. limit: the one that was met: key,
+    value, measured. stage: what it was doing; job: what it held, "" when idle. at: µs of the spool clock.
+    """
+
+    cause: str
+    exit_code: int | None = None
+    signal: str = ""
+    out_of_memory: bool = False
+    limit: Mapping[str, Any] | None = None
+    stage: str = ""
+    job: str = ""
+    at: int = 0
+
+    def to_map(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_map(cls, value: object) -> Ended | None:
+        """None when it is none: a status file of another version, or a foreign hand's."""
+        if not isinstance(value, dict) or not isinstance(value.get("cause"), str):
+            return None
+        try:
+            return cls(**{key: value[key] for key in cls.__dataclass_fields__ if key in value})
+        except TypeError:
+            return None
+
+
+DIED = "died"  # the cause of an end that nobody asked for
 
 
 def signal_name(number: int) -> str:

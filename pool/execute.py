@@ -21,6 +21,7 @@ from typing import Any
 
 from pool import fsops, verdict
 from pool.backoff import retry_delay
+from pool.blame import joins_the_row, second_opinion
 from pool.cache import ResultCache, swap_paths
 from pool.constants import WAITING_FOR_SPACE, Phase
 from pool.context import JobContext, RefusedInput, check_path
@@ -210,7 +211,7 @@ class Executor:
                         str(claim.worker), value, None, before, files, cached, job.source)  # fmt: skip
         context.stage = "publish"
         self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
-        self._beat.jobs_done += 1
+        self._beat.succeeded(record.finished)
         self._forget_progress(context)
         if key:
             self._remember(key, job, params, value, {str(file["path"]) for file in files})
@@ -243,11 +244,15 @@ class Executor:
             raise error
         failure = self._failure(error, context.stage, claim.name.attempts, str(claim.worker))
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
+        before = self._spool.notes(job.id, claim.name.attempts - 1)
+        self._beat.row += joins_the_row(before, failure.kind)
+        opinion = second_opinion(claim.worker.slot, self._beat.row, before, siblings=self._launch.siblings)
         self._insist(
             lambda: verdict.settle(
-                self._spool, claim, job, failure, max_attempts=self._launch.max_attempts, delay_s=delay
+                self._spool, claim, job, failure, max_attempts=self._launch.max_attempts, delay_s=delay,
+                spare_attempts=int(opinion),
             )
-        )
+        )  # fmt: skip
         self._forget_progress(context)
         return failure.kind == FailureKind.INPUT.value
 

@@ -16,16 +16,17 @@ from collections.abc import Mapping
 from loguru import logger
 
 from pool import fsops, heartbeat, procs
+from pool.blame import Remedy
 from pool.config import Config
 from pool.constants import SERVING, Phase
 from pool.death import death_of
 from pool.errors import ProtocolError
 from pool.job import Failure
-from pool.judge import PLANNED, Cause
+from pool.judge import PLANNED, Cause, Verdict
 from pool.names import WorkerName, parse_worker
 from pool.procs import Identity
 from pool.recovery import End, Recovery
-from pool.restart import STARTABLE
+from pool.restart import STARTABLE, Bench, BenchReason, Seat
 from pool.slot import Slot, launch_path
 from pool.slots import slots as expand
 from pool.spool import NO_SPACE, Spool
@@ -59,13 +60,13 @@ class Fleet:
         """No new claims; running jobs may finish within the grace, then they are given back unharmed."""
         self.draining = True
         for slot in self.living():
-            slot.ask_to_end(Cause.DRAIN, "the pool drains", now + self._config.drain_grace_s)
+            slot.ask_to_end(Verdict(Cause.DRAIN), now + self._config.drain_grace_s)
         for slot in self.slots:
             slot.policy.retire()
 
     def end_now(self) -> None:
         for slot in self.living():
-            slot.kill(Cause.DRAIN, "the pool was ended at once")
+            slot.kill(Verdict(Cause.DRAIN))
 
     # ---- start and adoption
 
@@ -113,7 +114,7 @@ class Fleet:
             logger.info("adopted {} (pid {})", worker, identity.pid)
             if not self._fits(slot, worker):
                 logger.info("{} has an older configuration: ending it", worker)
-                slot.ask_to_end(Cause.MISFIT, "its configuration changed", now + self._config.drain_grace_s)
+                slot.ask_to_end(Verdict(Cause.MISFIT), now + self._config.drain_grace_s)
         self._end_misfits(misfits)
         self.end_strays()
         for worker in self.recovery.recover_abandoned({slot.worker for slot in self.living() if slot.worker}):
@@ -151,7 +152,7 @@ class Fleet:
         for worker, identity in misfits.items():
             procs.kill_group(identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(worker))
             _await_death(identity)
-            self.recovery.recover(worker, End(death_of(None), Cause.MISFIT, "its configuration changed"))
+            self.recovery.recover(worker, End(death_of(None), Verdict(Cause.MISFIT)))
 
     def start_due(self, now: float) -> None:
         """Start a process in every slot whose time has come."""
@@ -190,33 +191,30 @@ class Fleet:
         return bool(dead)
 
     def _bury(self, slot: Slot, now: float) -> None:
-        worker, cause, beat, was_standby = slot.worker, slot.cause, slot.beat(), slot.standby
+        worker, verdict, beat, was_standby = slot.worker, slot.verdict, slot.beat(), slot.standby
         assert worker is not None
         busy = beat is not None and beat.phase is Phase.BUSY
         stage = (beat.stage if busy else beat.phase.label) if beat else Phase.BOOTING.label
-        death = slot.bury()
-        end = End(death, cause, slot.sentence, stage, slot.log_tail())
-        planned = cause in PLANNED
-        log = logger.info if cause in (Cause.DRAIN, Cause.RECYCLE) else logger.warning
+        death = slot.bury(stage, beat.job if beat and busy else "")
+        end = End(death, verdict, stage, slot.log_tail())
+        log = logger.info if verdict.cause in (Cause.DRAIN, Cause.RECYCLE) else logger.warning
         log("{} ended in {}: {}", worker, stage, slot.last_death)
         if not was_standby:
             self._promote_spare(slot)
         self._credit(slot, beat, now)
-        charged: list[str] = []
+        charged: tuple[str, ...] = ()
         try:
-            charged = self.recovery.recover(worker, end)
+            row = beat.row if beat is not None else slot.row
+            found = self.recovery.recover(worker, end, row=row, siblings=bool(self._same_engine(slot)))
+            charged, slot.row = found.charged, found.row
         except OSError as error:
             logger.error("the jobs of {} cannot be taken back yet: {}", worker, error)
             self._unrecovered.append((worker, end))
-        job_id = charged[0] if charged else None
-        if planned and job_id is not None:
-            slot.policy.failed_job(now, job_id, "timeout")
-        slot.policy.exited(now, death.exit_code, death.signal, planned=planned, job_id=job_id)
+        slot.policy.exited(
+            now, death.exit_code, death.signal, planned=verdict.cause in PLANNED, job_id=charged[0] if charged else None
+        )
         if slot.policy.benched:
             logger.error("{} is benched: {}", slot.spec.name, slot.policy.benched)
-        for peer in self._same_engine(slot):
-            for charged_id in charged:
-                peer.policy.peer_failed(charged_id)
 
     def settle_unrecovered(self) -> None:
         """Again for jobs that a full disk kept from being taken back."""
@@ -241,10 +239,6 @@ class Fleet:
 
     def judge(self, now: float) -> None:
         """Look at every process; end what is not well, recycle what is worn out."""
-        for slot in self.slots:
-            acquitted = self.recovery.refund(slot.spec.name, slot.policy.acquit())
-            if acquitted:
-                logger.warning("{} is sick: {} jobs get their attempt back", slot.spec.name, len(acquitted))
         for slot in self.living():
             beat = slot.beat()
             if beat is not None and beat.phase in SERVING:
@@ -253,19 +247,43 @@ class Fleet:
             verdict = slot.look(beat, lambda s=slot, b=beat: self._timeout_of(s, b))  # type: ignore[misc]
             if verdict.cause is not None:
                 logger.warning("{}: {}: ending it", slot.worker, verdict.sentence)
-                slot.abort(verdict.cause, verdict.sentence, now)
-            elif slot.policy.must_end and slot.cause is None:
-                logger.error("{} is sick: {}", slot.spec.name, slot.policy.benched)
-                slot.kill(Cause.SICK, str(slot.policy.benched))
+                slot.abort(verdict, now)
             elif beat is not None and slot.cause is None and beat.phase in SERVING:
                 self._recycle(slot, beat)
+
+        for slot in self.slots:
+            self._cure(slot, now)
+
+    def _cure(self, slot: Slot, now: float) -> None:
+        """What is held against a slot has an end: a fresh process first, the bench when that did not help."""
+        if slot.cause not in (None, Cause.RECYCLE) or slot.policy.seat not in (Seat.RUNNING, Seat.WAITING):
+            return
+        generation = slot.worker.generation if slot.worker else -1
+        remedy = slot.blame.remedy(generation, others_serve=self._others_serve(slot))
+        if remedy is Remedy.NONE:
+            return
+        verdict = Verdict(Cause.SICK, subject=str(slot.blame.count()))
+        if remedy is Remedy.BENCH:
+            slot.policy.bench(now, Bench(BenchReason.SICK, slot.blame.count()))
+            slot.blame.forget()
+            logger.error("{} is benched: {}", slot.spec.name, slot.policy.benched)
+        else:
+            logger.warning("{} gets a fresh process: {}", slot.worker, verdict.sentence)
+        slot.kill(verdict)
+
+    def _others_serve(self, slot: Slot) -> bool:
+        """Whether another slot of its engine takes jobs now."""
+        for peer in self._same_engine(slot):
+            beat = peer.beat()
+            if peer.cause is None and beat is not None and beat.phase in SERVING and not beat.standby:
+                return True
+        return False
 
     def _credit(self, slot: Slot, beat: heartbeat.Beat | None, now: float) -> None:
         if beat is not None and beat.jobs_done > slot.jobs_done:
             slot.jobs_done = beat.jobs_done
             slot.policy.finished_job(now)
-            for peer in self._same_engine(slot):
-                peer.policy.peer_finished(now)
+            slot.blame.succeeded(beat.succeeded_at)
 
     def _timeout_of(self, slot: Slot, beat: heartbeat.Beat | None) -> float | None:
         """Time limit of the job that a worker runs, of a batch the shortest one; read once per job."""
@@ -287,27 +305,24 @@ class Fleet:
 
     def _recycle(self, slot: Slot, beat: heartbeat.Beat) -> None:
         """Replace a worn-out worker, one of an engine at a time."""
-        reason = slot.worn_out(beat)
-        if reason is None:
+        limit = slot.worn_out(beat)
+        if limit is None:
             return
         for peer in self._same_engine(slot):
             other = peer.beat()
             starting = peer.alive and (other is None or other.phase not in SERVING)
             if peer.cause is Cause.RECYCLE or starting:
                 return
-        logger.info("{} is recycled: {}", slot.worker, reason)
-        slot.ask_to_end(Cause.RECYCLE, f"recycled: {reason}", None)
+        verdict = Verdict(Cause.RECYCLE, limit)
+        logger.info("{} is {}", slot.worker, verdict.sentence)
+        slot.ask_to_end(verdict, None)
 
-    def blame(self, failure: Failure, job_id: str, now: float) -> None:
-        """An attempt failed, with its worker or without: the slot where it failed may be sick."""
+    def accuse(self, job_id: str, failure: Failure) -> None:
+        """A job has completed in another slot than the one where this attempt failed."""
         worker = parse_worker(failure.worker)
         for slot in self.slots:
-            if worker is None or slot.spec.engine.name != worker.engine:
-                continue
-            if slot.spec.name == worker.slot:  # in this process or in the one before
-                slot.policy.failed_job(now, job_id, failure.kind)
-            else:
-                slot.policy.peer_failed(job_id)
+            if worker is not None and slot.spec.name == worker.slot:
+                slot.blame.accuse(job_id, failure.at, worker.generation)
 
 
 def _await_death(identity: Identity) -> None:

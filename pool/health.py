@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pool.constants import STARTING, Phase
+from pool.constants import IDLE_SILENCE_S, STARTING, Phase
 
 if TYPE_CHECKING:
     from pool.config import Config
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from pool.status import EngineStatus, PoolStatus, SlotStatus
 
 OK, DEGRADED, DOWN = "ok", "degraded", "down"
-_IDLE_SILENCE_S = 30.0  # an idle loop looks round every rescan_s; this long without is no loop any more
-_IDLE_SILENCE_RESCANS = 10
-_UNCLAIMED_S = 10.0  # a job that waits this long beside an idle worker is not being seen
+_UNCLAIMED_S = 10.0  # a job that waits this long beside an idle worker is not being seen …
+_UNCLAIMED_RESCANS = 10  # … nor one that waits for this many rescans, where events come late or never
 _SERVE = "start one with `python -m pool serve`"
 
 
@@ -60,8 +59,7 @@ def trouble_of(
     engine = config.engines.get(str(entry.get("engine")))
     if beat.phase is Phase.BUSY and engine is not None and silent_s > engine.stall_timeout_s:
         return f"no progress for {silent_s:.0f} s at job {beat.job}"
-    limit = max(_IDLE_SILENCE_S, _IDLE_SILENCE_RESCANS * config.rescan_s)
-    if beat.phase is Phase.IDLE and silent_s > limit:
+    if beat.phase is Phase.IDLE and silent_s > IDLE_SILENCE_S:
         return f"idle, but no sign of life for {silent_s:.0f} s"
     return ""
 
@@ -129,7 +127,7 @@ def _engine(engine: EngineStatus, slots: Sequence[SlotStatus], config: Config) -
     reasons = _troubles(troubled)
     if engine.serving < engine.workers and not troubled:
         reasons.append(f"{engine.name}: {engine.serving} of {engine.workers} workers are ready")
-    limit = max(_UNCLAIMED_S, _IDLE_SILENCE_RESCANS * config.rescan_s)
+    limit = max(_UNCLAIMED_S, _UNCLAIMED_RESCANS * config.rescan_s)
     idle = [slot for slot in slots if slot.serving and (slot.phase_s or 0) > limit and slot.phase == Phase.IDLE.label]
     if idle and (engine.oldest_wait_s or 0) > limit:
         reasons.append(

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pool.clock import boot_ns
 from pool.constants import Phase
 
-_BODY = struct.Struct("<4sIQQQQQQBB6x104s32s")
+_BODY = struct.Struct("<4sIQQQQQQQIBB2x104s32s")
 _CRC = struct.Struct("<I")
-_MAGIC = b"fpb1"
+MAGIC = b"fpb2"
 SIZE = _BODY.size + _CRC.size
 _PHASES = frozenset(int(phase) for phase in Phase)
 _READS = 10  # a write takes a microsecond, unless its process is put aside in the middle of it
@@ -27,7 +27,8 @@ _READS = 10  # a write takes a microsecond, unless its process is put aside in t
 class Beat:
     """One heartbeat. beat_ns, phase_ns: boot clock at the write and at the start of the phase. progress: counter
     that rises with every progress of the engine. baseline: resident bytes after warm-up. standby: a spare that
-    waits. job: id, '' when idle; stage: what it is doing."""
+    waits. job: id, '' when idle; stage: what it is doing. succeeded_at: µs of the spool clock when the last job
+    completed, 0 before the first; row: jobs in a row since then whose first failure was here (see `blame`)."""
 
     pid: int
     beat_ns: int
@@ -36,6 +37,8 @@ class Beat:
     jobs_done: int
     baseline: int
     gpu_bytes: int
+    succeeded_at: int
+    row: int
     phase: Phase
     standby: bool
     job: str
@@ -45,7 +48,7 @@ class Beat:
 class Heartbeat:
     """Writer side; belongs to one worker process."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, row: int = 0) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._pid = os.getpid()
         self._phase = Phase.BOOTING
@@ -56,12 +59,19 @@ class Heartbeat:
         self.jobs_done = 0
         self.baseline = 0
         self.gpu_bytes = 0
+        self.succeeded_at = 0
+        self.row = row
         self.standby = False
 
     def phase(self, phase: Phase, job: str = "", stage: str = "") -> None:
         self._phase, self._phase_ns = phase, boot_ns()
         self._job, self._stage = job.encode(), stage.encode()[:32]
         self.write()
+
+    def succeeded(self, at: int) -> None:
+        """A job completed at that time (µs of the spool clock); written with the next phase."""
+        self.jobs_done += 1
+        self.succeeded_at, self.row = at, 0
 
     def advance(self, stage: str) -> None:
         """The engine made progress."""
@@ -71,7 +81,7 @@ class Heartbeat:
 
     def write(self) -> None:
         body = _BODY.pack(
-            _MAGIC,
+            MAGIC,
             self._pid,
             boot_ns(),
             self._phase_ns,
@@ -79,6 +89,8 @@ class Heartbeat:
             self.jobs_done,
             self.baseline,
             self.gpu_bytes,
+            self.succeeded_at,
+            self.row,
             self._phase,
             self.standby,
             self._job,
@@ -113,12 +125,11 @@ def read(path: str) -> Beat | None:
 
 
 def _unpack(body: bytes) -> Beat | None:
-    magic, pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, phase, standby, job, stage = _BODY.unpack(
-        body
-    )
-    if magic != _MAGIC or phase not in _PHASES:
+    (magic, pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, succeeded_at, row, phase, standby, job,
+     stage) = _BODY.unpack(body)  # fmt: skip
+    if magic != MAGIC or phase not in _PHASES:
         return None
     return Beat(
-        pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, Phase(phase), bool(standby),
+        pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, succeeded_at, row, Phase(phase), bool(standby),
         job.rstrip(b"\0").decode(errors="replace"), stage.rstrip(b"\0").decode(errors="replace"),
     )  # fmt: skip

@@ -162,7 +162,9 @@ class Failure:
     """Why one attempt failed. `message` is never empty.
 
     stage: where (boot, load, check, run, publish, or the status the engine last reported).
-    exit_code, signal: of the process, when it died. stderr_tail: the end of what the worker wrote.
+    cause: why its process ended, when it did ("died", "stalled", "overdue", "memory" …); limit: the one that was met,
+    {"key", "value", "measured"}. exit_code, signal: of the process, when it died. stderr_tail: the end of what the
+    worker wrote.
     attempts: in a terminal record, one Failure per attempt, this one included, in order.
     """
 
@@ -172,6 +174,8 @@ class Failure:
     attempt: int = 0
     exception: str = ""
     traceback: str = ""
+    cause: str = ""
+    limit: Mapping[str, Any] | None = None
     exit_code: int | None = None
     signal: str = ""
     stderr_tail: str = ""

@@ -14,7 +14,8 @@ from pool.names import WorkerName, parse_worker
 @dataclass(frozen=True)
 class Launch:
     """spec: "package.module:Class". max_attempts, timeout_s: of the engine. log: this slot's log file.
-    siblings: other slots serve the same engine. standby: wait for promotion instead of claiming."""
+    siblings: other slots serve the same engine. standby: wait for promotion instead of claiming. row: jobs in a row
+    whose first failure was in this slot, before this process."""
 
     spool: str
     worker: str
@@ -33,6 +34,7 @@ class Launch:
     rescan_s: float = 2.0
     media_roots: tuple[str, ...] = ()
     log: str = ""
+    row: int = 0
     fingerprint: str = ""  # of the slot's configuration: an adopted worker must match it
 
     @property

@@ -5,13 +5,15 @@
     slot        <engine>-<index>
     worker      <slot>.<generation>                     one process; also its directory in work/
     job file    <rank>.<born>.<id>.<attempts>.msgpack
-                rank      3 digits, 500 - priority: smaller runs first
+                rank      3 digits, 500 - priority: smaller runs first; 300 more for a job that has ended a worker:
+                          it waits behind those that have not
                 born      16 digits, microseconds of the spool clock at submit: age
                 attempts  2 digits: attempts begun so far; the claim rename raises it
     deferred    <due>.<engine>.<job file>               due: 16 digits, µs of the spool clock
     dead        <engine>.<job file>
     aside       <id>.<owner>.record                     record of a job that its owner, a process, runs again
     note        <id>.<attempt>.msgpack                  why that attempt failed
+    proof       <id>.<attempt>.proof                    that note, once the job has completed in another slot
     record      <id>.msgpack
 
 Names sort in the order in which jobs are to run. Anything that does not parse is not ours and is not touched.
@@ -28,6 +30,8 @@ from pool.errors import JobRefused
 
 PRIORITY_LOWEST, PRIORITY_HIGHEST = -100, 100
 MAX_ATTEMPTS = 99
+_BEHIND = 300
+FIRST_BEHIND = "700"  # names of jobs that have ended a worker begin here
 SUFFIX = ".msgpack"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")
@@ -37,6 +41,7 @@ _JOB = re.compile(r"([0-9]{3})\.([0-9]{16})\.([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.(
 _DEFERRED = re.compile(r"([0-9]{16})\.([a-z][a-z0-9_]{0,31})\.(.+)", re.DOTALL)
 _DEAD = re.compile(r"([a-z][a-z0-9_]{0,31})\.(.+)", re.DOTALL)
 _NOTE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.msgpack\Z")
+_PROOF = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.proof\Z")
 _ASIDE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([A-Za-z0-9-]+)\.record\Z")
 _RECORD = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.msgpack\Z")
 
@@ -57,7 +62,16 @@ class JobName(NamedTuple):
 
     @property
     def priority(self) -> int:
-        return 500 - self.rank
+        return 500 - self._first_rank
+
+    @property
+    def waits_behind(self) -> bool:
+        """Whether an attempt of the job has ended a worker, so that others go first."""
+        return self.rank >= int(FIRST_BEHIND)
+
+    @property
+    def _first_rank(self) -> int:
+        return self.rank - _BEHIND if self.waits_behind else self.rank
 
     def __str__(self) -> str:
         return f"{self.rank:03d}.{self.born:016d}.{self.id}.{self.attempts:02d}{SUFFIX}"
@@ -68,8 +82,11 @@ class JobName(NamedTuple):
     def released(self) -> JobName:
         return JobName(self.rank, self.born, self.id, max(self.attempts - 1, 0))
 
+    def behind(self) -> JobName:
+        return JobName(self._first_rank + _BEHIND, self.born, self.id, self.attempts)
+
     def fresh(self) -> JobName:
-        return JobName(self.rank, self.born, self.id, 0)
+        return JobName(self._first_rank, self.born, self.id, 0)
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,12 @@ def parse_worker(name: str) -> WorkerName | None:
 def parse_note(name: str) -> tuple[str, int] | None:
     """(id, attempt) of a failure note."""
     match = _NOTE.match(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def parse_proof(name: str) -> tuple[str, int] | None:
+    """(id, attempt) of a proof."""
+    match = _PROOF.match(name)
     return (match[1], int(match[2])) if match else None
 
 

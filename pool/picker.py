@@ -1,60 +1,87 @@
 """Which waiting job a worker takes next: names held in memory, filled by events and by listing.
 
+Jobs that have ended a worker wait behind all that have not; so that a queue that never empties cannot keep them for
+ever, each worker takes one of them before the others every half minute.
+
 Claiming from memory costs microseconds with 100,000 files waiting; listing the directory for each claim would
 cost tens of milliseconds. A name that another worker took is simply gone when the claim comes.
 """
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import os
 import time
+from collections.abc import Callable, Iterable
 
 from pool import codec, fsops, heartbeat
 from pool.constants import MAX_JOB_BYTES, SERVING
 from pool.errors import ProtocolError
 from pool.job import Failure, Job
-from pool.names import JobName, WorkerName, parse_job, parse_worker
+from pool.names import FIRST_BEHIND, JobName, WorkerName, parse_job, parse_worker
 from pool.spool import Claim, Spool
 
 _LISTING_SHARE = 20  # a listing that took t is not repeated before 20 t have passed
+_BEHIND_S = 30.0  # between two jobs that have ended a worker, while others wait
 _YIELD_S = 3.0  # how long a job that failed here is left to other slots
 
 
 class Picker:
     """Waiting jobs of one engine, best first. siblings: whether other slots serve the same engine. max_attempts: of
-    the engine; a job may say otherwise."""
+    the engine; a job may say otherwise. suspect: whether this slot may be sick."""
 
     def __init__(
-        self, spool: Spool, worker: WorkerName, rescan_s: float, *, siblings: bool, max_attempts: int
+        self,
+        spool: Spool,
+        worker: WorkerName,
+        rescan_s: float,
+        *,
+        siblings: bool,
+        max_attempts: int,
+        suspect: Callable[[], bool],
     ) -> None:
         self._spool, self._worker, self._siblings = spool, worker, siblings
-        self._rescan_s, self._max_attempts = rescan_s, max_attempts
-        self._names: list[str] = []
+        self._rescan_s, self._max_attempts, self._suspect = rescan_s, max_attempts, suspect
+        self._names: list[str] = []  # a heap
+        self._behind: list[str] = []  # a heap of those that wait behind all others
+        self._behind_at = time.monotonic() + _BEHIND_S
         self._yielded: dict[str, float] = {}
         self.rescan_at = 0.0
 
-    def feed(self, names: list[str]) -> None:
+    def feed(self, names: Iterable[str]) -> None:
         """Names that events told of."""
         for name in names:
-            heapq.heappush(self._names, name)
+            heapq.heappush(self._behind if name >= FIRST_BEHIND else self._names, name)
 
     def rescan(self) -> None:
         """List the directory: the truth, whatever events said."""
         begun = time.monotonic()
-        self._names = self._spool.list_ready(self._worker.engine)
+        names = self._spool.list_ready(self._worker.engine)  # sorted, so each part is a heap
+        first_behind = bisect.bisect_left(names, FIRST_BEHIND)
+        self._names, self._behind = names[:first_behind], names[first_behind:]
         if self._yielded:  # what another slot has taken is of no more concern, nor a reason to wake
-            there = set(self._names)
+            there = set(names)
             self._yielded = {name: until for name, until in self._yielded.items() if name in there}
         now = time.monotonic()
         self.rescan_at = now + max(self._rescan_s, _LISTING_SHARE * (now - begun))
 
     def take(self) -> Claim | None:
         """Claim the best job there is; None when nothing is left in memory."""
+        turn = self._behind and time.monotonic() >= self._behind_at
+        for names in (self._behind, self._names) if turn else (self._names, self._behind):
+            claim = self._take(names)
+            if claim is not None:
+                if names is self._behind:
+                    self._behind_at = time.monotonic() + _BEHIND_S
+                return claim
+        return None
+
+    def _take(self, names: list[str]) -> Claim | None:
         left: list[str] = []
         claim = None
-        while self._names and claim is None:
-            text = heapq.heappop(self._names)
+        while names and claim is None:
+            text = heapq.heappop(names)
             name = parse_job(text)
             if name is None:
                 continue
@@ -63,7 +90,7 @@ class Picker:
                 continue
             claim = self._spool.claim(self._worker.engine, name, self._worker)
         for text in left:
-            heapq.heappush(self._names, text)
+            heapq.heappush(names, text)
         return claim
 
     def next_look(self) -> float:
@@ -73,8 +100,9 @@ class Picker:
     def _left_to_others(self, text: str, name: JobName) -> bool:
         """A job whose last attempt failed in this slot is left to the others for a moment: the slot may be sick.
 
-        When all its attempts failed here and only one is left, it stays theirs while one of them serves, even if
-        that one is busy: nobody knows yet whether the job is bad or the slot, and a sick slot must kill no job.
+        When this slot is a suspect, or when all its attempts failed here and none or one is left, it stays theirs
+        while one of them serves, even if that one is busy: nobody knows yet whether the job is bad or the slot, and
+        a sick slot must kill no job.
         """
         now = time.monotonic()
         until = self._yielded.get(text)
@@ -83,7 +111,8 @@ class Picker:
         notes = self._spool.notes(name.id, name.attempts)
         here = [self._is_here(note) for note in notes]
         final = all(here) and name.attempts + 1 >= self._allowed(text)
-        if here and here[-1] and (until is None or final) and self._others_serve():
+        theirs = final or self._suspect()
+        if here and here[-1] and (until is None or theirs) and self._others_serve():
             self._yielded[text] = now + _YIELD_S
             return True
         self._yielded.pop(text, None)

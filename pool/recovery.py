@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pool import fsops, quarantine, verdict
 from pool.backoff import retry_delay
+from pool.blame import joins_the_row, second_opinion
 from pool.config import Config
 from pool.context import cancel_path, sweep_attempt
-from pool.death import Death
+from pool.death import DIED, Death
 from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind, Job, JobState
-from pool.judge import INNOCENT, KIND, Cause
+from pool.judge import INNOCENT, KIND, WELL, Cause, Verdict
 from pool.names import WorkerName, parse_aside, parse_dead, parse_worker
 from pool.retention import owner_alive
 from pool.spool import Claim, Spool
@@ -25,13 +26,24 @@ from pool.spool import Claim, Spool
 
 @dataclass(frozen=True)
 class End:
-    """How a worker ended, as far as its jobs are concerned. stage, job: what it was doing; job '' when unknown."""
+    """How a worker ended, as far as its jobs are concerned. stage: what it was doing."""
 
     death: Death
-    cause: Cause | None = None
-    sentence: str = ""
+    verdict: Verdict = WELL
     stage: str = ""
     log_tail: str = ""
+
+    @property
+    def cause(self) -> Cause | None:
+        return self.verdict.cause
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """charged: ids of the jobs whose attempt failed by it. row: of the slot afterwards."""
+
+    charged: tuple[str, ...]
+    row: int
 
 
 UNKNOWN_END = End(Death(None, None, "its worker was gone when the supervisor came back"))
@@ -43,9 +55,10 @@ class Recovery:
     def __init__(self, spool: Spool, config: Config, rng: random.Random) -> None:
         self._spool, self._config, self._rng = spool, config, rng
 
-    def recover(self, worker: WorkerName, end: End) -> list[str]:
-        """Settle every claim of a dead worker, then remove its directory. Ids of the jobs that were charged.
+    def recover(self, worker: WorkerName, end: End, *, row: int = 0, siblings: bool = False) -> Recovered:
+        """Settle every claim of a dead worker, then remove its directory.
 
+        row: jobs in a row whose first failure was in its slot; siblings: whether other slots serve its engine.
         OSError (a full disk) leaves the rest for another try: call it again.
         """
         charged = []
@@ -53,9 +66,13 @@ class Recovery:
         for claim in claims:
             sweep_attempt(self._spool, claim.name.id, claim.name.attempts)
             fsops.unlink(f"{self._spool.root}/progress/{claim.name.id}", missing_ok=True)
+            earlier = self._spool.notes(claim.name.id, claim.name.attempts - 1)
+            first = joins_the_row(earlier, FailureKind.INFRASTRUCTURE.value)
             # Of a batch nobody knows which one did it: each may prove itself alone, even one that has no retries.
-            if self._recover_claim(claim, end, spare_attempts=int(len(claims) > 1)):
+            alone = len(claims) > 1 or second_opinion(worker.slot, row + first, earlier, siblings=siblings)
+            if self._recover_claim(claim, end, spare_attempts=int(alone)):
                 charged.append(claim.name.id)
+                row += first
         directory = self._spool.work_dir(worker)
         if os.path.isdir(directory):
             for name in os.listdir(directory):  # nothing of ours: a foreign hand's
@@ -69,7 +86,7 @@ class Recovery:
             f"{root}/slots/{worker}.error",
         ):
             fsops.unlink(leftover, missing_ok=True)
-        return charged
+        return Recovered(tuple(charged), row)
 
     def _recover_claim(self, claim: Claim, end: End, *, spare_attempts: int) -> bool:
         spool, job_id = self._spool, claim.name.id
@@ -91,14 +108,16 @@ class Recovery:
         kind = KIND.get(end.cause, FailureKind.INFRASTRUCTURE) if end.cause else FailureKind.INFRASTRUCTURE
         if end.death.out_of_memory:
             kind = FailureKind.RESOURCE
-        what = f"{end.sentence}; {end.death.sentence}" if end.sentence else _sentence(end.death)
+        verdict_says = end.verdict.sentence
+        what = f"{verdict_says}; {end.death.sentence}" if verdict_says else _sentence(end.death)
         failure = self._failure(claim, kind, what, end)
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         engine = self._config.engines.get(claim.worker.engine)
         attempts = engine.max_attempts if engine else 1
         verdict.settle(
-            spool, claim, job, failure, max_attempts=attempts, delay_s=delay, spare_attempts=spare_attempts
-        )
+            spool, claim, job, failure, max_attempts=attempts, delay_s=delay, spare_attempts=spare_attempts,
+            behind=end is not UNKNOWN_END,
+        )  # fmt: skip
         return True
 
     def _failure(self, claim: Claim, kind: FailureKind, message: str, end: End) -> Failure:
@@ -107,6 +126,8 @@ class Recovery:
             message=message,
             stage=end.stage,
             attempt=claim.name.attempts,
+            cause=end.cause.value if end.cause else DIED,
+            limit=asdict(end.verdict.limit) if end.verdict.limit else None,
             exit_code=end.death.exit_code,
             signal=end.death.signal or "",
             stderr_tail=end.log_tail,
@@ -139,28 +160,6 @@ class Recovery:
                 fsops.rename(f"{dead}/{entry}", self._spool.record_path(job_id))
             else:
                 fsops.unlink(f"{dead}/{entry}", missing_ok=True)
-
-    def refund(self, slot: str, job_ids: tuple[str, ...]) -> list[str]:
-        """A slot turned out to be sick: jobs that failed there and still wait get that attempt back."""
-        from pool.lookup import waiting
-
-        refunded: list[str] = []
-        if not job_ids:
-            return refunded
-        for place in list(waiting(self._spool)):
-            name = place.name
-            if name is None or name.id not in job_ids or not name.attempts:
-                continue
-            last = self._spool.notes(name.id, name.attempts)[-1:]
-            if not last or last[0].attempt != name.attempts or last[0].worker.rpartition(".")[0] != slot:
-                continue
-            try:
-                fsops.rename(place.path, f"{self._spool.ready_dir(place.engine)}/{name.released()}")
-            except FileNotFoundError:
-                continue  # RACE: a worker was faster; it runs, which is what we want
-            fsops.unlink(self._spool.note_path(name.id, name.attempts), missing_ok=True)
-            refunded.append(name.id)
-        return refunded
 
 
 _HINTS = {

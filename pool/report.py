@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pool import fsops
@@ -54,7 +55,9 @@ def _slot(slot: Slot, now: float) -> dict[str, Any]:
         "worker": str(slot.worker) if slot.worker else None,
         "pid": slot.identity.pid if slot.identity else None,
         "seat": policy.seat.value,
-        "why": policy.benched or slot.sentence,
+        "why": str(policy.benched or slot.verdict.sentence),
+        "bench": {**asdict(policy.benched), "reason": policy.benched.reason.value} if policy.benched else None,
+        "ending": slot.verdict.to_map() if slot.cause else None,
         "starts": policy.starts,
         "restarts": max(0, policy.starts - 1),
         "next_start_s": waits,
@@ -62,4 +65,5 @@ def _slot(slot: Slot, now: float) -> dict[str, Any]:
         "device": slot.spec.device,
         "error": slot.error,
         "last_death": slot.last_death,
+        "ended": slot.ended.to_map() if slot.ended else None,
     }

@@ -6,8 +6,8 @@ supervisor passes in, and jitter comes from a random.Random that it passes in.
 Life of a slot, `Seat`:
 
     WAITING  --started-->  RUNNING  --exited-->  WAITING | BENCHED
-    WAITING  --sick-->     BENCHED
-    RUNNING  --sick-->     ENDING   --exited-->  BENCHED       (ENDING: the supervisor must end the process)
+    WAITING  --bench-->    BENCHED
+    RUNNING  --bench-->    ENDING   --exited-->  BENCHED       (ENDING: the supervisor must end the process)
     BENCHED  --started, after bench_s-->  RUNNING on probation
     BENCHED  --recover, by the operator-->  WAITING
     any      --retire-->   OFF      --recover-->  WAITING
@@ -19,8 +19,7 @@ What an end means, in the order in which it is asked:
     exit 4          configuration: benched at once, unless it came in the middle of a job: then it is a crash
     exit 0, 5, 8    drained, recycled, orphaned: at once, not counted. Only believed of one that finished
                     a job: an engine that calls exit(0) while loading has crashed
-    running a job   the job is charged, the slot waits its backoff, and the job counts to the sick-slot rule,
-                    not to the start limit: a poison job ends as a dead letter, it must not bench all it meets
+    running a job   at once, not counted: a job that ends its worker is no fault of the slot; only failed starts wait
     anything else   a failed start (exit 3, a crash while booting, loading, warming or idle): backoff, and one
                     of `start_limit`
 
@@ -30,9 +29,7 @@ however long they took, so a model that fails to load after ten minutes cannot g
 Backoff: 1 s doubling to 60 s, ±20 %; back to its beginning after a finished job, or when the process had been
 ready for `window_s`.
 
-Sick slot: three different jobs in a row failed here (an input error says nothing about the slot and is passed
-over), and another slot of the engine has finished a job since the first of them. A job that failed on another
-slot too, before or after, does not count: then it is the job. `suspects` are the jobs that need not be charged.
+Sick slot: decided by `blame`, which knows what is held against a slot; here it is only benched.
 
 Bench: for `bench_s`, then on probation: the next failed start benches at once, a finished job ends it.
 """
@@ -45,10 +42,7 @@ from dataclasses import dataclass
 
 from pool.backoff import Backoff
 from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_MEANING, EXIT_ORPHAN, EXIT_RECYCLE
-
-SICK_AFTER = 3  # different jobs in a row
-NOT_THE_SLOT = frozenset({"input", "cancelled"})
-_REMEMBERED = 1000  # jobs that failed on other slots
+from pool.judge import Limit
 
 
 class Seat(enum.Enum):
@@ -71,6 +65,37 @@ _NEXT = {
     Seat.BENCHED: frozenset({Seat.RUNNING, Seat.WAITING, Seat.OFF}),
     Seat.OFF: frozenset({Seat.WAITING}),
 }
+
+
+class BenchReason(enum.Enum):
+    """Why a slot is benched."""
+
+    CONFIG = "config"  # the engine said that the configuration is wrong
+    START_LIMIT = "start_limit"  # too many failed starts
+    PROBATION = "probation"  # it failed again after a bench
+    SICK = "sick"  # jobs that failed here complete in other slots
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Why, in facts. count: failed starts, or jobs that accuse the slot. span_s: within which the starts failed.
+    exit_code, signal: of the last process."""
+
+    reason: BenchReason
+    count: int = 0
+    span_s: float = 0.0
+    exit_code: int | None = None
+    signal: str = ""
+
+    def __str__(self) -> str:
+        how = f"killed by {self.signal}" if self.signal else _exit_words(self.exit_code)
+        if self.reason is BenchReason.CONFIG:
+            return f"{how}: see the slot's log, correct config.json"
+        if self.reason is BenchReason.START_LIMIT:
+            return f"{self.count} starts failed within {self.span_s:.0f} s, the last one with: {how}"
+        if self.reason is BenchReason.PROBATION:
+            return f"failed again after it was benched: {how}"
+        return f"{self.count} different jobs failed here in a row and completed in other slots, and a restart did not help"
 
 
 class End(enum.Enum):
@@ -100,15 +125,11 @@ class SlotPolicy:
         self.limits = limits
         self.seat = Seat.WAITING
         self.next_start_at = now  # of a benched slot: when its probation begins
-        self.benched: str | None = None  # why, for people
+        self.benched: Bench | None = None
         self.starts = 0
         self._backoff = Backoff(limits.backoff_s, limits.backoff_max_s, rng)
         self._failed_starts: list[tuple[float, bool]] = []  # when, and whether it had become ready
-        self._streak: dict[str, float] = {}  # jobs that failed here in a row, and when
-        self._elsewhere: dict[str, None] = {}  # jobs that failed on another slot, the latest last
-        self._peer_finished_at: float | None = None
         self._probation = False
-        self._sick = False
         self._ready_at: float | None = None  # of this process
         self._finished = 0  # jobs of this process
 
@@ -120,22 +141,8 @@ class SlotPolicy:
 
     @property
     def must_end(self) -> bool:
-        """The slot was found sick while its process lives: end it, then call `exited`."""
+        """The slot was benched while its process lives: end it, then call `exited`."""
         return self.seat is Seat.ENDING
-
-    @property
-    def suspects(self) -> tuple[str, ...]:
-        """The jobs that failed in a row here: if the slot is sick, it was not their fault."""
-        return tuple(self._streak)
-
-    def acquit(self) -> tuple[str, ...]:
-        """Of a slot that was found sick and whose process is dead: the jobs that failed here and need not be charged;
-        each is told once."""
-        if not (self._sick and self.seat is Seat.BENCHED):
-            return ()
-        acquitted = self.suspects
-        self._streak.clear()
-        return acquitted
 
     # -- what happens to it
 
@@ -143,10 +150,8 @@ class SlotPolicy:
         """A process was started."""
         if self.seat is Seat.BENCHED:
             self._probation = True
-            self._streak.clear()
         self._move(Seat.RUNNING)
         self.benched = None
-        self._sick = False
         self.starts += 1
         self._ready_at = None
         self._finished = 0
@@ -181,44 +186,28 @@ class SlotPolicy:
             return end
         if self._ready_at is not None and now - self._ready_at >= self.limits.window_s:
             self._backoff.reset()
-        how = f"killed by {signal}" if signal else _exit_words(code)
-        if end is End.PLANNED:
+        if end in (End.PLANNED, End.CRASHED_JOB):
             self._wait_until(now)
         elif end is End.CONFIG:
-            self._bench(now, f"{how}: see the slot's log, correct config.json")
-        elif end is End.CRASHED_JOB:
-            self._wait_until(now + self._backoff.next())
-            self.failed_job(now, job_id or "", "infrastructure")
+            self._bench(now, Bench(BenchReason.CONFIG, exit_code=code, signal=signal or ""))
         else:
-            self._failed_start(now, how)
+            self._failed_start(now, code, signal or "")
         return end
 
     def finished_job(self, now: float) -> None:
         """A job completed here: whatever was wrong is over."""
         self._backoff.reset()
         self._failed_starts.clear()
-        self._streak.clear()
         self._probation = False
         self._finished += 1
 
-    def failed_job(self, now: float, job_id: str, kind: str) -> None:
-        """A job failed here. `exited` says so by itself for the job that a process died of."""
-        if kind in NOT_THE_SLOT or job_id in self._elsewhere:
-            return
-        self._streak.setdefault(job_id, now)
-        self._judge(now)
-
-    def peer_finished(self, now: float) -> None:
-        """Another slot of the same engine completed a job."""
-        self._peer_finished_at = now
-        self._judge(now)
-
-    def peer_failed(self, job_id: str) -> None:
-        """A job failed on another slot of the same engine: it says nothing about this one."""
-        self._streak.pop(job_id, None)
-        self._elsewhere[job_id] = None
-        if len(self._elsewhere) > _REMEMBERED:
-            del self._elsewhere[next(iter(self._elsewhere))]
+    def bench(self, now: float, reason: Bench) -> None:
+        """Take no jobs for a while; a process that lives must be ended first (`must_end`)."""
+        if self.seat is Seat.RUNNING:
+            self.benched, self.next_start_at = reason, now + self.limits.bench_s
+            self._move(Seat.ENDING)
+        elif self.seat is Seat.WAITING:
+            self._bench(now, reason)
 
     def recover(self, now: float) -> None:
         """The operator wants it back: a clean slate, started at once."""
@@ -227,10 +216,9 @@ class SlotPolicy:
         elif self.seat is Seat.ENDING:
             self._move(Seat.RUNNING)
         self.benched = None
-        self._probation = self._sick = False
+        self._probation = False
         self._backoff.reset()
         self._failed_starts.clear()
-        self._streak.clear()
         if self.seat is Seat.WAITING:
             self.next_start_at = now
 
@@ -250,36 +238,21 @@ class SlotPolicy:
             return End.PLANNED
         return End.FAILED_START if job_id is None else End.CRASHED_JOB
 
-    def _failed_start(self, now: float, how: str) -> None:
+    def _failed_start(self, now: float, code: int | None, signal: str) -> None:
         kept = [
             (at, ready) for at, ready in self._failed_starts if not ready or now - at < self.limits.window_s
         ]
         self._failed_starts = [*kept, (now, self._ready_at is not None)]
         count = len(self._failed_starts)
         if self._probation:
-            self._bench(now, f"failed again after it was benched: {how}")
+            self._bench(now, Bench(BenchReason.PROBATION, exit_code=code, signal=signal))
         elif count >= self.limits.start_limit:
             span = now - self._failed_starts[0][0]
-            self._bench(now, f"{count} starts failed within {span:.0f} s, the last one with: {how}")
+            self._bench(now, Bench(BenchReason.START_LIMIT, count, span, code, signal))
         else:
             self._wait_until(now + self._backoff.next())
 
-    def _judge(self, now: float) -> None:
-        """The sick-slot rule."""
-        if len(self._streak) < SICK_AFTER or self.seat not in (Seat.RUNNING, Seat.WAITING):
-            return
-        first = min(self._streak.values())
-        if self._peer_finished_at is None or self._peer_finished_at < first:
-            return
-        self._sick = True
-        reason = f"{len(self._streak)} different jobs in a row failed here while other slots finished theirs"
-        if self.seat is Seat.RUNNING:
-            self.benched, self.next_start_at = reason, now + self.limits.bench_s
-            self._move(Seat.ENDING)
-        else:
-            self._bench(now, reason)
-
-    def _bench(self, now: float, reason: str) -> None:
+    def _bench(self, now: float, reason: Bench) -> None:
         self._move(Seat.BENCHED)
         self.benched = reason
         self.next_start_at = now + self.limits.bench_s
@@ -312,21 +285,17 @@ class Recycle:
         self.max_jobs = None if max_jobs is None else max_jobs - rng.randint(0, max_jobs // 10)
         self._growth_bytes, self._gpu_bytes = growth_bytes, gpu_bytes
 
-    def reason(self, jobs: int, *, warm_rss: int = 0, rss: int = 0, gpu_bytes: int = 0) -> str | None:
-        """Why this process should be replaced between two jobs; None while it may stay."""
+    def met(self, jobs: int, *, warm_rss: int = 0, rss: int = 0, gpu_bytes: int = 0) -> Limit | None:
+        """The limit for which this process should be replaced between two jobs; None while it may stay."""
         if self.max_jobs is not None and jobs >= self.max_jobs:
-            return f"{jobs} jobs done"
+            return Limit("recycle.max_jobs", self.max_jobs, jobs)
         if self._growth_bytes is not None and rss - warm_rss > self._growth_bytes:
-            return f"memory grew by {_mb(rss - warm_rss)} (limit {_mb(self._growth_bytes)})"
+            return Limit("recycle.memory_growth_mb", self._growth_bytes >> 20, (rss - warm_rss) >> 20)
         if self._gpu_bytes is not None and gpu_bytes > self._gpu_bytes:
-            return f"{_mb(gpu_bytes)} of GPU memory (limit {_mb(self._gpu_bytes)})"
+            return Limit("recycle.gpu_memory_mb", self._gpu_bytes >> 20, gpu_bytes >> 20)
         return None
 
 
 def _exit_words(code: int | None) -> str:
     meaning = f" ({EXIT_MEANING[code]})" if code in EXIT_MEANING else ""
     return "an unknown end" if code is None else f"exit code {code}{meaning}"
-
-
-def _mb(count: int) -> str:
-    return f"{count / 2**20:.0f} MiB"

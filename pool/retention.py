@@ -18,7 +18,7 @@ from pool.context import partial_path
 from pool.errors import ProtocolError
 from pool.host import boot_id
 from pool.job import TERMINAL, JobState
-from pool.names import parse_aside, parse_dead, parse_note
+from pool.names import parse_aside, parse_dead, parse_note, parse_proof
 from pool.spool import Spool
 
 _BLOATED = 64 * 1024  # bytes of a directory that once held very many names
@@ -174,7 +174,7 @@ def _remains(spool: Spool) -> Iterator[tuple[Path, str, bool]]:
     """(path, job id, whether it stays as long as the job has a record) of all that belongs to a job."""
     root = spool.root
     for entry in os.listdir(root / "run" / "attempts"):
-        note = parse_note(entry)
+        note = parse_note(entry) or parse_proof(entry)
         if note is not None:
             yield root / "run" / "attempts" / entry, note[0], False
     for folder, stays in (("run/scratch", False), ("progress", True), ("run/ids", True)):

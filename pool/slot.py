@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pool import fsops, heartbeat, host, logs, procs
+from pool.blame import Blame
 from pool.clock import boot_ns
 from pool.config import Config
 from pool.constants import ENV_SPOOL, ENV_WORKER, Phase
-from pool.death import Death, death_of
-from pool.judge import WELL, Cause, Verdict, judge
+from pool.death import DIED, Death, Ended, death_of
+from pool.judge import WELL, Cause, Limit, Verdict, judge
 from pool.launch import Launch
 from pool.names import WorkerName, parse_worker
 from pool.procfs import Status
@@ -47,11 +48,13 @@ class Slot:
         self.identity: Identity | None = None
         self.descriptor: int | None = None  # pidfd
         self.standby = False
-        self.cause: Cause | None = None  # why it is being ended
-        self.sentence = ""
+        self.verdict = WELL  # why it is being ended
+        self.blame = Blame()
+        self.row = 0  # jobs in a row whose first failure was here, up to the process before this one
         self.rss = 0
         self.jobs_done = 0
         self.error: dict[str, Any] | None = None
+        self.ended: Ended | None = None  # the process before this one
         self.last_death = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._started_ns = 0
@@ -89,6 +92,7 @@ class Slot:
             media_roots=tuple(os.path.realpath(root) for root in config.media_roots),
             log=str(self.log),
             fingerprint=self.spec.fingerprint,
+            row=self.row,
         )
         file = launch_path(self._spool, parsed)
         temp = self._spool.temp()
@@ -117,7 +121,7 @@ class Slot:
     def _take(self, worker: WorkerName, identity: Identity) -> None:
         self.worker, self.identity = worker, identity
         self.descriptor = procs.pidfd(identity)
-        self.cause, self.sentence, self._kill_at, self._sent = None, "", None, None
+        self.verdict, self._kill_at, self._sent = WELL, None, None
         self._stopped_ns = self.rss = self.jobs_done = 0
         self.error = None
         self._oom = host.oom_kills()
@@ -129,6 +133,11 @@ class Slot:
                        gpu_bytes=limits.gpu_memory_bytes)  # fmt: skip
 
     # ---- watching
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it is being ended; None while it is not."""
+        return self.verdict.cause
 
     @property
     def alive(self) -> bool:
@@ -166,9 +175,9 @@ class Slot:
             timeout_s=timeout_s() if busy else None,
         )
 
-    def worn_out(self, beat: heartbeat.Beat) -> str | None:
-        """Why this process should be replaced between two jobs, or None."""
-        return self._recycle.reason(
+    def worn_out(self, beat: heartbeat.Beat) -> Limit | None:
+        """The limit for which this process should be replaced between two jobs, or None."""
+        return self._recycle.met(
             beat.jobs_done,
             warm_rss=beat.baseline,
             rss=self.rss if beat.baseline else 0,
@@ -177,25 +186,25 @@ class Slot:
 
     # ---- ending
 
-    def ask_to_end(self, cause: Cause, sentence: str, kill_at: float | None) -> None:
+    def ask_to_end(self, verdict: Verdict, kill_at: float | None) -> None:
         """Finish the job, then end. kill_at: monotonic time when patience is over, None for never."""
         if self.identity is not None and self.cause in (None, Cause.RECYCLE):
-            self.cause, self.sentence, self._kill_at = cause, sentence, kill_at
+            self.verdict, self._kill_at = verdict, kill_at
             procs.signal_process(self.identity, signal.SIGTERM)
 
-    def abort(self, cause: Cause, sentence: str, now: float) -> None:
+    def abort(self, verdict: Verdict, now: float) -> None:
         """It hangs: have it write its stack, then kill it and all that it started."""
         if self.identity is not None:
-            self.cause, self.sentence = cause, sentence
+            self.verdict = verdict
             self._kill_at = now + self.spec.engine.stop_grace_s
             self._sent = signal.SIGABRT
             procs.signal_process(self.identity, signal.SIGABRT)
             procs.signal_process(self.identity, signal.SIGCONT)  # a stopped one dies only when it goes on
 
-    def kill(self, cause: Cause | None = None, sentence: str = "") -> None:
-        """End it at once with its whole family."""
+    def kill(self, verdict: Verdict = WELL) -> None:
+        """End it at once with its whole family. verdict: why, when that was not said before."""
         if self.identity is not None and self.worker is not None:
-            self.cause, self.sentence = cause or self.cause, sentence or self.sentence
+            self.verdict = self.verdict if verdict.cause is None else verdict
             self._kill_at = None
             self._sent = signal.SIGKILL
             procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
@@ -211,8 +220,11 @@ class Slot:
             self.standby = False
             procs.signal_process(self.identity, signal.SIGUSR1)
 
-    def bury(self) -> Death:
-        """The process is dead: end what it left running, reap it, free the slot. Returns how it died."""
+    def bury(self, stage: str, job: str) -> Death:
+        """The process is dead: end what it left running, reap it, free the slot. Returns how it died.
+
+        stage, job: what it was doing, for `ended`.
+        """
         assert self.identity is not None
         assert self.worker is not None
         # RACE: before the reap, while the pid cannot be anybody else's
@@ -226,7 +238,12 @@ class Slot:
             os.close(self.descriptor)
         self._process = self.descriptor = self.identity = None
         self.error = read_error(self._spool, self.worker)
-        reason = str(self.error["message"]) if self.error else self.sentence
+        self.ended = Ended(
+            **{"cause": DIED, **({} if self.cause is None else self.verdict.to_map())},
+            exit_code=death.exit_code, signal=death.signal or "", out_of_memory=death.out_of_memory,
+            stage=stage, job=job, at=self._spool.now(),
+        )  # fmt: skip
+        reason = str(self.error["message"]) if self.error else self.verdict.sentence
         self.last_death = f"{reason}; {death}" if reason else str(death)
         self.standby = False
         self.worker = None

@@ -20,6 +20,7 @@ from pool import checks
 from pool.config import Config, EngineConfig
 from pool.constants import ENV_SPOOL, ENV_WORKER
 from pool.errors import ConfigError
+from pool.heartbeat import MAGIC
 from pool.host import cpu_count
 
 PROJECT = Path(__file__).resolve().parent.parent  # where worker_main.py, pool/ and inference/ are
@@ -170,5 +171,5 @@ def _fingerprint(
 ) -> str:
     shapes = {name: value for name, value in asdict(engine).items() if name in _SHAPES_A_WORKER}
     pool = [config.spool, config.durable, config.orphan_grace_s, config.rescan_s, config.media_roots]
-    everything = [shapes, pool, python, cwd, device, threads]
+    everything = [MAGIC.decode(), shapes, pool, python, cwd, device, threads]
     return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ Directories (all on one file system, mode 0700, files 0600)
     run/                supervisor.lock, supervisor.json, heartbeats/, slots/, logs/, clients/, control/, engines/,
                         scratch/, ids/<id> (a hard link to the job file reserves an id given by the caller),
                         attempts/<id>.<attempt>.msgpack (why that attempt failed), clock-<boot>
+                        attempts/<id>.<attempt>.proof (the same, for the supervisor: the job completed in another slot)
     cache/  tmp/        results by content hash; half-written files, named by their owner's process
 
 Names: see `pool.names`.
@@ -22,7 +23,8 @@ Transitions and their commit points
     submit      tmp -> ready              rename, then fsync of ready/<engine>     the job is accepted
     claim       ready -> work             ONE rename that also raises the attempt  the job is ours
     release     work -> ready             rename that takes the attempt back       a drain burns none
-    retry       note, then work -> ready or deferred   rename                     another attempt will come
+    retry       note, then work -> ready or deferred   rename                     another attempt will come; behind
+                                                                                   the others when it ended its worker
     due         deferred -> ready         rename                                   by the supervisor
     finish      media, tmp -> out         no-replace rename, fsync of out/         the job is decided
                 then the claim goes       unlink, or rename work -> dead           tidying
@@ -47,12 +49,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pool import codec, fsops, layout
+from pool.blame import SAYS_NOTHING, slot_of
 from pool.clock import boot_ns
 from pool.constants import MAX_JOB_BYTES, MAX_RESULT_BYTES
 from pool.errors import JobRefused, ProtocolError, SpoolFull
 from pool.ids import Ids
 from pool.job import Failure, Job, JobState, Record
-from pool.names import SUFFIX, JobName, WorkerName, job_name, parse_deferred, parse_job
+from pool.names import SUFFIX, JobName, WorkerName, job_name, parse_deferred, parse_job, parse_proof
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -214,14 +217,16 @@ class Spool:
         """Give a job back unharmed: the attempt is not counted."""
         self._into_ready(claim.path, claim.worker.engine, str(claim.name.released()))
 
-    def retry(self, claim: Claim, failure: Failure, *, delay_s: float = 0.0) -> None:
-        """Give a job back for another attempt, with the reason why this one failed kept beside it."""
+    def retry(self, claim: Claim, failure: Failure, *, delay_s: float = 0.0, behind: bool = False) -> None:
+        """Give a job back for another attempt, with the reason why this one failed kept beside it. behind: it ended
+        its worker, so jobs that did nothing go first."""
         self.note(claim.name.id, failure)
+        name = claim.name.behind() if behind else claim.name
         if delay_s > 0:
             due = self.now() + int(delay_s * 1e6)
-            fsops.rename(claim.path, f"{self._at}/deferred/{due:016d}.{claim.worker.engine}.{claim.name}")
+            fsops.rename(claim.path, f"{self._at}/deferred/{due:016d}.{claim.worker.engine}.{name}")
         else:
-            self._into_ready(claim.path, claim.worker.engine, str(claim.name))
+            self._into_ready(claim.path, claim.worker.engine, str(name))
 
     def wake_deferred(self) -> int | None:
         """Move what is due to ready/; the spool time of the next one, None when nothing waits."""
@@ -320,7 +325,31 @@ class Spool:
         else:
             fsops.unlink(claim.path, missing_ok=True)
         if attempts > 1:
+            if state is JobState.COMPLETED:
+                self._prove(claim)
             self.forget_notes(claim.name.id, attempts)
+
+    def _prove(self, claim: Claim) -> None:
+        """A job failed in another slot and has completed here: its reasons are held against that slot."""
+        for failure in self.notes(claim.name.id, claim.name.attempts - 1):
+            slot = slot_of(failure)
+            if slot and slot != claim.worker.slot and failure.kind not in SAYS_NOTHING:
+                note = self.note_path(claim.name.id, failure.attempt)
+                with contextlib.suppress(FileNotFoundError):
+                    fsops.rename(note, note.removesuffix(SUFFIX) + ".proof")
+
+    def take_proof(self, name: str) -> tuple[str, Failure] | None:
+        """Read and remove a proof: (job id, why it failed in another slot); None when there is no such one."""
+        parsed = parse_proof(name)
+        if parsed is None:
+            return None
+        path = f"{self._at}/run/attempts/{name}"
+        try:
+            found = parsed[0], Failure.from_map(codec.decode(fsops.read_bounded(path, MAX_JOB_BYTES)))
+        except (OSError, ProtocolError):
+            found = None
+        fsops.unlink(path, missing_ok=True)
+        return found
 
     def forget_notes(self, job_id: str, attempts: int) -> None:
         for attempt in range(1, attempts + 1):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pool import lookup
 from pool.clock import boot_ns
 from pool.constants import SERVING, Phase
+from pool.death import Ended
 from pool.health import Health, assess, trouble_of
 from pool.heartbeat import read
 from pool.job import JobState
@@ -94,6 +95,8 @@ class SlotStatus:
     why: str
     error: Mapping[str, str] | None  # of the last load: message, stage, hint
     last_death: str
+    ended: Ended | None  # how and why the process before this one ended
+    row: int  # jobs in a row whose first failure was here
     next_start_s: float | None
     starts: int
     restarts: int
@@ -243,6 +246,8 @@ def _slot(spool: Spool, config: Config, entry: Mapping[str, Any], alive: Mapping
         why=str(entry.get("why") or ""),
         error={key: str(value) for key, value in error.items()} if isinstance(error, dict) else None,
         last_death=str(entry.get("last_death") or ""),
+        ended=Ended.from_map(entry.get("ended")),
+        row=beat.row if beat and member else 0,
         next_start_s=_number(entry.get("next_start_s")),
         starts=int(entry.get("starts") or 0),
         restarts=int(entry.get("restarts") or 0),

@@ -16,6 +16,7 @@ import random
 import select
 import signal
 import time
+from collections.abc import Iterable
 
 from filelock import FileLock, Timeout
 from loguru import logger
@@ -29,7 +30,6 @@ from pool.control import Control
 from pool.errors import SupervisorRunning
 from pool.fleet import Fleet
 from pool.intake import Intake
-from pool.names import parse_note
 from pool.notify import Notifier
 from pool.report import Reporter
 from pool.retention import Retention
@@ -77,6 +77,7 @@ class Supervisor:
         quarantine.mend(self.spool)
         self._fleet.adopt()
         self._fleet.recovery.mend_requeues()
+        self._read_proofs(os.listdir(self.spool.root / "run" / "attempts"))
         root = self.spool.root
         places = {"in": root / "in", "control": root / "run" / "control", "notes": root / "run" / "attempts"}
         with Watcher(places, closes=("in",)) as watcher:
@@ -220,11 +221,14 @@ class Supervisor:
             self._due["intake"] = now
         if "control" in arrivals.names:
             self._due["control"] = now
-        for name in arrivals.names.get("notes", ()):
+        if arrivals.names.get("notes"):
             self._due["deferred"] = now  # a retry may be due sooner than the next look
-            note = parse_note(name)
-            for failure in self.spool.notes(*note)[-1:] if note else ():
-                self._fleet.blame(failure, note[0] if note else "", now)
+            self._read_proofs(arrivals.names["notes"])
+
+    def _read_proofs(self, names: Iterable[str]) -> None:
+        for name in names:
+            if (proof := self.spool.take_proof(name)) is not None:
+                self._fleet.accuse(*proof)
 
     def _care(self, watcher: Watcher, now: float) -> None:
         if watcher.verify():

@@ -24,11 +24,12 @@ def settle(
     max_attempts: int,
     delay_s: float,
     spare_attempts: int = 0,
+    behind: bool = False,
 ) -> JobState:
     """Give the job back, or publish its failure; the state it is in now.
 
     job: None when its file cannot be read, which ends it. max_attempts: of the engine; the job may say otherwise.
-    spare_attempts: beyond those, for a job that may not have been the one that failed.
+    spare_attempts: beyond those, for a job that may not have been the one that failed. behind: it ended its worker.
     """
     attempt = claim.name.attempts
     if spool.decided(claim.name.id):  # its record had its name before something failed, as the sync of its directory
@@ -40,7 +41,7 @@ def settle(
     allowed = max_attempts if job is None or job.max_attempts is None else job.max_attempts
     allowed += spare_attempts
     if job is not None and failure.kind not in NEVER_RETRIED and attempt < allowed:
-        spool.retry(claim, failure, delay_s=delay_s)
+        spool.retry(claim, failure, delay_s=delay_s, behind=behind)
         return JobState.DEFERRED if delay_s > 0 else JobState.QUEUED
     end(spool, claim, job, JobState.FAILED, failure)
     return JobState.FAILED

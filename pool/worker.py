@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pool import fsops
-from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, NEXT_PHASES, Phase
+from pool.blame import SUSPECT_AFTER
+from pool.constants import BEAT_S, EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, NEXT_PHASES, Phase
 from pool.context import JobCancelled
 from pool.errors import ConfigError, PoolError
 from pool.execute import Draining, Executor
@@ -43,7 +44,7 @@ class Worker:
         self._name = launch.name
         self._cancelled_type = cancelled_type
         self._spool = Spool(launch.spool, durable=launch.durable)
-        self._beat = Heartbeat(f"{launch.spool}/run/heartbeats/{launch.worker}")
+        self._beat = Heartbeat(f"{launch.spool}/run/heartbeats/{launch.worker}", launch.row)
         self._beat.standby = launch.standby
         self._phase = Phase.BOOTING
         self._draining = False
@@ -127,8 +128,9 @@ class Worker:
         spool, launch = self._spool, self._launch
         spool.make_ready_dir(self._name.engine)
         picker = Picker(
-            spool, self._name, launch.rescan_s, siblings=launch.siblings, max_attempts=launch.max_attempts
-        )
+            spool, self._name, launch.rescan_s, siblings=launch.siblings, max_attempts=launch.max_attempts,
+            suspect=lambda: self._beat.row >= SUSPECT_AFTER,
+        )  # fmt: skip
         executor = Executor(spool, launch, engine, self._beat, self._cancelled_type, lambda: self._draining)
         batching = launch.max_batch > 1 and hasattr(engine, "run_batch")
         with Watcher({"ready": spool.ready_dir(self._name.engine)}) as watcher:
@@ -176,14 +178,16 @@ class Worker:
             if watcher.verify():
                 picker.rescan()
                 return
-        if now < picker.next_look() and self._sleep(picker.next_look() - now, watcher.fileno()):
+        pause = min(picker.next_look() - now, BEAT_S)
+        if pause > 0 and self._sleep(pause, watcher.fileno()):
             return
-        picker.rescan()
+        if time.monotonic() >= picker.next_look():
+            picker.rescan()
         self._beat.write()
 
     def _stand_by(self, picker: Picker, watcher: Watcher) -> None:
         """A spare sleeps until it is promoted; what arrives meanwhile is not for it."""
-        self._sleep(self._launch.rescan_s)
+        self._sleep(min(self._launch.rescan_s, BEAT_S))
         watcher.read()
         self._beat.write()
         if not self._beat.standby:

@@ -15,8 +15,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, EXIT_RECYCLE
+from pool.death import DIED, Ended
 from pool.errors import ProtocolError
 from pool.job import Record
+from pool.judge import Cause
 from pool.names import parse_record
 from pool.spool import Spool
 from pool.status import PoolStatus
@@ -118,7 +121,7 @@ class Ledger:
             for slot in status.slots:
                 before = self._slots.get(slot.slot, 0)
                 if slot.restarts > before:
-                    self.restarts[slot.engine, reason_of(slot.last_death)] += slot.restarts - before
+                    self.restarts[slot.engine, reason_of(slot.ended)] += slot.restarts - before
                 self._slots[slot.slot] = slot.restarts  # less than before: another supervisor
 
     def _there(self) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -151,26 +154,31 @@ def _seconds(microseconds: int) -> float:
     return max(0.0, microseconds / 1e6)
 
 
-def reason_of(death: str) -> str:
-    """What a process died of as one of few words, from the supervisor's sentence."""
-    text = death.lower()
-    for word, signs in _REASONS:
-        if any(sign in text for sign in signs):
-            return word
-    return "other"
+def reason_of(ended: Ended | None) -> str:
+    """Why a worker was started again, as one of few words."""
+    if ended is None:
+        return "other"
+    if ended.cause != DIED:
+        return _BY_CAUSE.get(ended.cause, "other")
+    if ended.out_of_memory:
+        return "memory"
+    if ended.signal:
+        return "crashed" if ended.signal in _CRASHES else "killed"
+    if ended.exit_code is None:
+        return "other"
+    return "exited" if ended.job else _BY_CODE.get(ended.exit_code, "exited")
 
 
-#: The first row that fits; the words are those of the supervisor's verdicts and of pool.death.
-_REASONS = (
-    ("cancelled", ("was cancelled",)),
-    ("timeout", ("took longer than its time limit",)),
-    ("stalled", ("no progress", "no sign of life", "(sigstop)")),
-    ("memory", ("its memory grew", "sigkill: out of memory")),
-    ("load", ("exit code 3", "did not come up", "did not load", "warm-up took")),
-    ("configuration", ("exit code 4", "its configuration changed")),
-    ("recycled", ("recycled", "exit code 5")),
-    ("drained", ("drains", "exit code 0", "ended at once")),
-    ("crashed", ("sigsegv", "sigbus", "sigfpe", "sigill", "sigtrap", "sigabrt", "sigsys")),
-    ("killed", ("sigkill", "sigterm", "sigint", "sighup")),
-    ("exited", ("exit code",)),
-)
+_BY_CAUSE = {
+    **dict.fromkeys((Cause.BOOT.value, Cause.LOAD.value, Cause.WARMUP.value), "load"),
+    **dict.fromkeys((Cause.STALLED.value, Cause.SILENT.value, Cause.STOPPED.value, Cause.CLOSE.value), "stalled"),
+    Cause.OVERDUE.value: "timeout",
+    Cause.MEMORY.value: "memory",
+    Cause.CANCEL.value: "cancelled",
+    Cause.RECYCLE.value: "recycled",
+    Cause.SICK.value: "sick",
+    Cause.DRAIN.value: "drained",
+    Cause.MISFIT.value: "configuration",
+}
+_BY_CODE = {EXIT_DRAINED: "drained", EXIT_LOAD: "load", EXIT_CONFIG: "configuration", EXIT_RECYCLE: "recycled"}
+_CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS"})
