@@ -95,7 +95,7 @@ class Bench:
             return f"{self.count} starts failed within {self.span_s:.0f} s, the last one with: {how}"
         if self.reason is BenchReason.PROBATION:
             return f"failed again after it was benched: {how}"
-        return f"{self.count} different jobs failed here in a row and completed in other slots, and a restart did not help"
+        return f"{self.count} different jobs failed here in a row and completed elsewhere; a restart did not help"
 
 
 class End(enum.Enum):

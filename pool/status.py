@@ -26,7 +26,7 @@ from pool.death import Ended
 from pool.health import Health, assess, trouble_of
 from pool.heartbeat import read
 from pool.job import JobState
-from pool.names import parse_dead, parse_worker
+from pool.names import WorkerName, parse_dead, parse_worker
 from pool.orphan import supervisor_identity
 from pool.procs import Member, members, sample
 from pool.spool import Spool
@@ -198,19 +198,23 @@ def _supervisor(path: Path) -> SupervisorStatus | None:
 def _slots(
     spool: Spool, config: Config, told: Mapping[str, Any], alive: Mapping[str, Member], *, served: bool
 ) -> Iterator[SlotStatus]:
-    seen = set()
+    latest: dict[str, WorkerName] = {}
+    for worker in alive:
+        name = parse_worker(worker)
+        if name is not None and name.generation >= latest.get(name.slot, name).generation:
+            latest[name.slot] = name
     listed = told.get("slots")
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, dict) and isinstance(entry.get("slot"), str):
-            seen.add(str(entry.get("worker")))
+            now = latest.pop(entry["slot"], None)  # perhaps younger than the supervisor's last word
+            if now is not None and str(now) != entry.get("worker"):
+                entry = {**entry, "worker": str(now), "seat": "running", "why": "", "next_start_s": None}
             yield _slot(spool, config, entry, alive)
-    for worker in sorted(set(alive) - seen):  # without a supervisor, or younger than its last word
-        name = parse_worker(worker)
-        if name is not None:
-            entry = {"slot": name.slot, "engine": name.engine, "worker": worker, "seat": "running"}
-            if not served:
-                entry |= {"seat": "orphaned", "why": "works on without a supervisor"}
-            yield _slot(spool, config, entry, alive)
+    for name in sorted(latest.values(), key=str):  # in no slot that the supervisor knows, or there is none
+        entry = {"slot": name.slot, "engine": name.engine, "worker": str(name), "seat": "running"}
+        if not served:
+            entry |= {"seat": "orphaned", "why": "works on without a supervisor"}
+        yield _slot(spool, config, entry, alive)
 
 
 def _slot(spool: Spool, config: Config, entry: Mapping[str, Any], alive: Mapping[str, Member]) -> SlotStatus:

@@ -17,7 +17,7 @@ from pool import errors, layout, spool
 
 PROJECT = Path(__file__).resolve().parent.parent
 POOL, INFERENCE, WORKER_MAIN = PROJECT / "pool", PROJECT / "inference", PROJECT / "worker_main.py"
-LINES = 350
+LINES = 500
 
 #: Arrows lead downward only, or sideways without a circle. Modules between these are placed by what they import.
 LAYERS = (

@@ -108,7 +108,7 @@ def test_a_cut_or_changed_beat_is_none(path: str, monkeypatch: pytest.MonkeyPatc
 def test_a_beat_of_another_version_is_none(path: str) -> None:
     """The checksum is right, and still it is not ours."""
     body = bytearray(_whole(path)[:-4])
-    for at, value in ((0, ord("x")), (56, len(Phase)), (56, 255)):
+    for at, value in ((0, ord("x")), (68, len(Phase)), (68, 255)):
         other = bytes(body[:at]) + bytes([value]) + bytes(body[at + 1 :])
         Path(path).write_bytes(other + struct.pack("<I", zlib.crc32(other)))
         assert heartbeat.read(path) is None, (at, value)
@@ -116,7 +116,7 @@ def test_a_beat_of_another_version_is_none(path: str) -> None:
 
 @given(st.binary(min_size=SIZE - 4, max_size=SIZE - 4))
 def test_any_bytes_with_a_right_checksum_are_a_beat_or_none(path: str, body: bytes) -> None:
-    for data in (body, b"fpb1" + body[4:]):
+    for data in (body, heartbeat.MAGIC + body[4:]):
         Path(path).write_bytes(data + struct.pack("<I", zlib.crc32(data)))
         heartbeat.read(path)
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.config import EngineConfig
-from pool.constants import Phase
+from pool.constants import IDLE_SILENCE_S, Phase
 from pool.heartbeat import Beat
 from pool.job import FailureKind
-from pool.judge import IDLE_SILENCE_S, INNOCENT, KIND, PLANNED, STOPPED_S, WELL, Cause, judge
+from pool.judge import INNOCENT, KIND, PLANNED, STOPPED_S, WELL, Cause, judge
 
 S = 1_000_000_000
 NOW = 10_000 * S
@@ -28,7 +28,8 @@ def _beat(phase: Phase, since_s: float, silent_s: float | None = None, **more: A
     silent = since_s if silent_s is None else silent_s
     fields: dict[str, Any] = {
         "pid": 1, "beat_ns": NOW - int(silent * S), "phase_ns": NOW - int(since_s * S), "progress": 0, "jobs_done": 0,
-        "baseline": 500 * MB, "gpu_bytes": 0, "phase": phase, "standby": False, "job": "job", "stage": "inference",
+        "baseline": 500 * MB, "gpu_bytes": 0,
+        "succeeded_at": 0, "row": 0, "phase": phase, "standby": False, "job": "job", "stage": "inference",
     }  # fmt: skip
     return Beat(**{**fields, **more})
 

@@ -213,3 +213,16 @@ def test_processes_with_the_same_clock_and_seed_make_different_ids(child_env: di
     assert len(made) == 8000
     assert len(set(made)) == 8000
     assert len({name.lower() for name in made}) == 8000  # also where case does not count
+
+
+@given(st.integers(-100, 100), st.integers(0, 99))
+def test_behind_keeps_priority_and_sorts_after_all_others(priority: int, attempts: int) -> None:
+    name = names.job_name(priority, 1, "a")._replace(attempts=attempts)
+    behind = name.behind()
+    assert (behind.priority, behind.waits_behind, name.waits_behind) == (priority, True, False)
+    assert behind.behind() == behind
+    assert behind.fresh() == name.fresh()
+    assert parse_job(str(behind)) == behind
+    assert str(behind) > str(names.job_name(-100, 10**16 - 1, "z"))
+    assert behind.claimed().waits_behind
+    assert behind.released().waits_behind

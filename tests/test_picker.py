@@ -16,7 +16,7 @@ from pool.heartbeat import Heartbeat
 from pool.job import Failure
 from pool.names import WorkerName, parse_job
 from pool.picker import Picker
-from pool.spool import Spool
+from pool.spool import Claim, Spool
 
 ME, OTHER = WorkerName("echo", 0, 7), WorkerName("echo", 1, 8)
 
@@ -30,7 +30,7 @@ def _short_yield(monkeypatch: pytest.MonkeyPatch) -> None:
 def picker(spool: Spool) -> Picker:
     for worker in (ME, OTHER):
         (spool.root / "work" / str(worker)).mkdir()
-    return Picker(spool, ME, 60.0, siblings=True, max_attempts=3)
+    return Picker(spool, ME, 60.0, siblings=True, max_attempts=3, suspect=lambda: False)
 
 
 @contextmanager
@@ -47,14 +47,19 @@ def serving(spool: Spool, worker: WorkerName, phase: Phase = Phase.BUSY, *, stan
         path.unlink()
 
 
+def claimed(spool: Spool, job_id: str, worker: WorkerName) -> Claim:
+    names = [name for text in spool.list_ready("echo") if (name := parse_job(text)) and name.id == job_id]
+    claim = spool.claim("echo", names[0], worker)
+    assert claim is not None
+    return claim
+
+
 def put(spool: Spool, make_job: JobMaker, *workers: WorkerName, **more: Any) -> str:
     """A job that failed once in each of `workers`; its id."""
     job = make_job(**more)
     spool.submit(job)
     for worker in workers:
-        names = [name for text in spool.list_ready("echo") if (name := parse_job(text)) and name.id == job.id]
-        claim = spool.claim("echo", names[0], worker)
-        assert claim is not None
+        claim = claimed(spool, job.id, worker)
         spool.retry(claim, Failure("engine", "no", attempt=claim.name.attempts, worker=str(worker)))
     return job.id
 
@@ -142,7 +147,48 @@ def test_what_another_slot_took_wakes_nobody(spool: Spool, picker: Picker, make_
 
 
 def test_alone_it_takes_everything(spool: Spool, make_job: JobMaker, picker: Picker) -> None:
-    alone = Picker(spool, ME, 60.0, siblings=False, max_attempts=3)
+    alone = Picker(spool, ME, 60.0, siblings=False, max_attempts=3, suspect=lambda: False)
     job_id = put(spool, make_job, ME, ME)
     with serving(spool, OTHER):
         assert taken(alone) == job_id
+
+
+# ---- jobs that have ended a worker
+
+
+def put_behind(spool: Spool, make_job: JobMaker, **more: Any) -> str:
+    """A job whose first attempt ended a worker of another engine's slot; its id."""
+    job = make_job(**more)
+    spool.submit(job)
+    claim = claimed(spool, job.id, OTHER)
+    spool.retry(claim, Failure("infrastructure", "died", attempt=1, worker=str(OTHER)), behind=True)
+    return job.id
+
+
+def test_who_ended_a_worker_waits_behind_whatever_its_priority(
+    spool: Spool, picker: Picker, make_job: JobMaker
+) -> None:
+    high, low = put_behind(spool, make_job, priority=100), put_behind(spool, make_job, priority=-100)
+    others = [put(spool, make_job, priority=-100), put(spool, make_job)]
+    assert [taken(picker) for _ in range(4)] == [others[1], others[0], high, low]
+
+
+def test_a_queue_that_never_empties_does_not_keep_it_for_ever(
+    spool: Spool, picker: Picker, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = {put_behind(spool, make_job) for _ in range(2)}
+    monkeypatch.setattr(picker, "_behind_at", 0.0)  # half a minute later
+    others = {put(spool, make_job) for _ in range(3)}
+    assert taken(picker) in behind
+    assert {taken(picker) for _ in range(3)} == others, "and then it is the others' turn again"
+    assert taken(picker) in behind
+
+
+def test_a_suspect_leaves_what_failed_in_it_to_the_others(spool: Spool, make_job: JobMaker, picker: Picker) -> None:
+    suspect = Picker(spool, ME, 60.0, siblings=True, max_attempts=9, suspect=lambda: True)
+    job_id = put(spool, make_job, ME)
+    with serving(spool, OTHER):
+        for _ in range(3):
+            assert taken(suspect) == ""
+            time.sleep(0.16)
+    assert taken(suspect) == job_id

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pool.backoff import Backoff, retry_delay
 from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, EXIT_RECYCLE
-from pool.restart import OCCUPIED, End, Limits, Recycle, Seat, SlotPolicy
+from pool.judge import Limit
+from pool.restart import OCCUPIED, Bench, BenchReason, End, Limits, Recycle, Seat, SlotPolicy
 
 
 class Middle(random.Random):
@@ -64,8 +65,10 @@ def test_load_failures_start_exactly_as_often_as_the_limit() -> None:
         now = slot.next_start_at
     assert starts == [0, 4, 9, 16, 27]
     assert slot.benched is not None
-    assert "5 starts failed" in slot.benched
-    assert "the engine failed to load" in slot.benched
+    assert slot.benched.reason is BenchReason.START_LIMIT
+    assert (slot.benched.count, slot.benched.exit_code) == (5, EXIT_LOAD)
+    assert "5 starts failed" in str(slot.benched)
+    assert "the engine failed to load" in str(slot.benched)
     assert slot.next_start_at == 27 + 3 + 900
 
 
@@ -137,16 +140,15 @@ def test_ended_on_purpose_is_at_once_and_free() -> None:
         assert slot.due(float(n))
 
 
-def test_poison_jobs_never_reach_the_start_limit_but_back_off() -> None:
-    slot, now, waits = policy(), 0.0, []
-    for n in range(9):
+def test_jobs_that_end_their_worker_neither_count_nor_delay() -> None:
+    """Only failed starts wait: a crash is no fault of the slot."""
+    slot, now = policy(), 0.0
+    for n in range(50):
         assert run(slot, now, None, "SIGSEGV", job_id=f"poison-{n // 3}") is End.CRASHED_JOB
-        waits.append(slot.next_start_at - now)
-        now = slot.next_start_at
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    slot.started(now)
-    slot.finished_job(now)
-    slot.exited(now, None, "SIGSEGV", job_id="another")
+        assert slot.seat is Seat.WAITING
+        assert slot.due(now)
+        now += 1
+    assert run(slot, now, EXIT_LOAD) is End.FAILED_START
     assert slot.next_start_at == now + 1
 
 
@@ -173,86 +175,37 @@ def test_the_operator_brings_a_slot_back_with_a_clean_slate() -> None:
     assert slot.next_start_at == 51
 
 
-# --- the sick slot
+# --- the bench of a sick slot; when, is decided in `blame`
 
 
-def sick(slot: SlotPolicy, *kinds: str) -> None:
-    for n, kind in enumerate(kinds):
-        slot.failed_job(10.0 + n, f"job-{n}", kind)
-
-
-@pytest.mark.invariant(11)
-def test_three_different_jobs_and_a_healthy_peer() -> None:
+def test_benched_while_its_process_lives() -> None:
     slot = policy(bench_s=100)
     slot.started(0)
-    sick(slot, "engine", "resource", "timeout")
-    assert slot.seat is Seat.RUNNING
-    slot.peer_finished(20)
+    slot.bench(20, Bench(BenchReason.SICK, 6))
     assert slot.must_end
-    assert slot.suspects == ("job-0", "job-1", "job-2")
-    assert "3 different jobs" in str(slot.benched)
+    assert "6 different jobs" in str(slot.benched)
     slot.exited(25, None, "SIGKILL", planned=True)
     assert slot.seat is Seat.BENCHED
     assert not slot.due(119)
     assert slot.due(120)
 
 
-def test_a_peer_may_have_finished_in_between() -> None:
-    slot = policy()
-    slot.started(0)
-    sick(slot, "engine")
-    slot.peer_finished(10.5)
-    slot.failed_job(11, "b", "engine")
-    assert slot.seat is Seat.RUNNING
-    slot.failed_job(12, "c", "engine")
-    assert slot.must_end
-
-
-def test_crashes_count_too_and_bench_between_processes() -> None:
-    slot = policy()
-    for n, job in enumerate("abc"):
-        run(slot, float(n), None, "SIGSEGV", job_id=job)
-    slot.peer_finished(10)
+def test_benched_between_two_processes() -> None:
+    slot = policy(bench_s=100)
+    slot.bench(20, Bench(BenchReason.SICK, 6))
     assert slot.seat is Seat.BENCHED
-    now = slot.next_start_at
-    slot.started(now)
-    slot.peer_finished(now + 1)  # the old failures are not held against the new process
-    assert slot.seat is Seat.RUNNING
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    ["no-peer", "early-peer", "same-job", "input", "success", "poison", "poison-before"],
-)
-def test_what_does_not_make_a_slot_sick(spoil: str) -> None:
-    slot = policy()
-    slot.started(0)
-    if spoil == "early-peer":
-        slot.peer_finished(9.9)
-    if spoil == "poison-before":
-        slot.peer_failed("job-1")
-    sick(slot, "engine", "engine", "input" if spoil == "input" else "engine")
-    if spoil == "same-job":
-        slot.recover(12)
-        for _ in range(3):
-            slot.failed_job(13, "one", "engine")
-    if spoil == "success":
-        slot.finished_job(14)
-    if spoil == "poison":
-        slot.peer_failed("job-1")
-    if spoil not in ("no-peer", "early-peer"):
-        slot.peer_finished(15)
-    assert slot.seat is Seat.RUNNING
+    assert not slot.due(119)
+    slot.bench(30, Bench(BenchReason.SICK, 7))  # it is already
+    assert slot.due(120)
 
 
 def test_recover_spares_a_slot_that_is_about_to_end() -> None:
     slot = policy()
     slot.started(0)
-    sick(slot, "engine", "engine", "engine")
-    slot.peer_finished(20)
+    slot.bench(20, Bench(BenchReason.SICK, 6))
     slot.recover(21)
     assert slot.seat is Seat.RUNNING
-    assert slot.suspects == ()
+    assert slot.benched is None
 
 
 # --- transitions
@@ -285,7 +238,7 @@ def test_adoption_is_no_start() -> None:
     assert (slot.seat, slot.starts) == (Seat.RUNNING, 0)
 
 
-EVENTS = ["start", "load", "crash", "job", "done", "fail", "peer", "planned", "recover", "wait"]
+EVENTS = ["start", "load", "crash", "job", "done", "bench", "planned", "recover", "wait"]
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=60))
@@ -306,10 +259,8 @@ def test_any_history_keeps_its_promises(history: list[str]) -> None:
             )
         elif event == "done" and slot.seat is Seat.RUNNING:
             slot.finished_job(now)
-        elif event == "fail" and slot.seat is Seat.RUNNING:
-            slot.failed_job(now, str(jobs), "engine")
-        elif event == "peer":
-            slot.peer_finished(now)
+        elif event == "bench":
+            slot.bench(now, Bench(BenchReason.SICK, 6))
         elif event == "recover":
             slot.recover(now)
         elif event == "wait":
@@ -328,11 +279,11 @@ def test_any_history_keeps_its_promises(history: list[str]) -> None:
 def test_recycle_for_each_reason() -> None:
     recycle = Recycle(Middle(0), max_jobs=9, growth_bytes=100 << 20, gpu_bytes=2 << 30)
     assert recycle.max_jobs == 9
-    assert recycle.reason(8, warm_rss=500 << 20, rss=600 << 20, gpu_bytes=2 << 30) is None
-    assert recycle.reason(9) == "9 jobs done"
-    assert recycle.reason(1, warm_rss=500 << 20, rss=601 << 20) == "memory grew by 101 MiB (limit 100 MiB)"
-    assert "GPU" in str(recycle.reason(1, gpu_bytes=(2 << 30) + 1))
-    assert Recycle(Middle()).reason(10**9, rss=10**15, gpu_bytes=10**15) is None
+    assert recycle.met(8, warm_rss=500 << 20, rss=600 << 20, gpu_bytes=2 << 30) is None
+    assert recycle.met(9) == Limit("recycle.max_jobs", 9, 9)
+    assert recycle.met(1, warm_rss=500 << 20, rss=601 << 20) == Limit("recycle.memory_growth_mb", 100, 101)
+    assert recycle.met(1, gpu_bytes=(2 << 30) + (1 << 20)) == Limit("recycle.gpu_memory_mb", 2048, 2049)
+    assert Recycle(Middle()).met(10**9, rss=10**15, gpu_bytes=10**15) is None
 
 
 def test_recycling_is_spread() -> None:

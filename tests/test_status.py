@@ -35,7 +35,8 @@ def config(root: Path = Path("/nowhere"), **engine: Any) -> Config:
 SLOT = SlotStatus(
     slot="fake-0", engine="fake", seat="running", spare=False, worker="fake-0.1", pid=1, device="cpu", phase="idle",
     phase_s=60.0, silent_s=0.1, job="", stage="", percent=None, message="", serving=True, trouble="", why="",
-    error=None, last_death="", next_start_s=None, starts=1, restarts=0, jobs_done=0, rss_bytes=0, gpu_bytes=0,
+    error=None, last_death="", ended=None, row=0, next_start_s=None,
+    starts=1, restarts=0, jobs_done=0, rss_bytes=0, gpu_bytes=0,
 )  # fmt: skip
 ENGINE = EngineStatus(
     name="fake", configured=True, workers=2, spares=0, serving=2, busy=0, queued=0, deferred=0, running=0, dead=0,
@@ -103,7 +104,7 @@ def test_the_verdict(status: PoolStatus, verdict: str, sentence: str) -> None:
     assert found.ok == (not found.reasons)
 
 
-BEAT = Beat(7, 0, 0, 1, 0, 0, 0, Phase.IDLE, False, "", "")
+BEAT = Beat(7, 0, 0, 1, 0, 0, 0, 0, 0, Phase.IDLE, False, "", "")
 ALIVE = Sample(Status.SLEEPING, 1, 0.0)
 
 

@@ -6,10 +6,11 @@ import pytest
 from steps import JobMaker, claim_next, record_of, seat
 
 from pool import fsops
-from pool.death import death_of
+from pool.death import DIED, Ended
 from pool.gateways.http import ledger
-from pool.gateways.http.ledger import Histogram, Ledger, reason_of
+from pool.gateways.http.ledger import _BY_CAUSE, Histogram, Ledger, reason_of
 from pool.job import JobState
+from pool.judge import Cause
 from pool.spool import Spool
 
 
@@ -82,22 +83,20 @@ def test_a_histogram_is_cumulative() -> None:
 
 
 @pytest.mark.parametrize(
-    ("death", "reason"),
+    ("ended", "reason"),
     [
-        (str(death_of(-9, oom_before=1, oom_now=1)), "killed"),
-        (str(death_of(-9, oom_before=1, oom_now=2)), "memory"),
-        (str(death_of(-9)), "killed"),
-        (str(death_of(-11)), "crashed"),
-        (str(death_of(-6)), "crashed"),
-        (str(death_of(1)), "exited"),
-        (str(death_of(5)), "recycled"),
-        (f"the model file is damaged; {death_of(3)}", "load"),
-        (f"no progress for 60 s (stall_timeout_s is 60); {death_of(-9, sent=9)}", "stalled"),
-        (f"the job took longer than its time limit (3 s); {death_of(-9, sent=9)}", "timeout"),
-        (f"its memory grew by 900 MB during the job (memory_limit_mb is 800); {death_of(-9, sent=9)}", "memory"),
-        (f"recycled: 100 jobs; {death_of(0)}", "recycled"),
-        ("", "other"),
+        (Ended(DIED, signal="SIGKILL"), "killed"),
+        (Ended(DIED, signal="SIGKILL", out_of_memory=True), "memory"),
+        (Ended(DIED, signal="SIGSEGV"), "crashed"),
+        (Ended(DIED, signal="SIGABRT"), "crashed"),
+        (Ended(DIED, 1), "exited"),
+        (Ended(DIED, 5), "recycled"),
+        (Ended(DIED, 5, job="a"), "exited"),
+        (Ended(DIED, 3), "load"),
+        (Ended(DIED), "other"),
+        (None, "other"),
+        *((Ended(cause.value, signal="SIGKILL"), _BY_CAUSE[cause.value]) for cause in Cause),
     ],
 )
-def test_deaths_in_few_words(death: str, reason: str) -> None:
-    assert reason_of(death) == reason
+def test_ends_in_few_words(ended: Ended | None, reason: str) -> None:
+    assert reason_of(ended) == reason
