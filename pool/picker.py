@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from pool import codec, fsops, heartbeat
-from pool.constants import MAX_JOB_BYTES, SERVING
+from pool.constants import MAX_JOB_BYTES, SERVING, STARTING, Phase
 from pool.errors import ProtocolError
 from pool.job import Failure, Job
 from pool.names import FIRST_BEHIND, JobName, WorkerName, parse_job, parse_worker
@@ -24,6 +24,7 @@ from pool.spool import Claim, Spool
 
 _LISTING_SHARE = 20  # a listing that took t is not repeated before 20 t have passed
 _BEHIND_S = 30.0  # between two jobs that have ended a worker, while others wait
+_ALIVE = STARTING | SERVING
 _YIELD_S = 3.0  # how long a job that failed here is left to other slots
 
 
@@ -100,9 +101,9 @@ class Picker:
     def _left_to_others(self, text: str, name: JobName) -> bool:
         """A job whose last attempt failed in this slot is left to the others for a moment: the slot may be sick.
 
-        When this slot is a suspect, or when all its attempts failed here and none or one is left, it stays theirs
-        while one of them serves, even if that one is busy: nobody knows yet whether the job is bad or the slot, and
-        a sick slot must kill no job.
+        It stays theirs while one of them serves, even a busy one, when this slot is a suspect, or when all its attempts
+        failed here and one is left: nobody knows yet whether the job is bad or the slot, and a sick slot must kill no
+        job. One that has none left is here for a second opinion: that is worth waiting for a peer that starts.
         """
         now = time.monotonic()
         until = self._yielded.get(text)
@@ -110,9 +111,11 @@ class Picker:
             return True
         notes = self._spool.notes(name.id, name.attempts)
         here = [self._is_here(note) for note in notes]
-        final = all(here) and name.attempts + 1 >= self._allowed(text)
-        theirs = final or self._suspect()
-        if here and here[-1] and (until is None or theirs) and self._others_serve():
+        left = self._allowed(text) - name.attempts if all(here) else 2
+        if here and here[-1] and (
+            (left < 1 and (until is None or self._others(_ALIVE)))
+            or ((until is None or left < 2 or self._suspect()) and self._others(SERVING))
+        ):
             self._yielded[text] = now + _YIELD_S
             return True
         self._yielded.pop(text, None)
@@ -129,13 +132,14 @@ class Picker:
             return self._max_attempts  # taken by another, or broken: whoever claims it will tell
         return self._max_attempts if job.max_attempts is None else job.max_attempts
 
-    def _others_serve(self) -> bool:
+    def _others(self, phases: frozenset[Phase]) -> bool:
+        """Whether a worker of another slot is in one of these phases; spares do not count."""
         folder = f"{self._spool.root}/run/heartbeats"
         for entry in os.listdir(folder):
             worker = parse_worker(entry)
             if worker is None or worker.engine != self._worker.engine or worker.slot == self._worker.slot:
                 continue
             beat = heartbeat.read(f"{folder}/{entry}")
-            if beat is not None and beat.phase in SERVING and not beat.standby:
+            if beat is not None and beat.phase in phases and not beat.standby:
                 return True
         return False

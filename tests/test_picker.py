@@ -192,3 +192,14 @@ def test_a_suspect_leaves_what_failed_in_it_to_the_others(spool: Spool, make_job
             assert taken(suspect) == ""
             time.sleep(0.16)
     assert taken(suspect) == job_id
+
+
+def test_a_second_opinion_waits_for_a_peer_that_starts(spool: Spool, picker: Picker, make_job: JobMaker) -> None:
+    job_id = put(spool, make_job, ME, retry_times=0)  # it has no attempt left, and was given one more
+    assert taken(picker) == "", "nobody is there: perhaps one is being started"
+    with serving(spool, OTHER, Phase.LOADING):
+        for _ in range(3):
+            time.sleep(0.16)
+            assert taken(picker) == ""
+    time.sleep(0.16)
+    assert taken(picker) == job_id, "there is nobody who could be asked"

@@ -24,7 +24,7 @@ from steps import claim_next
 from pool import fsops, lookup
 from pool.death import Death
 from pool.job import TERMINAL, JobState
-from pool.judge import Cause
+from pool.judge import Cause, Verdict
 from pool.recovery import End, Recovery
 from pool.retention import Retention, purge
 from pool.spool import Spool
@@ -164,7 +164,8 @@ def release(rig: Rig) -> Act:
         client.submit("held")
     worker = rig.seat()
     claim_next(rig.spool, worker)
-    recovery, end = Recovery(rig.spool, rig.config, random.Random(0)), End(Death(0, None, "drained"), Cause.DRAIN)
+    recovery = Recovery(rig.spool, rig.config, random.Random(0))
+    end = End(Death(0, None, "drained"), Verdict(Cause.DRAIN))
     return lambda at: rig.run(lambda _: recovery.recover(worker, end), at)
 
 

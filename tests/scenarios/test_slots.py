@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pool.death import Ended
 from pool.errors import JobFailed
 from pool.future import JobFuture
 from pool.job import JobState
@@ -357,9 +358,15 @@ def test_why_a_worker_ended_is_data(mixed_world: World) -> None:
     assert isinstance(error, JobFailed)
     assert (error.failure.cause, error.failure.exit_code, error.failure.limit) == ("died", 9, None)
     where = error.failure.worker.rpartition(".")[0]
-    ended = next(slot for slot in pool.status().slots if slot.slot == where).ended
+
+
+    def told() -> Ended | None:
+        ended = next(slot for slot in pool.status().slots if slot.slot == where).ended
+        return ended if ended is not None and ended.job == future.id else None
+
+    ended = wait_until(told, "the supervisor's word")
     assert ended is not None
-    assert (ended.cause, ended.exit_code, ended.stage, ended.job) == ("died", 9, "run", future.id)
+    assert (ended.cause, ended.exit_code, ended.stage) == ("died", 9, "run")
     late = pool.submit("fake", do="hang_c", timeout_s=0.5, retry_times=0)
     error = late.exception(60)
     assert isinstance(error, JobFailed)
