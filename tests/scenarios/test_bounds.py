@@ -14,7 +14,7 @@ from pool.errors import ConfigError
 from pool.judge import WELL, judge
 from scenarios.world import World, wait_until
 
-#: Keys that at this end forbid what the test does, as documented: no time to come up or to run, one waiting job at most.
+#: Keys that at this end forbid what the test does: no time to come up or to run, one waiting job at most.
 FORBIDS = {
     "low": {"boot_timeout_s", "stall_timeout_s", "task_timeout_minutes", "memory_limit_mb", "max_ready"},
     "high": {"min_free_mb"},
