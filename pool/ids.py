@@ -62,7 +62,8 @@ class Ids:
         if info.st_nlink == 1:
             self.free(other.id)
             return False
-        stray = next((entry.path for entry in os.scandir(self._temps) if entry.inode() == info.st_ino), None)
+        with os.scandir(self._temps) as temps:
+            stray = next((entry.path for entry in temps if entry.inode() == info.st_ino), None)
         if stray is not None:
             into_ready(stray, other.engine, str(job_name(other.priority, other.created, other.id)))
         return os.stat(place).st_nlink > 1  # RACE: else its owner gave up while we looked

@@ -174,8 +174,6 @@ class Failure:
     attempt: int = 0
     exception: str = ""
     traceback: str = ""
-    cause: str = ""
-    limit: Mapping[str, Any] | None = None
     exit_code: int | None = None
     signal: str = ""
     stderr_tail: str = ""
@@ -183,6 +181,8 @@ class Failure:
     worker: str = ""
     at: int = 0
     attempts: tuple[Failure, ...] = ()
+    cause: str = ""
+    limit: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.message.strip():

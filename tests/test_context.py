@@ -259,7 +259,6 @@ def test_it_may_be_told_as_often_as_one_likes(context: JobContext, spool: Spool)
     read = heartbeat.read(f"{spool.root}/run/heartbeats/echo-0.1")
     assert read is not None
     assert read.progress <= spent / 0.05 + 2
-    assert spent < 2
 
 
 def test_a_change_of_status_is_told_at_once(context: JobContext, spool: Spool) -> None:

@@ -208,17 +208,17 @@ print(number)
 @pytest.mark.invariant(1)
 def test_a_job_that_moves_is_never_nowhere(root: Path, spool: Spool, child_env: dict[str, str], how: str) -> None:
     argv = [sys.executable, "-c", _MOVE, str(root), how]
-    child = subprocess.Popen(argv, env=child_env, stdout=subprocess.PIPE, text=True)
     current = root.parent / "current"
-    while not current.is_symlink():
-        assert child.poll() is None
-        time.sleep(0.001)
     seen: Counter[JobState] = Counter()
-    while child.poll() is None:
-        seen[lookup.find(spool, os.readlink(current)).state] += 1  # raises UnknownJob when it is nowhere
-    assert child.returncode == 0
-    assert child.stdout is not None
-    assert int(child.stdout.read()) > 50
+    with subprocess.Popen(argv, env=child_env, stdout=subprocess.PIPE, text=True) as child:
+        while not current.is_symlink():
+            assert child.poll() is None
+            time.sleep(0.001)
+        while child.poll() is None:
+            seen[lookup.find(spool, os.readlink(current)).state] += 1  # raises UnknownJob when it is nowhere
+        assert child.returncode == 0
+        assert child.stdout is not None
+        assert int(child.stdout.read()) > 50
     assert sum(seen.values()) > 500, seen
     assert seen[JobState.COMPLETED]
 

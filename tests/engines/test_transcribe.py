@@ -129,7 +129,6 @@ def test_cancel_leaves_nothing_behind(engine: Transcribe, tmp_path: Path) -> Non
     began = time.monotonic()
     with pytest.raises(Cancelled), LocalContext(is_cancelled=lambda: time.monotonic() > began + 0.2) as context:
         engine.run(engine.check({"audio": str(DIALOGUE), "output": str(tmp_path / "x.txt")}), context)
-    assert time.monotonic() - began < 8
     assert list(tmp_path.iterdir()) == []
 
 

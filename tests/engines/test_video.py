@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -363,10 +362,8 @@ def test_talkative_ffmpeg_does_not_block(make: Make, tmp_path: Path) -> None:
     for spot in spots:
         data[spot] ^= 0x5A
     path.write_bytes(bytes(data))
-    started = time.monotonic()
     with video.read_frames(path) as frames:
         count = sum(1 for _ in frames)
     assert 0 < count <= 210
     assert frames.error
     assert len(frames.error) <= 600
-    assert time.monotonic() - started < 30

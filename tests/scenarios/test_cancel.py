@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import wait as wait_all
@@ -161,19 +160,17 @@ def test_one_of_a_batch(world: World) -> None:
 
 def test_while_draining(world: World) -> None:
     """A drain waits for a long job; a cancellation of that job lets it end."""
-    world.configure({"fake": {"max_concurrent_tasks": 1}}, drain_grace_s=60).serve(ready=1)
+    world.configure({"fake": {"max_concurrent_tasks": 1}}, drain_grace_s=600).serve(ready=1)
     pool = world.pool()
-    running = pool.submit("fake", do="sleep", seconds=50)
-    waiting = pool.submit("fake", do="sleep", seconds=50)
+    running = pool.submit("fake", do="sleep", seconds=600)
+    waiting = pool.submit("fake", do="sleep", seconds=600)
     world.worker_of(running.id)
     world.serving[-1].terminate()
     wait_until(lambda: world.status().get("draining"), "the drain")
     assert {beat.phase for beat in world.beats().values()} == {Phase.BUSY}
-    begun = time.monotonic()
     waiting.cancel()
     running.cancel()
     cancelled(running)
     cancelled(waiting)
-    assert world.serving[-1].wait(30) == 0
-    assert time.monotonic() - begun < 20
+    assert world.serving[-1].wait(40) == 0
     assert world.held() == []

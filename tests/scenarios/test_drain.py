@@ -27,8 +27,8 @@ def ended(world: World) -> None:
 )
 def test_before_there_is_a_job(world: World, phase: Phase) -> None:
     """In every phase without a job a worker goes at once; what was queued stays queued."""
-    slow = {Phase.LOADING: {"load_s": 30}, Phase.WARMING: {"warmup_s": 30}}.get(phase, {})
-    world.configure({"fake": {"options": slow}}, drain_grace_s=20)
+    slow = {Phase.LOADING: {"load_s": 600}, Phase.WARMING: {"warmup_s": 600}}.get(phase, {})
+    world.configure({"fake": {"options": slow}}, drain_grace_s=600)  # who waits for either is not done in time
     pool = world.pool() if phase is not Phase.IDLE else None
     future = pool.submit("fake", value=1) if pool else None
     world.serve()
@@ -36,9 +36,7 @@ def test_before_there_is_a_job(world: World, phase: Phase) -> None:
         wait_until(world.processes, "a worker")
     else:
         wait_until(lambda: [b.phase for b in world.beats().values()] == [phase] * 2, f"two workers {phase.label}")
-    begun = time.monotonic()
     assert world.drain() == 0
-    assert time.monotonic() - begun < 10
     ended(world)
     if future is not None and pool is not None and phase is not Phase.BOOTING:
         assert pool.state(future.id) is JobState.QUEUED
@@ -64,13 +62,11 @@ def test_busy_beyond_the_grace(world: World) -> None:
     """It is given back with its attempt, its children are ended, and the next supervisor runs it as attempt 1."""
     world.configure(drain_grace_s=0.5).serve(ready=2)
     pool = world.pool()
-    deaf = pool.submit("fake", do="deaf", seconds=30)
-    parent = pool.submit("fake", do="children", seconds=30)
+    deaf = pool.submit("fake", do="deaf", seconds=600)
+    parent = pool.submit("fake", do="children", seconds=600)
     children = children_of(world, parent.id)
     world.worker_of(deaf.id)
-    begun = time.monotonic()
     assert world.drain() == 0
-    assert time.monotonic() - begun < 10
     ended(world)
     assert not any(alive(pid) for pid in children)
     for future in (deaf, parent):
@@ -80,19 +76,17 @@ def test_busy_beyond_the_grace(world: World) -> None:
 
 @pytest.mark.invariant(30)
 def test_second_signal_ends_at_once(world: World) -> None:
-    world.configure(drain_grace_s=60).serve(ready=2)
+    world.configure(drain_grace_s=600).serve(ready=2)
     pool = world.pool()
-    futures = [pool.submit("fake", do="deaf", seconds=60) for _ in range(2)]
+    futures = [pool.submit("fake", do="deaf", seconds=600) for _ in range(2)]
     for future in futures:
         world.worker_of(future.id)
     supervisor = world.serving[-1]
     supervisor.terminate()
     wait_until(lambda: world.status().get("draining"), "the drain")
     assert supervisor.poll() is None
-    begun = time.monotonic()
     supervisor.terminate()
-    assert supervisor.wait(20) == 0
-    assert time.monotonic() - begun < 5
+    assert supervisor.wait(40) == 0
     ended(world)
     assert [pool.progress_of(future.id).attempt for future in futures] == [0, 0]
 
