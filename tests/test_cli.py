@@ -428,14 +428,14 @@ def test_logs(world: World, cli: Cli) -> None:
 
 
 def test_logs_that_grow(world: World) -> None:
-    process = shell(world.folder, "pool", "logs", "fake-0", "-n", "1", "--follow")
-    assert process.stdout is not None
-    process.stdout.readline()
-    with open(world.spool / "run" / "logs" / "fake-0.log", "a") as log:
-        log.write("news\n")
-    assert process.stdout.readline() == "news\n"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE_S) == 0
+    with shell(world.folder, "pool", "logs", "fake-0", "-n", "1", "--follow") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with open(world.spool / "run" / "logs" / "fake-0.log", "a") as log:
+            log.write("news\n")
+        assert process.stdout.readline() == "news\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_failed_jobs_run_again_and_old_ones_go(world: World, cli: Cli) -> None:
@@ -600,12 +600,12 @@ def test_commands_are_listed(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away(world: World) -> None:
-    process = shell(world.folder, "pool", "status", "--json")
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait(PATIENCE_S) in (0, 1)
+    with shell(world.folder, "pool", "status", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(PATIENCE_S) in (0, 1)
 
 
 def test_times() -> None:
