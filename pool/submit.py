@@ -15,6 +15,7 @@ import typer
 
 from pool.cli import CONTEXT, ConfigOption, JsonOption, known_engine, load, print_json, run, say, standing
 from pool.errors import CallerError
+from pool.retries import KINDS
 
 if TYPE_CHECKING:
     from pool.client import FilePool
@@ -61,6 +62,10 @@ def submit(
     retries: Annotated[
         int | None, typer.Option(help="Further attempts after the first one failed.", show_default=False)
     ] = None,
+    retry_on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help=f"Only after this: {', '.join(KINDS)}; again for more.", show_default=False),
+    ] = None,
     wait_timeout: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Wait this long at most; the job goes on.", show_default=False),
@@ -97,8 +102,9 @@ def submit(
             else:
                 params = _parameters(pool, configured, engine or "", values or [], started=wait)
                 future = pool.submit(
-                    engine or "", params=params, priority=priority, id=job_id, timeout_s=timeout, retry_times=retries
-                )
+                    engine or "", params=params, priority=priority, id=job_id, timeout_s=timeout, retry_times=retries,
+                    retry_on=retry_on or None,
+                )  # fmt: skip
             if not wait:
                 _handed_over(pool, future, as_json=as_json, quiet=quiet)
                 return

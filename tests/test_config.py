@@ -23,6 +23,7 @@ from pool.config import (
 )
 from pool.constants import ENV_SPOOL, ENV_WORKER
 from pool.errors import ConfigError
+from pool.retries import Retries
 from pool.slots import PROJECT, SlotSpec, slots
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,7 +178,7 @@ def test_what_the_properties_say() -> None:
     found = echo(
         workers=3, retry_times=0, task_timeout_minutes=1.5, memory_limit_mb=2, recycle={"max_jobs": 7}
     )
-    assert (found.workers, found.max_attempts, found.task_timeout_s) == (3, 1, 90.0)
+    assert (found.workers, found.retries, found.task_timeout_s) == (3, Retries(0), 90.0)
     assert found.memory_limit_bytes == 2 << 20
     assert found.recycle == RecycleConfig(max_jobs=7)
     assert echo(task_timeout_minutes=None).task_timeout_s is None
@@ -232,7 +233,7 @@ def test_an_old_file_is_read_with_notes_that_show_the_new_form(tmp_path: Path) -
     (tmp_path / "models" / "paraformer").mkdir(parents=True)
     found = parse_config(OLD, tmp_path)
     engine = found.engines["transcribe"]
-    assert (engine.workers, engine.task_timeout_minutes, engine.max_attempts) == (4, 45, 4)
+    assert (engine.workers, engine.task_timeout_minutes, engine.retry_times) == (4, 45, 3)
     assert (engine.cache_enabled, engine.delete_after_transcription, engine.device) == (True, True, "cuda")
     assert engine.options == {"backend": "funasr", "model": str(tmp_path / "models" / "paraformer")}
     new_form = found.notes[0].split("the new form is ")[1]
