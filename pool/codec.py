@@ -283,16 +283,4 @@ def _describe(value: Any) -> Any:
         if value.shape == () and isinstance(value.item(), (bool, int, float)):
             return value.item()
         return {"array": list(value.shape), "dtype": str(value.dtype)}
-    if isinstance(value, msgpack.ExtType):
-        return _describe_extension(value)
     return str(value)
-
-
-def _describe_extension(value: msgpack.ExtType) -> dict[str, Any]:
-    """As of the array that it is, which needs no numpy."""
-    with contextlib.suppress(ValueError, TypeError, msgpack.UnpackException):
-        first, second, third, *tensor = msgpack.unpackb(value.data)
-        if value.code in (EXT_ARRAY, EXT_ARRAY_FILE):
-            dtype, shape = (first, second) if value.code == EXT_ARRAY else (second, third)
-            return {"array": shape, "dtype": dtype, **({"tensor": tensor[0]} if tensor else {})}
-    return {"extension": value.code, "bytes": len(value.data)}
