@@ -17,6 +17,7 @@ from typing import Any
 
 from pool import checks, legacy
 from pool.checks import At, key
+from pool.devices import check_device
 from pool.errors import ConfigError
 from pool.names import MAX_ATTEMPTS
 from pool.retries import KINDS, Retries
@@ -71,10 +72,8 @@ class EngineConfig:
     engine: str = key(MISSING, checks.matching(checks.ENGINE_SPEC, 'of the form "package.module:Class"'))
     max_concurrent_tasks: int = key(1, checks.integer(1, 1024))  # workers
     spares: int = key(0, checks.integer(0, 1024))  # loaded workers in waiting
-    device: str = key("cpu", checks.matching(checks.DEVICE, 'a device like "cpu" or "cuda:0"'))
-    devices: tuple[str, ...] = key(
-        (), checks.items(checks.matching(checks.DEVICE, 'a device like "cpu" or "cuda:0"'))
-    )  # one per slot in turn
+    device: str = key("cpu", check_device)
+    devices: tuple[str, ...] = key((), checks.items(check_device))  # one per slot in turn
     env: Mapping[str, str] = key(None, checks.environment, factory=dict)
     python: str | None = key(None, checks.nullable(checks.text))  # another interpreter
     pythonpath: tuple[Path, ...] = key((), checks.items(checks.path))

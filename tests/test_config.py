@@ -144,8 +144,16 @@ WRONG_ENGINE: list[tuple[dict[str, Any], str, str]] = [
     ({"max_concurrent_tasks": 0}, "max_concurrent_tasks", "from 1 to 1024"),
     ({"workers": "2"}, "workers", "whole number"),
     ({"workers": 2, "max_concurrent_tasks": 3}, "workers", "keep one of them"),
-    ({"device": "GPU 0"}, "device", "cuda:0"),
-    ({"devices": ["cpu", "cuda:"]}, "devices[1]", "cuda:0"),
+    *(({"device": value}, "device", word) for value, word in (
+        ("gpu", 'did you mean "cuda"?'), ("GPU 0", 'did you mean "cuda:0"?'), ("cuda0", 'did you mean "cuda:0"?'),
+        ("CUDA:1", 'did you mean "cuda:1"?'), ("cuda:01", 'did you mean "cuda:1"?'), (1, 'did you mean "cuda:1"?'),
+        ("0", 'did you mean "cuda:0"?'), ("metal", 'did you mean "mps"?'), ("cpu:0", 'did you mean "cpu"?'),
+        ("cuad", 'did you mean "cuda"?'), ("tpu", 'did you mean "xla"?'), ("", "is no device"), (True, "is no device"),
+        ("auto", '"cpu", "cuda", "cuda:1"'), (None, "is no device"),
+        (["cuda:0"], "is no device"), ("cuda:1000", "is no device"),
+    )),
+    ({"devices": ["cpu", "cuda:"]}, "devices[1]", 'did you mean "cuda"?'),
+    ({"devices": "cuda:0"}, "devices", "must be a list"),
     ({"env": {"A": 1.5}}, "env.A", "a string"),
     ({"env": {"A=B": "1"}}, "env.A=B", "no name"),
     ({"env": {"A": "\0"}}, "env.A", "a string"),
@@ -380,6 +388,13 @@ def test_the_fingerprint_follows_what_a_process_was_started_with(tmp_path: Path)
 
 
 # --- docs/CONFIG.md
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", "cuda:127", "mps", "mps:0", "xpu:1", "npu:3", "xla"])
+def test_devices(tmp_path: Path, device: str) -> None:
+    document = {"engines": {"echo": {**ECHO, "device": device, "devices": [device]}}}
+    engine = parse_config(document, tmp_path).engines["echo"]
+    assert (engine.device, engine.devices) == (device, (device,))
 
 
 def documented() -> dict[str, dict[str, tuple[str, str]]]:
