@@ -16,7 +16,7 @@ import numbers
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pool.errors import JobRefused, ProtocolError
 from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
@@ -24,7 +24,8 @@ from pool.retries import KINDS
 
 TIMEOUT_LEAST_S, TIMEOUT_MOST_S = 0.001, 1e9
 
-Check = Callable[[Any, str], Any]  # (value, key) -> the value as it is kept; JobRefused
+if TYPE_CHECKING:  # old interpreters
+    Check = Callable[[Any, str], Any]  # (value, key) -> the value as it is kept; JobRefused
 
 
 def _term(default: Any, check: Check) -> Any:
