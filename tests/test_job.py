@@ -22,9 +22,9 @@ ANYTHING = st.recursive(
 TIMES = st.integers(0, 10**16)
 WORDS = st.text(max_size=8)
 FAILURES = st.builds(
-    Failure, st.sampled_from([kind.value for kind in FailureKind]), WORDS, WORDS, st.integers(0, 99), WORDS, WORDS, WORDS,
-    st.none() | st.just({"key": "memory_limit_mb", "value": 60, "measured": 61}), st.none() | st.integers(0, 255),
-    WORDS, WORDS, WORDS, WORDS, TIMES, st.just(()), WORDS,
+    Failure, st.sampled_from([kind.value for kind in FailureKind]), WORDS, WORDS, st.integers(0, 99), WORDS, WORDS,
+    WORDS, st.none() | st.just({"key": "memory_limit_mb", "value": 60, "measured": 61}),
+    st.none() | st.integers(0, 255), WORDS, WORDS, WORDS, WORDS, TIMES, st.just(()), WORDS,
 )  # fmt: skip
 TERMS = st.builds(
     Terms, st.integers(-100, 100), st.none() | st.floats(0.001, 1e9), st.none() | st.integers(0, 98),
