@@ -55,6 +55,7 @@ def claim_costs(spool: Any, sizes: Sizes) -> dict[str, Any]:
     """µs per claim from both queues, by a picker of each; what was claimed is given back."""
     from pool.names import WorkerName
     from pool.picker import Picker
+    from pool.retries import Retries
 
     spent: dict[str, list[float]] = {SMALL: [], LARGE: []}
     listing: dict[str, float] = {}
@@ -62,7 +63,7 @@ def claim_costs(spool: Any, sizes: Sizes) -> dict[str, Any]:
     for engine in spent:
         worker = WorkerName(engine, 90, 1)
         os.mkdir(spool.work_dir(worker))
-        pickers[engine] = Picker(spool, worker, 2.0, siblings=True, max_attempts=3)
+        pickers[engine] = Picker(spool, worker, 2.0, siblings=True, retries=Retries())
         begun = time.perf_counter()
         pickers[engine].rescan()
         listing[engine] = round((time.perf_counter() - begun) * 1e3, 3)

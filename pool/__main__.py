@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from pool import admin, serving
-from pool.cli import CONTEXT, run
+from pool.cli import CONTEXT, VersionOption, run
 from pool.submit import submit
 
 _EPILOG = "\n\n".join(
@@ -16,19 +16,24 @@ _EPILOG = "\n\n".join(
         "python -m pool status --watch",
         "python -m pool retry --all transcribe",
         "python -m pool purge --older-than 7d --state failed",
-        "[bold]Exit codes[/bold] 0 done, 1 it did not work, 2 wrong usage, 3 timed out",
+        "[bold]Exit codes[/bold] 0 done, 1 it did not work, 2 wrong usage, 3 timed out, 141 nobody reads its output",
     )
 )
 
 app = typer.Typer(
-    help="A subprocess pool for model inference whose only transport is the filesystem.",
-    epilog=_EPILOG,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings=CONTEXT,
 )
+
+
+@app.callback(epilog=_EPILOG)
+def options(version: VersionOption = False) -> None:
+    """A subprocess pool for model inference whose only transport is the filesystem."""
+
+
 _POOL, _JOBS = "The pool", "Jobs"
 app.command("serve", rich_help_panel=_POOL)(serving.serve)
 app.command("status", rich_help_panel=_POOL)(serving.status)

@@ -22,7 +22,6 @@ from pool.errors import ConfigError
 T = TypeVar("T")
 MAX_BYTES = 1024 * 1024
 ENGINE_SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
-DEVICE = re.compile(r"[a-z][a-z0-9_]*(:\d{1,3})?", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pool import __version__, streams
 from pool.errors import ConfigError, JobFailed, PoolError, SpoolError, SupervisorRunning
 
 if TYPE_CHECKING:
@@ -25,26 +26,47 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; notes go to stderr.")]
 
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"filepool {__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+]
+
 _FAILED, _USAGE, _TIMED_OUT, _LOCKED = 1, 2, 3, 6
 
 
 def run(app: typer.Typer, prog: str, argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and end the process with its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal without "→" gets "?" and no traceback
-            stream.reconfigure(errors="replace")
-    words = list(sys.argv[1:] if argv is None else argv)
+    streams.settle()
+    try:
+        code = _run(app, prog, list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except streams.OutputFailed as error:
+        if error.unread:
+            code = streams.EXIT_UNREAD
+        else:
+            say_error(str(error))
+            code = _FAILED
+    sys.exit(code)
+
+
+def _run(app: typer.Typer, prog: str, words: list[str]) -> int | str | None:
     try:
         app(args=words, prog_name=prog)
+    except SystemExit as end:
+        return end.code
     except PoolError as error:
-        sys.exit(_tell(error, str(error), "--json" in words))
-    except BrokenPipeError:
-        sys.stderr.close()  # nobody reads any more; nor should the interpreter complain about it
-        sys.exit(_FAILED)
+        return _tell(error, str(error), "--json" in words)
     except OSError as error:
         what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-        sys.exit(_tell(error, what, "--json" in words))
-    sys.exit(0)
+        return _tell(error, what, "--json" in words)
+    return 0
 
 
 def _tell(error: Exception, message: str, as_json: bool) -> int:

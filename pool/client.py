@@ -7,15 +7,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pool import codec, fsops, layout, lookup, results
+from pool import fsops, layout, lookup, results
 from pool.attendant import Attendant
+from pool.calls import calls_of, chunked, params_of, patience
 from pool.config import Config, load_config
 from pool.context import cancel_path
-from pool.errors import JobFailed, PoolClosed, UnknownEngine
+from pool.errors import JobFailed, JobRefused, PoolClosed, UnknownEngine
 from pool.future import JobFuture, sleep_until, with_remote_trace
 from pool.gate import Gate
 from pool.job import Failure, Job, JobState, Progress, digest_of
@@ -23,12 +25,13 @@ from pool.limits import clear
 from pool.names import check_id, new_id
 from pool.schema import Schemas
 from pool.spool import Spool
-from pool.terms import Terms
+from pool.terms import Terms, truth, whole
 
 if TYPE_CHECKING:
     from pool.status import PoolStatus
 
 _DESCRIBE_S = 5.0  # how long a first submit waits for a fresh pool to say what an engine accepts
+_SIZE = whole(1, 1_000_000)  # of a chunk
 _MAP_WINDOW = 256  # chunks of a map that are in the spool at once
 
 
@@ -79,6 +82,7 @@ class FilePool:
         id: str | None = None,
         timeout_s: float | None = None,
         retry_times: int | None = None,
+        retry_on: Sequence[str] | None = None,
         durable: bool | None = None,
         consume: bool = False,
         params: Mapping[str, Any] | None = None,
@@ -87,14 +91,19 @@ class FilePool:
         """Accept one job and return its future; when this returns, the job survives every crash.
 
         priority: -100 … 100, higher runs first. id: your own name for the job; submitting the same again gives
-        the same job, other content raises JobConflict. timeout_s, retry_times: instead of the engine's
-        configuration. durable=False skips fsync: survives killed processes, not power loss. consume: remove the
-        record once this future has read it. params: for names that collide with the ones above.
+        the same job, other content raises JobConflict. timeout_s, retry_times, retry_on: instead of the engine's
+        configuration; retry_on: after which kinds of failure, of "infrastructure", "resource", "engine", "timeout".
+        durable=False skips fsync: survives killed processes, not power loss. consume: remove the record once this
+        future has read it. params: for names that collide with the ones above.
 
         Raises JobRefused (with the key's path), UnknownEngine, JobConflict, SpoolFull.
         """
-        terms = Terms(priority=priority, timeout_s=timeout_s, retry_times=retry_times, durable=durable)
-        job = self._job(engine, {**(params or {}), **more}, self._settled(terms), id)
+        terms = Terms(
+            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable
+        )
+        consume = truth(consume, "consume")
+        self._known(engine)
+        job = self._job(engine, self._checked(engine, params_of(params, more)), terms, id)
         self._gate.admit(engine, 1)
         future = JobFuture(self, job.id, engine, consume=consume)
         self._results.expect(future)
@@ -115,18 +124,22 @@ class FilePool:
         priority: int = 0,
         timeout_s: float | None = None,
         retry_times: int | None = None,
+        retry_on: Sequence[str] | None = None,
         durable: bool | None = None,
         consume: bool = False,
     ) -> list[JobFuture]:
-        """Accept many jobs with one directory sync; all or, on an error, those before it."""
-        terms = self._settled(
-            Terms(priority=priority, timeout_s=timeout_s, retry_times=retry_times, durable=durable)
+        """Accept many jobs with one directory sync. What is wrong with one of them is found before any is accepted."""
+        terms = Terms(
+            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable
         )
-        jobs = [self._job(engine, params, terms) for params in calls]
+        consume = truth(consume, "consume")
+        self._known(engine)
+        jobs = [self._job(engine, params, terms) for params in self._each(engine, calls)]
         return self._submit_jobs(engine, jobs, consume)
 
     @clear
     def _submit_jobs(self, engine: str, jobs: Sequence[Job], consume: bool) -> list[JobFuture]:
+        self._open()
         self._gate.admit(engine, len(jobs))
         futures = [JobFuture(self, job.id, engine, consume=consume) for job in jobs]
         for future in futures:
@@ -149,6 +162,7 @@ class FilePool:
         priority: int = 0,
         timeout_s: float | None = None,
         retry_times: int | None = None,
+        retry_on: Sequence[str] | None = None,
         durable: bool | None = None,
     ) -> Iterator[Any]:
         """Results of many calls in their order. chunksize: calls that travel as one job; raises it for small ones.
@@ -156,21 +170,17 @@ class FilePool:
         The first windows are submitted at once, the rest as results are taken. A call that fails raises JobFailed
         when its turn comes. timeout: seconds for the whole map; timeout_s: for one attempt at one chunk.
         """
-        if chunksize < 1:
-            raise ValueError("chunksize must be at least 1")
-        terms = self._settled(
-            Terms(priority=priority, timeout_s=timeout_s, retry_times=retry_times, durable=durable)
+        terms = Terms(
+            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable
         )
-        chunks = _chunked(calls, chunksize)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        size, limit = _SIZE(chunksize, "chunksize"), patience(timeout)
+        self._known(engine)
+        chunks = chunked(self._each(engine, calls), size)
+        deadline = None if limit is None else time.monotonic() + limit
         pending: deque[JobFuture] = deque()
 
         def refill(count: int) -> None:
-            jobs = []
-            for chunk in chunks:
-                jobs.append(self._job(engine, {}, terms, items=tuple(chunk)))
-                if len(jobs) >= count:
-                    break
+            jobs = [self._job(engine, {}, terms, items=chunk) for chunk in islice(chunks, count)]
             if jobs:
                 pending.extend(self._submit_jobs(engine, jobs, True))
 
@@ -191,9 +201,24 @@ class FilePool:
 
         return in_order()
 
-    def _settled(self, terms: Terms) -> Terms:
-        """With what was not said, and the configuration of this pool says."""
-        return replace(terms, durable=self._config.durable) if terms.durable is None else terms
+    def _known(self, engine: str) -> None:
+        """Raises UnknownEngine when no worker of this pool can ever do it."""
+        self._open()
+        if not isinstance(engine, str) or engine not in self._config.engines:
+            there = ", ".join(self._config.engines)
+            raise UnknownEngine(f"no engine {engine!r} in the configuration; there are: {there}", "engine")
+        if engine not in self._served and self._attendant is not None:
+            if problem := self._attendant.serves(engine):
+                raise UnknownEngine(problem, "engine")
+            self._served.add(engine)
+
+    def _each(self, engine: str, calls: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """The checked parameters of many calls, one after another."""
+        for number, params in enumerate(calls_of(calls)):
+            try:
+                yield self._checked(engine, params)
+            except JobRefused as error:
+                raise JobRefused(error.reason, error.path.replace("params", f"calls[{number}]", 1)) from None
 
     def _job(
         self,
@@ -203,20 +228,6 @@ class FilePool:
         job_id: str | None = None,
         items: tuple[Mapping[str, Any], ...] | None = None,
     ) -> Job:
-        self._open()
-        if not isinstance(engine, str) or engine not in self._config.engines:
-            raise UnknownEngine(
-                f"no engine {engine!r} in the configuration; there are: {', '.join(self._config.engines)}",
-                "engine",
-            )
-        if engine not in self._served and self._attendant is not None:
-            if problem := self._attendant.serves(engine):
-                raise UnknownEngine(problem, "engine")
-            self._served.add(engine)
-        if items is None:
-            params = self._checked(engine, params)
-        else:
-            items = tuple(self._checked(engine, item) for item in items)
         born = self.spool.now()
         return Job(
             id=new_id(born) if job_id is None else check_id(job_id),
@@ -224,8 +235,8 @@ class FilePool:
             params=dict(params),
             items=items,
             created=born,
-            terms=terms,
-            digest="" if job_id is None else digest_of(engine, params, items, codec.encode),
+            terms=replace(terms, durable=self._config.durable) if terms.durable is None else terms,
+            digest="" if job_id is None else digest_of(engine, params, items),
         )
 
     def _checked(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -239,6 +250,7 @@ class FilePool:
     @clear
     def attach(self, job_id: str, *, consume: bool = False) -> JobFuture:
         """Future of a job that was submitted by anyone, before or after a restart. Raises UnknownJob."""
+        consume = truth(consume, "consume")
         self._open()
         place = lookup.find(self.spool, check_id(job_id))
         future = JobFuture(self, job_id, place.engine, consume=consume)
@@ -287,7 +299,7 @@ class FilePool:
 
     def read_for(self, future: JobFuture, timeout: float | None) -> float | None:
         """Wait for a job on the caller's thread; what is left of `timeout`, None for no limit."""
-        return self._results.read_for(future, timeout)
+        return self._results.read_for(future, patience(timeout))
 
     def read_elsewhere(self) -> None:
         """Somebody waits who does not read: a thread of this pool does."""
@@ -301,12 +313,13 @@ class FilePool:
 
     def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
         """Let go of the pool. wait: for this pool's pending jobs first. Jobs that are pending go on in the spool."""
+        limit = patience(timeout)
         if self._closed:
             return
         if wait:
             from concurrent.futures import wait as wait_all
 
-            wait_all(self._results.pending(self), timeout)
+            wait_all(self._results.pending(self), limit)
         self._closed = True
         self._results.leave(self, PoolClosed("the pool was closed; the job goes on, attach(id) finds it again"))
         if self._attendant is not None:
@@ -330,14 +343,3 @@ class FilePool:
         """Once a second while results are awaited: a supervisor that died is started again."""
         if self._attendant is not None and not self._closed:
             self._attendant.attend_again()
-
-
-def _chunked(calls: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
-    chunk: list[Mapping[str, Any]] = []
-    for call in calls:
-        chunk.append(call)
-        if len(chunk) >= size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -3,6 +3,7 @@
 Extension types
     1  small numpy array   msgpack [dtype, shape, bytes]
     2  array file          msgpack [file name, dtype, shape]: a .npy beside the record, opened with mmap_mode="r"
+       either may end with the type of the torch tensor that it was: "torch.bfloat16"
 
 Decoding checks the size first, then hands the decoder limits that follow from it, then checks the nesting, so
 lying length headers cannot reserve memory. Whatever is wrong ends as ProtocolError with a reason for people.
@@ -14,6 +15,7 @@ import contextlib
 import gc
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from pool import values
 from pool.constants import ARRAY_FILE_BYTES, MAX_DEPTH
 from pool.errors import ProtocolError
 
@@ -34,44 +37,54 @@ EXT_ARRAY_FILE = 2
 _PLAIN_KINDS = "biufc"  # bool, int, uint, float, complex: no objects, no strings
 _DTYPE = re.compile(r"[<>|=][biufc]([0-9]{1,2})\Z")  # never hand foreign text to numpy's parser
 _INT64 = range(-(1 << 63), 1 << 64)
-_LEAVES = frozenset({str, int, float, bool, bytes, type(None)})  # what holds nothing else
 
 
 def encode(value: object, sink: ArraySink | None = None) -> bytes:
-    """msgpack bytes of `value`: None, bool, int (64 bit), float, str, bytes, list, tuple, map, Path, numpy.
+    """msgpack bytes of `value`: None, bool, int (64 bit), float, str, bytes, list, tuple, map, path, numpy array or
+    number, torch tensor.
 
     sink: stores an array of ARRAY_FILE_BYTES and more as a file and returns its name; without one every array
-    travels inside. Raises ProtocolError naming the key that cannot be encoded, or could not be decoded again.
+    travels inside. Raises ProtocolError with the path of what cannot be encoded, or could not be decoded again.
     """
     try:
         packed = msgpack.packb(value, use_bin_type=True, default=_Default(sink))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ProtocolError(_why_unencodable(value, error)) from None
-    _check_keys(value)
+        raise values.unencodable(value, _Default(None), str(error)) from None
+    if not values.keys_return(value):
+        raise values.unencodable(value, _Default(None), "a key in it")
     return bytes(packed)
 
 
 class _Default:
+    """What msgpack does not know. sink: as of encode()."""
+
     def __init__(self, sink: ArraySink | None) -> None:
         self.sink = sink
 
     def __call__(self, value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
+        if isinstance(value, os.PathLike):
+            return values.path_text(value)
         if type(value).__module__ == "numpy":
             import numpy as np
 
-            if isinstance(value, np.generic):
-                return value.item()
+            if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+                plain = value.item()
+                if type(plain) in values.LEAVES:  # else a long double: no float holds it
+                    return plain
             if isinstance(value, np.ndarray) and value.dtype.kind in _PLAIN_KINDS:
-                if self.sink is not None and value.nbytes >= ARRAY_FILE_BYTES:
-                    body = [self.sink(value), value.dtype.str, list(value.shape)]
-                    return msgpack.ExtType(EXT_ARRAY_FILE, msgpack.packb(body))
-                body = [value.dtype.str, list(value.shape), np.ascontiguousarray(value).tobytes()]
-                return msgpack.ExtType(EXT_ARRAY, msgpack.packb(body))
-        if isinstance(value, int):
-            raise TypeError("an integer of more than 64 bits")
-        raise TypeError(f"a {type(value).__module__}.{type(value).__qualname__} cannot be stored")
+                return self._array(value)
+        elif values.is_tensor(value):
+            return self._array(*values.tensor_array(value))
+        raise values.refusal(value)
+
+    def _array(self, array: Any, *tensor: str) -> msgpack.ExtType:
+        import numpy as np
+
+        if self.sink is not None and array.nbytes >= ARRAY_FILE_BYTES:
+            body = [self.sink(array), array.dtype.str, list(array.shape), *tensor]
+            return msgpack.ExtType(EXT_ARRAY_FILE, msgpack.packb(body))
+        body = [array.dtype.str, list(array.shape), np.ascontiguousarray(array).tobytes(), *tensor]
+        return msgpack.ExtType(EXT_ARRAY, msgpack.packb(body))
 
 
 def decode(data: bytes, *, directory: Path | None = None, arrays: bool = True, strict: bool = False) -> Any:
@@ -193,21 +206,6 @@ def _check_tree(value: Any, *, numbers: bool = False) -> None:
         layer, depth = below, depth + 1
 
 
-def _check_keys(value: Any) -> None:
-    """Refuse what is packed without a word and cannot be unpacked: a tuple as a key comes back as a list."""
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            for key, child in item.items():
-                if type(key) is not str and isinstance(key, tuple):
-                    raise ProtocolError(f"the key {ascii(key)[:80]} is a tuple: use text or a number")
-                if type(child) not in _LEAVES:
-                    stack.append(child)
-        elif isinstance(item, (list, tuple)):
-            stack.extend([child for child in item if type(child) not in _LEAVES])
-
-
 class _Arrays:
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
@@ -216,12 +214,12 @@ class _Arrays:
         if code == EXT_ARRAY:
             import numpy as np
 
-            dtype, shape, raw = msgpack.unpackb(body)
+            dtype, shape, raw, *_ = msgpack.unpackb(body)
             return np.frombuffer(raw, dtype=_plain_dtype(dtype)).reshape(shape)
         if code == EXT_ARRAY_FILE:
             import numpy as np
 
-            name, dtype, shape = msgpack.unpackb(body)
+            name, dtype, shape, *_ = msgpack.unpackb(body)
             plain = isinstance(name, str) and name and "/" not in name and not name.startswith(".")
             if self.directory is None or not plain:
                 raise ProtocolError(f"array file {name!r} has no place here")
@@ -263,9 +261,11 @@ def _text_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 def _refuse_foreign(code: int, body: bytes) -> Any:
     if code != EXT_ARRAY:
         raise ProtocolError(f"extension type {code} is not allowed in a job")
-    dtype, shape, raw = msgpack.unpackb(body)
+    dtype, shape, raw, *tensor = msgpack.unpackb(body)
     match = _DTYPE.match(dtype)
-    if match is None or type(raw) is not bytes or any(type(size) is not int or size < 0 for size in shape):
+    if match is None or not all(type(name) is str for name in tensor):
+        raise ProtocolError("an array in it is damaged")
+    if type(raw) is not bytes or any(type(size) is not int or size < 0 for size in shape):
         raise ProtocolError("an array in it is damaged")
     if math.prod(shape) * int(match[1]) != len(raw):
         raise ProtocolError(f"an array in it has {len(raw)} bytes for shape {ascii(shape)[:80]} of {dtype}")
@@ -283,25 +283,4 @@ def _describe(value: Any) -> Any:
         if value.shape == () and isinstance(value.item(), (bool, int, float)):
             return value.item()
         return {"array": list(value.shape), "dtype": str(value.dtype)}
-    if isinstance(value, msgpack.ExtType):
-        return {"extension": value.code, "bytes": len(value.data)}
     return str(value)
-
-
-def _why_unencodable(value: Any, error: Exception) -> str:
-    """Name the key that cannot be stored: the engine's author looks for it otherwise for a long time."""
-    stack: list[tuple[str, Any, int]] = [("", value, 0)]
-    while stack:
-        path, item, depth = stack.pop()
-        if depth > MAX_DEPTH:
-            return f"{path[:80]}… is nested deeper than {MAX_DEPTH}"
-        if isinstance(item, dict):
-            stack.extend((f"{path}.{key}" if path else str(key), v, depth + 1) for key, v in item.items())
-        elif isinstance(item, (list, tuple)):
-            stack.extend((f"{path}[{index}]", v, depth + 1) for index, v in enumerate(item))
-        else:
-            try:
-                msgpack.packb(item, default=_Default(None))
-            except Exception as reason:
-                return f"{path or 'the value'} cannot be stored: {reason or type(reason).__name__}"
-    return str(error) or type(error).__name__

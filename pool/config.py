@@ -17,7 +17,10 @@ from typing import Any
 
 from pool import checks, legacy, limits
 from pool.checks import At, key
+from pool.devices import check_device
 from pool.errors import ConfigError
+from pool.names import MAX_ATTEMPTS
+from pool.retries import KINDS, Retries
 
 FILE_NAME = "config.json"
 ENGINE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)  # no "-": a slot is called engine-index
@@ -69,10 +72,8 @@ class EngineConfig:
     engine: str = key(MISSING, checks.matching(checks.ENGINE_SPEC, 'of the form "package.module:Class"'))
     max_concurrent_tasks: int = key(1, checks.integer(1, 1024))  # workers
     spares: int = key(0, checks.integer(0, 1024))  # loaded workers in waiting
-    device: str = key("cpu", checks.matching(checks.DEVICE, 'a device like "cpu" or "cuda:0"'))
-    devices: tuple[str, ...] = key(
-        (), checks.items(checks.matching(checks.DEVICE, 'a device like "cpu" or "cuda:0"'))
-    )  # one per slot in turn
+    device: str = key("cpu", check_device)
+    devices: tuple[str, ...] = key((), checks.items(check_device))  # one per slot in turn
     env: Mapping[str, str] = key(None, checks.environment, factory=dict)
     python: str | None = key(None, checks.nullable(checks.text))  # another interpreter
     pythonpath: tuple[Path, ...] = key((), checks.items(checks.path))
@@ -80,7 +81,8 @@ class EngineConfig:
     threads: int | None = key(None, checks.nullable(checks.integer(1, 1024)))
     options: Mapping[str, Any] = key(None, checks.plain, factory=dict)  # to Engine.load
     task_timeout_minutes: float | None = key(30.0, checks.nullable(checks.number(0.0001, 60 * 24 * 30)))
-    retry_times: int = key(2, checks.integer(0, 100))
+    retry_times: int | None = key(None, checks.nullable(checks.integer(0, MAX_ATTEMPTS - 1)))
+    retry_on: tuple[str, ...] | None = key(None, checks.nullable(checks.items(checks.choice(*KINDS))))
     cache_enabled: bool = key(False, checks.boolean)
     delete_after_transcription: bool = key(False, checks.boolean)
     boot_timeout_s: float = key(30.0, checks.number(0.1, _DAY_S))
@@ -106,9 +108,9 @@ class EngineConfig:
         return self.max_concurrent_tasks
 
     @property
-    def max_attempts(self) -> int:
-        """How often a job is tried at most, the first time included."""
-        return self.retry_times + 1
+    def retries(self) -> Retries:
+        """How often a failed job is tried again, and after what."""
+        return Retries(self.retry_times, self.retry_on)
 
     @property
     def task_timeout_s(self) -> float | None:

@@ -49,7 +49,7 @@ class JobRefused(CallerError):
 
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(f"{path}: {message}" if path else message)
-        self.path = path
+        self.reason, self.path = message, path
 
 
 class UnknownEngine(JobRefused):
@@ -117,4 +117,11 @@ class SupervisorFailed(OperatorError):
 
 
 class ProtocolError(PoolError):
-    """Bytes in the spool that are not what the protocol says; `reason` is for people."""
+    """Bytes in the spool that are not what the protocol says, or a value that it cannot hold.
+
+    `path` leads to that value ("params.when", "segments[3].start"), `hint` mends it; both may be empty.
+    """
+
+    def __init__(self, reason: str, path: str = "", hint: str = "") -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.reason, self.path, self.hint = reason, path, hint

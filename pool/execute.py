@@ -249,7 +249,7 @@ class Executor:
         opinion = second_opinion(claim.worker.slot, self._beat.row, before, siblings=self._launch.siblings)
         self._insist(
             lambda: verdict.settle(
-                self._spool, claim, job, failure, max_attempts=self._launch.max_attempts, delay_s=delay,
+                self._spool, claim, job, failure, retries=self._launch.retries, delay_s=delay,
                 spare_attempts=int(opinion),
             )
         )  # fmt: skip
@@ -330,7 +330,7 @@ def _kind_of(error: BaseException) -> tuple[str, str]:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return "input", hint or "give a shorter path"
     if isinstance(error, ProtocolError):
-        return "engine", "return plain values, lists, maps and numpy arrays"
+        return "engine", hint or "return plain values, lists, maps and arrays"
     return "engine", hint
 
 

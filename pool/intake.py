@@ -229,7 +229,7 @@ class Intake:
             terms=replace(Terms.of(fields, OUTSIDE), durable=self._config.durable),
             source=source,
             reply=reply,
-            digest=digest_of(engine, params, unique or None, codec.encode),
+            digest=digest_of(engine, params, unique or None),
         )
 
     def _refuse(self, name: str, reason: str) -> int:
@@ -256,7 +256,7 @@ _HELP = """A job looks like this; write it under another name and rename it into
 
     {"engine": "transcribe", "params": {"audio": "/data/speech.wav"}}
 
-Optional beside "engine": "id", "priority" (-100 … 100), "timeout_s", "retry_times".
+Optional beside "engine": "id", "priority" (-100 … 100), "timeout_s", "retry_times", "retry_on".
 """
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgpack
 
-from pool.constants import PROTOCOL
+from pool import codec
+from pool.constants import MAX_JOB_BYTES, PROTOCOL
 from pool.errors import JobRefused, ProtocolError
 from pool.terms import Terms
 
@@ -140,13 +141,29 @@ class Job:
             raise ProtocolError("a field of the job has the wrong type")
 
 
-def digest_of(engine: str, params: Mapping[str, Any], items: Any, encoded: Any) -> str:
-    """Identity of a job's content. encoded: the codec's encode function. JobRefused: it cannot be stored."""
+def packed(job: Job, place: str = "") -> bytes:
+    """The bytes of a job file. place: before the path of what is refused. JobRefused: it cannot be stored."""
     try:
-        body = encoded([engine, _ordered(params), _ordered(items)])
-    except (ProtocolError, RecursionError) as error:
-        raise JobRefused(f"cannot be stored: {error}", "params") from None
-    return hashlib.sha256(body).hexdigest()
+        data = codec.encode(job.to_map())
+    except ProtocolError as error:
+        raise _refusal(error, place) from None
+    if len(data) > MAX_JOB_BYTES:
+        raise JobRefused(f"{len(data)} bytes of parameters: pass media by path, not by value", f"{place}params")
+    return data
+
+
+def _refusal(error: ProtocolError, place: str = "") -> JobRefused:
+    reason = f"{error.reason}{f': {error.hint}' if error.hint else ''}"
+    return JobRefused(reason, f"{place}{error.path or 'params'}")
+
+
+def digest_of(engine: str, params: Mapping[str, Any], items: Any) -> str:
+    """Identity of a job's content. JobRefused: it cannot be stored."""
+    try:
+        return hashlib.sha256(codec.encode([engine, _ordered(params), _ordered(items)])).hexdigest()
+    except (ProtocolError, RecursionError):
+        packed(Job("", engine, params, items))  # says where it is
+        raise JobRefused("nested too deeply", "params") from None
 
 
 def _ordered(value: Any) -> Any:
@@ -165,7 +182,8 @@ class Failure:
     cause: why its process ended, when it did ("died", "stalled", "overdue", "memory" …); limit: the one that was met,
     {"key", "value", "measured"}. exit_code, signal: of the process, when it died. stderr_tail: the end of what the
     worker wrote.
-    attempts: in a terminal record, one Failure per attempt, this one included, in order.
+    attempts: in a terminal record, one Failure per attempt, this one included, in order. not_retried: in a terminal
+    record, why there was no further attempt.
     """
 
     kind: str
@@ -183,6 +201,7 @@ class Failure:
     attempts: tuple[Failure, ...] = ()
     cause: str = ""
     limit: Mapping[str, Any] | None = None
+    not_retried: str = ""
 
     def __post_init__(self) -> None:
         if not self.message.strip():

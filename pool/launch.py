@@ -9,11 +9,12 @@ from typing import Any
 
 from pool.errors import ConfigError
 from pool.names import WorkerName, parse_worker
+from pool.retries import Retries
 
 
 @dataclass(frozen=True)
 class Launch:
-    """spec: "package.module:Class". max_attempts, timeout_s: of the engine. log: this slot's log file.
+    """spec: "package.module:Class". retry_times, retry_on: of the engine. log: this slot's log file.
     siblings: other slots serve the same engine. standby: wait for promotion instead of claiming. row: jobs in a row
     whose first failure was in this slot, before this process."""
 
@@ -25,7 +26,8 @@ class Launch:
     durable: bool = True
     standby: bool = False
     siblings: bool = False
-    max_attempts: int = 3
+    retry_times: int | None = None
+    retry_on: tuple[str, ...] | None = None
     cache_enabled: bool = False
     delete_inputs: bool = False
     max_batch: int = 1
@@ -44,6 +46,10 @@ class Launch:
             raise ConfigError(f"{self.worker!r} is not the name of a worker")
         return name
 
+    @property
+    def retries(self) -> Retries:
+        return Retries(self.retry_times, self.retry_on)
+
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
 
@@ -52,6 +58,8 @@ class Launch:
         try:
             value = json.loads(data)
             value["media_roots"] = tuple(value["media_roots"])
+            if value["retry_on"] is not None:
+                value["retry_on"] = tuple(value["retry_on"])
             return cls(**value)
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"not a launch file: {error}") from None

@@ -130,6 +130,8 @@ def failure_text(record: Record, *, verbose: bool = False) -> Text:
         text.append(f"\n  process   {died}")
     if failure.hint:
         text.append("\n  hint      ", style="bold").append(plain(failure.hint), style="bold")
+    if failure.not_retried:
+        text.append(f"\n  not tried again: {plain(failure.not_retried)}")
     tries = failure.attempts or (*record.attempts, failure)
     text.append("\n  attempts")
     for attempt in tries:

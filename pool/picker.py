@@ -13,13 +13,14 @@ import bisect
 import heapq
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pool import codec, fsops, heartbeat
 from pool.constants import MAX_JOB_BYTES, SERVING, STARTING, Phase
 from pool.errors import ProtocolError
 from pool.job import Failure, Job
 from pool.names import FIRST_BEHIND, JobName, WorkerName, parse_job, parse_worker
+from pool.retries import Retries, left
 from pool.spool import Claim, Spool
 
 _LISTING_SHARE = 20  # a listing that took t is not repeated before 20 t have passed
@@ -29,8 +30,8 @@ _YIELD_S = 3.0  # how long a job that failed here is left to other slots
 
 
 class Picker:
-    """Waiting jobs of one engine, best first. siblings: whether other slots serve the same engine. max_attempts: of
-    the engine; a job may say otherwise. suspect: whether this slot may be sick."""
+    """Waiting jobs of one engine, best first. siblings: whether other slots serve the same engine. retries: of the
+    engine; a job may say otherwise. suspect: whether this slot may be sick."""
 
     def __init__(
         self,
@@ -39,11 +40,11 @@ class Picker:
         rescan_s: float,
         *,
         siblings: bool,
-        max_attempts: int,
+        retries: Retries,
         suspect: Callable[[], bool],
     ) -> None:
         self._spool, self._worker, self._siblings = spool, worker, siblings
-        self._rescan_s, self._max_attempts, self._suspect = rescan_s, max_attempts, suspect
+        self._rescan_s, self._retries, self._suspect = rescan_s, retries, suspect
         self._names: list[str] = []  # a heap
         self._behind: list[str] = []  # a heap of those that wait behind all others
         self._behind_at = time.monotonic() + _BEHIND_S
@@ -111,10 +112,10 @@ class Picker:
             return True
         notes = self._spool.notes(name.id, name.attempts)
         here = [self._is_here(note) for note in notes]
-        left = self._allowed(text) - name.attempts if all(here) else 2
+        attempts_left = self._left(text, name.attempts, notes) if all(here) else 2
         if here and here[-1] and (
-            (left < 1 and (until is None or self._others(_ALIVE)))
-            or ((until is None or left < 2 or self._suspect()) and self._others(SERVING))
+            (attempts_left < 1 and (until is None or self._others(_ALIVE)))
+            or ((until is None or attempts_left < 2 or self._suspect()) and self._others(SERVING))
         ):
             self._yielded[text] = now + _YIELD_S
             return True
@@ -124,13 +125,16 @@ class Picker:
     def _is_here(self, failure: Failure) -> bool:
         return failure.worker.rpartition(".")[0] == self._worker.slot
 
-    def _allowed(self, text: str) -> int:
+    def _left(self, text: str, attempts: int, notes: Sequence[Failure]) -> int:
+        """Attempts that are left, if they end as the last one."""
+        retries = self._retries
         path = f"{self._spool.ready_dir(self._worker.engine)}/{text}"
         try:
-            job = Job.from_map(codec.decode(fsops.read_bounded(path, MAX_JOB_BYTES), arrays=False))
+            terms = Job.from_map(codec.decode(fsops.read_bounded(path, MAX_JOB_BYTES), arrays=False)).terms
+            retries = retries.under(terms.retry_times, terms.retry_on)
         except (OSError, ProtocolError):
-            return self._max_attempts  # taken by another, or broken: whoever claims it will tell
-        return self._max_attempts if job.max_attempts is None else job.max_attempts
+            pass  # taken by another, or broken: whoever claims it will tell
+        return left(attempts, [note.kind for note in notes], retries)
 
     def _others(self, phases: frozenset[Phase]) -> bool:
         """Whether a worker of another slot is in one of these phases; spares do not count."""

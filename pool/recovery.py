@@ -20,6 +20,7 @@ from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind, Job, JobState
 from pool.judge import INNOCENT, KIND, WELL, Cause, Verdict
 from pool.names import WorkerName, parse_aside, parse_dead, parse_worker
+from pool.retries import Retries
 from pool.spool import Claim, Spool
 
 
@@ -113,9 +114,9 @@ class Recovery:
         failure = self._failure(claim, kind, what, end)
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         engine = self._config.engines.get(claim.worker.engine)
-        attempts = engine.max_attempts if engine else 1
+        retries = engine.retries if engine else Retries(0)
         verdict.settle(
-            spool, claim, job, failure, max_attempts=attempts, delay_s=delay, spare_attempts=spare_attempts,
+            spool, claim, job, failure, retries=retries, delay_s=delay, spare_attempts=spare_attempts,
             behind=end is not UNKNOWN_END,
         )  # fmt: skip
         return True

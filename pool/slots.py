@@ -33,6 +33,7 @@ _SHAPES_A_WORKER = (
     "env",
     "pythonpath",
     "retry_times",
+    "retry_on",
     "cache_enabled",
     "delete_after_transcription",
     "max_batch",

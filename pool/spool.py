@@ -52,9 +52,9 @@ from pool import codec, fsops, layout, owner
 from pool.blame import SAYS_NOTHING, slot_of
 from pool.clock import boot_ns
 from pool.constants import MAX_JOB_BYTES, MAX_RESULT_BYTES
-from pool.errors import JobRefused, ProtocolError, SpoolFull
+from pool.errors import ProtocolError, SpoolFull
 from pool.ids import Ids
-from pool.job import Failure, Job, JobState, Record
+from pool.job import Failure, Job, JobState, Record, packed
 from pool.names import SUFFIX, JobName, WorkerName, job_name, parse_deferred, parse_job, parse_proof
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -123,21 +123,17 @@ class Spool:
         return self.submit_many([job])[0]
 
     def submit_many(self, jobs: Sequence[Job]) -> list[JobName]:
-        """Accept a batch with one directory sync; none is acknowledged before all are safe."""
-        names = [self._stage(job) for job in jobs]
+        """Accept a batch with one directory sync; none is acknowledged before all are safe, nor written before all
+        are found to be storable."""
+        encoded = [packed(job, f"jobs[{n}]." if len(jobs) > 1 else "") for n, job in enumerate(jobs)]
+        names = [self._stage(job, data) for job, data in zip(jobs, encoded)]  # noqa: B905 - old interpreters
         if self.durable:
             for engine in {job.engine for job in jobs if job.durable}:
                 fsops.sync_dir(self.ready_dir(engine))
         return names
 
-    def _stage(self, job: Job) -> JobName:
+    def _stage(self, job: Job, data: bytes) -> JobName:
         name = job_name(job.priority, job.created, job.id)
-        try:
-            data = codec.encode(job.to_map())
-        except ProtocolError as error:
-            raise JobRefused(str(error)) from None
-        if len(data) > MAX_JOB_BYTES:
-            raise JobRefused(f"{len(data)} bytes of parameters: pass media by path, not by value", "params")
         sync = self.durable and job.durable
         temp = self.temp()
         try:
@@ -285,9 +281,13 @@ class Spool:
             store_array(array, self.temp(), self.files_dir(job_id) / name, sync=sync)
             return name
 
-        data = codec.encode(record.to_map(), store)
+        try:
+            data = codec.encode(record.to_map(), store)
+        except ProtocolError as error:  # told from the engine's side: "value" is what it returned
+            path = error.path[6:] if error.path.startswith("value.") else error.path
+            raise ProtocolError(error.reason, path, error.hint) from None
         if len(data) > MAX_RESULT_BYTES:
-            raise ProtocolError(f"a result of {len(data)} bytes: return large data as files or arrays")
+            raise ProtocolError(f"a result of {len(data)} bytes", hint="return large data as files or arrays")
         if reply == "json":
             text = codec.to_json(record.to_map()).encode("utf-8", "replace")
             fsops.put(self.temp(), f"{self._at}/out/{job_id}.json", [text], sync=sync)

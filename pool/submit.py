@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli import CONTEXT, ConfigOption, JsonOption, known_engine, load, print_json, run, say, standing
+from pool.cli import CONTEXT, ConfigOption, JsonOption, VersionOption, known_engine, load, print_json, run, say
 from pool.errors import CallerError
+from pool.retries import KINDS
 
 if TYPE_CHECKING:
     from pool.client import FilePool
@@ -36,7 +37,7 @@ _EPILOG = "\n\n".join(  # the help joins lines within a paragraph, so each is on
         "value from a file, key:=json is JSON in any case, key=@@name begins with @. Relative paths begin here. "
         "What an engine accepts: python -m pool engines",
         "[bold]Exit codes[/bold] 0 completed, 1 failed or cancelled, 2 wrong usage or refused, 3 timed out, "
-        "130 left with Ctrl-C (the job goes on)",
+        "130 left with Ctrl-C (the job goes on), 141 nobody reads its output",
     )
 )
 
@@ -61,6 +62,10 @@ def submit(
     retries: Annotated[
         int | None, typer.Option(help="Further attempts after the first one failed.", show_default=False)
     ] = None,
+    retry_on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help=f"Only after this: {', '.join(KINDS)}; again for more.", show_default=False),
+    ] = None,
     wait_timeout: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Wait this long at most; the job goes on.", show_default=False),
@@ -75,6 +80,7 @@ def submit(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With the worker's traceback on failure.")] = False,
+    version: VersionOption = False,
 ) -> None:
     """Submit a job, follow it, print its result.
 
@@ -96,9 +102,8 @@ def submit(
                 future = pool.attach(attach)
             else:
                 params = _parameters(pool, configured, engine or "", values or [], started=wait)
-                future = pool.submit(
-                    engine or "", params=params, priority=priority, id=job_id, timeout_s=timeout, retry_times=retries
-                )
+                future = pool.submit(engine or "", params=params, priority=priority, id=job_id, timeout_s=timeout,
+                                     retry_times=retries, retry_on=retry_on or None)  # fmt: skip
             if not wait:
                 _handed_over(pool, future, as_json=as_json, quiet=quiet)
                 return
@@ -222,6 +227,7 @@ class Waiting:
         return outcome.exit_code(record)
 
     def _gave_up(self, view: LiveView | PlainView, why: str, code: int | None = None) -> int:
+        from pool.cli import standing
         from pool.outcome import EXIT_TIMED_OUT
 
         view.close()

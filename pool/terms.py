@@ -14,16 +14,18 @@ import dataclasses
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pool.errors import JobRefused, ProtocolError
 from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
+from pool.retries import KINDS
 
 TIMEOUT_LEAST_S, TIMEOUT_MOST_S = 0.001, 1e9
 
-Check = Callable[[Any, str], Any]  # (value, key) -> the value as it is kept; JobRefused
+if TYPE_CHECKING:  # old interpreters
+    Check = Callable[[Any, str], Any]  # (value, key) -> the value as it is kept; JobRefused
 
 
 def _term(default: Any, check: Check) -> Any:
@@ -84,18 +86,30 @@ def truth(value: Any, key: str) -> bool:
 _attempts = whole(1, MAX_ATTEMPTS)
 
 
+def kinds(value: Any, key: str) -> tuple[str, ...]:
+    """Kinds of failure, in their usual order, each once."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
+        raise refused(value, key, "a list of kinds", f'for example ["{KINDS[0]}", "timeout"]')
+    for item in value:
+        if not isinstance(item, str) or item not in KINDS:
+            raise refused(item, key, f"one of {', '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in value)
+
+
 @dataclass(frozen=True)
 class Terms:
     """How one job is to be run. Always valid: a wrong value raises JobRefused with the key. None: not said.
 
     priority: -100 … 100, higher runs first. timeout_s: how long one attempt may take, 0.001 … 1e9; None: as the
     engine's configuration says. retry_times: further attempts after the first, 0 … 98; None: the engine's.
+    retry_on: after which kinds of failure; None: as the engine's configuration says (see `pool.retries`).
     durable: sync to the disk before it counts as accepted or finished; None: the pool's configuration.
     """
 
     priority: int = _term(0, whole(PRIORITY_LOWEST, PRIORITY_HIGHEST))
     timeout_s: float | None = _term(None, seconds(TIMEOUT_LEAST_S, TIMEOUT_MOST_S))
     retry_times: int | None = _term(None, whole(0, MAX_ATTEMPTS - 1))
+    retry_on: Collection[str] | None = _term(None, kinds)
     durable: bool | None = _term(None, truth)
 
     def __post_init__(self) -> None:

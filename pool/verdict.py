@@ -9,10 +9,9 @@ from dataclasses import replace
 
 from pool import fsops
 from pool.errors import ProtocolError
-from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
+from pool.job import Failure, Job, JobState, Record, earlier
+from pool.retries import Retries, why_not
 from pool.spool import Claim, Spool
-
-NEVER_RETRIED = frozenset({FailureKind.INPUT.value, FailureKind.CANCELLED.value})
 
 
 def settle(
@@ -21,14 +20,14 @@ def settle(
     job: Job | None,
     failure: Failure,
     *,
-    max_attempts: int,
+    retries: Retries,
     delay_s: float,
     spare_attempts: int = 0,
     behind: bool = False,
 ) -> JobState:
     """Give the job back, or publish its failure; the state it is in now.
 
-    job: None when its file cannot be read, which ends it. max_attempts: of the engine; the job may say otherwise.
+    job: None when its file cannot be read, which ends it. retries: of the engine; the job may say otherwise.
     spare_attempts: beyond those, for a job that may not have been the one that failed. behind: it ended its worker.
     """
     attempt = claim.name.attempts
@@ -38,12 +37,15 @@ def settle(
             return spool.read_record(claim.name.id, arrays=False).state
         except (FileNotFoundError, ProtocolError):  # its caller has consumed it; or nobody can read it
             return JobState.FAILED
-    allowed = max_attempts if job is None or job.max_attempts is None else job.max_attempts
-    allowed += spare_attempts
-    if job is not None and failure.kind not in NEVER_RETRIED and attempt < allowed:
+    reason = "its file cannot be read"
+    if job is not None:
+        earlier_kinds = [note.kind for note in spool.notes(claim.name.id, attempt - 1)]
+        terms = retries.under(job.terms.retry_times, job.terms.retry_on)
+        reason = why_not(failure.kind, attempt, earlier_kinds, terms, spare_attempts)
+    if not reason:
         spool.retry(claim, failure, delay_s=delay_s, behind=behind)
         return JobState.DEFERRED if delay_s > 0 else JobState.QUEUED
-    end(spool, claim, job, JobState.FAILED, failure)
+    end(spool, claim, job, JobState.FAILED, replace(failure, not_retried=reason))
     return JobState.FAILED
 
 

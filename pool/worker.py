@@ -130,7 +130,7 @@ class Worker:
         spool, launch = self._spool, self._launch
         spool.make_ready_dir(self._name.engine)
         picker = Picker(
-            spool, self._name, launch.rescan_s, siblings=launch.siblings, max_attempts=launch.max_attempts,
+            spool, self._name, launch.rescan_s, siblings=launch.siblings, retries=launch.retries,
             suspect=lambda: self._beat.row >= SUSPECT_AFTER,
         )  # fmt: skip
         executor = Executor(spool, launch, engine, self._beat, self._cancelled_type, lambda: self._draining)

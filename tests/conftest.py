@@ -20,7 +20,7 @@ if str(PROJECT) not in sys.path:  # `pytest` alone, without `python -m`
 
 from steps import JobMaker  # noqa: E402
 
-from pool import codec, fsops  # noqa: E402
+from pool import fsops  # noqa: E402
 from pool.config import Config, parse_config  # noqa: E402
 from pool.job import Job, digest_of  # noqa: E402
 from pool.names import new_id  # noqa: E402
@@ -61,7 +61,7 @@ def make_job(spool: Spool) -> JobMaker:
     def make(engine: str = "echo", id: str | None = None, **more: Any) -> Job:
         params = more.pop("params", {})
         born = more.pop("created", spool.now())
-        digest = "" if id is None else digest_of(engine, params, more.get("items"), codec.encode)
+        digest = "" if id is None else digest_of(engine, params, more.get("items"))
         terms = Terms(**{"durable": True, **{key: more.pop(key) for key in KEYS if key in more}})
         return Job(id or new_id(born), engine, params, created=born, terms=terms, **{"digest": digest, **more})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -119,23 +120,25 @@ def test_one_byte_less_stays_inside(tmp_path: Path) -> None:
     ("value", "word"),
     [
         ({"a": {"b": [1, object()]}}, "a.b[1]"),
-        ({"a": 2**64}, "a cannot be stored: an integer of more than 64 bits"),
-        ({"a": -(2**63) - 1}, "a cannot be stored"),
-        ({"a": {1, 2}}, "builtins.set"),
-        ({"a": "\ud800"}, "a cannot be stored"),
-        ({"a": 1j}, "builtins.complex"),
-        ({"a": np.array([object()])}, "numpy.ndarray"),
-        ({"a": np.array(["text"])}, "numpy.ndarray"),
-        ({"a": np.zeros(2, "f8,i4")}, "numpy.ndarray"),
-        ({"a": {(1, 2): 3}}, "tuple"),
-        ([{"a": [{(): 3}]}], "tuple"),
-        ({"a": {frozenset(): 3}}, "frozenset"),
+        ({"a": 2**64}, "a: an int cannot be stored"),
+        ({"a": -(2**63) - 1}, "a: an int cannot be stored"),
+        ({"a": {1, 2}}, "a: a set"),
+        ({"a": "\ud800"}, "a: text with half a surrogate pair cannot be stored"),
+        ({"a": 1j}, "a: a complex"),
+        ({"a": np.array([object()])}, "a: a numpy.ndarray"),
+        ({"a": np.array(["text"])}, "a: a numpy.ndarray"),
+        ({"a": np.zeros(2, "f8,i4")}, "a: a numpy.ndarray"),
+        ({"a": [{Path("/x"): 1}]}, "a[0]: the key PosixPath('/x') cannot be stored"),
+        ({"a": {(1, 2): 3}}, "a: the key (1, 2)"),
+        ([{"a": [{(): 3}]}], "[0].a[0]: the key ()"),
+        ({"a": {frozenset(): 3}}, "a: the key frozenset()"),
+        ({"a": {2**64: 3}}, "a: the key 18446744073709551616"),
         ({"a": type("Engine", (), {})()}, "Engine"),
         ({"a": lambda: 0}, "function"),
     ],
 )
 def test_the_key_that_cannot_be_stored_is_named(value: Any, word: str) -> None:
-    with pytest.raises(ProtocolError, match=word.replace("[", r"\[").replace("]", r"\]")):
+    with pytest.raises(ProtocolError, match=re.escape(word)):
         codec.encode(value)
 
 

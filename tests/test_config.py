@@ -23,6 +23,7 @@ from pool.config import (
 )
 from pool.constants import ENV_SPOOL, ENV_WORKER
 from pool.errors import ConfigError
+from pool.retries import Retries
 from pool.slots import PROJECT, SlotSpec, slots
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,8 +144,16 @@ WRONG_ENGINE: list[tuple[dict[str, Any], str, str]] = [
     ({"max_concurrent_tasks": 0}, "max_concurrent_tasks", "from 1 to 1024"),
     ({"workers": "2"}, "workers", "whole number"),
     ({"workers": 2, "max_concurrent_tasks": 3}, "workers", "keep one of them"),
-    ({"device": "GPU 0"}, "device", "cuda:0"),
-    ({"devices": ["cpu", "cuda:"]}, "devices[1]", "cuda:0"),
+    *(({"device": value}, "device", word) for value, word in (
+        ("gpu", 'did you mean "cuda"?'), ("GPU 0", 'did you mean "cuda:0"?'), ("cuda0", 'did you mean "cuda:0"?'),
+        ("CUDA:1", 'did you mean "cuda:1"?'), ("cuda:01", 'did you mean "cuda:1"?'), (1, 'did you mean "cuda:1"?'),
+        ("0", 'did you mean "cuda:0"?'), ("metal", 'did you mean "mps"?'), ("cpu:0", 'did you mean "cpu"?'),
+        ("cuad", 'did you mean "cuda"?'), ("tpu", 'did you mean "xla"?'), ("", "is no device"), (True, "is no device"),
+        ("auto", '"cpu", "cuda", "cuda:1"'), (None, "is no device"),
+        (["cuda:0"], "is no device"), ("cuda:1000", "is no device"),
+    )),
+    ({"devices": ["cpu", "cuda:"]}, "devices[1]", 'did you mean "cuda"?'),
+    ({"devices": "cuda:0"}, "devices", "must be a list"),
     ({"env": {"A": 1.5}}, "env.A", "a string"),
     ({"env": {"A=B": "1"}}, "env.A=B", "no name"),
     ({"env": {"A": "\0"}}, "env.A", "a string"),
@@ -177,7 +186,7 @@ def test_what_the_properties_say() -> None:
     found = echo(
         workers=3, retry_times=0, task_timeout_minutes=1.5, memory_limit_mb=2, recycle={"max_jobs": 7}
     )
-    assert (found.workers, found.max_attempts, found.task_timeout_s) == (3, 1, 90.0)
+    assert (found.workers, found.retries, found.task_timeout_s) == (3, Retries(0), 90.0)
     assert found.memory_limit_bytes == 2 << 20
     assert found.recycle == RecycleConfig(max_jobs=7)
     assert echo(task_timeout_minutes=None).task_timeout_s is None
@@ -232,7 +241,7 @@ def test_an_old_file_is_read_with_notes_that_show_the_new_form(tmp_path: Path) -
     (tmp_path / "models" / "paraformer").mkdir(parents=True)
     found = parse_config(OLD, tmp_path)
     engine = found.engines["transcribe"]
-    assert (engine.workers, engine.task_timeout_minutes, engine.max_attempts) == (4, 45, 4)
+    assert (engine.workers, engine.task_timeout_minutes, engine.retry_times) == (4, 45, 3)
     assert (engine.cache_enabled, engine.delete_after_transcription, engine.device) == (True, True, "cuda")
     assert engine.options == {"backend": "funasr", "model": str(tmp_path / "models" / "paraformer")}
     new_form = found.notes[0].split("the new form is ")[1]
@@ -379,6 +388,13 @@ def test_the_fingerprint_follows_what_a_process_was_started_with(tmp_path: Path)
 
 
 # --- docs/CONFIG.md
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", "cuda:127", "mps", "mps:0", "xpu:1", "npu:3", "xla"])
+def test_devices(tmp_path: Path, device: str) -> None:
+    document = {"engines": {"echo": {**ECHO, "device": device, "devices": [device]}}}
+    engine = parse_config(document, tmp_path).engines["echo"]
+    assert (engine.device, engine.devices) == (device, (device,))
 
 
 def documented() -> dict[str, dict[str, tuple[str, str]]]:

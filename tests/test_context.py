@@ -335,7 +335,7 @@ def test_a_part_that_is_being_written_is_read_later(context: JobContext, spool: 
 
 
 def test_a_part_that_cannot_be_stored_is_the_engines_mistake(context: JobContext) -> None:
-    with pytest.raises(ProtocolError, match="a cannot be stored"):
+    with pytest.raises(ProtocolError, match="a: an object cannot be stored"):
         context.partial({"a": object()})
     context.close()
 

@@ -161,7 +161,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number in range(int(sys.argv[2])):
     params = {"number": number}
-    digest = digest_of("echo", params, None, codec.encode)
+    digest = digest_of("echo", params, None)
     spool.submit(Job(f"job-{number}", "echo", params, created=spool.now(), digest=digest))
 """
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pool import codec
 from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind, Job, JobState, Progress, Record, digest_of
+from pool.retries import KINDS
 from pool.terms import Terms
 
 PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
@@ -22,11 +23,13 @@ TIMES = st.integers(0, 10**16)
 WORDS = st.text(max_size=8)
 FAILURES = st.builds(
     Failure, st.sampled_from([kind.value for kind in FailureKind]), WORDS, WORDS, st.integers(0, 99), WORDS, WORDS,
-    st.none() | st.integers(0, 255), WORDS, WORDS, WORDS, WORDS, TIMES,
+    WORDS, st.none() | st.just({"key": "memory_limit_mb", "value": 60, "measured": 61}),
+    st.none() | st.integers(0, 255), WORDS, WORDS, WORDS, WORDS, TIMES, st.just(()), WORDS,
 )  # fmt: skip
 TERMS = st.builds(
-    Terms, st.integers(-100, 100), st.none() | st.floats(0.001, 1e9), st.none() | st.integers(0, 98), st.booleans()
-)
+    Terms, st.integers(-100, 100), st.none() | st.floats(0.001, 1e9), st.none() | st.integers(0, 98),
+    st.none() | st.lists(st.sampled_from(KINDS)), st.booleans(),
+)  # fmt: skip
 JOBS = st.builds(
     Job, WORDS, WORDS, st.just({"a": 1}), st.none() | st.just(()) | st.just(({"a": 1}, {})), TIMES, TERMS, WORDS,
     st.sampled_from(["", "json"]), WORDS,
@@ -107,7 +110,8 @@ def test_any_value_is_one_of_ours_or_protocol_error(value: Any) -> None:
 @given(st.data())
 def test_a_job_with_one_wrong_field_is_a_job_or_protocol_error(data: st.DataObject) -> None:
     """And when it is taken, its fields are of the types that the loop relies on."""
-    good = Job("mine", "echo", {"a": 1}, ({"a": 1},), 1, Terms(2, 4.0, 3, True), "s", "json", "d").to_map()
+    terms = Terms(2, 4.0, 3, ("timeout",), True)
+    good = Job("mine", "echo", {"a": 1}, ({"a": 1},), 1, terms, "s", "json", "d").to_map()
     key = data.draw(st.sampled_from(sorted(good)))
     try:
         job = Job.from_map({**good, key: data.draw(ANYTHING)})
@@ -123,7 +127,7 @@ def test_a_job_with_one_wrong_field_is_a_job_or_protocol_error(data: st.DataObje
 
 @given(st.data())
 def test_a_record_or_failure_with_one_wrong_field_is_one_or_protocol_error(data: st.DataObject) -> None:
-    failure = Failure("engine", "m", "s", 1, "e", "t", 1, "SIG", "err", "h", "w", 1)
+    failure = Failure("engine", "m", "s", 1, "e", "t", "died", {"key": "k"}, 1, "SIG", "err", "h", "w", 1)
     files = ({"path": "/a"},)
     record = Record("mine", "echo", JobState.FAILED, 1, 2, 3, 4, "w", None, failure, (failure,), files, True, "s")
     for read, good in ((Record.from_map, record.to_map()), (Failure.from_map, failure.to_map())):
@@ -139,7 +143,7 @@ def test_a_record_or_failure_with_one_wrong_field_is_one_or_protocol_error(data:
 
 def test_the_digest_is_of_content_not_of_order() -> None:
     def digest(engine: str, params: Any, items: Any = None) -> str:
-        return digest_of(engine, params, items, codec.encode)
+        return digest_of(engine, params, items)
 
     base = digest("echo", {"a": 1, "b": {"x": [1, 2], "y": None}})
     assert base == digest("echo", {"b": {"y": None, "x": (1, 2)}, "a": 1})

@@ -79,9 +79,10 @@ def test_files_are_private(spool: Spool, make_job: JobMaker) -> None:
 @pytest.mark.parametrize(
     ("change", "path"),
     [
-        ({"params": {"a": object()}}, ""),
-        ({"params": {"a": {(1, 2): 3}}}, ""),
-        ({"params": {"a": 2**64}}, ""),
+        ({"params": {"a": object()}}, "params.a"),
+        ({"params": {"a": {(1, 2): 3}}}, "params.a"),
+        ({"params": {"a": 2**64}}, "params.a"),
+        ({"items": ({}, {"a": [object()]})}, "items[1].a[0]"),
         ({"params": {"a": "x" * MAX_JOB_BYTES}}, "params"),
         ({"id": "../x"}, "id"),
         ({"id": ""}, "id"),
@@ -92,6 +93,13 @@ def test_what_is_refused_leaves_nothing(spool: Spool, change: dict[str, Any], pa
     with pytest.raises(JobRefused) as caught:
         spool.submit(job)
     assert caught.value.path == path
+    assert places(spool) == {}
+
+
+def test_a_batch_with_a_bad_job_leaves_nothing(spool: Spool, make_job: JobMaker) -> None:
+    with pytest.raises(JobRefused) as caught:
+        spool.submit_many([make_job(), make_job(id="mine"), make_job(params={"a": object()})])
+    assert caught.value.path == "jobs[2].params.a"
     assert places(spool) == {}
 
 

@@ -211,7 +211,7 @@ class Rig:
         """What a new worker is told."""
         return Launch(
             spool=str(self.root), worker=str(self.seat(engine)), spec=ENGINES[engine], options=self.options,
-            durable=self.durable, max_attempts=self.retry_times + 1,
+            durable=self.durable, retry_times=self.retry_times,
             media_roots=tuple(os.path.realpath(root) for root in self.config.media_roots),
         )  # fmt: skip
 

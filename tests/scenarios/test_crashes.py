@@ -55,12 +55,12 @@ TABLE = {
                        retries=0),
     "hang on a FIFO": Death({"do": "hang_fifo"}, "timeout", says="no progress for", signal="SIGABRT",
                             shows="in _misbehave", retries=0),
-    "unencodable": Death({"do": "unencodable"}, "engine", "publish", "value.inner.thing",
-                         exception="pool.errors.ProtocolError", hint="plain values"),
+    "unencodable": Death({"do": "unencodable"}, "engine", "publish", "inner.thing: an object",
+                         exception="pool.errors.ProtocolError", hint="lists and maps"),
     "not a map": Death({"do": "not_a_map"}, "engine", says="returned a list, not a map", exception="TypeError"),
     "noisy": Death({"do": "noisy"}, "engine", says="noisy end", exception="RuntimeError", shows="a line on stderr"),
     "too long": Death({"do": "work", "seconds": 30}, "timeout", "inference", "time limit (0.5 s)", signal="SIGABRT",
-                      shows="in _act", hint="more time", more={"timeout_s": 0.5}),
+                      shows="in _act", hint="more time", more={"timeout_s": 0.5, "retry_on": ["timeout"]}),
 }  # fmt: skip
 
 
@@ -84,6 +84,7 @@ def check(row: Death, future: JobFuture) -> None:
     assert record.attempt == last.attempt == attempts
     assert [one.attempt for one in last.attempts] == list(range(1, attempts + 1)), "one reason per attempt"
     assert [one.attempt for one in record.attempts] == list(range(1, attempts))
+    assert last.not_retried, "it says why there is no further attempt"
     for one in last.attempts:
         assert one.kind == row.kind
         assert one.stage == row.stage
@@ -129,6 +130,37 @@ def test_every_death_has_its_record_and_ordinary_jobs_go_on(crash_world: World) 
     assert sorted(name.split(".")[3] for name in crash_world.names("dead")) == sorted(f.id for f in deaths.values())
 
 
+def test_a_timeout_is_the_end_unless_somebody_asks(crash_world: World) -> None:
+    """For a limit that was met and for a hang; retry_times alone does not ask for it."""
+    pool = crash_world.pool()
+    late = pool.submit("fake", do="work", seconds=30, timeout_s=0.3, retry_times=5)
+    hung = pool.submit("fake", do="hang", retry_times=5)
+    named = pool.submit("fake", do="work", seconds=30, timeout_s=0.3, retry_times=1, retry_on=["timeout"])
+    for future, attempts, reason in (
+        (late, 1, "a timeout is retried only when retry_on names it"),
+        (hung, 1, "a timeout is retried only when retry_on names it"),
+        (named, 2, "retry_times is 1"),
+    ):
+        last = failure_of(future)
+        assert (last.kind, last.attempt, last.not_retried) == ("timeout", attempts, reason)
+
+
+def test_an_engine_error_is_retried_once_or_as_often_as_somebody_says(world: World) -> None:
+    world.configure({"fake": {}, "twice": {"retry_times": 2}, "never": {"retry_on": ["resource"]}})
+    world.serve(ready=6)
+    pool = world.pool()
+    for engine, more, attempts, reason in (
+        ("fake", {}, 2, "an error of the engine is retried once"),
+        ("fake", {"retry_times": 3}, 4, "retry_times is 3"),
+        ("twice", {}, 3, "retry_times is 2"),
+        ("never", {}, 1, "retry_on names resource"),
+        ("never", {"retry_on": ["engine"], "retry_times": 1}, 2, "retry_times is 1"),
+    ):
+        last = failure_of(pool.submit(engine, do="raise", **more))
+        assert (last.kind, last.attempt) == ("engine", attempts), (engine, more)
+        assert last.not_retried.startswith(reason)
+
+
 def test_memory_limit(world: World) -> None:
     """A job that grows beyond memory_limit_mb is ended, kind resource; the level after warm-up does not count."""
     world.configure({"fake": {"memory_limit_mb": 60, "max_concurrent_tasks": 1}})
@@ -158,7 +190,7 @@ def test_a_deaf_hang_is_killed_after_the_grace(world: World) -> None:
     )
     world.configure({
         "fake": {"engine": "stubborn:Stubborn", "pythonpath": [str(world.folder)], "stall_timeout_s": 1,
-                 "stop_grace_s": 0.5, "max_concurrent_tasks": 1},
+                 "stop_grace_s": 0.5, "max_concurrent_tasks": 1, "retry_on": ["timeout"]},
     })  # fmt: skip
     world.serve(ready=1)
     future = world.pool().submit("fake")

@@ -184,9 +184,9 @@ def test_map(shared: World) -> None:
     assert list(pool.map("fake", [])) == []
     single = pool.map("fake", [{"value": n} for n in range(5)], timeout=60)
     assert [result["value"] for result in single] == list(range(5))
-    with pytest.raises(JobRefused, match=r"params\.valu"):
+    with pytest.raises(JobRefused, match=r"calls\[1\]\.valu"):
         pool.map("fake", [{"value": 1}, {"valu": 2}])
-    with pytest.raises(ValueError, match="chunksize"):
+    with pytest.raises(JobRefused, match="chunksize"):
         pool.map("fake", [], chunksize=0)
 
 

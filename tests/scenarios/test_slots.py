@@ -209,7 +209,7 @@ def test_sick_slot_does_not_empty_the_queue(world: World, how: str) -> None:
     )
     world.configure(
         {"fake": {"engine": "steady:Steady", "pythonpath": [str(world.folder)], "stall_timeout_s": 1,
-                  "retry_times": 2}}
+                  "retry_times": 2, "retry_on": ["engine", "infrastructure", "timeout"]}}
     ).serve(ready=2)  # fmt: skip
     pool = world.pool()
     futures: list[JobFuture] = []

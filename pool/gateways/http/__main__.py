@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pool.cli import CONTEXT, ConfigOption, load, run, say, say_error
+from pool.cli import CONTEXT, ConfigOption, VersionOption, load, run, say, say_error
 from pool.constants import EXIT_CONFIG
 from pool.errors import ConfigError
 
@@ -41,6 +41,7 @@ def serve(
     token_file: Annotated[Path | None, typer.Option(help="File that holds the bearer token.")] = None,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start a pool when none serves the spool.")] = True,
     access_log: Annotated[bool, typer.Option("--access-log", help="One line per request.")] = False,
+    version: VersionOption = False,
 ) -> None:
     """The pool over HTTP: videos, transcripts, uploads, jobs, metrics.
 

@@ -20,6 +20,7 @@ from pool.gateways.http.shapes import Cancelled, Failed, JobList, JobView, Outco
 from pool.gateways.http.tempfile import send_file
 from pool.job import JobState, Record
 from pool.names import check_id
+from pool.terms import OUTSIDE
 
 JobId = Annotated[str, InPath(max_length=200, description="as the submit answered")]
 _MAX_WAIT_S = 300.0
@@ -38,8 +39,8 @@ def make_routes(desk: Desk) -> APIRouter:
     )
     async def submit(engine: Annotated[str, InPath(max_length=200)], body: Submit, response: Response) -> JobView:
         """When this answers, the job survives every crash. An `id` of your own makes it safe to send it twice."""
-        options = {"id": body.id, "priority": body.priority, "timeout_s": body.timeout_s}
-        future = await in_thread(lambda: desk.submit(engine, body.params, retry_times=body.retry_times, **options))
+        options = {name: getattr(body, name) for name in ("id", *OUTSIDE)}
+        future = await in_thread(lambda: desk.submit(engine, body.params, **options))
         response.headers["Location"] = f"/jobs/{future.id}"
         return await in_thread(lambda: views.look(spool, future.id))
 

@@ -20,6 +20,7 @@ def _switch(value: object) -> object:
 
 Switch = Annotated[Literal[0, 1], BeforeValidator(_switch)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$", max_length=100)]
+Kind = Literal["infrastructure", "resource", "engine", "timeout"]
 PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
@@ -89,6 +90,7 @@ class Submit(Strict):
         default=None, ge=TIMEOUT_LEAST_S, le=TIMEOUT_MOST_S, description="of one attempt, instead of the engine's"
     )
     retry_times: int | None = Field(default=None, ge=0, lt=MAX_ATTEMPTS, description="instead of the engine's")
+    retry_on: list[Kind] | None = Field(default=None, description="kinds of failure, instead of the engine's")
 
 
 State = Literal["queued", "deferred", "running", "completed", "failed", "cancelled"]

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pool.cli import CONTEXT, ConfigOption, load, run, say, say_error
+from pool.cli import CONTEXT, ConfigOption, VersionOption, load, run, say, say_error
 from pool.constants import EXIT_CONFIG
 from pool.errors import ConfigError
 
@@ -44,6 +44,7 @@ def serve(
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start a pool when none serves the spool.")] = True,
     check: Annotated[bool, typer.Option("--check", help="Say whether a gateway serves these queues, and end.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log in detail.")] = False,
+    version: VersionOption = False,
 ) -> None:
     """Jobs from lists in Redis into the pool, progress and results back on a channel.
 
