@@ -122,6 +122,6 @@ class ProtocolError(PoolError):
     `path` leads to that value ("params.when", "segments[3].start"), `hint` mends it; both may be empty.
     """
 
-    def __init__(self, reason: str, path: str = "", hint: str = "") -> None:
+    def __init__(self, reason: str = "", path: str = "", hint: str = "") -> None:
         super().__init__(f"{path}: {reason}" if path else reason)
         self.reason, self.path, self.hint = reason, path, hint

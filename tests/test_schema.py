@@ -237,12 +237,12 @@ def pool(spool: Spool, config: Config, schemas: Schemas) -> FilePool:
         (lambda pool: pool.submit("echo", audio="/a", id="../x"), "id", JobRefused),
         (lambda pool: pool.submit("echo", audio="/a", timeout_s=0), "timeout_s", JobRefused),
         (lambda pool: pool.submit("echo", audio="/a", retry_times=-1), "retry_times", JobRefused),
-        (lambda pool: pool.submit("echo", audio="/a", options={"a": object()}), "", JobRefused),
-        (lambda pool: pool.submit("echo", audio="/a", options={"a": object()}, id="x"), "params", JobRefused),
-        (lambda pool: pool.submit("echo", audio="/a", options={"a": 2**64}, id="x"), "params", JobRefused),
+        (lambda pool: pool.submit("echo", audio="/a", options={"a": object()}), "params.options.a", JobRefused),
+        (lambda pool: pool.submit("echo", audio="/a", options={"a": object()}, id="x"), "params.options.a", JobRefused),
+        (lambda pool: pool.submit("echo", audio="/a", options={"a": 2**64}, id="x"), "params.options.a", JobRefused),
         (lambda pool: pool.submit("echo", audio="/a", options={"a": _deep(3000)}), "params", JobRefused),
-        (lambda pool: pool.submit_many("echo", [{"audio": "/a"}, {"audio": 7}]), "params.audio", JobRefused),
-        (lambda pool: list(pool.map("echo", [{"audio": "/a"}, {}])), "params.audio", JobRefused),
+        (lambda pool: pool.submit_many("echo", [{"audio": "/a"}, {"audio": 7}]), "calls[1].audio", JobRefused),
+        (lambda pool: list(pool.map("echo", [{"audio": "/a"}, {}])), "calls[1].audio", JobRefused),
     ],
 )  # fmt: skip
 def test_a_refused_job_leaves_nothing(
