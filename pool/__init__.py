@@ -30,6 +30,7 @@ _HOME = {
     "OperatorError": "pool.errors",
     "PoolClosed": "pool.errors",
     "PoolError": "pool.errors",
+    "PoolWarning": "pool.errors",
     "SpoolError": "pool.errors",
     "SpoolFull": "pool.errors",
     "SupervisorFailed": "pool.errors",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from pool.errors import OperatorError as OperatorError
     from pool.errors import PoolClosed as PoolClosed
     from pool.errors import PoolError as PoolError
+    from pool.errors import PoolWarning as PoolWarning
     from pool.errors import SpoolError as SpoolError
     from pool.errors import SpoolFull as SpoolFull
     from pool.errors import SupervisorFailed as SupervisorFailed

@@ -14,10 +14,11 @@ import threading
 import time
 from pathlib import Path
 
-from pool import fsops, heartbeat, logs, procs
+from pool import fsops, heartbeat, logs, owner, procs
 from pool.config import Config
 from pool.constants import EXIT_LOCKED, EXIT_MEANING, STARTING, Phase
 from pool.errors import ConfigError, SupervisorFailed
+from pool.forked import renew_in_children
 from pool.names import parse_worker
 from pool.orphan import supervisor_identity
 from pool.slots import PROJECT
@@ -38,16 +39,29 @@ class Attendant:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._next_try = 0.0
-        me = procs.identity_of(os.getpid())
-        assert me is not None
-        self._presence = str(spool.root / "run" / "clients" / f"{me.pid}-{me.start}-{id(self):x}.json")
-        temp = spool.temp()
-        fsops.write_new(temp, [json.dumps(me.to_map()).encode()], sync=False)
-        fsops.replace(temp, self._presence)
+        self._presence = ""  # the file that counts us as a client
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        """A child is a client of its own, once it is one; the supervisor that its parent started is no child of it."""
+        self._lock = threading.Lock()
+        self._presence = ""
+        if self._process is not None:
+            self._process.returncode = self._process.returncode or 0  # never waited for here, nor complained about
+            self._process = None
+
+    @property
+    def present(self) -> bool:
+        """Whether this process is counted as a client."""
+        return bool(self._presence)
 
     def attend(self) -> None:
-        """Return when a supervisor serves the spool; start one if none does. Raises SupervisorFailed."""
+        """Return when we are counted and a supervisor serves the spool; start one if none does.
+
+        Raises SupervisorFailed.
+        """
         with self._lock:
+            self._enter()
             if self._serving():
                 return
             process, mark = self._launch()
@@ -83,6 +97,9 @@ class Attendant:
 
     def attend_again(self) -> None:
         """Called now and then while results are awaited: start another supervisor when ours has died."""
+        if not self._presence:
+            with self._lock:
+                self._enter()
         if time.monotonic() < self._next_try or self._serving():
             return
         self._next_try = time.monotonic() + _AGAIN_S
@@ -92,7 +109,8 @@ class Attendant:
 
     def leave(self) -> None:
         """This client is gone."""
-        fsops.unlink(self._presence, missing_ok=True)
+        if self._presence:
+            fsops.unlink(self._presence, missing_ok=True)
         if self._process is not None and self._process.poll() is None:
             # reaped by nobody while we live: a thread waits for it so that no zombie stays
             threading.Thread(target=self._process.wait, daemon=True).start()
@@ -120,6 +138,16 @@ class Attendant:
             if beat is not None and beat.phase not in STARTING - {Phase.WARMING, Phase.LOADING}:
                 return False
         return True
+
+    def _enter(self) -> None:
+        """Be counted as a client."""
+        if self._presence:
+            return
+        me = procs.identity_of(os.getpid())
+        assert me is not None
+        presence = f"{self._spool.root}/run/clients/{owner.fresh()}.json"
+        fsops.put(self._spool.temp(), presence, [json.dumps(me.to_map()).encode()], sync=False)
+        self._presence = presence
 
     def _serving(self) -> bool:
         identity = supervisor_identity(self._record)

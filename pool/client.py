@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pool import codec, fsops, layout, lookup
+from pool import codec, fsops, layout, lookup, results
 from pool.attendant import Attendant
 from pool.config import Config, load_config
 from pool.context import cancel_path
@@ -19,8 +19,8 @@ from pool.errors import JobFailed, PoolClosed, UnknownEngine
 from pool.future import JobFuture, sleep_until, with_remote_trace
 from pool.gate import Gate
 from pool.job import Failure, Job, JobState, Progress, digest_of
+from pool.limits import clear
 from pool.names import check_id, new_id
-from pool.results import Results
 from pool.schema import Schemas
 from pool.spool import Spool
 from pool.terms import Terms
@@ -39,23 +39,29 @@ class FilePool:
     start one as a process of its own; it ends after the last FilePool that asked for it is gone. start=False only
     submits and reads; the jobs wait for a supervisor.
 
-    Safe to use from several threads. As a context manager it waits for its jobs at the end of the block.
+    Safe to use from several threads, and in a forked child, which is a client of its own from its first call on.
+    As a context manager it waits for its jobs at the end of the block.
     Raises ConfigError, SpoolError, SupervisorFailed.
     """
 
+    @clear
     def __init__(self, config: Config | Path | str | None = None, *, start: bool = True) -> None:
         self._config = config if isinstance(config, Config) else load_config(Path(config) if config else None)
         root = self._config.spool
         layout.prepare(root)
         self.spool = Spool(root, durable=self._config.durable)
         self._schemas = Schemas(root)
-        self._results = Results(self.spool, self._on_look)
         self._attendant = Attendant(self._config, self.spool) if start else None
         self._gate = Gate(self._config, self.spool)
         self._served: set[str] = set()
         self._closed = False
         if self._attendant is not None:
-            self._attendant.attend()
+            try:
+                self._attendant.attend()
+            except BaseException:
+                self._attendant.leave()
+                raise
+        self._results = results.join(self.spool)
 
     @property
     def config(self) -> Config:
@@ -63,6 +69,7 @@ class FilePool:
 
     # ---- submit
 
+    @clear
     def submit(
         self,
         engine: str,
@@ -97,7 +104,7 @@ class FilePool:
             self._results.forget(job.id, future)
             raise
         if job.digest:  # it may have been there, and done, before
-            self._results.look()
+            self._results.look(job.id)
         return future
 
     def submit_many(
@@ -118,6 +125,7 @@ class FilePool:
         jobs = [self._job(engine, params, terms) for params in calls]
         return self._submit_jobs(engine, jobs, consume)
 
+    @clear
     def _submit_jobs(self, engine: str, jobs: Sequence[Job], consume: bool) -> list[JobFuture]:
         self._gate.admit(engine, len(jobs))
         futures = [JobFuture(self, job.id, engine, consume=consume) for job in jobs]
@@ -168,7 +176,7 @@ class FilePool:
 
         refill(_MAP_WINDOW)
 
-        def results() -> Iterator[Any]:
+        def in_order() -> Iterator[Any]:
             while pending:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 future = pending.popleft()
@@ -181,7 +189,7 @@ class FilePool:
                         raise with_remote_trace(JobFailed(future.id, failure), failure)
                     yield value
 
-        return results()
+        return in_order()
 
     def _settled(self, terms: Terms) -> Terms:
         """With what was not said, and the configuration of this pool says."""
@@ -228,23 +236,27 @@ class FilePool:
 
     # ---- follow
 
+    @clear
     def attach(self, job_id: str, *, consume: bool = False) -> JobFuture:
         """Future of a job that was submitted by anyone, before or after a restart. Raises UnknownJob."""
         self._open()
         place = lookup.find(self.spool, check_id(job_id))
         future = JobFuture(self, job_id, place.engine, consume=consume)
         self._results.expect(future)
-        self._results.look()
+        self._results.look(job_id)
         return future
 
+    @clear
     def progress_of(self, job_id: str) -> Progress:
         """Status, percent and message of a job now. Raises UnknownJob."""
         return lookup.progress_now(self.spool, check_id(job_id))
 
+    @clear
     def state(self, job_id: str) -> JobState:
         """Where a job stands. Raises UnknownJob."""
         return lookup.find(self.spool, check_id(job_id)).state
 
+    @clear
     def cancel(self, job_id: str) -> bool:
         """Ask to stop a job: a waiting one never starts, a running one is ended with all its children.
 
@@ -259,12 +271,14 @@ class FilePool:
         fsops.replace(temp, path)
         return True
 
+    @clear
     def retry(self, job_id: str) -> JobFuture:
         """Run a failed job again, with all its attempts. Raises UnknownJob when it did not fail."""
         self._open()
         self.spool.requeue(*lookup.await_dead(self.spool, check_id(job_id)))
         return self.attach(job_id)
 
+    @clear
     def status(self) -> PoolStatus:
         """Queues, workers, failures at this moment."""
         from pool.status import read_status
@@ -292,9 +306,9 @@ class FilePool:
         if wait:
             from concurrent.futures import wait as wait_all
 
-            wait_all(self._results.pending(), timeout)
+            wait_all(self._results.pending(self), timeout)
         self._closed = True
-        self._results.close(PoolClosed("the pool was closed; the job goes on, attach(id) finds it again"))
+        self._results.leave(self, PoolClosed("the pool was closed; the job goes on, attach(id) finds it again"))
         if self._attendant is not None:
             self._attendant.leave()
 
@@ -309,8 +323,10 @@ class FilePool:
     def _open(self) -> None:
         if self._closed:
             raise PoolClosed("this pool was closed")
+        if self._attendant is not None and not self._attendant.present:  # in a forked child
+            self._attendant.attend()
 
-    def _on_look(self) -> None:
+    def on_look(self) -> None:
         """Once a second while results are awaited: a supervisor that died is started again."""
         if self._attendant is not None and not self._closed:
             self._attendant.attend_again()

@@ -15,7 +15,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from pool import checks, legacy
+from pool import checks, legacy, limits
 from pool.checks import At, key
 from pool.errors import ConfigError
 
@@ -214,7 +214,7 @@ def load_config(file: Path | str | None = None, *, engines: bool = True) -> Conf
             ) from None
         return parse_config({}, chosen.parent, engines=False)
     except OSError as error:
-        raise ConfigError(f"{chosen} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{chosen} cannot be read: {limits.sentence(error)}") from None
     return parse_config(checks.parse(data, chosen), chosen.parent, file=chosen, engines=engines)
 
 

@@ -16,6 +16,8 @@
     │   └── SupervisorFailed     a supervisor could not be started; carries the end of its log
     └── ProtocolError            a file in the spool does not decode (us, or a foreign hand)
 
+Beside them, as a warning: PoolWarning, a limit of the system was met and something is slower for it.
+
 A job that was cancelled raises `concurrent.futures.CancelledError`, as every future does.
 """
 
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 
 class PoolError(Exception):
     """Base of everything the pool raises on purpose."""
+
+
+class PoolWarning(UserWarning):
+    """A limit of the system was met: all goes on, slower; the text says what mends it."""
 
 
 class CallerError(PoolError):

@@ -187,7 +187,13 @@ def renew_dir(path: str, spare: str) -> bool:
 def sync_dir(path: str) -> None:
     """Make the names in a directory survive power loss."""
     step("syncdir", path)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        os.sync()  # the name is in its place already: that no descriptor is left makes it no less wanted
+        return
     try:
         os.fsync(fd)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pool import lookup
 from pool.context import partial_path, read_partials
 from pool.errors import UnknownJob
+from pool.forked import renew_in_children
 from pool.job import Failure, Progress, Record
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ class JobFuture(Future[Any]):
 
     Works with `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future`. It holds no job alive: the
     job goes on without it, and `FilePool.attach(id)` makes another one, in any process.
+
+    A copy in a forked child resolves by itself. Callbacks run where they were added, and a record that is to be
+    consumed is left to the parent; once that has done so, a copy that has not seen it raises UnknownJob.
     """
 
     def __init__(self, pool: FilePool, job_id: str, engine: str, *, consume: bool = False) -> None:
@@ -31,9 +36,19 @@ class JobFuture(Future[Any]):
         self.engine = engine
         self._pool = pool
         self._consume = consume
+        self._lent = False  # its record may be removed by our parent
         self._record: Record | None = None
+        self._waiters: _Waiters = _Waiters(self._arm)
+        renew_in_children(self)
 
-        self._waiters = _Waiters(self._arm)
+    def after_fork(self) -> None:
+        """In a child: no lock is held by a thread that is not there, and no callback runs a second time."""
+        self._condition = threading.Condition()
+        self._waiters.renew()
+        self._done_callbacks: list[Any] = []
+        self._consume, self._lent = False, self._lent or self._consume
+        if self._state == "CANCELLED":  # RACE: the fork came before its waiters were told
+            self.set_running_or_notify_cancel()
 
     def __repr__(self) -> str:
         return f"<JobFuture {self.engine} {self.id} {'done' if self.decided else 'pending'}>"
@@ -143,6 +158,13 @@ class _Waiters(list[Any]):
     def append(self, waiter: Any) -> None:
         super().append(waiter)
         self._arm()
+
+    def renew(self) -> None:
+        """In a child: an as_completed() that goes on there; whoever else waited is not there."""
+        for waiter in self:
+            waiter.lock, waiter.event = threading.Lock(), threading.Event()
+            if waiter.finished_futures:
+                waiter.event.set()
 
 
 def with_remote_trace(error: BaseException, failure: Failure) -> BaseException:

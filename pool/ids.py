@@ -11,12 +11,16 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pool import codec, fsops
 from pool.constants import MAX_JOB_BYTES
 from pool.errors import JobConflict
 from pool.job import Job
 from pool.names import SUFFIX, job_name
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 class Ids:
@@ -73,16 +77,19 @@ class Ids:
         place = f"{self._folder}/{job_id}"
         if not os.path.lexists(place):
             return
-        from filelock import FileLock  # a twentieth of the import of FilePool, and rarely needed
-
-        # RACE: every removal holds this lock, so what was looked at is what is removed.
-        with FileLock(f"{self._folder}.lock", mode=0o600):
+        with self.lock():  # RACE: every removal holds it, so what was looked at is what is removed
             try:
                 idle = os.stat(place).st_nlink == 1
             except FileNotFoundError:
                 return
             if idle and not self._decided(job_id):
                 fsops.unlink(place, missing_ok=True)
+
+    def lock(self) -> FileLock:
+        """Held by one process at a time, and by nobody after its death."""
+        from filelock import FileLock  # a twentieth of the import of FilePool, and rarely needed
+
+        return FileLock(f"{self._folder}.lock", mode=0o600)
 
     def _decided(self, job_id: str) -> bool:
         return os.path.lexists(f"{self._records}/{job_id}{SUFFIX}")

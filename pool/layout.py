@@ -12,12 +12,13 @@ import stat
 import uuid
 from pathlib import Path
 
-from pool import fsops
+from pool import fsops, limits, owner
 from pool.clock import boot_ns
 from pool.constants import PROTOCOL
 from pool.errors import SpoolError
 from pool.host import mounts
 from pool.names import parse_deferred, parse_job
+from pool.owner import boot_tag
 
 TOP = ("in", "ready", "work", "deferred", "out", "dead", "quarantine", "progress", "run", "cache", "tmp")
 RUN = ("run/heartbeats", "run/slots", "run/logs", "run/ids", "run/attempts", "run/control", "run/clients",
@@ -33,7 +34,7 @@ def prepare(root: Path) -> str:
         for parent in {path.parent for path in made}:
             fsops.sync_dir(str(parent))
     except OSError as error:
-        raise SpoolError(f"spool {root} cannot be made: {error.strerror} ({error.filename})") from None
+        raise SpoolError(f"spool {root} cannot be made: {limits.sentence(error)} ({error.filename})") from None
     check(root)
     marker = root / MARKER
     if not marker.exists():
@@ -84,27 +85,13 @@ def identity(root: Path) -> str:
         value = json.loads(fsops.read_bounded(marker, 4096))
     except FileNotFoundError:
         raise SpoolError(f"{root} is no spool ({MARKER} is missing)") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SpoolError(f"{marker} cannot be read: {limits.sentence(error)}") from None
+    except ValueError as error:
         raise SpoolError(f"{marker} cannot be read: {error}") from None
     if not isinstance(value, dict) or value.get("protocol") != PROTOCOL or not value.get("id"):
         raise SpoolError(f"{root} holds a spool of another protocol than {PROTOCOL}: {value!r}")
     return str(value["id"])
-
-
-def boot_tag() -> str:
-    """Short name of this boot: process ids and monotonic times are comparable only within one."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")[:12]
-    except OSError:
-        return "noboot"
-
-
-def owner_prefix() -> str:
-    """This process in the name of a temporary file, so that only files of the dead are swept."""
-    from pool.procs import identity_of
-
-    me = identity_of(os.getpid())
-    return f"{os.getpid()}-{me.start if me else 0}-{boot_tag()}"
 
 
 def clock_offset(root: Path) -> int:
@@ -144,7 +131,7 @@ def _newest(root: Path) -> int:
 
 def _create(root: Path, path: Path, body: bytes) -> None:
     """Write a file that must appear whole and only once; the first writer wins."""
-    temp = str(root / "tmp" / f"{owner_prefix()}.{uuid.uuid4().hex}")
+    temp = str(root / "tmp" / owner.fresh())
     fsops.write_new(temp, [body], sync=True)
     try:
         fsops.rename_noreplace(temp, str(path))

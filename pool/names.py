@@ -11,7 +11,8 @@
                 attempts  2 digits: attempts begun so far; the claim rename raises it
     deferred    <due>.<engine>.<job file>               due: 16 digits, µs of the spool clock
     dead        <engine>.<job file>
-    aside       <id>.<owner>.record                     record of a job that its owner, a process, runs again
+    aside       <id>.<owner>.<number>.record            record of a job that its owner, a process, runs again
+    temp        <owner>.<number>                        half-written; see `pool.owner`
     note        <id>.<attempt>.msgpack                  why that attempt failed
     proof       <id>.<attempt>.proof                    that note, once the job has completed in another slot
     record      <id>.msgpack
@@ -42,7 +43,7 @@ _DEFERRED = re.compile(r"([0-9]{16})\.([a-z][a-z0-9_]{0,31})\.(.+)", re.DOTALL)
 _DEAD = re.compile(r"([a-z][a-z0-9_]{0,31})\.(.+)", re.DOTALL)
 _NOTE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.msgpack\Z")
 _PROOF = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.proof\Z")
-_ASIDE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([A-Za-z0-9-]+)\.record\Z")
+_ASIDE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([A-Za-z0-9-]+)(?:\.[a-z0-9-]+)?\.record\Z")
 _RECORD = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.msgpack\Z")
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts like the number, no look-alikes

@@ -10,7 +10,7 @@ import os
 import random
 from dataclasses import asdict, dataclass
 
-from pool import fsops, quarantine, verdict
+from pool import fsops, owner, quarantine, verdict
 from pool.backoff import retry_delay
 from pool.blame import joins_the_row, second_opinion
 from pool.config import Config
@@ -20,7 +20,6 @@ from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind, Job, JobState
 from pool.judge import INNOCENT, KIND, WELL, Cause, Verdict
 from pool.names import WorkerName, parse_aside, parse_dead, parse_worker
-from pool.retention import owner_alive
 from pool.spool import Claim, Spool
 
 
@@ -153,7 +152,7 @@ class Recovery:
         buried = {parsed[1].id for parsed in map(parse_dead, entries) if parsed is not None}
         for entry in entries:
             aside = parse_aside(entry)
-            if aside is None or owner_alive(aside[1]):
+            if aside is None or owner.alive(aside[1]):
                 continue
             job_id = aside[0]
             if job_id in buried and not self._spool.decided(job_id):

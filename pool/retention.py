@@ -12,11 +12,10 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from pool import fsops, layout, lookup, procs
+from pool import fsops, lookup, owner
 from pool.config import Config
 from pool.context import partial_path
 from pool.errors import ProtocolError
-from pool.host import boot_id
 from pool.job import TERMINAL, JobState
 from pool.names import parse_aside, parse_dead, parse_note, parse_proof
 from pool.spool import Spool
@@ -126,25 +125,16 @@ def sweep_tmp(spool: Spool) -> int:
     alive: dict[str, bool] = {}
     swept = 0
     for entry in os.scandir(spool.root / "tmp"):
-        owner = entry.name.split(".", 1)[0]
-        if owner not in alive:
-            alive[owner] = owner_alive(owner)
-        if not alive[owner]:
+        name = entry.name.split(".", 1)[0]
+        if name not in alive:
+            alive[name] = owner.alive(name)
+        if not alive[name]:
             swept += 1
             if entry.is_dir(follow_symlinks=False):
                 fsops.remove_tree(entry.path)
             else:
                 fsops.unlink(entry.path, missing_ok=True)
     return swept
-
-
-def owner_alive(owner: str) -> bool:
-    """Whether the process lives that `layout.owner_prefix` named so; True for names that are not ours."""
-    pid, _, rest = owner.partition("-")
-    start, _, boot = rest.partition("-")
-    if not pid.isdigit() or not boot:
-        return True  # not one of our names: not ours to remove
-    return boot == layout.boot_tag() and procs.Identity(int(pid), start, boot_id()).alive()
 
 
 def sweep_remains(spool: Spool) -> int:

@@ -48,7 +48,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pool import codec, fsops, layout
+from pool import codec, fsops, layout, owner
 from pool.blame import SAYS_NOTHING, slot_of
 from pool.clock import boot_ns
 from pool.constants import MAX_JOB_BYTES, MAX_RESULT_BYTES
@@ -77,8 +77,6 @@ class Spool:
         self.id = layout.identity(self.root)
         self._at = str(self.root)
         self._offset = layout.clock_offset(self.root)
-        self._owner = layout.owner_prefix()
-        self._serial = itertools.count()
         self.ids = Ids(self.root)
 
     @classmethod
@@ -116,7 +114,7 @@ class Spool:
 
     def temp(self) -> str:
         """A fresh path in tmp/ that names its owner, so that only files of dead owners are swept."""
-        return f"{self._at}/tmp/{self._owner}.{next(self._serial)}"
+        return f"{self._at}/tmp/{owner.fresh()}"
 
     # ---- submit
 
@@ -357,13 +355,16 @@ class Spool:
 
     def requeue(self, entry: str, engine: str, name: JobName) -> None:
         """Run a dead job again. Its record is set aside first, so that no later step can find it decided."""
-        aside = f"{self._at}/dead/{name.id}.{self._owner}.record"
-        with contextlib.suppress(FileNotFoundError):
-            fsops.rename(self.record_path(name.id), aside)
-        if self.durable:
-            fsops.sync_dir(f"{self._at}/out")
-        fsops.unlink(f"{self._at}/out/{name.id}.json", missing_ok=True)
-        self._into_ready(f"{self._at}/dead/{entry}", engine, str(name.fresh()))
+        aside = f"{self._at}/dead/{name.id}.{owner.fresh()}.record"
+        with self.ids.lock():  # RACE: the second of two callers would set the record of the new run aside
+            if not os.path.lexists(f"{self._at}/dead/{entry}"):
+                return
+            with contextlib.suppress(FileNotFoundError):
+                fsops.rename(self.record_path(name.id), aside)
+            if self.durable:
+                fsops.sync_dir(f"{self._at}/out")
+            fsops.unlink(f"{self._at}/out/{name.id}.json", missing_ok=True)
+            self._into_ready(f"{self._at}/dead/{entry}", engine, str(name.fresh()))
         if self.durable:
             fsops.sync_dir(self.ready_dir(engine))
         fsops.unlink(aside, missing_ok=True)

@@ -119,6 +119,10 @@ class Watcher:
             self._fall_back(_limit_sentence(error))
         return True
 
+    def abandon(self) -> None:
+        """In a forked child: let go of what belongs to the parent, whose own watcher goes on."""
+        self._source.abandon()
+
     def close(self) -> None:
         self._source.close()
 
@@ -214,9 +218,12 @@ class _Inotify:
         return True
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        # RACE: the number is forgotten first; a child forked meanwhile must not close what has it next
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    abandon = close  # the child's copy of the descriptor; the parent's stays
 
 
 class _Observer:
@@ -289,9 +296,15 @@ class _Observer:
         deadline = time.monotonic() + 2 * POLL_S
         while self._observer.is_alive() and time.monotonic() < deadline:
             self._observer.join(0.05)
-        os.close(self._reader)
-        os.close(self._writer)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the pipe alone; in a forked child there are no threads to end."""
+        reader, writer = self._reader, self._writer
         self._reader = self._writer = -1
+        for descriptor in (reader, writer):
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def network_mount(path: str, table: str = "/proc/self/mounts") -> str:

@@ -9,7 +9,6 @@ The ids are random, so nobody finds another's file by counting.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -18,10 +17,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pool import fsops, layout
+from pool import fsops, owner
 from pool.errors import JobRefused
 from pool.gateways.kinds import suffix_of
-from pool.retention import owner_alive
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _MAX_NAME = 255
@@ -53,12 +51,10 @@ class Tempfiles:
     def __init__(self, folder: Path, now: Callable[[], int], life_s: float) -> None:
         self.folder = folder
         self._now, self._life_us = now, int(life_s * 1e6)
-        self._owner = layout.owner_prefix()
-        self._serial = itertools.count()
 
     def part(self) -> str:
         """A fresh path for a file on its way in."""
-        return f"{self.folder}/{self._owner}.{next(self._serial)}.part"
+        return f"{self.folder}/{owner.fresh()}.part"
 
     def keep(self, part: str, file_type: str, name: str) -> Tempfile:
         """Give the file at `part` an id. name: as the client calls it."""
@@ -104,7 +100,7 @@ class Tempfiles:
                 self.remove(about.file_id)
                 swept += 1
         for name in names:
-            orphan = name.endswith(".part") and not owner_alive(name.split(".", 1)[0])
+            orphan = name.endswith(".part") and not owner.alive(name.split(".", 1)[0])
             if orphan or (_ID.match(name[:36]) and not name.endswith(".json") and self._abandoned(name)):
                 fsops.unlink(f"{self.folder}/{name}", missing_ok=True)
                 swept += 1

@@ -6,7 +6,6 @@ goes back where the question came from: a job with a file from BASE_URL has its 
 
 from __future__ import annotations
 
-import itertools
 import mimetypes
 import os
 import shutil
@@ -16,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pool import codec, fsops, layout
+from pool import codec, fsops, owner
 from pool.client import FilePool
 from pool.errors import JobRefused
 from pool.gateways.kinds import HEAD_BYTES, kind_of
@@ -26,7 +25,6 @@ from pool.gateways.redis.wire import FILE_ID, Order
 from pool.gateways.roots import Roots
 from pool.gateways.tempfiles import Tempfiles, UnknownFile
 from pool.job import Record
-from pool.retention import owner_alive
 from pool.schema import Schemas, path_keys
 
 _PAUSES_S = (0.3, 1.0, 2.0)  # between tries at a service that is away
@@ -53,7 +51,6 @@ class Files:
         self._folder, self._life_s = fetched(settings), settings.tempfile_s * _FETCHED_LIFE
         self._max_bytes, self._where = settings.max_file_bytes, settings.base_url
         self._stopped, self._now = stopped, spool.now
-        self._owner, self._serial = layout.owner_prefix(), itertools.count()
         closed = (spool.root, settings.tempfiles)
         self._roots = Roots(settings.roots, closed=closed, tempfile=lambda file_id: self._path(file_id, "file")[0])
 
@@ -99,7 +96,7 @@ class Files:
         raise AssertionError("unreachable")
 
     def _fetch(self, file_id: str, path: Path) -> None:
-        part = f"{self._folder}/{self._owner}.{next(self._serial)}.part"
+        part = f"{self._folder}/{owner.fresh()}.part"
         try:
             self._remote.download(file_id, part, self._max_bytes)
             fsops.replace(part, str(path))
@@ -142,7 +139,7 @@ class Files:
         self._local.sweep()
         for name in os.listdir(self._folder):
             path = self._folder / name
-            half = name.endswith(".part") and not owner_alive(name.split(".", 1)[0])
+            half = name.endswith(".part") and not owner.alive(name.split(".", 1)[0])
             with suppress(FileNotFoundError):
                 age_s = (self._now() * 1000 - path.stat().st_mtime_ns) / 1e9
                 if half or (not name.endswith(".part") and age_s > self._life_s):

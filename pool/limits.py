@@ -1,0 +1,70 @@
+"""Limits of the system, when they are met: what to say about them, and saying it once."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import threading
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from pool.errors import PoolWarning, SpoolError
+
+if TYPE_CHECKING:
+    from typing import ParamSpec
+
+    _P = ParamSpec("_P")
+_R = TypeVar("_R")
+DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+STARVED = DESCRIPTORS | {errno.ENOMEM}  # what may be better at the next look
+_told: set[str] = set()
+
+
+def sentence(error: OSError) -> str:
+    """What is used up, and what mends it."""
+    if error.errno == errno.EMFILE:
+        return f"this process has no file descriptor left (ulimit -n is {_most_files()}): close files, or raise it"
+    if error.errno == errno.ENFILE:
+        return "this machine has no file descriptor left (fs.file-max): close files, or raise it"
+    return f"{error.strerror or error}"
+
+
+def clear(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Have a call raise SpoolError, with what mends it, in the place of an OSError for want of descriptors."""
+
+    @functools.wraps(call)
+    def cleared(*args: _P.args, **more: _P.kwargs) -> _R:
+        try:
+            return call(*args, **more)
+        except OSError as error:
+            if error.errno not in DESCRIPTORS:
+                raise
+            raise SpoolError(sentence(error)) from error
+
+    return cleared
+
+
+def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    """A running daemon thread. SpoolError when the system has none left."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise SpoolError(f"{error}: raise the limit of processes and threads (ulimit -u)") from None
+    return thread
+
+
+def warn_once(text: str) -> None:
+    """A PoolWarning, the first time in this process."""
+    if text not in _told:
+        _told.add(text)
+        warnings.warn(text, PoolWarning, stacklevel=4)
+
+
+def _most_files() -> int:
+    try:
+        import resource
+    except ImportError:  # pragma: no cover - other platforms
+        return 0
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
