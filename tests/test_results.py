@@ -170,7 +170,7 @@ def test_many_threads_wait_for_one_future_and_for_many(pool: FilePool, hand: Han
     for thread in threads:
         thread.join(10)
     assert values == [{"n": 1}] * 16
-    assert pool._results.pending() == []
+    assert pool._results.pending(pool) == []
 
 
 def test_asking_again_and_again_sees_the_end(pool: FilePool, hand: Hand) -> None:
@@ -327,7 +327,7 @@ def test_a_supervisor_that_cannot_be_started_ends_no_waiting(
         asked.append(1)
         raise error
 
-    monkeypatch.setattr(pool._results, "_on_look", fail)
+    monkeypatch.setattr(pool, "on_look", fail)
     future = pool.submit("echo")
     hand.later(1.5, hand.finish)
     if how == "wait":
@@ -358,11 +358,11 @@ def test_what_was_not_accepted_is_not_waited_for(spool: Spool, config: Config, h
                 calls[how](pool)
                 break
             except (SpoolFull, OSError):
-                assert pool._results.pending() == []
+                assert pool._results.pending(pool) == []
             finally:
                 fsops.hook = None
         assert number > 1
-        pool._results.close(PoolClosed("the test is over"))
+        pool.close()
 
 
 # ---- consuming
