@@ -162,9 +162,21 @@ class _Waiters(list[Any]):
     def renew(self) -> None:
         """In a child: an as_completed() that goes on there; whoever else waited is not there."""
         for waiter in self:
-            waiter.lock, waiter.event = threading.Lock(), threading.Event()
+            waiter.lock, waiter.event = threading.Lock(), _Arming(self._arm)
             if waiter.finished_futures:
                 waiter.event.set()
+
+
+class _Arming(threading.Event):
+    """What a waiter that came along through a fork sleeps on."""
+
+    def __init__(self, arm: Callable[[], None]) -> None:
+        super().__init__()
+        self._arm = arm
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._arm()
+        return super().wait(timeout)
 
 
 def with_remote_trace(error: BaseException, failure: Failure) -> BaseException:
