@@ -104,6 +104,12 @@ def _common(status: PoolStatus) -> Iterator[str]:
         )
     if status.intake_paused:
         yield f"dropped files are not taken in: {status.intake_paused}"
+    polling: dict[str, list[str]] = {}
+    for name, watching in (("the supervisor", status.watching), *((s.slot, s.watching) for s in status.slots)):
+        if watching.limited:
+            polling.setdefault(watching.reason, []).append(name)
+    for reason, names in polling.items():
+        yield f"{', '.join(names)}: looking for arrivals by polling, which is slower: {reason}"
     for engine in status.engines:
         if not engine.configured and (engine.queued or engine.deferred):
             jobs = _count(engine.queued + engine.deferred, "job")

@@ -12,14 +12,13 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
-from typing import Tuple  # noqa: UP035 - old interpreters
 
 from pool import procs
 from pool.host import boot_id
 from pool.names import base32
 
 _numbers = itertools.count()
-_mine: Tuple[int, str, str] = (0, "", "")  # noqa: UP006 - old interpreters; pid, owner, owner and token
+_mine: tuple[int, str, str] = (0, "", "")  # pid, owner, owner and token
 
 
 def boot_tag() -> str:

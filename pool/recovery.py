@@ -83,6 +83,7 @@ class Recovery:
             f"{root}/heartbeats/{worker}",
             f"{root}/slots/{worker}.json",
             f"{root}/slots/{worker}.error",
+            f"{root}/slots/{worker}.watch",
         ):
             fsops.unlink(leftover, missing_ok=True)
         return Recovered(tuple(charged), row)

@@ -12,6 +12,7 @@ from pool import fsops
 from pool.slot import Slot
 from pool.spool import Spool
 from pool.watch import Watcher
+from pool.watching import WatchingStatus
 
 
 class Reporter:
@@ -31,7 +32,7 @@ class Reporter:
         body = {
             "at": self._spool.now(),
             "draining": draining,
-            "watching": {"mode": watcher.mode, "reason": watcher.reason},
+            "watching": asdict(WatchingStatus.of(watcher)),
             "intake_paused": paused,
             "slots": slots,
         }

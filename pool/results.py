@@ -22,7 +22,7 @@ from pool.errors import JobFailed, PoolClosed, PoolError, ProtocolError, SpoolEr
 from pool.forked import renew_in_children
 from pool.future import JobFuture, with_remote_trace
 from pool.job import JobState, Record
-from pool.names import parse_record, parse_worker
+from pool.names import SUFFIX, parse_record, parse_worker
 from pool.spool import Spool
 from pool.watch import Watcher
 
@@ -69,11 +69,13 @@ class Results:
         """Resolve this future when its record appears. Call before the job is submitted."""
         with self._lock:
             watcher = self._begin()
+        if watcher.reason:  # said before anything is awaited: a warning may be made an error
+            limits.warn_once(f"results of {self._spool.root} are looked for by polling: {watcher.reason}")
+            watcher.hurry()
+        with self._lock:
             if not self._awaited:
                 self._look_at = time.monotonic() + _RESCAN_S
             self._awaited.setdefault(future.id, []).append(future)
-        if watcher.reason:
-            limits.warn_once(f"{self._spool.root}: results are looked for by polling: {watcher.reason}")
         if self._dozing:
             self._work.set()
 
@@ -137,10 +139,13 @@ class Results:
         if self._closed:
             raise PoolClosed("this pool was closed")
         if self._watcher is None:
-            self._watcher = Watcher({"out": self._spool.root / "out"})
+            self._watcher = Watcher({"out": self._spool.root / "out"}, wanted=self._wanted)
         if self._thread is None:
             self._thread = limits.start_thread(self._run, "filepool-results")
         return self._watcher
+
+    def _wanted(self) -> list[str]:
+        return [f"{job_id}{SUFFIX}" for job_id in list(self._awaited)]
 
     def _run(self) -> None:
         while not self._closed:

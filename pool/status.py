@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pool import lookup
+from pool import lookup, watching
 from pool.clock import boot_ns
 from pool.constants import SERVING, Phase
 from pool.death import Ended
@@ -30,6 +30,7 @@ from pool.names import WorkerName, parse_dead, parse_worker
 from pool.orphan import supervisor_identity
 from pool.procs import Member, members, sample
 from pool.spool import Spool
+from pool.watching import EVENTS, WatchingStatus
 
 if TYPE_CHECKING:
     from pool.config import Config
@@ -103,14 +104,7 @@ class SlotStatus:
     jobs_done: int
     rss_bytes: int
     gpu_bytes: int
-
-
-@dataclass(frozen=True)
-class WatchingStatus:
-    """How arrivals are noticed: mode "inotify", "observer" or "polling" ("" unknown), and why not the first."""
-
-    mode: str = ""
-    reason: str = ""
+    watching: WatchingStatus = EVENTS  # of its process
 
 
 @dataclass(frozen=True)
@@ -154,9 +148,6 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
         told = {}  # the word of one that is gone
     slots = tuple(_slots(spool, config, told, alive, served=supervisor is not None))
     disk = shutil.disk_usage(spool.root)
-    watching = told.get("watching")
-    about = watching if isinstance(watching, dict) else {}
-    mode, reason = str(about.get("mode") or ""), str(about.get("reason") or "")
     facts = PoolStatus(
         at=spool.now(),
         spool=str(spool.root),
@@ -164,7 +155,7 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
         supervisor=supervisor,
         draining=bool(told.get("draining")),
         intake_paused=str(told.get("intake_paused") or ""),
-        watching=WatchingStatus(mode, reason),
+        watching=WatchingStatus.from_map(told.get("watching")),
         engines=tuple(_engines(spool, config, slots)),
         slots=slots,
         dropped=_count(spool.root / "in", ""),
@@ -258,6 +249,7 @@ def _slot(spool: Spool, config: Config, entry: Mapping[str, Any], alive: Mapping
         jobs_done=beat.jobs_done if beat and member else 0,
         rss_bytes=usage.rss_bytes if usage else 0,
         gpu_bytes=beat.gpu_bytes if beat and member else 0,
+        watching=watching.told(spool, str(worker)) if member else EVENTS,
     )
 
 

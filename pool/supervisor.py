@@ -65,6 +65,7 @@ class Supervisor:
         self._control = Control(self.spool, config, lambda: self._fleet.slots, self._fleet.next_generation())
         self._reporter = Reporter(self.spool, self._fleet.slots)
         self._signals = 0
+        self._watching = ""  # why not by events, as the log has it
         self._complain_at = 0.0  # of a full disk, not before
         self._due = dict.fromkeys(("tick", *_CHORES), 0.0)
         self._alone_since: float | None = None
@@ -81,8 +82,7 @@ class Supervisor:
         root = self.spool.root
         places = {"in": root / "in", "control": root / "run" / "control", "notes": root / "run" / "attempts"}
         with Watcher(places, closes=("in",)) as watcher:
-            if watcher.reason:
-                logger.warning("watching by polling: {}", watcher.reason)
+            self._tell_watching(watcher)
             self._notifier.ready()
             while not (self._fleet.draining and not self._fleet.living()):
                 self._turn(watcher)
@@ -230,9 +230,18 @@ class Supervisor:
             if (proof := self.spool.take_proof(name)) is not None:
                 self._fleet.accuse(*proof)
 
+    def _tell_watching(self, watcher: Watcher) -> None:
+        if watcher.reason != self._watching:
+            self._watching = watcher.reason
+            if watcher.reason:
+                logger.warning("watching by {}: {}", watcher.mode, watcher.reason)
+            else:
+                logger.info("watching by {} again", watcher.mode)
+
     def _care(self, watcher: Watcher, now: float) -> None:
         if watcher.verify():
             self._due.update(intake=now, control=now)
+            self._tell_watching(watcher)
         for slot in self._fleet.living():
             logs.trim(slot.log, self._config.log.max_bytes, self._config.log.keep)
         self._retention.renew_directories()

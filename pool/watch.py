@@ -5,65 +5,54 @@ for IN_MOVED_FROM and holds an unmatched one back for half a second, in order, s
 claim would be noticed 500 ms late; with this mask a round trip is below 1 ms. The descriptor is read where it is
 waited for, without a thread in between.
 
-Elsewhere watchdog's own observer of the platform; on mounts that send no events (NFS, SMB, FUSE …) or when the
-inotify limits are used up, its PollingObserver. `mode` and `reason` say which and why; `status` shows them.
+Elsewhere watchdog's own observer of the platform. On mounts that send no events (NFS, SMB, FUSE …), or when a limit
+of the system is met, `pool.polling`; a limit that has gone is noticed by `verify`. `mode`, `reason` and `limited` say
+which and why; `status` shows them.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import select
-import struct
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pool.errors import SpoolError
 from pool.host import mounts
+from pool.inotify import Inotify, why_not
+from pool.polling import Arrivals, Listing, Poller, Wanted
 
 NETWORK_MOUNTS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "vboxsf", "vmhgfs"}
 )
-POLL_S = 0.5
-
-_IN_CLOSE_WRITE = 0x00000008
-_IN_MOVED_TO = 0x00000080
-_IN_CREATE = 0x00000100
-_IN_Q_OVERFLOW = 0x00004000
-_IN_IGNORED = 0x00008000
-_IN_ONLYDIR = 0x01000000
-_IN_EXCL_UNLINK = 0x04000000
-_HEADER = struct.Struct("iIII")
-
-
-@dataclass
-class Arrivals:
-    """names: per watched key, in the order of arrival. rescan: events were lost, look everywhere."""
-
-    names: dict[str, list[str]] = field(default_factory=dict)
-    rescan: bool = False
-
-    def __bool__(self) -> bool:
-        return self.rescan or bool(self.names)
+AGAIN_S = 5.0  # between two tries whether a limit has gone
+_JOIN_S = 1.0
 
 
 class Watcher:
     """Watches directories that exist, each under a key of the caller's choice. SpoolError: one is missing.
 
-    closes: keys of directories in which a file also counts when its writer closes it (the drop box).
+    closes: keys of directories in which a file also counts when its writer closes it (the drop box). wanted: in the
+    first directory these files alone count, which makes polling cheap; events tell of all.
     """
 
-    def __init__(self, directories: Mapping[str, Path | str], *, closes: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        directories: Mapping[str, Path | str],
+        *,
+        closes: Iterable[str] = (),
+        wanted: Callable[[], list[str]] | None = None,
+    ) -> None:
         self._directories = {key: str(path) for key, path in directories.items()}
-        self._closes = frozenset(closes)
+        self._closes, self._wanted = frozenset(closes), wanted
         self.mode = "inotify"
         self.reason = ""
-        self._source: _Inotify | _Observer
+        self.limited = False  # the reason is a limit that somebody may raise, or that may go by itself
+        self._again_at = 0.0
+        self._source: Inotify | _Observer | Poller
         for path in self._directories.values():
             if not os.path.isdir(path):
                 raise SpoolError(f"{path} is missing: start the pool once to make the spool")
@@ -72,16 +61,27 @@ class Watcher:
             self._fall_back(f"{remote} mounts send no events")
             return
         if not sys.platform.startswith("linux"):
-            self._source, self.mode = _Observer(self._directories, self._closes, polling=False), "observer"
+            self._source, self.mode = _Observer(self._directories), "observer"
             return
         try:
-            self._source = _Inotify(self._directories, self._closes)
+            self._source = Inotify(self._directories, self._closes)
         except OSError as error:
-            self._fall_back(_limit_sentence(error))
+            self._fall_back(why_not(error), limited=True)
 
-    def _fall_back(self, reason: str) -> None:
-        self._source = _Observer(self._directories, self._closes, polling=True)
-        self.mode, self.reason = "polling", reason
+    def _fall_back(self, reason: str, *, limited: bool = False) -> None:
+        look: Listing | Wanted
+        if self._wanted is None:
+            look = Listing(self._directories, self._closes)
+        else:
+            look = Wanted(*next(iter(self._directories.items())), self._wanted)
+        self._source = Poller(look, self._directories.values())
+        self.mode, self.reason, self.limited = "polling", reason, limited
+        self._again_at = time.monotonic() + AGAIN_S
+
+    def hurry(self) -> None:
+        """Somebody begins to wait; where there are events, they come at once in any case."""
+        if isinstance(self._source, Poller):
+            self._source.hurry()
 
     def fileno(self) -> int:
         """Descriptor that becomes readable when something may have arrived (POSIX)."""
@@ -97,26 +97,39 @@ class Watcher:
             return self._source.read()
         except OSError as error:
             self._source.close()
-            self._fall_back(f"inotify failed: {error.strerror or error}")
+            self._fall_back(f"inotify failed: {error.strerror or error}", limited=True)
             return Arrivals(rescan=True)
 
     def verify(self) -> bool:
-        """Re-arm what was removed and made again, restart what died. True: something was wrong, rescan."""
+        """Re-arm what was removed and made again, restart what died, go back to events when a limit has gone.
+
+        True: something was wrong, or is right again: rescan.
+        """
+        if self.limited and time.monotonic() >= self._again_at:
+            self._again_at = time.monotonic() + AGAIN_S
+            if self._listen():
+                return True
         if self._source.healthy():
             return False
         reason = self.reason
         self._source.close()
         if self.mode == "polling":
-            self._fall_back(reason)
-            return True
+            self._fall_back(reason, limited=self.limited)
+        elif self.mode == "observer":
+            self._source = _Observer(self._directories)
+        elif not self._listen():
+            self._fall_back(self.reason, limited=True)
+        return True
+
+    def _listen(self) -> bool:
+        """Have events instead of what there was, if that is possible now; else `reason` says why not."""
         try:
-            self._source = (
-                _Inotify(self._directories, self._closes)
-                if self.mode == "inotify"
-                else _Observer(self._directories, self._closes, polling=False)
-            )
+            source = Inotify(self._directories, self._closes)
         except OSError as error:
-            self._fall_back(_limit_sentence(error))
+            self.reason = why_not(error)
+            return False
+        self._source.close()
+        self._source, self.mode, self.reason, self.limited = source, "inotify", "", False
         return True
 
     def abandon(self) -> None:
@@ -133,106 +146,12 @@ class Watcher:
         self.close()
 
 
-class _Inotify:
-    def __init__(self, directories: Mapping[str, str], closes: frozenset[str]) -> None:
-        from watchdog.observers import inotify_c
-
-        self._add_watch = inotify_c.inotify_add_watch
-        self._fd: int = inotify_c.inotify_init()
-        if self._fd == -1:
-            raise _last_error()
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
-        self._directories, self._closes = dict(directories), closes
-        self._keys: dict[int, str] = {}
-        self._inodes: dict[str, tuple[int, int]] = {}
-        os.set_blocking(self._fd, False)
-        os.set_inheritable(self._fd, False)
-        try:
-            for key in self._directories:
-                self._arm(key)
-        except OSError:
-            os.close(self._fd)
-            raise
-
-    def _arm(self, key: str) -> None:
-        """Watch a directory; one that is gone is left to `verify`, which comes again."""
-        path = self._directories[key]
-        self._inodes.pop(key, None)
-        mask = _IN_MOVED_TO | _IN_CREATE | _IN_ONLYDIR | _IN_EXCL_UNLINK
-        if key in self._closes:
-            mask = _IN_MOVED_TO | _IN_CLOSE_WRITE | _IN_ONLYDIR | _IN_EXCL_UNLINK
-        wd = self._add_watch(self._fd, os.fsencode(path), mask)
-        if wd == -1:
-            error = _last_error(path)
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return
-            raise error
-        self._keys[wd] = key
-        try:
-            info = os.stat(path)
-        except OSError:
-            return
-        self._inodes[key] = (info.st_dev, info.st_ino)
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def wait(self, timeout: float) -> bool:
-        return bool(self._poll.poll(max(0, int(timeout * 1000 + 0.999))))
-
-    def read(self) -> Arrivals:
-        arrivals = Arrivals()
-        try:
-            buffer = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return arrivals
-        at, end = 0, len(buffer)
-        while at + 16 <= end:
-            wd, mask, _, length = _HEADER.unpack_from(buffer, at)
-            name = buffer[at + 16 : at + 16 + length].rstrip(b"\0")
-            at += 16 + length
-            if mask & _IN_Q_OVERFLOW:
-                arrivals.rescan = True
-            elif mask & _IN_IGNORED:
-                self._revive(wd, arrivals)
-            elif name and wd in self._keys:
-                arrivals.names.setdefault(self._keys[wd], []).append(os.fsdecode(name))
-        return arrivals
-
-    def _revive(self, wd: int, arrivals: Arrivals) -> None:
-        """The directory of a watch is gone: renewed by the supervisor, or removed and made again."""
-        key = self._keys.pop(wd, None)
-        arrivals.rescan = True
-        if key is not None and key not in self._keys.values():
-            self._arm(key)
-
-    def healthy(self) -> bool:
-        for key, path in self._directories.items():
-            try:
-                info = os.stat(path)
-            except OSError:
-                return False
-            if self._inodes.get(key) != (info.st_dev, info.st_ino):
-                return False
-        return True
-
-    def close(self) -> None:
-        # RACE: the number is forgotten first; a child forked meanwhile must not close what has it next
-        descriptor, self._fd = self._fd, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    abandon = close  # the child's copy of the descriptor; the parent's stays
-
-
 class _Observer:
-    """watchdog's observers: their threads collect names and poke a pipe of this process."""
+    """watchdog's observer of the platform: its threads collect names and poke a pipe of this process."""
 
-    def __init__(self, directories: Mapping[str, str], closes: frozenset[str], *, polling: bool) -> None:
+    def __init__(self, directories: Mapping[str, str]) -> None:
         from watchdog.events import FileSystemEvent, FileSystemEventHandler
         from watchdog.observers import Observer
-        from watchdog.observers.polling import PollingObserver
 
         self._lock = threading.Lock()
         self._arrivals = Arrivals()
@@ -240,7 +159,7 @@ class _Observer:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        self._observer: Any = PollingObserver(timeout=POLL_S) if polling else Observer()
+        self._observer: Any = Observer()
         outer = self
 
         class Handler(FileSystemEventHandler):  # type: ignore[misc,unused-ignore]
@@ -293,7 +212,7 @@ class _Observer:
         if self._reader < 0:
             return
         self._observer.stop()
-        deadline = time.monotonic() + 2 * POLL_S
+        deadline = time.monotonic() + _JOIN_S
         while self._observer.is_alive() and time.monotonic() < deadline:
             self._observer.join(0.05)
         self.abandon()
@@ -316,18 +235,3 @@ def network_mount(path: str, table: str = "/proc/self/mounts") -> str:
         if inside and len(point) >= len(best):
             best, kind = point, type_
     return kind if kind in NETWORK_MOUNTS or kind.startswith("fuse.") else ""
-
-
-def _last_error(path: str = "") -> OSError:
-    import ctypes
-
-    code = ctypes.get_errno() or errno.EIO
-    return OSError(code, os.strerror(code), path)
-
-
-def _limit_sentence(error: OSError) -> str:
-    if error.errno == errno.EMFILE:
-        return "the limit of inotify instances is used up (raise fs.inotify.max_user_instances)"
-    if error.errno == errno.ENOSPC:
-        return "the limit of inotify watches is used up (raise fs.inotify.max_user_watches)"
-    return f"inotify: {error.strerror} ({error.filename})"

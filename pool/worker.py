@@ -32,6 +32,7 @@ from pool.picker import Picker
 from pool.procs import resident_bytes
 from pool.spool import NO_SPACE, Claim, Spool
 from pool.watch import Watcher
+from pool.watching import WatchNote
 
 _VERIFY_S = 10.0  # how often the watcher itself is looked at
 
@@ -50,6 +51,7 @@ class Worker:
         self._draining = False
         self._verify_at = 0.0
         self._late = False  # others were faster
+        self._watch_note = WatchNote(self._spool, self._name)
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
@@ -134,8 +136,6 @@ class Worker:
         executor = Executor(spool, launch, engine, self._beat, self._cancelled_type, lambda: self._draining)
         batching = launch.max_batch > 1 and hasattr(engine, "run_batch")
         with Watcher({"ready": spool.ready_dir(self._name.engine)}) as watcher:
-            if watcher.reason:
-                _say(f"watching by polling: {watcher.reason}")
             self._enter(Phase.IDLE)
             while not self._draining:
                 claim = None if self._beat.standby else self._next(picker, watcher)
@@ -172,6 +172,8 @@ class Worker:
         if self._late:
             self._sleep(0.0)
             return
+        if said := self._watch_note.update(watcher):
+            _say(said)
         now = time.monotonic()
         if now >= self._verify_at:
             self._verify_at = now + _VERIFY_S

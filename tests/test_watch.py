@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -15,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from pool import fsops, watch
+from pool import fsops, polling, watch
 from pool.errors import SpoolError
 from pool.host import mounts
-from pool.watch import Arrivals, Watcher
+from pool.polling import Arrivals, Poller
+from pool.watch import Watcher
 
 PAIRS = 200
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="inotify is Linux")
@@ -32,10 +35,9 @@ def ready(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a network mount; polls faster than in life."""
+def remote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network mount."""
     monkeypatch.setattr(watch, "network_mount", lambda path: "nfs4")
-    monkeypatch.setattr(watch, "POLL_S", 0.05)
 
 
 def _await(watcher: Watcher, enough: Callable[[Arrivals], bool], seconds: float = 10.0) -> Arrivals:
@@ -164,7 +166,7 @@ def test_it_needs_no_thread_and_leaves_no_descriptor(ready: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.usefixtures("polling")
+@pytest.mark.usefixtures("remote")
 def test_polling_leaves_no_descriptor_and_no_thread(ready: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
@@ -258,7 +260,6 @@ def test_limits_that_are_met_later_lead_to_polling(
         ctypes.set_errno(code)
         return -1
 
-    monkeypatch.setattr(watch, "POLL_S", 0.05)
     with Watcher({"ready": ready}) as watcher:
         monkeypatch.setattr(inotify_c, "inotify_add_watch", refuse)
         ready.rename(tmp_path / "elsewhere")
@@ -272,7 +273,6 @@ def test_limits_that_are_met_later_lead_to_polling(
 
 @linux
 def test_a_broken_descriptor_leads_to_polling(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "POLL_S", 0.05)
     with Watcher({"ready": ready}) as watcher:
         folder = os.open(ready, os.O_RDONLY)
         os.dup2(folder, watcher.fileno())
@@ -288,38 +288,48 @@ def test_a_broken_descriptor_leads_to_polling(ready: Path, monkeypatch: pytest.M
 _POLL = """
 import sys, time
 from pathlib import Path
+from pool import watch
 from pool.watch import Watcher
 
 ready = Path(sys.argv[1])
+watch.AGAIN_S = 0.05
 with Watcher({"ready": ready}) as watcher:
-    (ready / "a job").touch()
-    print(watcher.mode, "|", watcher.reason)
-    deadline = time.monotonic() + 10
-    while "a job" not in watcher.read().names.get("ready", ()):
-        assert time.monotonic() < deadline
-        watcher.wait(0.1)
+    for name in ("a job", "another"):
+        (ready / name).touch()
+        print(watcher.mode, "|", watcher.reason, "|", watcher.limited)
+        deadline = time.monotonic() + 10
+        while name not in watcher.read().names.get("ready", ()):
+            assert time.monotonic() < deadline
+            watcher.wait(0.1)
+        if name == "a job":
+            Path(f"/proc/sys/user/max_inotify_{sys.argv[2]}").write_text("64")
+            while not watcher.verify():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
 """
 
 
 @linux
 @pytest.mark.parametrize("limit", ["instances", "watches"])
-def test_when_the_kernel_refuses_events_it_polls_and_says_why(
+def test_when_the_kernel_refuses_events_it_polls_and_says_why_until_it_gives_some(
     ready: Path, child_env: dict[str, str], limit: str
 ) -> None:
     """A user namespace of its own has limits of its own, so that nobody else on this machine notices."""
     shell = f'echo 0 > /proc/sys/user/max_inotify_{limit} && exec "$@"'
-    wrapped = ["unshare", "--user", "--map-root-user", "sh", "-c", shell, "sh", sys.executable, "-c", _POLL, str(ready)]
-    probe = subprocess.run([*wrapped[:5], "echo 0 > /proc/sys/user/max_inotify_watches"], stderr=-1, text=True)
+    inside = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+    wrapped = [*inside, shell, "sh", sys.executable, "-c", _POLL, str(ready), limit]
+    probe = subprocess.run([*inside, "echo 0 > /proc/sys/user/max_inotify_watches"], stderr=-1, text=True)
     if probe.returncode != 0:
         pytest.skip(f"no user namespace here: {probe.stderr.strip()}")
     done = subprocess.run(wrapped, env=child_env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
-        f"polling | the limit of inotify {limit} is used up (raise fs.inotify.max_user_{limit})\n"
+        f"polling | the limit of inotify {limit} of this user is used up (user.max_inotify_{limit} is 0): "
+        f"raise it with `sysctl -w user.max_inotify_{limit}=1024` | True\ninotify |  | False\n"
     )
 
 
-@pytest.mark.usefixtures("polling")
+@pytest.mark.usefixtures("remote")
 @pytest.mark.invariant(20)
 def test_on_a_network_mount_it_polls_and_delivers(ready: Path, tmp_path: Path) -> None:
     with Watcher({"ready": ready}) as watcher:
@@ -335,7 +345,7 @@ def test_on_a_network_mount_it_polls_and_delivers(ready: Path, tmp_path: Path) -
         assert watcher.verify() is False
 
 
-@pytest.mark.usefixtures("polling")
+@pytest.mark.usefixtures("remote")
 def test_a_poller_whose_directory_went_is_started_again(ready: Path) -> None:
     with Watcher({"ready": ready}) as watcher:
         ready.rmdir()
@@ -358,17 +368,23 @@ def quiet_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
 
 
-@pytest.mark.usefixtures("polling", "quiet_threads")
+@pytest.mark.usefixtures("quiet_threads")
 @pytest.mark.invariant(20)
 def test_an_emitter_that_died_is_replaced(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from watchdog.observers.polling import PollingEmitter
+    """Of watchdog's observer, which is there for other platforms and runs on this one, too."""
+    from watchdog.observers.inotify import InotifyEmitter
 
     def fail(*_: object) -> None:
         raise RuntimeError("injected")
 
+    monkeypatch.setattr(sys, "platform", "another")
     with Watcher({"ready": ready}) as watcher:
+        assert (watcher.mode, watcher.reason) == ("observer", "")
+        (ready / "before").touch()
+        _expect(watcher, "before")
         with monkeypatch.context() as patch:
-            patch.setattr(PollingEmitter, "queue_events", fail)
+            patch.setattr(InotifyEmitter, "queue_events", fail)
+            (ready / "unseen").touch()
             deadline = time.monotonic() + 10
             while watcher._source.healthy():
                 assert time.monotonic() < deadline
@@ -376,6 +392,112 @@ def test_an_emitter_that_died_is_replaced(ready: Path, monkeypatch: pytest.Monke
         assert watcher.verify() is True
         (ready / "after").touch()
         _expect(watcher, "after")
+
+
+@pytest.mark.usefixtures("remote", "quiet_threads")
+@pytest.mark.invariant(20)
+def test_a_polling_thread_that_died_is_replaced(ready: Path) -> None:
+    def fail() -> Arrivals:
+        raise RuntimeError("injected")
+
+    with Watcher({"ready": ready}) as watcher:
+        assert isinstance(watcher._source, Poller)
+        watcher._source._look = fail
+        watcher.fileno()  # whoever sleeps on several descriptors has a thread that looks
+        deadline = time.monotonic() + 10
+        while not watcher.verify():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (ready / "after").touch()
+        assert select.select([watcher.fileno()], [], [], 10)[0]
+        assert watcher.read().names == {"ready": ["after"]}
+
+
+@pytest.mark.usefixtures("remote")
+def test_polling_tells_by_a_descriptor_what_it_tells_who_waits(ready: Path) -> None:
+    with Watcher({"ready": ready}, closes=("ready",)) as watcher:
+        for number in range(3):
+            (ready / "grows").open("a").write(f"{number}\n")  # a file that counts again when it was written to
+            assert select.select([watcher.fileno()], [], [], 10)[0]
+            assert watcher.read().names == {"ready": ["grows"]}
+        assert watcher.read() == Arrivals()
+
+
+class Clock:
+    """Time that passes only where somebody sleeps or looks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.looks, self.cost = 100.0, [], 0.0
+        self.news = Arrivals()
+        monkeypatch.setattr(polling, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def look(self) -> Arrivals:
+        self.looks.append(self.now)
+        self.now += self.cost
+        news, self.news = self.news, Arrivals()
+        return news
+
+    def pauses(self, poller: Poller, seconds: float) -> list[float]:
+        """Between the looks of somebody who waits so long."""
+        self.looks = []
+        poller.wait(seconds)
+        return [round(after - before - self.cost, 6) for before, after in itertools.pairwise(self.looks)]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock(monkeypatch)
+
+    def sleep(self: threading.Event, timeout: float | None = None) -> bool:
+        made.now += timeout or 0.0
+        return False
+
+    monkeypatch.setattr(threading.Event, "wait", sleep)
+    return made
+
+
+def test_polling_begins_at_once_and_grows_rare(clock: Clock) -> None:
+    clock.cost = 0.0001
+    poller = Poller(clock.look, ())
+    pauses = clock.pauses(poller, 60)
+    assert 0.001 <= pauses[0] < 0.005
+    assert all(later >= earlier - 1e-9 for earlier, later in itertools.pairwise(pauses[:-1]))
+    assert pauses[-2] == pytest.approx(0.1)  # 1,000 times what a look costs
+    assert clock.pauses(poller, 60)[0] == pytest.approx(0.1)  # nobody waits anew
+    poller.hurry()
+    assert clock.pauses(poller, 1)[0] < 0.005
+    clock.news = Arrivals({"out": ["a record"]})
+    clock.pauses(poller, 1)
+    assert poller.read().names == {"out": ["a record"]}
+    assert clock.pauses(poller, 1)[0] < 0.005  # more may come just after
+
+
+@pytest.mark.parametrize(("cost", "first", "last"), [(0.000001, 0.0015, 0.02), (0.01, 0.2, 0.5), (3.0, 0.5, 0.5)])
+def test_what_polling_costs_is_bounded(clock: Clock, cost: float, first: float, last: float) -> None:
+    clock.cost = cost
+    pauses = clock.pauses(Poller(clock.look, ()), 100)
+    assert pauses[0] == pytest.approx(first)
+    assert pauses[-2] == pytest.approx(last)
+
+
+def test_nobody_waits_nothing_is_looked_at(clock: Clock) -> None:
+    Poller(clock.look, ())
+    clock.now += 1000
+    assert clock.looks == []
+
+
+@pytest.mark.parametrize("count", [1, polling._FEW + 1])
+def test_of_a_large_directory_only_what_is_wanted_counts(ready: Path, count: int) -> None:
+    wanted = [f"wanted-{number}" for number in range(count)]
+    look = polling.Wanted("out", str(ready), lambda: wanted)
+    (ready / "other").touch()
+    assert look() == Arrivals()
+    for name in wanted[:3]:
+        (ready / name).touch()
+    assert sorted(look().names["out"]) == wanted[:3]
 
 
 # ---- which mount is it
