@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -59,7 +60,15 @@ def warn_once(text: str) -> None:
     """A PoolWarning, the first time in this process."""
     if text not in _told:
         _told.add(text)
-        warnings.warn(text, PoolWarning, stacklevel=4)
+        warnings.warn(text, PoolWarning, stacklevel=_depth_of_caller())
+
+
+def _depth_of_caller() -> int:
+    """How far up the stack, counted from `warn_once`, the first line is that is not the pool's own."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "pool":
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _most_files() -> int:
