@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -486,3 +487,57 @@ def test_servers_that_fork(tied: World, name: str) -> None:
     wait_until(lambda: tied.supervisor() is None, "the supervisor ends after its last client")
     assert tied.names("tmp") == []
     assert "Error" not in tied.log(), tied.log()
+
+
+_TASKS = """
+import os, sys
+from concurrent.futures import wait
+from celery import Celery
+from pool import FilePool
+
+folder = os.environ["APP_FOLDER"]
+queue = f"{folder}/queue"
+places = {"data_folder_in": queue, "data_folder_out": queue, "control_folder": f"{folder}/control"}
+for place in (*places.values(), f"{folder}/results"):
+    os.makedirs(place, exist_ok=True)
+app = Celery("forktasks", broker="filesystem://", backend=f"file://{folder}/results", broker_transport_options=places)
+pool = FilePool(os.environ["APP_CONFIG"], start=False)
+if "worker" in sys.argv:  # in the process that forks the others
+    pool.submit("echo").result(60)
+
+
+@app.task
+def answer(number):
+    future = pool.submit("echo", n=number, durable=False)
+    if number % 2:
+        wait([future], 60)
+    return [os.getpid(), future.result(60)["n"]]
+"""
+
+_ASK = """
+import json, forktasks
+replies = [forktasks.answer.delay(number) for number in range(40)]
+print(json.dumps([reply.get(timeout=60) for reply in replies]))
+"""
+
+
+def test_celery_with_prefork(served: World, tmp_path: Path) -> None:
+    if importlib.util.find_spec("celery") is None:
+        pytest.skip("celery is not installed (extra: peers)")
+    (tmp_path / "forktasks.py").write_text(_TASKS)
+    env = {**environment(served), "APP_CONFIG": str(served.config), "APP_FOLDER": str(tmp_path)}
+    env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    argv = [sys.executable, "-m", "celery", "-A", "forktasks", "worker", "--pool", "prefork", "-c", "3", "-l", "ERROR"]
+    with open(served.folder / "serve.log", "ab") as log:
+        worker = subprocess.Popen(argv, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _ASK], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100
+        )
+    finally:
+        worker.terminate()
+        worker.wait(PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [number for _, number in found] == list(range(40))
+    assert worker.pid not in {pid for pid, _ in found}
