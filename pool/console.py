@@ -79,6 +79,7 @@ def status_view(status: PoolStatus) -> RenderableType:
     parts: list[RenderableType] = [head]
     if len(status.health.reasons) > 1:
         parts += [Text(f"  - {one_line(reason)}", style=colour) for reason in status.health.reasons]
+    parts += [Text(f"  ! {one_line(note)}", style="yellow") for note in status.health.notes]
     parts += [Text(line, style="dim") for line in _facts(status)]
     parts += [Text(), _engine_table(status.engines)]
     if status.slots:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pool.constants import IDLE_SILENCE_S, STARTING, Phase
@@ -22,11 +22,13 @@ _SERVE = "start one with `python -m pool serve`"
 
 @dataclass(frozen=True)
 class Health:
-    """verdict: "ok", "degraded" or "down". sentence: for people. reasons: all that is not as it should be."""
+    """verdict: "ok", "degraded" or "down". sentence: for people. reasons: all that is not as it should be, nothing
+    with "ok". notes: what makes it slower than it could be."""
 
     verdict: str
     sentence: str
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -66,6 +68,10 @@ def trouble_of(
 
 def assess(status: PoolStatus, config: Config) -> Health:
     """The verdict over the whole pool."""
+    return replace(_assess(status, config), notes=tuple(_polling(status)))
+
+
+def _assess(status: PoolStatus, config: Config) -> Health:
     reasons = list(_common(status))
     living = [slot for slot in status.slots if slot.phase]
     waiting = sum(engine.queued + engine.deferred for engine in status.engines)
@@ -96,6 +102,16 @@ def assess(status: PoolStatus, config: Config) -> Health:
     return Health(OK, f"{_count(serving, 'worker')} ready, {_count(running, 'job')} running, {waiting} waiting")
 
 
+def _polling(status: PoolStatus) -> Iterator[str]:
+    """Who is not woken by events because a limit of the system was met."""
+    found: dict[str, list[str]] = {}
+    for name, watching in (("the supervisor", status.watching), *((s.slot, s.watching) for s in status.slots)):
+        if watching.limited:
+            found.setdefault(watching.reason, []).append(name)
+    for reason, names in found.items():
+        yield f"{', '.join(names)}: looking for arrivals by polling, which is slower: {reason}"
+
+
 def _common(status: PoolStatus) -> Iterator[str]:
     if status.free_bytes < status.min_free_bytes:
         yield (
@@ -104,12 +120,6 @@ def _common(status: PoolStatus) -> Iterator[str]:
         )
     if status.intake_paused:
         yield f"dropped files are not taken in: {status.intake_paused}"
-    polling: dict[str, list[str]] = {}
-    for name, watching in (("the supervisor", status.watching), *((s.slot, s.watching) for s in status.slots)):
-        if watching.limited:
-            polling.setdefault(watching.reason, []).append(name)
-    for reason, names in polling.items():
-        yield f"{', '.join(names)}: looking for arrivals by polling, which is slower: {reason}"
     for engine in status.engines:
         if not engine.configured and (engine.queued or engine.deferred):
             jobs = _count(engine.queued + engine.deferred, "job")

@@ -104,6 +104,23 @@ def test_the_verdict(status: PoolStatus, verdict: str, sentence: str) -> None:
     assert found.ok == (not found.reasons)
 
 
+def test_who_polls_for_a_limit_is_named_and_nobody_is_called_sick_for_it() -> None:
+    limited, remote = WatchingStatus("polling", "no instance", True), WatchingStatus("polling", "nfs4 sends no events")
+    slots = (replace(SLOT, watching=limited), replace(SLOT, slot="fake-1", watching=limited))
+    found = assess(pool(slots, watching=limited), config())
+    assert found.ok
+    assert found.notes == (
+        "the supervisor, fake-0, fake-1: looking for arrivals by polling, which is slower: no instance",
+    )
+    assert assess(pool(slots, draining=True), config()).notes[0].startswith("fake-0, fake-1: looking")
+    assert assess(pool(watching=remote), config()).notes == ()  # as it must be there
+    from rich.console import Console
+
+    console = Console(record=True, width=200, file=sys.stdout)
+    console.print(status_view(replace(pool(slots), health=found)))
+    assert "! the supervisor, fake-0" in console.export_text()
+
+
 BEAT = Beat(7, 0, 0, 1, 0, 0, 0, 0, 0, Phase.IDLE, False, "", "")
 ALIVE = Sample(Status.SLEEPING, 1, 0.0)
 

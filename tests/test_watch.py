@@ -311,6 +311,7 @@ with Watcher({"ready": ready}) as watcher:
 
 @linux
 @pytest.mark.parametrize("limit", ["instances", "watches"])
+@pytest.mark.invariant(20)
 def test_when_the_kernel_refuses_events_it_polls_and_says_why_until_it_gives_some(
     ready: Path, child_env: dict[str, str], limit: str
 ) -> None:
