@@ -1,6 +1,7 @@
 """FilePools made before a fork (gunicorn --preload, prefork, multiprocessing): parent and child both go on with them.
 
-Every program here is a process of its own: it forks beside threads, which pytest's own process must not.
+Every program here is a process of its own: it forks beside threads, which pytest's own process must not, and of which
+Python warns since 3.12.
 """
 
 from __future__ import annotations
