@@ -23,8 +23,8 @@ TIMES = st.integers(0, 10**16)
 WORDS = st.text(max_size=8)
 FAILURES = st.builds(
     Failure, st.sampled_from([kind.value for kind in FailureKind]), WORDS, WORDS, st.integers(0, 99), WORDS, WORDS,
-    WORDS, st.none() | st.just({"key": "memory_limit_mb", "value": 60, "measured": 61}),
     st.none() | st.integers(0, 255), WORDS, WORDS, WORDS, WORDS, TIMES, st.just(()), WORDS,
+    st.none() | st.just({"key": "memory_limit_mb", "value": 60, "measured": 61}), WORDS,
 )  # fmt: skip
 TERMS = st.builds(
     Terms, st.integers(-100, 100), st.none() | st.floats(0.001, 1e9), st.none() | st.integers(0, 98),
@@ -127,7 +127,7 @@ def test_a_job_with_one_wrong_field_is_a_job_or_protocol_error(data: st.DataObje
 
 @given(st.data())
 def test_a_record_or_failure_with_one_wrong_field_is_one_or_protocol_error(data: st.DataObject) -> None:
-    failure = Failure("engine", "m", "s", 1, "e", "t", "died", {"key": "k"}, 1, "SIG", "err", "h", "w", 1)
+    failure = Failure("engine", "m", "s", 1, "e", "t", 1, "SIG", "err", "h", "w", 1, (), "died", {"key": "k"})
     files = ({"path": "/a"},)
     record = Record("mine", "echo", JobState.FAILED, 1, 2, 3, 4, "w", None, failure, (failure,), files, True, "s")
     for read, good in ((Record.from_map, record.to_map()), (Failure.from_map, failure.to_map())):

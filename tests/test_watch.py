@@ -418,7 +418,8 @@ def test_a_polling_thread_that_died_is_replaced(ready: Path) -> None:
 def test_polling_tells_by_a_descriptor_what_it_tells_who_waits(ready: Path) -> None:
     with Watcher({"ready": ready}, closes=("ready",)) as watcher:
         for number in range(3):
-            (ready / "grows").open("a").write(f"{number}\n")  # a file that counts again when it was written to
+            with (ready / "grows").open("a") as file:  # a file that counts again when it was written to
+                file.write(f"{number}\n")
             assert select.select([watcher.fileno()], [], [], 10)[0]
             assert watcher.read().names == {"ready": ["grows"]}
         assert watcher.read() == Arrivals()
