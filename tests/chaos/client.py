@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import signal
 import sys
+import traceback
 from collections import deque
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
 from pathlib import Path
@@ -35,16 +38,18 @@ class Client:
     def __init__(self, config: str, history: str, name: str, outputs: str, real: list[dict[str, Any]]) -> None:
         self.rng = random.Random(name)
         self.name, self.outputs, self.real = name, Path(outputs), real
-        self.history = History(Path(history))
+        self.config, self.history = config, History(Path(history))
         self.pool = FilePool(config, start=False)
         self.pending: deque[tuple[JobFuture, Any]] = deque()
         self.failed: list[str] = []
         self.number = 0
 
     def run(self) -> None:
-        actions = [self.one, self.named, self.batch, self.cancel, self.again, self.media, self.drop]
+        actions = [
+            self.one, self.named, self.batch, self.cancel, self.again, self.media, self.drop, self.fork, self.threads,
+        ]  # fmt: skip
         while True:
-            self.rng.choices(actions, [10, 4, 2, 1, 1, 2, 1])[0]()
+            self.rng.choices(actions, [10, 4, 2, 1, 1, 2, 1, 0.5, 0.5])[0]()
             while len(self.pending) > OUTSTANDING or (self.pending and self.rng.random() < 0.2):
                 self.wait()
 
@@ -53,18 +58,64 @@ class Client:
         return f"{self.name}-{self.number}"
 
     def submit(self, params: dict[str, Any], **more: Any) -> None:
-        value = self.value()
-        self.history.say("offered", id=more.get("id"), value=value)
-        future = self.pool.submit("fake", params={"value": value, **params}, priority=self.rng.randint(-5, 5), **more)
+        value, priority = self.value(), self.rng.randint(-5, 5)
+        self.history.say("offered", id=more.get("id"), value=value, priority=priority)
+        future = self.pool.submit("fake", params={"value": value, **params}, priority=priority, **more)
         self.history.say("accepted", id=future.id)
         self.pending.append((future, value))
 
     def one(self) -> None:
-        self.submit(self.rng.choices(
+        """One in ten raises or crashes wherever it runs."""
+        params = self.rng.choices(
             [{}, {"do": "sleep", "seconds": self.rng.uniform(0, 0.06)}, {"do": "raise", "until_attempt": 1},
-             {"do": "input"}, {"do": "partials"}, {"do": "kill", "until_attempt": 1}],
-            [60, 25, 3, 3, 3, 0.5],
-        )[0])  # fmt: skip
+             {"do": "input"}, {"do": "partials"}, {"do": "kill", "until_attempt": 1}, {"do": "raise"}, {"do": "kill"}],
+            [55, 22, 3, 3, 3, 0.5, 7, 2],
+        )[0]  # fmt: skip
+        bad = params.get("do") in ("raise", "kill") and "until_attempt" not in params
+        self.submit(params, **({"retry_times": self.rng.randint(0, 2)} if bad else {}))
+
+    def few(self, pool: FilePool, name: str) -> None:
+        """Some jobs of a pool in a thread or a forked child, waited for as far as it goes."""
+        futures = []
+        for number in range(self.rng.randint(1, 4)):
+            value = f"{name}-{number}"
+            self.history.say("offered", value=value, priority=0)
+            future = pool.submit("fake", value=value)
+            self.history.say("accepted", id=future.id)
+            futures.append((future, value))
+        for future, value in futures:
+            with suppress(NotYet):
+                assert future.result(5)["value"] == value
+
+    def fork(self) -> None:
+        """A child goes on with the pool that it inherited; the parent's goes on, too."""
+        name = self.value()
+        child = os.fork()
+        if child:
+            _, status = os.waitpid(child, 0)
+            assert status in (0, signal.SIGKILL), f"a forked child ended with {status}"
+            return
+        try:
+            self.few(self.pool, name)
+            self.pool.close()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    def threads(self) -> None:
+        """A pool of its own for each of three threads."""
+
+        def work(name: str) -> None:
+            pool = FilePool(self.config, start=False)
+            try:
+                self.few(pool, name)
+            finally:
+                pool.close()
+
+        with ThreadPoolExecutor(3) as threads:
+            for done in [threads.submit(work, self.value()) for _ in range(3)]:
+                done.result()
 
     def named(self) -> None:
         """Under an id of its own, and often the same again."""

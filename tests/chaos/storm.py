@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import json
 import os
@@ -23,6 +24,7 @@ from scenarios.world import ROOT, World, kill, wait_until
 from pool import lookup
 from pool.constants import EXIT_DRAINED, EXIT_LOCKED
 from pool.errors import UnknownJob
+from pool.job import JobState
 from pool.retention import sweep_remains, sweep_tmp
 from pool.spool import Spool
 
@@ -240,7 +242,7 @@ class Storm:
         attempts = Counter(record.attempt for record in view.records.values() if record)
         faults = report.faults()
         counts = {kind: len(faults.get(kind, ())) for kind in FAULTS}
-        told = self.history.told()
+        told, overtaken = self.history.told(), self.fairness() or [0]
         return {
             "seed": self.seed,
             "seconds": round(time.monotonic() - self._begun),
@@ -254,10 +256,32 @@ class Storm:
             "stops": sum(count for what, count in self.done.items() if what.startswith("stop")),
             "strikes": dict(sorted(self.done.items())),
             "recovered": len(report.recovered),
+            "overtaken": {"median": overtaken[len(overtaken) // 2], "most": overtaken[-1]},
             **counts,
             "nowhere for a moment": len(self.missing),
             "wrong": len(self.wrong),
         }
+
+    def fairness(self) -> list[int]:
+        """By how many jobs that come after it in order each innocent one was overtaken, the most last.
+
+        Innocent: it did what it was told, at its first attempt. Order: priority, then age. With several workers some
+        jobs begin side by side, and a job that was just submitted is not yet seen by all: a handful is fair.
+        """
+        view, order = Spoolview(self.world.spool), self.history.priorities()
+        records = [record for record in view.records.values() if record and record.started and record.engine == "fake"]
+        keys = {}
+        for record in records:
+            value = record.value.get("value") if isinstance(record.value, dict) else None
+            keys[record.id] = (-order.get(str(value), 0), record.created) if value in order else None
+        known = sorted((record for record in records if keys[record.id]), key=lambda record: record.started)
+        begun = [record.started for record in known]
+        found = []
+        for record in known:
+            if record.state is JobState.COMPLETED and record.attempt == 1:
+                window = known[bisect.bisect_left(begun, record.created) : bisect.bisect_left(begun, record.started)]
+                found.append(sum(1 for other in window if other.attempt == 1 and keys[other.id] > keys[record.id]))
+        return sorted(found)
 
     def faults(self, report: Report) -> list[str]:
         """Everything that must not be, as sentences."""

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,16 @@ class History:
             os.close(fd)
 
     def told(self) -> Told:
-        return told_of(line for path in sorted(self.folder.iterdir()) for line in path.read_text().splitlines())
+        return told_of(self._lines())
+
+    def priorities(self) -> dict[str, int]:
+        """Of the jobs whose client put it down: by their value."""
+        events = (json.loads(line) for line in self._lines())
+        return {event["value"]: event["priority"] for event in events if "priority" in event}
+
+    def _lines(self) -> Iterator[str]:
+        for path in sorted(self.folder.iterdir()):
+            yield from path.read_text().splitlines()
 
 
 def told_of(lines: Iterable[str]) -> Told:
