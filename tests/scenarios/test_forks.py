@@ -321,6 +321,7 @@ def test_a_childs_close_leaves_its_parents_supervisor_alone(tied: World) -> None
     wait_until(lambda: tied.supervisor() is None, "the supervisor ends after its last client")
 
 
+@pytest.mark.long
 def test_a_child_that_uses_the_pool_keeps_the_supervisor_until_it_ends(tied: World) -> None:
     """Also when it is killed, and although its parent has gone."""
     program = _PRELUDE + textwrap.dedent(
@@ -472,7 +473,9 @@ _SERVERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(_SERVERS))
+@pytest.mark.parametrize(
+    "name", [name if "threads" in name else pytest.param(name, marks=pytest.mark.long) for name in _SERVERS]
+)
 def test_servers_that_fork(tied: World, name: str) -> None:
     words = _SERVERS[name]
     if importlib.util.find_spec(words[0]) is None:
@@ -521,6 +524,7 @@ print(json.dumps([reply.get(timeout=60) for reply in replies]))
 """
 
 
+@pytest.mark.long
 def test_celery_with_prefork(served: World, tmp_path: Path) -> None:
     if importlib.util.find_spec("celery") is None:
         pytest.skip("celery is not installed (extra: peers)")
