@@ -22,10 +22,13 @@ def main(argv: list[str]) -> int:
     os.umask(0o077)
     faulthandler.enable()
 
+    from pool import cgroup, joblog
     from pool.constants import EXIT_CONFIG
     from pool.context import JobCancelled
     from pool.errors import PoolError
     from pool.launch import Launch
+    from pool.lineage import become_subreaper, has_children
+    from pool.orphan import end_family
     from pool.procs import end_soon_after_parent
 
     try:
@@ -35,6 +38,9 @@ def main(argv: list[str]) -> int:
         return EXIT_CONFIG
     if launch.orphan_grace_s <= 0:
         end_soon_after_parent()  # the thread that watches for orphans is faster
+    become_subreaper()
+    if launch.cgroup and (trouble := cgroup.enter(launch.cgroup)):
+        joblog.say(f"not in a control group of its own: {trouble}")
 
     cancelled: type[BaseException] = JobCancelled
     try:
@@ -47,8 +53,9 @@ def main(argv: list[str]) -> int:
     from pool.worker import Worker
 
     code = Worker(launch, cancelled).run()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    joblog.flush()
+    if has_children():
+        end_family(code)  # what engines left running
     os._exit(code)  # libraries that hang in their atexit handlers must not keep a slot
 
 

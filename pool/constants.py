@@ -8,11 +8,13 @@ PROTOCOL = 1
 
 # Exit codes of workers and supervisors.
 EXIT_DRAINED = 0  # asked to end, and did
+EXIT_CRASH = 1  # an error of the pool's own, as any program ends with
 EXIT_LOAD = 3  # the engine could not load: counts to the start limit
 EXIT_CONFIG = 4  # the configuration is wrong: no retry will help
 EXIT_RECYCLE = 5  # ended to be replaced: no delay, not counted
 EXIT_LOCKED = 6  # another supervisor serves this spool
 EXIT_ORPHAN = 8  # the supervisor is gone and no new one came within the grace
+EXIT_FORK = 9  # a child that an engine forked came back from it; never of a worker
 
 EXIT_MEANING = {
     EXIT_DRAINED: "drained",

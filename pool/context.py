@@ -5,6 +5,7 @@ Structurally the Context of `inference.base`; engines never import this.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -202,7 +203,8 @@ class JobContext:
     def close(self) -> None:
         """Remove what this attempt leaves behind."""
         if self._partial_fd >= 0:
-            os.close(self._partial_fd)
+            with contextlib.suppress(OSError):  # an engine that closes what it does not know closed this one too
+                os.close(self._partial_fd)
             self._partial_fd = -1
         if self._scratch is not None:
             sweep_attempt(self._spool, self.job_id, self.attempt)

@@ -9,30 +9,29 @@ the end of a long job does not throw the result away: publishing is repeated unt
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import random
-import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pool import fsops, verdict
+from pool import fsops, joblog, verdict
 from pool.backoff import retry_delay
 from pool.blame import joins_the_row, second_opinion
 from pool.cache import ResultCache, swap_paths
 from pool.constants import WAITING_FOR_SPACE, Phase
-from pool.context import JobContext, RefusedInput, check_path
+from pool.context import JobContext, RefusedInput, cancel_path, check_path
+from pool.engine import Engine, Files, as_map
 from pool.errors import ProtocolError
 from pool.heartbeat import Heartbeat
 from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
+from pool.keeper import Keeper
 from pool.launch import Launch
 from pool.logs import tail
+from pool.reason import failure_of, members_of, name_of
 from pool.spool import NO_SPACE, Claim, Spool
 
-_TRACEBACK_CHARS = 16_000
 _SPACE_POLL_S = 0.5
 _OK, _ERROR = 0, 1  # outcome of one item of a map job
 
@@ -41,25 +40,37 @@ class Draining(Exception):
     """The worker is asked to end while a result waits for disk space; the claim stays for the supervisor."""
 
 
+class _Done(NamedTuple):
+    """What the engine's part of an attempt came to. files, key: for the result cache; key "" keeps it out."""
+
+    value: Any
+    files: Files | None = None
+    key: str = ""
+    cached: bool = False
+
+
 class Executor:
-    """Runs claims on one loaded engine."""
+    """Runs claims on one loaded engine. Raises what its fingerprint() raises."""
 
     def __init__(
         self,
         spool: Spool,
         launch: Launch,
-        engine: Any,
+        engine: Engine,
         beat: Heartbeat,
+        keeper: Keeper,
         cancelled_type: type[BaseException],
         draining: Callable[[], bool],
     ) -> None:
         self._spool, self._launch, self._engine, self._beat = spool, launch, engine, beat
+        self._keeper = keeper
         self._cancelled_type = cancelled_type
         self._draining = draining
+        self._log_at = keeper.log_end
         self._cache: ResultCache | None = None
-        if launch.cache_enabled and hasattr(engine, "fingerprint"):
-            self._cache = ResultCache(spool, launch.spec, str(engine.fingerprint()))
-        self._log_at = 0
+        fingerprint = engine.fingerprint() if launch.cache_enabled else None
+        if fingerprint is not None:
+            self._cache = ResultCache(spool, launch.spec, fingerprint)
         self._rng = random.Random()
 
     # ---- one claim
@@ -67,28 +78,26 @@ class Executor:
     def run(self, claim: Claim) -> bool:
         """One attempt; whether it ended well (a caller's mistake and a cancellation count as well)."""
         started = self._spool.now()
-        self._mark_log()
+        self._log_at = self._keeper.log_end
         job, context = self._open(claim)
         if job is None or context is None:
             return True
         try:
-            if job.items is not None:
-                value: Any = [self._item(item, context) for item in job.items]
-                return self._complete(claim, job, context, value, started)
-            params = self._check(job.params)
-            return self._run_one(claim, job, context, params, started)
-        except self._cancelled_type:
-            return self._cancel(claim, job, context, started)
-        except (Exception, SystemExit) as error:
-            return self._fail(claim, job, context, error)
+            try:
+                done = self._work(job, context)
+            finally:
+                self._keeper.tidy(job.id)
+            return self._complete(claim, job, context, done, started)
+        except BaseException as error:
+            return self._end(claim, job, context, error, started)
         finally:
             context.close()
 
     def run_batch(self, claims: Sequence[Claim]) -> bool:
         """One attempt at several claims in one call of the engine. When that call fails, each runs alone."""
         started = self._spool.now()
-        self._mark_log()
-        waiting: list[tuple[Claim, Job, JobContext, Any]] = []
+        self._log_at = self._keeper.log_end
+        waiting: list[tuple[Claim, Job, JobContext, Any, Files | None]] = []
         well = True
         for claim in claims:
             job, context = self._open(claim)
@@ -99,29 +108,33 @@ class Executor:
                 well &= self.run(claim)
                 continue
             try:
-                waiting.append((claim, job, context, self._check(job.params)))
-            except (Exception, SystemExit) as error:
-                well &= self._fail(claim, job, context, error)
+                waiting.append((claim, job, context, *self._check(job.params)))
+            except BaseException as error:
+                well &= self._end(claim, job, context, error, started)
                 context.close()
         if not waiting:
             return well
+        for _, _, context, _, _ in waiting:
+            context.stage = "run"
+        self._beat.advance("run")
         try:
-            values = self._engine.run_batch([w[3] for w in waiting], [w[2] for w in waiting])
-            if len(values) != len(waiting):
-                raise ValueError(f"run_batch() returned {len(values)} results for {len(waiting)} jobs")
-        except (Exception, SystemExit, self._cancelled_type):
-            for _, _, context, _ in waiting:
+            try:
+                values = self._engine.run_batch([w[3] for w in waiting], [w[2] for w in waiting])
+            finally:
+                self._keeper.tidy(waiting[0][1].id)
+        except BaseException:
+            for _, _, context, _, _ in waiting:
                 context.close()
-            outcomes = [self.run(claim) for claim, _, _, _ in waiting]
+            outcomes = [self.run(claim) for claim, *_ in waiting]
             return all(outcomes) and well
-        for (claim, job, context, _), value in zip(waiting, values):  # noqa: B905 - old interpreters
+        for (claim, job, context, _, files), value in zip(waiting, values):  # noqa: B905 - old interpreters
             try:
                 if isinstance(value, BaseException):
-                    well &= self._fail(claim, job, context, value)
+                    well &= self._end(claim, job, context, value, started)
                 else:
-                    well &= self._complete(claim, job, context, _as_map(value), started)
-            except (Exception, SystemExit) as error:
-                well &= self._fail(claim, job, context, error)
+                    well &= self._complete(claim, job, context, _Done(as_map(value), files), started)
+            except BaseException as error:
+                well &= self._end(claim, job, context, error, started)
             finally:
                 context.close()
         return well
@@ -140,36 +153,46 @@ class Executor:
             return None, None
         return job, JobContext(self._spool, job, claim.name, self._beat, cancelled_type=self._cancelled_type)
 
-    def _check(self, params: Mapping[str, Any]) -> Any:
+    def _check(self, params: Mapping[str, Any]) -> tuple[Any, Files | None]:
         checked = self._engine.check(params)
-        if hasattr(self._engine, "files"):
-            files = self._engine.files(checked)
+        files = self._engine.files(checked)
+        if files is not None:
             for path in (*files.inputs, *files.outputs):
                 check_path(path)
                 _inside(path, self._launch.media_roots)
-        return checked
+        return checked, files
 
-    def _run_one(self, claim: Claim, job: Job, context: JobContext, params: Any, started: int) -> bool:
+    def _work(self, job: Job, context: JobContext) -> _Done:
+        """The engine's part: check, the result cache, run."""
+        if job.items is not None:
+            self._beat.advance("run")
+            return _Done([self._item(item, context) for item in job.items])
+        params, files = self._check(job.params)
         key = ""
-        if self._cache is not None and hasattr(self._engine, "files"):
-            files = self._engine.files(params)
+        if self._cache is not None and files is not None:
             key = self._cache.key(job.params, files.inputs, files.outputs)
             hit = self._cache.load(key)
             if hit is not None and len(hit[1]) == len(files.outputs):
                 value = self._restore(hit, files.outputs, context)
                 if value is not None:
-                    return self._complete(claim, job, context, value, started, params=params, cached=True)
+                    return _Done(value, files, cached=True)
         context.stage = "run"
         self._beat.advance("run")
-        value = _as_map(self._engine.run(params, context))
-        return self._complete(claim, job, context, value, started, params=params, key=key)
+        return _Done(self._engine.run(params, context), files, key)
 
     def _item(self, item: Mapping[str, Any], context: JobContext) -> list[Any]:
+        """One of many small calls: its map, or why there is none."""
         try:
+            context.stage = "check"
             context.check()
-            return [_OK, _as_map(self._engine.run(self._check(item), context))]
-        except (Exception, SystemExit) as error:
-            return [_ERROR, self._failure(error, context.stage, context.attempt, "").to_map()]
+            params, _ = self._check(item)
+            context.stage = "run"
+            return [_OK, self._engine.run(params, context)]
+        except BaseException as error:
+            if self._is_cancel(error):
+                raise
+            return [_ERROR, failure_of(error, stage=context.stage, attempt=context.attempt,
+                                       stderr_tail=self._stderr_tail(), at=self._spool.now()).to_map()]  # fmt: skip
 
     @staticmethod
     def _restore(
@@ -192,44 +215,49 @@ class Executor:
 
     # ---- ends
 
-    def _complete(
-        self,
-        claim: Claim,
-        job: Job,
-        context: JobContext,
-        value: Any,
-        started: int,
-        *,
-        params: Any = None,
-        key: str = "",
-        cached: bool = False,
-    ) -> bool:
+    def _complete(self, claim: Claim, job: Job, context: JobContext, done: _Done, started: int) -> bool:
         spool, attempt = self._spool, claim.name.attempts
         files = self._insist(lambda: context.publish_outputs(sync=spool.durable and job.durable))
         before = earlier(spool.notes(job.id, attempt - 1), attempt) if attempt > 1 else ()
         record = Record(job.id, job.engine, JobState.COMPLETED, attempt, job.created, started, spool.now(),
-                        str(claim.worker), value, None, before, files, cached, job.source)  # fmt: skip
+                        str(claim.worker), done.value, None, before, files, done.cached, job.source)  # fmt: skip
         context.stage = "publish"
         self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
         self._beat.succeeded(record.finished)
         self._forget_progress(context)
-        if key:
-            self._remember(key, job, params, value, {str(file["path"]) for file in files})
-        if params is not None and self._launch.delete_inputs and hasattr(self._engine, "files"):
-            for path in self._engine.files(params).inputs:
-                with contextlib.suppress(OSError):
-                    fsops.unlink(str(path), missing_ok=True)
+        if done.files is not None:
+            if done.key:
+                self._remember(job, done, {str(file["path"]) for file in files})
+            if self._launch.delete_inputs:
+                for path in done.files.inputs:
+                    with contextlib.suppress(OSError):
+                        fsops.unlink(str(path), missing_ok=True)
         return True
 
-    def _remember(self, key: str, job: Job, params: Any, value: Any, written: set[str]) -> None:
+    def _remember(self, job: Job, done: _Done, written: set[str]) -> None:
         """Into the cache, unless an input has changed meanwhile, or other files were written than were announced."""
         assert self._cache is not None
-        files = self._engine.files(params)
-        outputs = [Path(os.path.abspath(path)) for path in files.outputs]
+        assert done.files is not None
+        outputs = [Path(os.path.abspath(path)) for path in done.files.outputs]
         with contextlib.suppress(OSError):
-            same = self._cache.key(job.params, files.inputs, files.outputs) == key
+            same = self._cache.key(job.params, done.files.inputs, done.files.outputs) == done.key
             if same and written == set(map(str, outputs)):
-                self._cache.store(key, value, outputs)
+                self._cache.store(done.key, done.value, outputs)
+
+    def _end(self, claim: Claim, job: Job, context: JobContext, error: BaseException, started: int) -> bool:
+        """The attempt came to nothing. Whatever was raised, this process and its loaded model are still good."""
+        if isinstance(error, Draining):
+            raise error
+        self._keeper.tidy(job.id)  # RACE: a timer of the job's may have struck between its end and our first tidying
+        if self._is_cancel(error):
+            if os.path.lexists(cancel_path(self._spool, job.id)):
+                return self._cancel(claim, job, context, started)
+            error = RuntimeError(f"the engine raised {name_of(error)}, and nobody had cancelled the job")
+        return self._fail(claim, job, context, error)
+
+    def _is_cancel(self, error: BaseException) -> bool:
+        """Whether the engine stopped because context.check() told it to; a group of tasks hands that on in a group."""
+        return any(issubclass(type(one), self._cancelled_type) for one in members_of(error))
 
     def _cancel(self, claim: Claim, job: Job, context: JobContext, started: int) -> bool:
         failure = Failure("cancelled", "cancelled by request", context.stage, claim.name.attempts,
@@ -240,9 +268,8 @@ class Executor:
         return True
 
     def _fail(self, claim: Claim, job: Job, context: JobContext, error: BaseException) -> bool:
-        if isinstance(error, Draining):
-            raise error
-        failure = self._failure(error, context.stage, claim.name.attempts, str(claim.worker))
+        failure = failure_of(error, stage=context.stage, attempt=claim.name.attempts, worker=str(claim.worker),
+                             stderr_tail=self._stderr_tail(), at=self._spool.now())  # fmt: skip
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         before = self._spool.notes(job.id, claim.name.attempts - 1)
         self._beat.row += joins_the_row(before, failure.kind)
@@ -255,27 +282,6 @@ class Executor:
         )  # fmt: skip
         self._forget_progress(context)
         return failure.kind == FailureKind.INPUT.value
-
-    def _failure(self, error: BaseException, stage: str, attempt: int, worker: str) -> Failure:
-        kind, hint = _kind_of(error)
-        message = str(error).strip() or type(error).__name__
-        if isinstance(error, SystemExit):
-            message = f"the engine called sys.exit({error.code!r}) in the middle of a job"
-        elif type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
-            message = "; ".join(_pydantic_sentence(item) for item in error.errors())
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return Failure(
-            kind=kind,
-            message=message,
-            stage=stage,
-            attempt=attempt,
-            exception=f"{type(error).__module__}.{type(error).__qualname__}".replace("builtins.", ""),
-            traceback=trace[-_TRACEBACK_CHARS:] if kind != "input" else "",
-            stderr_tail=self._stderr_tail(),
-            hint=hint,
-            worker=worker,
-            at=self._spool.now(),
-        )
 
     def _forget_progress(self, context: JobContext) -> None:
         if context.told:
@@ -297,46 +303,11 @@ class Executor:
 
     # ---- stderr
 
-    def _mark_log(self) -> None:
-        sys.stderr.flush()
-        try:
-            self._log_at = os.fstat(2).st_size
-        except OSError:
-            pass
-
     def _stderr_tail(self) -> str:
-        sys.stderr.flush()
+        joblog.flush()
         if not self._launch.log:
             return ""
         return tail(Path(self._launch.log), since=self._log_at)
-
-
-def _as_map(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return value
-    raise TypeError(f"run() returned a {type(value).__name__}, not a map")
-
-
-def _kind_of(error: BaseException) -> tuple[str, str]:
-    kind, hint = getattr(error, "kind", None), str(getattr(error, "hint", "") or "")
-    if isinstance(kind, str):
-        return FailureKind.of(kind).value, hint
-    if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
-        return "input", hint
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
-        return "resource", hint or "less work at once, or a device with more memory"
-    if isinstance(error, OSError) and error.errno in {*NO_SPACE, errno.EFBIG, errno.ENOMEM, errno.EMFILE}:
-        return "resource", hint
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return "input", hint or "give a shorter path"
-    if isinstance(error, ProtocolError):
-        return "engine", hint or "return plain values, lists, maps and arrays"
-    return "engine", hint
-
-
-def _pydantic_sentence(item: Mapping[str, Any]) -> str:
-    path = ".".join(str(part) for part in item.get("loc", ()))
-    return f"params.{path}: {item.get('msg', 'is wrong')}" if path else str(item.get("msg", "is wrong"))
 
 
 def _inside(path: Path, roots: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from loguru import logger
 
-from pool import fsops, heartbeat, procs
+from pool import cgroup, fsops, heartbeat, procs
 from pool.blame import Remedy
 from pool.config import Config
 from pool.constants import SERVING, Phase
@@ -23,11 +23,12 @@ from pool.death import death_of
 from pool.errors import ProtocolError
 from pool.job import Failure
 from pool.judge import PLANNED, Cause, Verdict
+from pool.lineage import Heir
 from pool.names import WorkerName, parse_worker
 from pool.procs import Identity
 from pool.recovery import End, Recovery
 from pool.restart import STARTABLE, Bench, BenchReason, Seat
-from pool.slot import Slot, launch_path
+from pool.slot import Slot, group_of, launch_path
 from pool.slots import slots as expand
 from pool.spool import NO_SPACE, Spool
 
@@ -36,10 +37,10 @@ _NO_ROOM_S = 1.0  # between two tries to start a worker on a full disk
 
 
 class Fleet:
-    """All slots. draining: nothing is started any more."""
+    """All slots. draining: nothing is started any more. heir: of what workers leave behind, in a process of its own."""
 
-    def __init__(self, spool: Spool, config: Config, rng: random.Random) -> None:
-        self._spool, self._config = spool, config
+    def __init__(self, spool: Spool, config: Config, rng: random.Random, heir: Heir | None = None) -> None:
+        self._spool, self._config, self._heir = spool, config, heir
         now = time.monotonic()
         self.slots = [Slot(spool, config, spec, rng, now) for spec in expand(config)]
         self.recovery = Recovery(spool, config, rng)
@@ -47,6 +48,12 @@ class Fleet:
         self._generation = self._first_generation()
         self._timeouts: dict[str, float | None] = {}
         self._unrecovered: list[tuple[WorkerName, End]] = []
+
+    @property
+    def containment(self) -> str:
+        """How all that a worker started is found at its end, by the surest means there is."""
+        by_descent = self._heir is not None and self._heir.ends
+        return "cgroup" if cgroup.home() else "descent" if by_descent else "session"
 
     def living(self) -> list[Slot]:
         return [slot for slot in self.slots if slot.alive]
@@ -116,9 +123,18 @@ class Fleet:
                 logger.info("{} has an older configuration: ending it", worker)
                 slot.ask_to_end(Verdict(Cause.MISFIT), now + self._config.drain_grace_s)
         self._end_misfits(misfits)
+        self._end_groups()
         self.end_strays()
         for worker in self.recovery.recover_abandoned({slot.worker for slot in self.living() if slot.worker}):
             logger.warning("recovered the jobs of {}, which is gone", worker)
+
+    def _end_groups(self) -> None:
+        """What is left in the control groups of workers that died unseen."""
+        ours = {slot.worker for slot in self.living()}
+        for name in os.listdir(self._spool.root / "run" / "slots"):
+            worker = parse_worker(name.rpartition(".")[0])
+            if worker is not None and worker not in ours:
+                cgroup.end(group_of(self._spool, worker), self._spool.id)
 
     def end_strays(self) -> None:
         """Kill what carries the tag of a worker that is in no slot: children of the dead, ffmpeg and the like, and a
@@ -129,6 +145,13 @@ class Fleet:
                 logger.warning("pid {} is left over from {}: ending it", member.identity.pid, member.worker)
                 procs.signal_process(member.identity, signal.SIGKILL)
                 _await_death(member.identity)
+        self._end_inherited()
+
+    def _end_inherited(self) -> None:
+        """Kill what descends from dead workers and carries no tag: it had cleared its environment."""
+        workers = {slot.identity.pid for slot in self.slots if slot.identity is not None}
+        for what in self._heir.end(workers) if self._heir is not None else ():
+            logger.warning("{} was left running by a worker: ended", what)
 
     def _is_main(self, worker: WorkerName, identity: Identity) -> bool:
         beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{worker}")
@@ -152,6 +175,7 @@ class Fleet:
         for worker, identity in misfits.items():
             procs.kill_group(identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(worker))
             _await_death(identity)
+            cgroup.end(group_of(self._spool, worker), self._spool.id)
             self.recovery.recover(worker, End(death_of(None), Verdict(Cause.MISFIT)))
 
     def start_due(self, now: float) -> None:
@@ -191,11 +215,13 @@ class Fleet:
         return bool(dead)
 
     def _bury(self, slot: Slot, now: float) -> None:
-        worker, verdict, beat, was_standby = slot.worker, slot.verdict, slot.beat(), slot.standby
+        worker, beat, was_standby = slot.worker, slot.beat(), slot.standby
         assert worker is not None
         busy = beat is not None and beat.phase is Phase.BUSY
         stage = (beat.stage if busy else beat.phase.label) if beat else Phase.BOOTING.label
         death = slot.bury(stage, beat.job if beat and busy else "")
+        self._end_inherited()
+        verdict = slot.verdict
         end = End(death, verdict, stage, slot.log_tail())
         log = logger.info if verdict.cause in (Cause.DRAIN, Cause.RECYCLE) else logger.warning
         log("{} ended in {}: {}", worker, stage, slot.last_death)

@@ -49,7 +49,8 @@ class Heartbeat:
     """Writer side; belongs to one worker process."""
 
     def __init__(self, path: str, row: int = 0) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = path
+        self.reopen()
         self._pid = os.getpid()
         self._phase = Phase.BOOTING
         self._phase_ns = boot_ns()
@@ -79,7 +80,16 @@ class Heartbeat:
         self._stage = stage.encode()[:32]
         self.write()
 
+    def reopen(self) -> None:
+        """Also after an engine closed our descriptor: its number may lead to another file by now."""
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def fileno(self) -> int:
+        return self._fd
+
     def write(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a fork of the worker, as an engine's own pool of processes: its life is no sign of ours
         body = _BODY.pack(
             MAGIC,
             self._pid,

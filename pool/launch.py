@@ -37,6 +37,7 @@ class Launch:
     media_roots: tuple[str, ...] = ()
     log: str = ""
     row: int = 0
+    cgroup: str = ""  # the control group to run in; "" for none
     fingerprint: str = ""  # of the slot's configuration: an adopted worker must match it
 
     @property

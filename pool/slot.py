@@ -6,6 +6,7 @@ log; then SIGKILL to the whole family after a grace. Only `bury` says that it is
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -15,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pool import fsops, heartbeat, host, logs, procs
+from pool import cgroup, fsops, heartbeat, host, logs, procs
 from pool.blame import Blame
 from pool.clock import boot_ns
 from pool.config import Config
-from pool.constants import ENV_SPOOL, ENV_WORKER, Phase
+from pool.constants import ENV_SPOOL, ENV_WORKER, EXIT_RECYCLE, Phase
 from pool.death import DIED, Death, Ended, death_of
 from pool.judge import WELL, Cause, Limit, Verdict, judge
 from pool.launch import Launch
@@ -92,6 +93,7 @@ class Slot:
             rescan_s=config.rescan_s,
             media_roots=tuple(os.path.realpath(root) for root in config.media_roots),
             log=str(self.log),
+            cgroup=cgroup.make(self._spool.id, str(parsed)),
             fingerprint=self.spec.fingerprint,
             row=self.row,
         )
@@ -228,6 +230,7 @@ class Slot:
         """
         assert self.identity is not None
         assert self.worker is not None
+        cgroup.end(group_of(self._spool, self.worker), self._spool.id)
         # RACE: before the reap, while the pid cannot be anybody else's
         procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
         deadline = time.monotonic() + _FAMILY_S
@@ -238,6 +241,8 @@ class Slot:
         if self.descriptor is not None:
             os.close(self.descriptor)
         self._process = self.descriptor = self.identity = None
+        if self.cause is None and code == EXIT_RECYCLE and stage == Phase.DRAINING.label:
+            self.verdict = Verdict(Cause.RECYCLE)  # it had served, and found itself unfit to go on
         self.error = read_error(self._spool, self.worker)
         self.ended = Ended(
             **{"cause": DIED, **({} if self.cause is None else self.verdict.to_map())},
@@ -261,10 +266,16 @@ def launch_path(spool: Spool, worker: WorkerName) -> Path:
 
 def read_error(spool: Spool, worker: WorkerName) -> dict[str, Any] | None:
     """What a worker that could not load left behind: {"message", "stage", "hint"}."""
-    import json
-
     try:
         value = json.loads((spool.root / "run" / "slots" / f"{worker}.error").read_bytes())
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def group_of(spool: Spool, worker: WorkerName) -> str:
+    """The control group that a worker was started in; "" for none."""
+    try:
+        return str(json.loads(launch_path(spool, worker).read_bytes())["cgroup"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -48,6 +48,7 @@ class SupervisorStatus:
     config: str | None
     version: str
     stopped: bool  # by SIGSTOP or a debugger: it judges and restarts nothing
+    containment: str = ""  # how all that a worker started is found: "cgroup", "descent", "session" (and tag: always)
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ def _supervisor(path: Path) -> SupervisorStatus | None:
         config=about.get("config"),
         version=str(about.get("version") or ""),
         stopped=sample(identity).status.value == "stopped",
+        containment=str(about.get("containment") or ""),
     )
 
 

@@ -30,6 +30,7 @@ from pool.control import Control
 from pool.errors import SupervisorRunning
 from pool.fleet import Fleet
 from pool.intake import Intake
+from pool.lineage import Heir
 from pool.notify import Notifier
 from pool.report import Reporter
 from pool.retention import Retention
@@ -49,7 +50,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Supervisor:
     """Serves one spool until it is told to drain. Raises SupervisorRunning, ConfigError, SpoolError."""
 
-    def __init__(self, config: Config, *, tied: bool = False) -> None:
+    def __init__(self, config: Config, *, tied: bool = False, heir: Heir | None = None) -> None:
         self._config, self._tied = config, tied
         self._notifier = Notifier(silent=tied)  # before workers inherit what it takes
         self.spool = Spool.create(config.spool, durable=config.durable)
@@ -59,7 +60,7 @@ class Supervisor:
         except Timeout:
             raise SupervisorRunning(f"another supervisor serves {config.spool}") from None
         self._record = self.spool.root / "run" / "supervisor.json"
-        self._fleet = Fleet(self.spool, config, random.Random())
+        self._fleet = Fleet(self.spool, config, random.Random(), heir)
         self._intake = Intake(self.spool, config)
         self._retention = Retention(self.spool, config)
         self._control = Control(self.spool, config, lambda: self._fleet.slots, self._fleet.next_generation())
@@ -172,8 +173,8 @@ class Supervisor:
             os.read(self._wake_reader, 512)
         except BlockingIOError:
             pass
-        while self._signals:
-            self._signals -= 1
+        asked, self._signals = self._signals, 0
+        for _ in range(min(asked, 2)):  # ending takes longer than asking: each signal alone would never be done
             if self._fleet.draining:
                 logger.warning("asked again: ending at once")
                 self._fleet.end_now()
@@ -206,6 +207,7 @@ class Supervisor:
             "config": str(self._config.file) if self._config.file else None,
             "engines": list(self._config.engines),
             "version": pool.__version__,
+            "containment": self._fleet.containment,
         }
         temp = self.spool.temp()
         fsops.write_new(temp, [json.dumps(body).encode()], sync=False)
@@ -250,7 +252,7 @@ class Supervisor:
 def serve(config: Config, *, tied: bool = False) -> int:
     """Run a supervisor in the foreground; its exit code. Raises SupervisorRunning, ConfigError, SpoolError."""
     os.umask(0o077)
-    code = Supervisor(config, tied=tied).run()
+    code = Supervisor(config, tied=tied, heir=Heir()).run()
     # RACE: the interpreter takes our handlers away as it ends, and one more SIGTERM then would be its exit code.
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)

@@ -8,28 +8,40 @@ supervisor to work; it only needs one to be judged, replaced and told to stop.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import select
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from pool import fsops
 from pool.blame import SUSPECT_AFTER
-from pool.constants import BEAT_S, EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, NEXT_PHASES, Phase
+from pool.constants import (
+    BEAT_S,
+    EXIT_CONFIG,
+    EXIT_CRASH,
+    EXIT_DRAINED,
+    EXIT_LOAD,
+    EXIT_RECYCLE,
+    NEXT_PHASES,
+    Phase,
+)
 from pool.context import JobCancelled
-from pool.errors import ConfigError, PoolError
+from pool.engine import Engine
+from pool.errors import ConfigError
 from pool.execute import Draining, Executor
 from pool.heartbeat import Heartbeat
+from pool.job import FailureKind
+from pool.joblog import say
+from pool.keeper import Keeper
 from pool.launch import Launch
 from pool.orphan import OrphanWatch
 from pool.picker import Picker
+from pool.process_state import ProcessState
 from pool.procs import resident_bytes
+from pool.reason import hint_of, kind_of, message_of, name_of, traceback_of
 from pool.spool import NO_SPACE, Claim, Spool
 from pool.watch import Watcher
 from pool.watching import WatchNote
@@ -47,6 +59,7 @@ class Worker:
         self._spool = Spool(launch.spool, durable=launch.durable)
         self._beat = Heartbeat(f"{launch.spool}/run/heartbeats/{launch.worker}", launch.row)
         self._beat.standby = launch.standby
+        self._pid = os.getpid()
         self._phase = Phase.BOOTING
         self._draining = False
         self._verify_at = 0.0
@@ -60,34 +73,41 @@ class Worker:
     def run(self) -> int:
         """The whole life; the exit code."""
         self._arm_signals()
-        OrphanWatch(self._spool.root / "run" / "supervisor.json", self._launch.orphan_grace_s, _say).start()
+        OrphanWatch(self._spool.root / "run" / "supervisor.json", self._launch.orphan_grace_s, say).start()
         try:
             engine = self._prepare()
+            keeper = Keeper(ProcessState((self._beat.fileno(),)))
+            executor = Executor(
+                self._spool, self._launch, engine, self._beat, keeper, self._cancelled_type, lambda: self._draining
+            )
         except BaseException as error:
             return self._refuse(error)
         try:
-            self._serve(engine)
+            self._serve(engine, executor, keeper)
         except Draining:
             pass
-        finally:
-            self._enter(Phase.DRAINING)
-            close = getattr(engine, "close", None)
-            if close is not None:
-                close()
-        return EXIT_DRAINED
+        except BaseException as error:
+            if not keeper.recycle:  # else what we worked with is gone, and the job has its record
+                say(traceback_of(error))  # an error of ours: the heartbeat stays, and says where it happened
+                return EXIT_CRASH
+        self._enter(Phase.DRAINING)
+        try:
+            engine.close()
+        except BaseException as error:
+            say(f"close() of the engine failed:\n{traceback_of(error)}")
+        return EXIT_RECYCLE if keeper.recycle else EXIT_DRAINED
 
     # ---- start
 
-    def _prepare(self) -> Any:
-        factory = _find_engine(self._launch.spec)
-        self._describe(factory)
-        engine = factory()
+    def _prepare(self) -> Engine:
+        engine = Engine(self._launch.spec)
+        self._describe(engine.factory)
         self._enter(Phase.LOADING)
-        engine.load(self._launch.device, dict(self._launch.options))
-        warmup = getattr(engine, "warmup", None)
-        if warmup is not None:
+        engine.load(self._launch.device, self._launch.options)
+        if engine.has("warmup"):
             self._enter(Phase.WARMING)
-            warmup()
+            engine.warmup()
+        engine.ready()
         self._beat.baseline = resident_bytes()
         return engine
 
@@ -102,16 +122,14 @@ class Worker:
         """The engine cannot load: leave the reason where the supervisor and people find it."""
         if self._draining:
             return EXIT_DRAINED
-        traceback.print_exc()
-        wrong = isinstance(error, (ImportError, ConfigError)) or getattr(error, "kind", "") == "input"
-        wrong = wrong or type(error).__name__ == "ValidationError"
-        message = str(error).strip() or type(error).__name__
+        say(traceback_of(error))
         body = {
-            "message": f"{type(error).__name__}: {message}",
+            "message": f"{name_of(error)}: {message_of(error)}",
             "stage": self._phase.label,
-            "hint": str(getattr(error, "hint", "") or ""),
+            "hint": hint_of(error),
         }
         self._leave(f"run/slots/{self._launch.worker}.error", body)
+        wrong = isinstance(error, (ImportError, ConfigError)) or kind_of(error) == FailureKind.INPUT.value
         return EXIT_CONFIG if wrong else EXIT_LOAD
 
     def _leave(self, name: str, body: Mapping[str, Any]) -> None:
@@ -126,15 +144,15 @@ class Worker:
 
     # ---- work
 
-    def _serve(self, engine: Any) -> None:
+    def _serve(self, engine: Engine, executor: Executor, keeper: Keeper) -> None:
+        """Jobs until it is asked to end, or should be replaced."""
         spool, launch = self._spool, self._launch
         spool.make_ready_dir(self._name.engine)
         picker = Picker(
             spool, self._name, launch.rescan_s, siblings=launch.siblings, retries=launch.retries,
             suspect=lambda: self._beat.row >= SUSPECT_AFTER,
         )  # fmt: skip
-        executor = Executor(spool, launch, engine, self._beat, self._cancelled_type, lambda: self._draining)
-        batching = launch.max_batch > 1 and hasattr(engine, "run_batch")
+        batching = launch.max_batch > 1 and engine.has("run_batch")
         with Watcher({"ready": spool.ready_dir(self._name.engine)}) as watcher:
             self._enter(Phase.IDLE)
             while not self._draining:
@@ -147,8 +165,13 @@ class Worker:
                     executor.run_batch(self._gather(claim, picker, watcher))
                 else:
                     executor.run(claim)
-                self._report_memory(engine)
+                self._report_memory(engine, keeper, claim.name.id)
+                if keeper.recycle:
+                    say(f"this worker ends to be replaced: {keeper.recycle}")
+                    self._beat.reopen()
                 self._enter(Phase.IDLE)
+                if keeper.recycle:
+                    return
 
     def _next(self, picker: Picker, watcher: Watcher) -> Claim | None:
         arrivals = watcher.read()
@@ -173,7 +196,7 @@ class Worker:
             self._sleep(0.0)
             return
         if said := self._watch_note.update(watcher):
-            _say(said)
+            say(said)
         now = time.monotonic()
         if now >= self._verify_at:
             self._verify_at = now + _VERIFY_S
@@ -221,10 +244,14 @@ class Worker:
                 break
         return claims
 
-    def _report_memory(self, engine: Any) -> None:
-        memory = getattr(engine, "memory", None)
-        if memory is not None:
-            self._beat.gpu_bytes = max(0, int(memory().get("gpu_bytes", 0)))
+    def _report_memory(self, engine: Engine, keeper: Keeper, job_id: str) -> None:
+        if not engine.counts_memory:
+            return
+        try:
+            self._beat.gpu_bytes = engine.gpu_bytes()
+        except BaseException as error:
+            keeper.tell("memory", f"memory() of the engine failed: {name_of(error)}: {message_of(error)}")
+        keeper.tidy(job_id)
 
     # ---- phases and signals
 
@@ -244,31 +271,12 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _on_term(self, *_: object) -> None:
+        if os.getpid() != self._pid:  # a fork, as of an engine's own pool of processes, which waits for its end
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
         self._draining = True
         if self._phase in (Phase.BOOTING, Phase.LOADING, Phase.WARMING):
             os._exit(EXIT_DRAINED)  # it holds no job, and a library may be deep in its load
 
     def _on_promote(self, *_: object) -> None:
         self._beat.standby = False
-
-
-def _find_engine(spec: str) -> Any:
-    module_name, _, class_name = spec.partition(":")
-    module = importlib.import_module(module_name)
-    factory = getattr(module, class_name, None)
-    if factory is None:
-        raise ConfigError(f"{module_name} ({module.__file__}) has no class {class_name!r}", "engine")
-    for method in ("load", "check", "run"):
-        if not callable(getattr(factory, method, None)):
-            raise ConfigError(
-                f"{spec} has no method {method}(): an engine needs load, check and run", "engine"
-            )
-    return factory
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-    sys.stderr.flush()
-
-
-__all__ = ["PoolError", "Worker"]

@@ -238,6 +238,7 @@ EXCEPTIONS = {
     "context": {"ftruncate"},  # of the file it appends to
     "submit": {"write_text", "replace", "unlink"},  # a result that the user wants in a file of the user's
     "layout": {"mkdir"},  # the parents of the spool
+    "cgroup": {"mkdir", "rmdir", "write_text"},  # orders to the kernel: no files, and not in the spool
 }
 
 

@@ -20,10 +20,13 @@ from inference.fake import Fake
 from pool import cache as cache_module
 from pool import fsops
 from pool.cache import ResultCache, swap_paths
+from pool.engine import Engine
 from pool.execute import Executor
 from pool.heartbeat import Heartbeat
 from pool.job import Record
+from pool.keeper import Keeper
 from pool.launch import Launch
+from pool.process_state import ProcessState
 from pool.retention import sweep_tmp, trim_cache
 from pool.spool import Spool
 
@@ -257,12 +260,13 @@ class Counting(Fake):
 def run(spool: Spool, make_job: JobMaker, media: Path) -> Iterator[Callable[..., Record]]:
     """Runs one job on a Counting engine with the cache on; its record."""
     Counting.runs, Counting.during = 0, staticmethod(lambda: None)
-    engine = Counting()
+    engine = Engine(f"{__name__}:Counting")
     engine.load("cpu", {})
+    engine.ready()
     worker = seat(spool, 1, "fake")
     beat = Heartbeat(f"{spool.root}/run/heartbeats/{worker}")
     launch = Launch(str(spool.root), str(worker), "inference.fake:Fake", durable=False, cache_enabled=True)
-    executor = Executor(spool, launch, engine, beat, Cancelled, lambda: False)
+    executor = Executor(spool, launch, engine, beat, Keeper(ProcessState()), Cancelled, lambda: False)
     serial = itertools.count()
 
     def do(audio: str = "a.wav", **more: Any) -> Record:

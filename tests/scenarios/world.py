@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pool import heartbeat, procs
+from pool import cgroup, heartbeat, procs
 from pool.client import FilePool
 from pool.constants import Phase
 from pool.errors import UnknownJob
@@ -239,6 +240,9 @@ class World:
             if not found:
                 break
             time.sleep(0.01)
+        if (self.spool / "run" / "spool.json").exists():
+            for path in glob.glob(f"{cgroup.home() or '/nowhere'}/filepool-{self.spool_id()}-*"):
+                cgroup.end(path, self.spool_id())
         for path in Path("/tmp").glob("filepool-fifo-*"):
             if not alive(int(path.name.rpartition("-")[2])):
                 path.unlink(missing_ok=True)
