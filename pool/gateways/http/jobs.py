@@ -42,7 +42,7 @@ def make_routes(desk: Desk) -> APIRouter:
         options = {name: getattr(body, name) for name in ("id", *OUTSIDE)}
         future = await in_thread(lambda: desk.submit(engine, body.params, **options))
         response.headers["Location"] = f"/jobs/{future.id}"
-        return await in_thread(lambda: views.look(spool, future.id))
+        return await in_thread(lambda: desk.look(future.id))
 
     @router.get("", summary="All jobs, or some", response_model=JobList, responses=responses(Failed, 403, 422))
     async def jobs(
@@ -61,7 +61,7 @@ def make_routes(desk: Desk) -> APIRouter:
         "/{job_id}", summary="Where a job stands", response_model=JobView, responses=responses(Failed, 403, 404, 422)
     )
     async def job(job_id: JobId) -> Response:
-        view = await in_thread(lambda: views.look(spool, job_id))
+        view = await in_thread(lambda: desk.look(job_id))
         return json_response(view.model_dump())
 
     @router.get(
@@ -79,7 +79,8 @@ def make_routes(desk: Desk) -> APIRouter:
     )
     async def events(job_id: JobId, last_event_id: Annotated[str | None, Header()] = None) -> Response:
         """Events `status`, `progress`, `partial`, `setback`, `notice`, and at the end `result`; comments in between
-        keep the connection open. Partial results are numbered `attempt.number`, so that a client that comes back
+        keep the connection open. When no worker of its engine can run, the stream ends with `unavailable` and the
+        reason; the job stays, and a client that comes back follows it further. Partial results are numbered `attempt.number`, so that a client that comes back
         with `Last-Event-ID` gets each once."""
         if last_event_id == END:
             return Response(status_code=204)
@@ -98,11 +99,11 @@ def make_routes(desk: Desk) -> APIRouter:
         job_id: JobId,
         wait_s: Annotated[float, Query(ge=0, le=_MAX_WAIT_S, description="how long to wait for its end")] = 0.0,
     ) -> Response:
-        """200 with the value, 202 while it is not over. A job that failed answers with the status of its kind (422
+        """200 with the value, 202 while it is not over, 503 while no worker of its engine can run and it was waited for. A job that failed answers with the status of its kind (422
         input, 502 engine, 503 resources, 504 timeout, 410 cancelled) and its failure."""
         record = await _record(desk, check_id(job_id), wait_s)
         if record is None:
-            view = await in_thread(lambda: views.look(spool, job_id))
+            view = await in_thread(lambda: desk.look(job_id))
             return json_response(view.model_dump(), 202, {"Retry-After": "1"})
         if record.state is JobState.COMPLETED:
             found = views.outcome(record)
@@ -162,7 +163,7 @@ def make_routes(desk: Desk) -> APIRouter:
         """With all its attempts and the same id."""
         future = await in_thread(lambda: _retried(desk, job_id))
         desk.renew(future)
-        view = await in_thread(lambda: views.look(spool, job_id))
+        view = await in_thread(lambda: desk.look(job_id))
         return json_response(view.model_dump(), 202)
 
     return router
