@@ -23,6 +23,8 @@ from pool.gate import Gate
 from pool.job import Failure, Job, JobState, Progress, digest_of
 from pool.limits import clear
 from pool.names import check_id, new_id
+from pool.patience import DEFAULT_S, Patience, check_patience
+from pool.prospects import Prospect
 from pool.schema import Schemas
 from pool.spool import Spool
 from pool.terms import Terms, truth, whole
@@ -40,7 +42,8 @@ class FilePool:
 
     config: path of config.json, a Config, or None for ./config.json. start: when no supervisor serves the spool,
     start one as a process of its own; it ends after the last FilePool that asked for it is gone. start=False only
-    submits and reads; the jobs wait for a supervisor.
+    submits and reads; the jobs wait for a supervisor. patience: seconds that a wait goes on while no worker can run
+    before somebody acts, then the future ends with EngineUnavailable; 0 at once, None for ever (see JobFuture).
 
     Safe to use from several threads, and in a forked child, which is a client of its own from its first call on.
     As a context manager it waits for its jobs at the end of the block.
@@ -48,7 +51,14 @@ class FilePool:
     """
 
     @clear
-    def __init__(self, config: Config | Path | str | None = None, *, start: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config | Path | str | None = None,
+        *,
+        start: bool = True,
+        patience: float | None = DEFAULT_S,
+    ) -> None:
+        self.patience = check_patience(patience)
         self._config = config if isinstance(config, Config) else load_config(Path(config) if config else None)
         root = self._config.spool
         layout.prepare(root)
@@ -65,6 +75,7 @@ class FilePool:
                 self._attendant.leave()
                 raise
         self._results = results.join(self.spool)
+        self._patience = Patience(self.spool, lambda: self.starter, self._results.give_up)
 
     @property
     def config(self) -> Config:
@@ -259,6 +270,17 @@ class FilePool:
         return future
 
     @clear
+    def prospect(self, engine: str) -> Prospect:
+        """Whether a worker of this engine can run, may come, or cannot come before somebody acts, and why."""
+        return self._patience.prospect(engine)
+
+    @property
+    def starter(self) -> str | None:
+        """Of the supervisor that this pool starts when there is none: "" while one may come, else why none comes; None:
+        this pool starts none."""
+        return None if self._attendant is None else self._attendant.problem
+
+    @clear
     def progress_of(self, job_id: str) -> Progress:
         """Status, percent and message of a job now. Raises UnknownJob."""
         return lookup.progress_now(self.spool, check_id(job_id))
@@ -305,6 +327,10 @@ class FilePool:
         """Somebody waits who does not read: a thread of this pool does."""
         self._results.arm()
 
+    def wait_over(self) -> None:
+        """A blocking wait has ended."""
+        self._patience.wait_over()
+
     def wait_for(self, future: Future[Any], seconds: float) -> None:
         """Sleep up to `seconds`, less when the job ends."""
         sleep_until(future, seconds)
@@ -312,18 +338,25 @@ class FilePool:
     # ---- end
 
     def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
-        """Let go of the pool. wait: for this pool's pending jobs first. Jobs that are pending go on in the spool."""
+        """Let go of the pool. wait: for this pool's pending jobs first. Jobs that are pending go on in the spool.
+
+        Raises EngineUnavailable, once the pool is closed, when one of them could not be waited for.
+        """
         limit = patience(timeout)
         if self._closed:
             return
+        pending = self._results.pending(self) if wait else []
         if wait:
             from concurrent.futures import wait as wait_all
 
-            wait_all(self._results.pending(self), limit)
+            wait_all(pending, limit)
+        errors = [error for future in pending if (error := future.unavailable) is not None]
         self._closed = True
         self._results.leave(self, PoolClosed("the pool was closed; the job goes on, attach(id) finds it again"))
         if self._attendant is not None:
             self._attendant.leave()
+        if errors:
+            raise errors[0]
 
     def __enter__(self) -> FilePool:
         return self
@@ -339,7 +372,10 @@ class FilePool:
         if self._attendant is not None and not self._attendant.present:  # in a forked child
             self._attendant.attend()
 
-    def on_look(self) -> None:
-        """Once a second while results are awaited: a supervisor that died is started again."""
-        if self._attendant is not None and not self._closed:
-            self._attendant.attend_again()
+    def on_look(self, futures: Sequence[JobFuture]) -> None:
+        """Once a second while results are awaited: start a supervisor that died again, end waits without hope."""
+        try:
+            if self._attendant is not None and not self._closed:
+                self._attendant.attend_again()
+        finally:
+            self._patience.look(futures)

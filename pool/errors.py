@@ -141,16 +141,21 @@ class NestedDeadlock(EngineUnavailable):
     """A job waits for another one that can only run once the first has ended: every worker that could take it is
     waiting itself.
 
-    chain: (job, worker, the job it waits for), from the one that asked. hint: of the failure, when it fails the job.
+    chain: (job, worker, the job it waits for), from the one that asked.
     """
 
     def __init__(self, engine: str, job_id: str, chain: Sequence[tuple[str, str, str]]) -> None:
         way = ", ".join(f"{worker} runs {job} and waits for {other}" for job, worker, other in chain)
-        self.hint = (
-            "give the engine more workers (max_concurrent_tasks), let another engine do the inner job, or submit it "
+        mend = (
+            f"give {engine} more workers (max_concurrent_tasks), let another engine do the inner job, or submit it "
             "without waiting for it in run()"
         )
-        super().__init__(engine, f"each of them waits for a job that waits for it: {way}", self.hint, job_id)
+        PoolError.__init__(
+            self,
+            f"deadlock: job {job_id} can only run after the one that waits for it, every worker of {engine} waits for "
+            f"such a job: {way}; {mend}. Job {job_id} is not lost: it runs as soon as one of them is free",
+        )
+        self.engine, self.reason, self.mend, self.job_id = engine, f"deadlock: {way}", mend, job_id
         self.chain = tuple(chain)
 
 

@@ -1,8 +1,8 @@
 """Jobs that wait for jobs: what workers' processes say of their blocking waits, and whether such a wait can ever end.
 
-A process inside a worker that has waited for about a second leaves run/waits/<worker>.<pid>.json: which job its worker
-runs, and which jobs it waits for. It is removed when the wait ends. A note counts only while its process lives and
-its worker still holds that job, so one that was left behind says nothing.
+A process inside a worker that has waited for about a second leaves run/waits/<worker>.<pid>.<number>.json: which job
+its worker runs, and which jobs it waits for. It is removed when the wait ends. A note counts only while its process
+lives and its worker still holds that job, so one that was left behind says nothing.
 
     a job ends      when it is decided; or a worker that can go on holds it; or it waits for an engine of which a
                     worker can go on, or another one may come
@@ -14,6 +14,7 @@ benefit of the doubt: a worker that waits for several is found as soon as those 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -29,6 +30,7 @@ from pool.prospects import PoolFacts
 from pool.spool import Spool
 
 _MAX_NOTE_BYTES = 1024 * 1024
+_numbers = itertools.count()  # several FilePools of one process
 _CHAIN = 8  # links that an error names
 
 
@@ -95,10 +97,9 @@ class Inside:
 
     def __init__(self, spool: Spool, worker: str) -> None:
         self._spool, self._worker = spool, worker
-        self._me = procs.identity_of(os.getpid())
-        self._path = f"{spool.root}/run/waits/{worker}.{os.getpid()}.json"
+        self._number = next(_numbers)
         self._lock = threading.Lock()
-        self._told: tuple[str, dict[str, str]] = ("", {})
+        self._told: tuple[str, str, dict[str, str]] = ("", "", {})  # path, job, what it waits for
         self._suspected: frozenset[str] = frozenset()
 
     def deadlocks(self, awaits: Mapping[str, str], facts: PoolFacts) -> Iterator[tuple[NestedDeadlock, bool]]:
@@ -128,21 +129,23 @@ class Inside:
         """Leave the note; the job that this worker runs, "" when it runs none."""
         beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{self._worker}")
         job = beat.job if beat is not None else ""
-        if not (job and awaits and self._me is not None):
+        me = procs.identity_of(os.getpid())
+        if not (job and awaits and me is not None):
             self._forget()
             return ""
-        if self._told != (job, awaits):
-            body = {"worker": self._worker, "job": job, "identity": self._me.to_map(), "awaits": dict(awaits)}
+        path = f"{self._spool.root}/run/waits/{self._worker}.{me.pid}.{self._number}.json"
+        if self._told != (path, job, awaits):
+            body = {"worker": self._worker, "job": job, "identity": me.to_map(), "awaits": dict(awaits)}
             temp = self._spool.temp()
             fsops.write_new(temp, [json.dumps(body).encode()], sync=False)
-            fsops.replace(temp, self._path)
-            self._told = (job, dict(awaits))
+            fsops.replace(temp, path)
+            self._told = (path, job, dict(awaits))
         return job
 
     def _forget(self) -> None:
-        if self._told[0]:
-            self._told = ("", {})
-            fsops.unlink(self._path, missing_ok=True)
+        path, self._told = self._told[0], ("", "", {})
+        if f".{os.getpid()}." in path:  # a forked child leaves its parent's alone
+            fsops.unlink(path, missing_ok=True)
 
 
 def inside(spool: Spool) -> Inside | None:
