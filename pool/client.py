@@ -16,6 +16,7 @@ from pool import fsops, layout, lookup, results
 from pool.attendant import Attendant
 from pool.calls import calls_of, chunked, params_of, patience
 from pool.config import Config, load_config
+from pool.constants import PATIENCE_S
 from pool.context import cancel_path
 from pool.errors import JobFailed, JobRefused, PoolClosed, UnknownEngine
 from pool.future import JobFuture, sleep_until, with_remote_trace
@@ -23,7 +24,7 @@ from pool.gate import Gate
 from pool.job import Failure, Job, JobState, Progress, digest_of
 from pool.limits import clear
 from pool.names import check_id, new_id
-from pool.patience import DEFAULT_S, Patience, check_patience
+from pool.patience import Patience, check_patience
 from pool.prospects import Prospect
 from pool.schema import Schemas
 from pool.spool import Spool
@@ -56,7 +57,7 @@ class FilePool:
         config: Config | Path | str | None = None,
         *,
         start: bool = True,
-        patience: float | None = DEFAULT_S,
+        patience: float | None = PATIENCE_S,
     ) -> None:
         self.patience = check_patience(patience)
         self._config = config if isinstance(config, Config) else load_config(Path(config) if config else None)

@@ -136,6 +136,10 @@ class EngineUnavailable(OperatorError):
         super().__init__(f"no worker of {engine} can run: {reason}{help_text}{kept}")
         self.engine, self.reason, self.mend, self.job_id = engine, reason, mend, job_id
 
+    def sentence(self) -> str:
+        """For people who know which job they wait for."""
+        return f"no worker of {self.engine} can run: {self.reason}{f' ({self.mend})' if self.mend else ''}"
+
 
 class NestedDeadlock(EngineUnavailable):
     """A job waits for another one that can only run once the first has ended: every worker that could take it is

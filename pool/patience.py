@@ -25,7 +25,6 @@ from pool.scout import Scout
 from pool.spool import Spool
 from pool.waits import inside
 
-DEFAULT_S = 10.0
 _GAP_S = 5.0  # between two looks; after a longer one nobody knows what was in between
 
 
