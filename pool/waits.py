@@ -190,6 +190,12 @@ def read_notes(spool: Spool) -> Iterator[Wait]:
             fsops.unlink(f"{folder}/{name}", missing_ok=True)
 
 
+def sweep(spool: Spool) -> None:
+    """Remove the notes of the dead."""
+    for _ in read_notes(spool):
+        pass
+
+
 def _asks(wait: Wait, scene: Scene, stuck: Mapping[str, str]) -> bool:
     """Whether it waits for a job that waits in a queue: those are the ones that can give way."""
     return any(job in stuck and job not in scene.held for job in wait.awaits)

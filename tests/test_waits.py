@@ -13,7 +13,7 @@ from pool import procs
 from pool.constants import ENV_SPOOL, ENV_WORKER
 from pool.prospects import PoolFacts
 from pool.spool import Spool
-from pool.waits import Scene, Wait, inside, read_notes
+from pool.waits import Scene, Wait, inside, read_notes, sweep
 
 A, A2, B = Wait("a-0.1", "a1", {"x": "a"}), Wait("a-1.2", "a2", {"y": "a"}), Wait("b-0.3", "b1", {"x": "a"})
 
@@ -100,6 +100,7 @@ def test_a_note_of_the_dead_says_nothing(spool: Spool) -> None:
     (folder / "a-0.1.2.0.json").write_text(json.dumps({**body, "identity": {**me.to_map(), "start": "1"}}))
     for number, text in enumerate(["", "{", "[]", '{"awaits": 3}', json.dumps({**body, "awaits": []})]):
         (folder / f"odd.{number}").write_text(text)
+    sweep(spool)  # as the supervisor does now and then
     assert list(read_notes(spool)) == [A]
     assert sorted(os.listdir(folder)) == ["a-0.1.1.0.json", *(f"odd.{number}" for number in range(5))]
 
