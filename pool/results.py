@@ -209,7 +209,7 @@ class Results:
             self._resolve(job_id)
 
     def _look_after(self) -> None:
-        """What else is due once a second: supervisors that died, records that will not come any more, waits without hope."""
+        """Once a second: supervisors that died, waits without hope, records that will not come any more."""
         with self._lock:
             futures = [future for group in self._awaited.values() for future in group]
         by_pool: dict[FilePool, list[JobFuture]] = {}

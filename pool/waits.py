@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pool import fsops, heartbeat, procs
 from pool.constants import ENV_SPOOL, ENV_WORKER
 from pool.errors import NestedDeadlock
+from pool.forked import renew_in_children
 from pool.names import parse_worker
 from pool.procs import Identity
 from pool.prospects import PoolFacts
@@ -101,6 +102,12 @@ class Inside:
         self._lock = threading.Lock()
         self._told: tuple[str, str, dict[str, str]] = ("", "", {})  # path, job, what it waits for
         self._suspected: frozenset[str] = frozenset()
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        """A child says for itself what it waits for, and leaves its parent's note alone."""
+        self._lock = threading.Lock()
+        self._told = ("", "", {})
 
     def deadlocks(self, awaits: Mapping[str, str], facts: PoolFacts) -> Iterator[tuple[NestedDeadlock, bool]]:
         """Waits of this process that never end, with whether this one is to give way, of all that are in it the last
@@ -144,7 +151,7 @@ class Inside:
 
     def _forget(self) -> None:
         path, self._told = self._told[0], ("", "", {})
-        if f".{os.getpid()}." in path:  # a forked child leaves its parent's alone
+        if path:
             fsops.unlink(path, missing_ok=True)
 
 
