@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pool import fsops, layout, lookup, results
 from pool.attendant import Attendant
-from pool.calls import calls_of, chunked, params_of, patience
+from pool.calls import calls_of, chunked, params_of, seconds_to_wait
 from pool.config import Config, load_config
 from pool.constants import PATIENCE_S
 from pool.context import cancel_path
@@ -24,7 +24,7 @@ from pool.gate import Gate
 from pool.job import Failure, Job, JobState, Progress, digest_of
 from pool.limits import clear
 from pool.names import check_id, new_id
-from pool.patience import Patience, check_patience
+from pool.patience import Patience
 from pool.prospects import Prospect
 from pool.schema import Schemas
 from pool.spool import Spool
@@ -59,7 +59,7 @@ class FilePool:
         start: bool = True,
         patience: float | None = PATIENCE_S,
     ) -> None:
-        self.patience = check_patience(patience)
+        self.patience = seconds_to_wait(patience, "patience")
         self._config = config if isinstance(config, Config) else load_config(Path(config) if config else None)
         root = self._config.spool
         layout.prepare(root)
@@ -185,7 +185,7 @@ class FilePool:
         terms = Terms(
             priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable
         )
-        size, limit = _SIZE(chunksize, "chunksize"), patience(timeout)
+        size, limit = _SIZE(chunksize, "chunksize"), seconds_to_wait(timeout)
         self._known(engine)
         chunks = chunked(self._each(engine, calls), size)
         deadline = None if limit is None else time.monotonic() + limit
@@ -322,7 +322,7 @@ class FilePool:
 
     def read_for(self, future: JobFuture, timeout: float | None) -> float | None:
         """Wait for a job on the caller's thread; what is left of `timeout`, None for no limit."""
-        return self._results.read_for(future, patience(timeout))
+        return self._results.read_for(future, seconds_to_wait(timeout))
 
     def read_elsewhere(self) -> None:
         """Somebody waits who does not read: a thread of this pool does."""
@@ -343,7 +343,7 @@ class FilePool:
 
         Raises EngineUnavailable, once the pool is closed, when one of them could not be waited for.
         """
-        limit = patience(timeout)
+        limit = seconds_to_wait(timeout)
         if self._closed:
             return
         pending = self._results.pending(self) if wait else []

@@ -103,14 +103,5 @@ class Patience:
         )
 
 
-def check_patience(seconds: object) -> float | None:
-    """A number of seconds from 0 on; None is for ever. Raises ValueError."""
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-        raise ValueError(f"patience is a number of seconds from 0 on, or None for ever, not {seconds!r}")
-    return float(seconds)
-
-
 def _limit(future: JobFuture) -> float:
     return math.inf if future.patience is None else future.patience

@@ -133,9 +133,9 @@ def test_patience_is_of_the_one_who_waits(pool: FilePool) -> None:
     assert not patient.decided
 
 
-@pytest.mark.parametrize("patience", [-1, float("nan"), "10", True])
+@pytest.mark.parametrize("patience", [float("nan"), "10", True])
 def test_a_patience_that_is_none(broken: World, patience: Any) -> None:
-    with pytest.raises(ValueError, match="patience is a number of seconds"):
+    with pytest.raises((TypeError, ValueError), match=r"patience: .* number of seconds"):
         FilePool(broken.config, start=False, patience=patience)
 
 
