@@ -24,9 +24,11 @@ _HOME = {
     "Progress": "pool.job",
     "CallerError": "pool.errors",
     "ConfigError": "pool.errors",
+    "EngineUnavailable": "pool.errors",
     "JobConflict": "pool.errors",
     "JobFailed": "pool.errors",
     "JobRefused": "pool.errors",
+    "NestedDeadlock": "pool.errors",
     "OperatorError": "pool.errors",
     "PoolClosed": "pool.errors",
     "PoolError": "pool.errors",
@@ -45,9 +47,11 @@ if TYPE_CHECKING:
     from pool.client import FilePool as FilePool
     from pool.errors import CallerError as CallerError
     from pool.errors import ConfigError as ConfigError
+    from pool.errors import EngineUnavailable as EngineUnavailable
     from pool.errors import JobConflict as JobConflict
     from pool.errors import JobFailed as JobFailed
     from pool.errors import JobRefused as JobRefused
+    from pool.errors import NestedDeadlock as NestedDeadlock
     from pool.errors import OperatorError as OperatorError
     from pool.errors import PoolClosed as PoolClosed
     from pool.errors import PoolError as PoolError

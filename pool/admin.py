@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from pool.cli import ConfigOption, JsonOption, known_engine, load, open_spool, print_json, say, standing
+from pool.cli import ConfigOption, JsonOption, PatienceOption, known_engine, load, open_spool, print_json, say, standing
+from pool.constants import PATIENCE_S
 from pool.errors import CallerError, JobRefused
 
 if TYPE_CHECKING:
+    from pool.config import Config
+    from pool.errors import EngineUnavailable
     from pool.job import JobState
     from pool.names import JobName
     from pool.spool import Spool
@@ -38,30 +41,33 @@ def result(
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="With --wait: this long at most.", show_default=False)
     ] = None,
+    patience: PatienceOption = PATIENCE_S,
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With the worker's traceback on failure.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """The result of a job, or why it failed.
 
-    Exit codes: 0 completed, 1 failed or cancelled, 3 not over yet.
+    Exit codes: 0 completed, 1 failed or cancelled, or no worker can run it, 3 not over yet.
     """
     from pool import lookup, outcome
     from pool.console import make_console
     from pool.job import JobState
     from pool.names import check_id
 
-    spool = open_spool(load(config))
-    deadline = 0.0 if not wait else float("inf") if timeout is None else time.monotonic() + timeout
-    while not lookup.find(spool, check_id(job_id)).state.terminal:
-        if time.monotonic() >= deadline:
-            word = lookup.progress_now(spool, job_id)
-            if as_json:
-                print_json({"id": job_id, "state": word.status, "progress": word.percent, "message": word.message})
-            else:
-                say(f"job {job_id} is {standing(word)}", "yellow")
-            raise typer.Exit(outcome.EXIT_TIMED_OUT)
-        time.sleep(_POLL_S)
+    configured = load(config)
+    spool = open_spool(configured)
+    why = _await(configured, check_id(job_id), timeout, patience) if wait else None
+    if not lookup.find(spool, check_id(job_id)).state.terminal:
+        word = lookup.progress_now(spool, job_id)
+        if as_json:
+            more = {"progress": word.percent, "message": why.sentence() if why else word.message}
+            print_json({"id": job_id, "state": word.status, **more})
+        if why is not None:
+            say(f"✗ {why.sentence()}: job {job_id} is {standing(word)}", "bold yellow")
+        elif not as_json:
+            say(f"job {job_id} is {standing(word)}", "yellow")
+        raise typer.Exit(outcome.EXIT_TIMED_OUT if why is None else outcome.EXIT_FAILED)
     record = spool.read_record(job_id)
     notes = make_console(stderr=True)
     if as_json:
@@ -78,6 +84,21 @@ def result(
         notes.print(outcome.summary(record), soft_wrap=True)
         for path in outcome.files_of(record):
             say(f"  wrote {path}")
+
+
+def _await(config: Config, job_id: str, timeout: float | None, patience: float) -> EngineUnavailable | None:
+    """Wait for the end of a job; why that is in vain, or None. Raises UnknownJob."""
+    from concurrent.futures import wait
+
+    from pool.client import FilePool
+
+    pool = FilePool(config, start=False, patience=patience)
+    try:
+        future = pool.attach(job_id)
+        wait([future], timeout)
+        return future.unavailable
+    finally:
+        pool.close()
 
 
 def cancel(

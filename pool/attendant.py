@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pool import fsops, heartbeat, logs, owner, procs
 from pool.config import Config
-from pool.constants import EXIT_LOCKED, EXIT_MEANING, STARTING, Phase
-from pool.errors import ConfigError, SupervisorFailed
+from pool.constants import EXIT_DRAINED, EXIT_LOCKED, EXIT_MEANING, STARTING, Phase
+from pool.errors import ConfigError, PoolError, SupervisorFailed
 from pool.forked import renew_in_children
 from pool.names import parse_worker
 from pool.orphan import supervisor_identity
@@ -39,6 +39,8 @@ class Attendant:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._next_try = 0.0
+        self._starting_since: int | None = None  # place in the log where the last attempt to start one again began
+        self.problem = ""  # why no supervisor can be started, "" while one may come
         self._presence = ""  # the file that counts us as a client
         renew_in_children(self)
 
@@ -46,6 +48,7 @@ class Attendant:
         """A child is a client of its own, once it is one; the supervisor that its parent started is no child of it."""
         self._lock = threading.Lock()
         self._presence = ""
+        self._starting_since = None
         if self._process is not None:
             self._process.returncode = self._process.returncode or 0  # never waited for here, nor complained about
             self._process = None
@@ -100,12 +103,26 @@ class Attendant:
         if not self._presence:
             with self._lock:
                 self._enter()
-        if time.monotonic() < self._next_try or self._serving():
+        if self._serving():
+            self.problem, self._starting_since = "", None
+            return
+        self._look_at_start()
+        if time.monotonic() < self._next_try:
             return
         self._next_try = time.monotonic() + _AGAIN_S
         with self._lock:
-            if not self._serving():
-                self._launch()
+            try:
+                if not self._serving():
+                    _, self._starting_since = self._launch()
+            except (PoolError, OSError) as error:
+                self.problem = str(error)
+
+    def _look_at_start(self) -> None:
+        """Whether the last attempt failed; the next one may do better."""
+        code = self._process.poll() if self._process is not None and self._starting_since is not None else None
+        if code is not None and code not in (EXIT_LOCKED, EXIT_DRAINED):
+            said = " ".join(logs.tail(self._log, 4, since=self._starting_since or 0).split())
+            self.problem = f"it ended at its start ({EXIT_MEANING.get(code, f'code {code}')}): {said}"
 
     def leave(self) -> None:
         """This client is gone."""

@@ -50,7 +50,7 @@ def chunked(calls: Iterator[Mapping[str, Any]], size: int) -> Iterator[tuple[Map
         yield chunk
 
 
-def patience(timeout: object, name: str = "timeout") -> float | None:
+def seconds_to_wait(timeout: object, name: str = "timeout") -> float | None:
     """Seconds to wait, from 0; None: without limit, which infinity is, too. Raises TypeError, ValueError."""
     if timeout is None:
         return None

@@ -24,6 +24,12 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", metavar="FILE", help="Default: ./config.json", show_default=False),
 ]
+PatienceOption = Annotated[
+    float,
+    typer.Option(
+        min=0, metavar="SECONDS", help="How long to wait while no worker can run before somebody acts; inf: for ever."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; notes go to stderr.")]
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pool import fsops, layout, lookup, results
 from pool.attendant import Attendant
-from pool.calls import calls_of, chunked, params_of, patience
+from pool.calls import calls_of, chunked, params_of, seconds_to_wait
 from pool.config import Config, load_config
+from pool.constants import PATIENCE_S
 from pool.context import cancel_path
 from pool.errors import JobFailed, JobRefused, PoolClosed, UnknownEngine
 from pool.future import JobFuture, sleep_until, with_remote_trace
@@ -23,6 +24,8 @@ from pool.gate import Gate
 from pool.job import Failure, Job, JobState, Progress, digest_of
 from pool.limits import clear
 from pool.names import check_id, new_id
+from pool.patience import Patience
+from pool.prospects import Prospect
 from pool.schema import Schemas
 from pool.spool import Spool
 from pool.terms import Terms, truth, whole
@@ -40,7 +43,8 @@ class FilePool:
 
     config: path of config.json, a Config, or None for ./config.json. start: when no supervisor serves the spool,
     start one as a process of its own; it ends after the last FilePool that asked for it is gone. start=False only
-    submits and reads; the jobs wait for a supervisor.
+    submits and reads; the jobs wait for a supervisor. patience: seconds that a wait goes on while no worker can run
+    before somebody acts, then the future ends with EngineUnavailable; 0 at once, None for ever (see JobFuture).
 
     Safe to use from several threads, and in a forked child, which is a client of its own from its first call on.
     As a context manager it waits for its jobs at the end of the block.
@@ -48,7 +52,14 @@ class FilePool:
     """
 
     @clear
-    def __init__(self, config: Config | Path | str | None = None, *, start: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config | Path | str | None = None,
+        *,
+        start: bool = True,
+        patience: float | None = PATIENCE_S,
+    ) -> None:
+        self.patience = seconds_to_wait(patience, "patience")
         self._config = config if isinstance(config, Config) else load_config(Path(config) if config else None)
         root = self._config.spool
         layout.prepare(root)
@@ -65,6 +76,7 @@ class FilePool:
                 self._attendant.leave()
                 raise
         self._results = results.join(self.spool)
+        self._patience = Patience(self.spool, lambda: self.starter, self._results.give_up)
 
     @property
     def config(self) -> Config:
@@ -173,7 +185,7 @@ class FilePool:
         terms = Terms(
             priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable
         )
-        size, limit = _SIZE(chunksize, "chunksize"), patience(timeout)
+        size, limit = _SIZE(chunksize, "chunksize"), seconds_to_wait(timeout)
         self._known(engine)
         chunks = chunked(self._each(engine, calls), size)
         deadline = None if limit is None else time.monotonic() + limit
@@ -259,6 +271,17 @@ class FilePool:
         return future
 
     @clear
+    def prospect(self, engine: str) -> Prospect:
+        """Whether a worker of this engine can run, may come, or cannot come before somebody acts, and why."""
+        return self._patience.prospect(engine)
+
+    @property
+    def starter(self) -> str | None:
+        """Of the supervisor that this pool starts when there is none: "" while one may come, else why none comes; None:
+        this pool starts none."""
+        return None if self._attendant is None else self._attendant.problem
+
+    @clear
     def progress_of(self, job_id: str) -> Progress:
         """Status, percent and message of a job now. Raises UnknownJob."""
         return lookup.progress_now(self.spool, check_id(job_id))
@@ -299,11 +322,15 @@ class FilePool:
 
     def read_for(self, future: JobFuture, timeout: float | None) -> float | None:
         """Wait for a job on the caller's thread; what is left of `timeout`, None for no limit."""
-        return self._results.read_for(future, patience(timeout))
+        return self._results.read_for(future, seconds_to_wait(timeout))
 
     def read_elsewhere(self) -> None:
         """Somebody waits who does not read: a thread of this pool does."""
         self._results.arm()
+
+    def wait_over(self) -> None:
+        """A blocking wait has ended."""
+        self._patience.wait_over()
 
     def wait_for(self, future: Future[Any], seconds: float) -> None:
         """Sleep up to `seconds`, less when the job ends."""
@@ -312,18 +339,25 @@ class FilePool:
     # ---- end
 
     def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
-        """Let go of the pool. wait: for this pool's pending jobs first. Jobs that are pending go on in the spool."""
-        limit = patience(timeout)
+        """Let go of the pool. wait: for this pool's pending jobs first. Jobs that are pending go on in the spool.
+
+        Raises EngineUnavailable, once the pool is closed, when one of them could not be waited for.
+        """
+        limit = seconds_to_wait(timeout)
         if self._closed:
             return
+        pending = self._results.pending(self) if wait else []
         if wait:
             from concurrent.futures import wait as wait_all
 
-            wait_all(self._results.pending(self), limit)
+            wait_all(pending, limit)
+        errors = [error for future in pending if (error := future.unavailable) is not None]
         self._closed = True
         self._results.leave(self, PoolClosed("the pool was closed; the job goes on, attach(id) finds it again"))
         if self._attendant is not None:
             self._attendant.leave()
+        if errors:
+            raise errors[0]
 
     def __enter__(self) -> FilePool:
         return self
@@ -339,7 +373,10 @@ class FilePool:
         if self._attendant is not None and not self._attendant.present:  # in a forked child
             self._attendant.attend()
 
-    def on_look(self) -> None:
-        """Once a second while results are awaited: a supervisor that died is started again."""
-        if self._attendant is not None and not self._closed:
-            self._attendant.attend_again()
+    def on_look(self, futures: Sequence[JobFuture]) -> None:
+        """Once a second while results are awaited: start a supervisor that died again, end waits without hope."""
+        try:
+            if self._attendant is not None and not self._closed:
+                self._attendant.attend_again()
+        finally:
+            self._patience.look(futures)

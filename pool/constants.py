@@ -41,6 +41,7 @@ MAX_DEPTH = 64  # nesting of lists and maps
 BEAT_S = 5.0
 IDLE_SILENCE_S = 30.0
 
+PATIENCE_S = 10.0  # how long a caller waits while no worker can run, unless it says otherwise
 PROGRESS_INTERVAL_S = 0.1  # progress files are replaced at most this often
 DROP_STILL_S = 2.0  # a dropped file nobody closed is taken when it was still for this long
 

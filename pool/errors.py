@@ -13,7 +13,9 @@
     │   ├── ConfigError          config.json; `path` is the dotted key
     │   ├── SpoolError           the spool tree: owner, mode, mounts, missing
     │   ├── SupervisorRunning    another supervisor holds the spool
-    │   └── SupervisorFailed     a supervisor could not be started; carries the end of its log
+    │   ├── SupervisorFailed     a supervisor could not be started; carries the end of its log
+    │   └── EngineUnavailable    no worker of the engine can run before somebody acts; the job stays in the spool
+    │       └── NestedDeadlock   a job waits for a job that can only run after it
     └── ProtocolError            a file in the spool does not decode (us, or a foreign hand)
 
 Beside them, as a warning: PoolWarning, a limit of the system was met and something is slower for it.
@@ -26,6 +28,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pool.job import Failure
 
 
@@ -114,6 +118,49 @@ class SupervisorRunning(OperatorError):
 
 class SupervisorFailed(OperatorError):
     """A supervisor could not be started, or ended before it was ready."""
+
+
+class EngineUnavailable(OperatorError):
+    """No worker of an engine can run before somebody acts. What was submitted is not lost: it waits in the spool.
+
+    reason: the worker's own words where it had some ("ModuleNotFoundError: No module named 'foo'"). mend: what helps.
+    job_id: who waits, "" when nothing was accepted. `FilePool.attach(job_id)` gives the result once that is mended.
+    """
+
+    def __init__(self, engine: str, reason: str, mend: str = "", job_id: str = "") -> None:
+        help_text = f"; {mend}" if mend else ""
+        kept = (
+            f". Job {job_id} is not lost: it stays in the spool and runs once that is mended; attach({job_id!r}) then "
+            "gives its result" if job_id else ""
+        )  # fmt: skip
+        super().__init__(f"no worker of {engine} can run: {reason}{help_text}{kept}")
+        self.engine, self.reason, self.mend, self.job_id = engine, reason, mend, job_id
+
+    def sentence(self) -> str:
+        """For people who know which job they wait for."""
+        return f"no worker of {self.engine} can run: {self.reason}{f' ({self.mend})' if self.mend else ''}"
+
+
+class NestedDeadlock(EngineUnavailable):
+    """A job waits for another one that can only run once the first has ended: every worker that could take it is
+    waiting itself.
+
+    chain: (job, worker, the job it waits for), from the one that asked.
+    """
+
+    def __init__(self, engine: str, job_id: str, chain: Sequence[tuple[str, str, str]]) -> None:
+        way = ", ".join(f"{worker} runs {job} and waits for {other}" for job, worker, other in chain)
+        mend = (
+            f"give {engine} more workers (max_concurrent_tasks), let another engine do the inner job, or submit it "
+            "without waiting for it in run()"
+        )
+        PoolError.__init__(
+            self,
+            f"deadlock: job {job_id} can only run after the one that waits for it, every worker of {engine} waits for "
+            f"such a job: {way}; {mend}. Job {job_id} is not lost: it runs as soon as one of them is free",
+        )
+        self.engine, self.reason, self.mend, self.job_id = engine, f"deadlock: {way}", mend, job_id
+        self.chain = tuple(chain)
 
 
 class ProtocolError(PoolError):

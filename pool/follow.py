@@ -54,7 +54,7 @@ Event = Progress | Part | Setback | Notice
 
 
 class Follower:
-    """Looks after one job. `stuck`: why no worker will ever take it as things are, "" while one may.
+    """Looks after one job. `stuck`: why no worker will take it before somebody acts, "" while one may.
 
     status: where the state of the pool comes from; one look serves many followers.
     """
@@ -166,21 +166,18 @@ class Follower:
         loading = [f"{slot.slot} is {slot.phase}" for slot in slots if slot.phase in _STARTING]
         served = any(slot.serving for slot in slots)
         self._waiting_for = "" if served else ", ".join(loading)
-        yield from self._once("supervisor", _unserved(status))
+        benched = False
         for slot in slots:
             if slot.trouble and slot.seat in ("benched", "off", "waiting"):
+                benched = True
                 about = slot.error["message"] if slot.error else slot.last_death or slot.why
                 yield from self._once(f"{slot.slot} {slot.seat} {about}", f"{slot.slot} {slot.trouble}")
-        hopeless = bool(slots) and all(slot.seat in ("benched", "off") for slot in slots)
-        self.stuck = f"every worker of {self.future.engine} is benched" if hopeless and not status.draining else ""
+        expected = status.prospect(self.future.engine, self._pool.starter)
+        self.stuck = expected.sentence() if expected.hopeless else ""
+        if self.stuck and not benched:  # else it was said, slot by slot
+            yield from self._once("stuck", f"{self.stuck} ({expected.mend})")
 
     def _once(self, key: str, text: str) -> Iterator[Event]:
         if text and key not in self._said:
             self._said.add(key)
             yield Notice(text)
-
-
-def _unserved(status: PoolStatus) -> str:
-    if status.supervisor is not None:
-        return ""
-    return "no supervisor serves this spool; the job waits for one: python -m pool serve"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pool import lookup
 from pool.context import partial_path, read_partials
-from pool.errors import UnknownJob
+from pool.errors import EngineUnavailable, UnknownJob
 from pool.forked import renew_in_children
 from pool.job import Failure, Progress, Record
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pool.client import FilePool
 
 _POLL_S = 0.1
+_POLLED_S = 2.5  # whoever asks done() waits, until that long after; a look comes once a second
 
 
 class JobFuture(Future[Any]):
@@ -28,6 +31,11 @@ class JobFuture(Future[Any]):
 
     A copy in a forked child resolves by itself. Callbacks run where they were added, and a record that is to be
     consumed is left to the parent; once that has done so, a copy that has not seen it raises UnknownJob.
+
+    patience: seconds that somebody waits here while no worker of the engine can run before somebody acts (import
+    error, every slot benched, no supervisor …); at first that of the FilePool, None for ever. Then the future ends
+    with EngineUnavailable, which says why, and stays so: no Future can change its mind. The job is not lost. It waits
+    in the spool, and after a repair `FilePool.attach(id)` gives its result.
     """
 
     def __init__(self, pool: FilePool, job_id: str, engine: str, *, consume: bool = False) -> None:
@@ -37,7 +45,11 @@ class JobFuture(Future[Any]):
         self._pool = pool
         self._consume = consume
         self._lent = False  # its record may be removed by our parent
+        self.patience = pool.patience
         self._record: Record | None = None
+        self._asking: set[int] = set()  # threads in result() and exception()
+        self._polled_at = -math.inf
+        self._has_callbacks = False
         self._waiters: _Waiters = _Waiters(self._arm)
         renew_in_children(self)
 
@@ -46,6 +58,8 @@ class JobFuture(Future[Any]):
         self._condition = threading.Condition()
         self._waiters.renew()
         self._done_callbacks: list[Any] = []
+        self._asking.clear()
+        self._has_callbacks = False
         self._consume, self._lent = False, self._lent or self._consume
         if self._state == "CANCELLED":  # RACE: the fork came before its waiters were told
             self.set_running_or_notify_cancel()
@@ -54,21 +68,34 @@ class JobFuture(Future[Any]):
         return f"<JobFuture {self.engine} {self.id} {'done' if self.decided else 'pending'}>"
 
     def result(self, timeout: float | None = None) -> Any:
-        """What the engine returned; `timeout` in seconds. Raises JobFailed, CancelledError, TimeoutError."""
-        return super().result(self._pool.read_for(self, timeout))
+        """What the engine returned; `timeout` in seconds.
+
+        Raises JobFailed, CancelledError, TimeoutError, and EngineUnavailable when no worker can run the job.
+        """
+        me = self._ask()
+        try:
+            return super().result(self._pool.read_for(self, timeout))
+        finally:
+            self._answered(me)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The JobFailed, or None when the job completed. Raises CancelledError, TimeoutError."""
-        return super().exception(self._pool.read_for(self, timeout))
+        """The JobFailed or EngineUnavailable, None when the job completed. Raises CancelledError, TimeoutError."""
+        me = self._ask()
+        try:
+            return super().exception(self._pool.read_for(self, timeout))
+        finally:
+            self._answered(me)
 
     def done(self) -> bool:
         """Whether the record is in."""
         if not self.decided:
+            self._polled_at = time.monotonic()
             self._arm()  # whoever asks again and again does not read
         return self.decided
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Call `fn` with this future when it is done, on whichever thread finds the record."""
+        self._has_callbacks = True
         super().add_done_callback(fn)
         self._arm()
 
@@ -76,6 +103,25 @@ class JobFuture(Future[Any]):
     def decided(self) -> bool:
         """As done(), for a look in passing: nobody is set to read on account of it."""
         return super().done()
+
+    @property
+    def blocking(self) -> bool:
+        """Whether somebody is held up until the job is done: in result(), wait() and the like, or asking done()."""
+        return bool(self._asking or self._waiters) or time.monotonic() - self._polled_at < _POLLED_S
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits for it, with a callback too."""
+        return not self.decided and (self.blocking or self._has_callbacks)
+
+    def _ask(self) -> int:
+        me = threading.get_ident()
+        self._asking.add(me)
+        return me
+
+    def _answered(self, me: int) -> None:
+        self._asking.discard(me)
+        self._pool.wait_over()
 
     def _arm(self) -> None:
         self._pool.read_elsewhere()
@@ -96,11 +142,16 @@ class JobFuture(Future[Any]):
         return not self.done() and self.status().status not in ("queued", "completed", "failed", "cancelled")
 
     def status(self) -> Progress:
-        """Status, percent and message at this moment."""
-        return self._pool.progress_of(self.id)
+        """Status, percent and message at this moment; while it waits for a worker that does not come, why not."""
+        word = self._pool.progress_of(self.id)
+        why = self._pool.prospect(self.engine).sentence() if word.status == "queued" else ""
+        return replace(word, message=f"{word.message} · {why}".strip(" ·")) if why else word
 
     def progress(self, interval: float = _POLL_S) -> Iterator[Progress]:
-        """Every change of status, percent or message until the job is done, the last one included."""
+        """Every change of status, percent or message until the job is done, the last one included.
+
+        When no worker can run the job, the last one says queued and why; `result()` then raises EngineUnavailable.
+        """
         last: Progress | None = None
         while True:
             over = self.done()
@@ -122,7 +173,10 @@ class JobFuture(Future[Any]):
             self._pool.wait_for(self, interval)
 
     def partials(self, interval: float = _POLL_S) -> Iterator[Any]:
-        """Partial records as the engine sends them. After a failed attempt they begin anew with the next one."""
+        """Partial records as the engine sends them. After a failed attempt they begin anew with the next one.
+
+        Raises EngineUnavailable when no worker can run the job.
+        """
         attempt, offset = 1, 0
         while True:
             over = self.done()
@@ -135,17 +189,30 @@ class JobFuture(Future[Any]):
             records, offset = read_partials(partial_path(self._pool.spool, self.id, attempt), offset)
             yield from records
             if over and not records:
+                if (error := self.unavailable) is not None:
+                    raise error
                 return
             if not over:
                 self._pool.wait_for(self, interval)
 
     def _final(self) -> Progress:
         record = self._record
+        if record is None and (error := self.unavailable) is not None:
+            return Progress("queued", 0.0, str(error))
         if record is None:  # the pool was closed while the job goes on
             return Progress("queued", 0.0, "the pool was closed; attach to the job again to follow it")
         reason = record.failure.describe() if record.failure else ""
         percent = 100.0 if record.failure is None else 0.0
         return Progress(record.state.value, percent, reason, record.attempt, record.finished)
+
+
+    @property
+    def unavailable(self) -> EngineUnavailable | None:
+        """Why the waiting ended although the job goes on, None when it did not."""
+        if not self.decided:
+            return None
+        error = None if self.cancelled() else super().exception(0)
+        return error if isinstance(error, EngineUnavailable) else None
 
 
 class _Waiters(list[Any]):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pool.constants import IDLE_SILENCE_S, STARTING, Phase
+from pool.prospects import SERVE, load_error, prospect
 
 if TYPE_CHECKING:
     from pool.config import Config
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 OK, DEGRADED, DOWN = "ok", "degraded", "down"
 _UNCLAIMED_S = 10.0  # a job that waits this long beside an idle worker is not being seen …
 _UNCLAIMED_RESCANS = 10  # … nor one that waits for this many rescans, where events come late or never
-_SERVE = "start one with `python -m pool serve`"
+_STARTING = frozenset(phase.label for phase in STARTING)
+_SERVE = f"start one with `{SERVE}`"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ def trouble_of(
     process, None when that is gone."""
     seat, why = str(entry.get("seat") or ""), str(entry.get("why") or "")
     if seat == "benched":
-        return f"benched: {'; '.join(filter(None, (why, _load_error(entry)))) or 'it failed too often'}"
+        said = load_error(entry.get("error"))
+        return f"benched: {'; '.join(filter(None, (why, said))) or 'it failed too often'}"
     if seat == "off":
         return f"off: {why}" if why else "off"
     if seat == "waiting":
@@ -90,7 +93,7 @@ def _assess(status: PoolStatus, config: Config) -> Health:
     dead = 0
     configured = [engine for engine in status.engines if engine.configured]
     for engine in configured:
-        said, is_dead = _engine(engine, status.of(engine.name), config)
+        said, is_dead = _engine(engine, status, config)
         reasons += said
         dead += is_dead
     if configured and dead == len(configured):
@@ -128,18 +131,17 @@ def _common(status: PoolStatus) -> Iterator[str]:
             yield f"{engine.name}: {engine.queued} jobs wait, max_ready is {engine.max_ready}: no more are accepted"
 
 
-def _engine(engine: EngineStatus, slots: Sequence[SlotStatus], config: Config) -> tuple[list[str], bool]:
+def _engine(engine: EngineStatus, status: PoolStatus, config: Config) -> tuple[list[str], bool]:
     """Reasons of one engine, and whether nothing can run on it."""
+    slots = status.of(engine.name)
     troubled = [slot for slot in slots if slot.trouble]
-    starting = [slot for slot in slots if slot.phase in {phase.label for phase in STARTING} and not slot.trouble]
     if engine.serving == 0:
-        if starting:
-            phases = ", ".join(f"{slot.slot} {slot.phase} for {slot.phase_s or 0:.0f} s" for slot in starting)
-            return [f"{engine.name}: no worker is ready yet ({phases})", *_troubles(troubled)], False
-        on_its_way = any(slot.seat in ("waiting", "ending", "running") for slot in slots) or not slots
-        if on_its_way and not any(slot.error for slot in slots):
-            return [f"{engine.name}: no worker is ready yet", *_troubles(troubled)], False
-        return [f"{engine.name}: no worker can run", *_troubles(troubled)], True
+        expected = prospect(engine.name, replace(status.facts(), draining=False))  # that is said for all of them
+        if expected.hopeless:
+            return [f"{engine.name}: no worker can run", *(_troubles(troubled) or [expected.reason])], True
+        starting = [slot for slot in slots if slot.phase in _STARTING and not slot.trouble]
+        phases = ", ".join(f"{slot.slot} {slot.phase} for {slot.phase_s or 0:.0f} s" for slot in starting)
+        return [f"{engine.name}: no worker is ready yet{phases and f' ({phases})'}", *_troubles(troubled)], False
     reasons = _troubles(troubled)
     if engine.serving < engine.workers and not troubled:
         reasons.append(f"{engine.name}: {engine.serving} of {engine.workers} workers are ready")
@@ -159,15 +161,7 @@ def _troubles(slots: Sequence[SlotStatus]) -> list[str]:
 
 def _reason(entry: Mapping[str, Any]) -> str:
     """Why the last process of a slot ended: what the engine said, else what the supervisor saw."""
-    return _load_error(entry) or str(entry.get("last_death") or "")
-
-
-def _load_error(entry: Mapping[str, Any]) -> str:
-    error = entry.get("error")
-    if not isinstance(error, Mapping) or not error.get("message"):
-        return ""
-    hint = f" ({error['hint']})" if error.get("hint") else ""
-    return f"{error['message']}{hint}"
+    return load_error(entry.get("error")) or str(entry.get("last_death") or "")
 
 
 def _verdict(verdict: str, reasons: Sequence[str]) -> Health:

@@ -22,7 +22,7 @@ from pool.owner import boot_tag
 
 TOP = ("in", "ready", "work", "deferred", "out", "dead", "quarantine", "progress", "run", "cache", "tmp")
 RUN = ("run/heartbeats", "run/slots", "run/logs", "run/ids", "run/attempts", "run/control", "run/clients",
-       "run/engines", "run/scratch")  # fmt: skip
+       "run/engines", "run/scratch", "run/waits")  # fmt: skip
 MARKER = "run/spool.json"
 
 

@@ -1,4 +1,5 @@
-"""run/status.json: what the supervisor knows and no other file says. Read by `status`, never by the pool itself."""
+"""run/status.json: what the supervisor knows and no other file says. Read by `status` and by
+whoever waits, never by workers and supervisors."""
 
 from __future__ import annotations
 
@@ -55,6 +56,7 @@ def _slot(slot: Slot, now: float) -> dict[str, Any]:
         "spare": slot.standby,
         "worker": str(slot.worker) if slot.worker else None,
         "pid": slot.identity.pid if slot.identity else None,
+        "identity": slot.identity.to_map() if slot.identity else None,
         "seat": policy.seat.value,
         "why": str(policy.benched or slot.verdict.sentence),
         "bench": {**asdict(policy.benched), "reason": policy.benched.reason.value} if policy.benched else None,

@@ -112,6 +112,11 @@ class Results:
             if not futures:
                 self._awaited.pop(job_id, None)
 
+    def give_up(self, future: JobFuture, reason: PoolError) -> None:
+        """End one future without a record; others of the same job wait on."""
+        self.forget(future.id, future)
+        _settle(future, reason)
+
     def pending(self, pool: FilePool) -> list[JobFuture]:
         """What is awaited through one pool."""
         with self._lock:
@@ -204,12 +209,15 @@ class Results:
             self._resolve(job_id)
 
     def _look_after(self) -> None:
-        """What else is due once a second: supervisors that died, records that will not come any more."""
+        """Once a second: supervisors that died, waits without hope, records that will not come any more."""
         with self._lock:
             futures = [future for group in self._awaited.values() for future in group]
-        for pool in {future._pool for future in futures}:
+        by_pool: dict[FilePool, list[JobFuture]] = {}
+        for future in futures:
+            by_pool.setdefault(future._pool, []).append(future)
+        for pool, mine in by_pool.items():
             with contextlib.suppress(PoolError, OSError):  # no supervisor can be started: tried again at the next look
-                pool.on_look()
+                pool.on_look(mine)
         for future in futures:
             if future._lent and not future.decided:
                 try:

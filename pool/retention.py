@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from pool import fsops, lookup, owner
+from pool import fsops, lookup, owner, waits
 from pool.config import Config
 from pool.context import partial_path
 from pool.errors import ProtocolError
@@ -39,6 +39,7 @@ class Retention:
             return True
         sweep_tmp(self._spool)
         sweep_remains(self._spool)
+        waits.sweep(self._spool)
         trim_cache(self._spool, CACHE_LIMIT_BYTES)
         return False
 

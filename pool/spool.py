@@ -11,7 +11,7 @@ Directories (all on one file system, mode 0700, files 0600)
     quarantine/         what was dropped and is no job, each with a .reason.txt
     progress/<id>       latest progress, replaced; progress/<id>.<attempt>.partial grows by framed records
     run/                supervisor.lock, supervisor.json, heartbeats/, slots/, logs/, clients/, control/, engines/,
-                        scratch/, ids/<id> (a hard link to the job file reserves an id given by the caller),
+                        scratch/, waits/, ids/<id> (a hard link to the job file reserves an id given by the caller),
                         attempts/<id>.<attempt>.msgpack (why that attempt failed), clock-<boot>
                         attempts/<id>.<attempt>.proof (the same, for the supervisor: the job completed in another slot)
     cache/  tmp/        results by content hash; half-written files, named by their owner's process

@@ -29,13 +29,13 @@ from pool.job import JobState
 from pool.names import WorkerName, parse_dead, parse_worker
 from pool.orphan import supervisor_identity
 from pool.procs import Member, members, sample
+from pool.prospects import PoolFacts, Prospect, SlotFacts, load_error, prospect
+from pool.scout import MAX_STATUS_BYTES
 from pool.spool import Spool
 from pool.watching import EVENTS, WatchingStatus
 
 if TYPE_CHECKING:
     from pool.config import Config
-
-MAX_STATUS_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class SupervisorStatus:
     version: str
     stopped: bool  # by SIGSTOP or a debugger: it judges and restarts nothing
     containment: str = ""  # how all that a worker started is found: "cgroup", "descent", "session" (and tag: always)
+    engines: tuple[str, ...] | None = None  # those that it serves, None: it has not said
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,21 @@ class PoolStatus:
         """The slots of one engine."""
         return tuple(slot for slot in self.slots if slot.engine == engine)
 
+    def prospect(self, engine: str, starter: str | None = None) -> Prospect:
+        """What a job that waits for an engine may expect. starter: see PoolFacts."""
+        return prospect(engine, replace(self.facts(), starter=starter))
+
+    def facts(self) -> PoolFacts:
+        """What prospects are made of."""
+        supervisor = self.supervisor
+        return PoolFacts(
+            served=supervisor is not None,
+            slots=tuple(_facts_of(slot) for slot in self.slots),
+            draining=self.draining,
+            engines=supervisor.engines if supervisor else None,
+            config=(supervisor.config if supervisor else None) or "",
+        )
+
     def to_map(self) -> dict[str, Any]:
         """Plain maps and lists, for --json."""
         return asdict(self)
@@ -169,6 +185,21 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
     return replace(facts, health=assess(facts, config))
 
 
+def _facts_of(slot: SlotStatus) -> SlotFacts:
+    return SlotFacts(
+        slot=slot.slot,
+        engine=slot.engine,
+        seat=slot.seat,
+        worker=slot.worker or "" if slot.phase else "",
+        serving=slot.serving,
+        spare=slot.spare,
+        error=load_error(slot.error),
+        why=slot.why,
+        last_death=slot.last_death,
+        next_start_s=slot.next_start_s,
+    )
+
+
 def _supervisor(path: Path) -> SupervisorStatus | None:
     identity = supervisor_identity(path)
     if identity is None or not identity.alive():
@@ -183,6 +214,7 @@ def _supervisor(path: Path) -> SupervisorStatus | None:
         tied=bool(about.get("tied")),
         config=about.get("config"),
         version=str(about.get("version") or ""),
+        engines=tuple(map(str, engines)) if isinstance(engines := about.get("engines"), list) else None,
         stopped=sample(identity).status.value == "stopped",
         containment=str(about.get("containment") or ""),
     )

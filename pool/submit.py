@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli import CONTEXT, ConfigOption, JsonOption, VersionOption, known_engine, load, print_json, run, say
+from pool.cli import (
+    CONTEXT,
+    ConfigOption,
+    JsonOption,
+    PatienceOption,
+    VersionOption,
+    known_engine,
+    load,
+    print_json,
+    run,
+    say,
+)
+from pool.constants import PATIENCE_S
 from pool.errors import CallerError
 from pool.retries import KINDS
 
@@ -36,8 +48,8 @@ _EPILOG = "\n\n".join(  # the help joins lines within a paragraph, so each is on
         "[bold]Values[/bold] are text where the engine wants text, else JSON where it is JSON. key=@file reads the "
         "value from a file, key:=json is JSON in any case, key=@@name begins with @. Relative paths begin here. "
         "What an engine accepts: python -m pool engines",
-        "[bold]Exit codes[/bold] 0 completed, 1 failed or cancelled, 2 wrong usage or refused, 3 timed out, "
-        "130 left with Ctrl-C (the job goes on), 141 nobody reads its output",
+        "[bold]Exit codes[/bold] 0 completed, 1 failed or cancelled, or no worker can run it, 2 wrong usage or "
+        "refused, 3 timed out, 130 left with Ctrl-C (the job goes on), 141 nobody reads its output",
     )
 )
 
@@ -70,6 +82,7 @@ def submit(
         float | None,
         typer.Option(metavar="SECONDS", help="Wait this long at most; the job goes on.", show_default=False),
     ] = None,
+    patience: PatienceOption = PATIENCE_S,
     output_record: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the whole record of the job there, as JSON.", show_default=False),
@@ -95,7 +108,7 @@ def submit(
     if attach is None:
         known_engine(configured, engine or "")
     with _starting(quiet or not wait):
-        pool = FilePool(configured, start=wait)
+        pool = FilePool(configured, start=wait, patience=patience)
     try:
         with _ctrl_c() as asked:
             if attach is not None:
@@ -201,6 +214,8 @@ class Waiting:
         from pool.job import JobState
 
         record = follower.future.record
+        if follower.future.unavailable is not None:
+            return self._gave_up(view, follower.future.unavailable.sentence(), outcome.EXIT_FAILED)
         if record is None:
             error = follower.future.exception()  # its record cannot be read
             raise error if error is not None else RuntimeError("a job without a record")

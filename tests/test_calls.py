@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from steps import claim_next, places, seat
 
-from pool.calls import LONGEST_WAIT_S, patience
+from pool.calls import LONGEST_WAIT_S, seconds_to_wait
 from pool.client import FilePool
 from pool.config import Config
 from pool.errors import JobRefused, PoolClosed, UnknownEngine
@@ -132,9 +132,9 @@ def test_a_wait_that_is_no_number(pool: FilePool, spool: Spool, timeout: Any, er
 
 
 def test_waits() -> None:
-    assert [patience(value) for value in (None, math.inf, 1e300, 10**400, LONGEST_WAIT_S)] == [None] * 5
-    assert [patience(value) for value in (0, -1, -math.inf, 2)] == [0, 0, 0, 2]
-    assert [patience(value) for value in (np.float32(1.5), Fraction(1, 2))] == [1.5, 0.5]
+    assert [seconds_to_wait(value) for value in (None, math.inf, 1e300, 10**400, LONGEST_WAIT_S)] == [None] * 5
+    assert [seconds_to_wait(value) for value in (0, -1, -math.inf, 2)] == [0, 0, 0, 2]
+    assert [seconds_to_wait(value) for value in (np.float32(1.5), Fraction(1, 2))] == [1.5, 0.5]
 
 
 def test_a_map_of_a_pool_that_was_closed_meanwhile(pool: FilePool) -> None:

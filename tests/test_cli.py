@@ -577,7 +577,7 @@ def test_help_teaches_and_is_light() -> None:
     assert os.times().children_user - begun.children_user < 5
     assert done.stdout.rstrip().endswith("[]")
     assert "python -m pool.submit transcribe audio=speech.wav" in done.stdout
-    assert "0 completed, 1 failed or cancelled, 2 wrong usage" in " ".join(done.stdout.split())
+    assert "0 completed, 1 failed or cancelled, or no worker can run it, 2 wrong usage" in " ".join(done.stdout.split())
 
 
 def test_commands_are_listed(cli: Cli, tmp_path: Path) -> None:
@@ -621,3 +621,17 @@ def test_partial_lines() -> None:
     assert part_line(segment) == "[00:03.2 → 00:07.9] spk0: so it is"
     assert part_line({"number": 1, "text": "a  b"}) == '{"number": 1, "text": "a  b"}'
     assert part_line([1, None]) == "[1, null]"
+
+
+def test_nobody_waits_for_what_cannot_come(world: World, cli: Cli) -> None:
+    """Untied, so that the job stays for a repair: both commands end with the reason after their patience."""
+    said = cli(world, "submit", "bad", "--patience", "0", "--id", "vain")
+    assert said.code == 1
+    assert "no worker of bad can run: bad-0: InputError: option model: no such model (correct config.json)" in said.err
+    assert "python -m pool recover --all" in said.err
+    assert "python -m pool.submit --attach vain" in said.err
+    said = cli(world, "result", "vain", "--wait", "--patience", "0", "--json")
+    assert said.code == 1
+    assert (said.json()["state"], "no such model" in said.json()["message"]) == ("queued", True)
+    assert cli(world, "result", "vain").code == 3
+    assert cli(world, "cancel", "vain").code == 0

@@ -323,7 +323,7 @@ def test_a_supervisor_that_cannot_be_started_ends_no_waiting(
 ) -> None:
     asked = []
 
-    def fail() -> None:
+    def fail(_: object) -> None:
         asked.append(1)
         raise error
 

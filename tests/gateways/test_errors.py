@@ -57,9 +57,11 @@ def test_each_error_has_its_status_and_words_everywhere(error: BaseException, st
 
 def test_every_error_of_the_pool_is_foreseen() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.PoolError)]
-    bare = {errors.PoolError, errors.CallerError, errors.JobFailed}
-    for kind in set(kinds) - bare:
-        assert problem_of(kind("x")).status < 500 or problem_of(kind("x")).status > 500, kind
+    bare = {errors.PoolError, errors.CallerError, errors.JobFailed, errors.EngineUnavailable, errors.NestedDeadlock}
+    made = [*(kind("x") for kind in set(kinds) - bare), errors.EngineUnavailable("e", "why")]
+    made.append(errors.NestedDeadlock("e", "j", [("i", "e-0.1", "j")]))
+    for error in made:
+        assert problem_of(error).status != 500, error
 
 
 @pytest.mark.parametrize("kind", [kind.value for kind in FailureKind])

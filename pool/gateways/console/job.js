@@ -233,7 +233,9 @@ function build(pane, on) {
       say(stage, "being cancelled …");
     },
     broken: (value) => (broken.hidden = !value),
-    notice: (text) => notices.append(h("li", { text })),
+    notice: (text) => { // once, although each new connection says it again
+      if (![...notices.children].some((item) => item.textContent === text)) notices.append(h("li", { text }));
+    },
     setback(failure) {
       setbacks.replaceChildren(...(setbacks.childElementCount ? setbacks.children : [h("h3", { text: "Attempts that failed" })]), drawAttempts([failure]));
     },

@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pool.cli import CONTEXT, ConfigOption, VersionOption, load, run, say, say_error
-from pool.constants import EXIT_CONFIG
+from pool.cli import CONTEXT, ConfigOption, PatienceOption, VersionOption, load, run, say, say_error
+from pool.constants import EXIT_CONFIG, PATIENCE_S
 from pool.errors import ConfigError
 
 _EPILOG = "\n\n".join(
@@ -40,6 +40,7 @@ def serve(
     ] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the bearer token.")] = None,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start a pool when none serves the spool.")] = True,
+    patience: PatienceOption = PATIENCE_S,
     access_log: Annotated[bool, typer.Option("--access-log", help="One line per request.")] = False,
     version: VersionOption = False,
 ) -> None:
@@ -49,7 +50,7 @@ def serve(
     the environment (BASE_PATH, FILEPOOL_HTTP_TOKEN), which wins over the section "http" of config.json.
     """
     try:
-        _serve(config, host, port, base_path or [], token_file, start, access_log)
+        _serve(config, host, port, base_path or [], token_file, start, patience, access_log)
     except ConfigError as error:
         say_error(str(error))
         raise typer.Exit(EXIT_CONFIG) from None
@@ -62,6 +63,7 @@ def _serve(
     base_path: list[Path],
     token_file: Path | None,
     start: bool,
+    patience: float,
     access_log: bool,
 ) -> None:
     from pool.client import FilePool
@@ -78,7 +80,7 @@ def _serve(
         raise ConfigError(f"{error.name} is not installed: pip install filepool[http]") from None
     say(f"media: {', '.join(map(str, settings.roots))}")
     say(f"token: {'needed' if settings.token else 'none, this machine only'}")
-    pool = FilePool(configured, start=start)
+    pool = FilePool(configured, start=start, patience=patience)
     try:
         served = run_server(pool, settings, access_log=access_log)
     finally:

@@ -20,13 +20,17 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from pool.client import FilePool
+from pool.errors import UnknownJob
 from pool.future import JobFuture
+from pool.gateways.http import views
 from pool.gateways.http.bodies import Form, read_form
 from pool.gateways.http.errors import retry_after
 from pool.gateways.http.ledger import Ledger
 from pool.gateways.http.settings import Settings
+from pool.gateways.http.shapes import JobView
 from pool.gateways.roots import Roots
 from pool.gateways.tempfiles import Tempfiles
+from pool.names import is_id
 from pool.schema import Schemas, path_keys
 from pool.status import PoolStatus
 
@@ -77,11 +81,33 @@ class Desk:
         return self._schemas.describe(engine)
 
     def submit(self, engine: str, params: Mapping[str, Any], **options: Any) -> JobFuture:
-        """Submit with every path checked. Raises what FilePool.submit raises, and OutsideRoots."""
+        """Submit with every path checked. Raises what FilePool.submit raises, OutsideRoots, EngineUnavailable."""
+        self.expect_worker(engine, options.get("id"))
         about = self.describe(engine) or {}
         schema = about.get("schema")
         keys = path_keys(schema) if isinstance(schema, dict) else frozenset()
         return self.pool.submit(engine, params=self.roots.params(params, keys), **options)
+
+    def expect_worker(self, engine: str, job_id: str | None = None) -> None:
+        """EngineUnavailable when no worker of an engine can run before somebody acts: nothing is accepted then but
+        a job that is there already."""
+        if engine not in self.pool.config.engines:
+            return  # the submit will say so
+        expected = self.pool.prospect(engine)
+        if not expected.hopeless:
+            return
+        if job_id is not None and is_id(job_id):
+            with contextlib.suppress(UnknownJob):
+                self.pool.state(job_id)
+                return
+        raise expected.error()
+
+    def look(self, job_id: str) -> JobView:
+        """Where a job stands and, while it waits, what it may expect. Raises UnknownJob, JobRefused."""
+        view = views.look(self.pool.spool, job_id)
+        if view.state in ("queued", "deferred") and (why := self.pool.prospect(view.engine).sentence()):
+            view.message = f"{view.message} · {why}".strip(" ·")
+        return view
 
     async def receive(self, request: Request) -> Form:
         """Take in a multipart body. Raises HTTPException."""

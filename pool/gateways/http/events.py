@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from pool import codec
+from pool.errors import EngineUnavailable
 from pool.follow import Event, Follower, Notice, Part, Setback
 from pool.future import JobFuture
 from pool.gateways.http import views
@@ -71,6 +72,9 @@ def _result(future: JobFuture) -> str:
     record = future.record
     if record is None:
         error = future.exception(0)
+        if isinstance(error, EngineUnavailable):  # without an id: a client that comes back follows it further
+            about = {"engine": error.engine, "reason": error.reason, "mend": error.mend}
+            return _event("unavailable", {"id": future.id, "state": "queued", "message": str(error), **about})
         return _event(
             "result", {"id": future.id, "state": "unknown", "message": str(error) or "it cannot be read"}, END
         )

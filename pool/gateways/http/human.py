@@ -10,7 +10,6 @@ from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from pool.constants import STARTING
 from pool.errors import JobFailed, JobRefused, UnknownEngine
 from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
@@ -18,10 +17,11 @@ from pool.gateways.http.errors import failed, json_response, respond, retry_afte
 from pool.gateways.http.shapes import Envelope, FailedEnvelope, Generate, Health, responses
 from pool.job import JobState
 from pool.names import check_engine
+from pool.prospects import Outlook
 from pool.status import PoolStatus
 
 SERVICE = "digital-human-service"
-_STARTING = frozenset(phase.label for phase in STARTING)
+_VERDICTS = ((Outlook.FINE, "ok"), (Outlook.COMING, "starting"), (Outlook.HOPELESS, "down"))  # the best one counts
 
 
 def make_routes(desk: Desk) -> APIRouter:
@@ -42,6 +42,7 @@ def make_routes(desk: Desk) -> APIRouter:
             raise HTTPException(503, f"this pool has no engine {engine!r}: add it to config.json", retry_after())
         task_id = body.task_id or str(uuid.uuid4())
         params = await in_thread(lambda: _params(desk, body, task_id))
+        await in_thread(lambda: desk.expect_worker(engine, task_id))
         future = desk.expect(await in_thread(lambda: desk.pool.submit(engine, params=params, id=task_id)))
         await desk.wait(future, None)
         record = future.record
@@ -74,7 +75,7 @@ def make_routes(desk: Desk) -> APIRouter:
         if wanted is not None and wanted not in there:
             raise UnknownEngine(f"no engine {wanted!r}; there are: {', '.join(there)}", "engine")
         status = await in_thread(desk.status)
-        verdict, message = _verdict(status, wanted)
+        verdict, message = _verdict(status, wanted, desk.pool.starter)
         if desk.settings.token is not None:
             message = ""  # anybody may ask, and reasons name paths and models: GET /status has them
         body = {"status": verdict, "service": SERVICE, "message": message}
@@ -105,16 +106,12 @@ def _as_asked(body: Generate, task_id: str) -> str:
     return str(Path(body.save_path) / f"{task_id}.mp4") if body.save_path.endswith("/") else body.save_path
 
 
-def _verdict(status: PoolStatus, engine: str | None) -> tuple[str, str]:
+def _verdict(status: PoolStatus, engine: str | None, starter: str | None) -> tuple[str, str]:
     """("ok" | "starting" | "down", why) for one engine, or for all together."""
-    slots = [slot for slot in status.slots if engine in (None, slot.engine)]
-    if status.draining:
-        return "down", "the pool is draining"
-    if any(slot.serving for slot in slots):
-        return "ok", ""
-    if status.supervisor is None:
-        return "down", status.health.sentence
-    if any(slot.phase in _STARTING for slot in slots) or not slots:
-        return "starting", "no worker is ready yet"
-    troubles = [f"{slot.slot}: {slot.trouble}" for slot in slots if slot.trouble]
-    return "down", "; ".join(troubles)[:1000] or "no worker can work"
+    names = [engine] if engine is not None else [about.name for about in status.engines if about.configured]
+    expected = [status.prospect(name, starter) for name in names]
+    for outlook, verdict in _VERDICTS:
+        found = [each for each in expected if each.outlook is outlook]
+        if found:
+            return verdict, "; ".join(filter(None, (each.sentence() for each in found)))[:1000]
+    return "down", status.health.sentence

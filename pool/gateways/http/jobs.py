@@ -42,7 +42,7 @@ def make_routes(desk: Desk) -> APIRouter:
         options = {name: getattr(body, name) for name in ("id", *OUTSIDE)}
         future = await in_thread(lambda: desk.submit(engine, body.params, **options))
         response.headers["Location"] = f"/jobs/{future.id}"
-        return await in_thread(lambda: views.look(spool, future.id))
+        return await in_thread(lambda: desk.look(future.id))
 
     @router.get("", summary="All jobs, or some", response_model=JobList, responses=responses(Failed, 403, 422))
     async def jobs(
@@ -61,7 +61,7 @@ def make_routes(desk: Desk) -> APIRouter:
         "/{job_id}", summary="Where a job stands", response_model=JobView, responses=responses(Failed, 403, 404, 422)
     )
     async def job(job_id: JobId) -> Response:
-        view = await in_thread(lambda: views.look(spool, job_id))
+        view = await in_thread(lambda: desk.look(job_id))
         return json_response(view.model_dump())
 
     @router.get(
@@ -79,8 +79,9 @@ def make_routes(desk: Desk) -> APIRouter:
     )
     async def events(job_id: JobId, last_event_id: Annotated[str | None, Header()] = None) -> Response:
         """Events `status`, `progress`, `partial`, `setback`, `notice`, and at the end `result`; comments in between
-        keep the connection open. Partial results are numbered `attempt.number`, so that a client that comes back
-        with `Last-Event-ID` gets each once."""
+        keep the connection open. When no worker of its engine can run, the stream ends with `unavailable` and the
+        reason; the job stays, and a client that comes back follows it further. Partial results are numbered
+        `attempt.number`, so that a client that comes back with `Last-Event-ID` gets each once."""
         if last_event_id == END:
             return Response(status_code=204)
         future = await desk.future(check_id(job_id))
@@ -98,11 +99,12 @@ def make_routes(desk: Desk) -> APIRouter:
         job_id: JobId,
         wait_s: Annotated[float, Query(ge=0, le=_MAX_WAIT_S, description="how long to wait for its end")] = 0.0,
     ) -> Response:
-        """200 with the value, 202 while it is not over. A job that failed answers with the status of its kind (422
-        input, 502 engine, 503 resources, 504 timeout, 410 cancelled) and its failure."""
+        """200 with the value, 202 while it is not over, 503 when it was waited for and no worker of its engine can run.
+        A job that failed answers with the status of its kind (422 input, 502 engine, 503 resources, 504 timeout, 410
+        cancelled) and its failure."""
         record = await _record(desk, check_id(job_id), wait_s)
         if record is None:
-            view = await in_thread(lambda: views.look(spool, job_id))
+            view = await in_thread(lambda: desk.look(job_id))
             return json_response(view.model_dump(), 202, {"Retry-After": "1"})
         if record.state is JobState.COMPLETED:
             found = views.outcome(record)
@@ -162,22 +164,26 @@ def make_routes(desk: Desk) -> APIRouter:
         """With all its attempts and the same id."""
         future = await in_thread(lambda: _retried(desk, job_id))
         desk.renew(future)
-        view = await in_thread(lambda: views.look(spool, job_id))
+        view = await in_thread(lambda: desk.look(job_id))
         return json_response(view.model_dump(), 202)
 
     return router
 
 
 async def _record(desk: Desk, job_id: str, wait_s: float) -> Record | None:
-    """The record of a job that is over, waited for. Raises UnknownJob."""
+    """The record of a job that is over, waited for. Raises UnknownJob, EngineUnavailable."""
     spool = desk.pool.spool
     if not spool.decided(job_id):
         if not wait_s:
             state = await in_thread(lambda: desk.pool.state(job_id))
             if not state.terminal:
                 return None
-        elif not await desk.wait(await desk.future(job_id), wait_s):
-            return None
+        else:
+            future = await desk.future(job_id)
+            if not await desk.wait(future, wait_s):
+                return None
+            if future.unavailable is not None:
+                raise future.unavailable
     try:
         return await in_thread(lambda: spool.read_record(job_id))
     except FileNotFoundError:

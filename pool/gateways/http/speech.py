@@ -52,6 +52,7 @@ def make_routes(desk: Desk) -> APIRouter:
         """The upload is removed when the transcript is there."""
         if engine not in desk.pool.config.engines:
             raise HTTPException(503, f"this pool has no engine {engine!r}: add it to config.json", retry_after())
+        await in_thread(lambda: desk.expect_worker(engine))  # before the upload
         found = await desk.receive(request)
         if found.file is None:
             raise JobRefused("is required", "file")
@@ -69,7 +70,7 @@ def make_routes(desk: Desk) -> APIRouter:
                 raise error
             return await in_thread(lambda: _render(future.result(0), wanted, granularities))
         finally:
-            if future is None or future.decided:  # else the job goes on, and needs it
+            if future is None or future.record is not None:  # else the job goes on, or waits, and needs it
                 with contextlib.suppress(OSError):
                     desk.tempfiles.remove(file_id)
 

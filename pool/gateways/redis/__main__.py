@@ -90,7 +90,7 @@ def _serve(config: Path | None, gpu: list[int], start: bool, check: bool, verbos
     say(f"files: {settings.tempfiles}, else {settings.base_url}")
     trouble = examine(client, settings)
     say(f"Redis at {settings.address}{f' is away ({trouble}); waiting for it' if trouble else ''}")
-    with FilePool(configured, start=start) as pool:
+    with FilePool(configured, start=start, patience=None) as pool:  # what was taken from a queue waits for a repair
         gateway = Gateway(pool, settings, client)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, gateway.end)
