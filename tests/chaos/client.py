@@ -39,7 +39,7 @@ class Client:
         self.rng = random.Random(name)
         self.name, self.outputs, self.real = name, Path(outputs), real
         self.config, self.history = config, History(Path(history))
-        self.pool = FilePool(config, start=False)
+        self.pool = FilePool(config, start=False, patience=None)
         self.pending: deque[tuple[JobFuture, Any]] = deque()
         self.failed: list[str] = []
         self.number = 0
@@ -107,7 +107,7 @@ class Client:
         """A pool of its own for each of three threads."""
 
         def work(name: str) -> None:
-            pool = FilePool(self.config, start=False)
+            pool = FilePool(self.config, start=False, patience=None)
             try:
                 self.few(pool, name)
             finally:
