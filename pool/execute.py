@@ -28,6 +28,7 @@ from pool.context import JobContext, RefusedInput, check_path
 from pool.errors import ProtocolError
 from pool.heartbeat import Heartbeat
 from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
+from pool.kept import Keeper
 from pool.launch import Launch
 from pool.logs import tail
 from pool.spool import NO_SPACE, Claim, Spool
@@ -59,6 +60,7 @@ class Executor:
         self._cache: ResultCache | None = None
         if launch.cache_enabled and hasattr(engine, "fingerprint"):
             self._cache = ResultCache(spool, launch.spec, str(engine.fingerprint()))
+        self._keeper = Keeper.of_engine(engine)
         self._log_at = 0
         self._rng = random.Random()
 
@@ -208,7 +210,8 @@ class Executor:
         files = self._insist(lambda: context.publish_outputs(sync=spool.durable and job.durable))
         before = earlier(spool.notes(job.id, attempt - 1), attempt) if attempt > 1 else ()
         record = Record(job.id, job.engine, JobState.COMPLETED, attempt, job.created, started, spool.now(),
-                        str(claim.worker), value, None, before, files, cached, job.source)  # fmt: skip
+                        str(claim.worker), value, None, before, files, cached, job.source,
+                        self._keeper.keep(job))  # fmt: skip
         context.stage = "publish"
         self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
         self._beat.succeeded(record.finished)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from anyio import move_on_after, to_thread
@@ -25,7 +27,7 @@ from pool.gateways.http.bodies import Form, read_form
 from pool.gateways.http.errors import retry_after
 from pool.gateways.http.ledger import Ledger
 from pool.gateways.http.settings import Settings
-from pool.gateways.roots import Roots
+from pool.gateways.roots import TEMPFILE, Roots
 from pool.gateways.tempfiles import Tempfiles
 from pool.schema import Schemas, path_keys
 from pool.status import PoolStatus
@@ -78,10 +80,32 @@ class Desk:
 
     def submit(self, engine: str, params: Mapping[str, Any], **options: Any) -> JobFuture:
         """Submit with every path checked. Raises what FilePool.submit raises, and OutsideRoots."""
+        return self.pool.submit(engine, params=self._inside(engine, params), **options)
+
+    def rerun(self, job_id: str, params: Mapping[str, Any], without: Iterable[str], **options: Any) -> JobFuture:
+        """Run a job again with changes, every path checked, the old ones too: who submitted it may have had other
+        rights. Raises what FilePool.rerun raises, and OutsideRoots."""
+        old = self.pool.origin(job_id)
+        whole = {key: self._uploaded(value) for key, value in old.changed(params, without).items()}
+        changed = self._inside(old.engine, whole)
+        gone = [key for key in (*old.params, *old.left_out) if key not in changed]
+        if old.items is not None:
+            for item in old.items:
+                self._inside(old.engine, item)
+        return self.pool.rerun(job_id, params=changed, without=gone, **options)
+
+    def _uploaded(self, value: Any) -> Any:
+        """The path of an uploaded file under the name that a request may give it."""
+        path = Path(value) if isinstance(value, str) else None
+        if path is not None and path.parent == Path(os.path.realpath(self.settings.tempfiles)):
+            return f"{TEMPFILE}{path.stem}"
+        return value
+
+    def _inside(self, engine: str, params: Mapping[str, Any]) -> dict[str, Any]:
         about = self.describe(engine) or {}
         schema = about.get("schema")
         keys = path_keys(schema) if isinstance(schema, dict) else frozenset()
-        return self.pool.submit(engine, params=self.roots.params(params, keys), **options)
+        return self.roots.params(params, keys)
 
     async def receive(self, request: Request) -> Form:
         """Take in a multipart body. Raises HTTPException."""
