@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pool import admin, serving
+from pool import admin, joblist, serving
 from pool.cli import CONTEXT, VersionOption, run
 from pool.submit import submit
 
@@ -14,6 +14,8 @@ _EPILOG = "\n\n".join(
         "python -m pool serve",
         "python -m pool.submit transcribe audio=speech.wav",
         "python -m pool status --watch",
+        "python -m pool jobs --state failed --since 24h",
+        "python -m pool rerun ID speakers=3",
         "python -m pool retry --all transcribe",
         "python -m pool purge --older-than 7d --state failed",
         "[bold]Exit codes[/bold] 0 done, 1 it did not work, 2 wrong usage, 3 timed out, 141 nobody reads its output",
@@ -42,6 +44,8 @@ app.command("recover", rich_help_panel=_POOL)(serving.recover)
 app.command("engines", rich_help_panel=_POOL)(serving.engines)
 app.command("logs", rich_help_panel=_POOL)(serving.show_logs)
 app.command("submit", rich_help_panel=_JOBS)(submit)
+app.add_typer(joblist.jobs_app, name="jobs", rich_help_panel=_JOBS)
+app.command("rerun", rich_help_panel=_JOBS)(joblist.rerun)
 app.command("result", rich_help_panel=_JOBS)(admin.result)
 app.command("cancel", rich_help_panel=_JOBS)(admin.cancel)
 app.command("retry", rich_help_panel=_JOBS)(admin.retry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from enum import Enum
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from pool.spool import Spool
 
 _POLL_S = 0.05
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
-_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class State(str, Enum):
@@ -234,8 +231,9 @@ def purge(
     from pool.console import seconds
     from pool.job import TERMINAL, JobState
     from pool.retention import purge as remove_old
+    from pool.spans import span
 
-    age_s = span(older_than)
+    age_s = span(older_than, "--older-than")
     spool = open_spool(load(config))
     states = frozenset(JobState(one.value) for one in state) if state else TERMINAL
     what = "" if states == TERMINAL else " and ".join(sorted(one.value for one in states)) + " "
@@ -250,11 +248,3 @@ def purge(
         print_json({"removed": count})
     else:
         say(f"✓ {count} job{'' if count == 1 else 's'} removed", "green")
-
-
-def span(text: str) -> float:
-    """Seconds of "90s", "30m", "24h", "7d", "2w" or a plain number. Raises JobRefused."""
-    match = _SPAN.fullmatch(text.strip().lower())
-    if match is None or match[2] not in _UNITS:
-        raise JobRefused(f"{text!r} is no time: write for example 90s, 30m, 24h, 7d", "--older-than")
-    return float(match[1]) * _UNITS[match[2]]

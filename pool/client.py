@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pool import fsops, layout, lookup, results
 from pool.attendant import Attendant
 from pool.calls import calls_of, chunked, params_of, seconds_to_wait
+from pool.catalog import Catalog
 from pool.config import Config, load_config
 from pool.constants import PATIENCE_S
 from pool.context import cancel_path
@@ -38,7 +39,7 @@ _SIZE = whole(1, 1_000_000)  # of a chunk
 _MAP_WINDOW = 256  # chunks of a map that are in the spool at once
 
 
-class FilePool:
+class FilePool(Catalog):
     """A pool of workers behind a spool.
 
     config: path of config.json, a Config, or None for ./config.json. start: when no supervisor serves the spool,
@@ -97,6 +98,8 @@ class FilePool:
         retry_on: Sequence[str] | None = None,
         durable: bool | None = None,
         consume: bool = False,
+        tags: Iterable[str] = (),
+        note: str = "",
         params: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> JobFuture:
@@ -106,18 +109,22 @@ class FilePool:
         the same job, other content raises JobConflict. timeout_s, retry_times, retry_on: instead of the engine's
         configuration; retry_on: after which kinds of failure, of "infrastructure", "resource", "engine", "timeout".
         durable=False skips fsync: survives killed processes, not power loss. consume: remove the record once this
-        future has read it. params: for names that collide with the ones above.
+        future has read it. tags, note: to find it by, in `jobs` and in its record. params: for names that collide
+        with the ones above.
 
         Raises JobRefused (with the key's path), UnknownEngine, JobConflict, SpoolFull.
         """
         terms = Terms(
-            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable
+            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
+            tags=tags, note=note,  # type: ignore[arg-type]
         )
         consume = truth(consume, "consume")
         self._known(engine)
-        job = self._job(engine, self._checked(engine, params_of(params, more)), terms, id)
-        self._gate.admit(engine, 1)
-        future = JobFuture(self, job.id, engine, consume=consume)
+        return self._accept(self._job(engine, self._checked(engine, params_of(params, more)), terms, id), consume)
+
+    def _accept(self, job: Job, consume: bool) -> JobFuture:
+        self._gate.admit(job.engine, 1)
+        future = JobFuture(self, job.id, job.engine, consume=consume)
         self._results.expect(future)
         try:
             self.spool.submit(job)
@@ -139,10 +146,13 @@ class FilePool:
         retry_on: Sequence[str] | None = None,
         durable: bool | None = None,
         consume: bool = False,
+        tags: Iterable[str] = (),
+        note: str = "",
     ) -> list[JobFuture]:
         """Accept many jobs with one directory sync. What is wrong with one of them is found before any is accepted."""
         terms = Terms(
-            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable
+            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
+            tags=tags, note=note,  # type: ignore[arg-type]
         )
         consume = truth(consume, "consume")
         self._known(engine)
@@ -176,6 +186,8 @@ class FilePool:
         retry_times: int | None = None,
         retry_on: Sequence[str] | None = None,
         durable: bool | None = None,
+        tags: Iterable[str] = (),
+        note: str = "",
     ) -> Iterator[Any]:
         """Results of many calls in their order. chunksize: calls that travel as one job; raises it for small ones.
 
@@ -183,7 +195,8 @@ class FilePool:
         when its turn comes. timeout: seconds for the whole map; timeout_s: for one attempt at one chunk.
         """
         terms = Terms(
-            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable
+            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
+            tags=tags, note=note,  # type: ignore[arg-type]
         )
         size, limit = _SIZE(chunksize, "chunksize"), seconds_to_wait(timeout)
         self._known(engine)

@@ -27,6 +27,7 @@ from pool.errors import ProtocolError
 from pool.heartbeat import Heartbeat
 from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
 from pool.keeper import Keeper
+from pool.kept import Redactor
 from pool.launch import Launch
 from pool.logs import tail
 from pool.reason import failure_of, members_of, name_of
@@ -71,6 +72,7 @@ class Executor:
         fingerprint = engine.fingerprint() if launch.cache_enabled else None
         if fingerprint is not None:
             self._cache = ResultCache(spool, launch.spec, fingerprint)
+        self._redactor = Redactor.of_engine(engine.factory)
         self._rng = random.Random()
 
     # ---- one claim
@@ -220,7 +222,8 @@ class Executor:
         files = self._insist(lambda: context.publish_outputs(sync=spool.durable and job.durable))
         before = earlier(spool.notes(job.id, attempt - 1), attempt) if attempt > 1 else ()
         record = Record(job.id, job.engine, JobState.COMPLETED, attempt, job.created, started, spool.now(),
-                        str(claim.worker), done.value, None, before, files, done.cached, job.source)  # fmt: skip
+                        str(claim.worker), done.value, None, before, files, done.cached, job.source,
+                        self._redactor.keep(job))  # fmt: skip
         context.stage = "publish"
         self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
         self._beat.succeeded(record.finished)

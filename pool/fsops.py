@@ -106,6 +106,16 @@ def put(temp: str, path: str, chunks: Sequence[Buffer], *, sync: bool) -> None:
         raise
 
 
+def append(path: str, data: bytes) -> None:
+    """Add to the end of a file in one write, mode 0600; it is made when it is not there."""
+    step("append", path)
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        _write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
 def rename_noreplace(src: str, dst: str) -> None:
     """Atomic; FileExistsError when dst exists. The commit point of publish.
 

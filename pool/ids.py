@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pool import codec, fsops
+from pool import again, codec, fsops
 from pool.constants import MAX_JOB_BYTES
 from pool.errors import JobConflict
 from pool.job import Job
@@ -27,6 +27,7 @@ class Ids:
     """The reservations of one spool."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._folder = f"{root}/run/ids"
         self._records = f"{root}/out"
         self._temps = f"{root}/tmp"
@@ -83,6 +84,7 @@ class Ids:
             except FileNotFoundError:
                 return
             if idle and not self._decided(job_id):
+                again.mark(self._root, job_id)
                 fsops.unlink(place, missing_ok=True)
 
     def lock(self) -> FileLock:

@@ -13,6 +13,7 @@ import msgpack
 from pool import codec
 from pool.constants import MAX_JOB_BYTES, PROTOCOL
 from pool.errors import JobRefused, ProtocolError
+from pool.kept import NOTHING, Kept
 from pool.terms import Terms
 
 _SAFE = Terms(durable=True)
@@ -61,7 +62,7 @@ class Job:
 
     params: for the engine. items: parameters of many small calls that travel as one job (`FilePool.map`).
     created: µs of the spool clock. terms: how it is to be run. reply: "json" asks for a JSON rendering of the record
-    beside it. digest: of engine and parameters, set when the caller gave the id.
+    beside it. digest: of engine and parameters, set when the caller gave the id. rerun_of: the job this one repeats.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Job:
     source: str = ""
     reply: str = ""
     digest: str = ""
+    rerun_of: str = ""
 
     @property
     def priority(self) -> int:
@@ -97,17 +99,17 @@ class Job:
             "protocol": PROTOCOL,
             "id": self.id,
             "engine": self.engine,
-            "params": self.params,
             "created": self.created,
             **self.terms.to_map(),
             "durable": self.durable,
         }
-        if self.items is not None:
-            full["items"] = self.items
-        for key in ("source", "reply", "digest"):
+        for key in ("source", "reply", "digest", "rerun_of"):
             value = getattr(self, key)
             if value:
                 full[key] = value
+        full["params"] = self.params  # behind all that a list of jobs shows
+        if self.items is not None:
+            full["items"] = self.items
         return full
 
     @classmethod
@@ -126,6 +128,7 @@ class Job:
                 value.get("source", ""),
                 value.get("reply", ""),
                 value.get("digest", ""),
+                value.get("rerun_of", ""),
             )
         except (KeyError, TypeError) as error:
             raise ProtocolError(f"job lacks {error}") from None
@@ -135,7 +138,7 @@ class Job:
     def _check(self) -> None:
         """What a foreign hand may have got wrong; later it would end a worker, or the supervisor."""
         texts = type(self.id) is str and type(self.engine) is str and type(self.source) is str
-        texts = texts and type(self.reply) is str and type(self.digest) is str
+        texts = texts and type(self.reply) is str and type(self.digest) is str and type(self.rerun_of) is str
         maps = type(self.params) is dict and all(type(item) is dict for item in self.items or ())
         if not (texts and type(self.created) is int and maps):
             raise ProtocolError("a field of the job has the wrong type")
@@ -251,6 +254,7 @@ class Record:
     value: what the engine returned (a map), or one outcome per item for `items`.
     files: {"path", "size", "sha256"} of each file the job produced. times: µs of the spool clock.
     attempts: failures of the attempts before this one. cached: the value came from the result cache.
+    kept: of the job itself: tags, note, parameters.
     """
 
     id: str
@@ -267,6 +271,7 @@ class Record:
     files: tuple[Mapping[str, Any], ...] = ()
     cached: bool = False
     source: str = ""
+    kept: Kept = NOTHING
 
     def to_map(self) -> dict[str, Any]:
         full: dict[str, Any] = {
@@ -280,6 +285,7 @@ class Record:
             "finished": self.finished,
             "worker": self.worker,
             "cached": self.cached,
+            **self.kept.to_map(),
             "value": self.value,
         }
         if self.failure is not None:
@@ -315,6 +321,7 @@ class Record:
                 tuple(value.get("files", ())),
                 value["cached"],
                 value.get("source", ""),
+                Kept.from_map(value),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise ProtocolError(f"record is incomplete: {error}") from None

@@ -12,7 +12,7 @@ Directories (all on one file system, mode 0700, files 0600)
     progress/<id>       latest progress, replaced; progress/<id>.<attempt>.partial grows by framed records
     run/                supervisor.lock, supervisor.json, heartbeats/, slots/, logs/, clients/, control/, engines/,
                         scratch/, waits/, ids/<id> (a hard link to the job file reserves an id given by the caller),
-                        attempts/<id>.<attempt>.msgpack (why that attempt failed), clock-<boot>
+                        attempts/<id>.<attempt>.msgpack (why that attempt failed), clock-<boot>, jobs.* (an index)
                         attempts/<id>.<attempt>.proof (the same, for the supervisor: the job completed in another slot)
     cache/  tmp/        results by content hash; half-written files, named by their owner's process
 
@@ -48,7 +48,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pool import codec, fsops, layout, owner
+from pool import again, codec, fsops, layout, owner
 from pool.blame import SAYS_NOTHING, slot_of
 from pool.clock import boot_ns
 from pool.constants import MAX_JOB_BYTES, MAX_RESULT_BYTES
@@ -359,6 +359,7 @@ class Spool:
         with self.ids.lock():  # RACE: the second of two callers would set the record of the new run aside
             if not os.path.lexists(f"{self._at}/dead/{entry}"):
                 return
+            again.mark(self.root, name.id)
             with contextlib.suppress(FileNotFoundError):
                 fsops.rename(self.record_path(name.id), aside)
             if self.durable:

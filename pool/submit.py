@@ -78,6 +78,10 @@ def submit(
         list[str] | None,
         typer.Option(metavar="KIND", help=f"Only after this: {', '.join(KINDS)}; again for more.", show_default=False),
     ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG,…", help="To find it by, in `jobs`.", show_default=False)
+    ] = None,
+    note: Annotated[str, typer.Option(help="A few words, shown in lists of jobs.", show_default=False)] = "",
     wait_timeout: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Wait this long at most; the job goes on.", show_default=False),
@@ -116,7 +120,8 @@ def submit(
             else:
                 params = _parameters(pool, configured, engine or "", values or [], started=wait)
                 future = pool.submit(engine or "", params=params, priority=priority, id=job_id, timeout_s=timeout,
-                                     retry_times=retries, retry_on=retry_on or None)  # fmt: skip
+                                     retry_times=retries, retry_on=retry_on or None, note=note,
+                                     tags=[word for text in tag or [] for word in text.split(",")])  # fmt: skip
             if not wait:
                 _handed_over(pool, future, as_json=as_json, quiet=quiet)
                 return

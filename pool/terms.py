@@ -23,6 +23,7 @@ from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
 from pool.retries import KINDS
 
 TIMEOUT_LEAST_S, TIMEOUT_MOST_S = 0.001, 1e9
+TAGS_MOST, TAG_CHARS, NOTE_CHARS = 16, 64, 500
 
 if TYPE_CHECKING:  # old interpreters
     Check = Callable[[Any, str], Any]  # (value, key) -> the value as it is kept; JobRefused
@@ -83,6 +84,37 @@ def truth(value: Any, key: str) -> bool:
     return value
 
 
+def tag(value: Any, key: str) -> str:
+    """One short word to find jobs by: 1 to 64 characters that can be printed, no space, no comma."""
+    if not isinstance(value, str):
+        raise refused(value, key, "text")
+    if not 0 < len(value) <= TAG_CHARS or not value.isprintable() or " " in value or "," in value:
+        raise refused(value, key, f"a tag: 1 to {TAG_CHARS} characters without spaces and commas")
+    return value
+
+
+def tags(value: Any, key: str) -> tuple[str, ...]:
+    """At most 16 tags, each once, in the order given."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or isinstance(value, Mapping):
+        hint = f"write [{value!r:.40}]" if isinstance(value, str) else ""
+        raise refused(value, key, "a list of tags", hint)
+    found = tuple(dict.fromkeys(tag(item, f"{key}.{at}") for at, item in enumerate(value)))
+    if len(found) > TAGS_MOST:
+        raise JobRefused(f"{len(found)} tags are more than {TAGS_MOST}", key)
+    return found
+
+
+def note(value: Any, key: str) -> str:
+    """A few words for people, at most 500 characters."""
+    if not isinstance(value, str):
+        raise refused(value, key, "text")
+    if len(value) > NOTE_CHARS:
+        raise JobRefused(f"{len(value)} characters are more than {NOTE_CHARS}", key)
+    if not value.replace("\n", "").replace("\t", "").isprintable():
+        raise refused(value, key, "plain text", "it holds control characters")
+    return value
+
+
 _attempts = whole(1, MAX_ATTEMPTS)
 
 
@@ -104,6 +136,7 @@ class Terms:
     engine's configuration says. retry_times: further attempts after the first, 0 … 98; None: the engine's.
     retry_on: after which kinds of failure; None: as the engine's configuration says (see `pool.retries`).
     durable: sync to the disk before it counts as accepted or finished; None: the pool's configuration.
+    tags: words to find it by; note: a few words for people. Neither changes what is done.
     """
 
     priority: int = _term(0, whole(PRIORITY_LOWEST, PRIORITY_HIGHEST))
@@ -111,6 +144,8 @@ class Terms:
     retry_times: int | None = _term(None, whole(0, MAX_ATTEMPTS - 1))
     retry_on: Collection[str] | None = _term(None, kinds)
     durable: bool | None = _term(None, truth)
+    tags: tuple[str, ...] = _term((), tags)
+    note: str = _term("", note)
 
     def __post_init__(self) -> None:
         for name, default, check in _FIELDS:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pool import fsops
 from pool.errors import ProtocolError
 from pool.job import Failure, Job, JobState, Record, earlier
+from pool.kept import NOTHING, Redactor
 from pool.retries import Retries, why_not
 from pool.spool import Claim, Spool
 
@@ -76,6 +77,7 @@ def end(
         failure=replace(failure, attempts=(*before, failure)),
         attempts=before,
         source=job.source if job else "",
+        kept=Redactor.of_spool(spool.root, claim.worker.engine).keep(job) if job else NOTHING,
     )
     published = spool.finish(
         claim, record, reply=job.reply if job else "", durable=job.durable if job else True

@@ -25,6 +25,7 @@ KEYS = {
     "idle": ("cpu_s",),
     "recovery": ("rerun_ms", "supervisor_completed", "supervisor_reloads"),
     "backlog": ("claim_us_1k", "claim_us_100k", "ratio", "roundtrip.before.p50_ms", "roundtrip.after.p50_ms"),
+    "jobs": ("build_ms", "page_ms", "moving_ms", "more_ms", "waiting_ms", "arriving_ms", "tags_ms"),
     "footprint": ("shm_bytes", "import_ms", "import_heavy"),
 }  # fmt: skip
 
@@ -40,7 +41,7 @@ def test_there_is_a_check_for_every_bench() -> None:
     assert set(KEYS) == set(all_benches.NAMES)
 
 
-SOON = ("floor", "roundtrip", "footprint")  # the others after the fast set
+SOON = ("floor", "roundtrip", "jobs", "footprint")  # the others after the fast set
 
 
 @pytest.mark.parametrize(

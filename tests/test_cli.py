@@ -18,12 +18,12 @@ from terminal import on_terminal
 
 from pool import __main__ as pool_main
 from pool import submit as pool_submit
-from pool.admin import span
 from pool.cli import run
 from pool.errors import JobRefused
 from pool.job import JobState
 from pool.lookup import running, waiting
 from pool.outcome import clock, part_line
+from pool.spans import span
 from pool.spool import Spool
 
 ENGINE = '''
@@ -279,6 +279,61 @@ def test_a_configuration_with_a_mistake(cli: Cli, tmp_path: Path) -> None:
 
 
 # --- submit: hand over, come back
+
+
+def test_jobs_are_listed_shown_and_run_again(world: World, cli: Cli) -> None:
+    first = cli(world, "submit", "fake", "value=7", "--tag", "red,big", "--note", "for [Ann]\x1b[2J", "-q")
+    assert first.code == 2
+    assert "note: " in first.err
+    words = ("value=7", "--tag", "red,big", "--note", "for [Ann]", "--id", "listed")
+    assert cli(world, "submit", "fake", *words).code == 0
+    failed = cli(world, "submit", "fake", "do=raise", "value=no [luck]", "--tag", "red", "--retries", "0", "--json")
+    said = cli(world, "jobs", "--tag", "red", "--limit", "1")
+    assert said.code == 0
+    assert "no [luck]" in said.out
+    assert "listed" not in said.out
+    cursor = said.err.split("--after ")[1].strip()
+    said = cli(world, "jobs", "--tag", "red", "--after", cursor)
+    assert "listed" in said.out
+    assert "big" in said.out
+    assert "for [Ann]" in said.out
+    assert "failed" not in said.out
+    assert cli(world, "jobs", "--tag", "red", "--state", "failed,cancelled", "--json").json()["jobs"][0]["id"] == (
+        failed.json()["id"]
+    )
+    said = cli(world, "jobs", "--tag", "nobody")
+    assert (said.code, said.out) == (0, "")
+    assert "no job fits" in said.err
+    said = cli(world, "jobs", "show", "listed")
+    assert "value = 7" in said.out
+    assert "for [Ann]" in said.out
+    again = cli(world, "rerun", "listed", "value=8", "--tag", "blue")
+    assert again.code == 0
+    job_id = again.out.strip()
+    assert cli(world, "result", job_id, "--wait").json()["value"] == 8
+    shown = cli(world, "jobs", "show", job_id, "--json").json()
+    assert (shown["params"], shown["tags"], shown["note"], shown["rerun_of"]) == (
+        {"value": 8}, ["blue"], "for [Ann]", "listed",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["jobs", "--state", "faild"], "state: no state 'faild', did you mean \"failed\""),
+        (["jobs", "--state", "failed,"], "an empty word"),
+        (["jobs", "--engine", "fakee"], "no engine 'fakee'"),
+        (["jobs", "--since", "soon"], "since: 'soon' is no time"),
+        (["jobs", "--after", "x"], "after: 'x' is no cursor"),
+        (["jobs", "--limit", "0"], "limit: 0 is not a whole number between 1 and 1000"),
+        (["jobs", "show", "nobody"], "no job 'nobody'"),
+        (["rerun", "nobody"], "no job 'nobody'"),
+    ],
+)
+def test_wrong_words_about_jobs(world: World, cli: Cli, words: list[str], message: str) -> None:
+    said = cli(world, *words)
+    assert said.code == 2
+    assert message in said.err
 
 
 def test_handed_over_and_fetched_later(world: World, cli: Cli) -> None:
@@ -609,10 +664,11 @@ def test_a_reader_that_goes_away(world: World) -> None:
 
 
 def test_times() -> None:
-    assert [span(text) for text in ("0", "90s", "30m", "1.5h", "7d", "2 w")] == [0, 90, 1800, 5400, 604800, 1209600]
+    texts = ("0", "90s", "30m", "1.5h", "7d", "2 w")
+    assert [span(text, "--older-than") for text in texts] == [0, 90, 1800, 5400, 604800, 1209600]
     for text in ("", "x", "5y", "-3h", "h"):
         with pytest.raises(JobRefused, match="is no time"):
-            span(text)
+            span(text, "--older-than")
     assert [clock(t) for t in (3.24, 59.96, 3723.4, -1)] == ["00:03.2", "01:00.0", "1:02:03.4", "00:00.0"]
 
 

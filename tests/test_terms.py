@@ -101,3 +101,31 @@ def test_a_term_of_a_foreign_hand(wrong: dict[str, Any]) -> None:
 
 def test_every_term_has_its_key() -> None:
     assert set(OUTSIDE) < set(KEYS)
+
+
+TAGS_REFUSED: list[tuple[object, str]] = [
+    ("nightly", "tags"), (b"x", "tags"), (5, "tags"), ({"a": 1}, "tags"), (["a b"], "tags.0"), (["ok", ""], "tags.1"),
+    (["x" * 65], "tags.0"), (["a,b"], "tags.0"), ([1], "tags.0"), (["a\n"], "tags.0"), (["\u202ea"], "tags.0"),
+    (["\ud800"], "tags.0"), ([f"t{n}" for n in range(17)], "tags"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tags", "path"), TAGS_REFUSED, ids=range(len(TAGS_REFUSED)))
+def test_tags_that_are_none(tags: Any, path: str) -> None:
+    with pytest.raises(JobRefused) as error:
+        Terms(tags=tags)
+    assert error.value.path == path
+
+
+@pytest.mark.parametrize("note", [5, b"x", "x" * 501, "bell\a", "\x1b[2J", "\ud800", ["a"]])
+def test_notes_that_are_none(note: Any) -> None:
+    with pytest.raises(JobRefused) as error:
+        Terms(note=note)
+    assert error.value.path == "note"
+
+
+def test_tags_and_note_come_back_from_a_job_file() -> None:
+    terms = Terms(tags=iter(["a=1", "日本", "a=1"]), note="two\nlines\tand more")  # type: ignore[arg-type]
+    assert terms.tags == ("a=1", "日本")
+    assert Terms.from_map({**terms.to_map(), "tags": list(terms.tags)}) == terms
+    assert Terms(tags=[]).to_map() == {}  # type: ignore[arg-type]

@@ -125,7 +125,14 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("GET", "/jobs/none/events", None, 404, "none"),
     ("DELETE", "/jobs/none", None, 404, "none"),
     ("POST", "/jobs/none/retry", None, 404, "none"),
+    ("POST", "/jobs/fake", {"tags": ["a b"]}, 422, "tags.0"),
+    ("POST", "/jobs/fake", {"note": 1}, 422, "note"),
+    ("POST", "/jobs/none/rerun", {}, 404, "none"),
+    ("POST", "/jobs/none/rerun", {"parms": {}}, 422, "parms"),
     ("GET", "/jobs?limit=0", None, 422, "limit"),
+    ("GET", "/jobs?after=x", None, 422, "after"),
+    ("GET", "/jobs?since=soon", None, 422, "since"),
+    ("GET", "/jobs?tag=a%20b", None, 422, "tag"),
     ("GET", "/jobs?state=lost", None, 422, "state"),
     ("GET", "/none", None, 404, "Not Found"),
     ("PUT", "/status", None, 405, "Not Allowed"),
@@ -146,6 +153,48 @@ def test_a_relative_path_begins_at_the_allowed_folder(gateway: Gateway) -> None:
     params = {"audio": "rel/speech.wav", "video": "rel/face.mp4", "output": "rel/out.mp4"}
     value = gateway.result(gateway.submit("lipsync", **params)).json()["value"]
     assert value["output"] == str(gateway.media / "rel" / "out.mp4")
+
+
+# ---- find again, run again
+
+
+def test_a_walk_finds_tagged_jobs_and_one_is_run_again_with_changes(gateway: Gateway) -> None:
+    tag = f"t{uuid.uuid4().hex}"
+    ids = []
+    for number in range(5):
+        body = {"params": {"value": number}, "tags": [tag], "note": f"number {number}", "priority": 1}
+        ids.append(gateway.post("/jobs/fake", json=body).json()["id"])
+        assert gateway.result(ids[-1]).status_code == 200
+    found, after = [], ""
+    while True:
+        page = gateway.get("/jobs", params={"tag": tag, "limit": 2, "after": after, "since": "1h"}).json()
+        found += page["jobs"]
+        after = page["next"]
+        if not after:
+            break
+    assert [job["id"] for job in found] == ids[::-1]
+    assert (found[0]["tags"], found[0]["note"], found[0]["state"]) == ([tag], "number 4", "completed")
+    answer = gateway.post(f"/jobs/{ids[0]}/rerun", json={"params": {"value": "new"}, "note": "again"})
+    assert answer.status_code == 202, answer.text
+    view = answer.json()
+    assert answer.headers["Location"] == f"/jobs/{view['id']}"
+    result = gateway.result(view["id"]).json()
+    assert result["value"]["value"] == "new"
+    assert (result["rerun_of"], result["note"], result["tags"]) == (ids[0], "again", [tag])
+    same = gateway.post(f"/jobs/{ids[1]}/rerun", json={"without": ["value"]}).json()["id"]
+    assert gateway.result(same).json()["value"]["value"] is None
+
+
+def test_a_job_of_somebody_with_other_rights_is_not_run_again_here(gateway: Gateway, tmp_path: Path) -> None:
+    from pool.client import FilePool
+
+    (tmp_path / "speech.wav").write_bytes(b"x")
+    with FilePool(gateway._world.config, start=False) as pool:
+        job = pool.submit("fake", audio=str(tmp_path / "speech.wav"))
+        job.result(60)
+    answer = gateway.post(f"/jobs/{job.id}/rerun", json={})
+    assert (answer.status_code, answer.json()["error"]["path"]) == (403, "params.audio")
+    assert gateway.post(f"/jobs/{job.id}/rerun", json={"without": ["audio"]}).status_code == 202
 
 
 # ---- events
@@ -259,7 +308,8 @@ def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
     assert {
         "/human/generate", "/health", "/api/tempfile/upload", "/api/tempfile/download/{file_id}", "/jobs",
         "/jobs/{engine}", "/jobs/{job_id}", "/jobs/{job_id}/events", "/jobs/{job_id}/result", "/jobs/{job_id}/retry",
-        "/jobs/{job_id}/files/{name}", "/v1/audio/transcriptions", "/status", "/engines", "/metrics",
+        "/jobs/{job_id}/rerun", "/jobs/{job_id}/files/{name}", "/v1/audio/transcriptions",
+        "/status", "/engines", "/metrics",
     } == set(document["paths"])  # fmt: skip
     assert "HTTPValidationError" not in str({path: document["paths"][path] for path in document["paths"]})
     page = gateway.get("/docs").text

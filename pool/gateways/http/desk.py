@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from anyio import move_on_after, to_thread
@@ -28,7 +30,7 @@ from pool.gateways.http.errors import retry_after
 from pool.gateways.http.ledger import Ledger
 from pool.gateways.http.settings import Settings
 from pool.gateways.http.shapes import JobView
-from pool.gateways.roots import Roots
+from pool.gateways.roots import TEMPFILE, Roots
 from pool.gateways.tempfiles import Tempfiles
 from pool.names import is_id
 from pool.schema import Schemas, path_keys
@@ -83,10 +85,33 @@ class Desk:
     def submit(self, engine: str, params: Mapping[str, Any], **options: Any) -> JobFuture:
         """Submit with every path checked. Raises what FilePool.submit raises, OutsideRoots, EngineUnavailable."""
         self.expect_worker(engine, options.get("id"))
+        return self.pool.submit(engine, params=self._inside(engine, params), **options)
+
+    def rerun(self, job_id: str, params: Mapping[str, Any], without: Iterable[str], **options: Any) -> JobFuture:
+        """Run a job again with changes, every path checked, the old ones too: who submitted it may have had other
+        rights. Raises what FilePool.rerun raises, OutsideRoots, EngineUnavailable."""
+        old = self.pool.origin(job_id)
+        self.expect_worker(old.engine)
+        whole = {key: self._uploaded(value) for key, value in old.changed(params, without).items()}
+        changed = self._inside(old.engine, whole)
+        gone = [key for key in (*old.params, *old.left_out) if key not in changed]
+        if old.items is not None:
+            for item in old.items:
+                self._inside(old.engine, item)
+        return self.pool.rerun(job_id, params=changed, without=gone, **options)
+
+    def _uploaded(self, value: Any) -> Any:
+        """The path of an uploaded file under the name that a request may give it."""
+        path = Path(value) if isinstance(value, str) else None
+        if path is not None and path.parent == Path(os.path.realpath(self.settings.tempfiles)):
+            return f"{TEMPFILE}{path.stem}"
+        return value
+
+    def _inside(self, engine: str, params: Mapping[str, Any]) -> dict[str, Any]:
         about = self.describe(engine) or {}
         schema = about.get("schema")
         keys = path_keys(schema) if isinstance(schema, dict) else frozenset()
-        return self.pool.submit(engine, params=self.roots.params(params, keys), **options)
+        return self.roots.params(params, keys)
 
     def expect_worker(self, engine: str, job_id: str | None = None) -> None:
         """EngineUnavailable when no worker of an engine can run before somebody acts: nothing is accepted then but

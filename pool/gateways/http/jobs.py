@@ -16,7 +16,18 @@ from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import STATUS_OF_KIND, json_response
 from pool.gateways.http.events import END, stream
-from pool.gateways.http.shapes import Cancelled, Failed, JobList, JobView, Outcome, State, Submit, responses
+from pool.gateways.http.shapes import (
+    Cancelled,
+    Failed,
+    JobList,
+    JobView,
+    JobWalk,
+    Outcome,
+    Rerun,
+    State,
+    Submit,
+    responses,
+)
 from pool.gateways.http.tempfile import send_file
 from pool.job import JobState, Record
 from pool.names import check_id
@@ -44,18 +55,34 @@ def make_routes(desk: Desk) -> APIRouter:
         response.headers["Location"] = f"/jobs/{future.id}"
         return await in_thread(lambda: desk.look(future.id))
 
-    @router.get("", summary="All jobs, or some", response_model=JobList, responses=responses(Failed, 403, 422))
+    @router.get(
+        "", summary="All jobs, or some", response_model=JobList | JobWalk, responses=responses(Failed, 403, 422)
+    )
     async def jobs(
         state: State | None = None,
         engine: Annotated[str | None, Query(max_length=32)] = None,
+        tag: Annotated[list[str] | None, Query(description="all of these; a walk")] = None,
+        since: Annotated[str | None, Query(max_length=20, description="submitted within 2h, 30m, 90s; a walk")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        after: Annotated[str | None, Query(max_length=300, description="`next` of the page before; a walk")] = None,
     ) -> Response:
-        """Those that run, those that wait in their order, those that ended, the last one first. A job that ended
-        within the last second may be missing."""
-        found = await in_thread(
-            lambda: views.listed(spool, desk.ledger.newest, state=state, engine=engine, limit=limit)
+        """Without `after`, `tag` and `since` a look: those that run, those that wait in their order, those that ended,
+        the last one first; a job that ended within the last second may be missing.
+
+        With one of them a walk: newest first, page by page, every job once. It begins with an empty `after`.
+        """
+        if after is None and tag is None and since is None:
+            found = await in_thread(
+                lambda: views.listed(spool, desk.ledger.newest, state=state, engine=engine, limit=limit)
+            )
+            return json_response(found.model_dump())
+        page = await in_thread(
+            lambda: desk.pool.jobs(
+                engine=engine or (), state=state or (), tag=tag or (), since=since, limit=limit, after=after or ""
+            )
         )
-        return json_response(found.model_dump())
+        walk = JobWalk(jobs=[views.of_info(info) for info in page], next=page.next, trouble=page.trouble)
+        return json_response(walk.model_dump())
 
     @router.get(
         "/{job_id}", summary="Where a job stands", response_model=JobView, responses=responses(Failed, 403, 404, 422)
@@ -166,6 +193,21 @@ def make_routes(desk: Desk) -> APIRouter:
         desk.renew(future)
         view = await in_thread(lambda: desk.look(job_id))
         return json_response(view.model_dump(), 202)
+
+    @router.post(
+        "/{job_id}/rerun",
+        summary="Run a job again as a new one, with changes",
+        status_code=202,
+        response_model=JobView,
+        responses=responses(Failed, 400, 403, 404, 409, 413, 415, 422, 503),
+    )
+    async def rerun(job_id: JobId, body: Rerun, response: Response) -> JobView:
+        """Engine, parameters and terms of the old job, changed where asked. The old one stays as it is. A parameter
+        that is secret, or was too large to be kept, must be given again."""
+        options = body.model_dump(exclude={"params", "without"})
+        future = await in_thread(lambda: desk.rerun(job_id, body.params, body.without, **options))
+        response.headers["Location"] = f"/jobs/{future.id}"
+        return await in_thread(lambda: views.look(spool, future.id))
 
     return router
 

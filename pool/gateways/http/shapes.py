@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
-from pool.terms import TIMEOUT_LEAST_S, TIMEOUT_MOST_S
+from pool.terms import NOTE_CHARS, TAGS_MOST, TIMEOUT_LEAST_S, TIMEOUT_MOST_S
 
 _SWITCHES = {"0": 0, "1": 1, "true": 1, "false": 0, "": 0}
 
@@ -91,6 +91,22 @@ class Submit(Strict):
     )
     retry_times: int | None = Field(default=None, ge=0, lt=MAX_ATTEMPTS, description="instead of the engine's")
     retry_on: list[Kind] | None = Field(default=None, description="kinds of failure, instead of the engine's")
+    tags: list[str] = Field(default_factory=list, max_length=TAGS_MOST, description="words to find it by")
+    note: str = Field(default="", max_length=NOTE_CHARS, description="a few words for people")
+
+
+class Rerun(Strict):
+    """What is to be different from the old job; what is not given stays."""
+
+    params: dict[str, Any] = Field(default_factory=dict, description="secret ones must be given again")
+    without: list[str] = Field(default_factory=list, description="parameters to leave out")
+    id: Id | None = Field(default=None, description="your name for the new job")
+    priority: int | None = Field(default=None, ge=PRIORITY_LOWEST, le=PRIORITY_HIGHEST)
+    timeout_s: float | None = Field(default=None, ge=TIMEOUT_LEAST_S, le=TIMEOUT_MOST_S)
+    retry_times: int | None = Field(default=None, ge=0, lt=MAX_ATTEMPTS)
+    retry_on: list[Kind] | None = Field(default=None)
+    tags: list[str] | None = Field(default=None, max_length=TAGS_MOST)
+    note: str | None = Field(default=None, max_length=NOTE_CHARS)
 
 
 State = Literal["queued", "deferred", "running", "completed", "failed", "cancelled"]
@@ -111,6 +127,9 @@ class JobView(BaseModel):
     finished: float | None = None
     ahead: int | None = None
     failure: dict[str, Any] | None = None
+    tags: list[str] = []
+    note: str = ""
+    rerun_of: str = ""
 
 
 class Outcome(JobView):
@@ -126,6 +145,14 @@ class JobList(BaseModel):
 
     jobs: list[JobView]
     total: int
+
+
+class JobWalk(BaseModel):
+    """A page, newest first. next: `after` of the following page, "" when this was the last. trouble: why slow."""
+
+    jobs: list[JobView]
+    next: str
+    trouble: str = ""
 
 
 class Cancelled(BaseModel):

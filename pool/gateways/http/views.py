@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from pool import lookup
+from pool import heads, lookup
+from pool.browse import JobInfo
 from pool.errors import ProtocolError, UnknownJob
 from pool.gateways.http.ledger import Entry
 from pool.gateways.http.shapes import JobList, JobView, Outcome
@@ -51,6 +53,34 @@ def of_record(record: Record) -> JobView:
         started=_seconds(record.started),
         finished=_seconds(record.finished),
         failure=record.failure.to_map() if record.failure else None,
+        tags=list(record.kept.tags),
+        note=record.kept.note,
+        rerun_of=record.kept.rerun_of,
+    )
+
+
+def of_info(info: JobInfo) -> JobView:
+    """A job in a walk."""
+    state: Any = info.state.value
+    status, message = state, info.message or info.reason
+    if info.state is JobState.RUNNING:
+        status = "processing"
+    elif not info.state.terminal:
+        status = "queued"
+    return JobView(
+        id=info.id,
+        engine=info.engine,
+        state=state,
+        status=status,
+        percent=100.0 if info.state is JobState.COMPLETED else info.percent or 0.0,
+        message=message,
+        attempt=info.attempt,
+        created=_seconds(info.created),
+        started=_seconds(info.started),
+        finished=_seconds(info.finished),
+        tags=list(info.tags),
+        note=info.note,
+        rerun_of=info.rerun_of,
     )
 
 
@@ -112,6 +142,11 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
     elif detail:
         ahead = sum(1 for name in spool.list_ready(place.engine) if name < str(place.name))
         message = f"{ahead} ahead in the queue" if ahead else "next in the queue"
+    tags, note, rerun_of = list[str](), "", ""
+    if detail:
+        with contextlib.suppress(OSError, ProtocolError):  # RACE: it has moved on; the next look finds them
+            head = heads.read_job(place.path, place.state, attempt)
+            tags, note, rerun_of = list(head.tags), head.note, head.rerun_of
     state: Any = place.state.value
     return JobView(
         id=job_id,
@@ -123,6 +158,9 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
         attempt=attempt,
         created=_seconds(place.name.born) if place.name else None,
         ahead=ahead,
+        tags=tags,
+        note=note,
+        rerun_of=rerun_of,
     )
 
 
