@@ -494,7 +494,8 @@ def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
 
 
 def test_worker_side_parses_on_python_3_8_and_needs_no_psutil(tmp_path: Path) -> None:
-    for name in ("procs", "procfs", "host", "death"):
+    names = ("procs", "procfs", "host", "death", "lineage", "cgroup", "reason", "joblog", "keeper", "engine", "stdio")
+    for name in (*names, "process_state"):
         ast.parse((ROOT / "pool" / f"{name}.py").read_text(), feature_version=(3, 8))
     code = "import os, sys; sys.modules['psutil'] = None; from pool import procs"
     code += "; procs.identity_of(os.getpid()).alive()"
