@@ -106,11 +106,12 @@ class Recorder:
     def close(self) -> Disk:
         self("end", str(self.folder))
         moments, numbers, serial = [], dict[int, int](), itertools.count(1)
-        for operation, path, names, said in msgpack.Unpacker(open(self._trace, "rb"), strict_map_key=False):  # noqa: SIM115
-            # a file that is gone leaves its inode to another one, which is another file for us
-            numbers = {inode: numbers.get(inode) or next(serial) for inode, _ in names.values()}
-            entries = {name: Entry(numbers[inode], digest) for name, (inode, digest) in names.items()}
-            moments.append(Moment(operation, path, entries, tuple(said)))
+        with open(self._trace, "rb") as trace:
+            for operation, path, names, said in msgpack.Unpacker(trace, strict_map_key=False):
+                # a file that is gone leaves its inode to another one, which is another file for us
+                numbers = {inode: numbers.get(inode) or next(serial) for inode, _ in names.values()}
+                entries = {name: Entry(numbers[inode], digest) for name, (inode, digest) in names.items()}
+                moments.append(Moment(operation, path, entries, tuple(said)))
         return Disk(self.folder, moments)
 
 
