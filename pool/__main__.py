@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pool import admin, joblist, serving
+from pool import admin, joblist, reloading, serving
 from pool.cli import CONTEXT, VersionOption, run
 from pool.submit import submit
 
@@ -14,6 +14,7 @@ _EPILOG = "\n\n".join(
         "python -m pool serve",
         "python -m pool.submit transcribe audio=speech.wav",
         "python -m pool status --watch",
+        "python -m pool reload --wait",
         "python -m pool jobs --state failed --since 24h",
         "python -m pool rerun ID speakers=3",
         "python -m pool retry --all transcribe",
@@ -39,6 +40,7 @@ def options(version: VersionOption = False) -> None:
 _POOL, _JOBS = "The pool", "Jobs"
 app.command("serve", rich_help_panel=_POOL)(serving.serve)
 app.command("status", rich_help_panel=_POOL)(serving.status)
+app.command("reload", rich_help_panel=_POOL)(reloading.reload)
 app.command("drain", rich_help_panel=_POOL)(serving.drain)
 app.command("recover", rich_help_panel=_POOL)(serving.recover)
 app.command("engines", rich_help_panel=_POOL)(serving.engines)

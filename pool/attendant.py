@@ -82,22 +82,6 @@ class Attendant:
                     raise SupervisorFailed(f"no supervisor after {_START_S:.0f} s; see {self._log}")
                 time.sleep(_POLL_S)
 
-    def serves(self, engine: str) -> str:
-        """'' when the supervisor has this engine, or there is no supervisor; else a sentence that says it has not."""
-        if not self._serving():
-            return ""
-        try:
-            record = json.loads(self._record.read_bytes())
-        except (OSError, ValueError):
-            return ""
-        engines = record.get("engines")
-        if not isinstance(engines, list) or engine in engines:
-            return ""
-        return (
-            f"the supervisor of {self._spool.root} was started with {record.get('config')} and has no engine "
-            f"{engine!r}, only {', '.join(map(str, engines))}: drain it and start it with this configuration"
-        )
-
     def attend_again(self) -> None:
         """Called now and then while results are awaited: start another supervisor when ours has died."""
         if not self._presence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ VersionOption = Annotated[
     bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
 ]
 
+_SPOOL = re.compile(r'"spool"\s*:\s*("(?:[^"\\\n]|\\.)*")')
 _FAILED, _USAGE, _TIMED_OUT, _LOCKED = 1, 2, 3, 6
 
 
@@ -116,6 +118,29 @@ def load(config: Path | None, *, engines: bool = False) -> Config:
     from pool.config import load_config
 
     return load_config(config, engines=engines)
+
+
+def load_running(config: Path | None) -> tuple[Config, ConfigError | None]:
+    """The configuration; of a file that is wrong, no more than its spool, and the error. Raises ConfigError when it is
+    wrong and no supervisor serves what it said before."""
+    from pool.config import FILE_NAME, parse_config
+    from pool.running import running
+
+    try:
+        return load(config), None
+    except ConfigError as error:
+        file = Path(config or FILE_NAME).absolute()
+        file = file / FILE_NAME if file.is_dir() else file
+        try:
+            named = _SPOOL.search(file.read_text("utf-8", "replace"))
+            spool = json.loads(named[1]) if named else "spool"
+            only_spool = parse_config({"spool": spool}, file.parent, file=file, engines=False)
+        except (OSError, ValueError, ConfigError):
+            raise error from None
+        serves = running(only_spool.spool)
+        if serves is None or serves.config != str(file):  # the proof that it is the right one
+            raise
+        return only_spool, error
 
 
 def open_spool(config: Config) -> Spool:

@@ -27,6 +27,7 @@ from pool.limits import clear
 from pool.names import check_id, new_id
 from pool.patience import Patience
 from pool.prospects import Prospect
+from pool.running import running
 from pool.schema import Schemas
 from pool.spool import Spool
 from pool.terms import Terms, truth, whole
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pool.status import PoolStatus
 
 _DESCRIBE_S = 5.0  # how long a first submit waits for a fresh pool to say what an engine accepts
+_BELIEVED_S = 1.0  # how long an engine that was there is believed to be still there
 _SIZE = whole(1, 1_000_000)  # of a chunk
 _MAP_WINDOW = 256  # chunks of a map that are in the spool at once
 
@@ -68,7 +70,7 @@ class FilePool(Catalog):
         self._schemas = Schemas(root)
         self._attendant = Attendant(self._config, self.spool) if start else None
         self._gate = Gate(self._config, self.spool)
-        self._served: set[str] = set()
+        self._served: dict[str, float] = {}  # engine -> until when it is believed to be there
         self._closed = False
         if self._attendant is not None:
             try:
@@ -227,15 +229,23 @@ class FilePool(Catalog):
         return in_order()
 
     def _known(self, engine: str) -> None:
-        """Raises UnknownEngine when no worker of this pool can ever do it."""
+        """Raises UnknownEngine when no worker of this pool can ever do it. What runs counts, not what we read: the
+        supervisor may have read it again since."""
         self._open()
-        if not isinstance(engine, str) or engine not in self._config.engines:
-            there = ", ".join(self._config.engines)
+        here = isinstance(engine, str) and engine in self._config.engines
+        if here and (self._attendant is None or self._served.get(engine, 0.0) > time.monotonic()):
+            return  # without a supervisor of our own the job may wait for one
+        serves = running(self.spool.root)
+        served = serves.engines if serves else ()
+        if not here and engine not in served:
+            there = ", ".join(dict.fromkeys((*self._config.engines, *served)))
             raise UnknownEngine(f"no engine {engine!r} in the configuration; there are: {there}", "engine")
-        if engine not in self._served and self._attendant is not None:
-            if problem := self._attendant.serves(engine):
-                raise UnknownEngine(problem, "engine")
-            self._served.add(engine)
+        if serves and engine not in served:
+            raise UnknownEngine(
+                f"the supervisor of {self.spool.root} runs what it read from {serves.config}, without an engine "
+                f"{engine!r}, only {', '.join(served)}: add it there, then `python -m pool reload`", "engine"
+            )  # fmt: skip
+        self._served[engine] = time.monotonic() + _BELIEVED_S
 
     def _each(self, engine: str, calls: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """The checked parameters of many calls, one after another."""

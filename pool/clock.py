@@ -22,6 +22,11 @@ else:  # pragma: no cover - other platforms
         return time.monotonic_ns()
 
 
+def moment(at_us: int) -> str:
+    """A time of the spool clock, for people's eyes only."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_us / 1e6))
+
+
 class Clock:
     """The real clock. Tests pass an object with the same three methods."""
 

@@ -9,6 +9,7 @@ that were accepted and are worth saying once: an old form that was translated, a
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
@@ -169,6 +170,7 @@ class Config:
     root: Path  # where relative paths begin
     file: Path | None = None  # None: built in, or given as a mapping
     notes: tuple[str, ...] = ()
+    digest: str = ""  # of the file's content
     spool: Path = key(Path("spool"), checks.path)
     durable: bool = key(True, checks.boolean)
     max_ready: int = key(100_000, checks.integer(1, 10**8))  # waiting jobs per engine
@@ -205,23 +207,49 @@ def load_config(file: Path | str | None = None, *, engines: bool = True) -> Conf
     chosen = Path(FILE_NAME if file is None else file).absolute()
     if chosen.is_dir():
         chosen /= FILE_NAME
-    try:
-        data = chosen.read_bytes()
-    except FileNotFoundError:
-        if file is not None:
-            raise ConfigError(f"{chosen} does not exist; a small one: {_EXAMPLE}") from None
+    if file is None and not chosen.exists():
         if engines:
-            raise ConfigError(
-                f"there is no {FILE_NAME} in {chosen.parent}; a small one: {_EXAMPLE}"
-            ) from None
+            raise ConfigError(f"there is no {FILE_NAME} in {chosen.parent}; a small one: {_EXAMPLE}")
         return parse_config({}, chosen.parent, engines=False)
+    return decode_config(read_config(chosen), chosen, engines=engines)
+
+
+def read_config(file: Path) -> bytes:
+    """The content of a configuration file. Raises ConfigError."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist; a small one: {_EXAMPLE}") from None
     except OSError as error:
-        raise ConfigError(f"{chosen} cannot be read: {limits.sentence(error)}") from None
-    return parse_config(checks.parse(data, chosen), chosen.parent, file=chosen, engines=engines)
+        raise ConfigError(f"{file} cannot be read: {limits.sentence(error)}") from None
+
+
+def decode_config(data: bytes, file: Path, *, engines: bool = True) -> Config:
+    """The configuration that `file` holds as `data`. Raises ConfigError."""
+    document = checks.parse(data, file)
+    return parse_config(document, file.parent, file=file, digest=digest_of(data), engines=engines)
+
+
+def digest_of(data: bytes) -> str:
+    """Tells one content of a configuration file from another."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of_file(file: Path) -> str:
+    """The same of what is in a file now; '' when it cannot be read."""
+    try:
+        return digest_of(file.read_bytes())
+    except OSError:
+        return ""
 
 
 def parse_config(
-    document: Mapping[str, Any], root: Path, *, file: Path | None = None, engines: bool = True
+    document: Mapping[str, Any],
+    root: Path,
+    *,
+    file: Path | None = None,
+    digest: str = "",
+    engines: bool = True,
 ) -> Config:
     """The configuration in a mapping with the keys of config.json; relative paths begin at `root`."""
     at = At("", root.resolve())
@@ -229,7 +257,7 @@ def parse_config(
     old = legacy.translate(dict(document), at, known)
     notes = list(old.notes)
     try:
-        found = checks.read(Config, {"spool": "spool", **old.document}, at, root=at.root, file=file)
+        found = checks.read(Config, {"spool": "spool", **old.document}, at, root=at.root, file=file, digest=digest)
     except ConfigError as error:
         if error.path in old.origins:  # say it where the user wrote it
             origin = old.origins[error.path]

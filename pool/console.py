@@ -17,8 +17,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pool.clock import moment
 from pool.health import DEGRADED, DOWN, OK
-from pool.status import EngineStatus, PoolStatus, SlotStatus
+from pool.running import OnDisk
+from pool.status import ConfigurationStatus, EngineStatus, PoolStatus, SlotStatus
 
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _WIDE = 200  # columns for a table that goes into a file or a pipe
@@ -101,10 +103,18 @@ def _facts(status: PoolStatus) -> list[str]:
     return [
         f"spool       {plain(status.spool)}",
         f"supervisor  {served}",
+        *_configuration(status.configuration),
         f"watching    {watching}",
         f"disk        {size(status.free_bytes)} free of {size(status.total_bytes)}",
         f"files       {status.dropped} dropped, {status.quarantined} in quarantine, {status.records} results kept",
     ]
+
+
+def _configuration(about: ConfigurationStatus) -> list[str]:
+    if about.file is None:
+        return []
+    changed = "; the file has changed since: python -m pool reload" if about.disk == OnDisk.CHANGED.value else ""
+    return [f"config      {plain(about.file)}, read {moment(about.loaded)}{changed}"]
 
 
 def _engine_table(engines: Sequence[EngineStatus]) -> Table:

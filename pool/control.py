@@ -1,4 +1,4 @@
-"""Requests that clients leave in run/control/: cancel a job, take a benched slot back.
+"""Requests that clients leave in run/control/: cancel a job, take a benched slot back, read the configuration again.
 
 A waiting job is seized and ends as cancelled. A running one is asked first (its engine looks at the request); after
 the grace its worker is stopped, looked at, and killed only if it still holds that very job: the next job is never hit.
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable
 
 from pool import fsops, procs, verdict
-from pool.config import Config
 from pool.errors import ProtocolError, UnknownJob
 from pool.job import Failure, Job, JobState
 from pool.judge import Cause, Verdict
@@ -25,12 +24,13 @@ _SEIZER = 9999  # index of the pseudo worker that holds a waiting job while it i
 
 
 class Control:
-    """Carries out requests. slots: all of them, for a benched one has no process."""
+    """Carries out requests. slots: all of them, for a benched one has no process. reload: reads the configuration
+    again, and leaves the answer in run/supervisor.json."""
 
     def __init__(
-        self, spool: Spool, config: Config, slots: Callable[[], Iterable[Slot]], generation: int
+        self, spool: Spool, slots: Callable[[], Iterable[Slot]], generation: int, reload: Callable[[], None]
     ) -> None:
-        self._spool, self._config, self._slots = spool, config, slots
+        self._spool, self._slots, self._reload = spool, slots, reload
         self._generation = generation
         self._directory = f"{spool.root}/run/control"
         self._due: dict[str, float] = {}
@@ -45,6 +45,11 @@ class Control:
                 self._cancel(stem, now)
             elif verb == "recover":
                 self._recover(stem, now)
+        reloads = [name for name in names if name.endswith(".reload")]
+        if reloads:
+            self._reload()
+        for name in reloads:  # its absence tells whoever asked that the answer is there
+            self._done(name)
         self._due = {job_id: due for job_id, due in self._due.items() if f"{job_id}.cancel" in names}
         return min((max(0.02, due - now) for due in self._due.values()), default=None)
 
@@ -54,7 +59,7 @@ class Control:
     def _recover(self, slot_name: str, now: float) -> None:
         for slot in self._slots():
             if slot.spec.name == slot_name:
-                slot.policy.recover(now)
+                slot.policy.recover(now, alive=slot.alive)
                 slot.blame.forget()
         self._done(f"{slot_name}.recover")
 

@@ -6,29 +6,25 @@ facts (`slot`, heartbeats); what happens to jobs is in `recovery`.
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import signal
 import time
-from collections.abc import Mapping
 
 from loguru import logger
 
-from pool import cgroup, fsops, heartbeat, procs
+from pool import adoption, cgroup, fsops, heartbeat
 from pool.blame import Remedy
-from pool.config import Config
+from pool.config import Config, EngineConfig
 from pool.constants import SERVING, Phase
-from pool.death import death_of
 from pool.errors import ProtocolError
 from pool.job import Failure
 from pool.judge import PLANNED, Cause, Verdict
 from pool.lineage import Heir
 from pool.names import WorkerName, parse_worker
-from pool.procs import Identity
 from pool.recovery import End, Recovery
 from pool.restart import STARTABLE, Bench, BenchReason, Seat
-from pool.slot import Slot, group_of, launch_path
+from pool.roll import Place, Roll, Stand
+from pool.slot import Slot
 from pool.slots import slots as expand
 from pool.spool import NO_SPACE, Spool
 
@@ -40,14 +36,15 @@ class Fleet:
     """All slots. draining: nothing is started any more. heir: of what workers leave behind, in a process of its own."""
 
     def __init__(self, spool: Spool, config: Config, rng: random.Random, heir: Heir | None = None) -> None:
-        self._spool, self._config, self._heir = spool, config, heir
+        self._spool, self._config, self._heir, self._rng = spool, config, heir, rng
         now = time.monotonic()
         self.slots = [Slot(spool, config, spec, rng, now) for spec in expand(config)]
         self.recovery = Recovery(spool, config, rng)
+        self.roll = Roll()
         self.draining = False
         self._generation = self._first_generation()
         self._timeouts: dict[str, float | None] = {}
-        self._unrecovered: list[tuple[WorkerName, End]] = []
+        self._unrecovered: list[tuple[WorkerName, End, EngineConfig]] = []
 
     @property
     def containment(self) -> str:
@@ -65,7 +62,7 @@ class Fleet:
 
     def drain(self, now: float) -> None:
         """No new claims; running jobs may finish within the grace, then they are given back unharmed."""
-        self.draining = True
+        self.draining, self.roll = True, Roll()
         for slot in self.living():
             slot.ask_to_end(Verdict(Cause.DRAIN), now + self._config.drain_grace_s)
         for slot in self.slots:
@@ -74,6 +71,75 @@ class Fleet:
     def end_now(self) -> None:
         for slot in self.living():
             slot.kill(Verdict(Cause.DRAIN))
+
+    # ---- another configuration
+
+    def use(self, config: Config, now: float) -> None:
+        """Go over to another configuration. Limits hold at once, and benched slots of engines that changed are taken
+        back; processes follow one by one (`advance`). Raises ConfigError before anything has changed."""
+        specs = expand(config)
+        known, before = {slot.spec.name: slot for slot in self.slots}, self.roll.awaited
+        self._config = self.recovery.config = config
+        self._timeouts.clear()
+        awaited, slots = {}, []
+        for spec in specs:
+            slot = known.pop(spec.name, None)
+            if slot is None:
+                slot = Slot(self._spool, config, spec, self._rng, now)
+                awaited[spec.name] = False
+            elif slot.use(spec, config) or slot.leaving:
+                slot.leaving = False
+                slot.policy.recover(now, alive=slot.alive)
+                slot.blame.forget()
+                if slot.old or not slot.alive:
+                    awaited[spec.name] = slot.alive
+            if spec.name in before:  # of a roll that this one follows
+                awaited[spec.name] = awaited.get(spec.name, False) or before[spec.name]
+            slots.append(slot)
+        for slot in known.values():
+            slot.leaving = True
+            slot.policy.retire()
+        self.slots = [*slots, *(slot for slot in known.values() if slot.alive)]
+        for engine in config.engines.values():
+            self._count_workers(engine)
+            if engine.spares:
+                for slot in self._active(engine.name)[engine.workers :]:  # too many are at work: they become spares
+                    slot.fingerprint = ""
+                    awaited[slot.spec.name] = True
+        self.roll = Roll(awaited, frozenset(config.engines), leaving=len(self.slots) - len(slots))
+        logger.info("{} slots: {} to be replaced or started, {} to leave", len(slots), len(awaited), len(known))
+
+    def advance(self) -> None:
+        """Bring a new configuration one step further."""
+        said = self.roll.failed
+        for name in self.roll.step([_place(slot) for slot in self.slots]):
+            slot = next(slot for slot in self.slots if slot.spec.name == name)
+            logger.info("{}: {}: it may finish its job", slot.worker, Verdict(Cause.MISFIT).sentence)
+            slot.ask_to_end(Verdict(Cause.MISFIT), None)
+        if self.roll.failed and self.roll.failed != said:
+            logger.error("the new configuration does not start: {}", self.roll.failed)
+        if self.roll.over:
+            logger.info("all slots run the new configuration")
+
+    def configured(self) -> list[Slot]:
+        """Slots that have a place in the configuration."""
+        return [slot for slot in self.slots if not slot.leaving]
+
+    def _active(self, engine: str) -> list[Slot]:
+        """Slots of an engine with a process that takes jobs, or will; spares do not."""
+        return [s for s in self.configured() if s.spec.engine.name == engine and s.alive and not s.standby]
+
+    def _count_workers(self, engine: EngineConfig) -> None:
+        """Spares take the place of workers that are missing."""
+        missing = engine.workers - len(self._active(engine.name))
+        for slot in self.configured() if missing > 0 else ():
+            if missing <= 0 or slot.spec.engine.name != engine.name or not slot.standby or slot.cause is not None:
+                continue
+            beat = slot.beat()
+            if beat is not None and beat.phase is Phase.IDLE:
+                slot.promote()
+                missing -= 1
+                logger.info("{} was a spare and is a worker now", slot.worker)
 
     # ---- start and adoption
 
@@ -99,84 +165,11 @@ class Fleet:
 
     def adopt(self) -> None:
         """Take over the workers of a supervisor that died; end those that fit no slot; recover the rest."""
-        living: dict[WorkerName, Identity] = {}
-        for member in procs.members(self._spool.id):
-            worker = parse_worker(member.worker)
-            if (
-                worker is not None
-                and member.session == member.identity.pid
-                and self._is_main(worker, member.identity)
-            ):
-                living[worker] = member.identity
-        now = time.monotonic()
-        by_name = {slot.spec.name: slot for slot in self.slots}
-        misfits: dict[WorkerName, Identity] = {}
-        for worker, identity in sorted(living.items(), key=lambda item: -item[0].generation):
-            slot = by_name.get(worker.slot)
-            if slot is None or slot.alive:
-                misfits[worker] = identity
-                continue
-            slot.policy.adopted(now)
-            slot.adopt(worker, identity)
-            logger.info("adopted {} (pid {})", worker, identity.pid)
-            if not self._fits(slot, worker):
-                logger.info("{} has an older configuration: ending it", worker)
-                slot.ask_to_end(Verdict(Cause.MISFIT), now + self._config.drain_grace_s)
-        self._end_misfits(misfits)
-        self._end_groups()
-        self.end_strays()
-        for worker in self.recovery.recover_abandoned({slot.worker for slot in self.living() if slot.worker}):
-            logger.warning("recovered the jobs of {}, which is gone", worker)
-
-    def _end_groups(self) -> None:
-        """What is left in the control groups of workers that died unseen."""
-        ours = {slot.worker for slot in self.living()}
-        for name in os.listdir(self._spool.root / "run" / "slots"):
-            worker = parse_worker(name.rpartition(".")[0])
-            if worker is not None and worker not in ours:
-                cgroup.end(group_of(self._spool, worker), self._spool.id)
+        adoption.adopt(self._spool, self._config, self.slots, self.recovery, self._heir)
 
     def end_strays(self) -> None:
-        """Kill what carries the tag of a worker that is in no slot: children of the dead, ffmpeg and the like, and a
-        worker whose supervisor was killed while it started it."""
-        ours = {slot.worker for slot in self.living()}
-        for member in procs.members(self._spool.id):
-            if member.worker and parse_worker(member.worker) not in ours:
-                logger.warning("pid {} is left over from {}: ending it", member.identity.pid, member.worker)
-                procs.signal_process(member.identity, signal.SIGKILL)
-                _await_death(member.identity)
-        self._end_inherited()
-
-    def _end_inherited(self) -> None:
-        """Kill what descends from dead workers and carries no tag: it had cleared its environment."""
-        workers = {slot.identity.pid for slot in self.slots if slot.identity is not None}
-        for what in self._heir.end(workers) if self._heir is not None else ():
-            logger.warning("{} was left running by a worker: ended", what)
-
-    def _is_main(self, worker: WorkerName, identity: Identity) -> bool:
-        beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{worker}")
-        return beat is None or beat.pid == identity.pid
-
-    def _fits(self, slot: Slot, worker: WorkerName) -> bool:
-        try:
-            launch = json.loads(launch_path(self._spool, worker).read_bytes())
-        except (OSError, ValueError):
-            return False
-        return bool(launch.get("fingerprint") == slot.spec.fingerprint)
-
-    def _end_misfits(self, misfits: Mapping[WorkerName, Identity]) -> None:
-        """Workers without a slot of their own any more: each may finish its job within the drain grace."""
-        for worker, identity in misfits.items():
-            logger.info("{} (pid {}) has no slot in the configuration: ending it", worker, identity.pid)
-            procs.signal_process(identity, signal.SIGTERM)
-        deadline = time.monotonic() + self._config.drain_grace_s
-        while any(identity.alive() for identity in misfits.values()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for worker, identity in misfits.items():
-            procs.kill_group(identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(worker))
-            _await_death(identity)
-            cgroup.end(group_of(self._spool, worker), self._spool.id)
-            self.recovery.recover(worker, End(death_of(None), Verdict(Cause.MISFIT)))
+        """Kill what no slot knows."""
+        adoption.end_strays(self._spool, self.slots, self._heir)
 
     def start_due(self, now: float) -> None:
         """Start a process in every slot whose time has come."""
@@ -185,13 +178,12 @@ class Fleet:
         for slot in self.slots:
             if slot.alive or not slot.policy.due(now):
                 continue
-            peers = [s for s in self.slots if s.spec.engine.name == slot.spec.engine.name]
-            active = sum(1 for s in peers if s.alive and not s.standby)
+            engine = slot.spec.engine
             try:
                 slot.start(
                     self.next_generation(),
-                    standby=active >= slot.spec.engine.workers,
-                    siblings=len(peers) > 1,
+                    standby=len(self._active(engine.name)) >= engine.workers,
+                    siblings=engine.workers + engine.spares > 1,
                 )
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in NO_SPACE:
@@ -212,30 +204,34 @@ class Fleet:
         dead = [slot for slot in self.living() if slot.dead()]
         for slot in dead:
             self._bury(slot, now)
+            if slot.leaving:
+                self.slots.remove(slot)
         return bool(dead)
 
     def _bury(self, slot: Slot, now: float) -> None:
-        worker, beat, was_standby = slot.worker, slot.beat(), slot.standby
+        worker, beat = slot.worker, slot.beat()
         assert worker is not None
         busy = beat is not None and beat.phase is Phase.BUSY
         stage = (beat.stage if busy else beat.phase.label) if beat else Phase.BOOTING.label
         death = slot.bury(stage, beat.job if beat and busy else "")
-        self._end_inherited()
+        adoption.end_inherited(self.slots, self._heir)
         verdict = slot.verdict
         end = End(death, verdict, stage, slot.log_tail())
-        log = logger.info if verdict.cause in (Cause.DRAIN, Cause.RECYCLE) else logger.warning
+        log = logger.info if verdict.cause in (Cause.DRAIN, Cause.RECYCLE, Cause.MISFIT) else logger.warning
         log("{} ended in {}: {}", worker, stage, slot.last_death)
-        if not was_standby:
-            self._promote_spare(slot)
+        if slot.spec.engine.name in self._config.engines and not self.draining:
+            self._count_workers(self._config.engines[slot.spec.engine.name])
         self._credit(slot, beat, now)
         charged: tuple[str, ...] = ()
         try:
             row = beat.row if beat is not None else slot.row
-            found = self.recovery.recover(worker, end, row=row, siblings=bool(self._same_engine(slot)))
+            found = self.recovery.recover(
+                worker, end, row=row, siblings=bool(self._same_engine(slot)), engine=slot.spec.engine
+            )
             charged, slot.row = found.charged, found.row
         except OSError as error:
             logger.error("the jobs of {} cannot be taken back yet: {}", worker, error)
-            self._unrecovered.append((worker, end))
+            self._unrecovered.append((worker, end, slot.spec.engine))
         slot.policy.exited(
             now, death.exit_code, death.signal, planned=verdict.cause in PLANNED, job_id=charged[0] if charged else None
         )
@@ -245,21 +241,13 @@ class Fleet:
     def settle_unrecovered(self) -> None:
         """Again for jobs that a full disk kept from being taken back."""
         while self._unrecovered:
-            worker, end = self._unrecovered[0]
-            self.recovery.recover(worker, end)
+            worker, end, engine = self._unrecovered[0]
+            self.recovery.recover(worker, end, engine=engine)
             self._unrecovered.pop(0)
-
-    def _promote_spare(self, dead: Slot) -> None:
-        for slot in self._same_engine(dead):
-            beat = slot.beat()
-            if slot.standby and slot.cause is None and beat is not None and beat.phase is Phase.IDLE:
-                slot.promote()
-                logger.info("{} takes over from {}", slot.worker, dead.spec.name)
-                return
 
     def _same_engine(self, slot: Slot) -> list[Slot]:
         """The other slots of its engine, whether a process is in them or not."""
-        return [s for s in self.slots if s is not slot and s.spec.engine.name == slot.spec.engine.name]
+        return [s for s in self.configured() if s is not slot and s.spec.engine.name == slot.spec.engine.name]
 
     # ---- once a second
 
@@ -279,6 +267,8 @@ class Fleet:
 
         for slot in self.slots:
             self._cure(slot, now)
+        for engine in self._config.engines.values() if not self.draining else ():
+            self._count_workers(engine)  # one that was not loaded yet when it was missed
 
     def _cure(self, slot: Slot, now: float) -> None:
         """What is held against a slot has an end: a fresh process first, the bench when that did not help."""
@@ -337,7 +327,7 @@ class Fleet:
         for peer in self._same_engine(slot):
             other = peer.beat()
             starting = peer.alive and (other is None or other.phase not in SERVING)
-            if peer.cause is Cause.RECYCLE or starting:
+            if peer.cause in (Cause.RECYCLE, Cause.MISFIT) or starting:
                 return
         verdict = Verdict(Cause.RECYCLE, limit)
         logger.info("{} is {}", slot.worker, verdict.sentence)
@@ -351,7 +341,18 @@ class Fleet:
                 slot.blame.accuse(job_id, failure.at, worker.generation)
 
 
-def _await_death(identity: Identity) -> None:
-    """After SIGKILL: until the process is gone, however long the kernel takes."""
-    while identity.alive():
-        time.sleep(0.002)
+def _place(slot: Slot) -> Place:
+    beat = slot.beat()
+    loaded = beat is not None and beat.phase in SERVING
+    if slot.alive and slot.cause is not None:
+        stand = Stand.ENDING
+    elif slot.old:
+        stand = Stand.OLD
+    elif loaded:
+        stand = Stand.SERVES
+    else:
+        stand = Stand.FAILED if slot.policy.failing else Stand.STARTS
+    return Place(
+        slot.spec.name, slot.spec.engine.name, stand, spare=slot.standby, busy=beat is not None and bool(beat.job),
+        leaving=slot.leaving, why=slot.last_death,
+    )  # fmt: skip

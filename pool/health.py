@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pool.clock import moment
 from pool.constants import IDLE_SILENCE_S, STARTING, Phase
 from pool.prospects import SERVE, load_error, prospect
+from pool.running import OnDisk
 
 if TYPE_CHECKING:
     from pool.config import Config
     from pool.heartbeat import Beat
     from pool.procs import Sample
-    from pool.status import EngineStatus, PoolStatus, SlotStatus
+    from pool.status import ConfigurationStatus, EngineStatus, PoolStatus, SlotStatus
 
 OK, DEGRADED, DOWN = "ok", "degraded", "down"
 _UNCLAIMED_S = 10.0  # a job that waits this long beside an idle worker is not being seen …
@@ -62,7 +64,8 @@ def trouble_of(
     if beat is None or silent_s is None:
         return ""
     engine = config.engines.get(str(entry.get("engine")))
-    if beat.phase is Phase.BUSY and engine is not None and silent_s > engine.stall_timeout_s:
+    limit_s = entry.get("stall_timeout_s", engine.stall_timeout_s if engine else None)  # as it runs, else as we read it
+    if beat.phase is Phase.BUSY and isinstance(limit_s, (int, float)) and silent_s > limit_s:
         return f"no progress for {silent_s:.0f} s at job {beat.job}"
     if beat.phase is Phase.IDLE and silent_s > IDLE_SILENCE_S:
         return f"idle, but no sign of life for {silent_s:.0f} s"
@@ -90,6 +93,7 @@ def _assess(status: PoolStatus, config: Config) -> Health:
         reasons.append(f"the supervisor is stopped: nothing dead is noticed (kill -CONT {pid})")
     if status.draining:
         reasons.append("the pool is draining: running jobs finish, no new one starts")
+    reasons += _configuration(status.configuration)
     dead = 0
     configured = [engine for engine in status.engines if engine.configured]
     for engine in configured:
@@ -129,6 +133,20 @@ def _common(status: PoolStatus) -> Iterator[str]:
             yield f"{jobs} wait for {engine.name}, which is not in the configuration"
         if engine.queued >= engine.max_ready:
             yield f"{engine.name}: {engine.queued} jobs wait, max_ready is {engine.max_ready}: no more are accepted"
+
+
+def _configuration(about: ConfigurationStatus) -> Iterator[str]:
+    if about.disk == OnDisk.WRONG.value:
+        yield f"the configuration on disk is wrong: {about.problem}; the one of {moment(about.loaded)} still runs"
+    elif about.disk == OnDisk.GONE.value:
+        yield f"{about.file} is gone; what was read from it at {moment(about.loaded)} still runs"
+    if about.failed:
+        yield (
+            f"the new configuration does not start: {about.failed}; {about.rolled} of {about.slots} slots run it: "
+            "correct it, then python -m pool reload"
+        )
+    elif about.rolled < about.slots:
+        yield f"a new configuration is rolled out: {about.rolled} of {about.slots} slots run it"
 
 
 def _engine(engine: EngineStatus, status: PoolStatus, config: Config) -> tuple[list[str], bool]:

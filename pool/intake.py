@@ -64,7 +64,7 @@ class Intake:
     """Turns drops into jobs; one per spool, in the supervisor."""
 
     def __init__(self, spool: Spool, config: Config) -> None:
-        self._spool, self._config = spool, config
+        self._spool, self.config = spool, config
         self._schemas = Schemas(spool.root)
         self._in = f"{spool.root}/in"
         self._seen: dict[str, _Seen] = {}
@@ -119,8 +119,8 @@ class Intake:
     def _no_room(self) -> str:
         info = os.statvfs(self._spool.root)
         free = info.f_bavail * info.f_frsize
-        if free < self._config.min_free_mb << 20:
-            return f"{free >> 20} MB free, less than min_free_mb ({self._config.min_free_mb}); drops wait in in/"
+        if free < self.config.min_free_mb << 20:
+            return f"{free >> 20} MB free, less than min_free_mb ({self.config.min_free_mb}); drops wait in in/"
         return ""
 
     def _consider(self, name: str) -> int:
@@ -194,7 +194,7 @@ class Intake:
             waiting = len(self._spool.list_ready(job.engine))
             until = now + max(_COUNT_S, _COUNT_SHARE * (time.monotonic() - now))
         self._counts[job.engine] = (until, waiting + 1)
-        if waiting >= self._config.max_ready:
+        if waiting >= self.config.max_ready:
             self._counts[job.engine] = (until, waiting)
             raise _Waits(f"{waiting} jobs wait for {job.engine} (max_ready); drops wait in in/")
         self._spool.submit(job)
@@ -216,9 +216,9 @@ class Intake:
 
     def _job(self, fields: dict[str, Any], job_id: str, unique: str, source: str, reply: str) -> Job:
         engine = check_engine(fields["engine"])
-        if engine not in self._config.engines:
-            near = checks.nearest(engine, list(self._config.engines))
-            raise JobRefused(f"no engine {engine!r}{near}; there are: {', '.join(self._config.engines)}", "engine")
+        if engine not in self.config.engines:
+            near = checks.nearest(engine, list(self.config.engines))
+            raise JobRefused(f"no engine {engine!r}{near}; there are: {', '.join(self.config.engines)}", "engine")
         params = fields["params"]
         self._schemas.check(engine, params)
         return Job(
@@ -226,7 +226,7 @@ class Intake:
             engine=engine,
             params=params,
             created=self._spool.now(),
-            terms=replace(Terms.of(fields, OUTSIDE), durable=self._config.durable),
+            terms=replace(Terms.of(fields, OUTSIDE), durable=self.config.durable),
             source=source,
             reply=reply,
             digest=digest_of(engine, params, unique or None),

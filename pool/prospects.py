@@ -80,7 +80,7 @@ class SlotFacts:
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """served: a supervisor lives. engines: those it serves, None unknown. config: the file it was started with.
+    """served: a supervisor lives. engines: those it serves, None unknown. config: the file it reads.
     starter: what is known of a supervisor that the asker is about to start; None when the asker starts none, "" while
     one may come, else why it cannot."""
 
@@ -101,9 +101,9 @@ def prospect(engine: str, facts: PoolFacts) -> Prospect:
         return Prospect(
             engine,
             Outlook.HOPELESS,
-            f"the supervisor was started with {facts.config or 'another configuration'}, which has no engine "
+            f"the supervisor runs what it read from {facts.config or 'another configuration'}, without an engine "
             f"{engine!r}, only {', '.join(facts.engines) or 'none'}",
-            f"add the engine there, or `python -m pool drain` and `{SERVE}` with a configuration that has it",
+            "add the engine there, then `python -m pool reload`",
         )
     if facts.draining:
         return _after_the_drain(engine, facts.starter)

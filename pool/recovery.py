@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pool import fsops, owner, quarantine, verdict
 from pool.backoff import retry_delay
 from pool.blame import joins_the_row, second_opinion
-from pool.config import Config
+from pool.config import Config, EngineConfig
 from pool.context import cancel_path, sweep_attempt
 from pool.death import DIED, Death
 from pool.errors import ProtocolError
@@ -53,12 +53,21 @@ class Recovery:
     """Takes claims back."""
 
     def __init__(self, spool: Spool, config: Config, rng: random.Random) -> None:
-        self._spool, self._config, self._rng = spool, config, rng
+        self._spool, self.config, self._rng = spool, config, rng
 
-    def recover(self, worker: WorkerName, end: End, *, row: int = 0, siblings: bool = False) -> Recovered:
+    def recover(
+        self,
+        worker: WorkerName,
+        end: End,
+        *,
+        row: int = 0,
+        siblings: bool = False,
+        engine: EngineConfig | None = None,
+    ) -> Recovered:
         """Settle every claim of a dead worker, then remove its directory.
 
-        row: jobs in a row whose first failure was in its slot; siblings: whether other slots serve its engine.
+        row: jobs in a row whose first failure was in its slot; siblings: whether other slots serve its engine;
+        engine: its own, where that is not in the configuration any more.
         OSError (a full disk) leaves the rest for another try: call it again.
         """
         charged = []
@@ -70,7 +79,7 @@ class Recovery:
             first = joins_the_row(earlier, FailureKind.INFRASTRUCTURE.value)
             # Of a batch nobody knows which one did it: each may prove itself alone, even one that has no retries.
             alone = len(claims) > 1 or second_opinion(worker.slot, row + first, earlier, siblings=siblings)
-            if self._recover_claim(claim, end, spare_attempts=int(alone)):
+            if self._recover_claim(claim, end, engine, spare_attempts=int(alone)):
                 charged.append(claim.name.id)
                 row += first
         directory = self._spool.work_dir(worker)
@@ -89,7 +98,7 @@ class Recovery:
             fsops.unlink(leftover, missing_ok=True)
         return Recovered(tuple(charged), row)
 
-    def _recover_claim(self, claim: Claim, end: End, *, spare_attempts: int) -> bool:
+    def _recover_claim(self, claim: Claim, end: End, engine: EngineConfig | None, *, spare_attempts: int) -> bool:
         spool, job_id = self._spool, claim.name.id
         if spool.decided(job_id):
             spool.tidy(claim, attempts=claim.name.attempts)
@@ -113,7 +122,7 @@ class Recovery:
         what = f"{verdict_says}; {end.death.sentence}" if verdict_says else _sentence(end.death)
         failure = self._failure(claim, kind, what, end)
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
-        engine = self._config.engines.get(claim.worker.engine)
+        engine = self.config.engines.get(claim.worker.engine, engine)
         retries = engine.retries if engine else Retries(0)
         verdict.settle(
             spool, claim, job, failure, retries=retries, delay_s=delay, spare_attempts=spare_attempts,

@@ -5,36 +5,46 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from pool import fsops
+from pool.config import Config
+from pool.fleet import Fleet
 from pool.slot import Slot
 from pool.spool import Spool
 from pool.watch import Watcher
 from pool.watching import WatchingStatus
 
+_LEAVES = "it is not in the configuration any more, and ends after its job"
+
 
 class Reporter:
     """Writes the status file when something in it changed; a full disk is no error."""
 
-    def __init__(self, spool: Spool, slots: Sequence[Slot]) -> None:
-        self._spool, self._slots = spool, slots
+    def __init__(self, spool: Spool, fleet: Fleet) -> None:
+        self._spool, self._fleet = spool, fleet
         self._last: tuple[Any, ...] = ()
 
-    def write(self, watcher: Watcher, paused: str, *, draining: bool) -> None:
-        """Replace run/status.json with what holds now."""
-        now = time.monotonic()
-        slots = [_slot(slot, now) for slot in self._slots]
-        state = (watcher.mode, watcher.reason, paused, draining, *(tuple(map(str, slot.values())) for slot in slots))
+    def write(self, watcher: Watcher, paused: str, config: Config) -> None:
+        """Replace run/status.json with what holds now. config: the one that runs."""
+        now, fleet = time.monotonic(), self._fleet
+        slots = [_slot(slot, now) for slot in fleet.slots]
+        roll = {"digest": config.digest, **fleet.roll.to_map(len(fleet.configured()))}
+        engines = {name: {"workers": e.workers, "spares": e.spares} for name, e in config.engines.items()}
+        state = (
+            watcher.mode, watcher.reason, paused, fleet.draining, roll, engines,
+            *(tuple(map(str, slot.values())) for slot in slots),
+        )  # fmt: skip
         if state == self._last:
             return
         body = {
             "at": self._spool.now(),
-            "draining": draining,
+            "draining": fleet.draining,
             "watching": asdict(WatchingStatus.of(watcher)),
             "intake_paused": paused,
+            "roll": roll,
+            "engines": engines,
             "slots": slots,
         }
         temp = self._spool.temp()
@@ -57,8 +67,8 @@ def _slot(slot: Slot, now: float) -> dict[str, Any]:
         "worker": str(slot.worker) if slot.worker else None,
         "pid": slot.identity.pid if slot.identity else None,
         "identity": slot.identity.to_map() if slot.identity else None,
-        "seat": policy.seat.value,
-        "why": str(policy.benched or slot.verdict.sentence),
+        "seat": "leaving" if slot.leaving else policy.seat.value,
+        "why": str(policy.benched or slot.verdict.sentence or (_LEAVES if slot.leaving else "")),
         "bench": {**asdict(policy.benched), "reason": policy.benched.reason.value} if policy.benched else None,
         "ending": slot.verdict.to_map() if slot.cause else None,
         "starts": policy.starts,
@@ -66,6 +76,7 @@ def _slot(slot: Slot, now: float) -> dict[str, Any]:
         "next_start_s": waits,
         "rss_bytes": slot.rss >> 20 << 20,  # rounded, so that the file is not rewritten for every page
         "device": slot.spec.device,
+        "stall_timeout_s": slot.spec.engine.stall_timeout_s,
         "error": slot.error,
         "last_death": slot.last_death,
         "ended": slot.ended.to_map() if slot.ended else None,

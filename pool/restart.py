@@ -10,7 +10,7 @@ Life of a slot, `Seat`:
     RUNNING  --bench-->    ENDING   --exited-->  BENCHED       (ENDING: the supervisor must end the process)
     BENCHED  --started, after bench_s-->  RUNNING on probation
     BENCHED  --recover, by the operator-->  WAITING
-    any      --retire-->   OFF      --recover-->  WAITING
+    any      --retire-->   OFF      --recover-->  WAITING, or RUNNING when its process still lives
 
 What an end means, in the order in which it is asked:
 
@@ -63,7 +63,7 @@ _NEXT = {
     Seat.RUNNING: frozenset({Seat.WAITING, Seat.ENDING, Seat.BENCHED, Seat.OFF}),
     Seat.ENDING: frozenset({Seat.BENCHED, Seat.RUNNING, Seat.OFF}),
     Seat.BENCHED: frozenset({Seat.RUNNING, Seat.WAITING, Seat.OFF}),
-    Seat.OFF: frozenset({Seat.WAITING}),
+    Seat.OFF: frozenset({Seat.WAITING, Seat.RUNNING}),
 }
 
 
@@ -127,6 +127,7 @@ class SlotPolicy:
         self.next_start_at = now  # of a benched slot: when its probation begins
         self.benched: Bench | None = None
         self.starts = 0
+        self._rng = rng
         self._backoff = Backoff(limits.backoff_s, limits.backoff_max_s, rng)
         self._failed_starts: list[tuple[float, bool]] = []  # when, and whether it had become ready
         self._probation = False
@@ -138,6 +139,11 @@ class SlotPolicy:
     def due(self, now: float) -> bool:
         """Whether a process should be started now (the one before must be dead)."""
         return self.seat in STARTABLE and now >= self.next_start_at
+
+    @property
+    def failing(self) -> bool:
+        """Whether its last starts failed, and no job has completed since."""
+        return bool(self._failed_starts) or self.seat in (Seat.BENCHED, Seat.ENDING)
 
     @property
     def must_end(self) -> bool:
@@ -209,10 +215,16 @@ class SlotPolicy:
         elif self.seat is Seat.WAITING:
             self._bench(now, reason)
 
-    def recover(self, now: float) -> None:
-        """The operator wants it back: a clean slate, started at once."""
+    def adjust(self, limits: Limits) -> None:
+        """Other numbers from now on."""
+        if limits != self.limits:
+            self.limits = limits
+            self._backoff = Backoff(limits.backoff_s, limits.backoff_max_s, self._rng)
+
+    def recover(self, now: float, *, alive: bool = False) -> None:
+        """The operator wants it back: a clean slate, started at once. alive: there is a process in it."""
         if self.seat in (Seat.BENCHED, Seat.OFF):
-            self._move(Seat.WAITING)
+            self._move(Seat.RUNNING if alive else Seat.WAITING)
         elif self.seat is Seat.ENDING:
             self._move(Seat.RUNNING)
         self.benched = None

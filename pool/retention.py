@@ -30,7 +30,7 @@ class Retention:
     """Sweeps one spool, in the supervisor."""
 
     def __init__(self, spool: Spool, config: Config) -> None:
-        self._spool, self._config = spool, config
+        self._spool, self.config = spool, config
         self._finished: dict[str, int] = {}  # record id -> µs when it was finished
 
     def sweep(self) -> bool:
@@ -52,7 +52,7 @@ class Retention:
             if time.monotonic() > until:
                 return True
             self._finished[job_id] = min(now, self._finish_of(job_id))
-        limit = now - int(self._config.retention_s * 1e6)
+        limit = now - int(self.config.retention_s * 1e6)
         old = [job_id for job_id, at in self._finished.items() if at < limit]
         graves = buried(self._spool) if old else {}
         for job_id in old:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli import ConfigOption, JsonOption, known_engine, load, open_spool, print_json, say, say_error
+from pool.cli import ConfigOption, JsonOption, known_engine, load, load_running, open_spool, print_json, say, say_error
 from pool.errors import CallerError, ConfigError, JobRefused, SupervisorRunning
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def serve(
 ) -> None:
     """Start the workers and serve the spool until Ctrl-C or SIGTERM.
 
-    The first signal drains: running jobs may finish. The second one ends at once. Logs go to stderr and to
-    run/logs/supervisor.log in the spool. Exit codes: 0 drained, 4 wrong configuration, 6 another supervisor serves.
+    The first signal drains: running jobs may finish. The second one ends at once. SIGHUP reads the configuration
+    again, as `reload` does. Logs go to stderr and to run/logs/supervisor.log in the spool.
+    Exit codes: 0 drained, 4 wrong configuration, 6 another supervisor serves.
     """
     from pool.constants import EXIT_CONFIG, EXIT_LOCKED
 
@@ -57,19 +58,19 @@ def _serve(config: Config, *, verbose: bool, tied: bool) -> int:
         raise SupervisorRunning(f"another supervisor serves {config.spool}")
     layout.prepare(config.spool)
     file = config.spool / "run" / "logs" / "supervisor.log"
-    logs.setup_logging(
-        "DEBUG" if verbose else config.log.level,
-        file,
-        max_bytes=config.log.max_bytes,
-        keep=config.log.keep,
-        console=not _is_stderr(file),
-    )
+    console = not _is_stderr(file)
+
+    def begin_log(config: Config) -> None:
+        level = "DEBUG" if verbose else config.log.level
+        logs.setup_logging(level, file, max_bytes=config.log.max_bytes, keep=config.log.keep, console=console)
+
+    begin_log(config)
     for note in config.notes:
         say(f"! {note}", "yellow")
     if not tied:
         for line in _what_is_served(config):
             say(line)
-    return supervisor.serve(config, tied=tied)
+    return supervisor.serve(config, tied=tied, on_reload=begin_log)
 
 
 def _what_is_served(config: Config) -> Iterator[str]:
@@ -136,8 +137,11 @@ def status(
     check: Annotated[bool, typer.Option("--check", help="Exit code 1 unless all is well.")] = False,
 ) -> None:
     """Health, queues per engine and what every worker is doing."""
-    configured = load(config)
+    configured, wrong = load_running(config)
     spool = open_spool(configured)
+    if wrong:
+        say_error(f"{wrong}")
+        say("what is shown is the pool as it runs, with what it read before", "yellow")
     if watch:
         _watch(spool, configured, interval, as_json)
         return

@@ -19,7 +19,7 @@ from typing import Any
 from pool import cgroup, fsops, heartbeat, host, logs, procs
 from pool.blame import Blame
 from pool.clock import boot_ns
-from pool.config import Config
+from pool.config import Config, EngineConfig
 from pool.constants import ENV_SPOOL, ENV_WORKER, EXIT_RECYCLE, Phase
 from pool.death import DIED, Death, Ended, death_of
 from pool.judge import WELL, Cause, Limit, Verdict, judge
@@ -38,17 +38,15 @@ class Slot:
     """One seat and, while `worker` is set, the process in it."""
 
     def __init__(self, spool: Spool, config: Config, spec: SlotSpec, rng: random.Random, now: float) -> None:
-        engine = spec.engine
         self.spec, self._spool, self._config, self._rng = spec, spool, config, rng
-        self.policy = SlotPolicy(
-            Limits(engine.start_limit, engine.start_limit_window_s, engine.bench_s, engine.backoff_s,
-                   engine.backoff_max_s), rng, now,
-        )  # fmt: skip
+        self.policy = SlotPolicy(_limits(spec.engine), rng, now)
         self.log = spool.root / "run" / "logs" / f"{spec.name}.log"
         self.worker: WorkerName | None = None
         self.identity: Identity | None = None
         self.descriptor: int | None = None  # pidfd
         self.standby = False
+        self.leaving = False  # it has no place in the configuration any more
+        self.fingerprint = ""  # what its process was started with; '' fits nothing
         self.verdict = WELL  # why it is being ended
         self.blame = Blame()
         self.row = 0  # jobs in a row whose first failure was here, up to the process before this one
@@ -65,6 +63,23 @@ class Slot:
         self._log_mark = 0
         self._oom: int | None = None
         self._recycle = self._new_recycle()
+
+    # ---- configuration
+
+    def use(self, spec: SlotSpec, config: Config) -> bool:
+        """Go over to another configuration; whether anything changes here. Limits hold at once, also for the process
+        that is in the slot; what it was started with does not, and makes it `old`."""
+        changed = spec.fingerprint != self.spec.fingerprint or spec.engine != self.spec.engine
+        self.spec, self._config = spec, config
+        if changed:
+            self.policy.adjust(_limits(spec.engine))
+            self._recycle = self._new_recycle()
+        return changed
+
+    @property
+    def old(self) -> bool:
+        """Whether its process does not fit the configuration."""
+        return self.alive and (self.leaving or self.fingerprint != self.spec.fingerprint)
 
     # ---- life
 
@@ -110,11 +125,13 @@ class Slot:
         )
         identity = procs.identity_of(self._process.pid)
         self._take(parsed, identity or Identity(self._process.pid, "0", host.boot_id()))
+        self.fingerprint = self.spec.fingerprint
         self.standby, self._started_ns = standby, boot_ns()
 
     def adopt(self, worker: WorkerName, identity: Identity) -> None:
         """Take over a process that an earlier supervisor started: its model stays loaded, its job goes on."""
         self._take(worker, identity)
+        self.fingerprint = _launched_with(self._spool, worker)
         beat = self.beat()
         self.standby = beat is not None and beat.standby
         self._started_ns = boot_ns() if beat is None else beat.phase_ns
@@ -165,7 +182,7 @@ class Slot:
             self._stopped_ns = self._stopped_ns or now_ns
         else:
             self._stopped_ns = 0
-        if self.cause not in (None, Cause.RECYCLE):  # one that is asked to finish may still hang
+        if self.cause is not None and not self._may_finish:
             return WELL
         busy = beat is not None and beat.phase is Phase.BUSY
         return judge(
@@ -189,9 +206,14 @@ class Slot:
 
     # ---- ending
 
+    @property
+    def _may_finish(self) -> bool:
+        """It was asked to end after its job, and has the time that the job may take: it can still hang."""
+        return self.cause in (Cause.RECYCLE, Cause.MISFIT) and self._kill_at is None
+
     def ask_to_end(self, verdict: Verdict, kill_at: float | None) -> None:
         """Finish the job, then end. kill_at: monotonic time when patience is over, None for never."""
-        if self.identity is not None and self.cause in (None, Cause.RECYCLE):
+        if self.identity is not None and (self.cause is None or self._may_finish):
             self.verdict, self._kill_at = verdict, kill_at
             procs.signal_process(self.identity, signal.SIGTERM)
 
@@ -258,6 +280,19 @@ class Slot:
     def log_tail(self) -> str:
         """The end of what this process wrote."""
         return logs.tail(self.log, since=self._log_mark)
+
+
+def _limits(engine: EngineConfig) -> Limits:
+    return Limits(engine.start_limit, engine.start_limit_window_s, engine.bench_s, engine.backoff_s,
+                  engine.backoff_max_s)  # fmt: skip
+
+
+def _launched_with(spool: Spool, worker: WorkerName) -> str:
+    """The fingerprint of the configuration that a worker was started with; '' when nobody knows."""
+    try:
+        return str(json.loads(launch_path(spool, worker).read_bytes())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def launch_path(spool: Spool, worker: WorkerName) -> Path:

@@ -27,9 +27,9 @@ from pool.health import Health, assess, trouble_of
 from pool.heartbeat import read
 from pool.job import JobState
 from pool.names import WorkerName, parse_dead, parse_worker
-from pool.orphan import supervisor_identity
 from pool.procs import Member, members, sample
 from pool.prospects import PoolFacts, Prospect, SlotFacts, load_error, prospect
+from pool.running import OnDisk, Running, running
 from pool.scout import MAX_STATUS_BYTES
 from pool.spool import Spool
 from pool.watching import EVENTS, WatchingStatus
@@ -110,6 +110,24 @@ class SlotStatus:
 
 
 @dataclass(frozen=True)
+class ConfigurationStatus:
+    """The configuration that runs, and the file. loaded: when it was read, µs of the spool clock. disk: "same",
+    "changed" (`reload` takes it), "wrong" (refused; problem says why), "gone", "" without a supervisor or a file.
+    rolled: how many of the slots run it; failed: which do not start with it, and why; leaving: processes that have no
+    place in it and finish their job. moving: False when nothing more will happen before somebody acts."""
+
+    file: str | None = None
+    loaded: int = 0
+    disk: str = ""
+    problem: str = ""
+    rolled: int = 0
+    slots: int = 0
+    leaving: int = 0
+    failed: str = ""
+    moving: bool = False
+
+
+@dataclass(frozen=True)
 class PoolStatus:
     """Everything at once. at: µs of the spool clock."""
 
@@ -128,6 +146,7 @@ class PoolStatus:
     free_bytes: int
     total_bytes: int
     min_free_bytes: int
+    configuration: ConfigurationStatus = ConfigurationStatus()
 
     def engine(self, name: str) -> EngineStatus | None:
         return next((engine for engine in self.engines if engine.name == name), None)
@@ -159,7 +178,8 @@ class PoolStatus:
 def read_status(spool: Spool, config: Config) -> PoolStatus:
     """Look once. Never raises because of what other processes do meanwhile."""
     told = _told(spool.root / "run" / "status.json")
-    supervisor = _supervisor(spool.root / "run" / "supervisor.json")
+    serves = running(spool.root)
+    supervisor = _supervisor(serves) if serves else None
     alive = {member.worker: member for member in members(spool.id) if _leads(spool, member)}
     if supervisor is None or (_number(told.get("at")) or 0.0) < supervisor.started:
         told = {}  # the word of one that is gone
@@ -173,7 +193,7 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
         draining=bool(told.get("draining")),
         intake_paused=str(told.get("intake_paused") or ""),
         watching=WatchingStatus.from_map(told.get("watching")),
-        engines=tuple(_engines(spool, config, slots)),
+        engines=tuple(_engines(spool, config, told, slots)),
         slots=slots,
         dropped=_count(spool.root / "in", ""),
         quarantined=_count(spool.root / "quarantine", ".reason.txt"),
@@ -181,6 +201,7 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
         free_bytes=disk.free,
         total_bytes=disk.total,
         min_free_bytes=config.min_free_mb << 20,
+        configuration=_configuration(serves, told) if serves else ConfigurationStatus(),
     )
     return replace(facts, health=assess(facts, config))
 
@@ -200,23 +221,33 @@ def _facts_of(slot: SlotStatus) -> SlotFacts:
     )
 
 
-def _supervisor(path: Path) -> SupervisorStatus | None:
-    identity = supervisor_identity(path)
-    if identity is None or not identity.alive():
-        return None
-    try:
-        about = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        about = {}
+def _supervisor(serves: Running) -> SupervisorStatus:
     return SupervisorStatus(
-        pid=identity.pid,
-        started=int(about.get("started") or 0),
-        tied=bool(about.get("tied")),
-        config=about.get("config"),
-        version=str(about.get("version") or ""),
-        engines=tuple(map(str, engines)) if isinstance(engines := about.get("engines"), list) else None,
-        stopped=sample(identity).status.value == "stopped",
-        containment=str(about.get("containment") or ""),
+        pid=serves.identity.pid,
+        started=serves.started,
+        tied=serves.tied,
+        config=serves.config,
+        version=serves.version,
+        engines=serves.engines,
+        containment=serves.containment,
+        stopped=sample(serves.identity).status.value == "stopped",
+    )
+
+
+def _configuration(serves: Running, told: Mapping[str, Any]) -> ConfigurationStatus:
+    disk = serves.on_disk()
+    roll = told.get("roll")
+    roll = roll if isinstance(roll, dict) and roll.get("digest") == serves.digest else {}
+    return ConfigurationStatus(
+        file=serves.config,
+        loaded=serves.loaded,
+        disk=disk.value,
+        problem=str(serves.refused) if serves.refused and disk is OnDisk.WRONG else "",
+        rolled=int(roll.get("rolled") or 0),
+        slots=int(roll.get("slots") or 0),
+        leaving=int(roll.get("leaving") or 0),
+        failed=str(roll.get("failed") or ""),
+        moving=bool(roll.get("moving")),
     )
 
 
@@ -287,7 +318,13 @@ def _slot(spool: Spool, config: Config, entry: Mapping[str, Any], alive: Mapping
     )
 
 
-def _engines(spool: Spool, config: Config, slots: tuple[SlotStatus, ...]) -> Iterator[EngineStatus]:
+def _engines(
+    spool: Spool, config: Config, told: Mapping[str, Any], slots: tuple[SlotStatus, ...]
+) -> Iterator[EngineStatus]:
+    """Those that run where a supervisor serves, else those of the file as we read it."""
+    configured = {name: (engine.workers, engine.spares) for name, engine in config.engines.items()}
+    if isinstance(told.get("engines"), dict):
+        configured = {name: (about["workers"], about["spares"]) for name, about in told["engines"].items()}
     tallies: dict[str, Counter[str]] = {}
     oldest: dict[str, int] = {}
     for source in (lookup.waiting, lookup.running):
@@ -300,16 +337,16 @@ def _engines(spool: Spool, config: Config, slots: tuple[SlotStatus, ...]) -> Ite
         if parsed is not None:
             tallies.setdefault(parsed[0], Counter())["dead"] += 1
     now = spool.now()
-    others = {*tallies, *(slot.engine for slot in slots)} - set(config.engines)
-    for name in [*config.engines, *sorted(others)]:
+    others = {*tallies, *(slot.engine for slot in slots)} - set(configured)
+    for name in [*configured, *sorted(others)]:
         counts = tallies.get(name, Counter())
-        about = config.engines.get(name)
+        workers, spares = configured.get(name, (0, 0))
         mine = [slot for slot in slots if slot.engine == name]
         yield EngineStatus(
             name=name,
-            configured=about is not None,
-            workers=about.workers if about else 0,
-            spares=about.spares if about else 0,
+            configured=name in configured,
+            workers=workers,
+            spares=spares,
             serving=sum(slot.serving for slot in mine),
             busy=sum(slot.serving and slot.phase == Phase.BUSY.label for slot in mine),
             queued=counts["queued"],

@@ -16,7 +16,7 @@ import random
 import select
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from filelock import FileLock, Timeout
 from loguru import logger
@@ -24,16 +24,17 @@ from loguru import logger
 import pool
 from pool import fsops, logs, procs, quarantine
 from pool.attendant import living_clients
-from pool.config import Config
+from pool.config import Config, decode_config, digest_of, read_config
 from pool.constants import EXIT_DRAINED
 from pool.control import Control
-from pool.errors import SupervisorRunning
+from pool.errors import ConfigError, SupervisorRunning
 from pool.fleet import Fleet
 from pool.intake import Intake
 from pool.lineage import Heir
 from pool.notify import Notifier
 from pool.report import Reporter
 from pool.retention import Retention
+from pool.running import Refused, Running
 from pool.spool import NO_SPACE, Spool
 from pool.watch import Watcher
 
@@ -43,15 +44,25 @@ _CARE_S = 10.0  # watcher health, log sizes, directories
 _COMPLAIN_S = 60.0
 _CLIENT_GRACE_S = 1.0  # a tied supervisor without clients waits that long
 _POLL_DEAD_S = 0.05  # where the kernel has no pidfd
+_ROLL_S = 0.1  # between two steps to a new configuration
 _CHORES = ("control", "deferred", "intake", "care", "sweep")
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (*_ENDING, signal.SIGHUP)
 
 
 class Supervisor:
-    """Serves one spool until it is told to drain. Raises SupervisorRunning, ConfigError, SpoolError."""
+    """Serves one spool until it is told to drain. on_reload: called with a new configuration of the log.
+    Raises SupervisorRunning, ConfigError, SpoolError."""
 
-    def __init__(self, config: Config, *, tied: bool = False, heir: Heir | None = None) -> None:
-        self._config, self._tied = config, tied
+    def __init__(
+        self,
+        config: Config,
+        *,
+        tied: bool = False,
+        heir: Heir | None = None,
+        on_reload: Callable[[Config], None] = lambda config: None,
+    ) -> None:
+        self._config, self._tied, self._on_reload = config, tied, on_reload
         self._notifier = Notifier(silent=tied)  # before workers inherit what it takes
         self.spool = Spool.create(config.spool, durable=config.durable)
         self._lock = FileLock(f"{self.spool.root}/run/supervisor.lock", mode=0o600)
@@ -63,12 +74,16 @@ class Supervisor:
         self._fleet = Fleet(self.spool, config, random.Random(), heir)
         self._intake = Intake(self.spool, config)
         self._retention = Retention(self.spool, config)
-        self._control = Control(self.spool, config, lambda: self._fleet.slots, self._fleet.next_generation())
-        self._reporter = Reporter(self.spool, self._fleet.slots)
+        self._control = Control(self.spool, lambda: self._fleet.slots, self._fleet.next_generation(), self._reload)
+        self._reporter = Reporter(self.spool, self._fleet)
+        self._started = self._loaded = self._asked = self.spool.now()
+        self._refused: Refused | None = None
         self._signals = 0
         self._watching = ""  # why not by events, as the log has it
+        self._hang_ups = 0
+        self._terminal = _has_terminal()
         self._complain_at = 0.0  # of a full disk, not before
-        self._due = dict.fromkeys(("tick", *_CHORES), 0.0)
+        self._due = dict.fromkeys(("tick", "roll", *_CHORES), 0.0)
         self._alone_since: float | None = None
         self._wake_reader, self._wake_writer = os.pipe()
 
@@ -76,6 +91,7 @@ class Supervisor:
         """Serve; the exit code."""
         self._arm_signals()
         self._announce()
+        logger.info("serving {} with {} slots", self.spool.root, len(self._fleet.slots))
         quarantine.mend(self.spool)
         self._fleet.adopt()
         self._fleet.recovery.mend_requeues()
@@ -87,7 +103,7 @@ class Supervisor:
             self._notifier.ready()
             while not (self._fleet.draining and not self._fleet.living()):
                 self._turn(watcher)
-            self._reporter.write(watcher, "", draining=True)
+            self._reporter.write(watcher, "", self._config)
         fsops.unlink(str(self._record), missing_ok=True)
         logger.info("drained")
         self._lock.release()
@@ -108,6 +124,9 @@ class Supervisor:
                 self._mind_clients(now)
         for slot in self._fleet.living():
             slot.press(now)
+        if not self._fleet.roll.over and now >= self._due["roll"]:
+            self._due["roll"] = now + _ROLL_S
+            self._fleet.advance()
         self._fleet.start_due(now)
         try:
             self._chores(watcher, now)
@@ -119,10 +138,17 @@ class Supervisor:
                 logger.warning("the disk is full: {}", error)
             for chore in _CHORES:
                 self._due[chore] = max(self._due[chore], now + _TICK_S)
-        self._reporter.write(watcher, self._intake.paused, draining=self._fleet.draining)
+        self._reporter.write(watcher, self._intake.paused, self._config)
 
     def _chores(self, watcher: Watcher, now: float) -> None:
         self._fleet.settle_unrecovered()
+        if self._hang_ups:
+            self._hang_ups = 0  # RACE: one that comes while we read asks for another look
+            try:
+                self._reload()
+            except OSError:
+                self._hang_ups += 1
+                raise
         if now >= self._due["control"]:
             self._due["control"] = now + (self._control.turn() or self._config.rescan_s)
         if now >= self._due["deferred"]:
@@ -145,6 +171,8 @@ class Supervisor:
         until = min(self._due["tick"], self._due["control"], self._due["deferred"], self._fleet.next_start_at())
         if not self._fleet.draining:
             until = min(until, self._due["intake"])
+        if not self._fleet.roll.over:
+            until = min(until, self._due["roll"])
         poll = select.poll()
         poll.register(self._wake_reader, select.POLLIN)
         poll.register(watcher.fileno(), select.POLLIN)
@@ -162,24 +190,62 @@ class Supervisor:
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        for number in _ENDING:
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
 
-    def _on_signal(self, *_: object) -> None:
-        self._signals += 1
+    def _on_signal(self, number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            self._hang_ups += 1
+        else:
+            self._signals += 1
 
     def _take_signals(self, now: float) -> None:
         try:
             os.read(self._wake_reader, 512)
         except BlockingIOError:
             pass
-        asked, self._signals = self._signals, 0
-        for _ in range(min(asked, 2)):  # ending takes longer than asking: each signal alone would never be done
-            if self._fleet.draining:
-                logger.warning("asked again: ending at once")
-                self._fleet.end_now()
-            else:
-                self._drain(now, "asked to end")
+        if self._hang_ups and self._terminal and not _has_terminal():
+            self._terminal, self._hang_ups = False, 0
+            self._drain(now, "the terminal is gone")
+        asked = self._signals
+        self._signals -= asked
+        if asked and not self._fleet.draining:
+            self._drain(now, "asked to end")
+            asked -= 1
+        if asked:  # once, however many came: the end itself must get its turn
+            logger.warning("asked again: ending at once")
+            self._fleet.end_now()
+
+    def _reload(self) -> None:
+        """Read the configuration again. What is wrong with it is said, and changes nothing."""
+        if self._fleet.draining:
+            logger.warning("draining: the configuration is not read again")
+            return
+        self._asked, data = self.spool.now(), b""
+        try:
+            if self._config.file is None:
+                raise ConfigError("this pool was started without a file: there is nothing to read again")
+            data = read_config(self._config.file)
+            config = decode_config(data, self._config.file)
+            if config.spool != self._config.spool:
+                raise ConfigError(
+                    f"cannot change from {self._config.spool} to {config.spool} while the pool runs: drain it, then "
+                    "serve again", "spool"
+                )  # fmt: skip
+            self._fleet.use(config, time.monotonic())
+        except ConfigError as error:
+            message = str(error).removeprefix(f"{error.path}: ")
+            self._refused = Refused(message, error.path, digest_of(data) if data else "")
+            logger.error("the configuration on disk is wrong, what runs goes on: {}", error)
+        else:
+            for note in config.notes:
+                logger.warning("{}", note)
+            if config.log != self._config.log:
+                self._on_reload(config)
+            self._config = self._intake.config = self._retention.config = config
+            self.spool.durable = config.durable
+            self._loaded, self._refused = self._asked, None
+        self._announce()
 
     def _drain(self, now: float, why: str) -> None:
         logger.info("draining: {}", why)
@@ -200,19 +266,14 @@ class Supervisor:
     def _announce(self) -> None:
         me = procs.identity_of(os.getpid())
         assert me is not None
-        body = {
-            "identity": me.to_map(),
-            "started": self.spool.now(),
-            "tied": self._tied,
-            "config": str(self._config.file) if self._config.file else None,
-            "engines": list(self._config.engines),
-            "version": pool.__version__,
-            "containment": self._fleet.containment,
-        }
+        running = Running(
+            me, self._started, self._tied, str(self._config.file) if self._config.file else None,
+            tuple(self._config.engines), pool.__version__, self._config.digest, self._loaded, self._asked,
+            self._refused, self._fleet.containment,
+        )  # fmt: skip
         temp = self.spool.temp()
-        fsops.write_new(temp, [json.dumps(body).encode()], sync=False)
+        fsops.write_new(temp, [json.dumps(running.to_map()).encode()], sync=False)
         fsops.replace(temp, str(self._record))
-        logger.info("serving {} with {} slots", self.spool.root, len(self._fleet.slots))
 
     def _read_arrivals(self, watcher: Watcher, now: float) -> None:
         arrivals = watcher.read()
@@ -249,11 +310,25 @@ class Supervisor:
         self._retention.renew_directories()
 
 
-def serve(config: Config, *, tied: bool = False) -> int:
-    """Run a supervisor in the foreground; its exit code. Raises SupervisorRunning, ConfigError, SpoolError."""
+def serve(
+    config: Config, *, tied: bool = False, on_reload: Callable[[Config], None] = lambda config: None
+) -> int:
+    """Run a supervisor in the foreground; its exit code. on_reload: called with a new configuration of the log.
+    Raises SupervisorRunning, ConfigError, SpoolError."""
     os.umask(0o077)
-    code = Supervisor(config, tied=tied, heir=Heir()).run()
+    code = Supervisor(config, tied=tied, heir=Heir(), on_reload=on_reload).run()
     # RACE: the interpreter takes our handlers away as it ends, and one more SIGTERM then would be its exit code.
-    for number in _ENDING:
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     return code
+
+
+def _has_terminal() -> bool:
+    """Whether there is a terminal that can hang up. One that was closed sends SIGHUP, too."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup: it is to survive that
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

@@ -641,6 +641,7 @@ def test_commands_are_listed(cli: Cli, tmp_path: Path) -> None:
     for command in [
         "serve",
         "status",
+        "reload",
         "drain",
         "recover",
         "engines",

@@ -105,6 +105,7 @@ def test_units_say_what_the_program_does() -> None:
     assert told["filepool"]["Type"] == told["filepool-redis"]["Type"] == "notify"
     assert seconds(told["filepool"]["WatchdogSec"]) >= 10
     assert told["filepool"]["KillMode"] == "process"
+    assert told["filepool"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
     for service in told.values():
         assert service["Restart"] == "on-failure"
         assert service["RestartPreventExitStatus"].split()[0] == "4"

@@ -648,7 +648,7 @@ def test_the_floor_of_free_space_keeps_drops_waiting(spool: Spool, config: Confi
     _take(taker, box)
     assert os.listdir(box) == ["job.json"]
     assert "min_free_mb" in taker.paused
-    taker._config = config
+    taker.config = config
     taker.turn()
     assert taker.paused == ""
     assert len(_jobs(spool)) == 1

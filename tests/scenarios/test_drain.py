@@ -167,3 +167,16 @@ def test_engine_that_hangs_in_close(world: World) -> None:
     wait_until(lambda: [b.phase for b in world.beats().values()] == [Phase.DRAINING], "the next recycling")
     assert world.drain() == 0
     ended(world)
+
+
+def test_asking_a_slot_back_does_not_disturb_a_drain(world: World) -> None:
+    world.configure({"fake": {"max_concurrent_tasks": 1}}, drain_grace_s=600).serve(ready=1)
+    future = world.pool().submit("fake", do="sleep", seconds=1.0)
+    world.worker_of(future.id)
+    world.serving[-1].terminate()
+    wait_until(lambda: world.slot("fake-0")["seat"] == "off", "the drain")
+    (world.spool / "run" / "control" / "fake-0.recover").touch()
+    wait_until(lambda: world.names("run/control") == [], "the request is taken")
+    assert world.serving[-1].wait(40) == 0, world.log()
+    assert future.result(5)["attempt"] == 1
+    ended(world)

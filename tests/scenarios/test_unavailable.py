@@ -203,7 +203,7 @@ def test_an_engine_that_the_supervisor_does_not_have(world: World) -> None:
     pool = FilePool(other, start=False, patience=0)
     error = pool.submit("more", value=1).exception(LIMIT_S)
     assert isinstance(error, EngineUnavailable)
-    assert f"started with {world.config}, which has no engine 'more', only fake" in error.reason
+    assert f"read from {world.config}, without an engine 'more', only fake" in error.reason
     pool.close()
 
 
