@@ -86,11 +86,6 @@ class Job:
         return self.terms.timeout_s
 
     @property
-    def max_attempts(self) -> int | None:
-        """The first one included; None: as the engine's configuration says."""
-        return None if self.terms.retry_times is None else self.terms.retry_times + 1
-
-    @property
     def durable(self) -> bool:
         return self.terms.durable is not False
 

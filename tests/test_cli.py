@@ -249,6 +249,8 @@ def test_an_engine_that_cannot_start_is_told_at_once(world: World, cli: Cli) -> 
         (["fake", "--id", "../x"], "id: '../x' is not an id"),
         (["fake", "--retries", "100"], "retry_times: 100 is not a whole number between 0 and 98"),
         (["fake", "--timeout", "0"], "timeout_s: 0.0 is not a number of seconds between 0.001 and 1e+09"),
+        (["fake", "--timeout", "nan"], "timeout_s: nan is not a number of seconds"),
+        (["fake", "--retry-on", "timeouts"], "retry_on: 'timeouts' (str) is not one of infrastructure, resource"),
         (["fake", "--config", "absent.json"], "absent.json does not exist; a small one: {{"),
         (["--attach", "nobody"], "no job 'nobody' in this spool"),
         (["fake", "--attach", "nobody"], "--attach takes no engine"),

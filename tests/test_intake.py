@@ -27,6 +27,7 @@ from pool.constants import MAX_DROP_BYTES
 from pool.intake import Intake
 from pool.job import Job
 from pool.spool import Spool
+from pool.terms import Terms
 from pool.watch import Watcher
 
 GOOD = b'{"engine": "echo", "params": {"text": "hello"}}'
@@ -95,12 +96,14 @@ def _quarantine(spool: Spool) -> dict[str, str]:
 def test_a_drop_becomes_a_job(spool: Spool, taker: Intake, box: Path) -> None:
     drop = {
         "engine": "echo", "params": {"text": "ü"}, "id": "mine", "priority": 5, "timeout_s": 1.5, "retry_times": 3,
+        "retry_on": ["timeout", "engine"],
     }  # fmt: skip
     _drop(box, "job.json", json.dumps(drop).encode())
     _take(taker, box)
     assert os.listdir(box) == []
     (job,) = _jobs(spool)
-    assert (job.id, job.params, job.priority, job.timeout_s, job.max_attempts) == ("mine", {"text": "ü"}, 5, 1.5, 4)
+    assert (job.id, job.params) == ("mine", {"text": "ü"})
+    assert job.terms == Terms(priority=5, timeout_s=1.5, retry_times=3, retry_on=("engine", "timeout"), durable=False)
     assert (job.source, job.reply) == ("in/job.json", "json")
     assert (taker.accepted, taker.refused) == (1, 0)
 
@@ -298,6 +301,11 @@ NO_JOBS: list[tuple[str, bytes, str]] = [
     ("timeout3.msgpack", msgpack.packb({"engine": "echo", "timeout_s": float("nan")}), "timeout_s: nan"),
     ("timeout4.msgpack", msgpack.packb({"engine": "echo", "timeout_s": float("inf")}), "timeout_s: inf"),
     ("retry.json", b'{"engine": "echo", "retry_times": 99}', "retry_times: 99"),
+    ("retry2.json", b'{"engine": "echo", "retry_times": 1.5}', "retry_times: 1.5"),
+    ("retry3.json", b'{"engine": "echo", "retry_on": ["timeouts"]}', "retry_on: 'timeouts' (str) is not one of"),
+    ("retry4.json", b'{"engine": "echo", "retry_on": "timeout"}', "retry_on: 'timeout' (str) is not a list of kinds"),
+    ("timeout5.json", b'{"engine": "echo", "timeout_s": "5"}', "timeout_s: '5' (str)"),
+    ("durable.json", b'{"engine": "echo", "params": {}, "durable": false}', "durable: unknown key"),
     ("surrogate.json", b'{"engine": "echo", "params": {"a": "\\ud800"}}', "cannot be stored"),
     ("large.json", b'{"engine": "echo", "params": {"a": "%s"}}' % (b"x" * MAX_DROP_BYTES), "a job names media by path"),
     ("bytes.msgpack", msgpack.packb({"engine": "echo", "params": {"a": {b"k": 1}}}), "not text"),

@@ -119,7 +119,7 @@ def test_a_job_with_one_wrong_field_is_a_job_or_protocol_error(data: st.DataObje
         return
     assert isinstance(job.params, dict)
     assert all(isinstance(item, dict) for item in job.items or ())
-    assert job.max_attempts is None or job.max_attempts + 1
+    assert job.terms.retry_times is None or job.terms.retry_times + 1
     assert job.timeout_s is None or job.timeout_s + 1
     assert all(isinstance(text, str) for text in (job.id, job.engine, job.source, job.reply, job.digest))
     assert isinstance(job.created, int)

@@ -109,6 +109,13 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/jobs/fake", {"priority": "1"}, 422, "priority"),
     ("POST", "/jobs/fake", {"timeout_s": 0}, 422, "timeout_s"),
     ("POST", "/jobs/fake", {"retry_times": 99}, 422, "retry_times"),
+    *(("POST", "/jobs/fake", {key: value}, 422, key) for key, value in (
+        ("priority", 1.5), ("priority", True), ("timeout_s", "5"), ("timeout_s", True), ("timeout_s", -1),
+        ("timeout_s", 1e10), ("retry_times", 1.5), ("retry_times", "1"), ("retry_times", True), ("id", 5),
+    )),
+    ("POST", "/jobs/fake", {"retry_on": ["timeouts"]}, 422, "retry_on.0"),
+    ("POST", "/jobs/fake", {"retry_on": "timeout"}, 422, "retry_on"),
+    ("POST", "/jobs/fake", {"durable": False}, 422, "durable"),
     ("POST", "/jobs/fake", {"params": {"audio": "/etc/passwd"}}, 403, "params.audio"),
     ("POST", "/jobs/fake", {"params": {"output": "../x"}}, 403, "params.output"),
     ("POST", "/jobs/fake", {"params": {"output": "~/x"}}, 403, "params.output"),
