@@ -194,9 +194,10 @@ class Waiting:
         view = make_view(console, quiet=self._quiet)
         try:
             while True:
+                over = follower.over  # asked first: what comes before the end is then shown, too
                 for event in follower.poll():
                     view.show(event)
-                if follower.over:
+                if over:
                     break
                 if self._asked() > self._answered:
                     code = self._interrupted(view)
