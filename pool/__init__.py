@@ -18,7 +18,11 @@ __version__ = "0.1.0"
 
 _HOME = {
     "FilePool": "pool.client",
+    "AsyncFilePool": "pool.aio",
+    "AsyncJobFuture": "pool.aio",
     "JobFuture": "pool.future",
+    "ResultRef": "pool.refs",
+    "result_of": "pool.refs",
     "Job": "pool.job",
     "Failure": "pool.job",
     "Progress": "pool.job",
@@ -44,6 +48,8 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
+    from pool.aio import AsyncFilePool as AsyncFilePool
+    from pool.aio import AsyncJobFuture as AsyncJobFuture
     from pool.client import FilePool as FilePool
     from pool.errors import CallerError as CallerError
     from pool.errors import ConfigError as ConfigError
@@ -66,6 +72,8 @@ if TYPE_CHECKING:
     from pool.job import Failure as Failure
     from pool.job import Job as Job
     from pool.job import Progress as Progress
+    from pool.refs import ResultRef as ResultRef
+    from pool.refs import result_of as result_of
 
 
 def __getattr__(name: str) -> Any:

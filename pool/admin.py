@@ -99,7 +99,12 @@ def _await(config: Config, job_id: str, timeout: float | None, patience: float) 
 
 
 def cancel(
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID")],
+    job_ids: Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)] = None,
+    engine: Annotated[str | None, typer.Option(help="Those of this engine, not over.", show_default=False)] = None,
+    where: Annotated[
+        str | None, typer.Option("--state", help="Those held, deferred, queued or running.", show_default=False)
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="Those with this tag.", show_default=False)] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until they have stopped.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Wait this long at most.")] = 30.0,
     as_json: JsonOption = False,
@@ -115,10 +120,12 @@ def cancel(
     configured = load(config)
     spool = open_spool(configured)
     pool = FilePool(configured, start=False)
-    states: dict[str, JobState] = {job_id: pool.state(job_id) for job_id in job_ids}
-    asked = [job_id for job_id in job_ids if not states[job_id].terminal]
-    for job_id in asked:
-        pool.cancel(job_id)
+    if engine is not None:
+        known_engine(configured, engine)
+    states: dict[str, JobState] = {job_id: pool.state(job_id) for job_id in job_ids or ()}
+    asked = pool.cancel_many(job_ids or None, engine=engine, state=where, tag=tag)
+    if not asked and not job_ids:
+        say("no job fits", "dim")
     served = pool.status().supervisor is not None
     deadline = time.monotonic() + (timeout if wait and served else 0.0)
     for job_id in asked:
@@ -209,6 +216,10 @@ def _retry(spool: Spool, job_id: str, dead: _Dead | None, *, missing_ok: bool) -
             return True
     except FileNotFoundError:
         pass  # RACE: somebody else was faster
+    except JobRefused as reason:
+        if not missing_ok:
+            raise
+        say(f"! left out: {reason}", "yellow")
     if missing_ok:
         return False
     state = lookup.find(spool, job_id).state

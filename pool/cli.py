@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -32,6 +33,18 @@ PatienceOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; notes go to stderr.")]
+NotBeforeOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Wait until then: 90s, 2h, 1d, 2030-01-31T08:00+01:00.", show_default=False),
+]
+ExpiresOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Fail when no worker has begun it by then.", show_default=False),
+]
+AfterOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ID", help="Wait until this job has completed; again for more.", show_default=False),
+]
 
 
 
@@ -82,7 +95,7 @@ def _tell(error: Exception, message: str, as_json: bool) -> int:
     say_error(message)
     code = _FAILED if isinstance(error, OSError) else _USAGE
     if isinstance(error, JobFailed):
-        code = _TIMED_OUT if error.failure.kind == "timeout" else _FAILED
+        code = _TIMED_OUT if error.failure.kind in ("timeout", "expired") else _FAILED
     elif isinstance(error, SupervisorRunning):
         code = _LOCKED
     if as_json:
@@ -176,6 +189,19 @@ def standing(word: Progress) -> str:
 
     percent = f" {word.percent:.0f} %" if word.percent else ""
     return f"{word.status}{percent}{f' ({one_line(word.message)})' if word.message else ''}"
+
+
+@contextlib.contextmanager
+def starting(silent: bool) -> Iterator[None]:
+    """Say that a supervisor is being started when it takes a moment."""
+    from pool.console import make_console
+
+    console = make_console(stderr=True)
+    if silent or not console.is_terminal:
+        yield
+        return
+    with console.status("starting the pool …"):
+        yield
 
 
 def print_json(value: object) -> None:

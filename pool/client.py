@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pool import fsops, layout, lookup, results
+from pool import dependencies, fsops, layout, lookup, refs, results
 from pool.attendant import Attendant
 from pool.calls import calls_of, chunked, params_of, seconds_to_wait
 from pool.catalog import Catalog
 from pool.config import Config, load_config
 from pool.constants import PATIENCE_S
 from pool.context import cancel_path
-from pool.errors import JobFailed, JobRefused, PoolClosed, UnknownEngine
-from pool.future import JobFuture, sleep_until, with_remote_trace
+from pool.errors import JobRefused, PoolClosed, UnknownEngine, UnknownJob
+from pool.future import JobFuture, sleep_until
 from pool.gate import Gate
-from pool.job import Failure, Job, JobState, Progress, digest_of
+from pool.job import Job, JobState, Progress, digest_of
 from pool.limits import clear
+from pool.mapping import Chunk, Mapped
+from pool.moments import Given
 from pool.names import check_id, new_id
 from pool.patience import Patience
 from pool.prospects import Prospect
+from pool.refs import Referable
 from pool.running import running
 from pool.schema import Schemas
+from pool.selection import chosen_jobs
 from pool.spool import Spool
 from pool.terms import Terms, truth, whole
 
 if TYPE_CHECKING:
+    from pool.session import Params, Session
     from pool.status import PoolStatus
 
 _DESCRIBE_S = 5.0  # how long a first submit waits for a fresh pool to say what an engine accepts
 _BELIEVED_S = 1.0  # how long an engine that was there is believed to be still there
 _SIZE = whole(1, 1_000_000)  # of a chunk
-_MAP_WINDOW = 256  # chunks of a map that are in the spool at once
 
 
 class FilePool(Catalog):
@@ -99,6 +101,9 @@ class FilePool(Catalog):
         retry_times: int | None = None,
         retry_on: Sequence[str] | None = None,
         durable: bool | None = None,
+        not_before: Given | None = None,
+        expires: Given | None = None,
+        depends_on: Iterable[str | Referable] = (),
         consume: bool = False,
         tags: Iterable[str] = (),
         note: str = "",
@@ -110,22 +115,26 @@ class FilePool(Catalog):
         priority: -100 … 100, higher runs first. id: your own name for the job; submitting the same again gives
         the same job, other content raises JobConflict. timeout_s, retry_times, retry_on: instead of the engine's
         configuration; retry_on: after which kinds of failure, of "infrastructure", "resource", "engine", "timeout".
-        durable=False skips fsync: survives killed processes, not power loss. consume: remove the record once this
-        future has read it. tags, note: to find it by, in `jobs` and in its record. params: for names that collide
+        durable=False skips fsync: survives killed processes, not power loss. not_before: it waits until then.
+        expires: not worth beginning after that, it fails as "expired" (both: seconds from now, "2h", a timedelta, or
+        a datetime with a time zone). depends_on: ids or futures of jobs that must complete before; a future, or
+        future["key"], among the parameters stands for its result and is waited for as well. When one of them does
+        not complete, this job fails as "dependency". consume: remove the record once this future has read it, and no
+        other job needs it. tags, note: to find it by, in `jobs` and in its record. params: for names that collide
         with the ones above.
 
-        Raises JobRefused (with the key's path), UnknownEngine, JobConflict, SpoolFull.
+        Raises JobRefused (with the key's path), UnknownEngine, UnknownJob, JobConflict, SpoolFull.
         """
         terms = Terms(
             priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
-            tags=tags, note=note,  # type: ignore[arg-type]
+            tags=tags, note=note, not_before=not_before, expires=expires, depends_on=depends_on,  # type: ignore[arg-type]
         )
         consume = truth(consume, "consume")
         self._known(engine)
         return self._accept(self._job(engine, self._checked(engine, params_of(params, more)), terms, id), consume)
 
     def _accept(self, job: Job, consume: bool) -> JobFuture:
-        self._gate.admit(job.engine, 1)
+        self._gate.admit(job.engine, 1, later=job.waits_first)
         future = JobFuture(self, job.id, job.engine, consume=consume)
         self._results.expect(future)
         try:
@@ -147,6 +156,9 @@ class FilePool(Catalog):
         retry_times: int | None = None,
         retry_on: Sequence[str] | None = None,
         durable: bool | None = None,
+        not_before: Given | None = None,
+        expires: Given | None = None,
+        depends_on: Iterable[str | Referable] = (),
         consume: bool = False,
         tags: Iterable[str] = (),
         note: str = "",
@@ -154,7 +166,7 @@ class FilePool(Catalog):
         """Accept many jobs with one directory sync. What is wrong with one of them is found before any is accepted."""
         terms = Terms(
             priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
-            tags=tags, note=note,  # type: ignore[arg-type]
+            tags=tags, note=note, not_before=not_before, expires=expires, depends_on=depends_on,  # type: ignore[arg-type]
         )
         consume = truth(consume, "consume")
         self._known(engine)
@@ -164,7 +176,7 @@ class FilePool(Catalog):
     @clear
     def _submit_jobs(self, engine: str, jobs: Sequence[Job], consume: bool) -> list[JobFuture]:
         self._open()
-        self._gate.admit(engine, len(jobs))
+        self._gate.admit(engine, len(jobs), later=any(job.waits_first for job in jobs))
         futures = [JobFuture(self, job.id, engine, consume=consume) for job in jobs]
         for future in futures:
             self._results.expect(future)
@@ -190,7 +202,9 @@ class FilePool(Catalog):
         durable: bool | None = None,
         tags: Iterable[str] = (),
         note: str = "",
-    ) -> Iterator[Any]:
+        not_before: Given | None = None,
+        expires: Given | None = None,
+    ) -> Mapped:
         """Results of many calls in their order. chunksize: calls that travel as one job; raises it for small ones.
 
         The first windows are submitted at once, the rest as results are taken. A call that fails raises JobFailed
@@ -198,35 +212,16 @@ class FilePool(Catalog):
         """
         terms = Terms(
             priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
-            tags=tags, note=note,  # type: ignore[arg-type]
+            tags=tags, note=note, not_before=not_before, expires=expires,  # type: ignore[arg-type]
         )
         size, limit = _SIZE(chunksize, "chunksize"), seconds_to_wait(timeout)
         self._known(engine)
-        chunks = chunked(self._each(engine, calls), size)
-        deadline = None if limit is None else time.monotonic() + limit
-        pending: deque[JobFuture] = deque()
 
-        def refill(count: int) -> None:
-            jobs = [self._job(engine, {}, terms, items=chunk) for chunk in islice(chunks, count)]
-            if jobs:
-                pending.extend(self._submit_jobs(engine, jobs, True))
+        def submit(chunks: list[Chunk]) -> list[JobFuture]:
+            jobs = [self._job(engine, {}, terms, items=chunk) for chunk in chunks]
+            return self._submit_jobs(engine, jobs, True)
 
-        refill(_MAP_WINDOW)
-
-        def in_order() -> Iterator[Any]:
-            while pending:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                future = pending.popleft()
-                outcomes = future.result(left)
-                if len(pending) <= _MAP_WINDOW // 2:
-                    refill(_MAP_WINDOW - len(pending))
-                for status, value in outcomes:
-                    if status:
-                        failure = Failure.from_map(value)
-                        raise with_remote_trace(JobFailed(future.id, failure), failure)
-                    yield value
-
-        return in_order()
+        return Mapped(chunked(self._each(engine, calls), size), submit, limit)
 
     def _known(self, engine: str) -> None:
         """Raises UnknownEngine when no worker of this pool can ever do it. What runs counts, not what we read: the
@@ -263,6 +258,14 @@ class FilePool(Catalog):
         job_id: str | None = None,
         items: tuple[Mapping[str, Any], ...] | None = None,
     ) -> Job:
+        if items is None:
+            terms = terms.after(refs.pack(params)[1])
+        elif any(refs.pack(item)[1] for item in items):
+            raise JobRefused("a map hands no results of other jobs on: use submit_many", "calls")
+        if terms.depends_on:
+            self._look_for(terms.depends_on, job_id)
+        if terms.durable is None:
+            terms = replace(terms, durable=self._config.durable)
         born = self.spool.now()
         return Job(
             id=new_id(born) if job_id is None else check_id(job_id),
@@ -270,13 +273,26 @@ class FilePool(Catalog):
             params=dict(params),
             items=items,
             created=born,
-            terms=replace(terms, durable=self._config.durable) if terms.durable is None else terms,
+            terms=terms.fixed(born),
             digest="" if job_id is None else digest_of(engine, params, items),
         )
+
+    def _look_for(self, others: Sequence[str], job_id: str | None) -> None:
+        """Raise UnknownJob when one of these is not there, unless the job itself was accepted before."""
+        try:
+            dependencies.check(self.spool, others)
+        except UnknownJob as unknown:
+            if job_id is None:
+                raise
+            try:
+                lookup.find(self.spool, check_id(job_id))
+            except UnknownJob:
+                raise unknown from None
 
     def _checked(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._schemas.describe(engine) is None and self._attendant is not None:
             self._attendant.await_description(engine, _DESCRIBE_S)
+        params, _ = refs.pack(params)
         self._schemas.check(engine, params)
         return self._schemas.absolute(engine, params)
 
@@ -323,11 +339,38 @@ class FilePool(Catalog):
         state = self.state(job_id)
         if state.terminal:
             return state is JobState.CANCELLED
-        path = cancel_path(self.spool, job_id)
-        temp = self.spool.temp()
-        fsops.write_new(temp, [b""], sync=self.spool.durable)
-        fsops.replace(temp, path)
+        self._ask_to_stop(job_id)
         return True
+
+    def _ask_to_stop(self, job_id: str) -> None:
+        fsops.put(self.spool.temp(), cancel_path(self.spool, job_id), [b""], sync=self.spool.durable)
+
+    @clear
+    def cancel_many(
+        self,
+        jobs: Iterable[str | Referable] | None = None,
+        *,
+        engine: str | None = None,
+        state: str | None = None,
+        tag: str | None = None,
+    ) -> list[str]:
+        """Ask many jobs to stop: those named (ids or futures), and of these, or of all, only those of an engine, in a
+        state (held, deferred, queued, running), with a tag. The ids of those that were asked; what is over is left
+        out.
+
+        Raises UnknownJob; JobRefused when nothing chooses among all jobs, or no job can be in that state.
+        """
+        chosen = chosen_jobs(self.spool, jobs, engine=engine, state=state, tag=tag)
+        for job_id in chosen:
+            self._ask_to_stop(job_id)
+        return chosen
+
+    def session(self, *, cancel_on_error: bool = False, params: Params | None = None, **terms: Any) -> Session:
+        """Defaults for many submits: terms as priority=, expires=; params: {engine: parameters}. cancel_on_error: an
+        exception out of its `with` block cancels what is pending. Raises JobRefused, UnknownEngine."""
+        from pool.session import Session
+
+        return Session(self, terms, params or {}, cancel_on_error=cancel_on_error)
 
     @clear
     def retry(self, job_id: str) -> JobFuture:
@@ -358,6 +401,10 @@ class FilePool(Catalog):
     def wait_for(self, future: Future[Any], seconds: float) -> None:
         """Sleep up to `seconds`, less when the job ends."""
         sleep_until(future, seconds)
+
+    def pending(self) -> list[JobFuture]:
+        """Futures of this pool that are not done."""
+        return self._results.pending(self)
 
     # ---- end
 

@@ -35,7 +35,7 @@ class Clock:
         return boot_ns() / 1e9
 
     def wall(self) -> float:
-        """Seconds since 1970: for people's eyes only."""
+        """Seconds since 1970: for people's eyes, and for dates that people give."""
         return time.time()
 
     def sleep(self, seconds: float) -> None:

@@ -118,7 +118,7 @@ def _configuration(about: ConfigurationStatus) -> list[str]:
 
 
 def _engine_table(engines: Sequence[EngineStatus]) -> Table:
-    table = _table("engine", "ready", "busy", "queued", "deferred", "running", "failed", "longest wait")
+    table = _table("engine", "ready", "busy", "queued", "held", "deferred", "running", "failed", "longest wait")
     for column in table.columns[1:]:
         column.justify = "right"
     for engine in engines:
@@ -128,6 +128,7 @@ def _engine_table(engines: Sequence[EngineStatus]) -> Table:
             Text(f"{engine.serving}/{engine.workers}", style="yellow" if short else ""),
             str(engine.busy),
             str(engine.queued),
+            str(engine.held),
             str(engine.deferred),
             str(engine.running),
             Text(str(engine.dead), style="red" if engine.dead else ""),

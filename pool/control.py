@@ -10,17 +10,21 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from itertools import chain
 
-from pool import fsops, procs, verdict
-from pool.errors import ProtocolError, UnknownJob
-from pool.job import Failure, Job, JobState
+from pool import fsops, lookup, procs
+from pool.errors import UnknownJob
+from pool.job import Failure, JobState
 from pool.judge import Cause, Verdict
-from pool.lookup import Location, find
-from pool.names import WorkerName, is_id
+from pool.lookup import Location
+from pool.names import is_id
+from pool.seizure import SEIZER, Seizer
 from pool.slot import Slot
 from pool.spool import Claim, Spool
 
-_SEIZER = 9999  # index of the pseudo worker that holds a waiting job while it is cancelled
+_MANY = 8  # requests at once
+_TURN_S = 0.1  # the supervisor's loop goes on
+_PAUSE_S = 0.001
 
 
 class Control:
@@ -28,10 +32,9 @@ class Control:
     again, and leaves the answer in run/supervisor.json."""
 
     def __init__(
-        self, spool: Spool, slots: Callable[[], Iterable[Slot]], generation: int, reload: Callable[[], None]
+        self, spool: Spool, slots: Callable[[], Iterable[Slot]], seizer: Seizer, reload: Callable[[], None]
     ) -> None:
-        self._spool, self._slots, self._reload = spool, slots, reload
-        self._generation = generation
+        self._spool, self._slots, self._seizer, self._reload = spool, slots, seizer, reload
         self._directory = f"{spool.root}/run/control"
         self._due: dict[str, float] = {}
 
@@ -39,10 +42,15 @@ class Control:
         """Look at all requests; seconds until a grace ends, None when nothing is pending."""
         now = time.monotonic()
         names = os.listdir(self._directory)
+        places = self._places(names)
+        more = False
         for name in names:
+            if time.monotonic() - now > _TURN_S:
+                more = True
+                break
             stem, _, verb = name.rpartition(".")
             if verb == "cancel" and is_id(stem):
-                self._cancel(stem, now)
+                self._cancel(stem, places.get(stem), now)
             elif verb == "recover":
                 self._recover(stem, now)
         reloads = [name for name in names if name.endswith(".reload")]
@@ -50,8 +58,16 @@ class Control:
             self._reload()
         for name in reloads:  # its absence tells whoever asked that the answer is there
             self._done(name)
+        self._seizer.tidy()
         self._due = {job_id: due for job_id, due in self._due.items() if f"{job_id}.cancel" in names}
-        return min((max(0.02, due - now) for due in self._due.values()), default=None)
+        return _PAUSE_S if more else min((max(0.02, due - now) for due in self._due.values()), default=None)
+
+    def _places(self, names: list[str]) -> dict[str, Location]:
+        """Where jobs are, when many are asked about: one look through the spool instead of one each."""
+        if len(names) < _MANY:
+            return {}
+        sources = chain(lookup.waiting(self._spool), lookup.running(self._spool))
+        return {place.name.id: place for place in sources if place.name is not None}
 
     def _done(self, name: str) -> None:
         fsops.unlink(f"{self._directory}/{name}", missing_ok=True)
@@ -63,9 +79,9 @@ class Control:
                 slot.blame.forget()
         self._done(f"{slot_name}.recover")
 
-    def _cancel(self, job_id: str, now: float) -> None:
+    def _cancel(self, job_id: str, seen: Location | None, now: float) -> None:
         try:
-            place = find(self._spool, job_id)
+            place = lookup.find(self._spool, job_id) if seen is None or self._spool.decided(job_id) else seen
         except UnknownJob:
             self._done(f"{job_id}.cancel")
             return
@@ -73,38 +89,19 @@ class Control:
             self._done(f"{job_id}.cancel")
             self._due.pop(job_id, None)
         elif place.worker is None:
-            self._cancel_waiting(place)
-        elif place.worker.index == _SEIZER and place.name is not None:
-            self._publish(Claim(place.path, place.name, place.worker))
+            claim = self._seizer.seize(place)
+            if claim is not None:  # RACE: else a worker was faster; the next turn finds it there
+                self._end(claim)
+        elif place.worker.index == SEIZER and place.name is not None:
+            self._end(Claim(place.path, place.name, place.worker))
         else:
             self._cancel_running(place, job_id, now)
 
-    def _cancel_waiting(self, place: Location) -> None:
-        name = place.name
-        assert name is not None
-        worker = WorkerName(place.engine, _SEIZER, self._generation)
-        directory = self._spool.work_dir(worker)
-        fsops.make_dir(directory)
-        claim = Claim(f"{directory}/{name}", name, worker)
-        try:
-            fsops.rename(place.path, claim.path)
-        except FileNotFoundError:
-            return  # RACE: a worker was faster; the next turn finds it there
-        self._publish(claim)
-
-    def _publish(self, claim: Claim) -> None:
-        spool = self._spool
-        job: Job | None
-        try:
-            job = spool.read_claim(claim, arrays=False)
-        except (ProtocolError, OSError):
-            job = None
-        reason = Failure("cancelled", "cancelled by request before it started", "queued", claim.name.attempts,
-                         at=spool.now())  # fmt: skip
-        verdict.end(spool, claim, job, JobState.CANCELLED, reason, begun=False)
-        spool.forget_notes(claim.name.id, claim.name.attempts)
+    def _end(self, claim: Claim) -> None:
+        job = self._seizer.read(claim)
+        reason = Failure("cancelled", "cancelled by request before it started", "queued")
+        self._seizer.end(claim, job, JobState.CANCELLED, reason)
         self._done(f"{claim.name.id}.cancel")
-        fsops.remove_dir(spool.work_dir(claim.worker))
 
     def _cancel_running(self, place: Location, job_id: str, now: float) -> None:
         slot = next((slot for slot in self._slots() if slot.worker == place.worker), None)

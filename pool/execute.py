@@ -23,13 +23,13 @@ from pool.cache import ResultCache, swap_paths
 from pool.constants import WAITING_FOR_SPACE, Phase
 from pool.context import JobContext, RefusedInput, cancel_path, check_path
 from pool.engine import Engine, Files, as_map
-from pool.errors import ProtocolError
 from pool.heartbeat import Heartbeat
 from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
 from pool.keeper import Keeper
 from pool.kept import Redactor
 from pool.launch import Launch
 from pool.logs import tail
+from pool.opening import open_claim
 from pool.reason import failure_of, members_of, name_of
 from pool.spool import NO_SPACE, Claim, Spool
 
@@ -110,7 +110,7 @@ class Executor:
                 well &= self.run(claim)
                 continue
             try:
-                waiting.append((claim, job, context, *self._check(job.params)))
+                waiting.append((claim, job, context, *self._check(job.params, handed=bool(job.depends_on))))
             except BaseException as error:
                 well &= self._end(claim, job, context, error, started)
                 context.close()
@@ -143,25 +143,21 @@ class Executor:
 
     def _open(self, claim: Claim) -> tuple[Job | None, JobContext | None]:
         self._beat.phase(Phase.BUSY, claim.name.id, "check")
-        if self._spool.decided(claim.name.id):  # power was lost, and with it a claim that is not synced
-            self._insist(lambda: self._spool.tidy(claim, attempts=claim.name.attempts))
-            return None, None
-        try:
-            job = self._spool.read_claim(claim)
-        except (ProtocolError, OSError) as error:
-            failure = Failure("infrastructure", f"the job file cannot be read: {error}", "read", claim.name.attempts,
-                              type(error).__name__, worker=str(claim.worker), at=self._spool.now())  # fmt: skip
-            self._insist(lambda: verdict.end(self._spool, claim, None, JobState.FAILED, failure))
+        job = open_claim(self._spool, claim, self._insist)
+        if job is None:
             return None, None
         return job, JobContext(self._spool, job, claim.name, self._beat, cancelled_type=self._cancelled_type)
 
-    def _check(self, params: Mapping[str, Any]) -> tuple[Any, Files | None]:
+    def _check(self, params: Mapping[str, Any], *, handed: bool = False) -> tuple[Any, Files | None]:
+        """handed: results of other jobs are among the parameters, and may name files that the pool keeps."""
         checked = self._engine.check(params)
         files = self._engine.files(checked)
         if files is not None:
-            for path in (*files.inputs, *files.outputs):
+            roots = self._launch.media_roots
+            kept = (os.path.realpath(self._spool.root / "out"),) if handed and roots else ()
+            for path, allowed in (*((p, (*roots, *kept)) for p in files.inputs), *((p, roots) for p in files.outputs)):
                 check_path(path)
-                _inside(path, self._launch.media_roots)
+                _inside(path, allowed)
         return checked, files
 
     def _work(self, job: Job, context: JobContext) -> _Done:
@@ -169,7 +165,7 @@ class Executor:
         if job.items is not None:
             self._beat.advance("run")
             return _Done([self._item(item, context) for item in job.items])
-        params, files = self._check(job.params)
+        params, files = self._check(job.params, handed=bool(job.depends_on))
         key = ""
         if self._cache is not None and files is not None:
             key = self._cache.key(job.params, files.inputs, files.outputs)

@@ -21,6 +21,9 @@ Buffer = Union[bytes, memoryview]  # noqa: UP007 - old interpreters
 #: Called with (operation, path) before each operation.
 hook: Callable[[str, str], None] | None = None
 
+#: Errors of a disk without room.
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 

@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pool import lookup
-from pool.context import partial_path, read_partials
-from pool.errors import EngineUnavailable, UnknownJob
+from pool.errors import EngineUnavailable
 from pool.forked import renew_in_children
 from pool.job import Failure, Progress, Record
+from pool.looks import PartialLook, ProgressLook
+from pool.refs import Referable
 
 if TYPE_CHECKING:
     from pool.client import FilePool
@@ -23,11 +23,13 @@ _POLL_S = 0.1
 _POLLED_S = 2.5  # whoever asks done() waits, until that long after; a look comes once a second
 
 
-class JobFuture(Future[Any]):
+class JobFuture(Future[Any], Referable):
     """Future of one job. `result()` is what the engine returned; `JobFailed` carries the Failure.
 
     Works with `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future`. It holds no job alive: the
     job goes on without it, and `FilePool.attach(id)` makes another one, in any process.
+
+    Among the parameters of another job it stands for its result, `future["key"]` for a part of it; that job waits.
 
     A copy in a forked child resolves by itself. Callbacks run where they were added, and a record that is to be
     consumed is left to the parent; once that has done so, a copy that has not seen it raises UnknownJob.
@@ -152,59 +154,24 @@ class JobFuture(Future[Any]):
 
         When no worker can run the job, the last one says queued and why; `result()` then raises EngineUnavailable.
         """
-        last: Progress | None = None
-        while True:
-            over = self.done()
-            try:
-                word = self._final() if over else self.status()
-            except UnknownJob:
-                if not self.done():
-                    raise
-                continue
-            if last is None or (word.status, word.percent, word.message) != (
-                last.status,
-                last.percent,
-                last.message,
-            ):
-                last = word
-                yield word
-            if over:
-                return
-            self._pool.wait_for(self, interval)
+        return self._looked(ProgressLook(self), interval)
 
     def partials(self, interval: float = _POLL_S) -> Iterator[Any]:
         """Partial records as the engine sends them. After a failed attempt they begin anew with the next one.
 
         Raises EngineUnavailable when no worker can run the job.
         """
-        attempt, offset = 1, 0
-        while True:
-            over = self.done()
-            newest = self._record.attempt if self._record is not None else attempt
-            if not over:
-                word = lookup.progress(self._pool.spool, self.id)
-                newest = max(attempt, word.attempt if word else attempt)
-            if newest != attempt:
-                attempt, offset = newest, 0
-            records, offset = read_partials(partial_path(self._pool.spool, self.id, attempt), offset)
-            yield from records
-            if over and not records:
-                if (error := self.unavailable) is not None:
-                    raise error
-                return
-            if not over:
+        return self._looked(self.partial_look(), interval)
+
+    def partial_look(self) -> PartialLook:
+        """For a loop of your own."""
+        return PartialLook(self._pool.spool, self)
+
+    def _looked(self, look: ProgressLook | PartialLook, interval: float) -> Iterator[Any]:
+        while not look.over:
+            yield from look()
+            if not look.over:
                 self._pool.wait_for(self, interval)
-
-    def _final(self) -> Progress:
-        record = self._record
-        if record is None and (error := self.unavailable) is not None:
-            return Progress("queued", 0.0, str(error))
-        if record is None:  # the pool was closed while the job goes on
-            return Progress("queued", 0.0, "the pool was closed; attach to the job again to follow it")
-        reason = record.failure.describe() if record.failure else ""
-        percent = 100.0 if record.failure is None else 0.0
-        return Progress(record.state.value, percent, reason, record.attempt, record.finished)
-
 
     @property
     def unavailable(self) -> EngineUnavailable | None:

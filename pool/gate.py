@@ -7,6 +7,7 @@ import time
 
 from pool.config import Config
 from pool.errors import SpoolFull
+from pool.placing import count_later
 from pool.spool import Spool
 
 _BELIEVED_S = 0.5  # how long a look at queue length and free space is believed
@@ -18,11 +19,11 @@ class Gate:
 
     def __init__(self, config: Config, spool: Spool) -> None:
         self._config, self._spool = config, spool
-        self._waiting: dict[str, tuple[float, int]] = {}  # engine -> (believed until, how many)
+        self._waiting: dict[tuple[str, bool], tuple[float, int]] = {}  # -> (believed until, how many)
         self._space = (0.0, 0)  # (believed until, bytes)
 
-    def admit(self, engine: str, count: int) -> None:
-        """Raises SpoolFull when `count` more jobs for an engine are too many."""
+    def admit(self, engine: str, count: int, *, later: bool = False) -> None:
+        """Raises SpoolFull when `count` more jobs for an engine are too many. later: jobs that wait for their time."""
         now = time.monotonic()
         if now >= self._space[0]:
             self._space = (now + _BELIEVED_S, self._free_bytes())
@@ -31,15 +32,17 @@ class Gate:
                 f"{self._space[1] >> 20} MB free on the disk of {self._spool.root}, less than min_free_mb "
                 f"({self._config.min_free_mb}): free some space, then submit again"
             )
-        until, known = self._waiting.get(engine, (0.0, 0))
+        key = (engine, later)
+        until, known = self._waiting.get(key, (0.0, 0))
         if now >= until:
-            known = len(self._spool.list_ready(engine))
+            known = count_later(self._spool, engine) if later else len(self._spool.list_ready(engine))
             until = now + max(_BELIEVED_S, _SHARE * (time.monotonic() - now))
         if known + count > self._config.max_ready:
             raise SpoolFull(
-                f"{known} jobs wait for {engine}, max_ready is {self._config.max_ready}: wait, or add workers"
+                f"{known} jobs {'of' if later else 'wait for'} {engine}{' wait for their time' if later else ''}, "
+                f"max_ready is {self._config.max_ready}: wait, or add workers"
             )
-        self._waiting[engine] = (until, known + count)
+        self._waiting[key] = (until, known + count)
 
     def _free_bytes(self) -> int:
         if not hasattr(os, "statvfs"):  # pragma: no cover - other platforms

@@ -80,7 +80,7 @@ def assess(status: PoolStatus, config: Config) -> Health:
 def _assess(status: PoolStatus, config: Config) -> Health:
     reasons = list(_common(status))
     living = [slot for slot in status.slots if slot.phase]
-    waiting = sum(engine.queued + engine.deferred for engine in status.engines)
+    waiting = sum(engine.queued + engine.held + engine.deferred for engine in status.engines)
     if status.supervisor is None:
         if any(slot.serving for slot in living):
             return _verdict(DEGRADED, [
@@ -128,8 +128,8 @@ def _common(status: PoolStatus) -> Iterator[str]:
     if status.intake_paused:
         yield f"dropped files are not taken in: {status.intake_paused}"
     for engine in status.engines:
-        if not engine.configured and (engine.queued or engine.deferred):
-            jobs = _count(engine.queued + engine.deferred, "job")
+        if not engine.configured and (engine.queued or engine.held or engine.deferred):
+            jobs = _count(engine.queued + engine.held + engine.deferred, "job")
             yield f"{jobs} wait for {engine.name}, which is not in the configuration"
         if engine.queued >= engine.max_ready:
             yield f"{engine.name}: {engine.queued} jobs wait, max_ready is {engine.max_ready}: no more are accepted"

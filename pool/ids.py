@@ -17,7 +17,9 @@ from pool import again, codec, fsops
 from pool.constants import MAX_JOB_BYTES
 from pool.errors import JobConflict
 from pool.job import Job
-from pool.names import SUFFIX, job_name
+from pool.names import SUFFIX
+
+Place = Callable[[str, Job], None]
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -32,20 +34,20 @@ class Ids:
         self._records = f"{root}/out"
         self._temps = f"{root}/tmp"
 
-    def accept(self, job: Job, temp: str, into_ready: Callable[[str, str, str], None], *, sync: bool) -> None:
+    def accept(self, job: Job, temp: str, place: Place, *, sync: bool) -> None:
         """Take the id for the job written at `temp` and make it wait, or drop `temp` when the same job is here already.
 
-        into_ready: moves (file, engine, name) to ready/; FileNotFoundError when the file is gone. JobConflict: the id
-        belongs to another job.
+        place: moves a file to where its job waits; FileNotFoundError when the file is gone. JobConflict: the id belongs
+        to another job.
         """
-        place = f"{self._folder}/{job.id}"
+        kept = f"{self._folder}/{job.id}"
         while True:
             with contextlib.suppress(FileExistsError):
-                fsops.link(temp, place)
+                fsops.link(temp, kept)
                 break
             try:
-                other = Job.from_map(codec.decode(fsops.read_bounded(place, MAX_JOB_BYTES), arrays=False))
-                if not self._decided(job.id) and not self._mend(place, other, into_ready):
+                other = Job.from_map(codec.decode(fsops.read_bounded(kept, MAX_JOB_BYTES), arrays=False))
+                if not self._decided(job.id) and not self._mend(kept, other, place):
                     continue
             except FileNotFoundError:
                 continue  # RACE: it was freed between link and look
@@ -53,25 +55,25 @@ class Ids:
             if other.digest != job.digest:
                 raise JobConflict(job.id)
             if sync:
-                fsops.sync_file(place)
+                fsops.sync_file(kept)
             return
         if sync:
             fsops.sync_dir(self._folder)
         with contextlib.suppress(FileNotFoundError):  # RACE: another submitter has moved it for us
-            into_ready(temp, job.engine, str(job_name(job.priority, job.created, job.id)))
+            place(temp, job)
 
-    def _mend(self, place: str, other: Job, into_ready: Callable[[str, str, str], None]) -> bool:
+    def _mend(self, kept: str, other: Job, place: Place) -> bool:
         """Whether the job behind a reservation is accepted; when its submitter has not come that far, or never
         will, we finish for it: an id that is taken must mean a job that will run."""
-        info = os.stat(place)
+        info = os.stat(kept)
         if info.st_nlink == 1:
             self.free(other.id)
             return False
         with os.scandir(self._temps) as temps:
             stray = next((entry.path for entry in temps if entry.inode() == info.st_ino), None)
         if stray is not None:
-            into_ready(stray, other.engine, str(job_name(other.priority, other.created, other.id)))
-        return os.stat(place).st_nlink > 1  # RACE: else its owner gave up while we looked
+            place(stray, other)
+        return os.stat(kept).st_nlink > 1  # RACE: else its owner gave up while we looked
 
     def free(self, job_id: str) -> None:
         """Drop the reservation of an id that no job holds, waiting, running or decided."""

@@ -22,10 +22,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pool import checks, codec, fsops, quarantine
+from pool import checks, codec, dependencies, fsops, quarantine, refs
 from pool.config import Config
 from pool.constants import DROP_STILL_S, MAX_DROP_BYTES
-from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull
+from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull, UnknownJob
 from pool.job import Job, digest_of
 from pool.names import base32, check_engine, check_id, id_from_stem
 from pool.schema import Schemas
@@ -150,7 +150,9 @@ class Intake:
         except _NotYet:
             seen.closed = False
             return 0
-        except (JobRefused, JobConflict, ProtocolError) as error:
+        except (JobRefused, JobConflict, UnknownJob, ProtocolError) as error:
+            if isinstance(error, UnknownJob) and not still:
+                return 0  # it may be dropped beside this one
             if isinstance(error, ProtocolError) and not still:
                 seen.closed = False  # closed between two writes, perhaps: the end may still come
                 return 0
@@ -197,6 +199,8 @@ class Intake:
         if waiting >= self.config.max_ready:
             self._counts[job.engine] = (until, waiting)
             raise _Waits(f"{waiting} jobs wait for {job.engine} (max_ready); drops wait in in/")
+        if job.depends_on:
+            dependencies.check(self._spool, job.depends_on)
         self._spool.submit(job)
 
     def _fields(self, value: Any) -> dict[str, Any]:
@@ -219,14 +223,15 @@ class Intake:
         if engine not in self.config.engines:
             near = checks.nearest(engine, list(self.config.engines))
             raise JobRefused(f"no engine {engine!r}{near}; there are: {', '.join(self.config.engines)}", "engine")
-        params = fields["params"]
+        params, others = refs.pack(fields["params"])
         self._schemas.check(engine, params)
+        born = self._spool.now()
         return Job(
             id=job_id,
             engine=engine,
             params=params,
-            created=self._spool.now(),
-            terms=replace(Terms.of(fields, OUTSIDE), durable=self.config.durable),
+            created=born,
+            terms=replace(Terms.of(fields, OUTSIDE), durable=self.config.durable).after(others).fixed(born),
             source=source,
             reply=reply,
             digest=digest_of(engine, params, unique or None),
@@ -256,7 +261,8 @@ _HELP = """A job looks like this; write it under another name and rename it into
 
     {"engine": "transcribe", "params": {"audio": "/data/speech.wav"}}
 
-Optional beside "engine": "id", "priority" (-100 … 100), "timeout_s", "retry_times", "retry_on".
+Optional beside "engine": "id", "priority" (-100 … 100), "timeout_s", "retry_times", "retry_on", "not_before" and
+"expires" (seconds from now, "2h", or a date and time with a time zone), "depends_on" (a list of ids).
 """
 
 

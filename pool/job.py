@@ -14,6 +14,8 @@ from pool import codec
 from pool.constants import MAX_JOB_BYTES, PROTOCOL
 from pool.errors import JobRefused, ProtocolError
 from pool.kept import NOTHING, Kept
+from pool.moments import Given, SpoolTime
+from pool.names import JobName, job_name
 from pool.terms import Terms
 
 _SAFE = Terms(durable=True)
@@ -23,7 +25,8 @@ class JobState(enum.Enum):
     """Where a job stands: the furthest-along directory that holds it."""
 
     QUEUED = "queued"  # ready/
-    DEFERRED = "deferred"  # deferred/: a retry that is due later
+    HELD = "held"  # held/: it waits for other jobs
+    DEFERRED = "deferred"  # deferred/: it waits for its time, or for that of its next attempt
     RUNNING = "running"  # work/
     COMPLETED = "completed"
     FAILED = "failed"
@@ -35,7 +38,7 @@ class JobState(enum.Enum):
 
 
 TERMINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
-WAITING = frozenset({JobState.QUEUED, JobState.DEFERRED})
+WAITING = frozenset({JobState.HELD, JobState.DEFERRED, JobState.QUEUED})
 
 
 class FailureKind(enum.Enum):
@@ -47,6 +50,8 @@ class FailureKind(enum.Enum):
     INFRASTRUCTURE = "infrastructure"
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
+    EXPIRED = "expired"  # not begun in time: the caller, or the operator, as one sees it
+    DEPENDENCY = "dependency"  # a job whose result it needs did not complete: whoever must act for that one
 
     @classmethod
     def of(cls, text: object) -> FailureKind:
@@ -88,6 +93,32 @@ class Job:
     @property
     def durable(self) -> bool:
         return self.terms.durable is not False
+
+    @property
+    def not_before(self) -> int:
+        """µs of the spool clock; 0: at once."""
+        return _fixed(self.terms.not_before)
+
+    @property
+    def expires(self) -> int:
+        """µs of the spool clock; 0: never."""
+        return _fixed(self.terms.expires)
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """Ids of the jobs that must have completed before; their results may stand in `params`, see `pool.refs`."""
+        found: tuple[str, ...] = self.terms.depends_on
+        return found
+
+    @property
+    def waits_first(self) -> bool:
+        """Whether it waits for its time, or for other jobs, before it waits for a worker."""
+        return self.not_before > self.created or bool(self.depends_on)
+
+    @property
+    def file_name(self) -> JobName:
+        """Of the file of a job that nobody has begun."""
+        return job_name(self.priority, self.created, self.id)
 
     def to_map(self) -> dict[str, Any]:
         full: dict[str, Any] = {
@@ -170,6 +201,14 @@ def _ordered(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_ordered(item) for item in value]
     return value
+
+
+def _fixed(moment: Given | None) -> int:
+    if moment is None:
+        return 0
+    assert isinstance(moment, SpoolTime), "the terms of a job are fixed"
+    return moment
+
 
 
 @dataclass(frozen=True)

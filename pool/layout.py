@@ -20,9 +20,9 @@ from pool.host import mounts
 from pool.names import parse_deferred, parse_job
 from pool.owner import boot_tag
 
-TOP = ("in", "ready", "work", "deferred", "out", "dead", "quarantine", "progress", "run", "cache", "tmp")
+TOP = ("in", "ready", "work", "held", "deferred", "out", "dead", "quarantine", "progress", "run", "cache", "tmp")
 RUN = ("run/heartbeats", "run/slots", "run/logs", "run/ids", "run/attempts", "run/control", "run/clients",
-       "run/engines", "run/scratch", "run/waits")  # fmt: skip
+       "run/engines", "run/scratch", "run/waits", "run/expiry", "run/dependants")  # fmt: skip
 MARKER = "run/spool.json"
 
 
@@ -97,8 +97,8 @@ def identity(root: Path) -> str:
 def clock_offset(root: Path) -> int:
     """µs to add to the monotonic clock: the spool clock, fixed once per boot by whoever comes first.
 
-    It begins at the wall clock, but never before the newest name already in the spool, so that age order and due
-    times hold across a reboot with a wrong clock.
+    It begins at the wall clock, but never before the newest name already in the spool, so that the order of age holds
+    across a reboot with a wrong clock.
     """
     path = root / "run" / f"clock-{boot_tag()}"
     try:
@@ -125,7 +125,7 @@ def _newest(root: Path) -> int:
                     newest = max(newest, job.born if job else 0)
     for name in os.listdir(root / "deferred"):
         waiting = parse_deferred(name)
-        newest = max(newest, waiting[0] if waiting else 0)
+        newest = max(newest, waiting[2].born if waiting else 0)  # when it is due may be in a year
     return newest
 
 

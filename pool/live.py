@@ -1,10 +1,10 @@
 """One look at the jobs that wait and run, for a list of them: only names are read, but of the jobs that are shown.
 
-Order of the look: work, deferred, ready, work, deferred. A job on its way from ready/ to out/ is met in one of them; so
-is one whose attempt failed and that waits in deferred/. What was in work/ at first and is nowhere later was given back
-to ready/ behind our back, or has ended; its possible names there are looked at one by one. A job that was claimed and
-given back while ready/ was read could still be missed, so a queue is read twice, unless it is so long that reading it
-is what takes the time.
+Order of the look: work, held, deferred, ready, work, held, deferred. A job on its way from ready/ to out/ is met in one
+of them; so is one whose attempt failed and that waits in deferred/. What was in work/ at first and is nowhere later
+was given back to ready/ behind our back, or has ended; its possible names there are looked at one by one. A job that
+was claimed and given back while ready/ was read could still be missed, so a queue is read twice, unless it is so long
+that reading it is what takes the time.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _LONG = 5000  # names
 
 
 class Live:
-    """engines: only these, empty for all; states: which of queued, deferred and running to look for. index: remembers
-    long queues."""
+    """engines: only these, empty for all; states: which of held, deferred, queued and running to look for. index:
+    remembers long queues."""
 
     def __init__(self, index: Index, engines: Collection[str], states: Collection[JobState]) -> None:
         self._index, self._engines, self._states = index, engines, states
@@ -140,6 +140,11 @@ class Live:
                     yield key_of(place.name.born, place.name.id), place
 
     def _deferred(self) -> Iterator[tuple[str, Location]]:
+        for entry in self._spool.list_held() if JobState.HELD in self._states else ():
+            held = parse_dead(entry)
+            if held is not None and self._fits(held[0]):
+                place = Location(JobState.HELD, held[0], f"{self._spool.root}/held/{entry}", held[1])
+                yield key_of(held[1].born, held[1].id), place
         folder = f"{self._spool.root}/deferred"
         for entry in os.listdir(folder) if JobState.DEFERRED in self._states else ():
             parsed = parse_deferred(entry)

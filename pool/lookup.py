@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pool import fsops
-from pool.constants import STATUSES
+from pool import codec, fsops
+from pool.constants import MAX_JOB_BYTES, STATUSES
 from pool.errors import ProtocolError, UnknownJob
-from pool.job import TERMINAL, JobState, Progress
+from pool.job import TERMINAL, Job, JobState, Progress
 from pool.names import (
     JobName,
     WorkerName,
@@ -45,8 +45,12 @@ class Location:
 
 
 def waiting(spool: Spool) -> Iterator[Location]:
-    """Everything in deferred/ and ready/, in no order."""
+    """Everything in held/, deferred/ and ready/, in no order."""
     root = str(spool.root)
+    for entry in spool.list_held():
+        held = parse_dead(entry)
+        if held is not None:
+            yield Location(JobState.HELD, held[0], f"{root}/held/{entry}", held[1])
     for entry in os.listdir(f"{root}/deferred"):
         parsed = parse_deferred(entry)
         if parsed is not None:
@@ -152,15 +156,42 @@ def progress_now(spool: Spool, job_id: str) -> Progress:
     attempt = place.name.attempts if place.name else 0
     if place.state is JobState.RUNNING:
         return Progress("processing", 0.0, "", attempt, spool.now())
+    if place.state is JobState.HELD:
+        return Progress("queued", 0.0, held_sentence(spool, place), attempt)
     if place.state is JobState.DEFERRED:
-        seconds = max(0.0, (place.due - spool.now()) / 1e6)
-        return Progress("queued", 0.0, f"attempt {attempt} failed; the next one in {seconds:.0f} s", attempt)
+        return Progress("queued", 0.0, due_sentence(spool, place), attempt)
     rank = sum(1 for name in spool.list_ready(place.engine) if name < str(place.name))
     return Progress("queued", 0.0, f"{rank} ahead in the queue" if rank else "next in the queue", attempt)
 
 
+def due_sentence(spool: Spool, place: Location) -> str:
+    """What a job in deferred/ waits for."""
+    attempt = place.name.attempts if place.name else 0
+    left = duration(max(0.0, (place.due - spool.now()) / 1e6))
+    return f"attempt {attempt} failed; the next one in {left}" if attempt else f"waits for its time, in {left}"
+
+
+def held_sentence(spool: Spool, place: Location) -> str:
+    """What a job in held/ waits for."""
+    try:
+        job = Job.from_map(codec.decode(fsops.read_bounded(place.path, MAX_JOB_BYTES), arrays=False))
+    except (OSError, ProtocolError):  # RACE: it was just let go
+        return "waits for other jobs"
+    waits = [job_id for job_id in job.depends_on if not spool.decided(job_id)]
+    more = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
+    return f"waits for job {waits[0]}{more}" if waits else "is let go"
+
+
+def duration(seconds: float) -> str:
+    """For people, in the largest unit that fits: "40 s", "2.5 h"."""
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}".replace(".0 ", " ")
+    return f"{seconds:.0f} s"
+
+
 def counts(spool: Spool) -> dict[str, Counter[str]]:
-    """Jobs per engine: queued, deferred, running, dead."""
+    """Jobs per engine: held, deferred, queued, running, dead."""
     table: dict[str, Counter[str]] = {}
     for source in (waiting, running):
         for place in source(spool):

@@ -10,12 +10,13 @@
                 born      16 digits, microseconds of the spool clock at submit: age
                 attempts  2 digits: attempts begun so far; the claim rename raises it
     deferred    <due>.<engine>.<job file>               due: 16 digits, µs of the spool clock
-    dead        <engine>.<job file>
+    held, dead  <engine>.<job file>
     aside       <id>.<owner>.<number>.record            record of a job that its owner, a process, runs again
     temp        <owner>.<number>                        half-written; see `pool.owner`
     note        <id>.<attempt>.msgpack                  why that attempt failed
     proof       <id>.<attempt>.proof                    that note, once the job has completed in another slot
     record      <id>.msgpack
+    expiry      <due>.<id>                              in run/expiry/: when a job expires, as in `deferred`
 
 Names sort in the order in which jobs are to run. Anything that does not parse is not ours and is not touched.
 """
@@ -41,6 +42,7 @@ _WORKER = re.compile(r"([a-z][a-z0-9_]{0,31})-([0-9]{1,4})\.([0-9]{1,10})\Z")
 _JOB = re.compile(r"([0-9]{3})\.([0-9]{16})\.([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.msgpack\Z")
 _DEFERRED = re.compile(r"([0-9]{16})\.([a-z][a-z0-9_]{0,31})\.(.+)", re.DOTALL)
 _DEAD = re.compile(r"([a-z][a-z0-9_]{0,31})\.(.+)", re.DOTALL)
+_EXPIRY = re.compile(r"([0-9]{16})\.([A-Za-z0-9][A-Za-z0-9_-]{0,99})\Z")
 _NOTE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.msgpack\Z")
 _PROOF = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([0-9]{2})\.proof\Z")
 _ASIDE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})\.([A-Za-z0-9-]+)(?:\.[a-z0-9-]+)?\.record\Z")
@@ -144,8 +146,14 @@ def parse_deferred(entry: str) -> tuple[int, str, JobName] | None:
     return (int(match[1]), match[2], name) if match and name else None
 
 
+def parse_expiry(entry: str) -> tuple[int, str] | None:
+    """(due µs, id) of a file in run/expiry/."""
+    match = _EXPIRY.match(entry)
+    return (int(match[1]), match[2]) if match else None
+
+
 def parse_dead(entry: str) -> tuple[str, JobName] | None:
-    """(engine, job name) of a file in dead/."""
+    """(engine, job name) of a file in dead/ or held/."""
     match = _DEAD.match(entry)
     name = parse_job(match[2]) if match else None
     return (match[1], name) if match and name else None

@@ -18,6 +18,9 @@ EXIT_USAGE = 2  # nothing was done: wrong words, wrong configuration, a job that
 EXIT_TIMED_OUT = 3  # the job, or the wait for it
 EXIT_INTERRUPTED = 130  # Ctrl-C; the job goes on
 
+#: Kinds of failure that are matters of time.
+LATE = (FailureKind.TIMEOUT.value, FailureKind.EXPIRED.value)
+
 _TAIL_LINES = 15
 
 
@@ -25,7 +28,7 @@ def exit_code(record: Record) -> int:
     """What a shell gets for a job that is over."""
     if record.state is JobState.COMPLETED:
         return EXIT_COMPLETED
-    if record.failure is not None and record.failure.kind == FailureKind.TIMEOUT.value:
+    if record.failure is not None and record.failure.kind in LATE:
         return EXIT_TIMED_OUT
     return EXIT_FAILED
 

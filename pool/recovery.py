@@ -20,7 +20,9 @@ from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind, Job, JobState
 from pool.judge import INNOCENT, KIND, WELL, Cause, Verdict
 from pool.names import WorkerName, parse_aside, parse_dead, parse_worker
+from pool.placing import put_back
 from pool.retries import Retries
+from pool.seizure import SEIZER
 from pool.spool import Claim, Spool
 
 
@@ -111,6 +113,12 @@ class Recovery:
         if os.path.lexists(cancel_path(spool, job_id)):
             failure = self._failure(claim, FailureKind.CANCELLED, "cancelled by request", end)
             verdict.end(spool, claim, job, JobState.CANCELLED, failure)
+            return False
+        if claim.worker.index == SEIZER:  # the supervisor was about to end it
+            if job is not None:
+                put_back(spool, claim, job)
+            else:
+                spool.release(claim)
             return False
         if end.cause in INNOCENT:
             spool.release(claim)

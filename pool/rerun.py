@@ -17,7 +17,9 @@ from pool.job import Job, JobState
 from pool.kept import Redactor
 from pool.names import check_id
 from pool.spool import Spool
-from pool.terms import KEYS, Terms
+from pool.terms import KEYS, MOMENTS, Terms
+
+_OF_ITS_TIME = (*MOMENTS, "depends_on")  # terms that say nothing about the new job; results are asked for by params
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def split(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def renewed(terms: Terms, changes: Mapping[str, Any]) -> Terms:
     """Terms with changes; None leaves a term as it was. JobRefused."""
     said = {key: value for key, value in changes.items() if value is not None}
-    return Terms.of({**{key: getattr(terms, key) for key in KEYS}, **said})
+    return Terms.of({**{key: getattr(terms, key) for key in KEYS if key not in _OF_ITS_TIME}, **said})
 
 
 def _of_job(spool: Spool, job: Job, state: JobState) -> Origin:

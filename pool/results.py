@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pool import fsops, limits, lookup
 from pool.context import partial_path
+from pool.dependencies import is_needed
 from pool.errors import JobFailed, PoolClosed, PoolError, ProtocolError, SpoolError, UnknownJob
 from pool.forked import renew_in_children
 from pool.future import JobFuture, with_remote_trace
@@ -274,6 +275,8 @@ class Results:
             time.sleep(0.0002)
         if self._claimed(record):
             return  # its worker died just then: recovery must still find it decided; retention removes it
+        if is_needed(self._spool, record.id):
+            return  # others wait for it; retention removes it
         fsops.unlink(self._spool.record_path(record.id), missing_ok=True)
         for attempt in range(1, record.attempt + 1):
             fsops.unlink(partial_path(self._spool, record.id, attempt), missing_ok=True)

@@ -13,11 +13,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pool import fsops, lookup, owner, waits
+from pool.acceptance import in_flight
 from pool.config import Config
 from pool.context import partial_path
+from pool.dependencies import needed
 from pool.errors import ProtocolError
 from pool.job import TERMINAL, JobState
-from pool.names import parse_aside, parse_dead, parse_note, parse_proof
+from pool.names import parse_aside, parse_dead, parse_expiry, parse_note, parse_proof
 from pool.spool import Spool
 
 _BLOATED = 64 * 1024  # bytes of a directory that once held very many names
@@ -55,9 +57,12 @@ class Retention:
         limit = now - int(self.config.retention_s * 1e6)
         old = [job_id for job_id, at in self._finished.items() if at < limit]
         graves = buried(self._spool) if old else {}
+        kept = needed(self._spool) if old else frozenset()
         for job_id in old:
             if time.monotonic() > until:
                 return True
+            if job_id in kept:
+                continue
             remove(self._spool, job_id, graves)
             del self._finished[job_id]
         return False
@@ -82,14 +87,15 @@ class Retention:
 
 
 def purge(spool: Spool, *, older_than_s: float = 0.0, states: Collection[JobState] = TERMINAL) -> int:
-    """Remove terminal records, with their files and dead jobs, that finished at least `older_than_s` ago."""
-    limit, count, graves = spool.now() - int(older_than_s * 1e6), 0, buried(spool)
+    """Remove terminal records, with their files and dead jobs, that finished at least `older_than_s` ago. Those stay
+    whose results others wait for."""
+    limit, count, graves, kept = spool.now() - int(older_than_s * 1e6), 0, buried(spool), needed(spool)
     for job_id in list(lookup.records(spool)):
         try:
             record = spool.read_record(job_id, arrays=False)
         except (OSError, ProtocolError):
             continue
-        if record.state in states and record.finished <= limit:
+        if record.state in states and record.finished <= limit and job_id not in kept:
             remove(spool, job_id, graves)
             count += 1
     return count
@@ -168,6 +174,18 @@ def _remains(spool: Spool) -> Iterator[tuple[Path, str, bool]]:
         note = parse_note(entry) or parse_proof(entry)
         if note is not None:
             yield root / "run" / "attempts" / entry, note[0], False
+    for entry in os.listdir(root / "run" / "expiry"):
+        due = parse_expiry(entry)
+        if due is not None and not in_flight(spool, f"{root}/run/expiry/{entry}"):
+            yield root / "run" / "expiry" / entry, due[1], False
+    for dependency in os.listdir(root / "run" / "dependants"):
+        place = root / "run" / "dependants" / dependency
+        marks = os.listdir(place)
+        if not marks:
+            fsops.remove_dir(str(place))
+        for job_id in marks:
+            if not in_flight(spool, str(place / job_id)):
+                yield place / job_id, job_id, False
     for folder, stays in (("run/scratch", False), ("progress", True), ("run/ids", True)):
         for entry in os.listdir(root / folder):
             yield root / folder / entry, entry.split(".", 1)[0], stays

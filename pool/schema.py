@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pool import refs
 from pool.errors import JobRefused
 
 _BELIEVED_S = 0.1  # a description that was read is not looked at again for so long
@@ -43,7 +44,11 @@ class Schemas:
         except (TypeError, ValueError, RecursionError) as wrong:
             raise JobRefused(f"cannot be stored: {wrong}", "params") from None
         try:
-            error = next(iter(sorted(entry[2].iter_errors(plain), key=lambda e: list(map(str, e.path)))), None)
+            wrong_ones = sorted(entry[2].iter_errors(plain), key=lambda e: list(map(str, e.path)))
+            if wrong_ones:  # what stands for a result that is not there yet is checked when it is
+                holes = refs.paths(plain)
+                wrong_ones = [one for one in wrong_ones if not any(_about(one, hole) for hole in holes)]
+            error = wrong_ones[0] if wrong_ones else None
         except Exception:  # the schema itself is wrong, in ways jsonschema has many names for
             return
         if error is not None:
@@ -89,6 +94,14 @@ class Schemas:
             validator, paths = Draft202012Validator(schema), path_keys(schema)
         self._known[engine] = entry = (stamp, description, validator, paths)
         return entry
+
+
+def _about(error: Any, hole: tuple[refs.Key, ...]) -> bool:
+    """Whether an error may come from a placeholder there."""
+    path = tuple(error.path)
+    if len(path) >= len(hole):
+        return path[: len(hole)] == hole
+    return hole[: len(path)] == path and error.validator not in ("required", "additionalProperties")
 
 
 def path_keys(schema: Mapping[str, Any]) -> frozenset[str]:

@@ -1,37 +1,43 @@
-"""The spool, protocol 1. This docstring is the specification; every transition is one method with one rename.
+"""The spool, protocol 1. This docstring is the specification; every transition is one rename, in one place.
 
 Directories (all on one file system, mode 0700, files 0600)
 
     in/                 drop box: *.json, *.msgpack under any name, untrusted; only intake reads it
     ready/<engine>/     accepted jobs; they run in the order of their names
     work/<worker>/      claimed; one directory per worker process, <engine>-<index>.<generation>
-    deferred/           <due>.<engine>.<job file>: a retry that waits for its time (16 digits, µs)
+    held/               <engine>.<job file>: a job that waits for the results of others
+    deferred/           <due>.<engine>.<job file>: a job, or its next attempt, that waits for its time (16 digits, µs)
     out/<id>.msgpack    the one terminal record; out/<id>/ the files it names; out/<id>.json a rendering
     dead/               <engine>.<job file> of jobs that failed, for `retry`
     quarantine/         what was dropped and is no job, each with a .reason.txt
     progress/<id>       latest progress, replaced; progress/<id>.<attempt>.partial grows by framed records
     run/                supervisor.lock, supervisor.json, heartbeats/, slots/, logs/, clients/, control/, engines/,
                         scratch/, waits/, ids/<id> (a hard link to the job file reserves an id given by the caller),
-                        attempts/<id>.<attempt>.msgpack (why that attempt failed), clock-<boot>, jobs.* (an index)
-                        attempts/<id>.<attempt>.proof (the same, for the supervisor: the job completed in another slot)
+                        attempts/<id>.<attempt>.msgpack (why that attempt failed), clock-<boot>, jobs.* (an index),
+                        attempts/<id>.<attempt>.proof (the same, for the supervisor: the job completed in another slot),
+                        expiry/<due>.<id> (when a job ends that was not begun),
+                        dependants/<id>/<id> (the result of the first one is kept for the second one)
     cache/  tmp/        results by content hash; half-written files, named by their owner's process
 
 Names: see `pool.names`.
 
 Transitions and their commit points
 
-    submit      tmp -> ready              rename, then fsync of ready/<engine>     the job is accepted
+    submit      tmp -> ready, deferred or held   rename, then fsync of that directory   the job is accepted
     claim       ready -> work             ONE rename that also raises the attempt  the job is ours
     release     work -> ready             rename that takes the attempt back       a drain burns none
     retry       note, then work -> ready or deferred   rename                     another attempt will come; behind
                                                                                    the others when it ended its worker
+    let go      held -> ready or deferred  rename                                  its dependencies have completed
+    hold        work -> held              rename that takes the attempt back       they have not: power was lost
     due         deferred -> ready         rename                                   by the supervisor
     finish      media, tmp -> out         no-replace rename, fsync of out/         the job is decided
                 then the claim goes       unlink, or rename work -> dead           tidying
     requeue     out -> dead, dead -> ready                                         `retry` of a dead job
+    seize       held, deferred, ready -> work   rename into work/<engine>-9999.<n>   the supervisor ends a waiting job
 
 A crash between two steps leaves the job where the last commit point put it: state(id) is the furthest-along
-directory that holds the id, in the order ready/deferred, work, out. A claim whose record exists is decided, and
+directory that holds the id, in the order held, deferred, ready, work, out. A claim whose record exists is decided, and
 recovery only tidies it. Readers scan in flow order and take one empty pass as no evidence.
 
 Durable jobs sync file and directory at submit and finish; a claim is not synced: after power loss the job is in
@@ -41,7 +47,6 @@ ready/ or in work/, either is recovered.
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 from collections.abc import Sequence
@@ -49,15 +54,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pool import again, codec, fsops, layout, owner
+from pool.acceptance import accept
 from pool.blame import SAYS_NOTHING, slot_of
 from pool.clock import boot_ns
 from pool.constants import MAX_JOB_BYTES, MAX_RESULT_BYTES
-from pool.errors import ProtocolError, SpoolFull
+from pool.errors import JobRefused, ProtocolError
+from pool.fsops import NO_SPACE as NO_SPACE
 from pool.ids import Ids
-from pool.job import Failure, Job, JobState, Record, packed
-from pool.names import SUFFIX, JobName, WorkerName, job_name, parse_deferred, parse_job, parse_proof
-
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+from pool.job import Failure, Job, JobState, Record
+from pool.names import SUFFIX, JobName, WorkerName, parse_deferred, parse_job, parse_proof
+from pool.placing import place, waiting_folders
 
 
 class Claim(NamedTuple):
@@ -123,38 +129,11 @@ class Spool:
         return self.submit_many([job])[0]
 
     def submit_many(self, jobs: Sequence[Job]) -> list[JobName]:
-        """Accept a batch with one directory sync; none is acknowledged before all are safe, nor written before all
-        are found to be storable."""
-        encoded = [packed(job, f"jobs[{n}]." if len(jobs) > 1 else "") for n, job in enumerate(jobs)]
-        names = [self._stage(job, data) for job, data in zip(jobs, encoded)]  # noqa: B905 - old interpreters
-        if self.durable:
-            for engine in {job.engine for job in jobs if job.durable}:
-                fsops.sync_dir(self.ready_dir(engine))
-        return names
+        """Accept a batch with one sync of each directory; none is acknowledged before all are safe, nor written before
+        all are found to be storable."""
+        return accept(self, jobs)
 
-    def _stage(self, job: Job, data: bytes) -> JobName:
-        name = job_name(job.priority, job.created, job.id)
-        sync = self.durable and job.durable
-        temp = self.temp()
-        try:
-            fsops.write_new(temp, [data], sync=sync)
-            if job.digest:
-                self.ids.accept(job, temp, self._into_ready, sync=sync)
-            else:
-                self._into_ready(temp, job.engine, str(name))
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                fsops.unlink(temp, missing_ok=True)
-                if job.digest:
-                    self.ids.free(job.id)
-            if isinstance(error, OSError) and error.errno in NO_SPACE:
-                raise SpoolFull(
-                    f"the disk of the spool {self._at} is full ({error.strerror}): free space, then submit again"
-                ) from error
-            raise
-        return name
-
-    def _into_ready(self, source: str, engine: str, name: str) -> None:
+    def into_ready(self, source: str, engine: str, name: str) -> None:
         """The rename that makes a job wait. FileNotFoundError when `source` is gone."""
         directory = self.ready_dir(engine)
         while True:
@@ -179,6 +158,10 @@ class Spool:
             return sorted(name for name in os.listdir(self.ready_dir(engine)) if parse_job(name) is not None)
         except FileNotFoundError:
             return []
+
+    def list_held(self) -> list[str]:
+        """File names in held/."""
+        return os.listdir(f"{self._at}/held")
 
     def claim(self, engine: str, name: JobName, worker: WorkerName) -> Claim | None:
         """Take a job; None when another worker was faster, which is normal."""
@@ -209,7 +192,7 @@ class Spool:
 
     def release(self, claim: Claim) -> None:
         """Give a job back unharmed: the attempt is not counted."""
-        self._into_ready(claim.path, claim.worker.engine, str(claim.name.released()))
+        self.into_ready(claim.path, claim.worker.engine, str(claim.name.released()))
 
     def retry(self, claim: Claim, failure: Failure, *, delay_s: float = 0.0, behind: bool = False) -> None:
         """Give a job back for another attempt, with the reason why this one failed kept beside it. behind: it ended
@@ -220,7 +203,7 @@ class Spool:
             due = self.now() + int(delay_s * 1e6)
             fsops.rename(claim.path, f"{self._at}/deferred/{due:016d}.{claim.worker.engine}.{name}")
         else:
-            self._into_ready(claim.path, claim.worker.engine, str(name))
+            self.into_ready(claim.path, claim.worker.engine, str(name))
 
     def wake_deferred(self) -> int | None:
         """Move what is due to ready/; the spool time of the next one, None when nothing waits."""
@@ -234,7 +217,7 @@ class Spool:
                 upcoming = due
                 break
             with contextlib.suppress(FileNotFoundError):
-                self._into_ready(f"{self._at}/deferred/{entry}", engine, str(name))
+                self.into_ready(f"{self._at}/deferred/{entry}", engine, str(name))
         return upcoming
 
     # ---- failure notes
@@ -354,7 +337,13 @@ class Spool:
             fsops.unlink(self.note_path(job_id, attempt), missing_ok=True)
 
     def requeue(self, entry: str, engine: str, name: JobName) -> None:
-        """Run a dead job again. Its record is set aside first, so that no later step can find it decided."""
+        """Run a dead job again. Its record is set aside first, so that no later step can find it decided.
+
+        JobRefused: it would expire at once.
+        """
+        job = self._buried(f"{self._at}/dead/{entry}")
+        if job is not None and job.expires and self.now() >= job.expires:
+            raise JobRefused(f"job {name.id} has expired: submit it anew to run it all the same", "expires")
         aside = f"{self._at}/dead/{name.id}.{owner.fresh()}.record"
         with self.ids.lock():  # RACE: the second of two callers would set the record of the new run aside
             if not os.path.lexists(f"{self._at}/dead/{entry}"):
@@ -365,10 +354,20 @@ class Spool:
             if self.durable:
                 fsops.sync_dir(f"{self._at}/out")
             fsops.unlink(f"{self._at}/out/{name.id}.json", missing_ok=True)
-            self._into_ready(f"{self._at}/dead/{entry}", engine, str(name.fresh()))
+            if job is not None:
+                place(self, f"{self._at}/dead/{entry}", job)
+            else:
+                self.into_ready(f"{self._at}/dead/{entry}", engine, str(name.fresh()))
         if self.durable:
-            fsops.sync_dir(self.ready_dir(engine))
+            for folder in waiting_folders(self, job) if job is not None else [self.ready_dir(engine)]:
+                fsops.sync_dir(folder)
         fsops.unlink(aside, missing_ok=True)
+
+    def _buried(self, path: str) -> Job | None:
+        try:
+            return Job.from_map(codec.decode(fsops.read_bounded(path, MAX_JOB_BYTES), arrays=False))
+        except ProtocolError:
+            return None  # the worker says what is wrong with it
 
     def decided(self, job_id: str) -> bool:
         return os.path.lexists(self.record_path(job_id))

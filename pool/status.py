@@ -63,7 +63,8 @@ class EngineStatus:
     serving: int
     busy: int
     queued: int
-    deferred: int  # retries that wait for their time
+    held: int  # jobs that wait for the results of others
+    deferred: int  # jobs and retries that wait for their time
     running: int
     dead: int  # failed and kept for `retry`
     oldest_wait_s: float | None
@@ -350,6 +351,7 @@ def _engines(
             serving=sum(slot.serving for slot in mine),
             busy=sum(slot.serving and slot.phase == Phase.BUSY.label for slot in mine),
             queued=counts["queued"],
+            held=counts["held"],
             deferred=counts["deferred"],
             running=counts["running"],
             dead=counts["dead"],

@@ -15,8 +15,11 @@ import typer
 
 from pool.cli import (
     CONTEXT,
+    AfterOption,
     ConfigOption,
+    ExpiresOption,
     JsonOption,
+    NotBeforeOption,
     PatienceOption,
     VersionOption,
     known_engine,
@@ -24,6 +27,7 @@ from pool.cli import (
     print_json,
     run,
     say,
+    starting,
 )
 from pool.constants import PATIENCE_S
 from pool.errors import CallerError
@@ -82,6 +86,9 @@ def submit(
         list[str] | None, typer.Option(metavar="TAG,…", help="To find it by, in `jobs`.", show_default=False)
     ] = None,
     note: Annotated[str, typer.Option(help="A few words, shown in lists of jobs.", show_default=False)] = "",
+    not_before: NotBeforeOption = None,
+    expires: ExpiresOption = None,
+    after: AfterOption = None,
     wait_timeout: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Wait this long at most; the job goes on.", show_default=False),
@@ -111,7 +118,7 @@ def submit(
     configured = load(config, engines=attach is None)
     if attach is None:
         known_engine(configured, engine or "")
-    with _starting(quiet or not wait):
+    with starting(quiet or not wait):
         pool = FilePool(configured, start=wait, patience=patience)
     try:
         with _ctrl_c() as asked:
@@ -119,9 +126,11 @@ def submit(
                 future = pool.attach(attach)
             else:
                 params = _parameters(pool, configured, engine or "", values or [], started=wait)
-                future = pool.submit(engine or "", params=params, priority=priority, id=job_id, timeout_s=timeout,
-                                     retry_times=retries, retry_on=retry_on or None, note=note,
-                                     tags=[word for text in tag or [] for word in text.split(",")])  # fmt: skip
+                future = pool.submit(
+                    engine or "", params=params, id=job_id, priority=priority, timeout_s=timeout, retry_times=retries,
+                    retry_on=retry_on or None, note=note, tags=[word for text in tag or [] for word in text.split(",")],
+                    not_before=not_before, expires=expires, depends_on=after or (),
+                )  # fmt: skip
             if not wait:
                 _handed_over(pool, future, as_json=as_json, quiet=quiet)
                 return
@@ -334,19 +343,6 @@ def _ctrl_c() -> Iterator[Callable[[], int]]:
         yield lambda: count
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _starting(silent: bool) -> Iterator[None]:
-    """Say that a supervisor is being started when it takes a moment."""
-    from pool.console import make_console
-
-    console = make_console(stderr=True)
-    if silent or not console.is_terminal:
-        yield
-        return
-    with console.status("starting the pool …"):
-        yield
 
 
 def _write(path: Path, text: str) -> None:

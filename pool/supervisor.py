@@ -3,7 +3,7 @@
 It wakes when a process dies (pidfd), when something is dropped, requested or noted (watch), when a signal comes,
 and once a second to judge; a tick without news costs about a millisecond.
 
-    deaths -> arrivals -> judge -> press endings -> start slots -> requests -> due retries -> drop box -> sweep
+    deaths -> arrivals -> judge -> press endings -> start slots -> requests -> what is due -> drop box -> sweep
 
 When it is killed, workers work on; the next supervisor adopts those that fit its configuration.
 """
@@ -28,13 +28,17 @@ from pool.config import Config, decode_config, digest_of, read_config
 from pool.constants import EXIT_DRAINED
 from pool.control import Control
 from pool.errors import ConfigError, SupervisorRunning
+from pool.expiry import Expiry
 from pool.fleet import Fleet
+from pool.holding import Holding
 from pool.intake import Intake
 from pool.lineage import Heir
+from pool.names import parse_deferred, parse_expiry
 from pool.notify import Notifier
 from pool.report import Reporter
 from pool.retention import Retention
 from pool.running import Refused, Running
+from pool.seizure import Seizer
 from pool.spool import NO_SPACE, Spool
 from pool.watch import Watcher
 
@@ -45,7 +49,7 @@ _COMPLAIN_S = 60.0
 _CLIENT_GRACE_S = 1.0  # a tied supervisor without clients waits that long
 _POLL_DEAD_S = 0.05  # where the kernel has no pidfd
 _ROLL_S = 0.1  # between two steps to a new configuration
-_CHORES = ("control", "deferred", "intake", "care", "sweep")
+_CHORES = ("control", "held", "deferred", "intake", "care", "sweep")
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS = (*_ENDING, signal.SIGHUP)
 
@@ -74,10 +78,14 @@ class Supervisor:
         self._fleet = Fleet(self.spool, config, random.Random(), heir)
         self._intake = Intake(self.spool, config)
         self._retention = Retention(self.spool, config)
-        self._control = Control(self.spool, lambda: self._fleet.slots, self._fleet.next_generation(), self._reload)
-        self._reporter = Reporter(self.spool, self._fleet)
         self._started = self._loaded = self._asked = self.spool.now()
         self._refused: Refused | None = None
+        seizer = Seizer(self.spool, self._fleet.next_generation())
+        self._control = Control(self.spool, lambda: self._fleet.slots, seizer, self._reload)
+        self._expiry = Expiry(self.spool, seizer)
+        self._holding = Holding(self.spool, seizer)
+        self._reporter = Reporter(self.spool, self._fleet)
+        self._new_held: list[str] = []  # names that came into held/
         self._signals = 0
         self._watching = ""  # why not by events, as the log has it
         self._hang_ups = 0
@@ -97,7 +105,8 @@ class Supervisor:
         self._fleet.recovery.mend_requeues()
         self._read_proofs(os.listdir(self.spool.root / "run" / "attempts"))
         root = self.spool.root
-        places = {"in": root / "in", "control": root / "run" / "control", "notes": root / "run" / "attempts"}
+        places = {"in": root / "in", "control": root / "run" / "control", "notes": root / "run" / "attempts",
+                  "held": root / "held", "deferred": root / "deferred", "expiry": root / "run" / "expiry"}  # fmt: skip
         with Watcher(places, closes=("in",)) as watcher:
             self._tell_watching(watcher)
             self._notifier.ready()
@@ -149,12 +158,19 @@ class Supervisor:
             except OSError:
                 self._hang_ups += 1
                 raise
+        self._holding.hear()
+        if self._new_held:
+            self._holding.arrived(self._new_held)
+            self._new_held.clear()
         if now >= self._due["control"]:
             self._due["control"] = now + (self._control.turn() or self._config.rescan_s)
+        if now >= self._due["held"]:
+            self._due["held"] = now + self._config.rescan_s
+            self._holding.turn()
         if now >= self._due["deferred"]:
-            upcoming = self.spool.wake_deferred()
-            pause = self._config.rescan_s if upcoming is None else (upcoming - self.spool.now()) / 1e6
-            self._due["deferred"] = now + min(self._config.rescan_s, max(0.0, pause))
+            moments = (self.spool.wake_deferred(), self._expiry.turn())
+            self._due["deferred"] = now + self._config.rescan_s
+            self._expect(now, [moment for moment in moments if moment is not None])
         if now >= self._due["intake"] and not self._fleet.draining:
             again = self._intake.turn()
             self._due["intake"] = now + (self._config.rescan_s if again is None else again)
@@ -164,11 +180,18 @@ class Supervisor:
         if now >= self._due["sweep"]:
             self._fleet.end_strays()
             self._fleet.recovery.mend_requeues()
+            self._holding.seek()
             more = self._retention.sweep()
             self._due["sweep"] = now + (_TICK_S if more else _SWEEP_S)
 
+    def _expect(self, now: float, moments: Iterable[int]) -> None:
+        """Something is due then, on the spool clock."""
+        for moment in moments:
+            at = now + max(0.0, (moment - self.spool.now()) / 1e6)
+            self._due["deferred"] = min(self._due["deferred"], at)
+
     def _wait(self, watcher: Watcher) -> None:
-        until = min(self._due["tick"], self._due["control"], self._due["deferred"], self._fleet.next_start_at())
+        until = min(self._fleet.next_start_at(), *(self._due[key] for key in ("tick", "control", "held", "deferred")))
         if not self._fleet.draining:
             until = min(until, self._due["intake"])
         if not self._fleet.roll.over:
@@ -176,6 +199,9 @@ class Supervisor:
         poll = select.poll()
         poll.register(self._wake_reader, select.POLLIN)
         poll.register(watcher.fileno(), select.POLLIN)
+        outcomes = self._holding.fileno()
+        if outcomes is not None:
+            poll.register(outcomes, select.POLLIN)
         pause = max(0.0, until - time.monotonic())
         for slot in self._fleet.living():
             if slot.descriptor is not None:
@@ -278,7 +304,10 @@ class Supervisor:
     def _read_arrivals(self, watcher: Watcher, now: float) -> None:
         arrivals = watcher.read()
         if arrivals.rescan:
-            self._due.update(intake=now, control=now)
+            self._due.update(intake=now, control=now, held=now, deferred=now)
+        self._new_held += arrivals.names.get("held", [])
+        for key, parse in (("deferred", parse_deferred), ("expiry", parse_expiry)):
+            self._expect(now, [entry[0] for entry in map(parse, arrivals.names.get(key, ())) if entry is not None])
         if "in" in arrivals.names:
             self._intake.arrived(arrivals.names["in"])
             self._due["intake"] = now

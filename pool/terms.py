@@ -15,15 +15,17 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pool.errors import JobRefused, ProtocolError
-from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
+from pool.moments import Given, SpoolTime, fix, moment
+from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST, check_id
 from pool.retries import KINDS
 
 TIMEOUT_LEAST_S, TIMEOUT_MOST_S = 0.001, 1e9
 TAGS_MOST, TAG_CHARS, NOTE_CHARS = 16, 64, 500
+DEPENDENCIES_MOST = 256
 
 if TYPE_CHECKING:  # old interpreters
     Check = Callable[[Any, str], Any]  # (value, key) -> the value as it is kept; JobRefused
@@ -115,7 +117,26 @@ def note(value: Any, key: str) -> str:
     return value
 
 
+def jobs(value: Any, key: str, *, most: int | None = DEPENDENCIES_MOST) -> tuple[str, ...]:
+    """Ids of jobs, given as ids or futures, each once; at most so many."""
+    one = value is None or isinstance(value, (str, bytes, Mapping)) or hasattr(value, "id")
+    if one or not isinstance(value, Iterable):
+        raise refused(value, key, "a list of jobs", "write [job]" if one else "")
+    found = []
+    for at, item in enumerate(value):
+        try:
+            found.append(check_id(getattr(item, "id", item)))
+        except JobRefused:
+            raise refused(item, f"{key}.{at}", "the id of a job, or its future") from None
+    if most is not None and len(found) > most:
+        raise JobRefused(f"{len(found)} jobs are more than {most}", key)
+    return tuple(dict.fromkeys(found))
+
+
+MOMENTS = ("not_before", "expires")
+
 _attempts = whole(1, MAX_ATTEMPTS)
+_time = whole(0, 10**16 - 1)  # µs, 16 digits in a name
 
 
 def kinds(value: Any, key: str) -> tuple[str, ...]:
@@ -137,6 +158,9 @@ class Terms:
     retry_on: after which kinds of failure; None: as the engine's configuration says (see `pool.retries`).
     durable: sync to the disk before it counts as accepted or finished; None: the pool's configuration.
     tags: words to find it by; note: a few words for people. Neither changes what is done.
+    not_before: it waits until then. expires: a job that was not begun by then ends as failed, kind "expired". Both as
+    `pool.moments` says; `fixed` brings them on the spool clock. depends_on: ids or futures of jobs that must have
+    completed before.
     """
 
     priority: int = _term(0, whole(PRIORITY_LOWEST, PRIORITY_HIGHEST))
@@ -146,6 +170,9 @@ class Terms:
     durable: bool | None = _term(None, truth)
     tags: tuple[str, ...] = _term((), tags)
     note: str = _term("", note)
+    not_before: Given | None = _term(None, moment)  # noqa: RUF009 - a field
+    expires: Given | None = _term(None, moment)  # noqa: RUF009
+    depends_on: Any = _term((), jobs)  # noqa: RUF009 - ids, in the end
 
     def __post_init__(self) -> None:
         for name, default, check in _FIELDS:
@@ -159,6 +186,21 @@ class Terms:
         names = KEYS if allowed is None else allowed
         return cls(**{name: given[name] for name in names if name in given})
 
+    def after(self, ids: Iterable[str]) -> Terms:
+        """With more jobs that must have completed before."""
+        more = tuple(dict.fromkeys((*self.depends_on, *ids)))
+        return self if more == self.depends_on else replace(self, depends_on=more)
+
+    def fixed(self, now: int) -> Terms:
+        """With its moments on the spool clock, of which it is `now`. Raises JobRefused."""
+        if self.not_before is None and self.expires is None:
+            return self
+        begin = None if self.not_before is None else fix(self.not_before, now, "not_before")
+        end = None if self.expires is None else fix(self.expires, now, "expires")
+        if begin is not None and end is not None and end <= begin:
+            raise JobRefused("this is not after not_before: it would never be begun", "expires")
+        return replace(self, not_before=begin, expires=end)
+
     # ---- in a job file
 
     def to_map(self) -> dict[str, Any]:
@@ -168,6 +210,9 @@ class Terms:
             value = getattr(self, name)
             if value is not default and value != default:
                 said[name] = value
+        for name in MOMENTS:
+            if name in said:
+                said[name] = int(said[name])
         if "retry_times" in said:
             said["max_attempts"] = said.pop("retry_times") + 1
         return said
@@ -181,6 +226,9 @@ class Terms:
                 said["retry_times"] = _attempts(value["max_attempts"], "max_attempts") - 1
             if said.get("timeout_s") is not None:  # earlier versions took any number above 0
                 said["timeout_s"] = min(max(said["timeout_s"], TIMEOUT_LEAST_S), TIMEOUT_MOST_S)
+            for name in MOMENTS:
+                if name in said:
+                    said[name] = SpoolTime(_time(said[name], name))
             return cls(**said)
         except (TypeError, JobRefused) as error:
             raise ProtocolError(f"a term of the job is wrong: {error}") from None

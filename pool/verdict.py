@@ -9,10 +9,21 @@ from dataclasses import replace
 
 from pool import fsops
 from pool.errors import ProtocolError
-from pool.job import Failure, Job, JobState, Record, earlier
+from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
 from pool.kept import NOTHING, Redactor
+from pool.names import JobName
 from pool.retries import Retries, why_not
 from pool.spool import Claim, Spool
+
+
+def too_late(spool: Spool, job: Job, name: JobName) -> Failure | None:
+    """Why a job is not to be begun any more, None when it may. name: as it waits; what was begun before is tried on."""
+    if not job.expires or name.attempts or spool.now() < job.expires:
+        return None
+    patience = (job.expires - job.created) / 1e6
+    message = f"it expired before a worker began it, {patience:.0f} s after it was submitted"
+    hint = "more workers, a higher priority, or a later `expires`"
+    return Failure(FailureKind.EXPIRED.value, message, "queued", hint=hint, at=spool.now())
 
 
 def settle(

@@ -270,6 +270,19 @@ def test_after_a_reboot_with_a_wrong_clock_time_goes_on(
     assert last < Spool(root).now() < last + 5_000_000
 
 
+def test_after_a_reboot_what_waits_for_its_time_waits_on(
+    root: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job for next year must not make it next year."""
+    spool = Spool.create(root)
+    due = spool.now() + YEAR_US
+    (root / "deferred" / f"{due:016d}.echo.{JobName(500, spool.now(), 'job', 0)}").touch()
+    _next_boot(root, monkeypatch)
+    later = Spool(root)
+    assert due - later.now() > YEAR_US - 60_000_000
+    assert later.wake_deferred() == due
+
+
 def test_after_a_reboot_an_empty_spool_takes_the_wall_clock(
     root: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from steps import JobMaker, claim_next, dying, failing, in_child, places, record_of, seat
 
-from pool import fsops
+from pool import fsops, verdict
 from pool.codec import encode
 from pool.config import Config
 from pool.constants import ARRAY_FILE_BYTES, MAX_JOB_BYTES
@@ -29,6 +30,7 @@ from pool.names import WorkerName, job_name, parse_job
 from pool.recovery import Recovery
 from pool.retention import sweep_remains, sweep_tmp
 from pool.spool import Spool
+from pool.terms import Terms
 
 KB = 1024
 
@@ -189,6 +191,7 @@ import os, random, sys
 from pathlib import Path
 from pool.names import WorkerName, parse_job
 from pool.spool import Spool
+from pool.terms import Terms
 
 spool, worker = Spool(Path(sys.argv[1])), WorkerName("echo", int(sys.argv[2]), 1)
 os.mkdir(spool.work_dir(worker))
@@ -378,6 +381,14 @@ def test_waking_is_not_stopped_by_what_it_meets(
     assert places(spool)["ready"] == ["two"]
     assert len(os.listdir(deferred)) == 4
     assert os.listdir(spool.root / "ready") == ["echo"]
+
+
+def test_what_was_begun_in_time_is_tried_on(spool: Spool, make_job: JobMaker) -> None:
+    job = replace(make_job(), terms=Terms(expires=0).fixed(spool.now()))
+    assert verdict.too_late(spool, job, job.file_name) is not None
+    assert verdict.too_late(spool, job, job.file_name.claimed()) is None
+    early = replace(job, terms=Terms(expires=60).fixed(spool.now()))
+    assert verdict.too_late(spool, early, early.file_name) is None
 
 
 @pytest.mark.parametrize("years", [-10, 10])

@@ -39,8 +39,8 @@ SLOT = SlotStatus(
     starts=1, restarts=0, jobs_done=0, rss_bytes=0, gpu_bytes=0,
 )  # fmt: skip
 ENGINE = EngineStatus(
-    name="fake", configured=True, workers=2, spares=0, serving=2, busy=0, queued=0, deferred=0, running=0, dead=0,
-    oldest_wait_s=None, max_ready=100,
+    name="fake", configured=True, workers=2, spares=0, serving=2, busy=0, queued=0, held=0, deferred=0, running=0,
+    dead=0, oldest_wait_s=None, max_ready=100,
 )  # fmt: skip
 POOL = PoolStatus(
     at=0, spool="/nowhere/spool", health=Health("ok", ""),

@@ -116,6 +116,10 @@ class Spoolview:
             waiting = parse_deferred(path.name)
             if waiting is not None:
                 yield self._sighting(waiting[2].id, "deferred", path, waiting[2].attempts)
+        for path in sorted((self.root / "held").iterdir()):
+            held = parse_dead(path.name)
+            if held is not None:
+                yield self._sighting(held[1].id, "held", path, held[1].attempts)
         for path in sorted((self.root / "dead").iterdir()):
             buried = parse_dead(path.name)
             if buried is not None:
@@ -280,7 +284,8 @@ def _remains(view: Spoolview, told: Told) -> Found:
 def _untidy(view: Spoolview, told: Told) -> Iterator[str]:
     root = view.root
     works = sorted(f"work/{folder.name}" for folder in (root / "work").iterdir())
-    for folder in ("tmp", "run/scratch", "run/attempts", "run/control", "deferred", *works):
+    marks = ("run/scratch", "run/attempts", "run/control", "run/expiry", "run/dependants")
+    for folder in ("tmp", *marks, "held", "deferred", *works):
         for name in sorted(os.listdir(root / folder)):
             yield f"{name} is left in {folder}/"
     known = view.known()

@@ -28,8 +28,8 @@ from typing import NamedTuple
 import msgpack
 
 #: What is worth dropping by itself; other places hold nothing that a job is lost with.
-_TELLING = ("spool/ready", "spool/work", "spool/deferred", "spool/out", "spool/dead", "spool/in", "spool/run/ids",
-            "spool/run/attempts", "media")  # fmt: skip
+_TELLING = ("spool/ready", "spool/work", "spool/held", "spool/deferred", "spool/out", "spool/dead", "spool/in",
+            "spool/run/ids", "spool/run/attempts", "media")  # fmt: skip
 _FOLDERS = ("spool", "media")
 
 

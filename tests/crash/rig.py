@@ -25,8 +25,9 @@ from pool import backoff, codec, fsops
 from pool.client import FilePool
 from pool.config import parse_config
 from pool.launch import Launch
-from pool.names import WorkerName
+from pool.names import WorkerName, parse_deferred
 from pool.picker import Picker
+from pool.refs import ResultRef
 from pool.spool import Spool
 from pool.supervisor import Supervisor
 from pool.watch import Watcher
@@ -120,7 +121,7 @@ class Client:
 
     def submit(self, id: str | None = None, *, engine: str = "fake", value: Any = None, **more: Any) -> str:
         value = id if value is None else value
-        self._history.say("offered", id=id, value=value)
+        self._history.say("offered", id=id, value=id if isinstance(value, ResultRef) else value)
         if engine == "fake":
             more = {"value": value, **more}
         future = self.pool.submit(engine, id=id, **more)
@@ -250,7 +251,8 @@ class Rig:
                 break
             for engine in sorted(waiting & ENGINES.keys()):
                 assert self.work(engine=engine)
-            time.sleep(0.002)  # until what is deferred is due
+            due = [parsed[0] for parsed in map(parse_deferred, os.listdir(self.root / "deferred")) if parsed]
+            time.sleep(max(0.002, (max(due, default=0) - self.spool.now()) / 1e6))
 
     def check(self, **how: Any) -> Report:
         return check(self.root, self.history.told(), self.witness, **how)

@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scenarios.world import history as witnessed
@@ -26,6 +27,7 @@ from pool.death import Death
 from pool.job import TERMINAL, JobState
 from pool.judge import Cause, Verdict
 from pool.recovery import End, Recovery
+from pool.refs import result_of
 from pool.retention import Retention, purge
 from pool.spool import Spool
 from pool.watch import Watcher
@@ -61,6 +63,21 @@ def submit_named(rig: Rig) -> Act:
 
 def submit_batch(rig: Rig) -> Act:
     return lambda at: rig.client(lambda client: client.submit_many(["a", "b", "c"]), at)
+
+
+def submit_later(rig: Rig) -> Act:
+    """Under an id, with both moments."""
+    return lambda at: rig.client(lambda client: client.submit("mine", not_before=0.2, expires=3600), at)
+
+
+def submit_dependent(rig: Rig) -> Act:
+    with Client(rig) as client:
+        client.submit("first", value=7)
+
+    def submit(client: Client) -> None:
+        client.submit("mine", value=result_of("first", "value"))
+
+    return lambda at: rig.client(submit, at)
 
 
 def cancel(rig: Rig) -> Act:
@@ -200,6 +217,72 @@ def cancel_waiting(rig: Rig) -> Act:
     return rig.serve
 
 
+def cancel_later(rig: Rig) -> Act:
+    with Client(rig) as client:
+        client.submit("mine", not_before=3600)
+        client.cancel("mine")
+    return rig.serve
+
+
+def _chain(rig: Rig, **first: Any) -> None:
+    """Three jobs, each of which needs the one before; the first one is done."""
+    with Client(rig) as client:
+        client.submit("first", value=7, **first)
+        client.submit("mine", value=result_of("first", "value"))
+        client.submit("third", value=result_of("mine", "value"))
+    assert rig.work()
+
+
+def let_go(rig: Rig) -> Act:
+    _chain(rig)
+    return rig.serve
+
+
+def begin_dependent(rig: Rig) -> Act:
+    _chain(rig)
+    assert rig.serve()
+    return rig.work
+
+
+def fail_dependent(rig: Rig) -> Act:
+    _chain(rig, do="input")
+    return rig.serve
+
+
+def fail_handed(rig: Rig) -> Act:
+    """A worker finds that what it needs is not there."""
+    with Client(rig) as client:
+        client.submit("first", value=7)
+        client.submit("mine", value=result_of("first", "nothing"))
+    assert rig.work()
+    assert rig.serve()
+    return rig.work
+
+
+def cancel_dependent(rig: Rig) -> Act:
+    with Client(rig) as client:
+        client.submit("first", value=7)
+        client.submit("mine", value=result_of("first", "value"))
+        client.cancel("mine")
+    return rig.serve
+
+
+def expire(rig: Rig) -> Act:
+    """Jobs that wait and are over: one in ready/, one in deferred/."""
+    with Client(rig) as client:
+        client.submit("ready", expires=0.001)
+        client.submit("deferred", not_before=0.01, expires=0.011)
+    time.sleep(0.012)
+    return rig.serve
+
+
+def expire_at_claim(rig: Rig) -> Act:
+    with Client(rig) as client:
+        client.submit("ready", expires=0.001)
+    time.sleep(0.002)
+    return rig.work
+
+
 def cancel_held(rig: Rig) -> Act:
     """Its worker was killed; the request was there before it is recovered."""
     with Client(rig) as client:
@@ -232,9 +315,11 @@ def start(rig: Rig) -> Act:
 
 
 SCENES: list[Scene] = [
-    submit_plain, submit_named, submit_batch, cancel, retry, consume, purged, expired,
+    submit_plain, submit_named, submit_batch, submit_later, submit_dependent, cancel, retry, consume, purged,
+    expired,
     publish, publish_array, fail,
-    intake, release, recover, wake, cancel_waiting, cancel_held, mend, strange, start,
+    intake, release, recover, wake, cancel_waiting, cancel_later, expire, expire_at_claim,
+    cancel_held, mend, strange, start, let_go, begin_dependent, fail_dependent, fail_handed, cancel_dependent,
 ]  # fmt: skip
 
 # ---- what each scene promises beyond what the checker asks of all
@@ -242,9 +327,23 @@ SCENES: list[Scene] = [
 
 def _expect(scene: Scene, rig: Rig, came_through: bool) -> None:
     told, states, runs = rig.history.told(), _states(rig), _runs(rig)
-    if scene in (cancel, cancel_waiting, cancel_held) and "mine" in told.stands:
+    if scene in (cancel, cancel_waiting, cancel_later, cancel_held, cancel_dependent) and "mine" in told.stands:
+        assert states.pop("first", JobState.COMPLETED) is JobState.COMPLETED
         assert states == {"mine": JobState.CANCELLED}
         assert runs["mine"] == 0
+    elif scene in (submit_dependent, let_go, begin_dependent):
+        assert set(states.values()) == {JobState.COMPLETED}
+        for record in Spoolview(rig.root).records.values():
+            assert record is not None
+            assert record.value["value"] == 7
+    elif scene in (fail_dependent, fail_handed):
+        assert states.pop("first") is (JobState.FAILED if scene is fail_dependent else JobState.COMPLETED)
+        assert set(states.values()) == {JobState.FAILED}
+        assert runs == {"first": 1}
+    elif scene in (expire, expire_at_claim):
+        if scene is expire or came_through:  # killed between claim and look, a worker had begun it
+            assert set(states.values()) == {JobState.FAILED}
+            assert not runs
     elif scene in (retry, mend):
         assert runs["mine"] == 2 or (runs["mine"] == 1 and "mine" not in told.stands)
         assert states == {"mine": JobState.FAILED}

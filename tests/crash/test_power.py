@@ -19,15 +19,22 @@ from .rig import Client, Rig, told_of
 from .test_points import (
     LONG,
     Scene,
+    begin_dependent,
     cancel_held,
     consume,
+    expire,
+    expire_at_claim,
     fail,
+    fail_dependent,
     intake,
+    let_go,
     publish,
     publish_array,
     recover,
     retry,
     submit_batch,
+    submit_dependent,
+    submit_later,
     submit_named,
     submit_plain,
     wake,
@@ -35,7 +42,7 @@ from .test_points import (
 
 SCENES: list[Scene] = [
     submit_plain, submit_named, submit_batch, intake, publish, publish_array, fail, recover, wake, retry, consume,
-    cancel_held,
+    cancel_held, submit_later, submit_dependent, expire, expire_at_claim, let_go, begin_dependent, fail_dependent,
 ]  # fmt: skip
 
 

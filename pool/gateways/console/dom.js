@@ -100,7 +100,7 @@ export function stateSign() {
   const arc = s("circle", { cx: 8, cy: 8, r: 5.5, class: "arc", transform: "rotate(-90 8 8)" });
   const figure = s("path", { class: "figure" });
   const node = s("svg", { viewBox: "0 0 16 16", width: 16, height: 16, class: "sign", "aria-hidden": "true" }, track, arc, figure);
-  const figures = { completed: "M5.4 8.2l1.8 1.8 3.4-3.8", failed: "M6 6l4 4M10 6l-4 4", cancelled: "M5.8 8h4.4", deferred: "M8 5.4V8l1.7 1.2" };
+  const figures = { completed: "M5.4 8.2l1.8 1.8 3.4-3.8", failed: "M6 6l4 4M10 6l-4 4", cancelled: "M5.8 8h4.4", held: "M6.2 5.4v5.2M9.8 5.4v5.2", deferred: "M8 5.4V8l1.7 1.2" };
   return {
     node,
     show(state, percent) {

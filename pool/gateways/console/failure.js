@@ -10,6 +10,8 @@ const WHO = {
   infrastructure: "The machinery failed",
   timeout: "It took too long",
   cancelled: "It was cancelled",
+  dependency: "A job that it needed did not complete",
+  expired: "Nobody began it in time",
 };
 
 /** The failure of a job that is over, its attempts included. */

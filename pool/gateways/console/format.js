@@ -78,7 +78,8 @@ export function title(key) {
 
 export const STATE_NAMES = {
   queued: "Waiting",
-  deferred: "Waits for retry",
+  held: "Waits for other jobs",
+  deferred: "Waits for its time",
   running: "Running",
   completed: "Completed",
   failed: "Failed",

@@ -91,7 +91,7 @@ export function makeList(actions) {
   function figure(store, state) {
     const engines = (store.status?.engines ?? []).filter((engine) => !store.filter.engine || engine.name === store.filter.engine);
     const sum = (key) => engines.reduce((total, engine) => total + engine[key], 0);
-    const value = state === "running" ? sum("running") : state === "queued" ? sum("queued") + sum("deferred") : state === "failed" ? sum("dead") : 0;
+    const value = state === "running" ? sum("running") : state === "queued" ? sum("queued") + sum("held") + sum("deferred") : state === "failed" ? sum("dead") : 0;
     return value ? value.toLocaleString("en") : "";
   }
 

@@ -48,7 +48,7 @@ function makeEngine(engine, actions) {
       say(ready, now.configured ? `${now.serving} of ${now.workers} ready` : "not configured");
       mark(ready, "data-short", now.configured && now.serving < now.workers);
       for (const figure of figures) {
-        const value = figure.kind === "queued" ? now.queued + now.deferred : now[figure.kind];
+        const value = figure.kind === "queued" ? now.queued + now.held + now.deferred : now[figure.kind];
         say(figure.number, value.toLocaleString("en"));
         mark(figure.node, "data-zero", value === 0);
         mark(figure.node, "aria-label", `${value} ${figure.words}: show them`);
@@ -57,7 +57,8 @@ function makeEngine(engine, actions) {
       mark(spark, "data-flat", !now.past.some(Boolean));
       const parts = [];
       if (now.oldest_wait_s >= 2) parts.push(`oldest has waited ${age(now.oldest_wait_s)}`);
-      if (now.deferred) parts.push(`${count(now.deferred, "retry").replace("retrys", "retries")} due later`);
+      if (now.deferred) parts.push(`${now.deferred} due later`);
+      if (now.held) parts.push(`${now.held} held for other jobs`);
       say(note, parts.join(" · "));
       note.hidden = !parts.length;
       keyed(slots, now.slots, (slot) => slot.slot, (slot) => makeSlot(slot, actions), (part, slot) => part.update(slot));

@@ -72,7 +72,7 @@ async function loadEngines() {
 async function look() {
   const asked = generation;
   const { state, engine } = store.filter;
-  const states = state === "queued" ? ["queued", "deferred"] : [state]; // both wait
+  const states = state === "queued" ? ["queued", "deferred", "held"] : [state]; // all wait
   const [status, lists] = await Promise.all([get("/status"), Promise.all(states.map((one) => list(one, engine))), loadEngines()]);
   store.status = status;
   remember(status);
@@ -91,7 +91,7 @@ function list(state, engine) {
 function remember(status) {
   for (const engine of status.engines) {
     const past = store.history.get(engine.name) ?? [];
-    past.push(engine.queued + engine.deferred + engine.running);
+    past.push(engine.queued + engine.held + engine.deferred + engine.running);
     store.history.set(engine.name, past.slice(-HISTORY));
   }
 }

@@ -72,7 +72,7 @@ def _queues(status: PoolStatus) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("filepool_queue_jobs", "Jobs by place", labels=["engine", "state"])
     oldest = GaugeMetricFamily("filepool_queue_oldest_seconds", "Age of the oldest waiting job", labels=["engine"])
     for engine in status.engines:
-        for state in ("queued", "deferred", "running", "dead"):
+        for state in ("queued", "held", "deferred", "running", "dead"):
             jobs.add_metric([engine.name, state], getattr(engine, state))
         oldest.add_metric([engine.name], engine.oldest_wait_s or 0.0)
     yield jobs

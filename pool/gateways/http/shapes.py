@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
-from pool.terms import NOTE_CHARS, TAGS_MOST, TIMEOUT_LEAST_S, TIMEOUT_MOST_S
+from pool.terms import DEPENDENCIES_MOST, NOTE_CHARS, TAGS_MOST, TIMEOUT_LEAST_S, TIMEOUT_MOST_S
 
 _SWITCHES = {"0": 0, "1": 1, "true": 1, "false": 0, "": 0}
 
@@ -93,6 +93,11 @@ class Submit(Strict):
     retry_on: list[Kind] | None = Field(default=None, description="kinds of failure, instead of the engine's")
     tags: list[str] = Field(default_factory=list, max_length=TAGS_MOST, description="words to find it by")
     note: str = Field(default="", max_length=NOTE_CHARS, description="a few words for people")
+    not_before: float | str | None = Field(
+        default=None, description="waits until then: seconds from now, such as 2h, or a date and time with a time zone"
+    )
+    expires: float | str | None = Field(default=None, description="fails if not begun by then; as not_before")
+    depends_on: list[Id] = Field(default=[], max_length=DEPENDENCIES_MOST, description="jobs that must complete before")
 
 
 class Rerun(Strict):
@@ -107,9 +112,11 @@ class Rerun(Strict):
     retry_on: list[Kind] | None = Field(default=None)
     tags: list[str] | None = Field(default=None, max_length=TAGS_MOST)
     note: str | None = Field(default=None, max_length=NOTE_CHARS)
+    not_before: float | str | None = Field(default=None)
+    expires: float | str | None = Field(default=None)
 
 
-State = Literal["queued", "deferred", "running", "completed", "failed", "cancelled"]
+State = Literal["queued", "held", "deferred", "running", "completed", "failed", "cancelled"]
 
 
 class JobView(BaseModel):

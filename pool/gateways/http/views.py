@@ -125,7 +125,7 @@ def _fits(state: str, engine: str, wanted_state: str | None, wanted_engine: str 
 
 
 def _order(place: Location) -> tuple[bool, str]:
-    return place.state is JobState.DEFERRED, str(place.name)
+    return place.state is not JobState.QUEUED, str(place.name)
 
 
 def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> JobView:
@@ -136,9 +136,10 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
         status = "processing"
         if word is not None and word.attempt == attempt:
             status, percent, message = word.status, word.percent, word.message
+    elif place.state is JobState.HELD:
+        message = lookup.held_sentence(spool, place) if detail else ""
     elif place.state is JobState.DEFERRED:
-        seconds = max(0.0, (place.due - spool.now()) / 1e6)
-        message = f"attempt {attempt} failed; the next one in {seconds:.0f} s"
+        message = lookup.due_sentence(spool, place)
     elif detail:
         ahead = sum(1 for name in spool.list_ready(place.engine) if name < str(place.name))
         message = f"{ahead} ahead in the queue" if ahead else "next in the queue"
