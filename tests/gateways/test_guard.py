@@ -28,10 +28,12 @@ ENGINES = {"echo": {"engine": "inference.fake:Echo"}}
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway for others than this machine, with a token and small limits; nobody serves the spool."""
+    """A gateway for others than this machine, with a token and small limits; nobody serves the spool, in which one job
+    waits."""
     options, env = ("--no-start", "--host", "0.0.0.0"), {"FILEPOOL_HTTP_TOKEN": TOKEN}
     with passing(tmp_path_factory.mktemp("locked")) as world, Gateway(world, *options, env=env) as gate:
         configure(world, rate_per_minute=6000, concurrent_requests=4)
+        world.pool().submit("echo", id="waits")
         gate.start()
         gate.base = gate.base.replace("0.0.0.0", "127.0.0.1")
         yield gate
@@ -62,12 +64,13 @@ def test_without_the_token_nothing_is_told(locked: Gateway, method: str, path: s
 
 
 def test_with_the_token(locked: Gateway) -> None:
-    assert locked.get("/jobs", headers=bearer(TOKEN)).json() == {"jobs": [], "total": 0}
+    assert [job["id"] for job in locked.get("/jobs", headers=bearer(TOKEN)).json()["jobs"]] == ["waits"]
     assert locked.get("/jobs", headers={"Cookie": f"filepool_token={TOKEN}"}).status_code == 200
     written = locked.post("/jobs/echo", json={}, headers={"Cookie": f"filepool_token={TOKEN}"})
     assert written.status_code == 401  # a browser sends cookies for pages of others, too
-    accepted = locked.post("/jobs/echo", json={"params": {"a": 1}}, headers=bearer(TOKEN))
-    assert accepted.json()["state"] == "queued"
+    refused = locked.post("/jobs/echo", json={"params": {"a": 1}}, headers=bearer(TOKEN))
+    assert refused.status_code == 503
+    assert "no supervisor serves this spool" in refused.json()["error"]["message"]
     document = locked.get("/openapi.json", headers=bearer(TOKEN)).json()
     assert document["security"] == [{"token": []}]
 
@@ -79,8 +82,7 @@ def test_health_needs_none_and_tells_that_nobody_works(locked: Gateway) -> None:
 
 
 def test_at_most_so_many_at_a_time(locked: Gateway) -> None:
-    job_id = locked.post("/jobs/echo", json={}, headers=bearer(TOKEN)).json()["id"]
-    path = f"{locked.base}/jobs/{job_id}/result?wait_s=4"
+    path = f"{locked.base}/jobs/waits/result?wait_s=4"
 
     def wait() -> None:
         while (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -94,14 +95,22 @@ def test_health_tells_the_truth_about_workers(world: World) -> None:
     gate.kill()
 
 
+def loading(world: World, **top: int) -> None:
+    """One engine whose workers load for long: jobs are accepted, and wait."""
+    configure(world, "fake")
+    document = json.loads(world.config.read_text())
+    document["engines"]["fake"]["options"] = {"load_s": 600}
+    world.config.write_text(json.dumps({**document, **top}))
+    world.serve()
+    wait_until(world.beats, "a worker that loads")
+
+
 def test_a_queue_that_is_full_says_when_to_come_back(world: World) -> None:
-    configure(world, "echo")
-    text = world.config.read_text().replace('"min_free_mb"', '"max_ready": 3, "min_free_mb"')
-    world.config.write_text(text)
+    loading(world, max_ready=3)
     gate = Gateway(world, "--no-start").start()
-    statuses = [gate.post("/jobs/echo", json={}).status_code for _ in range(6)]
+    statuses = [gate.post("/jobs/fake", json={}).status_code for _ in range(6)]
     assert statuses == [202] * 3 + [503] * 3
-    refused = gate.post("/jobs/echo", json={})
+    refused = gate.post("/jobs/fake", json={})
     assert int(refused.headers["Retry-After"]) > 0
     assert "max_ready is 3" in refused.json()["error"]["message"]
     assert gate.get("/jobs").json()["total"] == 3
@@ -109,14 +118,12 @@ def test_a_queue_that_is_full_says_when_to_come_back(world: World) -> None:
 
 
 def test_a_disk_without_room_takes_nothing_in(world: World) -> None:
-    configure(world, "echo")
-    text = world.config.read_text().replace('"min_free_mb": 0', '"min_free_mb": 1000000000')
-    world.config.write_text(text)
+    loading(world, min_free_mb=10**9)
     gate = Gateway(world, "--no-start").start()
     upload = gate.post("/api/tempfile/upload", files={"file": ("a.wav", wav())})
     assert (upload.status_code, upload.json()["success"]) == (503, False)
     assert "no room" in upload.json()["message"]
-    refused = gate.post("/jobs/echo", json={})
+    refused = gate.post("/jobs/fake", json={})
     assert refused.status_code == 503
     assert "min_free_mb" in refused.json()["error"]["message"]
     for answer in (upload, refused):
