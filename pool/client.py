@@ -227,9 +227,11 @@ class FilePool(Catalog):
         """Raises UnknownEngine when no worker of this pool can ever do it. What runs counts, not what we read: the
         supervisor may have read it again since."""
         self._open()
+        if isinstance(engine, str) and self._served.get(engine, 0.0) > time.monotonic():
+            return
         here = isinstance(engine, str) and engine in self._config.engines
-        if here and (self._attendant is None or self._served.get(engine, 0.0) > time.monotonic()):
-            return  # without a supervisor of our own the job may wait for one
+        if here and self._attendant is None:
+            return  # the job may wait for a supervisor that has it
         serves = running(self.spool.root)
         served = serves.engines if serves else ()
         if not here and engine not in served:

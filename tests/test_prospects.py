@@ -32,7 +32,7 @@ OTHER = SlotFacts("other-0", "other", "running", worker="other-0.1", serving=Tru
         (PoolFacts(True, [BENCHED, ALSO, OTHER]), HOPELESS, "e-1, e-2: ModuleNotFoundError: No module named 'foo'"),
         (PoolFacts(True, [SlotFacts("e-0", "e", "benched", why="5 starts failed")]), HOPELESS, "e-0: 5 starts failed"),
         (PoolFacts(True, [SlotFacts("e-0", "e", "benched")]), HOPELESS, "e-0: it failed too often"),
-        (PoolFacts(True, [OTHER], engines=["other"], config="/c.json"), HOPELESS, "read from /c.json, without"),
+        (PoolFacts(True, [OTHER], engines=["other"], config="/c.json"), HOPELESS, "read from /c.json, without an"),
         (PoolFacts(True, [IDLE], draining=True), HOPELESS, "the pool is draining"),
         (PoolFacts(True, [IDLE], draining=True, starter=""), COMING, "the pool is draining"),
         (PoolFacts(True, [DRAINED]), HOPELESS, "e-0: it failed too often"),
