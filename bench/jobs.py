@@ -66,6 +66,16 @@ def timed(call: Callable[[], Any], rounds: int = 1) -> float:
     return round(statistics.median(costs) * 1e3, 2)
 
 
+def beside(rounds: int, change: Callable[[], Any], look: Callable[[], Any], folder: Path) -> tuple[float, float]:
+    """Medians in ms of a look after each change, and of the bare listing of the folder, in turn."""
+    looks, listings = [], []
+    for _ in range(rounds):
+        change()
+        looks.append(timed(look))
+        listings.append(timed(lambda: os.listdir(folder)))
+    return round(statistics.median(looks), 2), round(statistics.median(listings), 2)
+
+
 def measure(sizes: Sizes, place: Path) -> Measured:
     from pool.browse import page
     from pool.spool import Spool
@@ -81,37 +91,20 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     figures["filtered_ms"] = timed(lambda: page(spool, state="failed", tag="some"), sizes.rounds)
     after = page(spool, limit=min(1000, sizes.records // 2)).next
     figures["later_ms"] = timed(lambda: page(spool, after=after), sizes.rounds)
-    figures["bare_ms"] = timed(lambda: os.listdir(root / "out"), sizes.rounds)
-
-    def changed() -> None:
-        write_records(spool, 1)
-        begun = time.perf_counter()
-        page(spool)
-        spent.append(time.perf_counter() - begun)
-
-    spent: list[float] = []
-    timed(changed, sizes.rounds)
-    figures["moving_ms"] = round(statistics.median(spent) * 1e3, 2)
+    moving = beside(sizes.rounds, lambda: write_records(spool, 1), lambda: page(spool), root / "out")
+    figures["moving_ms"], figures["bare_ms"] = moving
+    figures["moving_ratio"] = harness.ratio(*moving)
     write_records(spool, sizes.more)
     figures["more_ms"] = timed(lambda: page(spool))
-    figures["moving_ratio"] = harness.ratio(figures["moving_ms"], figures["bare_ms"])
     fill(spool, SMALL, sizes.waiting)
     page(spool)
     time.sleep(sizes.still_s)
     page(spool)
-    figures["waiting_bare_ms"] = timed(lambda: os.listdir(spool.ready_dir(SMALL)), sizes.rounds)
     figures["waiting_ms"] = timed(lambda: page(spool, state="queued"), sizes.rounds)
-    spent.clear()
-
-    def arrived() -> None:
-        fill(spool, SMALL, 1)
-        begun = time.perf_counter()
-        page(spool, state="queued")
-        spent.append(time.perf_counter() - begun)
-
-    timed(arrived, sizes.rounds)
-    figures["arriving_ms"] = round(statistics.median(spent) * 1e3, 2)
-    figures["arriving_ratio"] = harness.ratio(figures["arriving_ms"], figures["waiting_bare_ms"])
+    queue = Path(spool.ready_dir(SMALL))
+    arriving = beside(sizes.rounds, lambda: fill(spool, SMALL, 1), lambda: page(spool, state="queued"), queue)
+    figures["arriving_ms"], figures["waiting_bare_ms"] = arriving
+    figures["arriving_ratio"] = harness.ratio(*arriving)
     figures["tags_first_ms"] = timed(lambda: page(spool, state="queued", tag="some"))
     figures["tags_ms"] = timed(lambda: page(spool, state="queued", tag="some"), max(1, sizes.rounds // 3))
     figures["index_bytes"] = os.path.getsize(root / "run" / "jobs.sqlite")

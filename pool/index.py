@@ -264,6 +264,8 @@ class Index:
         said = dict(db.execute("select name, value from meta"))
         marked, marks = again.marked(self.spool.root, int(said.get("marks", 0)))
         known = set(bytes(said["names"]).split(_SEPARATOR)) if said.get("names") else set()
+        added = bytes(said["added"]).split(_SEPARATOR) if said.get("added") else []  # since all were written last
+        known.update(added)
         if marks > _MARKS_BYTES and self._memory is None:
             fsops.unlink(again.place(self.spool.root), missing_ok=True)
             raise Unusable("there are too many marks")
@@ -275,7 +277,8 @@ class Index:
         doubted = {os.fsencode(job_id + SUFFIX) for job_id in (*suspects, *marked)} & known
         new = [name for name in names if name not in known]
         gone: list[str] = []
-        if doubted or len(names) - len(new) < len(known):
+        fewer = bool(doubted) or len(names) - len(new) < len(known)
+        if fewer:
             there = set(names)
             gone = [job_id for name in doubted | known - there if (job_id := _id_of(name))]
             known &= there
@@ -288,9 +291,12 @@ class Index:
             facts: dict[str, Any] = {"out": time, "seen": seen, "still": still and last, "marks": marks}
             if last:
                 facts["complete"] = 1
-            if new or gone:
-                known.update(batch)
-                facts["names"] = _SEPARATOR.join(names if last else known)
+            known.update(batch)
+            added += batch
+            if fewer or len(added) > _BATCH:
+                facts.update(names=_SEPARATOR.join(names if last else known), added=b"")
+            elif new:
+                facts["added"] = _SEPARATOR.join(added)
             db.execute("begin immediate")
             if at == 0:
                 _forget(db, gone, back, now)

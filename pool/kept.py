@@ -233,7 +233,7 @@ def _describe(value: Any, size: int) -> str:
     """What a value is that is not kept."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if isinstance(value, msgpack.ExtType) and value.code == codec.EXT_ARRAY:
-        dtype, shape, _ = msgpack.unpackb(value.data)
+        dtype, shape = msgpack.unpackb(value.data)[:2]
     if shape is not None:
         return f"an array of {' × '.join(map(str, shape)) or '1'} {dtype}, {size} bytes"
     kinds: dict[Any, str] = {str: "text", bytes: "bytes", list: "a list", dict: "a map"}
