@@ -131,8 +131,8 @@ def test_a_watch_ends_when_its_reader_goes(start: Callable[..., subprocess.Popen
 def test_a_pipe_that_does_not_block_gets_everything(start: Callable[..., subprocess.Popen[bytes]], place: Path) -> None:
     """As a terminal that another program has left non-blocking; the reader is slow, the pipe small."""
     spool = Spool(place / "spool", durable=False)
-    spool.submit(Job("large", "fake", created=spool.now()))
-    worker = seat(spool, 2, engine="fake")
+    spool.submit(Job("large", "unserved", created=spool.now()))
+    worker = seat(spool, 2, engine="unserved")
     spool.finish(claim := claim_next(spool, worker), record_of(claim, value={"text": "y" * 300_000}))
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
