@@ -111,7 +111,7 @@ def _pack(value: Any, at: str, found: dict[str, None], depth: int) -> Any:
         return value
     if isinstance(value, Referable):
         value = value.placeholder()
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         if MARK in value:
             _check(value, at)
             found[value[MARK]] = None
