@@ -19,10 +19,10 @@ from pool.errors import JobConflict
 from pool.job import Job
 from pool.names import SUFFIX
 
-Place = Callable[[str, Job], None]
-
 if TYPE_CHECKING:
     from filelock import FileLock
+
+    Place = Callable[[str, Job], None]  # moves a file to where its job waits
 
 
 class Ids:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pool import dependencies, refs, verdict
 from pool.errors import ProtocolError
@@ -12,7 +12,8 @@ from pool.job import Failure, Job, JobState
 from pool.placing import hold
 from pool.spool import Claim, Spool
 
-Insist = Callable[[Callable[[], Any]], Any]  # does something, again and again while the disk is full
+if TYPE_CHECKING:  # old interpreters
+    Insist = Callable[[Callable[[], Any]], Any]  # does something, again and again while the disk is full
 
 
 def open_claim(spool: Spool, claim: Claim, insist: Insist) -> Job | None:

@@ -20,15 +20,16 @@ import numpy as np
 import pytest
 from steps import JobMaker, claim_next, dying, failing, in_child, places, record_of, seat
 
-from pool import fsops, verdict
+from pool import fsops, lookup, verdict
 from pool.codec import encode
-from pool.config import Config
+from pool.config import Config, parse_config
 from pool.constants import ARRAY_FILE_BYTES, MAX_JOB_BYTES
 from pool.errors import JobRefused, ProtocolError, SpoolFull
 from pool.job import Failure, Job, JobState
 from pool.names import WorkerName, job_name, parse_job
-from pool.recovery import Recovery
+from pool.recovery import UNKNOWN_END, Recovery
 from pool.retention import sweep_remains, sweep_tmp
+from pool.seizure import Seizer
 from pool.spool import Spool
 from pool.terms import Terms
 
@@ -381,6 +382,27 @@ def test_waking_is_not_stopped_by_what_it_meets(
     assert places(spool)["ready"] == ["two"]
     assert len(os.listdir(deferred)) == 4
     assert os.listdir(spool.root / "ready") == ["echo"]
+
+
+def test_what_the_supervisor_was_about_to_end_goes_back_where_it_was(spool: Spool, root: Path) -> None:
+    """It was killed with jobs in hand: none of them was begun, so none is charged with an attempt."""
+    born = spool.now()
+    terms = {
+        "held": Terms(depends_on=["other"]),
+        "deferred": Terms(not_before="1h"),
+        "ready": Terms(expires="1h"),
+    }
+    for place, chosen in terms.items():
+        spool.submit(Job(place, "echo", created=born, terms=chosen.fixed(born)))
+    seizer, config = Seizer(spool, 7), parse_config({"spool": str(root), "engines": {"echo": {"engine": "a:B"}}}, root)
+    claims = [seizer.seize(location) for location in list(lookup.waiting(spool))]
+    assert len(places(spool)["work"]) == 3
+    assert claims[0] is not None
+    Recovery(spool, config, random.Random(0)).recover(claims[0].worker, UNKNOWN_END)
+    found = places(spool)
+    assert [found[place] for place in terms] == [["held"], ["deferred"], ["ready"]]
+    assert os.listdir(root / "run" / "attempts") == []
+    assert not os.path.exists(spool.work_dir(claims[0].worker))
 
 
 def test_what_was_begun_in_time_is_tried_on(spool: Spool, make_job: JobMaker) -> None:
