@@ -151,6 +151,7 @@ class Supervisor:
 
     def _chores(self, watcher: Watcher, now: float) -> None:
         self._fleet.settle_unrecovered()
+        self._mind_terminal(now)  # RACE: a hang-up may have come since the signals were taken
         if self._hang_ups:
             self._hang_ups = 0  # RACE: one that comes while we read asks for another look
             try:
@@ -225,14 +226,18 @@ class Supervisor:
         else:
             self._signals += 1
 
+    def _mind_terminal(self, now: float) -> None:
+        """SIGHUP of a terminal that was closed is no wish for another configuration."""
+        if self._hang_ups and self._terminal and not _has_terminal():
+            self._terminal, self._hang_ups = False, 0
+            self._drain(now, "the terminal is gone")
+
     def _take_signals(self, now: float) -> None:
         try:
             os.read(self._wake_reader, 512)
         except BlockingIOError:
             pass
-        if self._hang_ups and self._terminal and not _has_terminal():
-            self._terminal, self._hang_ups = False, 0
-            self._drain(now, "the terminal is gone")
+        self._mind_terminal(now)
         asked = self._signals
         self._signals -= asked
         if asked and not self._fleet.draining:

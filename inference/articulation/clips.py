@@ -81,7 +81,7 @@ def read_clips(
         if not stored.exists():
             say(f"{path.name}: following the face")
             _store(stored, *_measure(path))
-        with np.load(stored, allow_pickle=False) as arrays:
+        with open(stored, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             clip = Clip(path.stem, speaker_of(path.stem), digest, arrays["samples"], arrays["mouth"], arrays["yaw"])
         if clip.usable.sum() < LEAST_FRAMES:
             say(f"{path.name}: left out, {clip.usable.sum()} of {len(clip.mouth)} frames show a mouth from the front")

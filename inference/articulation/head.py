@@ -160,7 +160,7 @@ class Head(nn.Module):
     def load(path: Path) -> Head:
         """Read what ``save`` wrote; :class:`EngineError` when it is something else."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 described = json.loads(bytes(stored["meta"]).decode())
                 state = {name: torch.from_numpy(stored[name].astype(np.float32)) for name in stored if name != "meta"}
             if described.pop("version") != VERSION:

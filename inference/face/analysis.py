@@ -104,7 +104,7 @@ class TemplateAnalysis:
     def load(path: str | Path) -> TemplateAnalysis:
         """Read what ``save`` wrote. Raises ValueError when it is something else, or of another version."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 if int(stored["version"]) != VERSION:
                     raise ValueError(f"{path} is of version {int(stored['version'])}, not {VERSION}")
                 arrays = {field.name: stored[field.name] for field in fields(TemplateAnalysis)}

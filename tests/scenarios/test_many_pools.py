@@ -5,7 +5,8 @@ They share what a process has once: one watcher, one thread, one counter for the
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import pytest
 from pool import FilePool, PoolClosed
 from pool.errors import UnknownJob
 from pool.spool import Spool
-from scenarios.world import World, wait_until
+from scenarios.world import ROOT, World, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +25,6 @@ def shared(make_shared: Callable[[str], World]) -> World:
     world = make_shared("many").configure({"echo": {"engine": "inference.fake:Echo"}, "fake": {}})
     world.serve(ready=4)
     return world
-
-
-def descriptors() -> list[str]:
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
-        except FileNotFoundError:  # the one that lists
-            continue
-    return found
-
-
-def readers() -> int:
-    return sum(thread.name == "filepool-results" for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize(
@@ -65,19 +52,44 @@ def test_pools_are_made_and_closed_in_a_loop_by_eight_threads(shared: World, job
     assert shared.names("quarantine") == []
 
 
+_THOUSAND = """
+import os, sys, threading, time
+from pool import FilePool
+
+def readers():
+    return sum(thread.name == "filepool-results" for thread in threading.enumerate())
+
+def descriptors():
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{entry}"))
+        except OSError:
+            pass  # that of the listing itself
+    return found
+
+before = descriptors()
+pools = [FilePool(sys.argv[1], start=False) for _ in range(1000)]
+futures = [pool.submit("echo", number=number) for number, pool in enumerate(pools)]
+assert [future.result(60)["number"] for future in futures] == list(range(1000))
+mine = descriptors()
+assert mine.count("anon_inode:inotify") == 1, mine
+assert len(mine) <= len(before) + 1, mine
+assert readers() == 1
+for pool in pools:
+    pool.close()
+deadline = time.monotonic() + 40
+while readers() or len(descriptors()) != len(before):
+    assert time.monotonic() < deadline, "the last one has not closed all"
+    time.sleep(0.01)
+"""
+
+
 def test_a_thousand_pools_need_one_watcher_and_one_thread(shared: World) -> None:
-    wait_until(lambda: not readers(), "no other pool is open")
-    before = descriptors()
-    pools = [FilePool(shared.config, start=False) for _ in range(1000)]
-    futures = [pool.submit("echo", number=number) for number, pool in enumerate(pools)]
-    assert [future.result(60)["number"] for future in futures] == list(range(1000))
-    mine = descriptors()
-    assert mine.count("anon_inode:inotify") == before.count("anon_inode:inotify") + 1
-    assert len(mine) <= len(before) + 1
-    assert readers() == 1
-    for pool in pools:
-        pool.close()
-    wait_until(lambda: readers() == 0 and len(descriptors()) == len(before), "the last one has closed all")
+    """In a process of its own, where no other pool is open."""
+    argv = [sys.executable, "-c", _THOUSAND, str(shared.config)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_closing_one_leaves_the_others_alone(shared: World) -> None:

@@ -55,7 +55,7 @@ class Materials:
     @classmethod
     def load(cls, path: Path) -> Materials:
         """Raises ValueError or OSError when the file is not of this version."""
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         if int(arrays.get("version", -1)) != VERSION:
             raise ValueError(f"{path} holds materials of another version")
