@@ -287,7 +287,10 @@ def test_a_terminal_that_is_closed_drains(world: World) -> None:
     """SIGHUP of a terminal that hung up is no wish for another configuration."""
     world.configure({"fake": {"max_concurrent_tasks": 1}})
     leader, follower = pty.openpty()
-    code = "import fcntl,os,sys,termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
+    code = (  # whoever runs the tests under nohup has SIGHUP ignored
+        "import fcntl,os,signal,sys,termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+    )
     argv = [sys.executable, "-c", code, sys.executable, "-m", "pool", "serve", "--config", str(world.config)]
     with open(world.folder / "serve.log", "ab") as log:
         process = subprocess.Popen(argv, cwd=ROOT, stdin=follower, stdout=log, stderr=log, start_new_session=True)
