@@ -16,7 +16,12 @@ from inference.base import Cancelled, EngineError, InputError, LocalContext
 from inference.portrait import Portrait
 from inference.video import probe_video, read_frames
 
-pytestmark = [pytest.mark.model, pytest.mark.long]
+pytestmark = [
+    pytest.mark.model,
+    pytest.mark.long,
+    # the checkout leaves its configuration files open, as the original does
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 pytest.importorskip("omegaconf")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -12,7 +12,10 @@ from inference.base import EngineError, InputError, LocalContext
 from inference.transcribe import Transcribe
 from inference.transcribe.funasr_backend import _language, _runs, _words
 
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the packages that funasr brings along
+]
 
 READING = Path(__file__).resolve().parents[2] / "examples" / "speech" / "reading.flac"
 

@@ -17,7 +17,10 @@ from inference.face import mesh  # noqa: E402
 from inference.lipsync import wav2lip, wav2lip_model  # noqa: E402
 from inference.lipsync.frames import loop  # noqa: E402
 
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # TorchScript archives are what is tested
+]
 
 LAYERS = Path(__file__).with_name("wav2lip_layers.txt")
 NORM = ("weight", "bias", "running_mean", "running_var")
