@@ -145,11 +145,6 @@ class SlotPolicy:
         """Whether its last starts failed, and no job has completed since."""
         return bool(self._failed_starts) or self.seat in (Seat.BENCHED, Seat.ENDING)
 
-    @property
-    def must_end(self) -> bool:
-        """The slot was benched while its process lives: end it, then call `exited`."""
-        return self.seat is Seat.ENDING
-
     # -- what happens to it
 
     def started(self, now: float) -> None:
@@ -208,7 +203,7 @@ class SlotPolicy:
         self._finished += 1
 
     def bench(self, now: float, reason: Bench) -> None:
-        """Take no jobs for a while; a process that lives must be ended first (`must_end`)."""
+        """Take no jobs for a while; the seat of a process that lives is ENDING until it is dead."""
         if self.seat is Seat.RUNNING:
             self.benched, self.next_start_at = reason, now + self.limits.bench_s
             self._move(Seat.ENDING)

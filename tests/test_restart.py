@@ -182,7 +182,7 @@ def test_benched_while_its_process_lives() -> None:
     slot = policy(bench_s=100)
     slot.started(0)
     slot.bench(20, Bench(BenchReason.SICK, 6))
-    assert slot.must_end
+    assert slot.seat is Seat.ENDING
     assert "6 different jobs" in str(slot.benched)
     slot.exited(25, None, "SIGKILL", planned=True)
     assert slot.seat is Seat.BENCHED
