@@ -12,7 +12,7 @@ import typer
 
 from pool.cli import ConfigOption, JsonOption, PatienceOption, known_engine, load, open_spool, print_json, say, standing
 from pool.constants import PATIENCE_S
-from pool.errors import CallerError, JobRefused
+from pool.errors import CallerError, JobRefused, UnknownJob
 
 if TYPE_CHECKING:
     from pool.config import Config
@@ -65,7 +65,10 @@ def result(
         elif not as_json:
             say(f"job {job_id} is {standing(word)}", "yellow")
         raise typer.Exit(outcome.EXIT_TIMED_OUT if why is None else outcome.EXIT_FAILED)
-    record = spool.read_record(job_id)
+    try:
+        record = spool.read_record(job_id)
+    except FileNotFoundError:
+        raise UnknownJob(job_id) from None  # RACE: consumed or retried at this moment
     notes = make_console(stderr=True)
     if as_json:
         print(outcome.record_json(record))

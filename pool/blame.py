@@ -10,7 +10,8 @@ at which it happened, as the worker wrote it down, not by when somebody noticed 
 The row of a slot is the number of jobs whose first failure was there since its last success. A worker counts it, its
 heartbeat carries it, the next process of the slot goes on from it. From the third one on the slot is a suspect, and
 then a job that has failed only there and has no attempts left is run once more, by a peer: the second opinion, without
-which a slot that breaks every job could never be told from a row of bad jobs.
+which a slot that breaks every job could never be told from a row of bad jobs. A job that met a time limit gets none:
+it would take that time once more, for which nobody asked.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ SUSPECT_AFTER = 3  # jobs in a row
 RESTART_AFTER = 3  # accusing jobs
 BENCH_AFTER = 6
 SAYS_NOTHING = frozenset({"input", "cancelled"})  # kinds of failure that are the caller's
+NOT_TWICE = SAYS_NOTHING | {"timeout"}  # kinds after which no peer is asked
 _REMEMBERED = 100
 
 
@@ -80,12 +82,14 @@ def joins_the_row(earlier: Sequence[Failure], kind: str) -> bool:
     return not earlier and kind not in SAYS_NOTHING
 
 
-def second_opinion(slot: str, row: int, earlier: Sequence[Failure], *, siblings: bool) -> bool:
+def second_opinion(slot: str, row: int, kind: str, earlier: Sequence[Failure], *, siblings: bool) -> bool:
     """Whether a job that failed in `slot` is to be run once by a peer, beyond the attempts it has.
 
-    row: of the slot, this failure included. earlier: why the attempts before failed. siblings: there are other slots.
+    row: of the slot, this failure included. kind: of this failure. earlier: why the attempts before failed.
+    siblings: there are other slots.
     """
-    return siblings and row >= SUSPECT_AFTER and all(slot_of(failure) == slot for failure in earlier)
+    alone = all(slot_of(failure) == slot for failure in earlier)
+    return siblings and row >= SUSPECT_AFTER and kind not in NOT_TWICE and alone
 
 
 def slot_of(failure: Failure) -> str:

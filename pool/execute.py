@@ -272,7 +272,9 @@ class Executor:
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         before = self._spool.notes(job.id, claim.name.attempts - 1)
         self._beat.row += joins_the_row(before, failure.kind)
-        opinion = second_opinion(claim.worker.slot, self._beat.row, before, siblings=self._launch.siblings)
+        opinion = second_opinion(
+            claim.worker.slot, self._beat.row, failure.kind, before, siblings=self._launch.siblings
+        )
         self._insist(
             lambda: verdict.settle(
                 self._spool, claim, job, failure, retries=self._launch.retries, delay_s=delay,

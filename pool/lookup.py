@@ -6,6 +6,7 @@ missed; only a job given back (recovery, retry) can slip through, so an empty pa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -144,6 +145,13 @@ def progress(spool: Spool, job_id: str) -> Progress | None:
 
 def progress_now(spool: Spool, job_id: str) -> Progress:
     """Progress as a caller sees it, whatever the job's state. UnknownJob."""
+    for _ in range(_PASSES):
+        with contextlib.suppress(FileNotFoundError):  # RACE: its record went between the look and the reading
+            return _progress_once(spool, job_id)
+    raise UnknownJob(job_id)
+
+
+def _progress_once(spool: Spool, job_id: str) -> Progress:
     word = None if spool.decided(job_id) else progress(spool, job_id)
     if word is not None:
         return word  # without looking through a long queue

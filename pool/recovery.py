@@ -80,7 +80,8 @@ class Recovery:
             earlier = self._spool.notes(claim.name.id, claim.name.attempts - 1)
             first = joins_the_row(earlier, FailureKind.INFRASTRUCTURE.value)
             # Of a batch nobody knows which one did it: each may prove itself alone, even one that has no retries.
-            alone = len(claims) > 1 or second_opinion(worker.slot, row + first, earlier, siblings=siblings)
+            peer = second_opinion(worker.slot, row + first, _kind(end).value, earlier, siblings=siblings)
+            alone = len(claims) > 1 or peer
             if self._recover_claim(claim, end, engine, spare_attempts=int(alone)):
                 charged.append(claim.name.id)
                 row += first
@@ -123,12 +124,9 @@ class Recovery:
         if end.cause in INNOCENT:
             spool.release(claim)
             return False
-        kind = KIND.get(end.cause, FailureKind.INFRASTRUCTURE) if end.cause else FailureKind.INFRASTRUCTURE
-        if end.death.out_of_memory:
-            kind = FailureKind.RESOURCE
         verdict_says = end.verdict.sentence
         what = f"{verdict_says}; {end.death.sentence}" if verdict_says else _sentence(end.death)
-        failure = self._failure(claim, kind, what, end)
+        failure = self._failure(claim, _kind(end), what, end)
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         engine = self.config.engines.get(claim.worker.engine, engine)
         retries = engine.retries if engine else Retries(0)
@@ -178,6 +176,13 @@ class Recovery:
                 fsops.rename(f"{dead}/{entry}", self._spool.record_path(job_id))
             else:
                 fsops.unlink(f"{dead}/{entry}", missing_ok=True)
+
+
+def _kind(end: End) -> FailureKind:
+    """As what the attempt fails that was running when a worker ended so."""
+    if end.death.out_of_memory:
+        return FailureKind.RESOURCE
+    return KIND.get(end.cause, FailureKind.INFRASTRUCTURE) if end.cause else FailureKind.INFRASTRUCTURE
 
 
 _HINTS = {

@@ -341,13 +341,14 @@ class Spool:
 
         JobRefused: it would expire at once.
         """
-        job = self._buried(f"{self._at}/dead/{entry}")
-        if job is not None and job.expires and self.now() >= job.expires:
-            raise JobRefused(f"job {name.id} has expired: submit it anew to run it all the same", "expires")
         aside = f"{self._at}/dead/{name.id}.{owner.fresh()}.record"
         with self.ids.lock():  # RACE: the second of two callers would set the record of the new run aside
-            if not os.path.lexists(f"{self._at}/dead/{entry}"):
+            try:
+                job = self._buried(f"{self._at}/dead/{entry}")
+            except FileNotFoundError:
                 return
+            if job is not None and job.expires and self.now() >= job.expires:
+                raise JobRefused(f"job {name.id} has expired: submit it anew to run it all the same", "expires")
             again.mark(self.root, name.id)
             with contextlib.suppress(FileNotFoundError):
                 fsops.rename(self.record_path(name.id), aside)

@@ -91,7 +91,7 @@ class Model:
         earlier = tuple(job.failures)
         kind = "infrastructure" if job.bad == "crash" else "engine"
         seat.row += joins_the_row(earlier, kind)
-        spare = second_opinion(seat.name, seat.row, earlier, siblings=len(self.seats) > 1)
+        spare = second_opinion(seat.name, seat.row, kind, earlier, siblings=len(self.seats) > 1)
         attempt = len(earlier) + 1
         job.failures.append(Failure(kind, "no", attempt=attempt, worker=f"{seat.name}.{seat.generation}", at=self.now))
         if attempt < job.retries + 1 + spare:
@@ -222,8 +222,14 @@ def test_the_row_counts_first_failures(kind: str, joins: bool) -> None:
 
 def test_a_second_opinion_is_for_those_who_have_none() -> None:
     here, there = Failure("engine", "no", worker="fake-0.1"), Failure("engine", "no", worker="fake-1.2")
-    assert second_opinion("fake-0", SUSPECT_AFTER, (), siblings=True)
-    assert second_opinion("fake-0", SUSPECT_AFTER, (here, here), siblings=True)
-    assert not second_opinion("fake-0", SUSPECT_AFTER, (here, there), siblings=True)
-    assert not second_opinion("fake-0", SUSPECT_AFTER - 1, (), siblings=True)
-    assert not second_opinion("fake-0", SUSPECT_AFTER, (), siblings=False)
+    for kind in ("engine", "infrastructure", "resource"):
+        assert second_opinion("fake-0", SUSPECT_AFTER, kind, (), siblings=True)
+        assert second_opinion("fake-0", SUSPECT_AFTER, kind, (here, here), siblings=True)
+        assert not second_opinion("fake-0", SUSPECT_AFTER, kind, (here, there), siblings=True)
+        assert not second_opinion("fake-0", SUSPECT_AFTER - 1, kind, (), siblings=True)
+        assert not second_opinion("fake-0", SUSPECT_AFTER, kind, (), siblings=False)
+
+
+@pytest.mark.parametrize("kind", ["timeout", "input", "cancelled"])
+def test_nobody_pays_a_time_limit_twice_for_a_second_opinion(kind: str) -> None:
+    assert not second_opinion("fake-0", SUSPECT_AFTER + 9, kind, (), siblings=True)

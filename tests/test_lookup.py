@@ -117,6 +117,30 @@ def test_asking_changes_nothing(spool: Spool, states: dict[JobState, str]) -> No
 # ---- progress in words
 
 
+def test_progress_of_a_job_that_is_run_again_at_that_moment(
+    spool: Spool, states: dict[JobState, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = lookup.find
+
+    def then_retry(spool: Spool, job_id: str) -> lookup.Location:
+        place = find(spool, job_id)
+        monkeypatch.setattr(lookup, "find", find)
+        spool.requeue(*lookup.find_dead(spool, job_id))
+        return place
+
+    monkeypatch.setattr(lookup, "find", then_retry)
+    assert lookup.progress_now(spool, "failed").status == "queued"
+
+
+def test_a_job_that_another_has_just_run_again_is_left_to_it(spool: Spool, states: dict[JobState, str]) -> None:
+    dead = lookup.find_dead(spool, "failed")
+    spool.requeue(*dead)
+    spool.requeue(*dead)
+    assert lookup.find(spool, "failed").state is JobState.QUEUED
+    spool.finish(claim := claim_next(spool, seat(spool)), record_of(claim))
+    assert spool.decided(claim.name.id)
+
+
 def test_progress_whatever_the_state(spool: Spool, states: dict[JobState, str]) -> None:
     def now(job_id: str) -> tuple[str, float, str]:
         word = lookup.progress_now(spool, job_id)

@@ -131,7 +131,7 @@ def test_every_death_has_its_record_and_ordinary_jobs_go_on(crash_world: World) 
 
 
 def test_a_timeout_is_the_end_unless_somebody_asks(crash_world: World) -> None:
-    """For a limit that was met and for a hang; retry_times alone does not ask for it."""
+    """For a limit that was met and for a hang; retry_times alone does not ask for it, nor does a suspected slot."""
     pool = crash_world.pool()
     late = pool.submit("fake", do="work", seconds=30, timeout_s=0.3, retry_times=5)
     hung = pool.submit("fake", do="hang", retry_times=5)
