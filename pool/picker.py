@@ -70,14 +70,21 @@ class Picker:
 
     def take(self) -> Claim | None:
         """Claim the best job there is; None when nothing is left in memory."""
-        turn = self._behind and time.monotonic() >= self._behind_at
-        for names in (self._behind, self._names) if turn else (self._names, self._behind):
-            claim = self._take(names)
+        if self._behind and time.monotonic() >= self._behind_at:
+            claim = self._take_behind()
             if claim is not None:
-                if names is self._behind:
-                    self._behind_at = time.monotonic() + _BEHIND_S
                 return claim
-        return None
+        claim = self._take(self._names)
+        if claim is None and self._behind:
+            self.rescan()  # RACE: events come late; no other job may wait for one of these
+            claim = self._take(self._names) or self._take_behind()
+        return claim
+
+    def _take_behind(self) -> Claim | None:
+        claim = self._take(self._behind)
+        if claim is not None:
+            self._behind_at = time.monotonic() + _BEHIND_S
+        return claim
 
     def _take(self, names: list[str]) -> Claim | None:
         left: list[str] = []

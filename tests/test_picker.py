@@ -174,6 +174,13 @@ def test_who_ended_a_worker_waits_behind_whatever_its_priority(
     assert [taken(picker) for _ in range(4)] == [others[1], others[0], high, low]
 
 
+def test_a_job_of_which_no_event_told_yet_comes_before(spool: Spool, picker: Picker, make_job: JobMaker) -> None:
+    behind = put_behind(spool, make_job)
+    picker.rescan()
+    job_id = put(spool, make_job)
+    assert [claim.name.id for claim in (picker.take(), picker.take()) if claim] == [job_id, behind]
+
+
 def test_a_queue_that_never_empties_does_not_keep_it_for_ever(
     spool: Spool, picker: Picker, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
