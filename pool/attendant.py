@@ -38,7 +38,7 @@ class Attendant:
         self._log = spool.root / "run" / "logs" / "supervisor.log"
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._next_try = 0.0
+        self._next_try = self._give_up = 0.0
         self._starting_since: int | None = None  # place in the log where the last attempt to start one again began
         self.problem = ""  # why no supervisor can be started, "" while one may come
         self._presence = ""  # the file that counts us as a client
@@ -91,13 +91,15 @@ class Attendant:
             self.problem, self._starting_since = "", None
             return
         self._look_at_start()
-        if time.monotonic() < self._next_try:
+        now = time.monotonic()
+        if now < self._next_try or (self._starting() and now < self._give_up):
             return
         self._next_try = time.monotonic() + _AGAIN_S
         with self._lock:
             try:
                 if not self._serving():
                     _, self._starting_since = self._launch()
+                    self._give_up = time.monotonic() + _START_S
             except (PoolError, OSError) as error:
                 self.problem = str(error)
 
@@ -112,8 +114,15 @@ class Attendant:
         """This client is gone."""
         if self._presence:
             fsops.unlink(self._presence, missing_ok=True)
+        self._leave_to_itself()
+
+    def _starting(self) -> bool:
+        """Whether a supervisor that we started again lives; it may still be on its way."""
+        return self._starting_since is not None and self._process is not None and self._process.poll() is None
+
+    def _leave_to_itself(self) -> None:
+        """A supervisor that lives on: a thread waits for its end, so that no zombie stays while we live."""
         if self._process is not None and self._process.poll() is None:
-            # reaped by nobody while we live: a thread waits for it so that no zombie stays
             threading.Thread(target=self._process.wait, daemon=True).start()
 
     def await_description(self, engine: str, seconds: float) -> None:
@@ -159,8 +168,7 @@ class Attendant:
             raise ConfigError(
                 "a FilePool can start a supervisor only from a config.json on disk; give its path"
             )
-        if self._process is not None:
-            self._process.poll()  # reaps the one that died
+        self._leave_to_itself()  # the one before: dead, or it does not come
         mark = logs.mark(self._log)
         env = {key: value for key, value in os.environ.items() if not key.startswith("FILEPOOL_")}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), env.get("PYTHONPATH", "")]))
