@@ -8,6 +8,9 @@ READY  := $(VENV)/.ready
 TESTED := $(VENV)/.tested
 WEIGHTS := $(VENV)/.weights
 
+# the tests start some thousand interpreters: each would compile everything anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test more lint slow chaos bench clean
 
 help:  ## this list

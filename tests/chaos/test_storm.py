@@ -21,6 +21,7 @@ from .storm import Storm, set_up
 SECONDS = float(os.environ.get("FILEPOOL_STORM_S", "20"))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(SECONDS * 1.2 + 240)
 @pytest.mark.invariant(1, 7, 8, 9, 15, 27)
 def test_storm(tmp_path: Path) -> None:

@@ -335,6 +335,7 @@ def test_the_mouth_says_it(made: Made, template: Path, words: Path, tmp_path: Pa
     assert sheet.shape[1] > 1500
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_outside_the_face_nothing_changes(
     lipsync: LipSync, template: Path, words: Path, cache: Path, tmp_path: Path
@@ -355,6 +356,7 @@ def test_outside_the_face_nothing_changes(
     assert moved > 50
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_the_second_job_looks_at_nothing_again_and_gives_the_same_bytes(
     lipsync: LipSync,
@@ -462,6 +464,7 @@ def test_still_picture_and_default_place(lipsync: LipSync, words: Path, tmp_path
     assert made.result["template_frames"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_phone_video_comes_out_upright(
     lipsync: LipSync, template: Path, words: Path, tmp_path: Path, ffmpeg: Ffmpeg

@@ -149,14 +149,16 @@ def test_an_engine_error_is_retried_once_or_as_often_as_somebody_says(world: Wor
     world.configure({"fake": {}, "twice": {"retry_times": 2}, "never": {"retry_on": ["resource"]}})
     world.serve(ready=6)
     pool = world.pool()
-    for engine, more, attempts, reason in (
+    table: list[tuple[str, dict[str, Any], int, str]] = [
         ("fake", {}, 2, "an error of the engine is retried once"),
         ("fake", {"retry_times": 3}, 4, "retry_times is 3"),
         ("twice", {}, 3, "retry_times is 2"),
         ("never", {}, 1, "retry_on names resource"),
         ("never", {"retry_on": ["engine"], "retry_times": 1}, 2, "retry_times is 1"),
-    ):
-        last = failure_of(pool.submit(engine, do="raise", **more))
+    ]
+    futures = [pool.submit(engine, do="raise", **more) for engine, more, _, _ in table]
+    for future, (engine, more, attempts, reason) in zip(futures, table, strict=True):
+        last = failure_of(future)
         assert (last.kind, last.attempt) == ("engine", attempts), (engine, more)
         assert last.not_retried.startswith(reason)
 

@@ -195,7 +195,9 @@ SICK: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", ["raises", "dies", pytest.param("hangs", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "how", ["raises", pytest.param("dies", marks=pytest.mark.long), pytest.param("hangs", marks=pytest.mark.slow)]
+)
 @pytest.mark.invariant(11)
 def test_sick_slot_does_not_empty_the_queue(world: World, how: str) -> None:
     """Everything fails in fake-0: a fresh process, and the bench when that did not help; no job reaches dead."""
