@@ -31,7 +31,7 @@ class Sizes:
     job_s: float = 0.02
 
 
-QUICK = Sizes(pairs=1, jobs=10, poison=2, job_s=0.001)
+QUICK = Sizes(pairs=1, jobs=10, poison=1, job_s=0.001)
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,15 @@ class Storm:
             if self.rng.random() < 0.5:
                 self._at(self.rng.uniform(0, 0.5), self._drained.terminate)
         elif what == "reload":
-            self._reload()
+            serving = self._serving()
+            if serving is None:
+                return
+            self._reload(serving.pid)
         else:
             self._rivals.append(self.world.serve())
         self.done[what] += 1
 
-    def _reload(self) -> None:
+    def _reload(self, serving: int) -> None:
         """Another configuration on disk, and every other time the command instead of the signal."""
         document = json.loads(self.world.config.read_text())
         engine = document["engines"]["fake"]
@@ -138,13 +141,12 @@ class Storm:
         written = self.world.config.with_suffix(".new")
         written.write_text(json.dumps(document))
         written.replace(self.world.config)
-        serving = self._serving()
         if self.done["reload"] % 2:
             argv = [sys.executable, "-m", "pool", "reload", "--config", str(self.world.config)]
             with open(self.world.folder / "reloads.err", "ab") as said:
                 self._reloads.append(subprocess.Popen(argv, cwd=ROOT, stdout=said, stderr=said))
-        elif serving is not None:
-            kill(serving.pid, signal.SIGHUP)
+        else:
+            kill(serving, signal.SIGHUP)
 
     def _victim(self, whom: str) -> int | None:
         if whom == "worker":
@@ -311,12 +313,18 @@ class Storm:
             "kills": sum(count for what, count in self.done.items() if what.startswith("kill")),
             "stops": sum(count for what, count in self.done.items() if what.startswith("stop")),
             "strikes": dict(sorted(self.done.items())),
+            "configurations": self._log().count(" to be replaced or started, "),
+            "workers asked to end by one": self._log().count(": it may finish its job\n"),
             "recovered": len(report.recovered),
             "fairness": self._queue.order.summary(SLOTS) if self._queue else {},
             **counts,
             "nowhere for a moment": len(self.missing),
             "wrong": len(self.wrong),
         }
+
+    def _log(self) -> str:
+        """What all supervisors said."""
+        return (self.world.folder / "serve.log").read_text(errors="replace")
 
     def _charged(self) -> Iterator[str]:
         """Attempts that failed by no fault of their job and by no strike of ours."""
@@ -332,7 +340,7 @@ class Storm:
     def _at_once(self) -> Iterator[str]:
         """Workers that a reload asked to end while another one that it had asked was not gone, by the log."""
         asked = ""
-        for line in (self.world.folder / "serve.log").read_text(errors="replace").splitlines():
+        for line in self._log().splitlines():
             if " serving " in line or f" {asked} ended in " in line:
                 asked = ""
             if line.endswith(": it may finish its job"):
