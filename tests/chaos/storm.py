@@ -63,7 +63,7 @@ class Storm:
         self._rivals: list[subprocess.Popen[bytes]] = []
         self._drained: subprocess.Popen[bytes] | None = None
         self._reloads: list[subprocess.Popen[bytes]] = []
-        self._struck: set[str] = set()  # workers
+        self.struck: set[str] = set()  # workers
         self._queue: Witness | None = None
         self._begun = time.monotonic()
 
@@ -159,7 +159,7 @@ class Storm:
             pids = [client.pid for client in self.clients if client.poll() is None]
         pid = self.rng.choice(pids) if pids else None
         if whom == "worker" and pid is not None:
-            self._struck.add(processes[pid])
+            self.struck.add(processes[pid])
         return pid
 
     def _serving(self) -> subprocess.Popen[bytes] | None:
@@ -334,31 +334,32 @@ class Storm:
             for failure in _failed(record) if record is not None and record.engine == "fake" else ():
                 if failure.kind not in OWN_FAULT and failure.cause in {cause.value for cause in INNOCENT}:
                     yield f"{failure.attempt} of {record.id}: {failure.message}"
-                elif record.id in innocent and failure.kind not in OWN_FAULT and failure.worker not in self._struck:
+                elif record.id in innocent and failure.kind not in OWN_FAULT and failure.worker not in self.struck:
                     yield f"{failure.attempt} of {record.id}, whose worker nobody struck: {failure.message}"
-
-    def _at_once(self) -> Iterator[str]:
-        """Workers that a reload asked to end while another one that it had asked was not gone, by the log."""
-        asked = ""
-        for line in self._log().splitlines():
-            if " serving " in line or f" {asked} ended in " in line:
-                asked = ""
-            if line.endswith(": it may finish its job"):
-                worker = line.split()[3].rstrip(":")
-                if asked:
-                    yield f"{worker}, before {asked} had ended"
-                asked = worker
 
     def faults(self, report: Report) -> list[str]:
         """Everything that must not be, as sentences."""
         found = [f"{kind}: {sentence}" for kind, sentences in report.faults().items() for sentence in sentences]
         found += [f"missing: {job_id} was nowhere for a moment" for job_id in self.missing]
         found += [f"charged: attempt {what}" for what in self._charged()]
-        found += [f"not one by one: {what}" for what in self._at_once()]
+        found += [f"not one by one: {what}" for what in asked_at_once(self._log())]
         if self._queue is not None:
             unfair = self._queue.order.unfair(SLOTS, self.history.told().cancelled)
             found += [f"unfair: {what}" for what in unfair]
         return found + [f"wrong: {what}" for what in self.wrong]
+
+
+def asked_at_once(log: str) -> Iterator[str]:
+    """Workers that a reload asked to end while another one that it had asked was not gone. log: of supervisors."""
+    asked = ""
+    for line in log.splitlines():
+        if " serving " in line or f" {asked} ended in " in line:
+            asked = ""
+        if line.endswith(": it may finish its job"):
+            worker = line.split()[3].rstrip(":")
+            if asked:
+                yield f"{worker}, before {asked} had ended"
+            asked = worker
 
 
 def _failed(record: Record) -> tuple[Failure, ...]:
