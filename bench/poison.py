@@ -1,9 +1,10 @@
 """What jobs that kill their worker cost the others. `python -m bench.poison --json`
 
 300 ordinary jobs on two workers, alone and beside six jobs that end their worker with SIGKILL in every attempt and
-were submitted first; in turns, each pair in one pool, the median of the pairs' ratios. Once with jobs of 20 ms of work,
-once with jobs that do nothing, where what is left is the start of processes. Timed from the first submit to the last
-ordinary result in the caller's hand; before the next turn the six have failed and both workers are idle.
+were submitted first; in turns in one pool, the median of the pairs' ratios. The ordinary jobs are 20 ms of processor
+time, 20 ms of waiting, as for a device, or nothing at all: then what is left is the start of processes. Timed from
+the first submit to the last ordinary result in the caller's hand; before the next turn the six have failed and both
+workers are idle.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +27,14 @@ _PATIENCE_S = 300.0
 
 @dataclass(frozen=True)
 class Sizes:
-    pairs: int = 7
+    pairs: int = 5
     jobs: int = 300
     poison: int = 6
     job_s: float = 0.02
+    retry_times: int = 2  # of those that kill
 
 
-QUICK = Sizes(pairs=1, jobs=10, poison=1, job_s=0.001)
+QUICK = Sizes(pairs=1, jobs=10, poison=1, job_s=0.001, retry_times=0)
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,13 @@ class Bench:
     def __init__(self, pool: Any, loads: Path, sizes: Sizes) -> None:
         self._pool, self._loads, self._sizes = pool, loads, sizes
 
-    def turn(self, seconds: float, poison: int) -> Turn:
-        """seconds: of work in each ordinary job; poison: how many of the others go first."""
+    def turn(self, what: Mapping[str, Any], poison: int) -> Turn:
+        """what: parameters of the ordinary jobs; poison: how many of the others go first."""
         pool, before = self._pool, self._started()
-        what = {"do": "work", "seconds": seconds} if seconds else {}
         calls = [{**what, "value": number} for number in range(self._sizes.jobs)]
         begun = time.perf_counter()
-        deadly = pool.submit_many("fake", [{"do": "kill"}] * poison, durable=False) if poison else []
+        terms = {"durable": False, "retry_times": self._sizes.retry_times}
+        deadly = pool.submit_many("fake", [{"do": "kill"}] * poison, **terms) if poison else []
         futures = pool.submit_many("fake", calls, durable=False)
         wait(futures, _PATIENCE_S)
         spent, starts = time.perf_counter() - begun, self._started() - before
@@ -65,15 +68,15 @@ class Bench:
         harness.forget_records(pool.spool.root)
         return Turn(spent, starts)
 
-    def pairs(self, seconds: float) -> dict[str, Any]:
+    def pairs(self, what: Mapping[str, Any]) -> dict[str, Any]:
         """Alone and beside, in turns."""
         alone: list[Turn] = []
         beside: list[Turn] = []
         for number in range(self._sizes.pairs):
             harness.in_turn(
                 number,
-                lambda: alone.append(self.turn(seconds, 0)),
-                lambda: beside.append(self.turn(seconds, self._sizes.poison)),
+                lambda: alone.append(self.turn(what, 0)),
+                lambda: beside.append(self.turn(what, self._sizes.poison)),
             )
         ratios = [after.seconds / before.seconds for before, after in zip(alone, beside, strict=True)]
         lost = [after.seconds - before.seconds for before, after in zip(alone, beside, strict=True)]
@@ -95,13 +98,16 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     engine = {"engine": harness.FAKE, "workers": WORKERS, "options": {"loads": str(loads)}}
     with harness.warm_pool(place, {"fake": engine}) as pool:
         bench = Bench(pool, loads, sizes)
-        bench.turn(0.0, 0)
-        work, trivial = bench.pairs(sizes.job_s), bench.pairs(0.0)
+        bench.turn({}, 0)
+        work = bench.pairs({"do": "work", "seconds": sizes.job_s})
+        waiting = bench.pairs({"do": "sleep", "seconds": sizes.job_s})
+        trivial = bench.pairs({})
     loads.unlink()
-    figures = {"work": work, "trivial": trivial, "jobs": sizes.jobs, "poison": sizes.poison}
+    figures = {"work": work, "waiting": waiting, "trivial": trivial, "jobs": sizes.jobs, "poison": sizes.poison}
     rows = [
-        *_rows(f"{sizes.jobs} jobs of {sizes.job_s * 1e3:g} ms", work, sizes, "work.ratio"),
-        *_rows(f"{sizes.jobs} jobs that do nothing", trivial, sizes, ""),
+        *_rows(f"{sizes.jobs} × {sizes.job_s * 1e3:g} ms of work", work, sizes, "work.ratio"),
+        *_rows(f"{sizes.jobs} × {sizes.job_s * 1e3:g} ms of waiting", waiting, sizes, "waiting.ratio"),
+        *_rows(f"{sizes.jobs} × nothing", trivial, sizes, ""),
     ]
     return Measured("poison", figures, rows)
 

@@ -34,7 +34,7 @@ from .fairness import Witness
 
 CLIENT = Path(__file__).resolve().parent / "client.py"
 STRIKES = {"kill worker": 14, "stop worker": 3, "kill supervisor": 4, "stop supervisor": 1, "kill client": 2,
-           "stop client": 1, "drain": 1, "rival": 1, "reload": 2}  # fmt: skip
+           "stop client": 1, "drain": 1, "rival": 1, "reload": 4}  # fmt: skip
 SAMPLE_S, SAMPLES = 0.1, 5  # how often how many accepted jobs are looked for
 WORKERS, SPARES = (2, 4), (0, 1)  # of a reload, at least and at most
 SLOTS = WORKERS[1] + SPARES[1]

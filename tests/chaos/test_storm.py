@@ -87,9 +87,13 @@ def test_workers_that_are_asked_to_end_together_are_found(tmp_path: Path) -> Non
         document = json.loads(world.config.read_text())
         document["engines"]["fake"]["options"]["fingerprint"] = "fake-2"
         world.config.write_text(json.dumps(document))
+        futures = [world.pool().submit("fake", do="sleep", seconds=0.6) for _ in range(3)]
+        for future in futures:
+            world.worker_of(future.id)
         kill(world.serving[0].pid, signal.SIGHUP)
         log = tmp_path / "serve.log"
         wait_until(lambda: "all slots run the new configuration" in log.read_text(), "the roll")
+        assert [future.result(20)["attempt"] for future in futures] == [1, 1, 1]
         lines = log.read_text().splitlines()
         asks = [number for number, line in enumerate(lines) if line.endswith(": it may finish its job")]
         assert len(asks) == 4
