@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import harness, targets
 
-NAMES = ("floor", "roundtrip", "throughput", "payload", "idle", "recovery", "backlog", "jobs", "footprint")
+NAMES = ("floor", "roundtrip", "throughput", "payload", "idle", "recovery", "poison", "backlog", "jobs", "footprint")
 
 
 def run(name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -47,6 +47,8 @@ TARGETS = (
     Target("recovery", "supervisor_reloads", "0", 0),
     Target("recovery", "submitter.completed", "100 of 100", 100, at_least=True),
     Target("recovery", "submitter.reloads", "0", 0),
+    Target("poison", "work.ratio", "≤ 1.5 × alone", 1.5),
+    Target("poison", "waiting.ratio", "≤ 1.5 × alone", 1.5),
     Target("backlog", "ratio", "≤ 2 × at 1,000", 2.0),
     Target("backlog", "roundtrip.ratio", "as before: ≤ 1.25 ×", 1.25),
     Target("jobs", "page_ms", "≤ 50 ms", 50),

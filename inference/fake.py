@@ -61,7 +61,7 @@ class Params(pydantic.BaseModel):
         "write", "partials", "deaf", "noisy",
     ] = "echo"  # fmt: skip
     value: Any = None
-    seconds: float = pydantic.Field(0.0, ge=0, description="how long sleep, work and children take")
+    seconds: float = pydantic.Field(0.0, ge=0, description="how long sleep and children take; processor time of work")
     code: int = pydantic.Field(0, ge=0, le=255, description="exit code")
     mb: int = pydantic.Field(0, ge=0, description="megabytes to leak or to write")
     until_attempt: int = pydantic.Field(
@@ -153,9 +153,9 @@ class Fake:
         if do == "sleep":
             _work(params.seconds, context, result)
         elif do == "work":
-            deadline = time.monotonic() + params.seconds
-            while time.monotonic() < deadline:
-                context.progress("inference", 100 * (1 - (deadline - time.monotonic()) / params.seconds))
+            begun = time.thread_time()
+            while (spent := time.thread_time() - begun) < params.seconds:
+                context.progress("inference", 100 * spent / params.seconds)
         elif do == "children":
             child = [
                 sys.executable,

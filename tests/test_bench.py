@@ -24,6 +24,7 @@ KEYS = {
     "payload": ("mb_per_s", "k64_jobs_per_s"),
     "idle": ("cpu_s",),
     "recovery": ("rerun_ms", "supervisor_completed", "supervisor_reloads"),
+    "poison": ("work.alone_s", "work.beside_s", "work.ratio", "waiting.ratio", "trivial.ratio", "trivial.starts"),
     "backlog": ("claim_us_1k", "claim_us_100k", "ratio", "roundtrip.before.p50_ms", "roundtrip.after.p50_ms"),
     "jobs": ("build_ms", "page_ms", "moving_ms", "more_ms", "waiting_ms", "arriving_ms", "tags_ms"),
     "footprint": ("shm_bytes", "import_ms", "import_heavy"),

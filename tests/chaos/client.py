@@ -59,8 +59,10 @@ class Client:
 
     def submit(self, params: dict[str, Any], **more: Any) -> None:
         value, priority = self.value(), self.rng.randint(-5, 5)
-        self.history.say("offered", id=more.get("id"), value=value, priority=priority)
+        self.history.say("offered", id=more.get("id"), value=value)
         future = self.pool.submit("fake", params={"value": value, **params}, priority=priority, **more)
+        if params.get("do") in ("raise", "kill"):
+            self.history.say("bad", id=future.id)
         self.history.say("accepted", id=future.id)
         self.pending.append((future, value))
 
@@ -79,7 +81,7 @@ class Client:
         futures = []
         for number in range(self.rng.randint(1, 4)):
             value = f"{name}-{number}"
-            self.history.say("offered", value=value, priority=0)
+            self.history.say("offered", value=value)
             future = pool.submit("fake", value=value)
             self.history.say("accepted", id=future.id)
             futures.append((future, value))

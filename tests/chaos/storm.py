@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import heapq
 import json
 import os
@@ -13,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,24 @@ from crash.rig import History
 from scenarios.world import ROOT, World, kill, wait_until
 
 from pool import lookup
+from pool.config import digest_of
 from pool.constants import EXIT_DRAINED, EXIT_LOCKED
 from pool.errors import UnknownJob
-from pool.job import JobState
+from pool.job import Failure, Record
+from pool.judge import INNOCENT
 from pool.retention import sweep_remains, sweep_tmp
+from pool.running import running
 from pool.spool import Spool
+
+from .fairness import Witness
 
 CLIENT = Path(__file__).resolve().parent / "client.py"
 STRIKES = {"kill worker": 14, "stop worker": 3, "kill supervisor": 4, "stop supervisor": 1, "kill client": 2,
-           "stop client": 1, "drain": 1, "rival": 1}  # fmt: skip
+           "stop client": 1, "drain": 1, "rival": 1, "reload": 4}  # fmt: skip
 SAMPLE_S, SAMPLES = 0.1, 5  # how often how many accepted jobs are looked for
+WORKERS, SPARES = (2, 4), (0, 1)  # of a reload, at least and at most
+SLOTS = WORKERS[1] + SPARES[1]
+OWN_FAULT = frozenset({"engine", "input", "cancelled"})  # kinds of failure that no strike makes
 
 
 class Storm:
@@ -55,6 +62,9 @@ class Storm:
         self._over = False
         self._rivals: list[subprocess.Popen[bytes]] = []
         self._drained: subprocess.Popen[bytes] | None = None
+        self._reloads: list[subprocess.Popen[bytes]] = []
+        self.struck: set[str] = set()  # workers
+        self._queue: Witness | None = None
         self._begun = time.monotonic()
 
     # ---- the storm
@@ -62,6 +72,7 @@ class Storm:
     def run(self, seconds: float, told: Callable[[str], None] = lambda text: None) -> None:
         """Strike for so long, then let what waits come to its end."""
         watcher = threading.Thread(target=self._watch)
+        self._queue = Witness(self.world.spool / "ready" / "fake")
         until, tell_at = time.monotonic() + seconds, time.monotonic() + 30
         try:
             for _ in range(self.wanted):
@@ -84,6 +95,7 @@ class Storm:
             self._over = True
             if watcher.ident:
                 watcher.join()
+            self._queue.close()
             for client in self.clients:
                 kill(client.pid)
                 client.wait()
@@ -109,19 +121,46 @@ class Storm:
             self._drained.terminate()
             if self.rng.random() < 0.5:
                 self._at(self.rng.uniform(0, 0.5), self._drained.terminate)
+        elif what == "reload":
+            serving = self._serving()
+            if serving is None:
+                return
+            self._reload(serving.pid)
         else:
             self._rivals.append(self.world.serve())
         self.done[what] += 1
 
+    def _reload(self, serving: int) -> None:
+        """Another configuration on disk, and every other time the command instead of the signal."""
+        document = json.loads(self.world.config.read_text())
+        engine = document["engines"]["fake"]
+        options = {"fingerprint": f"fake-{self.rng.randint(1, 2)}", "load_s": self.rng.choice([0.0, 0.2])}
+        engine["options"] = {**engine["options"], **options}
+        engine["max_concurrent_tasks"], engine["spares"] = self.rng.randint(*WORKERS), self.rng.randint(*SPARES)
+        engine["stall_timeout_s"], engine["task_timeout_minutes"] = self.rng.randint(30, 90), self.rng.randint(1, 30)
+        written = self.world.config.with_suffix(".new")
+        written.write_text(json.dumps(document))
+        written.replace(self.world.config)
+        if self.done["reload"] % 2:
+            argv = [sys.executable, "-m", "pool", "reload", "--config", str(self.world.config)]
+            with open(self.world.folder / "reloads.err", "ab") as said:
+                self._reloads.append(subprocess.Popen(argv, cwd=ROOT, stdout=said, stderr=said))
+        else:
+            kill(serving, signal.SIGHUP)
+
     def _victim(self, whom: str) -> int | None:
         if whom == "worker":
-            pids = sorted(self.world.processes())
+            processes = self.world.processes()
+            pids = sorted(processes)
         elif whom == "supervisor":
             serving = self._serving()
             pids = [serving.pid] if serving is not None else []
         else:
             pids = [client.pid for client in self.clients if client.poll() is None]
-        return self.rng.choice(pids) if pids else None
+        pid = self.rng.choice(pids) if pids else None
+        if whom == "worker" and pid is not None:
+            self.struck.add(processes[pid])
+        return pid
 
     def _serving(self) -> subprocess.Popen[bytes] | None:
         """The process that holds the spool."""
@@ -138,6 +177,7 @@ class Storm:
         for rival in [rival for rival in self._rivals if rival.poll() is not None]:
             self._rivals.remove(rival)
             self.done[f"rival ended with {rival.returncode}"] += 1
+        self._look_after_reloads()
         if self._drained is not None and self._drained.poll() is not None:
             if self._drained.returncode not in (EXIT_DRAINED, -signal.SIGKILL):
                 self.wrong.append(f"a drained supervisor ended with {self._drained.returncode}")
@@ -149,6 +189,13 @@ class Storm:
             self.world.serving.remove(process)
         if not self.world.serving and not self._later:
             self._serve()
+
+    def _look_after_reloads(self) -> None:
+        for command in [command for command in self._reloads if command.poll() is not None]:
+            self._reloads.remove(command)
+            self.done[f"reload ended with {command.returncode}"] += 1
+            if command.returncode not in (0, 2):  # 2: nobody serves, or who does is killed or drained meanwhile
+                self.wrong.append(f"a reload ended with {command.returncode}")
 
     def _serve(self) -> None:
         self.world.serve()
@@ -219,9 +266,20 @@ class Storm:
         identity = self.world.supervisor()
         return identity is not None and living == [identity.pid]
 
+    def _reloaded(self) -> bool:
+        """What was last written is what all slots run."""
+        serves, roll = running(self.world.spool), self.world.status().get("roll", {})
+        digest = digest_of(self.world.config.read_bytes())
+        told = serves is not None and serves.digest == roll.get("digest") == digest
+        return told and roll["rolled"] == roll["slots"] and not roll["leaving"]
+
     def settle(self) -> Report:
         """Drain the pool, sweep, and hold the spool against what clients were told."""
+        for command in self._reloads:
+            command.wait(120)
         wait_until(self._one_serves, "one supervisor, and no other on its way", 120)
+        wait_until(self._reloaded, "all slots run the configuration on disk", 120)
+        self._look_after_reloads()
         if self.world.drain() != EXIT_DRAINED:
             self.wrong.append("the last drain failed")
         spool = Spool(self.world.spool)
@@ -229,9 +287,9 @@ class Storm:
         sweep_remains(spool)
         if self.world.processes():
             self.wrong.append(f"left over: {self.world.processes()}")
-        errors = self.world.folder / "clients.err"
-        if "Error" in errors.read_text():
-            self.wrong.append(errors.read_text()[-1500:])
+        for path in self.world.folder.glob("*.err"):
+            if "Error" in path.read_text():
+                self.wrong.append(path.read_text()[-1500:])
         self.wrong += [f"{path.name} is left beside the outputs" for path in self.outputs.glob(".*part*")]
         return check(self.world.spool, self.history.told(), self.witness, counted=False)
 
@@ -242,7 +300,7 @@ class Storm:
         attempts = Counter(record.attempt for record in view.records.values() if record)
         faults = report.faults()
         counts = {kind: len(faults.get(kind, ())) for kind in FAULTS}
-        told, overtaken = self.history.told(), self.fairness() or [0]
+        told = self.history.told()
         return {
             "seed": self.seed,
             "seconds": round(time.monotonic() - self._begun),
@@ -255,42 +313,68 @@ class Storm:
             "kills": sum(count for what, count in self.done.items() if what.startswith("kill")),
             "stops": sum(count for what, count in self.done.items() if what.startswith("stop")),
             "strikes": dict(sorted(self.done.items())),
+            "configurations": self._log().count(" to be replaced or started, "),
+            "workers asked to end by one": self._log().count(": it may finish its job\n"),
             "recovered": len(report.recovered),
-            "overtaken": {"median": overtaken[len(overtaken) // 2], "most": overtaken[-1]},
+            "fairness": self._queue.order.summary(SLOTS) if self._queue else {},
             **counts,
             "nowhere for a moment": len(self.missing),
             "wrong": len(self.wrong),
         }
 
-    def fairness(self) -> list[int]:
-        """By how many jobs that come after it in order each innocent one was overtaken, the most last.
+    def _log(self) -> str:
+        """What all supervisors said."""
+        return (self.world.folder / "serve.log").read_text(errors="replace")
 
-        Innocent: it did what it was told, at its first attempt. Order: priority, then age. With several workers some
-        jobs begin side by side, and a job that was just submitted is not yet seen by all: a handful is fair.
-        """
-        view, order = Spoolview(self.world.spool), self.history.priorities()
-        records = [record for record in view.records.values() if record and record.started and record.engine == "fake"]
-        keys = {}
-        for record in records:
-            value = record.value.get("value") if isinstance(record.value, dict) else None
-            keys[record.id] = (-order.get(str(value), 0), record.created) if value in order else None
-        known = sorted((record for record in records if keys[record.id]), key=lambda record: record.started)
-        begun = [record.started for record in known]
-        found = []
-        for record in known:
-            if record.state is JobState.COMPLETED and record.attempt == 1:
-                window = known[bisect.bisect_left(begun, record.created) : bisect.bisect_left(begun, record.started)]
-                found.append(sum(1 for other in window if other.attempt == 1 and keys[other.id] > keys[record.id]))
-        return sorted(found)
+    def _charged(self) -> Iterator[str]:
+        """Attempts that failed by no fault of their job and by no strike of ours."""
+        told = self.history.told()
+        view, innocent = Spoolview(self.world.spool), told.accepted - told.bad
+        for record in view.records.values():
+            for failure in _failed(record) if record is not None and record.engine == "fake" else ():
+                if failure.kind not in OWN_FAULT and failure.cause in {cause.value for cause in INNOCENT}:
+                    yield f"{failure.attempt} of {record.id}: {failure.message}"
+                elif record.id in innocent and failure.kind not in OWN_FAULT and failure.worker not in self.struck:
+                    yield f"{failure.attempt} of {record.id}, whose worker nobody struck: {failure.message}"
 
     def faults(self, report: Report) -> list[str]:
         """Everything that must not be, as sentences."""
         found = [f"{kind}: {sentence}" for kind, sentences in report.faults().items() for sentence in sentences]
         found += [f"missing: {job_id} was nowhere for a moment" for job_id in self.missing]
+        found += [f"charged: attempt {what}" for what in self._charged()]
+        found += [f"not one by one: {what}" for what in asked_at_once(self._log())]
+        if self._queue is not None:
+            unfair = self._queue.order.unfair(SLOTS, self.history.told().cancelled)
+            found += [f"unfair: {what}" for what in unfair]
         return found + [f"wrong: {what}" for what in self.wrong]
 
 
-ENGINE = {"max_concurrent_tasks": 3, "spares": 1, "retry_times": 90, "start_limit": 1000, "bench_s": 2}
+def asked_at_once(log: str) -> Iterator[str]:
+    """Workers that a reload asked to end while another one that it had asked was not gone. log: of supervisors."""
+    asked = ""
+    for line in log.splitlines():
+        if " serving " in line or f" {asked} ended in " in line:
+            asked = ""
+        if line.endswith(": it may finish its job"):
+            worker = line.split()[3].rstrip(":")
+            if asked:
+                yield f"{worker}, before {asked} had ended"
+            asked = worker
+
+
+def _failed(record: Record) -> tuple[Failure, ...]:
+    """Every attempt of a job that failed."""
+    return (*record.attempts, *((record.failure,) if record.failure is not None else ()))
+
+
+ENGINE = {
+    "max_concurrent_tasks": 3,
+    "threads": 1,  # else they are shared out among all workers, and another number of these changes every one
+    "spares": 1,
+    "retry_times": 90,
+    "start_limit": 1000,
+    "bench_s": 2,
+}
 TOP = {"drain_grace_s": 2, "orphan_grace_s": 20}
 
 

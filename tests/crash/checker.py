@@ -44,7 +44,8 @@ Found = Iterator[tuple[str, str]]  # one of FAULTS, or "recovered", and a senten
 class Told:
     """What clients did and heard. offered, accepted: ids; values: `value` of jobs whose id nobody knew before the
     answer; dropped: jobs that had their name in in/; refused: what is no job and had one; cancelled, removed, requeued:
-    asked for, answered or not; stands: a request whose call returned; read: id -> sha256 of a record that was seen."""
+    asked for, answered or not; stands: a request whose call returned; bad: whose attempts fail by what they do; read:
+    id -> sha256 of a record that was seen."""
 
     offered: set[str] = field(default_factory=set)
     values: set[Any] = field(default_factory=set)
@@ -55,6 +56,7 @@ class Told:
     removed: set[str] = field(default_factory=set)
     requeued: set[str] = field(default_factory=set)
     stands: set[str] = field(default_factory=set)
+    bad: set[str] = field(default_factory=set)
     read: dict[str, str] = field(default_factory=dict)
 
 

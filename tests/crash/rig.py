@@ -81,11 +81,6 @@ class History:
     def told(self) -> Told:
         return told_of(self._lines())
 
-    def priorities(self) -> dict[str, int]:
-        """Of the jobs whose client put it down: by their value."""
-        events = (json.loads(line) for line in self._lines())
-        return {event["value"]: event["priority"] for event in events if "priority" in event}
-
     def _lines(self) -> Iterator[str]:
         for path in sorted(self.folder.iterdir()):
             yield from path.read_text().splitlines()
