@@ -42,6 +42,7 @@ def test_storm(tmp_path: Path) -> None:
         world.close()
 
 
+@pytest.mark.long
 def test_a_rival_that_is_slow_to_come_does_not_serve_when_the_storm_is_over(tmp_path: Path) -> None:
     world = set_up(tmp_path)
     try:
@@ -57,6 +58,7 @@ def test_a_rival_that_is_slow_to_come_does_not_serve_when_the_storm_is_over(tmp_
         world.close()
 
 
+@pytest.mark.long
 def test_an_attempt_that_failed_by_no_strike_is_found(tmp_path: Path) -> None:
     """Two jobs lose their worker, one of them by the hand of the storm."""
     world = set_up(tmp_path)
@@ -80,6 +82,7 @@ def test_an_attempt_that_failed_by_no_strike_is_found(tmp_path: Path) -> None:
         world.close()
 
 
+@pytest.mark.long
 def test_workers_that_are_asked_to_end_together_are_found(tmp_path: Path) -> None:
     """In what a real supervisor says of a reload, and in the same with one line at another place."""
     world = set_up(tmp_path)

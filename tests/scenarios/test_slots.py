@@ -340,7 +340,7 @@ def test_bad_jobs_bench_nobody(mixed_world: World, engine: str, share: float, ho
 def test_poison_waits_behind(mixed_world: World) -> None:
     """Six jobs that kill their worker, submitted first: of what they run again nothing comes before an ordinary job."""
     pool = mixed_world.pool()
-    gates = [pool.submit("fake", do="work", seconds=60, priority=9) for _ in range(2)]
+    gates = [pool.submit("fake", do="sleep", seconds=60, priority=9) for _ in range(2)]
     for gate in gates:
         mixed_world.worker_of(gate.id)
     poison = [pool.submit("fake", do="kill", value=number, priority=5) for number in range(6)]
