@@ -149,7 +149,7 @@ class Recovery:
             return
         beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{claim.worker}")
         age_us = (boot_ns() - beat.phase_ns) // 1000 if beat is not None and beat.phase is Phase.BUSY else 0
-        begun = failure.at - max(0, age_us)
+        begun = min(failure.at, self._spool.now() - age_us)
         tracing.attempt_ended(self._spool, job, claim, begun, failure.at, before=earlier, failure=failure)
 
     def _failure(self, claim: Claim, kind: FailureKind, message: str, end: End) -> Failure:

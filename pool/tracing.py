@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Say = Callable[[str], object]
 
-_STOP_S = 2.0  # for what is still in the queue when the process ends
+_STOP_S = 1.0  # for what is still in the queue when the process ends
 _SAMPLED = 1
 _INSTALL = "pip install 'filepool[otel]'"
 _EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
@@ -53,7 +53,7 @@ def start(say: Say, **resource: str) -> None:
 
 
 def stop() -> None:
-    """Emit what is left, for two seconds at most, and no more."""
+    """Emit what is left, for a second at most, and no more."""
     global _tracer
     tracer, _tracer = _tracer, None
     if tracer is not None:
