@@ -58,8 +58,9 @@ def stop() -> None:
     tracer, _tracer = _tracer, None
     if tracer is not None:
         ending = threading.Thread(target=tracer.shutdown, daemon=True)
-        ending.start()
-        ending.join(_STOP_S)
+        with contextlib.suppress(RuntimeError):  # no more threads
+            ending.start()
+            ending.join(_STOP_S)
 
 
 def on() -> bool:
@@ -151,15 +152,10 @@ class _Ids:
 
 
 def _harmless(method: Callable[..., None]) -> Callable[..., None]:
-    """A span that cannot be made costs nobody a job."""
-
     @functools.wraps(method)
     def called(self: _Tracer, *args: Any) -> None:
-        with self.ours():
-            try:
-                method(self, *args)
-            except Exception as error:
-                self.complain(f"{type(error).__name__}: {error}")
+        with self.harmless():
+            method(self, *args)
 
     return called
 
@@ -173,7 +169,7 @@ class _Tracer:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        self._say, self._said, self._local = say, False, threading.local()
+        self._say, self._said, self._local = say, threading.Lock(), threading.local()
         self._trace, self._context, self._ids = trace, context, _Ids()
         self._load: tuple[str, str, int, int] | None = None
         named = OTELResourceDetector().detect().attributes.get("service.name", "filepool")
@@ -185,6 +181,7 @@ class _Tracer:
             watched: Any = _Watched(exporter, self)
             self._provider.add_span_processor(BatchSpanProcessor(watched))
         self._tracer = self._provider.get_tracer("filepool")
+        self._sampler: Any = self._provider.sampler
         log = logging.getLogger("opentelemetry")
         log.propagate = False
         log.addHandler(_FirstWord(self))
@@ -198,18 +195,26 @@ class _Tracer:
     @contextlib.contextmanager
     def ours(self) -> Iterator[None]:
         """What OpenTelemetry logs on this thread meanwhile is about our spans, not about those of an engine."""
-        self._local.ours = True
+        before, self._local.ours = self.is_ours(), True
         try:
             yield
         finally:
-            self._local.ours = False
+            self._local.ours = before
+
+    @contextlib.contextmanager
+    def harmless(self) -> Iterator[None]:
+        """What fails here costs nobody a job."""
+        with self.ours():
+            try:
+                yield
+            except Exception as error:
+                self.complain(f"{type(error).__name__}: {error}")
 
     def is_ours(self) -> bool:
-        return getattr(self._local, "ours", False)
+        return bool(getattr(self._local, "ours", False))
 
     def complain(self, text: str) -> None:
-        if not self._said:
-            self._said = True
+        if self._said.acquire(blocking=False):  # and never released
             with contextlib.suppress(Exception):
                 self._say(f"spans are lost; jobs go on, and this is said once: {text}")
 
@@ -221,15 +226,20 @@ class _Tracer:
         if above is not None:
             return _Tree(seed, above.trace, above.flags, above, job.terms.tracestate)
         trace = _id(f"{seed} trace", 16)
-        sampled = self._provider.sampler.should_sample(None, trace, "job").decision.is_sampled()
+        sampled = True
+        with self.harmless():
+            sampled = self._sampler.should_sample(None, trace, "job").decision.is_sampled()
         return _Tree(seed, trace, _SAMPLED if sampled else 0, None, "")
 
     def attach(self, context: TraceContext) -> Any:
         parent = parse(context.traceparent)
-        return None if parent is None else self._context.attach(self._under(parent, context.tracestate))
+        with self.harmless():
+            if parent is not None:
+                return self._context.attach(self._under(parent, context.tracestate))
+        return None
 
     def detach(self, token: Any) -> None:
-        with self.ours():
+        with self.harmless():
             self._context.detach(token)
 
     def _under(self, parent: Parent, state: str) -> Any:
@@ -363,11 +373,12 @@ class _FirstWord(logging.Handler):
     """Of what OpenTelemetry logs about our spans only the first word is passed on; an engine's own go their way."""
 
     def __init__(self, tracer: _Tracer) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._tracer = tracer
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._tracer.is_ours():
-            self._tracer.complain(record.getMessage())
+            if record.levelno >= logging.WARNING:
+                self._tracer.complain(record.getMessage())
         else:
             logging.getLogger().callHandlers(record)

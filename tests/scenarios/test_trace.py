@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +29,8 @@ from loguru import logger
 
 class Telling:
     def load(self, device, options):
+        if options.get("fail"):
+            raise RuntimeError("no such model")
         logging.basicConfig(format="%(levelname)s %(message)s")
         logger.remove()
         logger.add(lambda text: os.write(2, text.encode()), format="{message}")
@@ -48,7 +49,10 @@ class Telling:
         thread.start()
         thread.join()
         said = subprocess.check_output(["sh", "-c", "echo ${TRACEPARENT-none} ${TRACESTATE-none}"], text=True)
-        return {"child": said.split(), "parent": [context.traceparent or "none", context.tracestate or "none"],
+        otel = sys.modules.get("opentelemetry.trace")
+        span = otel.get_current_span().get_span_context().span_id if otel else 0
+        parent = [context.traceparent or "none", context.tracestate or "none"]
+        return {"span": f"{span:016x}", "child": said.split(), "parent": parent,
                 "fields": dict(context.log_context), "otel": any(n.startswith("opentelemetry") for n in sys.modules)}
 
     def close(self):
@@ -84,8 +88,9 @@ def test_lines_and_children_of_a_job_know_whose_it_is_and_those_of_the_next_do_n
     suffix = f'request=r-17 user=5 who="Ada L." trace_id={TRACE}'
     assert lines(world, "one") == [f"WARNING std one 100% {suffix}", f"guru one {suffix}"]
     assert lines(world, "two") == ["WARNING std two 100%", "guru two"]
-    assert value == {"child": [PARENT, "a=1"], "parent": [PARENT, "a=1"], "fields": FIELDS, "otel": False}
-    assert bare == {"child": ["none", "none"], "parent": ["none", "none"], "fields": {}, "otel": False}
+    off = {"span": "0" * 16, "otel": False}
+    assert value == {"child": [PARENT, "a=1"], "parent": [PARENT, "a=1"], "fields": FIELDS, **off}
+    assert bare == {"child": ["none", "none"], "parent": ["none", "none"], "fields": {}, **off}
     assert not lines(world, "changed")  # nothing had to be put back
 
 
@@ -107,7 +112,7 @@ def test_jobs_in_one_call_of_the_engine_tell_what_they_share(world: World) -> No
 # ---- every way in
 
 
-def test_every_way_in_takes_it_and_the_record_keeps_it(world: World, tmp_path: Path) -> None:
+def test_every_way_in_takes_it_and_the_record_keeps_it(world: World) -> None:
     world.configure().serve(ready=1)
     pool = world.pool()
     how: dict[str, Any] = {"log_context": FIELDS, "traceparent": PARENT}
@@ -148,14 +153,10 @@ def test_every_way_in_takes_it_and_the_record_keeps_it(world: World, tmp_path: P
             pool.submit("fake", **wrong)
         assert caught.value.path == path
 
-
-def test_the_active_span_of_the_caller_is_taken(world: World) -> None:
     trace = pytest.importorskip("opentelemetry.trace")
-    pool = world.configure().pool()
     span = trace.SpanContext(int(TRACE, 16), 7, False, trace.TraceFlags(1))
     with trace.use_span(trace.NonRecordingSpan(span)):
         mine, other = pool.submit("fake"), pool.submit("fake", traceparent=PARENT)
-    world.serve(ready=1)
     assert world.record(mine.id).kept.terms["traceparent"] == f"00-{TRACE}-{7:016x}-01"
     assert world.record(other.id).kept.terms["traceparent"] == PARENT
 
@@ -269,6 +270,7 @@ def test_a_job_is_a_tree_under_the_span_of_its_caller(
     assert (queued["begun"], queued["ended"]) == (job["begun"], run["begun"])
     assert run["begun"] <= run["ended"] == tree["publish"]["begun"] <= tree["publish"]["ended"]
     assert tree["load"]["ended"] <= run["begun"]  # it waited for the model
+    assert value["span"] == run["id"]  # spans of the engine's own would hang below it
     assert value["parent"][0] == value["child"][0]
     assert value["parent"][0].startswith(f"00-{job['trace']}-{run['id']}-")
     assert lines(world, "one")[0].endswith(f"user=5 trace_id={job['trace']}")
@@ -315,6 +317,19 @@ def test_attempts_that_fail_and_workers_that_die_are_errors(
     assert job["begun"] <= tree["queued 1"]["ended"] == run["begun"] < run["ended"] <= job["ended"]
 
 
+@pytest.mark.long
+def test_a_model_that_cannot_be_loaded_is_an_error(
+    telling: Callable[..., World], make_receiver: Callable[..., Receiver]
+) -> None:
+    receiver, world = make_receiver(), telling({"options": {"fail": True}}, otel=True)
+    world.serve(ready=0)
+    wait_until(lambda: receiver.spans, "a span")
+    load = receiver.spans[0]
+    assert (load["name"], load["parent"], load["error"]) == ("load", "", True)
+    assert load["said"] == "RuntimeError: no such model"
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("status", [0, 400])
 def test_a_collector_that_hangs_or_refuses_costs_no_job(
     status: int, telling: Callable[..., World], make_receiver: Callable[..., Receiver]
