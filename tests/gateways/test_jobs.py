@@ -204,7 +204,7 @@ def test_a_job_belongs_to_the_trace_of_its_request(gateway: Gateway) -> None:
     def terms(headers: dict[str, str], path: str = "/jobs/fake", **more: Any) -> Any:
         answer = gateway.post(path, json={**body, **more}, headers=headers)
         assert answer.status_code == 202, answer.text
-        return gateway.world.record(answer.json()["id"]).kept.terms
+        return gateway._world.record(answer.json()["id"]).kept.terms
 
     taken = terms(header, id=trace)
     assert taken == {"log_context": body["log_context"], "traceparent": mine, "tracestate": "a=1"} | {
