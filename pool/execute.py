@@ -124,11 +124,12 @@ class Executor:
         self._beat.advance("run")
         contexts = [w[2] for w in waiting]
         try:
-            try:
-                with _telling(contexts), _traced(contexts):
-                    values = self._engine.run_batch([w[3] for w in waiting], contexts)
-            finally:
-                self._keeper.tidy(waiting[0][1].id)
+            with _telling(contexts):
+                try:
+                    with _traced(contexts):
+                        values = self._engine.run_batch([w[3] for w in waiting], contexts)
+                finally:
+                    self._keeper.tidy(waiting[0][1].id)
         except BaseException:
             for _, _, context, _, _ in waiting:
                 context.close()
