@@ -81,6 +81,9 @@ class Context(Protocol):
     attempt: int
     scratch: Path  #: a directory of this attempt, removed afterwards
     cache: Path  #: a directory that outlives jobs, private to this engine
+    log_context: Mapping[str, Any]  #: as submitted; in each line that is logged meanwhile
+    traceparent: str  #: W3C trace context for services that are called; "" for none
+    tracestate: str
 
     @property
     def cancelled(self) -> bool:
@@ -171,6 +174,8 @@ class LocalContext:
 
     job_id = "local"
     attempt = 1
+    log_context: Mapping[str, Any] = {}
+    traceparent = tracestate = ""
 
     def __init__(
         self,

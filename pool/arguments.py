@@ -59,6 +59,20 @@ def parse_words(words: Iterable[str], schema: Mapping[str, Any] | None, base: Pa
     return params
 
 
+def parse_fields(words: Iterable[str]) -> dict[str, Any]:
+    """`log_context` from `key=value` words; numbers, true and false are such, all else is text. JobRefused."""
+    fields: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise JobRefused(f"{word!r} is no key=value: write for example request=r-17", "log_context")
+        if key in fields:
+            raise JobRefused("given twice; keep one of them", f"log_context.{key}")
+        value, is_json = _try_json(text)
+        fields[key] = value if is_json and isinstance(value, (bool, int, float)) else text
+    return fields
+
+
 def _as_wanted(text: str, options: list[Mapping[str, Any]], here: Path) -> Any:
     """The value in the first form that the schema allows; text when none fits, so that the schema says why."""
     types = {str(kind) for option in options for kind in _types(option)}

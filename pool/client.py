@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pool import dependencies, fsops, layout, lookup, refs, results
+from pool import dependencies, fsops, layout, lookup, refs, results, trace_context
 from pool.attendant import Attendant
 from pool.calls import calls_of, chunked, params_of, seconds_to_wait
 from pool.catalog import Catalog
@@ -107,6 +107,9 @@ class FilePool(Catalog):
         consume: bool = False,
         tags: Iterable[str] = (),
         note: str = "",
+        log_context: Mapping[str, Any] | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
         params: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> JobFuture:
@@ -120,14 +123,16 @@ class FilePool(Catalog):
         a datetime with a time zone). depends_on: ids or futures of jobs that must complete before; a future, or
         future["key"], among the parameters stands for its result and is waited for as well. When one of them does
         not complete, this job fails as "dependency". consume: remove the record once this future has read it, and no
-        other job needs it. tags, note: to find it by, in `jobs` and in its record. params: for names that collide
-        with the ones above.
+        other job needs it. tags, note: to find it by, in `jobs` and in its record. log_context: names and values that
+        stand in each line which the engine logs meanwhile. traceparent, tracestate: W3C trace context; by default that
+        of the active OpenTelemetry span. params: for names that collide with the ones above.
 
         Raises JobRefused (with the key's path), UnknownEngine, UnknownJob, JobConflict, SpoolFull.
         """
         terms = Terms(
             priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
             tags=tags, note=note, not_before=not_before, expires=expires, depends_on=depends_on,  # type: ignore[arg-type]
+            log_context=log_context, traceparent=traceparent, tracestate=tracestate,
         )
         consume = truth(consume, "consume")
         self._known(engine)
@@ -162,11 +167,15 @@ class FilePool(Catalog):
         consume: bool = False,
         tags: Iterable[str] = (),
         note: str = "",
+        log_context: Mapping[str, Any] | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
     ) -> list[JobFuture]:
         """Accept many jobs with one directory sync. What is wrong with one of them is found before any is accepted."""
         terms = Terms(
             priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
             tags=tags, note=note, not_before=not_before, expires=expires, depends_on=depends_on,  # type: ignore[arg-type]
+            log_context=log_context, traceparent=traceparent, tracestate=tracestate,
         )
         consume = truth(consume, "consume")
         self._known(engine)
@@ -202,6 +211,9 @@ class FilePool(Catalog):
         durable: bool | None = None,
         tags: Iterable[str] = (),
         note: str = "",
+        log_context: Mapping[str, Any] | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
         not_before: Given | None = None,
         expires: Given | None = None,
     ) -> Mapped:
@@ -213,6 +225,7 @@ class FilePool(Catalog):
         terms = Terms(
             priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
             tags=tags, note=note, not_before=not_before, expires=expires,  # type: ignore[arg-type]
+            log_context=log_context, traceparent=traceparent, tracestate=tracestate,
         )
         size, limit = _SIZE(chunksize, "chunksize"), seconds_to_wait(timeout)
         self._known(engine)
@@ -275,7 +288,7 @@ class FilePool(Catalog):
             params=dict(params),
             items=items,
             created=born,
-            terms=terms.fixed(born),
+            terms=terms.within(trace_context.current()).fixed(born),
             digest="" if job_id is None else digest_of(engine, params, items),
         )
 

@@ -180,6 +180,7 @@ class Config:
     drain_grace_s: float = key(30.0, checks.number(0, _DAY_S))
     rescan_s: float = key(2.0, checks.number(0.05, 3600))
     media_roots: tuple[Path, ...] = key((), checks.items(checks.path))  # empty: anywhere
+    otel: bool = key(False, checks.boolean)  # emit spans
     log: LogConfig = key(LogConfig(), checks.section(LogConfig))
     http: HttpConfig = key(HttpConfig(), checks.section(HttpConfig))
     redis: RedisConfig = key(RedisConfig(), checks.section(RedisConfig))

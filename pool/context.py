@@ -21,6 +21,7 @@ from pool.heartbeat import Heartbeat
 from pool.job import Job, Progress
 from pool.names import JobName
 from pool.spool import Spool
+from pool.trace_context import TraceContext
 
 _FRAME = struct.Struct("<I")
 _CANCEL_POLL_S = 0.05
@@ -64,10 +65,14 @@ class JobContext:
         beat: Heartbeat,
         *,
         cancelled_type: type[BaseException] = JobCancelled,
+        trace: TraceContext | None = None,
     ) -> None:
         self.job_id = job.id
         self.attempt = name.attempts
         self.stage = "check"
+        self.log_context: Mapping[str, Any] = job.terms.log_context or {}
+        self.trace = trace
+        self.ran = 0  # µs of the spool clock when run() had returned
         self._spool = spool
         self._job = job
         self._beat = beat
@@ -81,6 +86,24 @@ class JobContext:
         self._partial_fd = -1
         self._outputs: list[tuple[Path, Path]] = []  # (part, final)
         self._files: list[Mapping[str, Any]] = []  # outputs that have their name
+
+    # ---- whose job it is
+
+    @property
+    def traceparent(self) -> str:
+        """W3C trace context for what the engine calls; "" when the job belongs to no trace."""
+        return self.trace.traceparent if self.trace else ""
+
+    @property
+    def tracestate(self) -> str:
+        return self.trace.tracestate if self.trace else ""
+
+    @property
+    def log_fields(self) -> Mapping[str, Any]:
+        """What the lines of its log end with."""
+        if self.trace is None:
+            return self.log_context
+        return {**self.log_context, "trace_id": self.trace.traceparent[3:35]}
 
     # ---- places
 

@@ -12,11 +12,11 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pool import fsops, joblog, verdict
+from pool import fsops, joblog, log_fields, tracing, verdict
 from pool.backoff import retry_delay
 from pool.blame import joins_the_row, second_opinion
 from pool.cache import ResultCache, swap_paths
@@ -32,6 +32,7 @@ from pool.logs import tail
 from pool.opening import open_claim
 from pool.reason import failure_of, members_of, name_of
 from pool.spool import NO_SPACE, Claim, Spool
+from pool.trace_context import TraceContext, carried
 
 _SPACE_POLL_S = 0.5
 _OK, _ERROR = 0, 1  # outcome of one item of a map job
@@ -84,16 +85,18 @@ class Executor:
         job, context = self._open(claim)
         if job is None or context is None:
             return True
-        try:
+        with _telling([context]):
             try:
-                done = self._work(job, context)
+                try:
+                    with _traced([context]):
+                        done = self._work(job, context)
+                finally:
+                    self._keeper.tidy(job.id)
+                return self._complete(claim, job, context, done, started)
+            except BaseException as error:
+                return self._end(claim, job, context, error, started)
             finally:
-                self._keeper.tidy(job.id)
-            return self._complete(claim, job, context, done, started)
-        except BaseException as error:
-            return self._end(claim, job, context, error, started)
-        finally:
-            context.close()
+                context.close()
 
     def run_batch(self, claims: Sequence[Claim]) -> bool:
         """One attempt at several claims in one call of the engine. When that call fails, each runs alone."""
@@ -119,11 +122,14 @@ class Executor:
         for _, _, context, _, _ in waiting:
             context.stage = "run"
         self._beat.advance("run")
+        contexts = [w[2] for w in waiting]
         try:
-            try:
-                values = self._engine.run_batch([w[3] for w in waiting], [w[2] for w in waiting])
-            finally:
-                self._keeper.tidy(waiting[0][1].id)
+            with _telling(contexts):
+                try:
+                    with _traced(contexts):
+                        values = self._engine.run_batch([w[3] for w in waiting], contexts)
+                finally:
+                    self._keeper.tidy(waiting[0][1].id)
         except BaseException:
             for _, _, context, _, _ in waiting:
                 context.close()
@@ -146,7 +152,10 @@ class Executor:
         job = open_claim(self._spool, claim, self._insist)
         if job is None:
             return None, None
-        return job, JobContext(self._spool, job, claim.name, self._beat, cancelled_type=self._cancelled_type)
+        trace = tracing.of_attempt(self._spool, job, claim.name.attempts)
+        return job, JobContext(
+            self._spool, job, claim.name, self._beat, cancelled_type=self._cancelled_type, trace=trace
+        )
 
     def _check(self, params: Mapping[str, Any], *, handed: bool = False) -> tuple[Any, Files | None]:
         """handed: results of other jobs are among the parameters, and may name files that the pool keeps."""
@@ -215,13 +224,18 @@ class Executor:
 
     def _complete(self, claim: Claim, job: Job, context: JobContext, done: _Done, started: int) -> bool:
         spool, attempt = self._spool, claim.name.attempts
+        context.ran = spool.now() if tracing.on() else 0
         files = self._insist(lambda: context.publish_outputs(sync=spool.durable and job.durable))
         before = earlier(spool.notes(job.id, attempt - 1), attempt) if attempt > 1 else ()
         record = Record(job.id, job.engine, JobState.COMPLETED, attempt, job.created, started, spool.now(),
                         str(claim.worker), done.value, None, before, files, done.cached, job.source,
                         self._redactor.keep(job))  # fmt: skip
         context.stage = "publish"
-        self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
+        published = self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
+        if tracing.on():
+            tracing.attempt_ended(spool, job, claim, started, spool.now(), ran=context.ran, before=before)
+            if published:
+                tracing.job_ended(spool, job, record)
         self._beat.succeeded(record.finished)
         self._forget_progress(context)
         if done.files is not None:
@@ -252,7 +266,7 @@ class Executor:
             if os.path.lexists(cancel_path(self._spool, job.id)):
                 return self._cancel(claim, job, context, started)
             error = RuntimeError(f"the engine raised {name_of(error)}, and nobody had cancelled the job")
-        return self._fail(claim, job, context, error)
+        return self._fail(claim, job, context, error, started)
 
     def _is_cancel(self, error: BaseException) -> bool:
         """Whether the engine stopped because context.check() told it to; a group of tasks hands that on in a group."""
@@ -261,12 +275,15 @@ class Executor:
     def _cancel(self, claim: Claim, job: Job, context: JobContext, started: int) -> bool:
         failure = Failure("cancelled", "cancelled by request", context.stage, claim.name.attempts,
                           worker=str(claim.worker), at=self._spool.now())  # fmt: skip
+        before = self._spool.notes(job.id, claim.name.attempts - 1) if tracing.on() else ()
         self._insist(
             lambda: verdict.end(self._spool, claim, job, JobState.CANCELLED, failure, started=started)
         )
+        tracing.attempt_ended(self._spool, job, claim, started, failure.at, ran=context.ran, before=before,
+                              failure=failure)  # fmt: skip
         return True
 
-    def _fail(self, claim: Claim, job: Job, context: JobContext, error: BaseException) -> bool:
+    def _fail(self, claim: Claim, job: Job, context: JobContext, error: BaseException, started: int) -> bool:
         failure = failure_of(error, stage=context.stage, attempt=claim.name.attempts, worker=str(claim.worker),
                              stderr_tail=self._stderr_tail(), at=self._spool.now())  # fmt: skip
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
@@ -281,6 +298,8 @@ class Executor:
                 spare_attempts=int(opinion),
             )
         )  # fmt: skip
+        tracing.attempt_ended(self._spool, job, claim, started, failure.at, ran=context.ran, before=before,
+                              failure=failure)  # fmt: skip
         self._forget_progress(context)
         return failure.kind == FailureKind.INPUT.value
 
@@ -309,6 +328,28 @@ class Executor:
         if not self._launch.log:
             return ""
         return tail(Path(self._launch.log), since=self._log_at)
+
+
+_PLAIN = contextlib.nullcontext()
+
+
+def _telling(contexts: Sequence[JobContext]) -> contextlib.AbstractContextManager[None]:
+    """While they run: what is logged carries the fields of these jobs, of several those that they share."""
+    if all(not context.log_fields for context in contexts):
+        return _PLAIN
+    return log_fields.bound(log_fields.shared([context.log_fields for context in contexts]))
+
+
+@contextlib.contextmanager
+def _within(trace: TraceContext) -> Iterator[None]:
+    with carried(trace), tracing.entered(trace):
+        yield
+
+
+def _traced(contexts: Sequence[JobContext]) -> contextlib.AbstractContextManager[None]:
+    """While it runs: what is started or called belongs to the trace of the job; of several there is no saying whose."""
+    trace = contexts[0].trace
+    return _PLAIN if trace is None or len(contexts) > 1 else _within(trace)
 
 
 def _inside(path: Path, roots: Sequence[str]) -> None:

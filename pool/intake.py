@@ -262,7 +262,8 @@ _HELP = """A job looks like this; write it under another name and rename it into
     {"engine": "transcribe", "params": {"audio": "/data/speech.wav"}}
 
 Optional beside "engine": "id", "priority" (-100 … 100), "timeout_s", "retry_times", "retry_on", "not_before" and
-"expires" (seconds from now, "2h", or a date and time with a time zone), "depends_on" (a list of ids).
+"expires" (seconds from now, "2h", or a date and time with a time zone), "depends_on" (a list of ids), "tags", "note",
+"log_context" (a flat map), "traceparent", "tracestate".
 """
 
 

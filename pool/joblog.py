@@ -10,11 +10,13 @@ import os
 import sys
 import time
 
+from pool import log_fields
+
 
 def say(text: str) -> None:
-    """One line with the time in front; lost when there is no descriptor 2."""
+    """One line with the time in front, and the fields of the job behind; lost when there is no descriptor 2."""
     flush()
-    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode("utf-8", "backslashreplace")
+    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}{log_fields.suffix()}\n".encode("utf-8", "backslashreplace")
     with contextlib.suppress(OSError):
         os.write(2, line)
 

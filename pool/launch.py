@@ -15,6 +15,7 @@ from pool.retries import Retries
 @dataclass(frozen=True)
 class Launch:
     """spec: "package.module:Class". retry_times, retry_on: of the engine. log: this slot's log file.
+    otel: whether it emits spans.
     siblings: other slots serve the same engine. standby: wait for promotion instead of claiming. row: jobs in a row
     whose first failure was in this slot, before this process."""
 
@@ -36,6 +37,7 @@ class Launch:
     rescan_s: float = 2.0
     media_roots: tuple[str, ...] = ()
     log: str = ""
+    otel: bool = False
     row: int = 0
     cgroup: str = ""  # the control group to run in; "" for none
     fingerprint: str = ""  # of the slot's configuration: an adopted worker must match it

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from pool import fsops, owner, quarantine, verdict
+from pool import fsops, heartbeat, owner, quarantine, tracing, verdict
 from pool.backoff import retry_delay
 from pool.blame import joins_the_row, second_opinion
+from pool.clock import boot_ns
 from pool.config import Config, EngineConfig
+from pool.constants import Phase
 from pool.context import cancel_path, sweep_attempt
 from pool.death import DIED, Death
 from pool.errors import ProtocolError
@@ -82,7 +85,7 @@ class Recovery:
             # Of a batch nobody knows which one did it: each may prove itself alone, even one that has no retries.
             peer = second_opinion(worker.slot, row + first, _kind(end).value, earlier, siblings=siblings)
             alone = len(claims) > 1 or peer
-            if self._recover_claim(claim, end, engine, spare_attempts=int(alone)):
+            if self._recover_claim(claim, end, engine, earlier, spare_attempts=int(alone)):
                 charged.append(claim.name.id)
                 row += first
         directory = self._spool.work_dir(worker)
@@ -101,7 +104,9 @@ class Recovery:
             fsops.unlink(leftover, missing_ok=True)
         return Recovered(tuple(charged), row)
 
-    def _recover_claim(self, claim: Claim, end: End, engine: EngineConfig | None, *, spare_attempts: int) -> bool:
+    def _recover_claim(
+        self, claim: Claim, end: End, engine: EngineConfig | None, earlier: Sequence[Failure], *, spare_attempts: int
+    ) -> bool:
         spool, job_id = self._spool, claim.name.id
         if spool.decided(job_id):
             spool.tidy(claim, attempts=claim.name.attempts)
@@ -114,6 +119,7 @@ class Recovery:
         if os.path.lexists(cancel_path(spool, job_id)):
             failure = self._failure(claim, FailureKind.CANCELLED, "cancelled by request", end)
             verdict.end(spool, claim, job, JobState.CANCELLED, failure)
+            self._trace(claim, job, earlier, failure)
             return False
         if claim.worker.index == SEIZER:  # the supervisor was about to end it
             if job is not None:
@@ -134,7 +140,17 @@ class Recovery:
             spool, claim, job, failure, retries=retries, delay_s=delay, spare_attempts=spare_attempts,
             behind=end is not UNKNOWN_END,
         )  # fmt: skip
+        self._trace(claim, job, earlier, failure)
         return True
+
+    def _trace(self, claim: Claim, job: Job | None, earlier: Sequence[Failure], failure: Failure) -> None:
+        """The span of an attempt whose worker cannot make it any more."""
+        if not tracing.on() or claim.worker.index == SEIZER:
+            return
+        beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{claim.worker}")
+        age_us = (boot_ns() - beat.phase_ns) // 1000 if beat is not None and beat.phase is Phase.BUSY else 0
+        begun = min(failure.at, self._spool.now() - age_us)
+        tracing.attempt_ended(self._spool, job, claim, begun, failure.at, before=earlier, failure=failure)
 
     def _failure(self, claim: Claim, kind: FailureKind, message: str, end: End) -> Failure:
         return Failure(

@@ -19,7 +19,8 @@ from pool.names import check_id
 from pool.spool import Spool
 from pool.terms import KEYS, MOMENTS, Terms
 
-_OF_ITS_TIME = (*MOMENTS, "depends_on")  # terms that say nothing about the new job; results are asked for by params
+#: Terms that say nothing about the new job; results are asked for by params.
+_OF_ITS_TIME = (*MOMENTS, "depends_on", "traceparent", "tracestate")
 
 
 @dataclass(frozen=True)

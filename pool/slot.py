@@ -108,6 +108,7 @@ class Slot:
             rescan_s=config.rescan_s,
             media_roots=tuple(os.path.realpath(root) for root in config.media_roots),
             log=str(self.log),
+            otel=config.otel,
             cgroup=cgroup.make(self._spool.id, str(parsed)),
             fingerprint=self.spec.fingerprint,
             row=self.row,

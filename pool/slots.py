@@ -22,9 +22,11 @@ from pool.constants import ENV_SPOOL, ENV_WORKER
 from pool.errors import ConfigError
 from pool.heartbeat import MAGIC
 from pool.host import cpu_count
+from pool.trace_context import VARIABLES
 
 PROJECT = Path(__file__).resolve().parent.parent  # where worker_main.py, pool/ and inference/ are
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_NOT_INHERITED = (ENV_SPOOL, ENV_WORKER, *VARIABLES)  # a trace is that of a job, not of who started the pool
 _CUDA = "CUDA_VISIBLE_DEVICES"
 _OURS_ONLY = ("PYTHONHOME", "__PYVENV_LAUNCHER__")  # mislead another interpreter
 _SHAPES_A_WORKER = (
@@ -85,7 +87,7 @@ def _slot(
         raise ConfigError(f"{cwd} is no directory", f"engines.{engine.name}.cwd")
     device, visible = _device(engine, wanted, inherited)
     threads = _threads(engine, inherited, share)
-    env = {name: value for name, value in inherited.items() if name not in (ENV_SPOOL, ENV_WORKER)}
+    env = {name: value for name, value in inherited.items() if name not in _NOT_INHERITED}
     if not own:
         env = {name: value for name, value in env.items() if name not in _OURS_ONLY}
     env.setdefault("PYTHONIOENCODING", "utf-8:backslashreplace")  # a log line must not end a job
@@ -171,6 +173,6 @@ def _fingerprint(
     config: Config, engine: EngineConfig, python: str, cwd: Path, device: str, threads: int
 ) -> str:
     shapes = {name: value for name, value in asdict(engine).items() if name in _SHAPES_A_WORKER}
-    pool = [config.spool, config.durable, config.orphan_grace_s, config.rescan_s, config.media_roots]
+    pool = [config.spool, config.durable, config.orphan_grace_s, config.rescan_s, config.media_roots, config.otel]
     everything = [MAGIC.decode(), shapes, pool, python, cwd, device, threads]
     return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:16]

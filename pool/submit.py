@@ -86,6 +86,16 @@ def submit(
         list[str] | None, typer.Option(metavar="TAG,…", help="To find it by, in `jobs`.", show_default=False)
     ] = None,
     note: Annotated[str, typer.Option(help="A few words, shown in lists of jobs.", show_default=False)] = "",
+    log_context: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="In each line that its engine logs; repeat it.", show_default=False),
+    ] = None,
+    traceparent: Annotated[
+        str, typer.Option(envvar="TRACEPARENT", help="W3C trace context that the job belongs to.", show_default=False)
+    ] = "",
+    tracestate: Annotated[
+        str, typer.Option(envvar="TRACESTATE", help="What vendors say beside it.", show_default=False)
+    ] = "",
     not_before: NotBeforeOption = None,
     expires: ExpiresOption = None,
     after: AfterOption = None,
@@ -113,8 +123,10 @@ def submit(
     if (attach is None) == (engine is None):
         missing = "name an engine and its parameters, for example: python -m pool.submit transcribe audio=speech.wav"
         raise CallerError(missing if attach is None else "--attach takes no engine: the job has its own")
+    from pool.arguments import parse_fields
     from pool.client import FilePool
 
+    fields = parse_fields(log_context or [])
     configured = load(config, engines=attach is None)
     if attach is None:
         known_engine(configured, engine or "")
@@ -129,7 +141,8 @@ def submit(
                 future = pool.submit(
                     engine or "", params=params, id=job_id, priority=priority, timeout_s=timeout, retry_times=retries,
                     retry_on=retry_on or None, note=note, tags=[word for text in tag or [] for word in text.split(",")],
-                    not_before=not_before, expires=expires, depends_on=after or (),
+                    not_before=not_before, expires=expires, depends_on=after or (), traceparent=traceparent,
+                    tracestate=tracestate if traceparent else "", log_context=fields,
                 )  # fmt: skip
             if not wait:
                 _handed_over(pool, future, as_json=as_json, quiet=quiet)

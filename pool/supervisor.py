@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from loguru import logger
 
 import pool
-from pool import fsops, logs, procs, quarantine
+from pool import fsops, logs, procs, quarantine, tracing
 from pool.attendant import living_clients
 from pool.config import Config, decode_config, digest_of, read_config
 from pool.constants import EXIT_DRAINED
@@ -99,6 +99,7 @@ class Supervisor:
         """Serve; the exit code."""
         self._arm_signals()
         self._announce()
+        self._trace()
         logger.info("serving {} with {} slots", self.spool.root, len(self._fleet.slots))
         quarantine.mend(self.spool)
         self._fleet.adopt()
@@ -115,6 +116,7 @@ class Supervisor:
             self._reporter.write(watcher, "", self._config)
         fsops.unlink(str(self._record), missing_ok=True)
         logger.info("drained")
+        tracing.stop()
         self._lock.release()
         return EXIT_DRAINED
 
@@ -276,7 +278,14 @@ class Supervisor:
             self._config = self._intake.config = self._retention.config = config
             self.spool.durable = config.durable
             self._loaded, self._refused = self._asked, None
+            self._trace()
         self._announce()
+
+    def _trace(self) -> None:
+        if self._config.otel:
+            tracing.start(logger.warning)
+        else:
+            tracing.stop()
 
     def _drain(self, now: float, why: str) -> None:
         logger.info("draining: {}", why)

@@ -22,10 +22,12 @@ from pool.errors import JobRefused, ProtocolError
 from pool.moments import Given, SpoolTime, fix, moment
 from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST, check_id
 from pool.retries import KINDS
+from pool.trace_context import STATE_CHARS, TraceContext, is_state, parse
 
 TIMEOUT_LEAST_S, TIMEOUT_MOST_S = 0.001, 1e9
 TAGS_MOST, TAG_CHARS, NOTE_CHARS = 16, 64, 500
 DEPENDENCIES_MOST = 256
+FIELDS_MOST, FIELDS_BYTES = 16, 1024
 
 if TYPE_CHECKING:  # old interpreters
     Check = Callable[[Any, str], Any]  # (value, key) -> the value as it is kept; JobRefused
@@ -117,6 +119,55 @@ def note(value: Any, key: str) -> str:
     return value
 
 
+def fields(value: Any, key: str) -> dict[str, Any] | None:
+    """A flat map that goes into log lines: at most 16 names and 1 KiB; text, whole numbers of 64 bits, finite numbers,
+    True and False."""
+    if not isinstance(value, Mapping):
+        raise refused(value, key, "a map of names and values")
+    if len(value) > FIELDS_MOST:
+        raise JobRefused(f"{len(value)} fields are more than {FIELDS_MOST}", key)
+    found = {}
+    for name, one in value.items():
+        if not isinstance(name, str) or not name.isascii() or not name.isidentifier():
+            raise refused(name, key, "the name of a field", "letters, digits and _, not beginning with a digit")
+        found[name] = _field(one, f"{key}.{name}"[:200])
+    size = sum(len(name) + len(str(one).encode()) + 2 for name, one in found.items())
+    if size > FIELDS_BYTES:
+        raise JobRefused(f"{size} bytes are more than {FIELDS_BYTES}", key)
+    return found or None
+
+
+def _field(value: Any, key: str) -> Any:
+    if isinstance(value, str):
+        if not value.isprintable():
+            raise refused(value, key, "plain text", "it holds control characters")
+        return str(value)
+    if isinstance(value, bool):
+        return value
+    if hasattr(value, "__index__"):
+        return _number64(value, key)
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise refused(value, key, "text, a number, True or False")
+    return float(value)
+
+
+def traceparent(value: Any, key: str) -> str:
+    """Where in which trace the job belongs, as W3C writes it."""
+    parent = parse(value) if isinstance(value, str) else None
+    if parent is None:
+        form = "00-<32 hexadecimal digits>-<16>-<2>, small letters, neither id all zeros"
+        raise refused(value, key, "a W3C traceparent", form)
+    return str(parent)
+
+
+def tracestate(value: Any, key: str) -> str:
+    """What vendors say beside a traceparent."""
+    if not isinstance(value, str) or not is_state(value):
+        form = f"key=value,key=value …, at most 32 of them and {STATE_CHARS} characters, no key twice"
+        raise refused(value, key, "a W3C tracestate", form)
+    return str(value)
+
+
 def jobs(value: Any, key: str, *, most: int | None = DEPENDENCIES_MOST) -> tuple[str, ...]:
     """Ids of jobs, given as ids or futures, each once; at most so many."""
     one = value is None or isinstance(value, (str, bytes, Mapping)) or hasattr(value, "id")
@@ -137,6 +188,7 @@ MOMENTS = ("not_before", "expires")
 
 _attempts = whole(1, MAX_ATTEMPTS)
 _time = whole(0, 10**16 - 1)  # µs, 16 digits in a name
+_number64 = whole(-(2**63), 2**64 - 1)
 
 
 def kinds(value: Any, key: str) -> tuple[str, ...]:
@@ -160,7 +212,8 @@ class Terms:
     tags: words to find it by; note: a few words for people. Neither changes what is done.
     not_before: it waits until then. expires: a job that was not begun by then ends as failed, kind "expired". Both as
     `pool.moments` says; `fixed` brings them on the spool clock. depends_on: ids or futures of jobs that must have
-    completed before.
+    completed before. log_context: names and values that stand in each line that its engine logs. traceparent,
+    tracestate: the trace that it belongs to.
     """
 
     priority: int = _term(0, whole(PRIORITY_LOWEST, PRIORITY_HIGHEST))
@@ -173,12 +226,17 @@ class Terms:
     not_before: Given | None = _term(None, moment)  # noqa: RUF009 - a field
     expires: Given | None = _term(None, moment)  # noqa: RUF009
     depends_on: Any = _term((), jobs)  # noqa: RUF009 - ids, in the end
+    log_context: Mapping[str, Any] | None = _term(None, fields)
+    traceparent: str = _term("", traceparent)
+    tracestate: str = _term("", tracestate)
 
     def __post_init__(self) -> None:
         for name, default, check in _FIELDS:
             value = getattr(self, name)
             if value is not default:
                 object.__setattr__(self, name, default if value is None else check(value, name))
+        if self.tracestate and not self.traceparent:
+            raise JobRefused("it says nothing without a traceparent", "tracestate")
 
     @classmethod
     def of(cls, given: Mapping[str, Any], allowed: Iterable[str] | None = None) -> Terms:
@@ -190,6 +248,17 @@ class Terms:
         """With more jobs that must have completed before."""
         more = tuple(dict.fromkeys((*self.depends_on, *ids)))
         return self if more == self.depends_on else replace(self, depends_on=more)
+
+    @property
+    def trace(self) -> TraceContext | None:
+        """The trace that it belongs to; None for none."""
+        return TraceContext(self.traceparent, self.tracestate) if self.traceparent else None
+
+    def within(self, trace: TraceContext | None) -> Terms:
+        """As part of a trace, unless it belongs to one."""
+        if trace is None or self.traceparent:
+            return self
+        return replace(self, traceparent=trace.traceparent, tracestate=trace.tracestate)
 
     def fixed(self, now: int) -> Terms:
         """With its moments on the spool clock, of which it is `now`. Raises JobRefused."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pool import fsops
+from pool import fsops, tracing
 from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
 from pool.kept import NOTHING, Redactor
@@ -94,4 +94,6 @@ def end(
         claim, record, reply=job.reply if job else "", durable=job.durable if job else True
     )
     fsops.unlink(f"{spool.root}/progress/{claim.name.id}", missing_ok=True)
+    if published:
+        tracing.job_ended(spool, job, record)
     return published

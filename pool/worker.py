@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pool import fsops
+from pool import fsops, tracing
 from pool.blame import SUSPECT_AFTER
 from pool.constants import (
     BEAT_S,
@@ -63,6 +63,7 @@ class Worker:
         self._phase = Phase.BOOTING
         self._draining = False
         self._verify_at = 0.0
+        self._load_begun = self._spool.now()
         self._late = False  # others were faster
         self._watch_note = WatchNote(self._spool, self._name)
         self._wake_reader, self._wake_writer = os.pipe()
@@ -72,7 +73,15 @@ class Worker:
 
     def run(self) -> int:
         """The whole life; the exit code."""
+        try:
+            return self._live()
+        finally:
+            tracing.stop()
+
+    def _live(self) -> int:
         self._arm_signals()
+        if self._launch.otel:
+            tracing.start(say, **{"service.instance.id": self._launch.worker})
         OrphanWatch(self._spool.root / "run" / "supervisor.json", self._launch.orphan_grace_s, say).start()
         try:
             engine = self._prepare()
@@ -102,12 +111,14 @@ class Worker:
     def _prepare(self) -> Engine:
         engine = Engine(self._launch.spec)
         self._describe(engine.factory)
+        self._load_begun = self._spool.now()
         self._enter(Phase.LOADING)
         engine.load(self._launch.device, self._launch.options)
         if engine.has("warmup"):
             self._enter(Phase.WARMING)
             engine.warmup()
         engine.ready()
+        tracing.loaded(self._launch.worker, self._name.engine, self._load_begun, self._spool.now())
         self._beat.baseline = resident_bytes()
         return engine
 
@@ -123,8 +134,10 @@ class Worker:
         if self._draining:
             return EXIT_DRAINED
         say(traceback_of(error))
+        message = f"{name_of(error)}: {message_of(error)}"
+        tracing.loaded(self._launch.worker, self._name.engine, self._load_begun, self._spool.now(), message)
         body = {
-            "message": f"{name_of(error)}: {message_of(error)}",
+            "message": message,
             "stage": self._phase.label,
             "hint": hint_of(error),
         }

@@ -281,7 +281,7 @@ def _loaded(program: str, env: dict[str, str]) -> set[str]:
 HEAVY = {
     "torch", "cv2", "numpy", "fastapi", "uvicorn", "psutil", "pydantic", "jsonschema", "typer", "rich", "click",
     "loguru", "watchdog", "filelock", "asyncio", "multiprocessing", "http", "email", "ssl", "socketserver", "unittest",
-    "inference",
+    "inference", "opentelemetry",
 }  # fmt: skip
 
 

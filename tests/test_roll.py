@@ -102,7 +102,7 @@ OTHER: dict[str, Any] = {
     "pythonpath": ["there"], "cwd": "/", "threads": 7, "options": {"a": 1}, "cache_enabled": True,
     "delete_after_transcription": True, "recycle": {"max_jobs": 5}, "concurrency_mode": "lock", "memory_limit_mb": 5,
     "durable": False, "media_roots": ["there"], "spool": "elsewhere", "log": {"keep": 9}, "backoff_max_s": 90,
-    "retry_times": 5, "retry_on": ["engine"], "http": {"port": 1}, "redis": {"port": 1},
+    "retry_times": 5, "retry_on": ["engine"], "http": {"port": 1}, "redis": {"port": 1}, "otel": True,
 }  # fmt: skip
 KEYS = [
     field.name

@@ -8,6 +8,7 @@ import fractions
 import math
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -122,6 +123,40 @@ def test_notes_that_are_none(note: Any) -> None:
     with pytest.raises(JobRefused) as error:
         Terms(note=note)
     assert error.value.path == "note"
+
+
+LOG_CONTEXT_REFUSED: list[tuple[Any, str]] = [
+    ([("a", 1)], "log_context"), ("a=1", "log_context"), (5, "log_context"),
+    ({1: 1}, "log_context"), ({"a b": 1}, "log_context"), ({"": 1}, "log_context"), ({"1a": 1}, "log_context"),
+    ({"\u00e9": 1}, "log_context"), ({f"k{n}": n for n in range(17)}, "log_context"),
+    ({"a": "x" * 1022}, "log_context"), ({"a": "\u65e5" * 341}, "log_context"),
+    ({"a": None}, "log_context.a"), ({"a": {}}, "log_context.a"), ({"a": b"x"}, "log_context.a"),
+    ({"a": math.nan}, "log_context.a"), ({"a": math.inf}, "log_context.a"), ({"a": 1j}, "log_context.a"),
+    ({"a": 2**64}, "log_context.a"), ({"a": "two\nlines"}, "log_context.a"), ({"a": "\x1b[1m"}, "log_context.a"),
+    ({"a": "\ud800"}, "log_context.a"), ({"ok": 1, "a": [1]}, "log_context.a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "path"), LOG_CONTEXT_REFUSED, ids=range(len(LOG_CONTEXT_REFUSED)))
+def test_log_context_that_is_none(given: Any, path: str) -> None:
+    with pytest.raises(JobRefused) as caught:
+        Terms(log_context=given)
+    assert caught.value.path == path
+
+
+def test_log_context_and_trace_come_back_from_a_job_file() -> None:
+    parent = f"00-{'4b' * 16}-{'0f' * 8}-01"
+    given = {"request": "r-17", "user": np.int64(5), "share": np.float32(0.5), "beta": True}
+    terms = Terms(log_context=given, traceparent=parent, tracestate="a=1")
+    given["user"] = 6
+    assert terms.log_context == {"request": "r-17", "user": 5, "share": 0.5, "beta": True}
+    assert [type(value) for value in terms.log_context.values()] == [str, int, float, bool]
+    assert Terms.from_map(msgpack.unpackb(msgpack.packb(terms.to_map()))) == terms
+    assert Terms(log_context={}, traceparent="", tracestate="").to_map() == {}
+    assert Terms(log_context={"a": "x" * 1021}).log_context  # 1 KiB with its name
+    for wrong in ({"log_context": {"a": [1]}}, {"log_context": 5}, {"traceparent": "x"}, {"tracestate": "a=1"}):
+        with pytest.raises(ProtocolError, match="a term of the job is wrong"):
+            Terms.from_map(wrong)
 
 
 def test_tags_and_note_come_back_from_a_job_file() -> None:

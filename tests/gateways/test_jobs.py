@@ -133,6 +133,9 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("DELETE", "/jobs/none", None, 404, "none"),
     ("POST", "/jobs/none/retry", None, 404, "none"),
     ("POST", "/jobs/fake", {"tags": ["a b"]}, 422, "tags.0"),
+    ("POST", "/jobs/fake", {"log_context": {"a b": 1}}, 422, "log_context"),
+    ("POST", "/jobs/fake", {"log_context": {"a": "x\n"}}, 422, "log_context.a"),
+    ("POST", "/jobs/fake", {"traceparent": "00-1-2-03"}, 422, "traceparent"),
     ("POST", "/jobs/fake", {"note": 1}, 422, "note"),
     ("POST", "/jobs/none/rerun", {}, 404, "none"),
     ("POST", "/jobs/none/rerun", {"parms": {}}, 422, "parms"),
@@ -190,6 +193,31 @@ def test_a_walk_finds_tagged_jobs_and_one_is_run_again_with_changes(gateway: Gat
     assert (result["rerun_of"], result["note"], result["tags"]) == (ids[0], "again", [tag])
     same = gateway.post(f"/jobs/{ids[1]}/rerun", json={"without": ["value"]}).json()["id"]
     assert gateway.result(same).json()["value"]["value"] is None
+
+
+def test_a_job_belongs_to_the_trace_of_its_request(gateway: Gateway) -> None:
+    trace = uuid.uuid4().hex
+    mine, other = f"00-{trace}-{'a' * 16}-01", f"00-{trace}-{'b' * 16}-01"
+    header = {"traceparent": mine, "tracestate": "a=1"}
+    body = {"params": {}, "log_context": {"user": 5, "beta": True, "name": "Ada"}}
+
+    def terms(headers: dict[str, str], path: str = "/jobs/fake", **more: Any) -> Any:
+        answer = gateway.post(path, json={**body, **more}, headers=headers)
+        assert answer.status_code == 202, answer.text
+        return gateway._world.record(answer.json()["id"]).kept.terms
+
+    taken = terms(header, id=trace)
+    assert taken == {"log_context": body["log_context"], "traceparent": mine, "tracestate": "a=1"} | {
+        key: value for key, value in taken.items() if key == "durable"
+    }
+    assert terms(header, traceparent=other)["traceparent"] == other  # what the body says comes first
+    again = terms({"traceparent": other}, f"/jobs/{trace}/rerun", log_context=None)
+    assert (again["traceparent"], again["log_context"], "tracestate" in again) == (other, body["log_context"], False)
+    for wrong in (f"00-{trace}-1-01", mine.upper(), f"{mine}, {other}"):  # as W3C wants it: served all the same
+        assert "traceparent" not in terms({"traceparent": wrong})
+    assert gateway.log().count("a malformed traceparent") == 3
+    assert terms({**header, "tracestate": "="}).get("tracestate") is None
+    assert "traceparent" not in terms({})
 
 
 def test_a_job_of_somebody_with_other_rights_is_not_run_again_here(gateway: Gateway, tmp_path: Path) -> None:

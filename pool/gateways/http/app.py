@@ -22,6 +22,7 @@ from pool.gateways.http.desk import Desk
 from pool.gateways.http.errors import problem_of, respond
 from pool.gateways.http.guard import Guard
 from pool.gateways.http.settings import Settings
+from pool.gateways.http.traced import Traced
 
 _ASK = {"Cache-Control": "no-cache"}  # else browsers mix files of two versions
 CONSOLE = Path(__file__).resolve().parents[1] / "console"  # index.html at /, the rest at /static
@@ -53,6 +54,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
     for kind in (RequestValidationError, HTTPException, PoolError, OSError, TimeoutError):
         app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(Exception, _on_surprise)
+    app.add_middleware(Traced)
     app.add_middleware(Guard, settings=settings)
     if CONSOLE.is_dir():
         app.mount("/static", _Assets(directory=CONSOLE), name="static")

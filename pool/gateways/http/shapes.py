@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
-from pool.terms import DEPENDENCIES_MOST, NOTE_CHARS, TAGS_MOST, TIMEOUT_LEAST_S, TIMEOUT_MOST_S
+from pool.terms import DEPENDENCIES_MOST, FIELDS_MOST, NOTE_CHARS, TAGS_MOST, TIMEOUT_LEAST_S, TIMEOUT_MOST_S
+from pool.trace_context import STATE_CHARS
 
 _SWITCHES = {"0": 0, "1": 1, "true": 1, "false": 0, "": 0}
 
@@ -93,6 +94,11 @@ class Submit(Strict):
     retry_on: list[Kind] | None = Field(default=None, description="kinds of failure, instead of the engine's")
     tags: list[str] = Field(default_factory=list, max_length=TAGS_MOST, description="words to find it by")
     note: str = Field(default="", max_length=NOTE_CHARS, description="a few words for people")
+    log_context: dict[str, str | bool | int | float] | None = Field(
+        default=None, max_length=FIELDS_MOST, description="names and values in each line that its engine logs"
+    )
+    traceparent: str = Field(default="", max_length=STATE_CHARS, description="W3C; by default that of the request")
+    tracestate: str = Field(default="", max_length=STATE_CHARS, description="W3C; beside traceparent")
     not_before: float | str | None = Field(
         default=None, description="waits until then: seconds from now, such as 2h, or a date and time with a time zone"
     )
@@ -112,6 +118,7 @@ class Rerun(Strict):
     retry_on: list[Kind] | None = Field(default=None)
     tags: list[str] | None = Field(default=None, max_length=TAGS_MOST)
     note: str | None = Field(default=None, max_length=NOTE_CHARS)
+    log_context: dict[str, str | bool | int | float] | None = Field(default=None, max_length=FIELDS_MOST)
     not_before: float | str | None = Field(default=None)
     expires: float | str | None = Field(default=None)
 
