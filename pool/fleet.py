@@ -180,11 +180,7 @@ class Fleet:
                 continue
             engine = slot.spec.engine
             try:
-                slot.start(
-                    self.next_generation(),
-                    standby=len(self._active(engine.name)) >= engine.workers,
-                    siblings=engine.workers + engine.spares > 1,
-                )
+                slot.start(self.next_generation(), standby=len(self._active(engine.name)) >= engine.workers)
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in NO_SPACE:
                     slot.policy.next_start_at = now + _NO_ROOM_S  # says nothing about the slot

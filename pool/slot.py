@@ -83,7 +83,7 @@ class Slot:
 
     # ---- life
 
-    def start(self, generation: int, *, standby: bool, siblings: bool) -> None:
+    def start(self, generation: int, *, standby: bool) -> None:
         """Launch an interpreter. Raises SpawnError or OSError; nothing is left behind then."""
         parsed = parse_worker(f"{self.spec.name}.{generation}")
         assert parsed is not None
@@ -97,7 +97,6 @@ class Slot:
             options=engine.options,
             durable=config.durable,
             standby=standby,
-            siblings=siblings,
             retry_times=engine.retry_times,
             retry_on=engine.retry_on,
             cache_enabled=engine.cache_enabled,

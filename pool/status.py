@@ -29,8 +29,8 @@ from pool.job import JobState
 from pool.names import WorkerName, parse_dead, parse_worker
 from pool.procs import Member, members, sample
 from pool.prospects import PoolFacts, Prospect, SlotFacts, load_error, prospect
+from pool.replaced import MAX_BYTES
 from pool.running import OnDisk, Running, running
-from pool.scout import MAX_STATUS_BYTES
 from pool.spool import Spool
 from pool.watching import EVENTS, WatchingStatus
 
@@ -370,7 +370,7 @@ def _leads(spool: Spool, member: Member) -> bool:
 
 def _told(path: Path) -> Mapping[str, Any]:
     try:
-        value = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_STATUS_BYTES else {}
+        value = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_BYTES else {}
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
