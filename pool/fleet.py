@@ -187,9 +187,12 @@ class Fleet:
                     continue
                 logger.error("{}: {}", slot.spec.name, error)
                 slot.error = {"message": str(error), "stage": "spawn", "hint": ""}
+                slot.count_start()
+                slot.ended = None
                 slot.policy.started(now)
                 slot.policy.exited(now, None, "spawn failure")
                 continue
+            slot.count_start()
             slot.policy.started(now)
             logger.info("started {} (pid {})", slot.worker, slot.identity.pid if slot.identity else 0)
 

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,8 @@ class SlotStatus:
 
     phase: as its heartbeat says, "" without one. phase_s, silent_s: since the phase began, since the last sign of
     life (while busy: since the engine's last progress). serving: it takes jobs or works on one. trouble: why not,
-    or what is wrong although it does; "" when nothing is. jobs_done: by this process; restarts: of the slot.
+    or what is wrong although it does; "" when nothing is. jobs_done: by this process; restarts: of the slot,
+    restarts_by: by reason, since the supervisor began.
     """
 
     slot: str
@@ -107,6 +108,7 @@ class SlotStatus:
     jobs_done: int
     rss_bytes: int
     gpu_bytes: int
+    restarts_by: Mapping[str, int] = field(default_factory=dict)
     watching: WatchingStatus = EVENTS  # of its process
 
 
@@ -315,6 +317,7 @@ def _slot(spool: Spool, config: Config, entry: Mapping[str, Any], alive: Mapping
         jobs_done=beat.jobs_done if beat and member else 0,
         rss_bytes=usage.rss_bytes if usage else 0,
         gpu_bytes=beat.gpu_bytes if beat and member else 0,
+        restarts_by={str(reason): int(count) for reason, count in (entry.get("restarts_by") or {}).items()},
         watching=watching.told(spool, str(worker)) if member else EVENTS,
     )
 
