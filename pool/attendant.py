@@ -91,7 +91,7 @@ class Attendant:
             self.problem, self._starting_since = "", None
             return
         self._look_at_start()
-        if time.monotonic() < self._next_try:
+        if time.monotonic() < self._next_try or self._still_starting():
             return
         self._next_try = time.monotonic() + _AGAIN_S
         with self._lock:
@@ -100,6 +100,10 @@ class Attendant:
                     _, self._starting_since = self._launch()
             except (PoolError, OSError) as error:
                 self.problem = str(error)
+
+    def _still_starting(self) -> bool:
+        """Whether the one that was started last lives and may serve soon: a second one would only be in its way."""
+        return self._process is not None and self._process.poll() is None
 
     def _look_at_start(self) -> None:
         """Whether the last attempt failed; the next one may do better."""
