@@ -63,7 +63,7 @@ def claim_costs(spool: Any, sizes: Sizes) -> dict[str, Any]:
     for engine in spent:
         worker = WorkerName(engine, 90, 1)
         os.mkdir(spool.work_dir(worker))
-        pickers[engine] = Picker(spool, worker, 2.0, siblings=True, retries=Retries(), suspect=bool)
+        pickers[engine] = Picker(spool, worker, 2.0, siblings=lambda: True, retries=Retries(), suspect=bool)
         begun = time.perf_counter()
         pickers[engine].rescan()
         listing[engine] = round((time.perf_counter() - begun) * 1e3, 3)

@@ -329,6 +329,11 @@ class FilePool(Catalog):
         """Whether a worker of this engine can run, may come, or cannot come before somebody acts, and why."""
         return self._patience.prospect(engine)
 
+    @clear
+    def prospect_of(self, job_id: str, engine: str) -> Prospect:
+        """The same for a job of this engine that is not over: it may wait for jobs of others."""
+        return self._patience.prospect_of(job_id, engine)
+
     @property
     def starter(self) -> str | None:
         """Of the supervisor that this pool starts when there is none: "" while one may come, else why none comes; None:

@@ -109,6 +109,11 @@ class EngineConfig:
         return self.max_concurrent_tasks
 
     @property
+    def slots(self) -> int:
+        """All of them, spares included."""
+        return self.max_concurrent_tasks + self.spares
+
+    @property
     def retries(self) -> Retries:
         """How often a failed job is tried again, and after what."""
         return Retries(self.retry_times, self.retry_on)

@@ -63,11 +63,12 @@ class Executor:
         keeper: Keeper,
         cancelled_type: type[BaseException],
         draining: Callable[[], bool],
+        siblings: Callable[[], bool],
     ) -> None:
         self._spool, self._launch, self._engine, self._beat = spool, launch, engine, beat
         self._keeper = keeper
         self._cancelled_type = cancelled_type
-        self._draining = draining
+        self._draining, self._siblings = draining, siblings
         self._log_at = keeper.log_end
         self._cache: ResultCache | None = None
         fingerprint = engine.fingerprint() if launch.cache_enabled else None
@@ -290,7 +291,7 @@ class Executor:
         before = self._spool.notes(job.id, claim.name.attempts - 1)
         self._beat.row += joins_the_row(before, failure.kind)
         opinion = second_opinion(
-            claim.worker.slot, self._beat.row, failure.kind, before, siblings=self._launch.siblings
+            claim.worker.slot, self._beat.row, failure.kind, before, siblings=self._siblings()
         )
         self._insist(
             lambda: verdict.settle(

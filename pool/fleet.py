@@ -180,20 +180,19 @@ class Fleet:
                 continue
             engine = slot.spec.engine
             try:
-                slot.start(
-                    self.next_generation(),
-                    standby=len(self._active(engine.name)) >= engine.workers,
-                    siblings=engine.workers + engine.spares > 1,
-                )
+                slot.start(self.next_generation(), standby=len(self._active(engine.name)) >= engine.workers)
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in NO_SPACE:
                     slot.policy.next_start_at = now + _NO_ROOM_S  # says nothing about the slot
                     continue
                 logger.error("{}: {}", slot.spec.name, error)
                 slot.error = {"message": str(error), "stage": "spawn", "hint": ""}
+                slot.count_start()
+                slot.ended = None
                 slot.policy.started(now)
                 slot.policy.exited(now, None, "spawn failure")
                 continue
+            slot.count_start()
             slot.policy.started(now)
             logger.info("started {} (pid {})", slot.worker, slot.identity.pid if slot.identity else 0)
 

@@ -172,7 +172,7 @@ class Follower:
                 benched = True
                 about = slot.error["message"] if slot.error else slot.last_death or slot.why
                 yield from self._once(f"{slot.slot} {slot.seat} {about}", f"{slot.slot} {slot.trouble}")
-        expected = status.prospect(self.future.engine, self._pool.starter)
+        expected = self._pool.prospect_of(self.future.id, self.future.engine)
         self.stuck = expected.sentence() if expected.hopeless else ""
         if self.stuck and not benched:  # else it was said, slot by slot
             yield from self._once("stuck", f"{self.stuck} ({expected.mend})")

@@ -146,7 +146,7 @@ class JobFuture(Future[Any], Referable):
     def status(self) -> Progress:
         """Status, percent and message at this moment; while it waits for a worker that does not come, why not."""
         word = self._pool.progress_of(self.id)
-        why = self._pool.prospect(self.engine).sentence() if word.status == "queued" else ""
+        why = self._pool.prospect_of(self.id, self.engine).sentence() if word.status == "queued" else ""
         return replace(word, message=f"{word.message} · {why}".strip(" ·")) if why else word
 
     def progress(self, interval: float = _POLL_S) -> Iterator[Progress]:

@@ -15,9 +15,8 @@ from pool.retries import Retries
 @dataclass(frozen=True)
 class Launch:
     """spec: "package.module:Class". retry_times, retry_on: of the engine. log: this slot's log file.
-    otel: whether it emits spans.
-    siblings: other slots serve the same engine. standby: wait for promotion instead of claiming. row: jobs in a row
-    whose first failure was in this slot, before this process."""
+    otel: whether it emits spans. standby: wait for promotion instead of claiming. row: jobs in a row whose first
+    failure was in this slot, before this process."""
 
     spool: str
     worker: str
@@ -26,7 +25,6 @@ class Launch:
     options: Mapping[str, Any] = field(default_factory=dict)
     durable: bool = True
     standby: bool = False
-    siblings: bool = False
     retry_times: int | None = None
     retry_on: tuple[str, ...] | None = None
     cache_enabled: bool = False

@@ -2,8 +2,8 @@
 
 Looked at about once a second while something is awaited. A future counts while somebody waits for it (result, wait,
 as_completed, a callback, progress, done() again and again); one that nobody asks for is left alone, however long no
-worker comes. Its clock runs while its engine is hopeless (see `prospects`), stands still while a worker may come, and
-begins anew when one serves or nobody waits any more. When it has reached the patience, the future ends with
+worker comes. Its clock runs while its job is hopeless (see `hopes`), stands still while a worker may come, and begins
+anew when one serves or nobody waits any more. When it has reached the patience, the future ends with
 EngineUnavailable. No Future can change its mind: that one stays so, although the job stays in the spool and runs after
 a repair; attach(id) makes another future of it.
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pool.errors import EngineUnavailable, NestedDeadlock
 from pool.future import JobFuture
-from pool.names import parse_worker
+from pool.hopes import Hopes
 from pool.prospects import PoolFacts, Prospect, prospect
 from pool.scout import Scout
 from pool.spool import Spool
@@ -38,7 +38,7 @@ class Patience:
         give_up: Callable[[JobFuture, EngineUnavailable], None],
     ) -> None:
         self._spool, self._starter, self._give_up = spool, starter, give_up
-        self._scout = Scout(spool)
+        self._scout, self._hopes = Scout(spool), Hopes(spool)
         self._inside = inside(spool)
         self._clocks: dict[JobFuture, float] = {}
         self._looked_at = -math.inf
@@ -46,6 +46,10 @@ class Patience:
     def prospect(self, engine: str) -> Prospect:
         """What a job that waits for this engine may expect now."""
         return prospect(engine, self._scout.look(self._starter()))
+
+    def prospect_of(self, job_id: str, engine: str) -> Prospect:
+        """What a job of this engine may expect now, which may wait for others."""
+        return Hopes(self._spool).of({job_id: engine}, self._scout.look(self._starter()))[job_id]
 
     def look(self, futures: Iterable[JobFuture]) -> None:
         """End the waits that have no hope, and were patient enough."""
@@ -56,23 +60,20 @@ class Patience:
         clocks: dict[JobFuture, float] = {}
         facts = self._scout.look(self._starter()) if waiting else PoolFacts(served=True)
         stuck = dict(self._deadlocks(waiting, facts))
-        for engine in {future.engine for future in waiting}:
-            expected = prospect(engine, facts)
-            held = self._held(engine, facts) if expected.hopeless else frozenset[str]()
-            for future in waiting:
-                if future.engine != engine or future.id in held:
-                    continue
-                error: EngineUnavailable | None = stuck.get(future)
-                if error is None and expected.hopeless:
-                    error = expected.error(future.id)
-                before = self._clocks.get(future)
-                if error is None:
-                    if before is not None and expected.reason:  # a worker may come, or not: the clock stands still
-                        clocks[future] = before
-                    continue
-                clocks[future] = 0.0 if before is None else before + passed
-                if clocks[future] >= _limit(future) and not self._spool.decided(future.id):
-                    self._give_up(future, error)
+        hopes = self._hopes.of({future.id: future.engine for future in waiting}, facts) if waiting else {}
+        for future in waiting:
+            expected = hopes[future.id]
+            error: EngineUnavailable | None = stuck.get(future)
+            if error is None and expected.hopeless:
+                error = expected.error(future.id)
+            before = self._clocks.get(future)
+            if error is None:
+                if before is not None and expected.reason:  # a worker may come, or not: the clock stands still
+                    clocks[future] = before
+                continue
+            clocks[future] = 0.0 if before is None else before + passed
+            if clocks[future] >= _limit(future) and not self._spool.decided(future.id):
+                self._give_up(future, error)
         self._clocks = clocks
 
     def wait_over(self) -> None:
@@ -94,13 +95,6 @@ class Patience:
                     self._give_up(future, error)
                 else:
                     yield future, error
-
-    def _held(self, engine: str, facts: PoolFacts) -> frozenset[str]:
-        """Jobs that living workers hold: they may end well, whatever becomes of the engine."""
-        workers = [parse_worker(slot.worker) for slot in facts.slots if slot.engine == engine]
-        return frozenset(
-            claim.name.id for worker in workers if worker is not None for claim in self._spool.claims(worker)
-        )
 
 
 def _limit(future: JobFuture) -> float:

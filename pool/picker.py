@@ -30,7 +30,7 @@ _YIELD_S = 3.0  # how long a job that failed here is left to other slots
 
 
 class Picker:
-    """Waiting jobs of one engine, best first. siblings: whether other slots serve the same engine. retries: of the
+    """Waiting jobs of one engine, best first. siblings: whether the engine has other slots now. retries: of the
     engine; a job may say otherwise. suspect: whether this slot may be sick."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Picker:
         worker: WorkerName,
         rescan_s: float,
         *,
-        siblings: bool,
+        siblings: Callable[[], bool],
         retries: Retries,
         suspect: Callable[[], bool],
     ) -> None:
@@ -94,7 +94,7 @@ class Picker:
             name = parse_job(text)
             if name is None:
                 continue
-            if name.attempts and self._siblings and self._left_to_others(text, name):
+            if name.attempts and self._siblings() and self._left_to_others(text, name):
                 left.append(text)
                 continue
             claim = self._spool.claim(self._worker.engine, name, self._worker)

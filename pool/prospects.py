@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pool.errors import EngineUnavailable
@@ -54,6 +54,10 @@ class Prospect:
             return ""
         word = "no worker of {} can run" if self.hopeless else "no worker of {} is ready yet"
         return f"{word.format(self.engine)}: {self.reason}"
+
+    def needed_by(self, job_id: str) -> Prospect:
+        """The same for one that waits for that job."""
+        return replace(self, reason=f"{self.reason} (job {job_id}, whose end this one waits for, needs it)")
 
     def error(self, job_id: str = "") -> EngineUnavailable:
         """What to raise for one that waits for it."""

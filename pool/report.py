@@ -72,7 +72,8 @@ def _slot(slot: Slot, now: float) -> dict[str, Any]:
         "bench": {**asdict(policy.benched), "reason": policy.benched.reason.value} if policy.benched else None,
         "ending": slot.verdict.to_map() if slot.cause else None,
         "starts": policy.starts,
-        "restarts": max(0, policy.starts - 1),
+        "restarts": slot.restarts.total(),
+        "restarts_by": dict(slot.restarts),
         "next_start_s": waits,
         "rss_bytes": slot.rss >> 20 << 20,  # rounded, so that the file is not rewritten for every page
         "device": slot.spec.device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Refused:
 @dataclass(frozen=True)
 class Running:
     """A supervisor. started, loaded, asked: µs of the spool clock; loaded: when it read the configuration that runs,
-    asked: when it last tried. digest: of that file's content. engines: the names of those that run."""
+    asked: when it last tried. digest: of that file's content. engines: the names of those that run. slots: how many
+    each of them has, spares included."""
 
     identity: Identity
     started: int
@@ -50,6 +51,7 @@ class Running:
     loaded: int = 0
     asked: int = 0
     refused: Refused | None = None
+    slots: Mapping[str, int] = field(default_factory=dict)
     containment: str = ""  # how all that a worker started is found at its end
 
     def to_map(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class Running:
             loaded=int(value.get("loaded") or 0),
             asked=int(value.get("asked") or 0),
             refused=Refused(**about) if isinstance(about, dict) else None,
+            slots={str(name): int(count) for name, count in (value.get("slots") or {}).items()},
             containment=str(value.get("containment") or ""),
         )
 

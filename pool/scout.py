@@ -6,32 +6,29 @@ read, and whether its process lives.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pool import fsops, heartbeat
+from pool import heartbeat
 from pool.constants import SERVING
 from pool.procs import Identity
 from pool.prospects import PoolFacts, SlotFacts, load_error
+from pool.replaced import ReplacedMap
 from pool.spool import Spool
-
-MAX_STATUS_BYTES = 4 * 1024 * 1024
 
 
 class Scout:
     """Looks at run/ of one spool."""
 
     def __init__(self, spool: Spool) -> None:
-        self._spool, self._run = spool, f"{spool.root}/run"
-        self._read: dict[str, tuple[tuple[int, int, int], Mapping[str, Any]]] = {}
+        self._run = f"{spool.root}/run"
+        self._about, self._told = ReplacedMap(f"{self._run}/supervisor.json"), ReplacedMap(f"{self._run}/status.json")
 
     def look(self, starter: str | None) -> PoolFacts:
         """What holds now. starter: see PoolFacts."""
-        about = self._map("supervisor.json")
+        about = self._about.read()
         served = _lives(about.get("identity"))
-        told = self._map("status.json")
+        told = self._told.read()
         if served and _number(told.get("at")) < _number(about.get("started")):
             told = {}  # the word of the one before
         engines = about.get("engines")
@@ -61,19 +58,6 @@ class Scout:
                 last_death=str(entry.get("last_death") or ""),
                 next_start_s=_number(pause) if pause else None,
             )
-
-    def _map(self, name: str) -> Mapping[str, Any]:
-        """A file of run/ that is replaced as a whole; {} when it is missing, too long or not JSON."""
-        path = f"{self._run}/{name}"
-        try:
-            info = os.stat(path)
-            mark = (info.st_ino, info.st_mtime_ns, info.st_size)
-            if self._read.get(name, ((), {}))[0] != mark:
-                value = json.loads(fsops.read_bounded(path, MAX_STATUS_BYTES))
-                self._read[name] = (mark, value if isinstance(value, dict) else {})
-        except (OSError, ValueError):
-            return {}
-        return self._read[name][1]
 
 
 def _entries(told: Mapping[str, Any]) -> list[Mapping[str, Any]]:

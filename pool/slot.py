@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pool.clock import boot_ns
 from pool.config import Config, EngineConfig
 from pool.constants import ENV_SPOOL, ENV_WORKER, EXIT_RECYCLE, Phase
 from pool.death import DIED, Death, Ended, death_of
+from pool.ending import reason_of
 from pool.judge import WELL, Cause, Limit, Verdict, judge
 from pool.launch import Launch
 from pool.names import WorkerName, parse_worker
@@ -55,6 +57,7 @@ class Slot:
         self.error: dict[str, Any] | None = None
         self.ended: Ended | None = None  # the process before this one
         self.last_death = ""
+        self.restarts: Counter[str] = Counter()  # by reason, see `ending`
         self._process: subprocess.Popen[bytes] | None = None
         self._started_ns = 0
         self._stopped_ns = 0
@@ -83,7 +86,7 @@ class Slot:
 
     # ---- life
 
-    def start(self, generation: int, *, standby: bool, siblings: bool) -> None:
+    def start(self, generation: int, *, standby: bool) -> None:
         """Launch an interpreter. Raises SpawnError or OSError; nothing is left behind then."""
         parsed = parse_worker(f"{self.spec.name}.{generation}")
         assert parsed is not None
@@ -97,7 +100,6 @@ class Slot:
             options=engine.options,
             durable=config.durable,
             standby=standby,
-            siblings=siblings,
             retry_times=engine.retry_times,
             retry_on=engine.retry_on,
             cache_enabled=engine.cache_enabled,
@@ -128,6 +130,11 @@ class Slot:
         self._take(parsed, identity or Identity(self._process.pid, "0", host.boot_id()))
         self.fingerprint = self.spec.fingerprint
         self.standby, self._started_ns = standby, boot_ns()
+
+    def count_start(self) -> None:
+        """A process was started, or could not be: a restart when there was one before."""
+        if self.ended is not None or self.policy.starts:
+            self.restarts[reason_of(self.ended)] += 1
 
     def adopt(self, worker: WorkerName, identity: Identity) -> None:
         """Take over a process that an earlier supervisor started: its model stays loaded, its job goes on."""

@@ -73,7 +73,7 @@ def slots(
     return tuple(
         _slot(config, engine, index, inherited, share)
         for engine in config.engines.values()
-        for index in range(engine.workers + engine.spares)
+        for index in range(engine.slots)
     )
 
 

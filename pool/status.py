@@ -15,7 +15,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,8 @@ from pool.job import JobState
 from pool.names import WorkerName, parse_dead, parse_worker
 from pool.procs import Member, members, sample
 from pool.prospects import PoolFacts, Prospect, SlotFacts, load_error, prospect
+from pool.replaced import MAX_BYTES
 from pool.running import OnDisk, Running, running
-from pool.scout import MAX_STATUS_BYTES
 from pool.spool import Spool
 from pool.watching import EVENTS, WatchingStatus
 
@@ -77,7 +77,8 @@ class SlotStatus:
 
     phase: as its heartbeat says, "" without one. phase_s, silent_s: since the phase began, since the last sign of
     life (while busy: since the engine's last progress). serving: it takes jobs or works on one. trouble: why not,
-    or what is wrong although it does; "" when nothing is. jobs_done: by this process; restarts: of the slot.
+    or what is wrong although it does; "" when nothing is. jobs_done: by this process; restarts: of the slot,
+    restarts_by: by reason, since the supervisor began.
     """
 
     slot: str
@@ -107,6 +108,7 @@ class SlotStatus:
     jobs_done: int
     rss_bytes: int
     gpu_bytes: int
+    restarts_by: Mapping[str, int] = field(default_factory=dict)
     watching: WatchingStatus = EVENTS  # of its process
 
 
@@ -315,6 +317,7 @@ def _slot(spool: Spool, config: Config, entry: Mapping[str, Any], alive: Mapping
         jobs_done=beat.jobs_done if beat and member else 0,
         rss_bytes=usage.rss_bytes if usage else 0,
         gpu_bytes=beat.gpu_bytes if beat and member else 0,
+        restarts_by={str(reason): int(count) for reason, count in (entry.get("restarts_by") or {}).items()},
         watching=watching.told(spool, str(worker)) if member else EVENTS,
     )
 
@@ -370,7 +373,7 @@ def _leads(spool: Spool, member: Member) -> bool:
 
 def _told(path: Path) -> Mapping[str, Any]:
     try:
-        value = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_STATUS_BYTES else {}
+        value = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_BYTES else {}
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -309,7 +309,8 @@ class Supervisor:
         running = Running(
             me, self._started, self._tied, str(self._config.file) if self._config.file else None,
             tuple(self._config.engines), pool.__version__, self._config.digest, self._loaded, self._asked,
-            self._refused, self._fleet.containment,
+            self._refused, {engine.name: engine.slots for engine in self._config.engines.values()},
+            self._fleet.containment,
         )  # fmt: skip
         temp = self.spool.temp()
         fsops.write_new(temp, [json.dumps(running.to_map()).encode()], sync=False)

@@ -42,6 +42,7 @@ from pool.picker import Picker
 from pool.process_state import ProcessState
 from pool.procs import resident_bytes
 from pool.reason import hint_of, kind_of, message_of, name_of, traceback_of
+from pool.siblings import Siblings
 from pool.spool import NO_SPACE, Claim, Spool
 from pool.watch import Watcher
 from pool.watching import WatchNote
@@ -65,6 +66,7 @@ class Worker:
         self._verify_at = 0.0
         self._load_begun = self._spool.now()
         self._late = False  # others were faster
+        self._siblings = Siblings(self._spool, self._name)
         self._watch_note = WatchNote(self._spool, self._name)
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
@@ -87,8 +89,9 @@ class Worker:
             engine = self._prepare()
             keeper = Keeper(ProcessState((self._beat.fileno(),)))
             executor = Executor(
-                self._spool, self._launch, engine, self._beat, keeper, self._cancelled_type, lambda: self._draining
-            )
+                self._spool, self._launch, engine, self._beat, keeper, self._cancelled_type, lambda: self._draining,
+                self._siblings.there,
+            )  # fmt: skip
         except BaseException as error:
             return self._refuse(error)
         try:
@@ -162,7 +165,7 @@ class Worker:
         spool, launch = self._spool, self._launch
         spool.make_ready_dir(self._name.engine)
         picker = Picker(
-            spool, self._name, launch.rescan_s, siblings=launch.siblings, retries=launch.retries,
+            spool, self._name, launch.rescan_s, siblings=self._siblings.there, retries=launch.retries,
             suspect=lambda: self._beat.row >= SUSPECT_AFTER,
         )  # fmt: skip
         batching = launch.max_batch > 1 and engine.has("run_batch")

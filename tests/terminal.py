@@ -8,7 +8,7 @@ import re
 import select
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,9 +17,10 @@ _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def on_terminal(
-    argv: Sequence[str], typed: Sequence[tuple[str, str]] = (), *, cwd: Path, seconds: float = 60.0
+    argv: Sequence[str], typed: Sequence[tuple[str, str | Callable[[], object]]] = (), *, cwd: Path, seconds: float = 60
 ) -> tuple[int, str]:
-    """Exit code and text. typed: (what must have appeared, what is typed then), in order; "\\x03" is Ctrl-C."""
+    """Exit code and text. typed: (what must have appeared, what is typed then, or called), in order; "\\x03" is
+    Ctrl-C."""
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -41,7 +42,11 @@ def on_terminal(
                 shown += _CONTROLS.sub("", data.decode("utf-8", "replace")).replace("\r", "\n")
             if todo and re.search(todo[0][0], shown[mark:]):
                 mark = len(shown)
-                os.write(ours, todo.pop(0)[1].encode())
+                then = todo.pop(0)[1]
+                if isinstance(then, str):
+                    os.write(ours, then.encode())
+                else:
+                    then()
         raise AssertionError(f"not over after {seconds:g} s, waiting for {todo}; it showed:\n{shown[-3000:]}")
     finally:
         with suppress(ProcessLookupError):

@@ -31,7 +31,7 @@ def _short_yield(monkeypatch: pytest.MonkeyPatch) -> None:
 def picker(spool: Spool) -> Picker:
     for worker in (ME, OTHER):
         (spool.root / "work" / str(worker)).mkdir()
-    return Picker(spool, ME, 60.0, siblings=True, retries=Retries(2), suspect=lambda: False)
+    return Picker(spool, ME, 60.0, siblings=lambda: True, retries=Retries(2), suspect=lambda: False)
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def test_what_another_slot_took_wakes_nobody(spool: Spool, picker: Picker, make_
 
 
 def test_alone_it_takes_everything(spool: Spool, make_job: JobMaker, picker: Picker) -> None:
-    alone = Picker(spool, ME, 60.0, siblings=False, retries=Retries(2), suspect=lambda: False)
+    alone = Picker(spool, ME, 60.0, siblings=lambda: False, retries=Retries(2), suspect=lambda: False)
     job_id = put(spool, make_job, ME, ME)
     with serving(spool, OTHER):
         assert taken(alone) == job_id
@@ -193,7 +193,7 @@ def test_a_queue_that_never_empties_does_not_keep_it_for_ever(
 
 
 def test_a_suspect_leaves_what_failed_in_it_to_the_others(spool: Spool, make_job: JobMaker, picker: Picker) -> None:
-    suspect = Picker(spool, ME, 60.0, siblings=True, retries=Retries(8), suspect=lambda: True)
+    suspect = Picker(spool, ME, 60.0, siblings=lambda: True, retries=Retries(8), suspect=lambda: True)
     job_id = put(spool, make_job, ME)
     with serving(spool, OTHER):
         for _ in range(3):

@@ -346,9 +346,9 @@ def test_scans_are_cheap(yard: Yard) -> None:
     def best(call: Callable[[], object]) -> float:
         times = []
         for _ in range(20):
-            begin = time.perf_counter()
+            begin = time.thread_time()  # processor time: whatever else runs here
             call()
-            times.append(time.perf_counter() - begin)
+            times.append(time.thread_time() - begin)
         return min(times)
 
     assert (

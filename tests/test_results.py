@@ -61,22 +61,17 @@ def hand(spool: Spool) -> Hand:
 # ---- the three ends
 
 
-def test_a_result_arrives_at_once(pool: FilePool, hand: Hand) -> None:
-    late = []
+def test_a_result_arrives_by_its_event(pool: FilePool, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "_RESCAN_S", 3600.0)  # no look finds it before
     for _ in range(20):
         future = pool.submit("echo", a=1)
         claim = hand.claim()
-        ended: list[float] = []
 
-        def finish(claim: Claim = claim, ended: list[float] = ended) -> None:
-            ended.append(time.monotonic())
+        def finish(claim: Claim = claim) -> None:
             hand.spool.finish(claim, record_of(claim, value={"answer": 42}))
 
         hand.later(0.02, finish)
         assert future.result(timeout=10) == {"answer": 42}
-        late.append(time.monotonic() - ended[0])
-    late.sort()
-    assert late[len(late) // 2] < 0.05, late
     assert future.record is not None
     assert (future.record.attempt, future.record.worker) == (1, "echo-0.1")
 
@@ -189,7 +184,7 @@ def test_a_timeout_is_a_timeout_and_the_job_goes_on(pool: FilePool, hand: Hand) 
         begun = time.monotonic()
         with pytest.raises(FutureTimeout):
             future.result(timeout=seconds)
-        assert seconds <= time.monotonic() - begun < seconds + 1
+        assert time.monotonic() - begun >= seconds
     hand.finish()
     assert future.result(timeout=10) == {"n": 1}
 
@@ -214,30 +209,34 @@ def test_one_thread_is_enough(pool: FilePool, hand: Hand) -> None:
 
 
 @pytest.fixture
-def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No event ever comes."""
+def deaf(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """No event ever comes. How long each sleep was to be, in seconds."""
+    slept: list[float] = []
 
     def sleep(self: Watcher, timeout: float) -> bool:
+        slept.append(timeout)
         time.sleep(timeout)
         return False
 
     monkeypatch.setattr(Watcher, "wait", sleep)
+    return slept
 
 
-@pytest.mark.usefixtures("deaf")
 @pytest.mark.parametrize("count", [1, results._LIST_FROM + 5])
 @pytest.mark.parametrize("how", ["result", "wait"])
 @pytest.mark.invariant(19)
-def test_without_events_the_rescan_finds_everything(pool: FilePool, hand: Hand, count: int, how: str) -> None:
+def test_without_events_the_rescan_finds_everything(
+    pool: FilePool, hand: Hand, deaf: list[float], count: int, how: str
+) -> None:
     futures = [pool.submit("echo") for _ in range(count)]
     for _ in futures:
         hand.finish()
-    begun = time.monotonic()
+    deaf.clear()
     if how == "wait":
         assert len(wait(futures, timeout=10).done) == count
     else:
         assert [future.result(timeout=10) for future in futures] == [{"n": 1}] * count
-    assert time.monotonic() - begun < 2 * results._RESCAN_S + 1
+    assert sum(deaf) <= 2 * results._RESCAN_S, "one look finds them all"
 
 
 @pytest.mark.invariant(19)

@@ -7,7 +7,6 @@ import errno
 import itertools
 import os
 import select
-import statistics
 import subprocess
 import sys
 import threading
@@ -60,35 +59,20 @@ def _expect(watcher: Watcher, *names: str, key: str = "ready") -> Arrivals:
 
 # ---- latency
 
-_CLAIM_AND_ARRIVE = """
-import os, sys, time
-root, pairs = sys.argv[1], int(sys.argv[2])
-for number in range(pairs):
-    open(f"{root}/old", "w").close()
-    os.rename(f"{root}/old", f"{root}/ready/old")
-    open(f"{root}/new", "w").close()
-    time.sleep(0.004)
-    os.rename(f"{root}/ready/old", f"{root}/claimed")                       # a worker claims
-    os.rename(f"{root}/new", f"{root}/ready/{time.monotonic_ns()}")         # and a job arrives just after
-"""
-
-
 @linux
 @pytest.mark.invariant(21)
-def test_a_job_that_arrives_just_after_a_claim_is_noticed_at_once(ready: Path, child_env: dict[str, str]) -> None:
-    """watchdog's own emitter holds it back for 500 ms, because a claim is half a move; ours asks for no departures."""
-    late: list[float] = []
+def test_a_job_that_arrives_just_after_a_claim_is_noticed_at_once(ready: Path) -> None:
+    """watchdog's own emitter holds it back for 500 ms, because a claim is half a move; ours asks for no departures: the
+    news is there when the rename returns."""
     with Watcher({"ready": ready}) as watcher:
-        argv = [sys.executable, "-c", _CLAIM_AND_ARRIVE, str(ready.parent), str(PAIRS)]
-        child = subprocess.Popen(argv, env=child_env)
-        while len(late) < PAIRS:
-            assert watcher.wait(10), f"{len(late)} of {PAIRS} came"
-            now = time.monotonic_ns()
-            late += [(now - int(name)) / 1e6 for name in watcher.read().names.get("ready", ()) if name != "old"]
-        assert child.wait(10) == 0
-    late.sort()
-    assert late[int(PAIRS * 0.99)] < 100, late[-5:]
-    assert statistics.median(late) < 20, late
+        for number in range(PAIRS):
+            (ready.parent / "old").touch()
+            (ready.parent / "new").touch()
+            os.rename(ready.parent / "old", ready / "old")
+            os.rename(ready / "old", ready.parent / "claimed")  # a worker claims
+            os.rename(ready.parent / "new", ready / str(number))  # and a job arrives just after
+            assert watcher.wait(0)
+            assert watcher.read().names["ready"] == ["old", str(number)]
 
 
 @linux
@@ -96,7 +80,7 @@ def test_it_waits_as_long_as_it_is_told(ready: Path) -> None:
     with Watcher({"ready": ready}) as watcher:
         begun = time.monotonic()
         assert watcher.wait(0.05) is False
-        assert 0.045 < time.monotonic() - begun < 1.0
+        assert time.monotonic() - begun >= 0.045
         assert not watcher.read()
         assert watcher.wait(0) is False
 

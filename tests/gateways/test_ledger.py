@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
+from scenarios.world import passing
 from steps import JobMaker, claim_next, record_of, seat
 
 from pool import fsops
 from pool.death import DIED, Ended
+from pool.ending import _BY_CAUSE, reason_of
 from pool.gateways.http import ledger
-from pool.gateways.http.ledger import _BY_CAUSE, Histogram, Ledger, reason_of
+from pool.gateways.http.ledger import Histogram, Ledger
 from pool.job import JobState
 from pool.judge import Cause
 from pool.spool import Spool
@@ -100,3 +105,23 @@ def test_a_histogram_is_cumulative() -> None:
 )
 def test_ends_in_few_words(ended: Ended | None, reason: str) -> None:
     assert reason_of(ended) == reason
+
+
+def test_each_restart_between_two_looks_is_counted(tmp_path: Path) -> None:
+    """By its own reason, and by the next supervisor as well."""
+    with passing(tmp_path) as world:
+        world.configure({"fake": {"max_concurrent_tasks": 1, "retry_times": 0}}).serve(ready=1)
+        pool = world.pool()
+        book = Ledger(pool.spool)
+        book.watch_slots(pool.status())
+        counted: Counter[str] = Counter()
+        for first in ("killed", "other"):  # nobody can tell of what a process died that is no child of the supervisor
+            for do in ("kill", "exit", "segfault", "kill"):
+                assert pool.submit("fake", do=do, value=first).exception(60) is not None
+            assert pool.submit("fake", value=1).result(60)["value"] == 1
+            counted.update([first, "exited", "crashed", "killed"])
+            for _ in range(2):
+                book.watch_slots(pool.status())
+                assert {reason: count for (_, reason), count in book.restarts.items()} == counted
+            world.kill_supervisor()
+            world.serve(ready=1)

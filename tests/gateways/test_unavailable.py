@@ -79,6 +79,12 @@ def test_what_waits_says_why_and_is_done_after_the_repair(gateway: Gateway, worl
     name, event_id, data = gateway.events(job_id)[-1]
     assert (name, event_id, data["id"], data["state"], data["engine"]) == ("unavailable", "", job_id, "queued", "fake")
     assert REASON in data["reason"]
+    behind = client.submit("echo", id="behind", params={"value": 4}, depends_on=[job_id]).id
+    for said in (gateway.get(f"/jobs/{behind}").json()["message"], unavailable(gateway.result(behind))):
+        assert REASON in said
+        assert f"(job {job_id}, whose end this one waits for, needs it)" in said
+    name, _, data = gateway.events(behind)[-1]
+    assert (name, data["state"], data["engine"]) == ("unavailable", "queued", "fake")
     again = gateway.post("/jobs/fake", json={"id": job_id, "params": {"value": 3}})
     assert (again.status_code, again.json()["id"]) == (202, job_id), "it is there already"
     (world.folder / "mendable.py").write_text("from inference.fake import Fake\n")
@@ -88,3 +94,4 @@ def test_what_waits_says_why_and_is_done_after_the_repair(gateway: Gateway, worl
     found = gateway.result(job_id)
     assert (found.status_code, found.json()["value"]["value"]) == (200, 3)
     assert gateway.events(job_id)[-1][0] == "result"
+    assert gateway.result(behind).json()["value"]["value"] == 4

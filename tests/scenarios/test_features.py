@@ -103,13 +103,14 @@ def test_partials_begin_anew_with_the_next_attempt(shared: World) -> None:
 
 def test_queued_job_says_how_many_are_ahead(shared: World) -> None:
     pool = shared.pool()
-    first = pool.submit("single", do="sleep", seconds=0.8)
+    first = pool.submit("single", do="sleep", seconds=60)
     shared.worker_of(first.id)
     others = [pool.submit("single", value=n) for n in range(3)]
     assert others[2].status().status == "queued"
     assert "2 ahead" in others[2].status().message
     assert not others[2].running()
     assert first.running()
+    first.cancel()
     assert [other.result(30)["value"] for other in others] == [0, 1, 2]
 
 
@@ -165,10 +166,11 @@ def test_poison_in_a_batch(shared: World) -> None:
 
 def test_priority_order(shared: World) -> None:
     pool = shared.pool()
-    first = pool.submit("single", do="sleep", seconds=0.5)
+    first = pool.submit("single", do="sleep", seconds=60)
     shared.worker_of(first.id)
     wanted = [0, -100, 100, 5, -5, 0]
     futures = {pool.submit("single", value=n, priority=p).id: p for n, p in enumerate(wanted)}
+    first.cancel()
     for job_id in futures:
         shared.record(job_id)
     starts = [job for _, _, what, job, _, _ in history(shared.folder / "witness") if what == "start"]

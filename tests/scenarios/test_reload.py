@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pool.blame import SUSPECT_AFTER
 from pool.errors import JobFailed, UnknownEngine
 from pool.job import JobState
 from pool.status import PoolStatus
@@ -92,6 +93,30 @@ def test_more_and_fewer_workers_and_the_others_stay(shared: World) -> None:
     assert [future.result(30)["attempt"] for future in futures] == [1, 1, 1]
     assert {future.result(0)["pid"] for future in futures} == set(after.values())
     assert [slot["slot"] for slot in shared.status()["slots"]] == ["fake-0"]
+
+
+def test_a_worker_that_is_kept_knows_of_its_siblings(shared: World) -> None:
+    """The third job in a row that fails in it gets a second opinion where there is a peer now, and none without."""
+    engine = {"threads": 1, "options": {"fingerprint": "fake-kept"}}  # so the first reload starts it anew, alone
+    kept = ""
+    for workers in (1, 2, 1):
+        reloaded(shared, {"fake": {**engine, "max_concurrent_tasks": workers}})
+        kept = kept or next(iter(shared.loaded()))
+        assert kept in shared.loaded()
+        pool = shared.pool()
+        gates = [pool.submit("fake", do="sleep", seconds=60) for _ in range(workers - 1)]
+        while gates and shared.worker_of(gates[0].id)[0] == kept:  # the peer is to be busy, not the one that was kept
+            gates.append(pool.submit("fake", do="sleep", seconds=60))
+            shared.worker_of(gates[-1].id)
+            gates.pop(0).cancel()
+        pool.submit("fake", value=1).result(30)  # a row begins after a success
+        bad = [pool.submit("fake", do="raise", value=[workers, n], retry_times=0) for n in range(SUSPECT_AFTER)]
+        wait_until(lambda: shared.beats()[kept].row >= SUSPECT_AFTER, "the row")  # noqa: B023
+        for gate in gates:
+            gate.cancel()
+        ends = [future.exception(60) for future in bad]
+        attempts = [error.failure.attempt for error in ends if isinstance(error, JobFailed)]
+        assert attempts == [1, 1, workers], "the last one was run by the peer as well"
 
 
 def test_changed_options_reach_one_worker_after_the_other(shared: World) -> None:

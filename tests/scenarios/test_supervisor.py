@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pool import attendant
 from pool.constants import EXIT_LOCKED, Phase
 from pool.errors import JobFailed
 from pool.job import JobState
@@ -105,6 +106,31 @@ def test_killed_together_with_all_workers(world: World) -> None:
     for future in again:
         assert future.record is not None
         assert "gone when the supervisor came back" in future.record.attempts[0].message
+
+
+@pytest.mark.invariant(26)
+def test_one_that_starts_slowly_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client starts no second one beside it, however often it looks."""
+    hold, starts = world.folder / "hold", world.folder / "starts"
+    (world.folder / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "if 'serve' in sys.orig_argv:\n"
+        f"    os.write(os.open({str(starts)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), b'.')\n"
+        f"    while os.path.exists({str(hold)!r}):\n"
+        "        time.sleep(0.01)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(world.folder))
+    monkeypatch.setattr(attendant, "_AGAIN_S", 0.0)
+    pool = world.configure(orphan_grace_s=0).pool(start=True)
+    hold.touch()
+    world.kill_supervisor()
+    future = pool.submit("fake", value=1)
+    for _ in range(20):
+        pool.on_look([future])
+    wait_until(lambda: starts.read_text() == "..", "another one is being started")
+    hold.unlink()
+    assert future.result(60)["value"] == 1
+    assert starts.read_text() == ".."
 
 
 @pytest.mark.invariant(26)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed, wait
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from pool import EngineUnavailable, FilePool, JobFailed, JobFuture, NestedDeadlock
 from pool.job import JobState
-from scenarios.world import World, wait_until
+from scenarios.world import ROOT, World, kill, wait_until
 
 LIMIT_S = 60  # a wait that would last for ever fails the test instead
 BROKEN: dict[str, Any] = {"engine": "nomodule:E", "max_concurrent_tasks": 2}
@@ -102,6 +104,52 @@ def test_every_way_to_wait_ends_with_the_reason(
     assert future.done()
     assert pool.state(future.id) is JobState.QUEUED, "its job waits"
     assert REASON in future.status().message
+
+
+def test_a_job_behind_one_that_cannot_run_says_why(broken: World, pool: FilePool) -> None:
+    """However far behind it: nobody waits for ever for a job that is held by a broken engine."""
+    first = pool.submit("broken", value=1)
+    second = pool.submit("fake", value=first["value"])
+    third = pool.submit("fake", value=2, depends_on=[pool.submit("fake", value=1).id, second])
+    for future in (third, second):
+        assert f"no worker of broken can run: broken-0, broken-1: {REASON}" in future.status().message
+        error = by_result(future)
+        assert isinstance(error, EngineUnavailable)
+        assert (error.engine, error.job_id) == ("broken", future.id)
+        assert error.reason.startswith(f"broken-0, broken-1: {REASON} (job {first.id}, ")
+        assert f"attach({future.id!r})" in str(error)
+        assert pool.state(future.id) is JobState.HELD
+    words = ("fake", "--after", first.id, "--patience", "0", "--config", str(broken.config))
+    argv = [sys.executable, "-m", "pool.submit", *words]
+    said = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
+    assert said.returncode != 0
+    assert REASON in said.stderr
+
+
+def test_a_job_behind_one_that_runs_is_waited_for(world: World) -> None:
+    """Also while its engine has no other worker, and none will come."""
+    flag = world.folder / "loaded"
+    (world.folder / "once.py").write_text(
+        "import os\nfrom inference.fake import Fake\n"
+        "class Once(Fake):\n"
+        "    def load(self, device, options):\n"
+        f"        os.close(os.open({str(flag)!r}, os.O_CREAT | os.O_EXCL))\n"
+        "        super().load(device, options)\n"
+    )
+    once = {"engine": "once:Once", "pythonpath": [str(world.folder)], "start_limit": 1}
+    world.configure({"once": once, "fake": {"max_concurrent_tasks": 1}}).serve(ready=2)
+    wait_until(lambda: sorted(slot["seat"] for slot in world.status()["slots"]) == ["benched", "running", "running"])
+    pool = FilePool(world.config, start=False, patience=0)
+    running = pool.submit("once", do="sleep", seconds=60)
+    world.worker_of(running.id)
+    behind = pool.submit("fake", value=2, depends_on=[running])
+    with pytest.raises(TimeoutError):
+        behind.result(1.5)
+    kill(world.worker_of(running.id)[1])
+    error = behind.exception(LIMIT_S)
+    assert isinstance(error, EngineUnavailable)
+    assert error.engine == "once"
+    pool.close()
 
 
 def test_map_and_the_end_of_a_block(broken: World, pool: FilePool) -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
-import psutil
 import pytest
 
-from pool import attendant, lookup
+from pool import lookup
 from pool.client import FilePool
 from pool.errors import JobRefused, SupervisorFailed, UnknownEngine
 from pool.job import JobState
@@ -340,37 +339,6 @@ def test_killed_tied_supervisor_is_started_again_while_results_are_awaited(world
     kill(pid)
     wait_until(lambda: world.supervisor() not in (None, first), "another supervisor")
     assert slow.result(60)["attempt"] == 1
-    assert hurt.result(60)["attempt"] == 2
-    pool.close()
-    wait_until(lambda: gone(world), "the end of supervisor and workers")
-
-
-def test_a_supervisor_that_is_slow_to_start_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody starts a second one beside it, however often results are looked for meanwhile."""
-    monkeypatch.setattr(attendant, "_AGAIN_S", 0.01)
-    pool = world.configure().pool(start=True)
-    hurt = pool.submit("fake", do="sleep", seconds=1)
-    _, worker = world.worker_of(hurt.id)
-    first = world.supervisor()
-    assert first is not None
-    flag = world.folder / "go on"
-    (world.folder / "sitecustomize.py").write_text(
-        f"import os, sys, time\nwhile '-m' in sys.orig_argv and not os.path.exists({str(flag)!r}): time.sleep(0.01)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(world.folder))
-    before = {child.pid for child in psutil.Process().children()}
-    kill(first.pid)
-    kill(worker)
-    waiter = threading.Thread(target=hurt.result, args=(60,))
-    waiter.start()
-    new: set[int] = set()
-    for _ in range(100):
-        wait_until(lambda: {child.pid for child in psutil.Process().children()} - before, "another supervisor")
-        new |= {child.pid for child in psutil.Process().children()} - before
-        time.sleep(0.01)
-    assert len(new) == 1
-    flag.touch()
-    waiter.join(60)
     assert hurt.result(60)["attempt"] == 2
     pool.close()
     wait_until(lambda: gone(world), "the end of supervisor and workers")

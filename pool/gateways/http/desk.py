@@ -38,6 +38,7 @@ from pool.status import PoolStatus
 
 T = TypeVar("T")
 _BELIEVED_S = 0.5  # how long a look at the pool is believed
+_WAITING = ("held", "queued", "deferred")
 _SHARE = 10  # a look that took t is not repeated before 10 t have passed
 _SWEEP_S = 300.0
 _LEDGER_S = 5.0  # whoever asks in between looks, too
@@ -130,7 +131,7 @@ class Desk:
     def look(self, job_id: str) -> JobView:
         """Where a job stands and, while it waits, what it may expect. Raises UnknownJob, JobRefused."""
         view = views.look(self.pool.spool, job_id)
-        if view.state in ("queued", "deferred") and (why := self.pool.prospect(view.engine).sentence()):
+        if view.state in _WAITING and (why := self.pool.prospect_of(job_id, view.engine).sentence()):
             view.message = f"{view.message} · {why}".strip(" ·")
         return view
 

@@ -12,14 +12,11 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, EXIT_RECYCLE
-from pool.death import DIED, Ended
 from pool.errors import ProtocolError
 from pool.job import Record
-from pool.judge import Cause
 from pool.names import parse_record
 from pool.spool import Spool
 from pool.status import PoolStatus
@@ -73,7 +70,8 @@ class Ledger:
         self._fresh_until = 0.0
         self._known: dict[str, tuple[int, int]] = {}  # id -> its record's file: another one after a retry
         self._entries: dict[str, Entry] = {}
-        self._slots: dict[str, int] = {}  # slot -> restarts at the last look
+        self._slots: dict[str, Mapping[str, int]] = {}  # restarts by reason at the last look
+        self._supervisor = 0  # who counts them, by when it was started
         self.outcomes: Counter[tuple[str, str, str]] = Counter()  # engine, state, kind of failure
         self.durations: dict[str, Histogram] = {}
         self.waits: dict[str, Histogram] = {}
@@ -116,13 +114,20 @@ class Ledger:
             return sorted(self._entries.values(), key=lambda entry: entry.finished, reverse=True)
 
     def watch_slots(self, status: PoolStatus) -> None:
-        """Count restarts by what the process before died of."""
+        """Count restarts by what the process before died of, each of them, however many came since the last look."""
+        if status.supervisor is None:
+            return
         with self._lock:
+            if status.supervisor.started != self._supervisor:
+                self._supervisor = status.supervisor.started
+                self._slots.clear()
             for slot in status.slots:
-                before = self._slots.get(slot.slot, 0)
-                if slot.restarts > before:
-                    self.restarts[slot.engine, reason_of(slot.ended)] += slot.restarts - before
-                self._slots[slot.slot] = slot.restarts  # less than before: another supervisor
+                before = self._slots.get(slot.slot, {})
+                for reason, count in slot.restarts_by.items():
+                    seen = before.get(reason, 0)
+                    # less than before: its slot was taken out and is there again, and counts anew
+                    self.restarts[slot.engine, reason] += count - seen if count >= seen else count
+                self._slots[slot.slot] = slot.restarts_by or before
 
     def _there(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """Ids of records, and which file each is; the number alone may be given to the next file at once."""
@@ -152,33 +157,3 @@ class Ledger:
 
 def _seconds(microseconds: int) -> float:
     return max(0.0, microseconds / 1e6)
-
-
-def reason_of(ended: Ended | None) -> str:
-    """Why a worker was started again, as one of few words."""
-    if ended is None:
-        return "other"
-    if ended.cause != DIED:
-        return _BY_CAUSE.get(ended.cause, "other")
-    if ended.out_of_memory:
-        return "memory"
-    if ended.signal:
-        return "crashed" if ended.signal in _CRASHES else "killed"
-    if ended.exit_code is None:
-        return "other"
-    return "exited" if ended.job else _BY_CODE.get(ended.exit_code, "exited")
-
-
-_BY_CAUSE = {
-    **dict.fromkeys((Cause.BOOT.value, Cause.LOAD.value, Cause.WARMUP.value), "load"),
-    **dict.fromkeys((Cause.STALLED.value, Cause.SILENT.value, Cause.STOPPED.value, Cause.CLOSE.value), "stalled"),
-    Cause.OVERDUE.value: "timeout",
-    Cause.MEMORY.value: "memory",
-    Cause.CANCEL.value: "cancelled",
-    Cause.RECYCLE.value: "recycled",
-    Cause.SICK.value: "sick",
-    Cause.DRAIN.value: "drained",
-    Cause.MISFIT.value: "configuration",
-}
-_BY_CODE = {EXIT_DRAINED: "drained", EXIT_LOAD: "load", EXIT_CONFIG: "configuration", EXIT_RECYCLE: "recycled"}
-_CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS"})
