@@ -5,6 +5,8 @@ that it shares, threads that did not come along. What lives through a fork is ma
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import weakref
 from typing import Protocol
 
@@ -27,6 +29,23 @@ def renew_in_children(thing: Renewable) -> None:
 def _renew() -> None:
     for thing in list(_living):
         thing.after_fork()
+
+
+def hold_while_forking(number: signal.Signals) -> None:
+    """Have a signal that this process handles wait while it forks.
+
+    RACE: the interpreter of a child forgets signals that came before its first line, so that who ends a child at once
+    would wait for its end for ever.
+    """
+    masks = threading.local()
+
+    def hold() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+
+    def deliver() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    os.register_at_fork(before=hold, after_in_parent=deliver, after_in_child=deliver)
 
 
 if hasattr(os, "register_at_fork"):

@@ -32,6 +32,7 @@ from pool.context import JobCancelled
 from pool.engine import Engine
 from pool.errors import ConfigError
 from pool.execute import Draining, Executor
+from pool.forked import hold_while_forking
 from pool.heartbeat import Heartbeat
 from pool.job import FailureKind
 from pool.joblog import say
@@ -283,6 +284,7 @@ class Worker:
     def _arm_signals(self) -> None:
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_term)
+        hold_while_forking(signal.SIGTERM)
         signal.signal(signal.SIGUSR1, self._on_promote)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -239,7 +239,7 @@ def test_threads_and_a_forked_child_ask_at_once(shared: World) -> None:
     for future in futures:
         future.result(60)
     expected = [future.id for future in reversed(futures)]
-    (shared.spool / "run" / "jobs.sqlite").unlink()
+    (shared.spool / "run" / "jobs.sqlite").unlink(missing_ok=True)
     with ThreadPoolExecutor(8) as threads:
         pages = list(threads.map(lambda _: _ids(pool, tag="many"), range(16)))
     assert pages == [expected] * 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -263,6 +264,23 @@ def test_children_of_a_forked_pool_obey(misused: World) -> None:
     pid = pool.submit("odd").result(60)["pid"]
     assert pool.submit("odd", code=code).result(60) == {"v": [1, 2]}
     assert pool.submit("odd").result(60)["pid"] == pid
+
+
+def test_a_child_hears_what_it_is_told_while_it_is_forked(misused: World) -> None:
+    """SIGTERM reaches a child before its first line: it ends all the same, and its parent need not wait for ever."""
+    code = """if True:
+        import os, signal, time
+        ends = []
+        for _ in range(40):
+            pid = os.fork()
+            if not pid:
+                time.sleep(5)
+                os._exit(3)
+            os.kill(pid, signal.SIGTERM)
+            ends.append(os.waitpid(pid, 0)[1])
+        result = {"ends": sorted(set(ends))}
+    """
+    assert misused.pool().submit("odd", code=code).result(100) == {"ends": [signal.SIGTERM]}
 
 
 def test_a_worker_that_cannot_be_mended_is_replaced(misused: World) -> None:

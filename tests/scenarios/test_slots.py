@@ -331,7 +331,7 @@ def test_bad_jobs_bench_nobody(mixed_world: World, engine: str, share: float, ho
         assert 1 <= future.record.attempt <= retries + 2
     slots = {slot["slot"]: slot for slot in mixed_world.status()["slots"] if slot["engine"] == engine}
     assert {slot["seat"] for slot in slots.values()} == {"running"}
-    assert {slot["ended"]["cause"] for slot in slots.values() if slot["ended"]} <= {"died"}, "nobody was ended as sick"
+    assert "sick" not in {slot["ended"]["cause"] for slot in slots.values() if slot["ended"]}
     if how == "raise":
         assert {name: slot["starts"] for name, slot in slots.items()} == {name: before[name] for name in slots}
 
