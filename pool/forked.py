@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 import weakref
+from collections.abc import Callable
+from types import FrameType
 from typing import Protocol
 
 
@@ -31,11 +33,11 @@ def _renew() -> None:
         thing.after_fork()
 
 
-def hold_while_forking(number: signal.Signals) -> None:
-    """Have a signal that this process handles wait while it forks.
+def handle_here_only(number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> None:
+    """Handle a signal in this process; forked children have its default.
 
-    RACE: the interpreter of a child forgets signals that came before its first line, so that who ends a child at once
-    would wait for its end for ever.
+    RACE: a child that still had the handler would forget a signal that comes before its first line, or in front of a
+    call that blocks, and who waits for its end would wait for ever. So the signal waits while the process forks.
     """
     masks = threading.local()
 
@@ -45,7 +47,13 @@ def hold_while_forking(number: signal.Signals) -> None:
     def deliver() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
 
-    os.register_at_fork(before=hold, after_in_parent=deliver, after_in_child=deliver)
+    def default() -> None:
+        if signal.getsignal(number) == handler:
+            signal.signal(number, signal.SIG_DFL)
+        deliver()
+
+    signal.signal(number, handler)
+    os.register_at_fork(before=hold, after_in_parent=deliver, after_in_child=default)
 
 
 if hasattr(os, "register_at_fork"):

@@ -32,7 +32,7 @@ from pool.context import JobCancelled
 from pool.engine import Engine
 from pool.errors import ConfigError
 from pool.execute import Draining, Executor
-from pool.forked import hold_while_forking
+from pool.forked import handle_here_only
 from pool.heartbeat import Heartbeat
 from pool.job import FailureKind
 from pool.joblog import say
@@ -61,7 +61,6 @@ class Worker:
         self._spool = Spool(launch.spool, durable=launch.durable)
         self._beat = Heartbeat(f"{launch.spool}/run/heartbeats/{launch.worker}", launch.row)
         self._beat.standby = launch.standby
-        self._pid = os.getpid()
         self._phase = Phase.BOOTING
         self._draining = False
         self._verify_at = 0.0
@@ -283,15 +282,11 @@ class Worker:
 
     def _arm_signals(self) -> None:
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._on_term)
-        hold_while_forking(signal.SIGTERM)
-        signal.signal(signal.SIGUSR1, self._on_promote)
+        handle_here_only(signal.SIGTERM, self._on_term)
+        handle_here_only(signal.SIGUSR1, self._on_promote)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _on_term(self, *_: object) -> None:
-        if os.getpid() != self._pid:  # a fork, as of an engine's own pool of processes, which waits for its end
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
         self._draining = True
         if self._phase in (Phase.BOOTING, Phase.LOADING, Phase.WARMING):
             os._exit(EXIT_DRAINED)  # it holds no job, and a library may be deep in its load
