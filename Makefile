@@ -43,10 +43,10 @@ lint: $(TESTED)  ## ruff and mypy
 	$(BIN)/mypy
 
 test: setup lint  ## lint, types and the fast tests
-	$(BIN)/pytest -m "not slow and not long" -n 3 --dist worksteal -q
+	$(BIN)/pytest -m "not slow and not long" -n 4 --dist worksteal -q
 
-more: setup $(TESTED)  ## adapters, the console in a browser, second looks at engines
-	$(BIN)/pytest -m "long and not slow" -n 2 -q
+more: setup $(TESTED)  ## a process killed at each of its steps, adapters, the console in a browser, what takes seconds
+	$(BIN)/pytest -m "long and not slow" -n 3 --dist worksteal -q
 
 slow: setup $(TESTED)  ## storms, floods and long runs; five hundred examples of each property
 	$(BIN)/pytest -m slow -q

@@ -68,6 +68,7 @@ def test_events_that_were_lost_judge_nobody() -> None:
     assert order.lost == 1
 
 
+@pytest.mark.long
 def test_a_real_queue_is_left_in_order_while_jobs_kill_their_workers(tmp_path: Path) -> None:
     world = World(tmp_path).configure({"fake": {"max_concurrent_tasks": SLOTS, "start_limit": 100}})
     try:

@@ -384,7 +384,9 @@ def _kill_and_check(rig: Rig, scene: Scene, at: int) -> bool:
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=LONG)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "stride", [pytest.param(6, marks=pytest.mark.long, id="some"), pytest.param(1, marks=LONG, id="all")]
+)
 @pytest.mark.invariant(3, 6, 7, 8, 12, 14)
 def test_killed_at_every_operation(tmp_path: Path, scene: Scene, stride: int) -> None:
     first = zlib.crc32(scene.__name__.encode()) % stride + 1
@@ -436,7 +438,9 @@ def test_killed_with_fifty_megabytes_in_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scene", [publish, fail], ids=lambda scene: scene.__name__)
-@pytest.mark.parametrize("stride", [12, pytest.param(1, marks=LONG)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "stride", [pytest.param(9, marks=pytest.mark.long, id="some"), pytest.param(1, marks=LONG, id="all")]
+)
 @pytest.mark.invariant(8)
 def test_the_worker_and_then_the_supervisor_are_killed(tmp_path: Path, scene: Scene, stride: int) -> None:
     """Every operation of the worker, each with another one of the supervisor that comes to clean up, and of the

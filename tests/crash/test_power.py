@@ -58,7 +58,8 @@ def record(rig: Rig, scene: Scene) -> Disk:
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 @pytest.mark.parametrize(
-    ("states", "per_moment"), [(6, 2), pytest.param(80, 8, marks=LONG)], ids=["some", "many"]
+    ("states", "per_moment"),
+    [pytest.param(8, 3, marks=pytest.mark.long, id="some"), pytest.param(80, 8, marks=LONG, id="many")],
 )
 @pytest.mark.invariant(2, 12)
 def test_power_loss(

@@ -456,6 +456,7 @@ def test_nobody_there(model: FaceModel, face: np.ndarray, film: Film) -> None:
         analysis.analyse(film([face] * 8), model, choice=track.Choice(1))
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_frames(model: FaceModel, face: np.ndarray, film: Film) -> None:
     path = film([face] * 60)
     tracemalloc.start()
@@ -531,6 +532,7 @@ def test_cache_is_pruned(model: FaceModel, face: np.ndarray, film: Film, tmp_pat
     assert len(list(folder.glob("*.npz"))) == 1
 
 
+@pytest.mark.long
 def test_cancel_leaves_nothing(model: FaceModel, face: np.ndarray, film: Film, tmp_path: Path) -> None:
     path, folder = film([face] * 30), tmp_path / "cache"
     left = [10]

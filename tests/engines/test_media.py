@@ -155,6 +155,7 @@ def test_ffmpeg_is_ended_on_close_and_when_forgotten(tmp_path: Path, ffmpeg: Cal
     assert not ffmpegs()
 
 
+@pytest.mark.long
 def test_memory_is_constant(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
     long = tmp_path / "long.wav"
     ffmpeg("-f", "lavfi", "-i", "sine=sample_rate=16000:duration=1800", "-ar", 16000, long)

@@ -441,6 +441,7 @@ def test_parameters_of_generative_backends_warn(engine: Portrait) -> None:
     assert result["warnings"][-1] == "steps and cfg mean nothing to the mesh backend and were not used"
 
 
+@pytest.mark.long
 @needs_models
 def test_a_free_seed_depends_on_the_job_alone(engine: Portrait) -> None:
     first, _ = run(engine, frames_num=2, seed=-1)

@@ -6,6 +6,7 @@ import json
 import threading
 from pathlib import Path
 
+import pytest
 import requests
 from scenarios.world import World, alive, kill, wait_until
 
@@ -60,6 +61,7 @@ def test_kill_9_of_the_gateway_in_the_middle_loses_nothing(world: World) -> None
     gate.kill()
 
 
+@pytest.mark.long
 def test_a_gateway_brings_its_own_pool_and_the_next_one_goes_on_with_it(world: World) -> None:
     configure(world, "fake")
     gate = Gateway(world).start()

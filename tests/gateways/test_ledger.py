@@ -107,6 +107,7 @@ def test_ends_in_few_words(ended: Ended | None, reason: str) -> None:
     assert reason_of(ended) == reason
 
 
+@pytest.mark.long
 def test_each_restart_between_two_looks_is_counted(tmp_path: Path) -> None:
     """By its own reason, and by the next supervisor as well."""
     with passing(tmp_path) as world:

@@ -55,6 +55,7 @@ def length(caller: Caller, kind: str) -> int:
     return sum(read(key) for key in found)
 
 
+@pytest.mark.long
 def test_killed_between_take_and_submit(rig: Rig) -> None:
     """It is fetching a file for the job: Redis has given the job away, the spool does not have it yet."""
     service = rig.service()
@@ -92,6 +93,7 @@ def test_killed_between_submit_and_forgetting(rig: Rig) -> None:
     assert rig.runs(task) == 1
 
 
+@pytest.mark.long
 def test_a_job_that_ends_while_no_gateway_is_there(rig: Rig, go: Path) -> None:
     gateway, caller = rig.gateway().start(), rig.caller()
     task = caller.push(rig.store.face, rig.store.words(f"until {go}"), session_id="who asked")
@@ -106,6 +108,7 @@ def test_a_job_that_ends_while_no_gateway_is_there(rig: Rig, go: Path) -> None:
     assert rig.store.read(end["video_file_id"]) == VIDEO + FACE
 
 
+@pytest.mark.long
 def test_redis_is_killed_in_the_middle(rig: Rig) -> None:
     """Jobs run, are taken, and wait in the list; the gateway stays."""
     rig.gateway().start()

@@ -67,6 +67,7 @@ def test_health_says_why(gateway: Gateway) -> None:
         assert (REASON in answer.json()["message"]) == (status == 503)
 
 
+@pytest.mark.long
 def test_what_waits_says_why_and_is_done_after_the_repair(gateway: Gateway, world: World) -> None:
     client = world.pool()
     job_id = client.submit("fake", id="waits", params={"value": 3}).id

@@ -120,6 +120,7 @@ def _all_is_well(rig: Rig, outside: Path) -> None:
     assert sorted(os.listdir(rig.folder.parent)) == ["outside", "rig"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["files", "names", "bytes", "all"])
 @pytest.mark.invariant(22, 23, 24)
 def test_nothing_stops_the_others_and_nothing_leads_outside(rig: Rig, outside: Path, kind: str) -> None:

@@ -98,7 +98,9 @@ def test_every_number_alone_at_its(tmp_path: Any, end: str) -> None:
                 assert said.endswith(key) if not fits else said == "", (key, given, said)
 
 
-@pytest.mark.parametrize("rescan_s", [0.05, 2.0, 31.0, 3600.0])
+@pytest.mark.parametrize(
+    "rescan_s", [0.05, 31.0, *(pytest.param(seconds, marks=pytest.mark.long) for seconds in (2.0, 3600.0))]
+)
 def test_an_idle_worker_is_never_taken_for_hung(world: World, rescan_s: float) -> None:
     """Whatever rescan_s is, the idle loop beats more often than the silence that is called hanging."""
     world.configure({"fake": {"max_concurrent_tasks": 1, "spares": 1}}, rescan_s=rescan_s).serve(ready=2)

@@ -103,6 +103,7 @@ def test_children_go_with_a_cancelled_job(shared: World) -> None:
     assert not any(alive(child) for child in children)
 
 
+@pytest.mark.long
 def test_the_next_job_is_never_hit(shared: World) -> None:
     """Cancelling what is just finishing, again and again: either it was done, or it is cancelled; nobody else is."""
     pool = shared.pool()

@@ -147,6 +147,7 @@ def test_a_timeout_is_the_end_unless_somebody_asks(crash_world: World) -> None:
         assert (last.kind, last.attempt, last.not_retried) == ("timeout", attempts, reason)
 
 
+@pytest.mark.long
 def test_an_engine_error_is_retried_once_or_as_often_as_somebody_says(world: World) -> None:
     world.configure({"fake": {}, "twice": {"retry_times": 2}, "never": {"retry_on": ["resource"]}})
     world.serve(ready=6)
@@ -178,6 +179,7 @@ def test_memory_limit(world: World) -> None:
     assert pool.submit("fake", do="leak", mb=10).result(60)["attempt"] == 1
 
 
+@pytest.mark.long
 def test_a_deaf_hang_is_killed_after_the_grace(world: World) -> None:
     """SIGABRT ignored: the second step is SIGKILL to the family."""
     (world.folder / "stubborn.py").write_text(

@@ -109,6 +109,7 @@ def test_submit_to_a_full_disk(world: World, disk: Disk) -> None:
     assert pool.submit("fake", id="mine", value=2).result(30)["value"] == 2
 
 
+@pytest.mark.long
 def test_finishing_job_waits_for_space(world: World, disk: Disk) -> None:
     """Its work is done, only the record waits, even beyond the job's time limit; then it completes in attempt 1."""
     world.configure({"fake": {"max_concurrent_tasks": 2, "stall_timeout_s": 2}}).serve(ready=2)
@@ -127,6 +128,7 @@ def test_finishing_job_waits_for_space(world: World, disk: Disk) -> None:
         assert (future.record.attempt, future.record.attempts) == (1, ())
 
 
+@pytest.mark.long
 def test_failing_job_waits_for_space_too(world: World, disk: Disk) -> None:
     """The reason of an attempt is not dropped for want of room."""
     world.configure({"fake": {"max_concurrent_tasks": 1}}).serve(ready=1)
@@ -143,6 +145,7 @@ def test_failing_job_waits_for_space_too(world: World, disk: Disk) -> None:
     assert "zzz" in bad.record.attempts[0].message
 
 
+@pytest.mark.long
 def test_worker_killed_while_the_disk_is_full(world: World, disk: Disk) -> None:
     """Its job cannot be taken back, nor its slot be filled, before there is room; neither is given up."""
     world.configure({"fake": {"start_limit": 2}}).serve(ready=2)
@@ -164,6 +167,7 @@ def test_worker_killed_while_the_disk_is_full(world: World, disk: Disk) -> None:
     assert {world.slot(name)["seat"] for name in ("fake-0", "fake-1")} == {"running"}
 
 
+@pytest.mark.long
 def test_supervisor_killed_while_the_disk_is_full(world: World, disk: Disk) -> None:
     """Another one says what is wrong, or serves; when there is room, all is as before."""
     world.configure({"fake": {"options": {"loads": str(world.folder / "loads")}}}).serve(ready=2)
@@ -198,6 +202,7 @@ def test_dropped_while_the_disk_is_full(world: World, disk: Disk) -> None:
     assert world.names("quarantine") == []
 
 
+@pytest.mark.long
 def test_disk_that_fills_and_empties_again_and_again(world: World, disk: Disk) -> None:
     """40 jobs while there is room now and then: every one that was accepted completes, once."""
     world.configure({"fake": {"retry_times": 5}}).serve(ready=2)

@@ -128,6 +128,7 @@ def test_worker_that_dies_while_draining(world: World) -> None:
     assert pool.state(future.id) is JobState.QUEUED
 
 
+@pytest.mark.long
 def test_stopped_worker_does_not_hold_up_a_drain(world: World) -> None:
     world.configure({"fake": {"max_concurrent_tasks": 1}}, drain_grace_s=1).serve(ready=1)
     (beat,) = world.loaded().values()
@@ -147,6 +148,7 @@ def test_worker_told_to_end_by_hand_is_replaced(world: World) -> None:
     assert pool.submit("fake", value=1).result(30)["pid"] != pid
 
 
+@pytest.mark.long
 def test_engine_that_hangs_in_close(world: World) -> None:
     """A model that will not let go does not hold up the end, nor a recycling, for ever."""
     (world.folder / "clingy.py").write_text(

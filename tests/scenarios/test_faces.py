@@ -63,6 +63,7 @@ def painting_now(world: World, future: JobFuture, percent: float) -> int:
     return world.worker_of(future.id)[1]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_killed_worker_changes_nothing_in_the_video(studio: World) -> None:
     plain, whole = say(studio, "plain")

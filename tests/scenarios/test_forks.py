@@ -290,6 +290,7 @@ def tied(world: World) -> World:
     return world.configure({"echo": {"engine": "inference.fake:Echo", "max_concurrent_tasks": 1}})
 
 
+@pytest.mark.long
 def test_a_childs_close_leaves_its_parents_supervisor_alone(tied: World) -> None:
     told = run(
         tied,
@@ -359,6 +360,7 @@ def test_a_child_that_uses_the_pool_keeps_the_supervisor_until_it_ends(tied: Wor
     wait_until(lambda: tied.supervisor() is None, "the supervisor ends after its last client")
 
 
+@pytest.mark.long
 def test_a_daemon_that_comes_late_starts_a_supervisor_of_its_own(tied: World) -> None:
     told = run(
         tied,

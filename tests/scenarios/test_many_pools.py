@@ -85,6 +85,7 @@ while readers() or len(descriptors()) != len(before):
 """
 
 
+@pytest.mark.long
 def test_a_thousand_pools_need_one_watcher_and_one_thread(shared: World) -> None:
     """In a process of its own, where no other pool is open."""
     argv = [sys.executable, "-c", _THOUSAND, str(shared.config)]

@@ -294,6 +294,7 @@ def test_a_drain_wins(world: World) -> None:
     assert future.result(5)["attempt"] == 1
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_of_a_roll(world: World) -> None:
     """The next supervisor goes on from its own file: every job is done once, every worker runs what the file says."""
     world.configure({"fake": {"options": {"load_s": 0.2}}}).serve(ready=2)

@@ -31,6 +31,7 @@ def cpu_s(pid: int) -> float:
 # ---- spares
 
 
+@pytest.mark.long
 def test_spare_takes_over_without_a_load(world: World) -> None:
     """A killed worker is replaced by one that is loaded already; a new spare is loaded behind it."""
     world.configure({"fake": {"max_concurrent_tasks": 1, "spares": 1,
@@ -51,6 +52,7 @@ def test_spare_takes_over_without_a_load(world: World) -> None:
     wait_until(lambda: roles() == {spare.pid: False, newcomer.pid: True}, "status")
 
 
+@pytest.mark.long
 def test_who_has_nothing_to_do_sleeps(world: World) -> None:
     """Jobs that arrive wake the workers, not a spare; a job that failed in one slot and was taken by another leaves
     nothing to be looked for."""
@@ -91,6 +93,7 @@ def test_recycled_one_at_a_time_and_no_job_lost(world: World) -> None:
     assert {world.slot(name)["seat"] for name in ("fake-0", "fake-1")} <= {"running", "waiting"}
 
 
+@pytest.mark.long
 def test_recycled_when_memory_has_grown(world: World) -> None:
     """Between two jobs; the job that made it grow is not hurt."""
     world.configure({"fake": {"max_concurrent_tasks": 1, "recycle": {"memory_growth_mb": 80}}}).serve(ready=1)
@@ -127,6 +130,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.long
 def test_broken_engines_are_benched_and_others_go_on(world: World) -> None:
     """Every way not to load, side by side with an engine that is well."""
     engines = {name: {"max_concurrent_tasks": 1, **entry} for name, (entry, _) in BROKEN.items()}
@@ -263,6 +267,7 @@ def test_sick_slot_beside_a_busy_one_kills_no_job(world: World) -> None:
     assert long.done()
 
 
+@pytest.mark.long
 def test_a_fresh_process_may_cure_it(world: World) -> None:
     """What is broken in one process and not in the next: no bench."""
     flag = world.folder / "broken"

@@ -51,6 +51,7 @@ def test_killed_with_a_hundred_queued(world: World) -> None:
     wait_until(lambda: known() == set(before.values()), "status knows them")
 
 
+@pytest.mark.long
 def test_adopted_worker_is_watched_like_any_other(world: World) -> None:
     """After the adoption: kill -9, a hang and a drain have the same outcome as before."""
     world.configure({"fake": {"stall_timeout_s": 1.5}}, drain_grace_s=0.5)
@@ -71,6 +72,7 @@ def test_adopted_worker_is_watched_like_any_other(world: World) -> None:
     assert (pool.state(long.id), pool.progress_of(long.id).attempt) == (JobState.QUEUED, 1), "the attempt is given back"
 
 
+@pytest.mark.long
 def test_killed_during_spawn_and_during_load(world: World) -> None:
     """Whatever a supervisor had begun when it was killed is taken over or cleaned up: never more than two workers."""
     world.configure({"fake": {"options": {"load_s": 0.7, "loads": str(world.folder / "loads")}}})

@@ -126,6 +126,7 @@ def test_a_job_behind_one_that_cannot_run_says_why(broken: World, pool: FilePool
     assert REASON in said.stderr
 
 
+@pytest.mark.long
 def test_a_job_behind_one_that_runs_is_waited_for(world: World) -> None:
     """Also while its engine has no other worker, and none will come."""
     flag = world.folder / "loaded"
@@ -255,6 +256,7 @@ def test_an_engine_that_the_supervisor_does_not_have(world: World) -> None:
     pool.close()
 
 
+@pytest.mark.long
 def test_a_pool_that_drains_for_good(world: World) -> None:
     """What runs may finish, and its caller waits for it; what is queued will not start."""
     world.configure({"fake": {"max_concurrent_tasks": 1}}, drain_grace_s=60).serve(ready=1)
@@ -270,6 +272,7 @@ def test_a_pool_that_drains_for_good(world: World) -> None:
     pool.close()
 
 
+@pytest.mark.long
 def test_what_may_still_come_is_waited_for(world: World) -> None:
     """A slow load, and one that fails at first, are not hopeless, even for one without any patience."""
     flag = world.folder / "second"

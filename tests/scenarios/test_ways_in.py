@@ -185,6 +185,7 @@ def test_refused_with_a_reason_and_nobody_is_held_up(shared: World) -> None:
     assert shared.names("in") == []
 
 
+@pytest.mark.long
 def test_taken_in_once_although_the_supervisor_is_killed(world: World) -> None:
     """kill -9 while drops are taken in, again and again: each gives exactly one job."""
     witness = world.folder / "witness"
@@ -295,6 +296,7 @@ def test_tied_supervisor_ends_after_its_last_client_is_closed(world: World) -> N
     wait_until(lambda: not supervisor.alive(), "its death")
 
 
+@pytest.mark.long
 def test_client_that_comes_while_a_tied_supervisor_drains(world: World) -> None:
     """It waits for the end of the one that goes, and starts another."""
     world.configure({"fake": {"max_concurrent_tasks": 1}})

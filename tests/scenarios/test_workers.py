@@ -88,6 +88,7 @@ def test_killed_worker_costs_one_attempt_and_leaves_no_children(world: World, tm
     assert (record.started - Spool(world.spool)._offset) * 1000 - begun < 2e9, "it ran again soon"
 
 
+@pytest.mark.long
 @pytest.mark.invariant(7, 9)
 def test_many_kills_lose_nothing_and_nothing_runs_twice_at_once(world: World, tmp_path: Path) -> None:
     """Six kills of busy workers while 40 jobs run: every job has one result, attempts say what was lost."""
@@ -152,6 +153,7 @@ def test_stopped_worker_is_noticed_ended_and_its_job_retried(world: World, tmp_p
     assert not alive(pid)
 
 
+@pytest.mark.long
 def test_short_stop_is_forgiven(world: World) -> None:
     """A person with a debugger: stopped for a second and continued, the job goes on in the same attempt."""
     world.configure().serve(ready=2)
