@@ -25,7 +25,7 @@ from pool.scout import Scout
 from pool.spool import Spool
 from pool.waits import inside
 
-_GAP_S = 5.0  # between two looks; after a longer one nobody knows what was in between
+_GAP_S = 5.0  # counted between two looks at most: a machine that slept was not waiting
 
 
 class Patience:
@@ -55,7 +55,7 @@ class Patience:
         """End the waits that have no hope, and were patient enough."""
         now = time.monotonic()
         gap, self._looked_at = now - self._looked_at, now
-        passed = gap if gap <= _GAP_S else 0.0
+        passed = min(gap, _GAP_S)
         waiting = [future for future in futures if future.wanted]
         clocks: dict[JobFuture, float] = {}
         facts = self._scout.look(self._starter()) if waiting else PoolFacts(served=True)

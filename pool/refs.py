@@ -67,7 +67,7 @@ def result_of(job: str | Referable, *keys: Key) -> ResultRef:
 
 def pack(params: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The parameters with placeholders for what is Referable, and the jobs that they name. Raises JobRefused."""
-    if all(type(value) in _PLAIN for value in params.values()):
+    if _PLAIN.issuperset(map(type, params.values())):
         return params, ()
     found: dict[str, None] = {}
     packed = {key: _pack(value, f"params.{key}", found, 0) for key, value in params.items()}

@@ -65,7 +65,7 @@ class Schemas:
         changed = {
             key: os.path.abspath(os.path.expanduser(value))
             for key, value in params.items()
-            if isinstance(value, os.PathLike) or (key in keys and isinstance(value, str) and value)
+            if (key in keys and value if isinstance(value, str) else isinstance(value, os.PathLike))
         }
         return {**params, **changed} if changed else params
 
