@@ -305,11 +305,10 @@ class FilePool(Catalog):
                 raise unknown from None
 
     def _checked(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self._schemas.describe(engine) is None and self._attendant is not None:
+        if self._attendant is not None and self._schemas.describe(engine) is None:
             self._attendant.await_description(engine, _DESCRIBE_S)
         params, _ = refs.pack(params)
-        self._schemas.check(engine, params)
-        return self._schemas.absolute(engine, params)
+        return self._schemas.fit(engine, params)
 
     # ---- follow
 

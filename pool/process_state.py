@@ -112,7 +112,7 @@ class ProcessState:
             _Part("the worker's own descriptors", self._own_files, None),
         )
         self._reads = tuple(part.read for part in self._parts)
-        self._saved = [copy(read()) for read in self._reads]
+        self._saved = [copy(now) if isinstance(now, (list, dict)) else now for now in (read() for read in self._reads)]
 
     def restore(self) -> Restored:
         """Put back what is not as it was. Never raises."""

@@ -67,11 +67,16 @@ def result_of(job: str | Referable, *keys: Key) -> ResultRef:
 
 def pack(params: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The parameters with placeholders for what is Referable, and the jobs that they name. Raises JobRefused."""
-    if _PLAIN.issuperset(map(type, params.values())):
+    if are_plain(params):
         return params, ()
     found: dict[str, None] = {}
     packed = {key: _pack(value, f"params.{key}", found, 0) for key, value in params.items()}
     return packed, tuple(found)
+
+
+def are_plain(params: Mapping[str, Any]) -> bool:
+    """Whether no value holds others, or stands for something else."""
+    return _PLAIN.issuperset(map(type, params.values()))
 
 
 def paths(value: Any, at: tuple[Key, ...] = ()) -> list[tuple[Key, ...]]:

@@ -34,10 +34,31 @@ class Schemas:
         entry = self._load(engine)
         return entry[1] if entry else None
 
+    def fit(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters with paths as they are meant here: a worker has another working directory. Raises as check."""
+        entry = self._load(engine)
+        keys: frozenset[str] = frozenset()
+        if entry is not None:
+            self._check(entry, params)
+            keys = entry[3]
+        if keys.isdisjoint(params) and refs.are_plain(params):
+            return params
+        changed = {
+            key: os.path.abspath(os.path.expanduser(value))
+            for key, value in params.items()
+            if (key in keys and value if isinstance(value, str) else isinstance(value, os.PathLike))
+        }
+        return {**params, **changed} if changed else params
+
     def check(self, engine: str, params: Mapping[str, Any]) -> None:
         """Raise JobRefused with the key's path when the engine would refuse these parameters."""
         entry = self._load(engine)
-        if entry is None or entry[2] is None:
+        if entry is not None:
+            self._check(entry, params)
+
+    @staticmethod
+    def _check(entry: tuple[int, Any, Any, frozenset[str]], params: Mapping[str, Any]) -> None:
+        if entry[2] is None:
             return
         try:
             plain = params if _is_plain(params) else json.loads(json.dumps(params, default=str))
@@ -57,17 +78,6 @@ class Schemas:
             path = str(params[key])
             if "\0" in path:
                 raise JobRefused(f"{ascii(path)[:80]} holds a NUL: no file can have this path", f"params.{key}")
-
-    def absolute(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The parameters with paths as they are meant here: a worker has another working directory."""
-        entry = self._load(engine)
-        keys = entry[3] if entry else frozenset()
-        changed = {
-            key: os.path.abspath(os.path.expanduser(value))
-            for key, value in params.items()
-            if (key in keys and value if isinstance(value, str) else isinstance(value, os.PathLike))
-        }
-        return {**params, **changed} if changed else params
 
     def _load(self, engine: str) -> tuple[int, Any, Any, frozenset[str]] | None:
         known = self._known.get(engine)

@@ -149,11 +149,10 @@ def keys_return(value: Any) -> bool:
     while stack:
         item = stack.pop()
         if isinstance(item, dict):
-            for key, child in item.items():
-                if type(key) not in LEAVES and not _may_be_key(key):
-                    return False
-                if type(child) not in LEAVES:
-                    stack.append(child)
+            if not LEAVES.issuperset(map(type, item)) and not all(map(_may_be_key, item)):
+                return False
+            if not LEAVES.issuperset(map(type, item.values())):
+                stack.extend([child for child in item.values() if type(child) not in LEAVES])
         elif isinstance(item, (list, tuple)):
             stack.extend([child for child in item if type(child) not in LEAVES])
     return True

@@ -5,6 +5,7 @@ Each case runs in a process of its own, whose state it may ruin.
 
 from __future__ import annotations
 
+import cProfile
 import faulthandler
 import gc
 import locale
@@ -169,6 +170,21 @@ def test_a_profiler_that_was_left_on(tmp_path: Path) -> None:
         assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
         assert signal.getsignal(signal.SIGPROF) is signal.SIG_DFL
         assert state.restore() is NOTHING
+
+    assert _said(life, tmp_path) == ""
+
+
+def test_a_profiler_that_load_turned_on_stays(tmp_path: Path) -> None:
+    """It cannot be copied."""
+
+    def life() -> None:
+        Streams(tmp_path)
+        profiler = cProfile.Profile()
+        profiler.enable()
+        state = ProcessState()
+        assert state.restore() is NOTHING
+        profiler.disable()
+        assert len(state.restore().lost) + len(state.restore().done) > 0
 
     assert _said(life, tmp_path) == ""
 

@@ -211,13 +211,13 @@ def test_paths_are_made_absolute_where_they_are_meant(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given_ = {"audio": "a.wav", "language": "zh", "output": "out/o.mp4", "options": {"audio": "a.wav"}}
-    assert schemas.absolute("echo", given_) == {
+    assert schemas.fit("echo", given_) == {
         "audio": str(tmp_path / "a.wav"), "language": "zh", "output": str(tmp_path / "out" / "o.mp4"),
         "options": {"audio": "a.wav"},
     }  # fmt: skip
     absolute = {"audio": "/a.wav"}
-    assert schemas.absolute("echo", absolute)["audio"] == "/a.wav"
-    assert schemas.absolute("unknown", {"x": Path("a")}) == {"x": str(tmp_path / "a")}
+    assert schemas.fit("echo", absolute)["audio"] == "/a.wav"
+    assert schemas.fit("unknown", {"x": Path("a")}) == {"x": str(tmp_path / "a")}
 
 
 # ---- where it matters: nothing is written
