@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from scenarios.world import passing
+from scenarios.world import passing, wait_until
 from steps import JobMaker, claim_next, record_of, seat
 
 from pool import fsops
@@ -126,3 +126,4 @@ def test_each_restart_between_two_looks_is_counted(tmp_path: Path) -> None:
                 assert {reason: count for (_, reason), count in book.restarts.items()} == counted
             world.kill_supervisor()
             world.serve(ready=1)
+            wait_until(lambda: "adopted fake-0" in world.log(), "the worker is looked after")
