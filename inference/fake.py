@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -224,6 +225,7 @@ def _misbehave(do: str, params: Params) -> None:
     if do == "overflow":
         sys.setrecursionlimit(1_000_000)
         threading.stack_size(0)
+        resource.setrlimit(resource.RLIMIT_STACK, (512 << 10, resource.getrlimit(resource.RLIMIT_STACK)[1]))
         _dive(0)
     if do == "hang":
         while True:

@@ -5,7 +5,6 @@ Each case runs in a process of its own, whose state it may ruin.
 
 from __future__ import annotations
 
-import cProfile
 import faulthandler
 import gc
 import locale
@@ -175,16 +174,23 @@ def test_a_profiler_that_was_left_on(tmp_path: Path) -> None:
 
 
 def test_a_profiler_that_load_turned_on_stays(tmp_path: Path) -> None:
-    """It cannot be copied."""
+    """One that cannot be copied, as that of cProfile."""
+
+    class Profiler:
+        def __call__(self, *_: object) -> None:
+            pass
+
+        def __reduce_ex__(self, _: object) -> str:
+            raise TypeError("it cannot be copied")
 
     def life() -> None:
         Streams(tmp_path)
-        profiler = cProfile.Profile()
-        profiler.enable()
+        sys.setprofile(profiler := Profiler())
         state = ProcessState()
         assert state.restore() is NOTHING
-        profiler.disable()
-        assert len(state.restore().lost) + len(state.restore().done) > 0
+        sys.setprofile(None)
+        assert state.restore().done == ("the profile function",)
+        assert sys.getprofile() is profiler
 
     assert _said(life, tmp_path) == ""
 
