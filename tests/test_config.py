@@ -76,7 +76,7 @@ def test_the_example_in_the_messages_is_one(tmp_path: Path) -> None:
 
 SYNTAX = [
     (b'{"spool": "s",\n  "durable": yes}', "line 2, column 14"),
-    (b'{"spool": "s", }', "no comma after the last entry"),
+    (b'{"spool": "s", }', "no comma after the last entry|trailing comma"),  # the second since Python 3.13
     (b'{"spool": "s"\n // where\n}', "comments are not allowed"),
     (b"{'spool': 1}", "double quotes"),
     (b"[1]", "one JSON object"),
