@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from pool.constants import EXIT_FORK
 from pool.errors import ConfigError
-from pool.forked import renew_in_children
 from pool.joblog import say
 
 T = TypeVar("T")
@@ -32,16 +31,11 @@ class Engine:
     """One engine object. Raises whatever its methods raise; ConfigError when the class is not one of an engine."""
 
     def __init__(self, spec: str) -> None:
-        self._forked = False
-        renew_in_children(self)
+        self._pid = os.getpid()
         self.spec = spec
         self.factory = self._call("import", lambda: find(spec))
         self._engine = self._call("__init__", self.factory)
         self._files = self._memory = None
-
-    def after_fork(self) -> None:
-        """This is a child of the worker."""
-        self._forked = True
 
     def load(self, device: str, options: Mapping[str, Any]) -> None:
         self._call("load", lambda: self._engine.load(device, dict(options)))
@@ -126,7 +120,7 @@ class Engine:
 
     def _stay_one(self, name: str) -> None:
         """After every call: the end of a child that came back from it."""
-        if self._forked:
+        if os.getpid() != self._pid:  # asked, not told by a hook: native code forks without any
             say(
                 f"pid {os.getpid()} is a fork of this worker that came back from {name}(): ended. "
                 "A child must end itself with os._exit()"
