@@ -22,14 +22,15 @@ def main(argv: list[str]) -> int:
     os.umask(0o077)
     faulthandler.enable()
 
-    from pool import cgroup, joblog
     from pool.constants import EXIT_CONFIG
-    from pool.context import JobCancelled
     from pool.errors import PoolError
-    from pool.launch import Launch
-    from pool.lineage import become_subreaper, has_children
-    from pool.orphan import end_family
-    from pool.procs import end_soon_after_parent
+    from pool.runfiles.launch import Launch
+    from pool.system import cgroup
+    from pool.system.lineage import become_subreaper, has_children
+    from pool.system.procs import end_soon_after_parent
+    from pool.work import joblog
+    from pool.work.context import JobCancelled
+    from pool.work.orphan import end_family
 
     try:
         launch = Launch.from_json(Path(argv[1]).read_bytes())
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
     except ImportError:
         pass  # an engine of the user's own, in an interpreter without our engines
 
-    from pool.worker import Worker
+    from pool.work.worker import Worker
 
     code = Worker(launch, cancelled).run()
     joblog.flush()

@@ -39,9 +39,9 @@ QUICK = Sizes(small=50, large=300, rounds=2, claims=10, trips=20, renew_s=0.1)
 
 def fill(spool: Any, engine: str, count: int) -> None:
     """Submit no-op jobs without sync."""
+    from pool.format.names import new_id
     from pool.job import Job
-    from pool.names import new_id
-    from pool.terms import Terms
+    from pool.job.terms import Terms
 
     for start in range(0, count, _BATCH):
         jobs = []
@@ -53,9 +53,9 @@ def fill(spool: Any, engine: str, count: int) -> None:
 
 def claim_costs(spool: Any, sizes: Sizes) -> dict[str, Any]:
     """µs per claim from both queues, by a picker of each; what was claimed is given back."""
-    from pool.names import WorkerName
-    from pool.picker import Picker
-    from pool.retries import Retries
+    from pool.format.names import WorkerName
+    from pool.policy.retries import Retries
+    from pool.work.picker import Picker
 
     spent: dict[str, list[float]] = {SMALL: [], LARGE: []}
     listing: dict[str, float] = {}
@@ -129,7 +129,7 @@ def wait_for_renewal(spool: Any, before: int, seconds: float) -> bool:
 
 def measure(sizes: Sizes, place: Path) -> Measured:
     from pool import FilePool
-    from pool.spool import Spool
+    from pool.spool.store import Spool
 
     directory = Path(tempfile.mkdtemp(prefix="pool-", dir=place))
     config = harness.write_config(directory, ENGINES, max_ready=10 * sizes.large)

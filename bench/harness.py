@@ -184,8 +184,8 @@ def wait_warm(spool: Path, count: int, *, busy_too: bool = False) -> None:
 
 def idle_workers(spool: Path, *, busy_too: bool = False) -> list[int]:
     """Process ids of live workers that wait for a job. busy_too: or have one."""
-    from pool import heartbeat
     from pool.constants import SERVING, Phase
+    from pool.runfiles import heartbeat
 
     wanted = SERVING if busy_too else {Phase.IDLE}
     found = []
@@ -198,7 +198,7 @@ def idle_workers(spool: Path, *, busy_too: bool = False) -> list[int]:
 
 def supervisor_pid(spool: Path) -> int | None:
     """The live supervisor of a spool."""
-    from pool.orphan import supervisor_identity
+    from pool.runfiles.server import supervisor_identity
 
     identity = supervisor_identity(spool / "run" / "supervisor.json")
     return identity.pid if identity is not None and identity.alive() else None
@@ -220,8 +220,9 @@ def end_processes(spool: Path, patience: float = _END_S) -> None:
 
 
 def _processes(spool: Path) -> list[int]:
-    from pool import layout, procs
     from pool.errors import SpoolError
+    from pool.spool import layout
+    from pool.system import procs
 
     found = {pid} if (pid := supervisor_pid(spool)) is not None else set()
     with contextlib.suppress(SpoolError):

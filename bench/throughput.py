@@ -60,7 +60,7 @@ def _map(pool: Any, count: int) -> Any:
 
 def file_sizes(pool: Any) -> tuple[int, int]:
     """Bytes of the job file and of the record of a no-op job."""
-    from pool import codec
+    from pool.format import codec
     from pool.job import Job
 
     future = pool.submit("echo", n=1000, durable=True)

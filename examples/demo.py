@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from pool import FilePool  # noqa: E402
-from pool.future import JobFuture  # noqa: E402
+from pool.client.future import JobFuture  # noqa: E402
 
 SPEECH = HERE / "speech"
 RECORDINGS = ("two_speakers.flac", "reading.flac", "address.flac")

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "FilePool": "pool.client",
-    "AsyncFilePool": "pool.aio",
-    "AsyncJobFuture": "pool.aio",
-    "JobFuture": "pool.future",
-    "ResultRef": "pool.refs",
-    "result_of": "pool.refs",
+    "FilePool": "pool.client.filepool",
+    "AsyncFilePool": "pool.client.aio",
+    "AsyncJobFuture": "pool.client.aio",
+    "JobFuture": "pool.client.future",
+    "ResultRef": "pool.job.references",
+    "result_of": "pool.job.references",
     "Job": "pool.job",
     "Failure": "pool.job",
     "Progress": "pool.job",
@@ -48,9 +48,10 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from pool.aio import AsyncFilePool as AsyncFilePool
-    from pool.aio import AsyncJobFuture as AsyncJobFuture
-    from pool.client import FilePool as FilePool
+    from pool.client.aio import AsyncFilePool as AsyncFilePool
+    from pool.client.aio import AsyncJobFuture as AsyncJobFuture
+    from pool.client.filepool import FilePool as FilePool
+    from pool.client.future import JobFuture as JobFuture
     from pool.errors import CallerError as CallerError
     from pool.errors import ConfigError as ConfigError
     from pool.errors import EngineUnavailable as EngineUnavailable
@@ -68,12 +69,11 @@ if TYPE_CHECKING:
     from pool.errors import SupervisorRunning as SupervisorRunning
     from pool.errors import UnknownEngine as UnknownEngine
     from pool.errors import UnknownJob as UnknownJob
-    from pool.future import JobFuture as JobFuture
     from pool.job import Failure as Failure
     from pool.job import Job as Job
     from pool.job import Progress as Progress
-    from pool.refs import ResultRef as ResultRef
-    from pool.refs import result_of as result_of
+    from pool.job.references import ResultRef as ResultRef
+    from pool.job.references import result_of as result_of
 
 
 def __getattr__(name: str) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from pool import admin, joblist, reloading, serving
-from pool.cli import CONTEXT, VersionOption, run
-from pool.submit import submit
+from pool.cli import admin, jobs, reload, service
+from pool.cli.command import CONTEXT, VersionOption, run
+from pool.cli.submit import submit
 
 _EPILOG = "\n\n".join(
     (
@@ -38,16 +38,16 @@ def options(version: VersionOption = False) -> None:
 
 
 _POOL, _JOBS = "The pool", "Jobs"
-app.command("serve", rich_help_panel=_POOL)(serving.serve)
-app.command("status", rich_help_panel=_POOL)(serving.status)
-app.command("reload", rich_help_panel=_POOL)(reloading.reload)
-app.command("drain", rich_help_panel=_POOL)(serving.drain)
-app.command("recover", rich_help_panel=_POOL)(serving.recover)
-app.command("engines", rich_help_panel=_POOL)(serving.engines)
-app.command("logs", rich_help_panel=_POOL)(serving.show_logs)
+app.command("serve", rich_help_panel=_POOL)(service.serve)
+app.command("status", rich_help_panel=_POOL)(service.status)
+app.command("reload", rich_help_panel=_POOL)(reload.reload)
+app.command("drain", rich_help_panel=_POOL)(service.drain)
+app.command("recover", rich_help_panel=_POOL)(service.recover)
+app.command("engines", rich_help_panel=_POOL)(service.engines)
+app.command("logs", rich_help_panel=_POOL)(service.show_logs)
 app.command("submit", rich_help_panel=_JOBS)(submit)
-app.add_typer(joblist.jobs_app, name="jobs", rich_help_panel=_JOBS)
-app.command("rerun", rich_help_panel=_JOBS)(joblist.rerun)
+app.add_typer(jobs.jobs_app, name="jobs", rich_help_panel=_JOBS)
+app.command("rerun", rich_help_panel=_JOBS)(jobs.rerun)
 app.command("result", rich_help_panel=_JOBS)(admin.result)
 app.command("cancel", rich_help_panel=_JOBS)(admin.cancel)
 app.command("retry", rich_help_panel=_JOBS)(admin.retry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 PROTOCOL = 1
+HEARTBEAT_MAGIC = b"fpb2"  # first bytes of a heartbeat; another layout has others
 
 # Exit codes of workers and supervisors.
 EXIT_DRAINED = 0  # asked to end, and did

@@ -27,10 +27,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pool.failure import Failure
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from pool.job import Failure
 
 
 class PoolError(Exception):

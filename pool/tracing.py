@@ -23,11 +23,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pool.format.trace_context import Parent, TraceContext, parse
 from pool.job import Failure, FailureKind, Job, JobState, Record
-from pool.trace_context import Parent, TraceContext, parse
 
 if TYPE_CHECKING:
-    from pool.spool import Claim, Spool
 
     Say = Callable[[str], object]
 
@@ -67,11 +66,11 @@ def on() -> bool:
     return _tracer is not None
 
 
-def of_attempt(spool: Spool, job: Job, attempt: int) -> TraceContext | None:
+def of_attempt(spool_id: str, job: Job, attempt: int) -> TraceContext | None:
     """The trace context for what an attempt does: its own span, else what the job was given."""
     if _tracer is None:
         return job.terms.trace
-    tree = _tracer.tree(spool, job)
+    tree = _tracer.tree(spool_id, job)
     return TraceContext(str(Parent(tree.trace, tree.run(attempt), tree.flags)), job.terms.tracestate)
 
 
@@ -93,26 +92,32 @@ def loaded(worker: str, engine: str, begun: int, ended: int, trouble: str = "") 
 
 
 def attempt_ended(
-    spool: Spool,
+    spool_id: str,
     job: Job | None,
-    claim: Claim,
-    begun: int,
-    ended: int,
+    attempt: Attempt,
     *,
-    ran: int = 0,
     before: Sequence[Failure] = (),
     failure: Failure | None = None,
 ) -> None:
-    """An attempt is over. ran: when run() had returned, 0: it did not. before: failures of the attempts before.
-    failure: None when it completed."""
+    """An attempt is over. before: failures of the attempts before. failure: None when it completed."""
     if _tracer is not None and job is not None:
-        _tracer.attempt_ended(spool, job, claim, begun, ended, ran, before, failure)
+        _tracer.attempt_ended(spool_id, job, attempt, before, failure)
 
 
-def job_ended(spool: Spool, job: Job | None, record: Record) -> None:
+def job_ended(spool_id: str, job: Job | None, record: Record) -> None:
     """The record of a job was published."""
     if _tracer is not None and job is not None:
-        _tracer.job_ended(spool, job, record)
+        _tracer.job_ended(spool_id, job, record)
+
+
+class Attempt(NamedTuple):
+    """One attempt by one worker. begun, ended, ran: µs of the spool clock. ran: when run() returned, or 0."""
+
+    worker: str
+    number: int
+    begun: int
+    ended: int
+    ran: int = 0
 
 
 class _Tree(NamedTuple):
@@ -220,8 +225,8 @@ class _Tracer:
 
     # ---- where spans belong
 
-    def tree(self, spool: Spool, job: Job) -> _Tree:
-        seed = f"{spool.id} {job.id} {job.created}"
+    def tree(self, spool_id: str, job: Job) -> _Tree:
+        seed = f"{spool_id} {job.id} {job.created}"
         above = parse(job.terms.traceparent)
         if above is not None:
             return _Tree(seed, above.trace, above.flags, above, job.terms.tracestate)
@@ -259,30 +264,34 @@ class _Tracer:
 
     @_harmless
     def attempt_ended(
-        self, spool: Spool, job: Job, claim: Claim, begun: int, ended: int, ran: int, before: Sequence[Failure],
-        failure: Failure | None,
-    ) -> None:  # fmt: skip
-        tree, attempt = self.tree(spool, job), claim.name.attempts
+        self, spool_id: str, job: Job, attempt: Attempt, before: Sequence[Failure], failure: Failure | None
+    ) -> None:
+        tree = self.tree(spool_id, job)
+        span = tree.run(attempt.number)
         parent = self._under(Parent(tree.trace, tree.job, tree.flags), tree.state)
-        about = {**_of_worker(str(claim.worker), job.engine), "filepool.job.id": job.id, "filepool.attempt": attempt}
+        about = {
+            **_of_worker(attempt.worker, job.engine),
+            "filepool.job.id": job.id,
+            "filepool.attempt": attempt.number,
+        }
         since = max((one.at for one in before), default=job.created)
-        self._emit("queued", parent, since, begun, about)
+        self._emit("queued", parent, since, attempt.begun, about)
         if self._load is not None:
             worker, engine, first, last = self._load
             self._load = None
             waited = job.created < last
             self._emit("load", parent if waited else None, first, last, _of_worker(worker, engine))
         failed, bad = _failed(failure)
-        about["filepool.state"] = JobState.COMPLETED.value if ran else failed.get("filepool.state", "")
-        if ran:
-            self._emit("run", parent, begun, ran, about, span=tree.run(attempt))
-            self._emit("publish", parent, ran, ended, {**about, **failed}, bad, failure)
+        about["filepool.state"] = JobState.COMPLETED.value if attempt.ran else failed.get("filepool.state", "")
+        if attempt.ran:
+            self._emit("run", parent, attempt.begun, attempt.ran, about, span=span)
+            self._emit("publish", parent, attempt.ran, attempt.ended, {**about, **failed}, bad, failure)
         else:
-            self._emit("run", parent, begun, ended, {**about, **failed}, bad, failure, span=tree.run(attempt))
+            self._emit("run", parent, attempt.begun, attempt.ended, {**about, **failed}, bad, failure, span=span)
 
     @_harmless
-    def job_ended(self, spool: Spool, job: Job, record: Record) -> None:
-        tree = self.tree(spool, job)
+    def job_ended(self, spool_id: str, job: Job, record: Record) -> None:
+        tree = self.tree(spool_id, job)
         parent = None if tree.above is None else self._under(tree.above, tree.state)
         failed, bad = _failed(record.failure)
         about = {

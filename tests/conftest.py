@@ -20,12 +20,12 @@ if str(PROJECT) not in sys.path:  # `pytest` alone, without `python -m`
 
 from steps import JobMaker  # noqa: E402
 
-from pool import fsops  # noqa: E402
-from pool.config import Config, parse_config  # noqa: E402
+from pool.config.settings import Config, parse_config  # noqa: E402
+from pool.format.names import new_id  # noqa: E402
 from pool.job import Job, digest_of  # noqa: E402
-from pool.names import new_id  # noqa: E402
-from pool.spool import Spool  # noqa: E402
-from pool.terms import KEYS, Terms  # noqa: E402
+from pool.job.terms import KEYS, Terms  # noqa: E402
+from pool.spool import fsops  # noqa: E402
+from pool.spool.store import Spool  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # started in the background of a shell: programs that the tests start would inherit deafness to Ctrl-C

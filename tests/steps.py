@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from pool import fsops
+from pool.format.names import WorkerName, parse_dead, parse_deferred, parse_job, parse_record
 from pool.job import Failure, Job, JobState, Record
-from pool.names import WorkerName, parse_dead, parse_deferred, parse_job, parse_record
-from pool.spool import Claim, Spool
+from pool.spool import fsops
+from pool.spool.store import Claim, Spool
 
 JobMaker = Callable[..., Job]  # the fixture make_job
 

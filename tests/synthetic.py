@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pool import codec
+from pool.format import codec
+from pool.format.names import new_id
 from pool.job import Failure, JobState, Record
-from pool.kept import Kept
-from pool.names import new_id
-from pool.spool import Spool
+from pool.job.kept import Kept
+from pool.spool.store import Spool
 
 
 def fill(spool: Spool, count: int, *, tag_every: int = 100, fail_every: int = 10) -> list[str]:

@@ -1,4 +1,4 @@
-"""The house: which room knows which, how large rooms may be, what nobody may use, and what entering costs."""
+"""The house: which room knows which, what nobody may use, and what entering costs."""
 
 from __future__ import annotations
 
@@ -7,29 +7,36 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from pool import errors, layout, spool
+from pool import errors, spool
+from pool.spool import layout
 
 PROJECT = Path(__file__).resolve().parent.parent
 POOL, INFERENCE, WORKER_MAIN = PROJECT / "pool", PROJECT / "inference", PROJECT / "worker_main.py"
-LINES = 500
 
-#: Arrows lead downward only, or sideways without a circle. Modules between these are placed by what they import.
-LAYERS = (
-    {"errors", "clock", "constants"},
-    {"names", "codec", "fsops"},
+#: The floors of pool/: a package imports from its own floor's package and from floors below, never from a neighbour.
+FLOORS = (
+    {"constants", "failure", "errors"},
+    {"system"},
+    {"format"},
+    {"policy"},
     {"job"},
-    {"spool", "watch", "config", "heartbeat", "restart", "procs"},
-    {"intake", "worker", "client"},
-    {"supervisor"},
+    {"tracing"},
+    {"config"},
+    {"spool"},
+    {"runfiles"},
+    {"client", "work", "supervise"},
+    {"cli"},
+    {"gateways"},
     {"submit", "__main__"},
 )
-LAYER = {f"pool.{name}": number for number, names in enumerate(LAYERS) for name in names}
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 
 def _sources(*roots: Path) -> list[Path]:
@@ -41,7 +48,7 @@ GATEWAYS = _sources(POOL / "gateways")  # the doors: they know the pool, the poo
 
 
 def _module(path: Path) -> str:
-    """Its full name: "pool.spool", "pool.gateways.http.app"; a package has that of its folder."""
+    """Its full name: "pool.spool.store", "pool.gateways.http.app"; a package has that of its folder."""
     parts = path.relative_to(PROJECT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -63,11 +70,13 @@ def _living(node: ast.AST) -> Iterator[ast.AST]:
 
 
 @cache
-def _imports(path: Path) -> frozenset[str]:
-    """Full names of what a file imports, anywhere in it: "pool.spool", "torch", "os.path" …"""
+def _imports(path: Path, *, types: bool = False) -> frozenset[str]:
+    """Full names of what a file imports, anywhere in it: "pool.spool.store", "torch", "os.path" …
+
+    types: also what only a type checker sees."""
     package = path.parent.relative_to(PROJECT).parts
     found: set[str] = set()
-    for node in _living(_tree(path)):
+    for node in ast.walk(_tree(path)) if types else _living(_tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -88,8 +97,15 @@ def _tops(path: Path) -> set[str]:
 
 @cache
 def _graph() -> dict[str, frozenset[str]]:
-    modules = {_module(path): path for path in _sources(POOL) if path.parent != POOL or path.stem != "__init__"}
-    return {name: _imports(path) & modules.keys() - {name} for name, path in modules.items()}
+    """Module of pool/ -> the modules of pool/ that it names, type annotations included. `pool` itself is left out: its
+    public names are imported on first use."""
+    modules = {_module(path): path for path in _sources(POOL) if path != POOL / "__init__.py"}
+    return {name: _imports(path, types=True) & modules.keys() - {name} for name, path in modules.items()}
+
+
+def _room(name: str) -> str:
+    """The package of a module, or a module at the top of pool/: "spool" of "pool.spool.store"."""
+    return name.split(".")[1]
 
 
 def _reach(name: str) -> dict[str, str]:
@@ -111,18 +127,33 @@ def _way(name: str, target: str) -> str:
     return " -> ".join(way)
 
 
-def test_the_layers_are_there() -> None:
-    missing = LAYER.keys() - _graph().keys()
-    assert not missing
+def test_every_room_is_on_a_floor() -> None:
+    rooms = {_room(name) for name in _graph()}
+    assert rooms == set(FLOOR)
 
 
-@pytest.mark.parametrize("name", sorted(_module(path) for path in _sources(POOL) if path.stem != "__init__"))
+@pytest.mark.parametrize("name", sorted(_graph()))
 def test_arrows_lead_downward_and_never_in_a_circle(name: str) -> None:
-    reached = _reach(name)
-    assert name not in reached, _way(name, name)
-    for target in reached:
-        if name in LAYER and target in LAYER:
-            assert LAYER[target] <= LAYER[name], _way(name, target)
+    assert name not in _reach(name), _way(name, name)
+    here = _room(name)
+    for target in _graph()[name]:
+        there = _room(target)
+        assert here == there or FLOOR[there] < FLOOR[here] or FLOOR[here] == 0, f"{name} -> {target}"
+
+
+def test_client_work_and_supervise_are_siblings() -> None:
+    """None reaches another, whatever lies between."""
+    siblings = {"client", "work", "supervise"}
+    for name in _graph():
+        if _room(name) in siblings:
+            others = {target for target in _reach(name) if _room(target) in siblings - {_room(name)}}
+            assert not others, _way(name, min(others))
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    """Outside the gateways, which are programs of their own."""
+    names = Counter(path.stem for path in _sources(POOL) if path not in GATEWAYS and path.stem != "__init__")
+    assert {name for name, count in names.items() if count > 1} == {"submit"}  # the command, and its short address
 
 
 def _who_imports(paths: list[Path], names: set[str]) -> dict[str, list[str]]:
@@ -153,9 +184,7 @@ def test_psutil_lives_in_one_place() -> None:
 # ---- rooms
 
 
-def test_a_module_has_one_job_and_a_bounded_length() -> None:
-    lines = {str(path.relative_to(PROJECT)): len(path.read_text("utf-8").splitlines()) for path in EVERYTHING}
-    assert {path: count for path, count in lines.items() if count > LINES} == {}, "split it by what it does"
+def test_every_module_says_what_it_is_for() -> None:
     assert [str(path) for path in EVERYTHING if path.stat().st_size and not ast.get_docstring(_tree(path))] == []
 
 
@@ -299,16 +328,16 @@ def test_a_client_is_light(child_env: dict[str, str]) -> None:
 
 
 def test_a_worker_loads_what_it_needs(child_env: dict[str, str]) -> None:
-    loaded = _loaded("import pool.worker", child_env)
+    loaded = _loaded("import pool.work.worker", child_env)
     tops = {name.split(".")[0] for name in loaded}
     assert not tops & (HEAVY - {"loguru"}), tops & HEAVY
-    assert "pool.client" not in loaded
-    assert "pool.supervisor" not in loaded
-    assert "pool.config" not in loaded  # its launch file says all
+    assert "pool.client.filepool" not in loaded
+    assert "pool.supervise.supervisor" not in loaded
+    assert "pool.config.settings" not in loaded  # its launch file says all
 
 
 def test_the_supervisor_needs_no_numpy(child_env: dict[str, str]) -> None:
-    loaded = {name.split(".")[0] for name in _loaded("import pool.supervisor", child_env)}
+    loaded = {name.split(".")[0] for name in _loaded("import pool.supervise.supervisor", child_env)}
     assert not loaded & {"torch", "cv2", "numpy", "fastapi", "pydantic", "psutil", "inference", "typer"}
 
 

@@ -9,7 +9,7 @@ import pydantic
 import pytest
 
 from inference.transcribe.params import Params as TranscribeParams
-from pool.arguments import MAX_VALUE_BYTES, parse_words
+from pool.cli.arguments import MAX_VALUE_BYTES, parse_words
 from pool.errors import JobRefused
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.blame import BENCH_AFTER, RESTART_AFTER, SUSPECT_AFTER, Blame, Remedy, joins_the_row, second_opinion
 from pool.job import Failure
+from pool.policy.blame import BENCH_AFTER, RESTART_AFTER, SUSPECT_AFTER, Blame, Remedy, joins_the_row, second_opinion
 
 NO_SLOT = -1
 

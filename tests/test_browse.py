@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from steps import JobMaker, claim_next, record_of, seat
 from synthetic import fill
 
-from pool import browse, fsops, heads, index, live
-from pool.browse import page
+from pool.client import browse, index, live
+from pool.client.browse import page
 from pool.errors import JobRefused
-from pool.heads import Head
-from pool.job import Failure, Job, JobState
-from pool.lookup import find_dead
-from pool.names import new_id
-from pool.spool import Spool
+from pool.format.names import new_id
+from pool.job import Failure, Job, JobState, heads
+from pool.job.heads import Head
+from pool.spool import fsops
+from pool.spool.lookup import find_dead
+from pool.spool.store import Spool
 
 
 def walk(spool: Spool, limit: int, **wanted: Any) -> list[str]:
@@ -296,7 +297,7 @@ def test_filters_of_jobs_that_wait_run_and_ended(spool: Spool, make_job: JobMake
 
 
 def test_records_of_earlier_versions_and_damaged_ones_are_listed(spool: Spool) -> None:
-    from pool import codec
+    from pool.format import codec
 
     born = spool.now()
     old = {
@@ -362,16 +363,16 @@ def test_a_new_record_under_an_old_name_is_read(spool: Spool, make_job: JobMaker
 
 
 def test_marks_do_not_grow_without_end(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pool import again
+    from pool.spool import reuse
 
     ids = fill(spool, 5)
     page(spool)
     monkeypatch.setattr(index, "_MARKS_BYTES", 100)
     for _ in range(10):
-        again.mark(spool.root, ids[0])
+        reuse.mark(spool.root, ids[0])
     assert [job.id for job in page(spool)] == ids[::-1]
-    assert not os.path.exists(again.place(spool.root))
-    again.mark(spool.root, ids[0])
+    assert not os.path.exists(reuse.place(spool.root))
+    reuse.mark(spool.root, ids[0])
     assert [job.id for job in page(spool)] == ids[::-1]
 
 

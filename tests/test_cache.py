@@ -17,18 +17,18 @@ from steps import JobMaker, claim_next, dying, failing, in_child, seat
 
 from inference.base import Cancelled
 from inference.fake import Fake
-from pool import cache as cache_module
-from pool import fsops
-from pool.cache import ResultCache, swap_paths
-from pool.engine import Engine
-from pool.execute import Executor
-from pool.heartbeat import Heartbeat
 from pool.job import Record
-from pool.keeper import Keeper
-from pool.launch import Launch
-from pool.process_state import ProcessState
-from pool.retention import sweep_tmp, trim_cache
-from pool.spool import Spool
+from pool.runfiles.heartbeat import Heartbeat
+from pool.runfiles.launch import Launch
+from pool.spool import fsops
+from pool.spool.store import Spool
+from pool.supervise.retention import sweep_tmp, trim_cache
+from pool.work import cache as cache_module
+from pool.work.attempt import Executor
+from pool.work.cache import ResultCache, swap_paths
+from pool.work.engine import Engine
+from pool.work.keeper import Keeper
+from pool.work.process_state import ProcessState
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from steps import claim_next, places, seat
 
-from pool.calls import LONGEST_WAIT_S, seconds_to_wait
-from pool.client import FilePool
-from pool.config import Config
+from pool.client.calls import LONGEST_WAIT_S, seconds_to_wait
+from pool.client.filepool import FilePool
+from pool.config.settings import Config
 from pool.errors import JobRefused, PoolClosed, UnknownEngine
-from pool.spool import Spool
+from pool.spool.store import Spool
 
 
 @pytest.fixture

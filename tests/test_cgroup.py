@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_lineage import daemon, left_by, lives
 
-from pool import cgroup
+from pool.system import cgroup
 
 
 @pytest.fixture

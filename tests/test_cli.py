@@ -18,14 +18,14 @@ from scenarios.world import PATIENCE_S, ROOT, World, passing, wait_until
 from terminal import on_terminal
 
 from pool import __main__ as pool_main
-from pool import submit as pool_submit
-from pool.cli import run
+from pool.cli import submit as pool_submit
+from pool.cli.command import run
+from pool.cli.outcome import clock, part_line
+from pool.client.durations import span
 from pool.errors import JobRefused
 from pool.job import JobState
-from pool.lookup import running, waiting
-from pool.outcome import clock, part_line
-from pool.spans import span
-from pool.spool import Spool
+from pool.spool.lookup import running, waiting
+from pool.spool.store import Spool
 
 ENGINE = '''
 """An engine of a user's own."""

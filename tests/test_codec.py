@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool import arrays, codec
 from pool.constants import ARRAY_FILE_BYTES, MAX_DEPTH, MAX_DROP_BYTES
 from pool.errors import ProtocolError
+from pool.format import codec
+from pool.spool import arrays
 
 SCALARS = (
     st.none()
@@ -353,7 +354,7 @@ def test_array_types_with_a_meaning_of_their_own_are_refused(dtype: object) -> N
 def test_the_supervisor_reads_arrays_without_numpy(child_env: dict[str, str]) -> None:
     data = codec.encode({"a": np.arange(3)})
     program = (
-        "import sys; from pool import codec; value = codec.decode(bytes.fromhex(sys.argv[1]), arrays=False);"
+        "import sys; from pool.format import codec; value = codec.decode(bytes.fromhex(sys.argv[1]), arrays=False);"
         "codec.decode(bytes.fromhex(sys.argv[1]), strict=True);"
         "assert value['a'].code == 1; assert 'numpy' not in sys.modules"
     )
@@ -364,7 +365,7 @@ def test_the_supervisor_reads_arrays_without_numpy(child_env: dict[str, str]) ->
 
 _BOMBS = """
 import resource, sys, time
-from pool import codec
+from pool.format import codec
 from pool.errors import ProtocolError
 size = int(sys.argv[1])
 bombs = {

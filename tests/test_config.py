@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pool.config import (
+from pool.config.seats import PROJECT, SlotSpec, slots
+from pool.config.settings import (
     Config,
     EngineConfig,
     HttpConfig,
@@ -23,8 +24,7 @@ from pool.config import (
 )
 from pool.constants import ENV_SPOOL, ENV_WORKER
 from pool.errors import ConfigError
-from pool.retries import Retries
-from pool.slots import PROJECT, SlotSpec, slots
+from pool.policy.retries import Retries
 
 ROOT = Path(__file__).resolve().parent.parent
 ECHO = {"engine": "tests.engines:Echo"}

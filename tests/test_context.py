@@ -18,9 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steps import JobMaker, claim_next, failing, seat
 
-from pool import fsops, heartbeat, lookup
 from pool.constants import PROGRESS_INTERVAL_S, STATUSES, Phase
-from pool.context import (
+from pool.errors import ProtocolError
+from pool.runfiles import heartbeat
+from pool.runfiles.heartbeat import Heartbeat
+from pool.spool import fsops, lookup
+from pool.spool.store import Spool
+from pool.work.context import (
     JobCancelled,
     JobContext,
     RefusedInput,
@@ -30,9 +34,6 @@ from pool.context import (
     scratch_dir,
     sweep_attempt,
 )  # fmt: skip
-from pool.errors import ProtocolError
-from pool.heartbeat import Heartbeat
-from pool.spool import Spool
 
 ContextMaker = Callable[..., JobContext]
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pool.config import Config, load_config
+from pool.config.settings import Config, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pool import fsops
+from pool.spool import fsops
 
 KB = 1024
 
@@ -187,7 +187,7 @@ def test_kernels_and_file_systems_without_renameat2(
 
 _RACE = """
 import os, sys
-from pool import fsops
+from pool.spool import fsops
 if sys.argv[2] == "link":
     fsops._renameat2 = None
 root, me = sys.argv[1], os.getpid()

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool import heartbeat
-from pool.clock import boot_ns
-from pool.constants import NEXT_PHASES, Phase
-from pool.heartbeat import SIZE, Heartbeat
+from pool.constants import HEARTBEAT_MAGIC, NEXT_PHASES, Phase
+from pool.runfiles import heartbeat
+from pool.runfiles.heartbeat import SIZE, Heartbeat
+from pool.system.clock import boot_ns
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_beat_of_another_version_is_none(path: str) -> None:
 
 @given(st.binary(min_size=SIZE - 4, max_size=SIZE - 4))
 def test_any_bytes_with_a_right_checksum_are_a_beat_or_none(path: str, body: bytes) -> None:
-    for data in (body, heartbeat.MAGIC + body[4:]):
+    for data in (body, HEARTBEAT_MAGIC + body[4:]):
         Path(path).write_bytes(data + struct.pack("<I", zlib.crc32(data)))
         heartbeat.read(path)
 
@@ -126,7 +126,7 @@ def test_any_bytes_with_a_right_checksum_are_a_beat_or_none(path: str, body: byt
 _WRITE = """
 import sys, time
 from pool.constants import Phase
-from pool.heartbeat import Heartbeat
+from pool.runfiles.heartbeat import Heartbeat
 
 beat = Heartbeat(sys.argv[1])
 number = 0

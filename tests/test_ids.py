@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from steps import JobMaker, claim_next, dying, failing, in_child, places, record_of, seat
 
-from pool import fsops
 from pool.errors import JobConflict, SpoolFull
 from pool.job import JobState
-from pool.retention import remove, sweep_remains, sweep_tmp
-from pool.spool import Spool
+from pool.spool import fsops
+from pool.spool.store import Spool
+from pool.supervise.retention import remove, sweep_remains, sweep_tmp
 
 
 def test_the_same_job_twice_is_one_job(spool: Spool, make_job: JobMaker) -> None:
@@ -152,9 +152,9 @@ def test_one_stops_between_its_reservation_and_ready(spool: Spool, make_job: Job
 _SUBMIT = """
 import os, sys, time
 from pathlib import Path
-from pool import codec
+from pool.format import codec
 from pool.job import Job, digest_of
-from pool.spool import Spool
+from pool.spool.store import Spool
 
 spool = Spool(Path(sys.argv[1]), durable=False)
 print("ready", flush=True)

@@ -21,14 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steps import claim_next, dying, failing, in_child, places, record_of, seat
 
-from pool import fsops, intake, quarantine
-from pool.config import Config, parse_config
+from pool.config.settings import Config, parse_config
 from pool.constants import MAX_DROP_BYTES
-from pool.intake import Intake
 from pool.job import Job
-from pool.spool import Spool
-from pool.terms import Terms
-from pool.watch import Watcher
+from pool.job.terms import Terms
+from pool.spool import fsops, quarantine
+from pool.spool.store import Spool
+from pool.supervise import intake
+from pool.supervise.intake import Intake
+from pool.system.watch import Watcher
 
 GOOD = b'{"engine": "echo", "params": {"text": "hello"}}'
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
@@ -753,7 +754,7 @@ def test_killed_anywhere_a_drop_is_one_job(
     root: Path, spool: Spool, config: Config, box: Path, content: bytes, swept: bool
 ) -> None:
     """The next supervisor finds the same file again, or not: it is taken once. Also when the job has run meanwhile."""
-    from pool.retention import remove, sweep_tmp
+    from pool.supervise.retention import remove, sweep_tmp
 
     spool.make_ready_dir("echo")
     for number in range(1, 30):

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool import codec
 from pool.errors import ProtocolError
-from pool.job import Failure, FailureKind, Job, JobState, Progress, Record, digest_of
-from pool.retries import KINDS
-from pool.terms import Terms
+from pool.format import codec
+from pool.job import Failure, FailureKind, Job, JobState, Progress, Record, decode_failure, digest_of
+from pool.job.terms import Terms
+from pool.policy.retries import KINDS
 
 PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
 ANYTHING = st.recursive(
@@ -58,7 +58,7 @@ def test_failures_come_back_with_a_message(failure: Failure) -> None:
     assert failure.message.strip() or not (failure.exception or failure.signal).strip()
     assert failure.message
     assert failure.describe()
-    assert Failure.from_map(_travel(failure.to_map())) == failure
+    assert decode_failure(_travel(failure.to_map())) == failure
 
 
 @given(RECORDS)
@@ -76,7 +76,7 @@ def test_no_word_of_an_engine_is_too_strange_to_be_told(text: str) -> None:
     """File names of foreign systems are no UTF-8; to quote one must not cost a job."""
     Progress.from_bytes(Progress("inference", 1.0, text + "\udcff").to_bytes())
     failure = Failure("engine", text + "\ud800", traceback=text + "\udcff")
-    assert Failure.from_map(_travel(failure.to_map())).message.startswith(text[:1] if text.isascii() else "")
+    assert decode_failure(_travel(failure.to_map())).message.startswith(text[:1] if text.isascii() else "")
 
 
 @pytest.mark.parametrize("message", ["", " ", "\n\t"])
@@ -88,7 +88,7 @@ def test_a_message_is_never_empty(message: str) -> None:
 
 def test_exit_code_zero_is_said() -> None:
     """It says a lot about a worker that should not have ended."""
-    assert Failure.from_map(_travel(Failure("infrastructure", "gone", exit_code=0).to_map())).exit_code == 0
+    assert decode_failure(_travel(Failure("infrastructure", "gone", exit_code=0).to_map())).exit_code == 0
 
 
 # ---- from a foreign hand

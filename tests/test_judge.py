@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.config import EngineConfig
+from pool.config.settings import EngineConfig
 from pool.constants import IDLE_SILENCE_S, Phase
-from pool.heartbeat import Beat
 from pool.job import FailureKind
-from pool.judge import INNOCENT, KIND, PLANNED, STOPPED_S, WELL, Cause, judge
+from pool.runfiles.heartbeat import Beat
+from pool.supervise.judge import INNOCENT, KIND, PLANNED, STOPPED_S, WELL, Cause, judge
 
 S = 1_000_000_000
 NOW = 10_000 * S

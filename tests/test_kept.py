@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool import codec
 from pool.errors import ProtocolError
+from pool.format import codec
 from pool.job import Job
-from pool.kept import MOST_BYTES, UNDESCRIBED, Kept, Redactor
-from pool.spool import Spool
-from pool.terms import Terms
+from pool.job.kept import Kept
+from pool.job.terms import Terms
+from pool.spool.redaction import MOST_BYTES, UNDESCRIBED, Redactor
+from pool.spool.store import Spool
 
 SECRET = {"type": "string", "format": "password"}
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from pool import fsops, layout
 from pool.errors import SpoolError
-from pool.layout import MARKER, RUN, TOP
-from pool.names import JobName
-from pool.spool import Spool
+from pool.format.names import JobName
+from pool.spool import fsops, layout
+from pool.spool.layout import MARKER, RUN, TOP
+from pool.spool.store import Spool
 
 STRANGER = 65534
 YEAR_US = 365 * 86400 * 1_000_000
@@ -83,7 +83,7 @@ def test_missing_parts_are_made_again(root: Path) -> None:
 _MAKE = """
 import os, sys
 from pathlib import Path
-from pool.spool import Spool
+from pool.spool.store import Spool
 while not os.path.exists(sys.argv[1] + ".go"):
     pass
 spool = Spool.create(Path(sys.argv[1]))

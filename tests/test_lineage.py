@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from steps import in_child
 
-from pool import host, lineage, procs
-from pool.lineage import Heir
+from pool.system import host, lineage, procs
+from pool.system.lineage import Heir
 
 pytestmark = pytest.mark.skipif(not host.LINUX, reason="subreapers are Linux's")
 
@@ -60,7 +60,7 @@ def test_a_daemon_of_a_dead_worker_is_inherited_ended_and_reaped(tmp_path: Path)
         assert heir.end(set()) == []
         code = (
             "import subprocess, sys, time; sys.path.insert(0, sys.argv[1])\n"
-            "from pool.lineage import become_subreaper; assert become_subreaper()\n"
+            "from pool.system.lineage import become_subreaper; assert become_subreaper()\n"
             "subprocess.run(sys.argv[2:], check=True); time.sleep(600)"
         )
         root = str(Path(lineage.__file__).parent.parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pool import logs, procs
+from pool.system import logs, procs
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_trim_cuts_even_when_there_is_no_room_for_a_copy(log: Path) -> None:
     code = f"""
 import resource
 from pathlib import Path
-from pool import logs
+from pool.system import logs
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 assert logs.trim(Path({str(log)!r}), 50_000, keep=2)
 """

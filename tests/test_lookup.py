@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from steps import JobMaker, claim_next, record_of, seat
 
-from pool import lookup
-from pool.context import JobContext
 from pool.errors import UnknownJob
-from pool.heartbeat import Heartbeat
+from pool.format.names import WorkerName
 from pool.job import Failure, JobState, Progress
-from pool.names import WorkerName
-from pool.spool import Claim, Spool
+from pool.runfiles.heartbeat import Heartbeat
+from pool.spool import lookup
+from pool.spool.store import Claim, Spool
+from pool.work.context import JobContext
 
 FAILURE = Failure("engine", "it broke", "run", 1)
 
@@ -194,8 +194,8 @@ _MOVE = """
 import os, sys, time
 from pathlib import Path
 from pool.job import Failure, Job, JobState, Record
-from pool.names import WorkerName, parse_job
-from pool.spool import Spool
+from pool.format.names import WorkerName, parse_job
+from pool.spool.store import Spool
 
 root, back = Path(sys.argv[1]), sys.argv[2] == "back and forth"
 spool, worker = Spool(root, durable=False), WorkerName("echo", 0, 1)

@@ -12,8 +12,8 @@ import pytest
 
 from pool.errors import JobRefused, ProtocolError
 from pool.job import Job
-from pool.moments import SpoolTime, fix
-from pool.terms import Terms
+from pool.job.moments import SpoolTime, fix
+from pool.job.terms import Terms
 
 NOW = 1_900_000_000_000_000
 HOUR = 3_600_000_000

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool import names
 from pool.errors import JobRefused
-from pool.names import MAX_ATTEMPTS, JobName, WorkerName, job_name, parse_job, parse_worker
+from pool.format import names
+from pool.format.names import MAX_ATTEMPTS, JobName, WorkerName, job_name, parse_job, parse_worker
 
 ALNUM = string.ascii_letters + string.digits
 IDS = st.builds(
@@ -198,7 +198,7 @@ def test_fresh_ids_are_ids_and_sort_by_time(born: int) -> None:
 _FORGE = """
 import random, sys, time
 random.seed(0)
-from pool.names import new_id
+from pool.format.names import new_id
 print("\\n".join(new_id(1_700_000_000_000_000) for _ in range(2000)))
 """
 

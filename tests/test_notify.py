@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from scenarios.world import ROOT, World, wait_until
 
-from pool.notify import Notifier
+from pool.system.notify import Notifier
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pool import patience
-from pool.client import FilePool
-from pool.config import Config
+from pool.client import patience
+from pool.client.filepool import FilePool
+from pool.client.patience import Patience
+from pool.config.settings import Config
 from pool.errors import EngineUnavailable
-from pool.patience import Patience
 
 
 def test_looks_that_are_far_apart_use_patience_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from steps import JobMaker
 
-from pool import picker as module
 from pool.constants import Phase
-from pool.heartbeat import Heartbeat
+from pool.format.names import WorkerName, parse_job
 from pool.job import Failure
-from pool.names import WorkerName, parse_job
-from pool.picker import Picker
-from pool.retries import Retries
-from pool.spool import Claim, Spool
+from pool.policy.retries import Retries
+from pool.runfiles.heartbeat import Heartbeat
+from pool.spool.store import Claim, Spool
+from pool.work import picker as module
+from pool.work.picker import Picker
 
 ME, OTHER = WorkerName("echo", 0, 7), WorkerName("echo", 1, 8)
 

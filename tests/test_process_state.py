@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from steps import in_child
 
-from pool import host
-from pool.process_state import NOTHING, ProcessState
+from pool.system import host
+from pool.work.process_state import NOTHING, ProcessState
 
 pytestmark = pytest.mark.skipif(not host.LINUX, reason="proved on Linux")
 

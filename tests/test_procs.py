@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from pool import death, host, portable, procfs, procs
 from pool.constants import ENV_SPOOL, ENV_WORKER
-from pool.procs import Identity, Status
+from pool.policy import death
+from pool.system import host, portable, procfs, procs
+from pool.system.procs import Identity, Status
 
 PYTHON = sys.executable
 ROOT = Path(__file__).resolve().parent.parent
@@ -330,7 +331,7 @@ def test_kill_group_never_hits_ourselves(monkeypatch: pytest.MonkeyPatch, yard: 
     code = f"""
     import os, signal, sys
     sys.path.insert(0, {str(ROOT)!r})
-    from pool import procs
+    from pool.system import procs
     me = procs.identity_of(os.getpid())
     print(procs.kill_group(me, signal.SIGKILL, spool_id={yard.spool_id!r}, worker="echo-0.1"), flush=True)
     """
@@ -376,7 +377,7 @@ def test_sample_counts(yard: Yard, facts: Any) -> None:
 MIDDLE = f"""
 import os, signal, subprocess, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from pool import procs
+from pool.system import procs
 if sys.argv[1] == "late":
     time.sleep(0.3)  # the parent is gone by now
 parent = int(sys.argv[2])
@@ -494,9 +495,9 @@ def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
 
 
 def test_worker_side_parses_on_python_3_8_and_needs_no_psutil(tmp_path: Path) -> None:
-    names = ("procs", "procfs", "host", "death", "lineage", "cgroup", "reason", "joblog", "keeper", "engine", "stdio")
-    for name in (*names, "process_state"):
-        ast.parse((ROOT / "pool" / f"{name}.py").read_text(), feature_version=(3, 8))
-    code = "import os, sys; sys.modules['psutil'] = None; from pool import procs"
+    rooms = ("work", "system", "format", "job", "policy", "spool", "runfiles")
+    for path in (*(path for room in rooms for path in (ROOT / "pool" / room).glob("*.py")), ROOT / "worker_main.py"):
+        ast.parse(path.read_text(), str(path), feature_version=(3, 8))
+    code = "import os, sys; sys.modules['psutil'] = None; from pool.system import procs"
     code += "; procs.identity_of(os.getpid()).alive()"
     subprocess.run([PYTHON, "-c", code], check=True, cwd=ROOT)

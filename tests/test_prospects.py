@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.prospects import Outlook, PoolFacts, SlotFacts, prospect
+from pool.policy.prospects import Outlook, PoolFacts, SlotFacts, prospect
 
 FINE, COMING, HOPELESS = Outlook.FINE, Outlook.COMING, Outlook.HOPELESS
 IDLE = SlotFacts("e-0", "e", "running", worker="e-0.1", serving=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pool import fsops, quarantine
-from pool.spool import Spool
+from pool.spool import fsops, quarantine
+from pool.spool.store import Spool
 
 
 @pytest.fixture

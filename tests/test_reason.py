@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool import codec
-from pool.job import Failure, FailureKind
-from pool.reason import HINT_CHARS, MESSAGE_CHARS, TRACEBACK_CHARS, failure_of, members_of
+from pool.format import codec
+from pool.job import FailureKind, decode_failure
+from pool.work.reason import HINT_CHARS, MESSAGE_CHARS, TRACEBACK_CHARS, failure_of, members_of
 
 
 def no(*_: Any) -> Any:
@@ -131,7 +131,7 @@ def test_there_is_always_a_reason_that_a_record_can_hold(name: str) -> None:
     assert failure.exception
     assert (failure.stage, failure.attempt, failure.worker, failure.at) == ("run", 2, "echo-0.1", 5)
     assert FailureKind(failure.kind) is not FailureKind.CANCELLED
-    again = Failure.from_map(codec.decode(codec.encode(failure.to_map())))
+    again = decode_failure(codec.decode(codec.encode(failure.to_map())))
     assert again.message.strip()
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pool import refs
 from pool.errors import JobRefused
-from pool.refs import MissingPart, ResultRef, fill, pack, result_of
-from pool.schema import Schemas
+from pool.job import references
+from pool.job.references import MissingPart, ResultRef, fill, pack, result_of
+from pool.runfiles.schemas import Schemas
 
 RESULT = {"text": "hello", "segments": [{"text": "a"}, {"text": "b"}], "empty": {}}
 
@@ -97,4 +97,4 @@ def test_the_schema_is_asked_about_all_but_the_placeholders(tmp_path: Path) -> N
     ):
         with pytest.raises(JobRefused, match=f"^{key}: "):
             schemas.check("x", params)
-    assert refs.paths({"a": [one], "b": one}) == [("a", 0), ("b",)]
+    assert references.paths({"a": [one], "b": one}) == [("a", 0), ("b",)]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.backoff import Backoff, retry_delay
 from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, EXIT_RECYCLE
-from pool.judge import Limit
-from pool.restart import OCCUPIED, Bench, BenchReason, End, Limits, Recycle, Seat, SlotPolicy
+from pool.policy.backoff import Backoff, retry_delay
+from pool.supervise.judge import Limit
+from pool.supervise.restart import OCCUPIED, Bench, BenchReason, End, Limits, Recycle, Seat, SlotPolicy
 
 
 class Middle(random.Random):

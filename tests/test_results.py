@@ -18,13 +18,16 @@ import numpy as np
 import pytest
 from steps import claim_next, failing, record_of, seat
 
-from pool import FilePool, JobFailed, PoolClosed, SpoolFull, SupervisorFailed, UnknownJob, codec, fsops, results
-from pool.config import Config
+from pool import FilePool, JobFailed, PoolClosed, SpoolFull, SupervisorFailed, UnknownJob
+from pool.client import results
+from pool.config.settings import Config
 from pool.constants import ARRAY_FILE_BYTES
 from pool.errors import ProtocolError
+from pool.format import codec
 from pool.job import Failure, JobState
-from pool.spool import Claim, Spool
-from pool.watch import Watcher
+from pool.spool import fsops
+from pool.spool.store import Claim, Spool
+from pool.system.watch import Watcher
 
 
 @pytest.fixture

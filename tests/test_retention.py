@@ -16,15 +16,17 @@ import numpy as np
 import pytest
 from steps import JobMaker, claim_next, dying, in_child, places, record_of, seat
 
-from pool import codec, fsops, layout, lookup, retention
-from pool.config import Config
+from pool.config.settings import Config
 from pool.constants import ARRAY_FILE_BYTES
-from pool.context import partial_path, scratch_dir
+from pool.format import codec
+from pool.format.names import job_name
 from pool.job import Failure, JobState, Record
-from pool.lookup import Location
-from pool.names import job_name
-from pool.retention import Retention, purge, remove, sweep_remains, sweep_tmp
-from pool.spool import Spool
+from pool.spool import fsops, layout, lookup
+from pool.spool.attempts import partial_path, scratch_dir
+from pool.spool.lookup import Location
+from pool.spool.store import Spool
+from pool.supervise import retention
+from pool.supervise.retention import Retention, purge, remove, sweep_remains, sweep_tmp
 
 HOUR_US = 3600 * 1_000_000
 FAILURE = Failure("engine", "it broke", "run", 1)
@@ -126,11 +128,11 @@ def test_the_sweeper_reads_records_without_numpy(
     program = """if True:
         import random, sys
         from pathlib import Path
-        from pool import lookup
-        from pool.config import parse_config
-        from pool.recovery import Recovery
-        from pool.retention import Retention, purge
-        from pool.spool import Spool
+        from pool.spool import lookup
+        from pool.config.settings import parse_config
+        from pool.supervise.recovery import Recovery
+        from pool.supervise.retention import Retention, purge
+        from pool.spool.store import Spool
 
         spool = Spool(Path(sys.argv[1]))
         config = parse_config({"engines": {"echo": {"engine": "a:B"}}}, Path(sys.argv[1]))
@@ -203,7 +205,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _owner(pid: int) -> str:
-    from pool.procs import identity_of
+    from pool.system.procs import identity_of
 
     identity = identity_of(pid)
     assert identity is not None

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool.format.names import MAX_ATTEMPTS
 from pool.job import FailureKind
-from pool.names import MAX_ATTEMPTS
-from pool.retries import KINDS, NEVER, Retries, left, why_not
+from pool.policy.retries import KINDS, NEVER, Retries, left, why_not
 
 ALL = [kind.value for kind in FailureKind]
 RETRIES = st.builds(

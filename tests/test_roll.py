@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.config import Config, EngineConfig, parse_config
-from pool.roll import Place, Roll, Stand
-from pool.slots import slots as expand
+from pool.config.seats import slots as expand
+from pool.config.settings import Config, EngineConfig, parse_config
+from pool.supervise.rollout import Place, Roll, Stand
 
 
 def old(engine: str, index: int, **facts: bool) -> Place:

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from steps import places
 
 from inference.fake import Params as FakeParams
-from pool import FilePool, JobRefused, UnknownEngine, schema
-from pool.config import Config
-from pool.schema import Schemas
-from pool.spool import Spool
+from pool import FilePool, JobRefused, UnknownEngine
+from pool.config.settings import Config
+from pool.runfiles import schemas as schema
+from pool.runfiles.schemas import Schemas
+from pool.spool.store import Spool
 
 
 class Segment(BaseModel):

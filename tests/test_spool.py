@@ -20,18 +20,18 @@ import numpy as np
 import pytest
 from steps import JobMaker, claim_next, dying, failing, in_child, places, record_of, seat
 
-from pool import fsops, lookup, verdict
-from pool.codec import encode
-from pool.config import Config, parse_config
+from pool.config.settings import Config, parse_config
 from pool.constants import ARRAY_FILE_BYTES, MAX_JOB_BYTES
 from pool.errors import JobRefused, ProtocolError, SpoolFull
+from pool.format.codec import encode
+from pool.format.names import WorkerName, job_name, parse_job
 from pool.job import Failure, Job, JobState
-from pool.names import WorkerName, job_name, parse_job
-from pool.recovery import UNKNOWN_END, Recovery
-from pool.retention import sweep_remains, sweep_tmp
-from pool.seizure import Seizer
-from pool.spool import Spool
-from pool.terms import Terms
+from pool.job.terms import Terms
+from pool.spool import fsops, lookup, settlement
+from pool.spool.seizure import Seizer
+from pool.spool.store import Spool
+from pool.supervise.recovery import UNKNOWN_END, Recovery
+from pool.supervise.retention import sweep_remains, sweep_tmp
 
 KB = 1024
 
@@ -190,9 +190,9 @@ def test_one_job_may_be_less_durable_than_its_spool(root: Path, make_job: JobMak
 _RACE = """
 import os, random, sys
 from pathlib import Path
-from pool.names import WorkerName, parse_job
-from pool.spool import Spool
-from pool.terms import Terms
+from pool.format.names import WorkerName, parse_job
+from pool.spool.store import Spool
+from pool.job.terms import Terms
 
 spool, worker = Spool(Path(sys.argv[1])), WorkerName("echo", int(sys.argv[2]), 1)
 os.mkdir(spool.work_dir(worker))
@@ -407,10 +407,10 @@ def test_what_the_supervisor_was_about_to_end_goes_back_where_it_was(spool: Spoo
 
 def test_what_was_begun_in_time_is_tried_on(spool: Spool, make_job: JobMaker) -> None:
     job = replace(make_job(), terms=Terms(expires=0).fixed(spool.now()))
-    assert verdict.too_late(spool, job, job.file_name) is not None
-    assert verdict.too_late(spool, job, job.file_name.claimed()) is None
+    assert settlement.too_late(spool, job, job.file_name) is not None
+    assert settlement.too_late(spool, job, job.file_name.claimed()) is None
     early = replace(job, terms=Terms(expires=60).fixed(spool.now()))
-    assert verdict.too_late(spool, early, early.file_name) is None
+    assert settlement.too_late(spool, early, early.file_name) is None
 
 
 @pytest.mark.parametrize("years", [-10, 10])

@@ -14,17 +14,25 @@ from typing import Any
 import pytest
 from scenarios.world import World, kill, wait_until
 
-from pool.client import FilePool
-from pool.config import Config, parse_config
-from pool.console import one_line, plain, seconds, size, status_view, type_of
+from pool.cli.terminal import one_line, plain, seconds, size, status_view, type_of
+from pool.client.filepool import FilePool
+from pool.client.health import assess, trouble_of
+from pool.client.inspection import read_status
+from pool.client.status import (
+    EngineStatus,
+    Health,
+    PoolStatus,
+    SlotStatus,
+    SupervisorStatus,
+)
+from pool.config.settings import Config, parse_config
 from pool.constants import Phase
-from pool.health import assess, trouble_of
-from pool.heartbeat import Beat
 from pool.job import JobState
-from pool.procfs import Status
-from pool.procs import Sample
-from pool.spool import Spool
-from pool.status import EngineStatus, Health, PoolStatus, SlotStatus, SupervisorStatus, WatchingStatus, read_status
+from pool.runfiles.heartbeat import Beat
+from pool.runfiles.watchers import WatchingStatus
+from pool.spool.store import Spool
+from pool.system.procfs import Status
+from pool.system.procs import Sample
 
 
 def config(root: Path = Path("/nowhere"), **engine: Any) -> Config:

@@ -17,7 +17,7 @@ from steps import claim_next, record_of, seat
 
 from pool import __version__
 from pool.job import Job
-from pool.spool import Spool
+from pool.spool.store import Spool
 
 PROJECT = Path(__file__).resolve().parent.parent
 NO_SPACE = os.strerror(errno.ENOSPC)

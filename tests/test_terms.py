@@ -14,7 +14,7 @@ import pytest
 
 from pool.errors import JobRefused, ProtocolError
 from pool.job import Job
-from pool.terms import KEYS, OUTSIDE, Terms
+from pool.job.terms import KEYS, OUTSIDE, Terms
 
 #: What is taken for a term, and as what; types count.
 TAKEN: list[tuple[str, Any, Any]] = [

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from pool import log_fields, trace_context
-from pool.trace_context import TraceContext, carried, current, given, is_state, parse
+from pool.format import trace_context
+from pool.format.trace_context import TraceContext, carried, current, given, is_state, parse
+from pool.work import log_fields
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"

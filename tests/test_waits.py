@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool import procs
 from pool.constants import ENV_SPOOL, ENV_WORKER
-from pool.prospects import PoolFacts
-from pool.spool import Spool
-from pool.waits import Scene, Wait, inside, read_notes, sweep
+from pool.policy.prospects import PoolFacts
+from pool.runfiles.waits import Scene, Wait, inside, read_notes, sweep
+from pool.spool.store import Spool
+from pool.system import procs
 
 A, A2, B = Wait("a-0.1", "a1", {"x": "a"}), Wait("a-1.2", "a2", {"y": "a"}), Wait("b-0.3", "b1", {"x": "a"})
 

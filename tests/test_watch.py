@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from pool import fsops, polling, watch
 from pool.errors import SpoolError
-from pool.host import mounts
-from pool.polling import Arrivals, Poller
-from pool.watch import Watcher
+from pool.spool import fsops
+from pool.system import polling, watch
+from pool.system.host import mounts
+from pool.system.polling import Arrivals, Poller
+from pool.system.watch import Watcher
 
 PAIRS = 200
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="inotify is Linux")
@@ -272,8 +273,8 @@ def test_a_broken_descriptor_leads_to_polling(ready: Path, monkeypatch: pytest.M
 _POLL = """
 import sys, time
 from pathlib import Path
-from pool import watch
-from pool.watch import Watcher
+from pool.system import watch
+from pool.system.watch import Watcher
 
 ready = Path(sys.argv[1])
 watch.AGAIN_S = 0.05

@@ -27,8 +27,8 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 from crash.rig import History  # noqa: E402
 
 from pool import FilePool, JobFailed  # noqa: E402
+from pool.client.future import JobFuture  # noqa: E402
 from pool.errors import JobRefused, UnknownJob  # noqa: E402
-from pool.future import JobFuture  # noqa: E402
 
 OUTSTANDING = 60  # jobs that one client waits for at a time
 SHARE_REAL = 0.004

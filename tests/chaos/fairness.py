@@ -27,7 +27,7 @@ from typing import Any
 
 from watchdog.observers import inotify_c
 
-from pool.names import FIRST_BEHIND, parse_job
+from pool.format.names import FIRST_BEHIND, parse_job
 
 BEHIND_S = 30.0  # of a wait, for one more job that waits behind
 _CAME, _WENT = 0x80 | 0x100, 0x40 | 0x200  # IN_MOVED_TO | IN_CREATE, IN_MOVED_FROM | IN_DELETE

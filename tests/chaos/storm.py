@@ -20,15 +20,15 @@ from crash.checker import FAULTS, Report, Spoolview, check
 from crash.rig import History
 from scenarios.world import ROOT, World, kill, wait_until
 
-from pool import lookup
-from pool.config import digest_of
+from pool.config.settings import digest_of
 from pool.constants import EXIT_DRAINED, EXIT_LOCKED
 from pool.errors import UnknownJob
 from pool.job import Failure, Record
-from pool.judge import INNOCENT
-from pool.retention import sweep_remains, sweep_tmp
-from pool.running import running
-from pool.spool import Spool
+from pool.runfiles.server import running
+from pool.spool import lookup
+from pool.spool.store import Spool
+from pool.supervise.judge import INNOCENT
+from pool.supervise.retention import sweep_remains, sweep_tmp
 
 from .fairness import Witness
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scenarios.world import World
 
-from pool.names import FIRST_BEHIND, job_name
+from pool.format.names import FIRST_BEHIND, job_name
 
 from .fairness import BEHIND_S, Order, Witness
 

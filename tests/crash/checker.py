@@ -12,8 +12,8 @@ Four words of Jepsen's queues, and what a pool of workers needs besides:
     unexplained  failed or cancelled without a reason for every attempt, or cancelled though nobody asked
     untidy       remains of jobs that are over; in quarantine a thing without its reason, or a reason without its thing
 
-It reads directories and files by itself, not through the code it checks; names and bytes it takes from `pool.names`
-and `pool.codec`.
+It reads directories and files by itself, not through the code it checks; names and bytes it takes from
+`pool.format.names` and `pool.format.codec`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from typing import Any
 from scenarios.world import history as witnessed
 from scenarios.world import overlaps
 
-from pool import codec
 from pool.errors import PoolError
+from pool.format import codec
+from pool.format.names import parse_aside, parse_dead, parse_deferred, parse_job, parse_record
 from pool.job import FailureKind, Job, JobState, Record
-from pool.names import parse_aside, parse_dead, parse_deferred, parse_job, parse_record
 
 FAULTS = ("lost", "unexpected", "duplicated", "partial", "overlapping", "miscounted", "unexplained", "untidy")
 KINDS = frozenset(kind.value for kind in FailureKind)

@@ -29,8 +29,8 @@ class Doomed(Fake):
 
 
 def main(config: str, number: str, note: str) -> int:
-    from pool.config import load_config
-    from pool.supervisor import serve
+    from pool.config.settings import load_config
+    from pool.supervise.supervisor import serve
 
     chosen = load_config(Path(config))
     kill_at(int(number), Path(note))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Union
 
-from pool import fsops
+from pool.spool import fsops
 
 #: Which operation a process is killed at: the n-th from 1; the first whose name and path hold a text; 0: none. Or
 #: what else shall be called before each.

@@ -21,17 +21,19 @@ import watchdog.observers.inotify_c  # noqa: F401 - so that no fork needs to
 from steps import in_child
 
 import inference.fake  # noqa: F401
-from pool import backoff, codec, fsops
-from pool.client import FilePool
-from pool.config import parse_config
-from pool.launch import Launch
-from pool.names import WorkerName, parse_deferred
-from pool.picker import Picker
-from pool.refs import ResultRef
-from pool.spool import Spool
-from pool.supervisor import Supervisor
-from pool.watch import Watcher
-from pool.worker import Worker
+from pool.client.filepool import FilePool
+from pool.config.settings import parse_config
+from pool.format import codec
+from pool.format.names import WorkerName, parse_deferred
+from pool.job.references import ResultRef
+from pool.policy import backoff
+from pool.runfiles.launch import Launch
+from pool.spool import fsops
+from pool.spool.store import Spool
+from pool.supervise.supervisor import Supervisor
+from pool.system.watch import Watcher
+from pool.work.picker import Picker
+from pool.work.worker import Worker
 
 from .checker import Report, Spoolview, Told, check
 from .points import At, kill_at

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from steps import claim_next, record_of
 
+from pool.format.names import parse_job
 from pool.job import Failure, JobState
-from pool.names import parse_job
 
 from .rig import Client, Rig
 
@@ -44,7 +44,7 @@ def rig(well: Rig) -> Rig:
 
 def _put(rig: Rig, job_id: str, place: str, attempts: int = 0) -> Path:
     """A job file like the one of `job_id` would be, at another place."""
-    from pool import codec
+    from pool.format import codec
     from pool.job import Job
 
     job = Job(job_id, "fake", {"value": job_id}, created=1)
@@ -57,7 +57,7 @@ def _put(rig: Rig, job_id: str, place: str, attempts: int = 0) -> Path:
 def _rewrite(rig: Rig, job_id: str, **changes: object) -> None:
     from dataclasses import replace
 
-    from pool import codec
+    from pool.format import codec
 
     path = rig.root / "out" / f"{job_id}.msgpack"
     path.write_bytes(codec.encode(replace(rig.spool.read_record(job_id), **changes).to_map()))  # type: ignore[arg-type]

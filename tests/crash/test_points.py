@@ -22,15 +22,15 @@ import pytest
 from scenarios.world import history as witnessed
 from steps import claim_next
 
-from pool import fsops, lookup
-from pool.death import Death
 from pool.job import TERMINAL, JobState
-from pool.judge import Cause, Verdict
-from pool.recovery import End, Recovery
-from pool.refs import result_of
-from pool.retention import Retention, purge
-from pool.spool import Spool
-from pool.watch import Watcher
+from pool.job.references import result_of
+from pool.policy.death import Death
+from pool.spool import fsops, lookup
+from pool.spool.store import Spool
+from pool.supervise.judge import Cause, Verdict
+from pool.supervise.recovery import End, Recovery
+from pool.supervise.retention import Retention, purge
+from pool.system.watch import Watcher
 
 from .checker import Spoolview
 from .points import At

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scenarios.world import history
 
-from pool import intake as module
+from pool.supervise import intake as module
 
 from .checker import check
 from .power import Disk, Recorder

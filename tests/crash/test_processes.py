@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from scenarios.world import ROOT, World, kill, wait_until
 
-from pool.retention import sweep_remains, sweep_tmp
-from pool.spool import Spool
+from pool.spool.store import Spool
+from pool.supervise.retention import sweep_remains, sweep_tmp
 
 from .checker import check
 from .rig import History

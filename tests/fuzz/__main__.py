@@ -55,9 +55,9 @@ def _coverage(atheris: object, chosen: argparse.Namespace) -> None:
     import importlib
     import tempfile
 
-    for module in ("pool.codec", "pool.names", "pool.job", "pool.intake", "fuzz.targets"):
+    for module in ("pool.format.codec", "pool.format.names", "pool.job", "pool.supervise.intake", "fuzz.targets"):
         sys.modules.pop(module, None)
-    instrumented = ["pool.codec", "pool.names", "pool.job", "pool.intake"]
+    instrumented = ["pool.format.codec", "pool.format.names", "pool.job", "pool.supervise.intake"]
     with atheris.instrument_imports(include=instrumented):  # type: ignore[attr-defined]
         targets = importlib.import_module("fuzz.targets")
     corpus = Path(tempfile.mkdtemp(prefix="filepool-corpus-"))

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pool import codec, intake
-from pool.config import parse_config
+from pool.config.settings import parse_config
 from pool.errors import ProtocolError
-from pool.job import Failure, Job, Progress, Record
-from pool.names import (
+from pool.format import codec
+from pool.format.names import (
     is_id,
     parse_aside,
     parse_dead,
@@ -26,7 +25,9 @@ from pool.names import (
     parse_record,
     parse_worker,
 )  # fmt: skip
-from pool.spool import Spool
+from pool.job import Failure, Job, Progress, Record
+from pool.spool.store import Spool
+from pool.supervise import intake
 
 PATIENCE_S = 2.0  # of processor time for one input of at most 1 MB; measured are 0.2
 

@@ -23,7 +23,7 @@ from scenarios.world import PATIENCE_S, ROOT, World, wait_until
 
 from gateways.file_service import Service
 from pool.gateways.tempfiles import Tempfiles
-from pool.spool import Spool
+from pool.spool.store import Spool
 
 STATUSES = {"processing", "downloading", "face_detecting", "inference", "merging_audio", "completed", "failed"}
 FACE = b"\x89PNG\r\n\x1a\n" + b"\0" * 64

@@ -16,7 +16,7 @@ import requests
 from scenarios.world import ROOT, World, passing
 
 from gateways.gateway import Gateway, configure
-from pool.config import parse_config
+from pool.config.settings import parse_config
 from pool.constants import EXIT_CONFIG
 from pool.errors import ConfigError
 from pool.gateways.http.guard import Buckets

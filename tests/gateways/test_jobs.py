@@ -221,7 +221,7 @@ def test_a_job_belongs_to_the_trace_of_its_request(gateway: Gateway) -> None:
 
 
 def test_a_job_of_somebody_with_other_rights_is_not_run_again_here(gateway: Gateway, tmp_path: Path) -> None:
-    from pool.client import FilePool
+    from pool.client.filepool import FilePool
 
     (tmp_path / "speech.wav").write_bytes(b"x")
     with FilePool(gateway._world.config, start=False) as pool:

@@ -9,14 +9,14 @@ import pytest
 from scenarios.world import passing, wait_until
 from steps import JobMaker, claim_next, record_of, seat
 
-from pool import fsops
-from pool.death import DIED, Ended
-from pool.ending import _BY_CAUSE, reason_of
 from pool.gateways.http import ledger
 from pool.gateways.http.ledger import Histogram, Ledger
 from pool.job import JobState
-from pool.judge import Cause
-from pool.spool import Spool
+from pool.policy.death import DIED, Ended
+from pool.spool import fsops
+from pool.spool.store import Spool
+from pool.supervise.ending import _BY_CAUSE, reason_of
+from pool.supervise.judge import Cause
 
 
 def end(spool: Spool, make_job: JobMaker, state: JobState = JobState.COMPLETED, **more: int) -> str:

@@ -17,7 +17,7 @@ from scenarios.world import kill, wait_until
 
 from gateways.redis_rig import FACE, Caller, Rig, rigs
 from gateways.talker import VIDEO
-from pool.config import load_config
+from pool.config.settings import load_config
 from pool.errors import ConfigError
 from pool.gateways.redis.link import connect, examine
 from pool.gateways.redis.settings import read_settings

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from gateways.file_service import Service
-from pool.config import Config, parse_config
+from pool.config.settings import Config, parse_config
 from pool.errors import ConfigError, JobRefused
+from pool.format.names import is_id
 from pool.gateways.redis import wire
 from pool.gateways.redis.remote import Remote, ServiceAway
 from pool.gateways.redis.settings import VARIABLES, read_settings
 from pool.job import Progress
-from pool.names import is_id
 
 ROOT = Path(__file__).resolve().parents[2]
 

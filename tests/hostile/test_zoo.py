@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from crash.rig import Rig, Temp, Unmanned
 
-from pool import intake
 from pool.job import JobState
+from pool.supervise import intake
 
 from .zoo import BYTES, FILES, NAMES, ZOO, noise
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from pool import fsops
-from pool.aio import AsyncFilePool
+from pool.client.aio import AsyncFilePool
 from pool.errors import JobFailed, JobRefused, PoolClosed
 from pool.job import JobState
+from pool.spool import fsops
 from scenarios.world import World, wait_until
 
 BLOCKING = ("open", "stat", "lstat", "statvfs", "listdir", "scandir", "read", "write", "fsync", "rename", "unlink",

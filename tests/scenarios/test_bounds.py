@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pool import checks
-from pool.config import Config, EngineConfig, LogConfig, RecycleConfig, parse_config
+from pool.config import checks
+from pool.config.settings import Config, EngineConfig, LogConfig, RecycleConfig, parse_config
 from pool.errors import ConfigError
-from pool.judge import WELL, judge
+from pool.supervise.judge import WELL, judge
 from scenarios.world import World, wait_until
 
 #: Keys that at this end forbid what the test does: no time to come up or to run, one waiting job at most.

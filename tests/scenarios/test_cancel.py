@@ -8,8 +8,8 @@ from concurrent.futures import wait as wait_all
 
 import pytest
 
+from pool.client.future import JobFuture
 from pool.constants import Phase
-from pool.future import JobFuture
 from pool.job import JobState, Record
 from scenarios.test_workers import children_of
 from scenarios.world import World, alive, wait_until

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pool.client import FilePool
+from pool.client.filepool import FilePool
+from pool.client.future import JobFuture
 from pool.errors import JobFailed
-from pool.future import JobFuture
 from pool.job import Failure, JobState
 from scenarios.world import World, wait_until
 

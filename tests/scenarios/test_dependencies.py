@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from pool.client import FilePool
+from pool.client.filepool import FilePool
 from pool.errors import JobFailed, JobRefused, UnknownJob
 from pool.job import Failure, JobState
-from pool.refs import result_of
-from pool.retention import Retention, purge
-from pool.spool import Spool
+from pool.job.references import result_of
+from pool.spool.store import Spool
+from pool.supervise.retention import Retention, purge
 from scenarios.world import ROOT, World, wait_until
 
 
@@ -135,7 +135,7 @@ def test_the_same_job_again_after_what_it_needed_is_gone(pool: FilePool) -> None
     assert needs.result(30) == {"value": 1}
     spool = pool.spool
     Retention(spool, pool.config).sweep()
-    from pool.retention import remove
+    from pool.supervise.retention import remove
 
     remove(spool, "first-once")
     assert pool.submit("echo", value=first["value"], id="needs-once").result(30) == {"value": 1}

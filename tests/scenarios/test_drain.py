@@ -9,7 +9,7 @@ import pytest
 
 from pool.constants import Phase
 from pool.job import JobState
-from pool.spool import Spool
+from pool.spool.store import Spool
 from scenarios.test_workers import children_of
 from scenarios.world import World, alive, kill, wait_until
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from inference import media
-from pool.future import JobFuture
+from pool.client.future import JobFuture
 from pool.job import JobState
 from scenarios.world import ROOT, World, kill, wait_until
 

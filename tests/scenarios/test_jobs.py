@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pool.client import FilePool
+from pool.client.filepool import FilePool
 from pool.errors import JobRefused, UnknownJob
 from pool.job import JobState
 from scenarios.world import ROOT, World, kill, wait_until
@@ -258,9 +258,9 @@ def test_threads_and_a_forked_child_ask_at_once(shared: World) -> None:
 
 BUILDER = """
 import os, signal, sys
-from pool import heads, index
-from pool.spool import Spool
-from pool.browse import page
+from pool.client import index; from pool.job import heads
+from pool.spool.store import Spool
+from pool.client.browse import page
 count = 0
 plain = heads.read_record
 def read(path, job_id):
@@ -279,13 +279,13 @@ page(Spool(sys.argv[1]))
 def test_a_writer_killed_in_the_middle_of_a_build(tmp_path: Path, child_env: dict[str, str], number: int) -> None:
     from synthetic import fill
 
-    from pool.spool import Spool
+    from pool.spool.store import Spool
 
     spool = Spool.create(tmp_path / "spool", durable=False)
     ids = fill(spool, 400)
     argv = [sys.executable, "-c", BUILDER.format(number=number), str(spool.root)]
     assert subprocess.run(argv, env=child_env, timeout=60).returncode == -signal.SIGKILL
-    from pool import browse
+    from pool.client import browse
 
     found = browse.page(spool, limit=1000)
     assert [job.id for job in found] == ids[::-1]

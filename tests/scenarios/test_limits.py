@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from pool import FilePool
-from pool.status import PoolStatus, read_status
+from pool.client.inspection import read_status
+from pool.client.status import PoolStatus
 from scenarios.world import ROOT, World, wait_until
 
 _NAMESPACE = ["unshare", "--user", "--map-root-user", "sh", "-c"]
@@ -162,7 +163,7 @@ def test_the_status_says_who_polls_and_why(
 _STARVED = """
 import json, os, resource, sys, time
 from concurrent.futures import wait
-from pool import FilePool, PoolError, UnknownJob, results
+from pool import FilePool, PoolError, UnknownJob; from pool.client import results
 
 results._STARVING_S = 0.3
 pool = FilePool(sys.argv[1], start=False)
@@ -229,7 +230,7 @@ def test_a_name_is_synced_also_without_a_descriptor(tmp_path: Path) -> None:
     """The last step of a durable submit needs one; when there is none the whole machine is synced instead."""
     text = """
     import json, os, resource, sys
-    from pool import fsops
+    from pool.spool import fsops
     asked = []
     real, os.sync = os.sync, lambda: asked.append("sync") or real()
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

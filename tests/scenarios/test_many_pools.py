@@ -16,7 +16,7 @@ import pytest
 
 from pool import FilePool, PoolClosed
 from pool.errors import UnknownJob
-from pool.spool import Spool
+from pool.spool.store import Spool
 from scenarios.world import ROOT, World, wait_until
 
 

@@ -6,17 +6,18 @@ import contextlib
 import glob
 import json
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from pool import cgroup, host
-from pool.client import FilePool
+from pool.client.filepool import FilePool
+from pool.client.future import JobFuture
 from pool.errors import JobFailed
-from pool.future import JobFuture
 from pool.job import Failure, JobState
+from pool.system import cgroup, host
 from scenarios.world import World, alive, kill, wait_until
 
 pytestmark = pytest.mark.skipif(not host.LINUX, reason="proved on Linux")
@@ -93,7 +94,9 @@ class Reason:
 RAISED = {
     "CancelledError": Reason(
         "import asyncio\nasync def f(): raise asyncio.CancelledError('inner timeout')\nasyncio.run(f())",
-        "inner timeout", "asyncio.exceptions.CancelledError", "in f",
+        "inner timeout" if sys.version_info >= (3, 11) else "",  # asyncio.run() drops the text before that
+        "asyncio.exceptions.CancelledError",
+        "in f",
     ),
     "KeyboardInterrupt": Reason("raise KeyboardInterrupt", "KeyboardInterrupt", "KeyboardInterrupt"),
     "GeneratorExit": Reason("raise GeneratorExit", "GeneratorExit", "GeneratorExit"),

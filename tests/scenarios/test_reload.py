@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from pool.blame import SUSPECT_AFTER
+from pool.client.status import PoolStatus
 from pool.errors import JobFailed, UnknownEngine
 from pool.job import JobState
-from pool.status import PoolStatus
+from pool.policy.blame import SUSPECT_AFTER
 from scenarios.world import ROOT, World, alive, kill, wait_until
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from pool import lookup
 from pool.errors import JobFailed, JobRefused, SpoolFull
 from pool.job import JobState, Record
-from pool.retention import Retention
-from pool.spool import Spool
+from pool.spool import lookup
+from pool.spool.store import Spool
+from pool.supervise.retention import Retention
 from scenarios.world import ROOT, World, history, wait_until
 
 
@@ -109,7 +109,7 @@ def test_too_many_are_refused(shared: World) -> None:
     config = json.loads(shared.config.read_text())
     narrow = shared.folder / "narrow.json"
     narrow.write_text(json.dumps({**config, "max_ready": 2}))
-    from pool.client import FilePool
+    from pool.client.filepool import FilePool
 
     with FilePool(narrow, start=False) as pool:
         futures = pool.submit_many("fake", [{}, {}], not_before="1h")

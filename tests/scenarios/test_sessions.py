@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from pool.aio import AsyncFilePool
-from pool.client import FilePool
-from pool.codec import decode
+from pool.client.aio import AsyncFilePool
+from pool.client.filepool import FilePool
 from pool.errors import JobRefused, UnknownEngine, UnknownJob
+from pool.format.codec import decode
 from pool.job import Job, JobState
-from pool.lookup import find
+from pool.spool.lookup import find
 from scenarios.world import ROOT, World, wait_until
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pool.death import Ended
+from pool.client.future import JobFuture
 from pool.errors import JobFailed
-from pool.future import JobFuture
 from pool.job import JobState
+from pool.policy.death import Ended
 from scenarios.world import World, alive, kill, passing, wait_until
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pool import attendant
+from pool.client import attendant
 from pool.constants import EXIT_LOCKED, Phase
 from pool.errors import JobFailed
 from pool.job import JobState
@@ -148,8 +148,8 @@ def test_a_second_supervisor_is_refused(world: World) -> None:
 def test_of_ten_at_once_one_runs(world: World) -> None:
     world.configure({"fake": {"max_concurrent_tasks": 1}})
     code = (
-        "import sys; from pool.config import load_config; from pool.errors import SupervisorRunning\n"
-        "from pool.supervisor import serve\n"
+        "import sys; from pool.config.settings import load_config; from pool.errors import SupervisorRunning\n"
+        "from pool.supervise.supervisor import serve\n"
         "try: sys.exit(serve(load_config(sys.argv[1])))\n"
         "except SupervisorRunning: sys.exit(6)\n"
     )

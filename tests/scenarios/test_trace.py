@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pool.aio import AsyncFilePool
+from pool.client.aio import AsyncFilePool
 from pool.errors import JobFailed, JobRefused
 from scenarios.world import ROOT, World, kill, wait_until
 
@@ -360,7 +360,7 @@ def test_without_the_library_jobs_go_on_and_it_is_said(telling: Callable[..., Wo
 def test_lines_that_an_engine_sends_from_logging_to_loguru_carry_them_once() -> None:
     from loguru import logger
 
-    from pool import log_fields
+    from pool.work import log_fields
 
     heard: list[str] = []
 

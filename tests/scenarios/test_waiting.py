@@ -14,10 +14,10 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, as_completed, wa
 
 import pytest
 
-from pool import results
-from pool.client import FilePool
+from pool.client import results
+from pool.client.filepool import FilePool
+from pool.client.future import JobFuture
 from pool.errors import JobFailed, PoolClosed
-from pool.future import JobFuture
 from scenarios.world import World, wait_until
 
 HOUR_S = 3600

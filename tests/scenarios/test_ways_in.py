@@ -16,11 +16,11 @@ from typing import Any
 import msgpack
 import pytest
 
-from pool import lookup
-from pool.client import FilePool
+from pool.client.filepool import FilePool
 from pool.errors import JobRefused, SupervisorFailed, UnknownEngine
 from pool.job import JobState
-from pool.spool import Spool
+from pool.spool import lookup
+from pool.spool.store import Spool
 from scenarios.world import ROOT, World, alive, kill, wait_until
 
 

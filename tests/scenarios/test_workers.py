@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pool.constants import Phase
-from pool.context import partial_path, read_partials
 from pool.job import JobState
-from pool.spool import Spool
+from pool.spool.attempts import partial_path, read_partials
+from pool.spool.store import Spool
 from scenarios.world import World, alive, history, kill, overlaps, wait_until
 
 FAMILY = '''

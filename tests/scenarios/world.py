@@ -16,15 +16,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pool import cgroup, heartbeat, procs
-from pool.client import FilePool
+from pool.client.filepool import FilePool
 from pool.constants import Phase
 from pool.errors import UnknownJob
-from pool.heartbeat import Beat
+from pool.format.names import parse_worker
 from pool.job import JobState, Record
-from pool.names import parse_worker
-from pool.orphan import supervisor_identity
-from pool.procs import Identity
+from pool.runfiles import heartbeat
+from pool.runfiles.heartbeat import Beat
+from pool.runfiles.server import supervisor_identity
+from pool.system import cgroup, procs
+from pool.system.procs import Identity
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,8 +163,8 @@ class World:
         return found
 
     def state(self, job_id: str) -> JobState | None:
-        from pool import lookup
-        from pool.spool import Spool
+        from pool.spool import lookup
+        from pool.spool.store import Spool
 
         try:
             return lookup.find(Spool(self.spool), job_id).state
@@ -172,7 +173,7 @@ class World:
 
     def record(self, job_id: str) -> Record:
         """The terminal record, waited for."""
-        from pool.spool import Spool
+        from pool.spool.store import Spool
 
         spool = Spool(self.spool)
         wait_until(lambda: spool.decided(job_id), f"a record of {job_id}")

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pool.cli import CONTEXT, ConfigOption, PatienceOption, VersionOption, load, run, say, say_error
+from pool.cli.command import CONTEXT, ConfigOption, PatienceOption, VersionOption, load, run, say, say_error
 from pool.constants import EXIT_CONFIG, PATIENCE_S
 from pool.errors import ConfigError
 
@@ -66,7 +66,7 @@ def _serve(
     patience: float,
     access_log: bool,
 ) -> None:
-    from pool.client import FilePool
+    from pool.client.filepool import FilePool
     from pool.gateways.http.settings import prepare, read_settings
 
     configured = load(config, engines=True)

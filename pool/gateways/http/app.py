@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from pool import __version__
-from pool.client import FilePool
+from pool.client.filepool import FilePool
 from pool.errors import OperatorError, PoolError
 from pool.gateways.http import docs, human, jobs, speech, state, tempfile
 from pool.gateways.http.desk import Desk

@@ -19,9 +19,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from pool import codec
 from pool.constants import MAX_DROP_BYTES
 from pool.errors import ProtocolError
+from pool.format import codec
 from pool.gateways.kinds import HEAD_BYTES, kind_of
 from pool.gateways.tempfiles import Tempfile, Tempfiles
 

@@ -21,9 +21,11 @@ from anyio import move_on_after, to_thread
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
-from pool.client import FilePool
+from pool.client.filepool import FilePool
+from pool.client.future import JobFuture
+from pool.client.status import PoolStatus
 from pool.errors import UnknownJob
-from pool.future import JobFuture
+from pool.format.names import is_id
 from pool.gateways.http import views
 from pool.gateways.http.bodies import Form, read_form
 from pool.gateways.http.errors import retry_after
@@ -32,9 +34,7 @@ from pool.gateways.http.settings import Settings
 from pool.gateways.http.shapes import JobView
 from pool.gateways.roots import TEMPFILE, Roots
 from pool.gateways.tempfiles import Tempfiles
-from pool.names import is_id
-from pool.schema import Schemas, path_keys
-from pool.status import PoolStatus
+from pool.runfiles.schemas import Schemas, path_keys
 
 T = TypeVar("T")
 _BELIEVED_S = 0.5  # how long a look at the pool is believed

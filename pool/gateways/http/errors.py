@@ -18,7 +18,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from pool import codec
 from pool.errors import (
     JobConflict,
     JobFailed,
@@ -30,6 +29,7 @@ from pool.errors import (
     UnknownEngine,
     UnknownJob,
 )
+from pool.format import codec
 from pool.gateways.roots import OutsideRoots
 from pool.gateways.tempfiles import UnknownFile
 from pool.job import Failure

@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pool import codec
+from pool.client.follow import Event, Follower, Notice, Part, Setback
+from pool.client.future import JobFuture
 from pool.errors import EngineUnavailable
-from pool.follow import Event, Follower, Notice, Part, Setback
-from pool.future import JobFuture
+from pool.format import codec
 from pool.gateways.http import views
 from pool.gateways.http.desk import Desk, in_thread
 

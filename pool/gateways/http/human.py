@@ -10,15 +10,15 @@ from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from pool.client.status import PoolStatus
 from pool.errors import JobFailed, JobRefused, UnknownEngine
+from pool.format.names import check_engine
 from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import failed, json_response, respond, retry_after
 from pool.gateways.http.shapes import Envelope, FailedEnvelope, Generate, Health, responses
 from pool.job import JobState
-from pool.names import check_engine
-from pool.prospects import Outlook
-from pool.status import PoolStatus
+from pool.policy.prospects import Outlook
 
 SERVICE = "digital-human-service"
 _VERDICTS = ((Outlook.FINE, "ok"), (Outlook.COMING, "starting"), (Outlook.HOPELESS, "down"))  # the best one counts

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from pool.errors import UnknownJob
+from pool.format.names import check_id
 from pool.gateways.http import views
 from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
@@ -30,8 +31,7 @@ from pool.gateways.http.shapes import (
 )
 from pool.gateways.http.tempfile import send_file
 from pool.job import JobState, Record
-from pool.names import check_id
-from pool.terms import OUTSIDE
+from pool.job.terms import OUTSIDE
 
 JobId = Annotated[str, InPath(max_length=200, description="as the submit answered")]
 _MAX_WAIT_S = 300.0

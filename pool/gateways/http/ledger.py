@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pool.client.status import PoolStatus
 from pool.errors import ProtocolError
+from pool.format.names import parse_record
 from pool.job import Record
-from pool.names import parse_record
-from pool.spool import Spool
-from pool.status import PoolStatus
+from pool.spool.store import Spool
 
 BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 _KEPT = 10_000  # entries for lists

@@ -17,9 +17,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from pool.client.status import PoolStatus, SlotStatus
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.ledger import Histogram
-from pool.status import PoolStatus, SlotStatus
 
 _VERDICTS = ("ok", "degraded", "down")
 

@@ -8,8 +8,8 @@ import socket
 
 import uvicorn
 
-from pool.cli import say
-from pool.client import FilePool
+from pool.cli.command import say
+from pool.client.filepool import FilePool
 from pool.gateways.http.app import make_app
 from pool.gateways.http.settings import Settings
 

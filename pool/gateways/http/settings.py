@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pool import fsops
-from pool.config import MB, Config
+from pool.config.settings import MB, Config
 from pool.errors import ConfigError
+from pool.spool import fsops
 
 TOKEN_VARIABLE = "FILEPOOL_HTTP_TOKEN"  # FILEPOOL_: it is not handed on to supervisor and workers
 ROOTS_VARIABLE = "BASE_PATH"

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pool.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
-from pool.terms import DEPENDENCIES_MOST, FIELDS_MOST, NOTE_CHARS, TAGS_MOST, TIMEOUT_LEAST_S, TIMEOUT_MOST_S
-from pool.trace_context import STATE_CHARS
+from pool.format.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
+from pool.format.trace_context import STATE_CHARS
+from pool.job.terms import DEPENDENCIES_MOST, FIELDS_MOST, NOTE_CHARS, TAGS_MOST, TIMEOUT_LEAST_S, TIMEOUT_MOST_S
 
 _SWITCHES = {"0": 0, "1": 1, "true": 1, "false": 0, "": 0}
 

@@ -10,7 +10,7 @@ from loguru import logger
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pool.trace_context import TraceContext, given, is_state, parse
+from pool.format.trace_context import TraceContext, given, is_state, parse
 
 
 class Traced:

@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from pool import heads, lookup
-from pool.browse import JobInfo
+from pool.client.browse import JobInfo
 from pool.errors import ProtocolError, UnknownJob
+from pool.format.names import check_id
 from pool.gateways.http.ledger import Entry
 from pool.gateways.http.shapes import JobList, JobView, Outcome
-from pool.job import Failure, JobState, Record
-from pool.lookup import Location
-from pool.names import check_id
-from pool.spool import Spool
+from pool.job import Failure, JobState, Record, heads
+from pool.spool import lookup
+from pool.spool.lookup import Location
+from pool.spool.store import Spool
 
 
 def look(spool: Spool, job_id: str) -> JobView:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pool.cli import CONTEXT, ConfigOption, VersionOption, load, run, say, say_error
+from pool.cli.command import CONTEXT, ConfigOption, VersionOption, load, run, say, say_error
 from pool.constants import EXIT_CONFIG
 from pool.errors import ConfigError
 
@@ -67,10 +67,10 @@ def _serve(config: Path | None, gpu: list[int], start: bool, check: bool, verbos
         from pool.gateways.redis.link import connect, examine
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install filepool[redis]") from None
-    from pool.client import FilePool
+    from pool.client.filepool import FilePool
     from pool.gateways.redis.settings import SECRETS, prepare, read_settings
-    from pool.logs import setup_logging
-    from pool.notify import Notifier
+    from pool.system.logs import setup_logging
+    from pool.system.notify import Notifier
 
     os.umask(0o077)
     configured = load(config, engines=True)

@@ -16,9 +16,9 @@ from typing import Any
 
 from loguru import logger
 
-from pool import codec
+from pool.client.future import JobFuture
 from pool.errors import JobRefused
-from pool.future import JobFuture
+from pool.format import codec
 from pool.gateways.redis.files import Files, Kept
 from pool.gateways.redis.remote import ServiceAway
 from pool.gateways.redis.settings import Queue

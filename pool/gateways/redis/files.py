@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pool import codec, fsops, owner
-from pool.client import FilePool
+from pool.client.filepool import FilePool
 from pool.errors import JobRefused
+from pool.format import codec
 from pool.gateways.kinds import HEAD_BYTES, kind_of
 from pool.gateways.redis.remote import Remote, ServiceAway
 from pool.gateways.redis.settings import Settings, fetched
@@ -25,7 +25,8 @@ from pool.gateways.redis.wire import FILE_ID, Order
 from pool.gateways.roots import Roots
 from pool.gateways.tempfiles import Tempfiles, UnknownFile
 from pool.job import Record
-from pool.schema import Schemas, path_keys
+from pool.runfiles.schemas import Schemas, path_keys
+from pool.spool import fsops, owner
 
 _PAUSES_S = (0.3, 1.0, 2.0)  # between tries at a service that is away
 _FETCHED_LIFE = 2.0  # times the life of uploads, since they were last asked for

@@ -10,7 +10,7 @@ from typing import Any
 from loguru import logger
 from redis.exceptions import RedisError
 
-from pool.client import FilePool
+from pool.client.filepool import FilePool
 from pool.gateways.redis.ends import Ends
 from pool.gateways.redis.files import Files
 from pool.gateways.redis.herald import Herald
@@ -18,7 +18,7 @@ from pool.gateways.redis.link import Outage
 from pool.gateways.redis.settings import Settings
 from pool.gateways.redis.taker import Taker
 from pool.gateways.redis.wire import Keys
-from pool.notify import Notifier
+from pool.system.notify import Notifier
 
 _STOP_S = 15.0  # for takers that are in the middle of something
 _PAUSE_S = 0.5

@@ -15,7 +15,7 @@ from typing import Any
 from loguru import logger
 from redis.exceptions import RedisError
 
-from pool.client import FilePool
+from pool.client.filepool import FilePool
 from pool.errors import PoolError, UnknownJob
 from pool.gateways.redis.ends import Ends, Follow
 from pool.gateways.redis.settings import Queue, Settings

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pool import fsops
-from pool.checks import At
-from pool.config import MB, Config, RedisConfig
+from pool.config.checks import At
+from pool.config.settings import MB, Config, RedisConfig
 from pool.errors import ConfigError
 from pool.gateways.http.settings import places
+from pool.spool import fsops
 
 TOKEN_VARIABLE = "BASE_URL_TOKEN"
 SECRETS = ("REDIS_PASSWORD", TOKEN_VARIABLE)  # not for those that this process starts

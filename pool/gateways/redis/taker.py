@@ -13,9 +13,9 @@ from typing import Any
 from loguru import logger
 from redis.exceptions import RedisError
 
-from pool.client import FilePool
+from pool.client.filepool import FilePool
+from pool.client.future import JobFuture
 from pool.errors import JobConflict, JobRefused, OperatorError, SpoolFull, UnknownEngine, UnknownJob
-from pool.future import JobFuture
 from pool.gateways.redis.ends import Follow
 from pool.gateways.redis.files import Files
 from pool.gateways.redis.herald import Herald

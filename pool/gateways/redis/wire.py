@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pool.errors import JobRefused
+from pool.format.names import check_engine, is_id
 from pool.job import Progress
-from pool.names import check_engine, is_id
 
 MAX_JOB_BYTES = 64 * 1024
 _MAX_TEXT = 512

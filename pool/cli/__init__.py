@@ -1,0 +1,1 @@
+"""The commands: `python -m pool …` and `python -m pool.submit`."""

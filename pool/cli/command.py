@@ -1,0 +1,210 @@
+"""What all commands share: options, exit codes of errors, opening the spool. No traceback for a mistake of a person."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from pool import __version__
+from pool.cli import streams
+from pool.errors import ConfigError, JobFailed, PoolError, SpoolError, SupervisorRunning
+
+if TYPE_CHECKING:
+    from pool.config.settings import Config
+    from pool.job import Progress
+    from pool.spool.store import Spool
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="Default: ./config.json", show_default=False),
+]
+PatienceOption = Annotated[
+    float,
+    typer.Option(
+        min=0, metavar="SECONDS", help="How long to wait while no worker can run before somebody acts; inf: for ever."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; notes go to stderr.")]
+NotBeforeOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Wait until then: 90s, 2h, 1d, 2030-01-31T08:00+01:00.", show_default=False),
+]
+ExpiresOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Fail when no worker has begun it by then.", show_default=False),
+]
+AfterOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ID", help="Wait until this job has completed; again for more.", show_default=False),
+]
+
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"filepool {__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+]
+
+_SPOOL = re.compile(r'"spool"\s*:\s*("(?:[^"\\\n]|\\.)*")')
+_FAILED, _USAGE, _TIMED_OUT, _LOCKED = 1, 2, 3, 6
+
+
+def run(app: typer.Typer, prog: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and end the process with its exit code."""
+    streams.settle()
+    try:
+        code = _run(app, prog, list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except streams.OutputFailed as error:
+        if error.unread:
+            code = streams.EXIT_UNREAD
+        else:
+            say_error(str(error))
+            code = _FAILED
+    sys.exit(code)
+
+
+def _run(app: typer.Typer, prog: str, words: list[str]) -> int | str | None:
+    try:
+        app(args=words, prog_name=prog)
+    except SystemExit as end:
+        return end.code
+    except PoolError as error:
+        return _tell(error, str(error), "--json" in words)
+    except OSError as error:
+        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        return _tell(error, what, "--json" in words)
+    return 0
+
+
+def _tell(error: Exception, message: str, as_json: bool) -> int:
+    """Say it in red, for programs as an object, too; the exit code."""
+    say_error(message)
+    code = _FAILED if isinstance(error, OSError) else _USAGE
+    if isinstance(error, JobFailed):
+        code = _TIMED_OUT if error.failure.kind in ("timeout", "expired") else _FAILED
+    elif isinstance(error, SupervisorRunning):
+        code = _LOCKED
+    if as_json:
+        about = {"type": type(error).__name__, "message": message, "path": getattr(error, "path", "")}
+        print(json.dumps({"error": about}, ensure_ascii=False, indent=2))
+    return code
+
+
+def say_error(message: str) -> None:
+    """One red line on stderr; what follows the first line stays plain."""
+    from rich.text import Text
+
+    from pool.cli.terminal import make_console, plain
+
+    first, _, rest = plain(message.strip() or "unknown error").partition("\n")
+    console = make_console(stderr=True)
+    console.print(Text.assemble(("error: ", "bold red"), (first, "red")), soft_wrap=True)
+    if rest:
+        console.print(Text(rest), soft_wrap=True)
+
+
+def say(message: str, style: str = "") -> None:
+    """A note on stderr."""
+    from rich.text import Text
+
+    from pool.cli.terminal import make_console, plain
+
+    make_console(stderr=True).print(Text(plain(message), style=style), soft_wrap=True)
+
+
+def load(config: Path | None, *, engines: bool = False) -> Config:
+    """The configuration; engines: it must name one. Raises ConfigError."""
+    from pool.config.settings import load_config
+
+    return load_config(config, engines=engines)
+
+
+def load_running(config: Path | None) -> tuple[Config, ConfigError | None]:
+    """The configuration; of a file that is wrong, no more than its spool, and the error. Raises ConfigError when it is
+    wrong and no supervisor serves what it said before."""
+    from pool.config.settings import FILE_NAME, parse_config
+    from pool.runfiles.server import running
+
+    try:
+        return load(config), None
+    except ConfigError as error:
+        file = Path(config or FILE_NAME).absolute()
+        file = file / FILE_NAME if file.is_dir() else file
+        try:
+            named = _SPOOL.search(file.read_text("utf-8", "replace"))
+            spool = json.loads(named[1]) if named else "spool"
+            only_spool = parse_config({"spool": spool}, file.parent, file=file, engines=False)
+        except (OSError, ValueError, ConfigError):
+            raise error from None
+        serves = running(only_spool.spool)
+        if serves is None or serves.config != str(file):  # the proof that it is the right one
+            raise
+        return only_spool, error
+
+
+def open_spool(config: Config) -> Spool:
+    """The spool of a configuration, which must exist: a command that looks makes none. Raises SpoolError."""
+    from pool.spool.store import Spool
+
+    if not config.spool.is_dir():
+        where = f" of {config.file}" if config.file else f" (there is no config.json in {config.root})"
+        raise SpoolError(
+            f"{config.spool}, the spool{where}, does not exist yet: start the pool with `python -m pool serve`, "
+            "or name another configuration with --config"
+        )
+    return Spool(config.spool, durable=config.durable)
+
+
+def known_engine(config: Config, name: str) -> None:
+    """Raises UnknownEngine with the nearest name."""
+    from pool.config.checks import nearest
+    from pool.errors import UnknownEngine
+
+    if name in config.engines:
+        return
+    if not config.engines:
+        raise ConfigError("none is configured: name a configuration with --config", "engines")
+    near = nearest(name, list(config.engines))
+    where = f" in {config.file}" if config.file else ""
+    raise UnknownEngine(f"no engine {name!r}{where}{near}; there are: {', '.join(config.engines)}", "engine")
+
+
+def standing(word: Progress) -> str:
+    """How far a job is, in words: "inference 31 % (19 of 62 s)"."""
+    from pool.cli.terminal import one_line
+
+    percent = f" {word.percent:.0f} %" if word.percent else ""
+    return f"{word.status}{percent}{f' ({one_line(word.message)})' if word.message else ''}"
+
+
+@contextlib.contextmanager
+def starting(silent: bool) -> Iterator[None]:
+    """Say that a supervisor is being started when it takes a moment."""
+    from pool.cli.terminal import make_console
+
+    console = make_console(stderr=True)
+    if silent or not console.is_terminal:
+        yield
+        return
+    with console.status("starting the pool …"):
+        yield
+
+
+def print_json(value: object) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))

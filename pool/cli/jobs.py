@@ -1,0 +1,217 @@
+"""Commands that look through jobs: jobs, jobs show, rerun."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pool.cli.command import CONTEXT, ConfigOption, JsonOption, known_engine, load, open_spool, print_json, say
+from pool.errors import CallerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pool.client.browse import JobPage
+    from pool.config.settings import Config
+    from pool.spool.store import Spool
+
+_EPILOG = "\n\n".join(
+    (
+        "[bold]Examples[/bold]",
+        "python -m pool jobs --state failed --since 24h",
+        "python -m pool jobs --engine transcribe --tag customer=acme --json",
+        "python -m pool jobs show ID",
+        "python -m pool rerun ID speakers=3 --tag again",
+    )
+)
+jobs_app = typer.Typer(context_settings=CONTEXT, rich_markup_mode="rich")
+
+
+@jobs_app.callback(invoke_without_command=True, epilog=_EPILOG)
+def jobs(
+    context: typer.Context,
+    engine: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,…", help="Only of these engines.", show_default=False)
+    ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STATE,…", help="queued, deferred, running, completed, failed, cancelled.",
+                     show_default=False),
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG,…", help="Only with all of these tags.", show_default=False)
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Submitted within 90s, 30m, 2h, 7d.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", help="So many, at most 1000.")] = 50,
+    after: Annotated[
+        str, typer.Option(metavar="CURSOR", help="The next page: the cursor under the last one.", show_default=False)
+    ] = "",
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks.")] = 2.0,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:  # fmt: skip
+    """Jobs that wait, run and ended, newest first. `jobs show ID`: one of them with its parameters."""
+    if context.invoked_subcommand is not None:
+        return
+    from pool.client import browse
+
+    configured = load(config)
+    spool = open_spool(configured)
+    engines = _words(engine)
+    for name in engines:
+        _known(spool, configured, name)
+
+    def look() -> JobPage:
+        return browse.page(
+            spool, engine=engines, state=_words(state), tag=_words(tag), since=since, limit=limit, after=after
+        )
+
+    if watch:
+        _watch(look, interval, as_json)
+        return
+    _print(look(), as_json)
+
+
+@jobs_app.command("show")
+def show(
+    job_id: Annotated[str, typer.Argument(metavar="ID")],
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """One job with its parameters, terms, tags and note. Secrets are not shown."""
+    from pool.cli.tables import job_view
+    from pool.cli.terminal import make_console
+    from pool.client import browse, rerun
+
+    spool = open_spool(load(config))
+    origin = rerun.origin(spool, job_id)
+    about = browse.one(spool, job_id)
+    full = {**about.to_map(), **origin.to_map()}
+    if as_json:
+        print_json(full)
+    else:
+        make_console().print(job_view(about, origin), soft_wrap=True)
+
+
+def rerun(
+    job_id: Annotated[str, typer.Argument(metavar="ID")],
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="What is to be different.", show_default=False)
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="KEY,…", help="Leave this parameter out.", show_default=False)
+    ] = None,
+    priority: Annotated[int | None, typer.Option(help="-100 to 100.", show_default=False)] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="An attempt may run this long.", show_default=False)
+    ] = None,
+    retries: Annotated[int | None, typer.Option(help="Further attempts after the first.", show_default=False)] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG,…", help="Instead of its tags.", show_default=False)
+    ] = None,
+    note: Annotated[str | None, typer.Option(help="Instead of its note.", show_default=False)] = None,
+    new_id: Annotated[str | None, typer.Option("--id", help="Your own name for it.", show_default=False)] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Submit a new job like an old one, whatever became of that, with changes.
+
+    The old job stays as it is; `retry` is what runs a failed job itself again.
+    """
+    from pool.cli.arguments import parse_words
+    from pool.client.filepool import FilePool
+    from pool.runfiles.schemas import Schemas
+
+    configured = load(config, engines=True)
+    spool = open_spool(configured)
+    with FilePool(configured, start=False) as pool:
+        old = pool.origin(job_id)
+        known_engine(configured, old.engine)
+        about = Schemas(spool.root).describe(old.engine)
+        params = parse_words(values or [], about.get("schema") or {} if about else None, Path.cwd())
+        future = pool.rerun(
+            job_id, id=new_id, params=params, without=_words(without), priority=priority, timeout_s=timeout,
+            retry_times=retries, tags=None if tag is None else _words(tag), note=note,
+        )  # fmt: skip
+        served = pool.status().supervisor is not None
+        pool.close()
+    if as_json:
+        print_json({"id": future.id, "engine": future.engine, "rerun_of": job_id, "served": served})
+    else:
+        print(future.id)
+        say(f"accepted; follow it: python -m pool.submit --attach {future.id}", "dim")
+    if not served:
+        say("no supervisor serves this spool; the job waits for one: python -m pool serve", "yellow")
+
+
+# ---- how it is shown
+
+
+def _print(page: JobPage, as_json: bool) -> None:
+    from pool.cli.tables import jobs_view
+    from pool.cli.terminal import make_console
+
+    if page.trouble:
+        say(f"! {page.trouble}", "yellow")
+    if as_json:
+        print_json(page.to_map())
+        return
+    if not len(page):
+        say("no job fits", "dim")
+        return
+    make_console().print(jobs_view(page.jobs))
+    if page.next:
+        say(f"more: add --after {page.next}", "dim")
+
+
+def _watch(look: Callable[[], JobPage], interval: float, as_json: bool) -> None:
+    from rich.live import Live
+
+    from pool.cli.tables import jobs_view
+    from pool.cli.terminal import make_console
+
+    console = make_console()
+
+    def views() -> Iterator[JobPage]:
+        while True:
+            yield look()
+            time.sleep(interval)
+
+    try:
+        if as_json or not console.is_terminal:
+            for page in views():
+                if as_json:
+                    print(json.dumps(page.to_map(), ensure_ascii=False), flush=True)
+                else:
+                    console.print(jobs_view(page.jobs))
+            return
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            for page in views():
+                live.update(jobs_view(page.jobs), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _words(given: list[str] | None) -> list[str]:
+    """"a,b" and "c" as given with an option that may be repeated."""
+    words = [word.strip() for text in given or [] for word in text.split(",")]
+    if any(not word for word in words):
+        raise CallerError("an empty word in a list: write for example --state failed,running")
+    return words
+
+
+def _known(spool: Spool, config: Config, name: str) -> None:
+    """An engine that the configuration names, or that jobs in the spool were for."""
+    from pool.format.names import check_engine
+
+    check_engine(name)
+    if not (Path(spool.ready_dir(name)).is_dir() or (spool.root / "run" / "engines" / f"{name}.json").is_file()):
+        known_engine(config, name)
+

@@ -1,0 +1,364 @@
+"""Commands about the pool: serve, status, drain, recover, engines, logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pool.cli.command import (
+    ConfigOption,
+    JsonOption,
+    known_engine,
+    load,
+    load_running,
+    open_spool,
+    print_json,
+    say,
+    say_error,
+)
+from pool.errors import CallerError, ConfigError, JobRefused, SupervisorRunning
+
+if TYPE_CHECKING:
+    from pool.config.settings import Config
+    from pool.spool.store import Spool
+    from pool.system.procs import Identity
+
+_POLL_S = 0.1
+_TAKE_OVER_S = 5.0  # workers must survive this long without a supervisor
+
+
+def serve(
+    config: ConfigOption = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log in detail.")] = False,
+    tied: Annotated[bool, typer.Option("--tied", hidden=True)] = False,
+) -> None:
+    """Start the workers and serve the spool until Ctrl-C or SIGTERM.
+
+    The first signal drains: running jobs may finish. The second one ends at once. SIGHUP reads the configuration
+    again, as `reload` does. Logs go to stderr and to run/logs/supervisor.log in the spool.
+    Exit codes: 0 drained, 4 wrong configuration, 6 another supervisor serves.
+    """
+    from pool.constants import EXIT_CONFIG, EXIT_LOCKED
+
+    try:
+        configured = load(config, engines=True)
+        code = _serve(configured, verbose=verbose, tied=tied)
+    except SupervisorRunning as error:
+        say_error(f"{error}{_who_serves(configured)}")
+        raise typer.Exit(EXIT_LOCKED) from None
+    except ConfigError as error:
+        say_error(str(error))
+        raise typer.Exit(EXIT_CONFIG) from None
+    raise typer.Exit(code)
+
+
+def _serve(config: Config, *, verbose: bool, tied: bool) -> int:
+    from pool.spool import layout
+    from pool.supervise import supervisor
+    from pool.system import logs
+
+    other = _server(config)
+    if other is not None and (tied or not _take_over(config, other)):
+        raise SupervisorRunning(f"another supervisor serves {config.spool}")
+    layout.prepare(config.spool)
+    file = config.spool / "run" / "logs" / "supervisor.log"
+    console = not _is_stderr(file)
+
+    def begin_log(config: Config) -> None:
+        level = "DEBUG" if verbose else config.log.level
+        logs.setup_logging(level, file, max_bytes=config.log.max_bytes, keep=config.log.keep, console=console)
+
+    begin_log(config)
+    for note in config.notes:
+        say(f"! {note}", "yellow")
+    if not tied:
+        for line in _what_is_served(config):
+            say(line)
+    return supervisor.serve(config, tied=tied, on_reload=begin_log)
+
+
+def _what_is_served(config: Config) -> Iterator[str]:
+    for name, engine in config.engines.items():
+        spares = f" + {engine.spares} spare" if engine.spares else ""
+        devices = ", ".join(dict.fromkeys(engine.devices)) or engine.device
+        workers = f"{engine.workers} worker{'' if engine.workers == 1 else 's'}{spares}"
+        yield f"{name}: {engine.engine}, {workers} on {devices}"
+    where = f" --config {config.file}" if config.file and config.file.parent != Path.cwd() else ""
+    first = next(iter(config.engines))
+    yield f"spool: {config.spool} (drop jobs into {config.spool}/in)"
+    yield f"submit: python -m pool.submit {first} key=value …{where}    look: python -m pool status --watch{where}"
+    yield "Ctrl-C drains, twice ends at once"
+
+
+def _who_serves(config: Config) -> str:
+    identity = _server(config)
+    who = f" (pid {identity.pid})" if identity else ""
+    return f"{who}: use that one, or end it first with `python -m pool drain`"
+
+
+def _take_over(config: Config, other: Identity) -> bool:
+    """Put ourselves in the place of a supervisor that a client started for itself.
+
+    It is killed, not drained: its workers go on, with their models and jobs, and we adopt them.
+    """
+    from pool.system.procs import SIGKILL, signal_process
+
+    record = config.spool / "run" / "supervisor.json"
+    if not json.loads(record.read_bytes()).get("tied") or config.orphan_grace_s < _TAKE_OVER_S:
+        return False
+    say(f"taking over from the pool that a client started (pid {other.pid}); its workers go on", "yellow")
+    signal_process(other, SIGKILL)
+    deadline = time.monotonic() + _TAKE_OVER_S
+    while other.alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not other.alive()
+
+
+def _server(config: Config) -> Identity | None:
+    """The supervisor that serves a spool now."""
+    from pool.runfiles.server import supervisor_identity
+
+    identity = supervisor_identity(config.spool / "run" / "supervisor.json")
+    return identity if identity is not None and identity.alive() else None
+
+
+def _is_stderr(file: Path) -> bool:
+    """Whether our stderr is that very file: a client that starts us makes it so; no line is to stand there twice."""
+    try:
+        return os.path.samestat(os.fstat(2), os.stat(file))
+    except OSError:
+        return False
+
+
+# --- status
+
+
+def status(
+    config: ConfigOption = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks.")] = 1.0,
+    as_json: JsonOption = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit code 1 unless all is well.")] = False,
+) -> None:
+    """Health, queues per engine and what every worker is doing."""
+    configured, wrong = load_running(config)
+    spool = open_spool(configured)
+    if wrong:
+        say_error(f"{wrong}")
+        say("what is shown is the pool as it runs, with what it read before", "yellow")
+    if watch:
+        _watch(spool, configured, interval, as_json)
+        return
+    from pool.client.inspection import read_status
+
+    found = read_status(spool, configured)
+    if as_json:
+        print_json(found.to_map())
+    else:
+        from pool.cli.terminal import make_console, status_view
+
+        make_console().print(status_view(found))
+    raise typer.Exit(1 if check and not found.health.ok else 0)
+
+
+def _watch(spool: Spool, config: Config, interval: float, as_json: bool) -> None:
+    from rich.live import Live
+
+    from pool.cli.terminal import make_console, status_view
+    from pool.client.inspection import read_status
+
+    console = make_console()
+    try:
+        if as_json or not console.is_terminal:
+            while True:
+                found = read_status(spool, config)
+                if as_json:
+                    print(json.dumps(found.to_map(), ensure_ascii=False), flush=True)
+                else:
+                    console.print(status_view(found))
+                time.sleep(interval)
+        with Live(status_view(read_status(spool, config)), console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(interval)
+                live.update(status_view(read_status(spool, config)), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+# --- drain and recover
+
+
+def drain(
+    config: ConfigOption = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until the supervisor is gone.")] = True,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Wait this long at most.", show_default=False)
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="End at once; what runs is given back to the queue.")] = False,
+) -> None:
+    """End the pool: running jobs may finish, the rest waits in the spool."""
+    from pool.system.procs import signal_process
+
+    configured = load(config)
+    spool = open_spool(configured)
+    identity = _server(configured)
+    if identity is None:
+        say(f"no supervisor serves {spool.root}: nothing to drain", "yellow")
+        return
+    if not signal_process(identity, signal.SIGTERM):
+        raise ConfigError(f"the supervisor (pid {identity.pid}) cannot be signalled: it belongs to another user")
+    if now:
+        time.sleep(2 * _POLL_S)  # two signals at once would be one
+        signal_process(identity, signal.SIGTERM)
+    if not wait:
+        say(f"asked pid {identity.pid} to drain", "dim")
+        return
+    raise typer.Exit(_await_drain(spool, identity, timeout))
+
+
+def _await_drain(spool: Spool, identity: Identity, timeout: float | None) -> int:
+    from pool.spool import lookup
+
+    begun, told = time.monotonic(), -1
+    while identity.alive():
+        running = sum(1 for _ in lookup.running(spool))
+        if running != told:
+            told = running
+            say(f"draining: {running} job{'' if running == 1 else 's'} still running", "dim")
+        if timeout is not None and time.monotonic() - begun >= timeout:
+            say(
+                f"✗ not drained after {timeout:g} s; it goes on draining (python -m pool drain --now ends it)", "yellow"
+            )
+            return 3
+        time.sleep(_POLL_S)
+    waiting = sum(1 for _ in lookup.waiting(spool))
+    rest = f", {waiting} job{' waits' if waiting == 1 else 's wait'} in the spool" if waiting else ""
+    say(f"✓ drained{rest}", "green")
+    return 0
+
+
+def recover(
+    slots: Annotated[list[str] | None, typer.Argument(metavar="SLOT", help="As in status: transcribe-0.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All benched slots.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Take benched slots back into service, once the cause is mended."""
+    from pool.client.inspection import read_status
+    from pool.config.checks import nearest
+    from pool.spool import fsops
+
+    configured = load(config)
+    spool = open_spool(configured)
+    found = read_status(spool, configured)
+    if found.supervisor is None:
+        raise ConfigError("no supervisor serves this spool: `python -m pool serve` starts every slot afresh")
+    known = {slot.slot: slot for slot in found.slots}
+    benched = [slot.slot for slot in found.slots if slot.seat in ("benched", "off")]
+    if every == bool(slots):
+        raise CallerError(f"name slots, or --all; benched: {', '.join(benched) or 'none'}")
+    for name in slots or benched:
+        if name not in known:
+            raise JobRefused(f"no slot {name!r}{nearest(name, list(known))}; there are: {', '.join(known)}")
+        if name not in benched:
+            say(f"{name} is not benched ({known[name].phase or known[name].seat})", "yellow")
+            continue
+        temp = spool.temp()
+        fsops.write_new(temp, [b""], sync=False)
+        fsops.replace(temp, f"{spool.root}/run/control/{name}.recover")
+        say(f"✓ {name} is asked back", "green")
+    if every and not benched:
+        say("no slot is benched", "dim")
+
+
+# --- engines and logs
+
+
+def engines(
+    name: Annotated[str | None, typer.Argument(help="One engine only.", show_default=False)] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The engines of the configuration and the parameters that they accept."""
+    from pool.runfiles.schemas import Schemas
+
+    configured = load(config)
+    if name is not None:
+        known_engine(configured, name)
+    schemas = Schemas(configured.spool)
+    entries: list[dict[str, Any]] = []
+    for engine in configured.engines.values():
+        if name in (None, engine.name):
+            about = schemas.describe(engine.name)
+            entries.append(
+                {
+                    "name": engine.name,
+                    "engine": engine.engine,
+                    "workers": engine.workers,
+                    "described": about is not None,
+                    "doc": (about or {}).get("doc", ""),
+                    "schema": (about or {}).get("schema"),
+                }
+            )
+    if as_json:
+        print_json({"engines": entries})
+        return
+    from pool.cli.terminal import engines_view, make_console
+
+    if not entries:
+        raise ConfigError("none is configured: name a configuration with --config", "engines")
+    make_console().print(engines_view(entries))
+
+
+def show_logs(
+    slot: Annotated[str | None, typer.Argument(help="transcribe-0, or supervisor.", show_default=False)] = None,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=1, max=100_000, help="The last ones.")] = 40,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="And what comes, until Ctrl-C.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """The log of one slot, or of the supervisor."""
+    from pool.config.checks import nearest
+    from pool.system.logs import mark, tail
+
+    folder = open_spool(load(config)).root / "run" / "logs"
+    known = sorted(path.stem for path in folder.glob("*.log"))
+    if slot is None or slot not in known:
+        what = "name a log" if slot is None else f"no log of {slot!r}{nearest(slot, known)}"
+        raise JobRefused(f"{what}; there are: {', '.join(known) or 'none yet'}")
+    path = folder / f"{slot}.log"
+    while True:
+        place = mark(path)
+        text = tail(path, lines, 200 * lines + 16384)
+        if not follow or mark(path) == place:  # RACE: else a line may be shown twice, or never
+            break
+    print(text, flush=True)
+    if follow:
+        _follow(path, place)
+
+
+def _follow(path: Path, place: int) -> None:
+    from pool.cli.terminal import plain
+    from pool.system.logs import mark
+
+    try:
+        while True:
+            length = mark(path)
+            if length < place:  # turned over
+                place = 0
+            if length > place:
+                with open(path, "rb") as stream:
+                    stream.seek(place)
+                    data = stream.read(1 << 20)
+                place += len(data)
+                sys.stdout.write(plain(data.decode("utf-8", "replace")))
+                sys.stdout.flush()
+            time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,377 @@
+"""`python -m pool.submit`: give a job to the pool, watch it, print its result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pool.cli.command import (
+    CONTEXT,
+    AfterOption,
+    ConfigOption,
+    ExpiresOption,
+    JsonOption,
+    NotBeforeOption,
+    PatienceOption,
+    VersionOption,
+    known_engine,
+    load,
+    print_json,
+    run,
+    say,
+    starting,
+)
+from pool.constants import PATIENCE_S
+from pool.errors import CallerError
+from pool.policy.retries import KINDS
+
+if TYPE_CHECKING:
+    from pool.cli.progress import LiveView, PlainView
+    from pool.client.filepool import FilePool
+    from pool.client.follow import Follower
+    from pool.client.future import JobFuture
+    from pool.config.settings import Config
+
+_DESCRIBE_S = 5.0  # how long a pool that has just started may take to say what an engine accepts
+_EPILOG = "\n\n".join(  # the help joins lines within a paragraph, so each is one
+    (
+        "[bold]Examples[/bold]",
+        "python -m pool.submit transcribe audio=speech.wav",
+        "python -m pool.submit transcribe audio=call.m4a speakers=2 output=call.srt",
+        "python -m pool.submit transcribe audio=talk.mp4 hotword=@names.txt --json > talk.json",
+        "python -m pool.submit transcribe audio=long.wav --no-wait --id interview-7",
+        "python -m pool.submit --attach interview-7",
+        "[bold]Values[/bold] are text where the engine wants text, else JSON where it is JSON. key=@file reads the "
+        "value from a file, key:=json is JSON in any case, key=@@name begins with @. Relative paths begin here. "
+        "What an engine accepts: python -m pool engines",
+        "[bold]Exit codes[/bold] 0 completed, 1 failed or cancelled, or no worker can run it, 2 wrong usage or "
+        "refused, 3 timed out, 130 left with Ctrl-C (the job goes on), 141 nobody reads its output",
+    )
+)
+
+
+def submit(
+    engine: Annotated[str | None, typer.Argument(metavar="ENGINE", help="A name from config.json.")] = None,
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Parameters of the engine.", show_default=False)
+    ] = None,
+    config: ConfigOption = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job, or only hand it over.")] = True,
+    as_json: JsonOption = False,
+    priority: Annotated[int, typer.Option(help="-100 to 100; higher runs first.")] = 0,
+    job_id: Annotated[
+        str | None,
+        typer.Option("--id", help="Your own name for the job: the same again is the same job.", show_default=False),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="An attempt may run this long, then it is ended.", show_default=False),
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option(help="Further attempts after the first one failed.", show_default=False)
+    ] = None,
+    retry_on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help=f"Only after this: {', '.join(KINDS)}; again for more.", show_default=False),
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG,…", help="To find it by, in `jobs`.", show_default=False)
+    ] = None,
+    note: Annotated[str, typer.Option(help="A few words, shown in lists of jobs.", show_default=False)] = "",
+    log_context: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="In each line that its engine logs; repeat it.", show_default=False),
+    ] = None,
+    traceparent: Annotated[
+        str, typer.Option(envvar="TRACEPARENT", help="W3C trace context that the job belongs to.", show_default=False)
+    ] = "",
+    tracestate: Annotated[
+        str, typer.Option(envvar="TRACESTATE", help="What vendors say beside it.", show_default=False)
+    ] = "",
+    not_before: NotBeforeOption = None,
+    expires: ExpiresOption = None,
+    after: AfterOption = None,
+    wait_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Wait this long at most; the job goes on.", show_default=False),
+    ] = None,
+    patience: PatienceOption = PATIENCE_S,
+    output_record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the whole record of the job there, as JSON.", show_default=False),
+    ] = None,
+    attach: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Follow a job that was submitted before.", show_default=False),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With the worker's traceback on failure.")] = False,
+    version: VersionOption = False,
+) -> None:
+    """Submit a job, follow it, print its result.
+
+    Progress goes to stderr, the result to stdout. When nobody serves the spool, a pool is started for this command.
+    """
+    if (attach is None) == (engine is None):
+        missing = "name an engine and its parameters, for example: python -m pool.submit transcribe audio=speech.wav"
+        raise CallerError(missing if attach is None else "--attach takes no engine: the job has its own")
+    from pool.cli.arguments import parse_fields
+    from pool.client.filepool import FilePool
+
+    fields = parse_fields(log_context or [])
+    configured = load(config, engines=attach is None)
+    if attach is None:
+        known_engine(configured, engine or "")
+    with starting(quiet or not wait):
+        pool = FilePool(configured, start=wait, patience=patience)
+    try:
+        with _ctrl_c() as asked:
+            if attach is not None:
+                future = pool.attach(attach)
+            else:
+                params = _parameters(pool, configured, engine or "", values or [], started=wait)
+                future = pool.submit(
+                    engine or "", params=params, id=job_id, priority=priority, timeout_s=timeout, retry_times=retries,
+                    retry_on=retry_on or None, note=note, tags=[word for text in tag or [] for word in text.split(",")],
+                    not_before=not_before, expires=expires, depends_on=after or (), traceparent=traceparent,
+                    tracestate=tracestate if traceparent else "", log_context=fields,
+                )  # fmt: skip
+            if not wait:
+                _handed_over(pool, future, as_json=as_json, quiet=quiet)
+                return
+            code = Waiting(pool, future, asked, as_json=as_json, quiet=quiet, verbose=verbose,
+                           output_record=output_record).until(wait_timeout)  # fmt: skip
+    finally:
+        pool.close()
+    raise typer.Exit(code)
+
+
+def _parameters(pool: FilePool, config: Config, engine: str, words: list[str], *, started: bool) -> dict[str, Any]:
+    """Values as the engine's schema wants them; a pool that just started is given a moment to say what that is."""
+    from pool.cli.arguments import parse_words
+    from pool.runfiles.schemas import Schemas
+
+    schemas = Schemas(config.spool)
+    deadline = time.monotonic() + _DESCRIBE_S
+    while (about := schemas.describe(engine)) is None and started and time.monotonic() < deadline:
+        if any(slot.trouble for slot in pool.status().of(engine)):
+            break  # it cannot even start: the job waits, and the reason is shown
+        time.sleep(0.05)
+    return parse_words(words, about.get("schema") or {} if about else None)
+
+
+def _handed_over(pool: FilePool, future: JobFuture, *, as_json: bool, quiet: bool) -> None:
+    served = pool.status().supervisor is not None
+    if as_json:
+        state = pool.state(future.id).value
+        print_json({"id": future.id, "engine": future.engine, "state": state, "served": served})
+    else:
+        print(future.id)
+    if not as_json and not quiet:
+        say(f"accepted; its result: python -m pool result {future.id} --wait", "dim")
+    if not served:
+        say("no supervisor serves this spool; the job waits for one: python -m pool serve", "yellow")
+
+
+class Waiting:
+    """One person, or one script, that waits for one job. asked: how often Ctrl-C was pressed."""
+
+    def __init__(
+        self,
+        pool: FilePool,
+        future: JobFuture,
+        asked: Callable[[], int],
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        output_record: Path | None = None,
+    ) -> None:
+        self._pool, self._future, self._asked = pool, future, asked
+        self._json, self._quiet, self._verbose = as_json, quiet, verbose
+        self._output_record = output_record
+        self._answered = 0
+        self._cancelling = False
+
+    def until(self, timeout: float | None) -> int:
+        """Follow the job to its end, at most `timeout` seconds; the exit code."""
+        from pool.cli.outcome import EXIT_FAILED
+        from pool.cli.progress import make_view
+        from pool.cli.terminal import make_console
+        from pool.client.follow import Follower
+
+        console = make_console(stderr=True)
+        if not self._quiet:
+            say(f"job {self._future.id} · {self._future.engine}", "dim")
+        follower = Follower(self._pool, self._future)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        view = make_view(console, quiet=self._quiet)
+        try:
+            while True:
+                over = follower.over  # asked first: what comes before the end is then shown, too
+                for event in follower.poll():
+                    view.show(event)
+                if over:
+                    break
+                if self._asked() > self._answered:
+                    code = self._interrupted(view)
+                    if code is not None:
+                        return code
+                if deadline is not None and time.monotonic() >= deadline:
+                    return self._gave_up(view, f"not done after {timeout:g} s")
+                if follower.stuck and self._tied():
+                    return self._gave_up(view, f"{follower.stuck}, see above", EXIT_FAILED)
+                follower.wait()
+        finally:
+            view.close()
+        return self._report(follower, view)
+
+    # ---- the end
+
+    def _report(self, follower: Follower, view: LiveView | PlainView) -> int:
+        from pool.cli import outcome
+        from pool.cli.terminal import make_console
+        from pool.job import JobState
+
+        record = follower.future.record
+        if follower.future.unavailable is not None:
+            return self._gave_up(view, follower.future.unavailable.sentence(), outcome.EXIT_FAILED)
+        if record is None:
+            error = follower.future.exception()  # its record cannot be read
+            raise error if error is not None else RuntimeError("a job without a record")
+        if self._output_record is not None:
+            _write(self._output_record, outcome.record_json(record) + "\n")
+        notes = make_console(stderr=True)
+        if self._json:
+            print(outcome.record_json(record))
+        if record.state is not JobState.COMPLETED:
+            notes.print(outcome.failure_text(record, verbose=self._verbose), soft_wrap=True)
+            return outcome.exit_code(record)
+        lines = outcome.result_lines(record.value)
+        seen = sys.stdout.isatty() and sys.stderr.isatty() and lines == view.parts
+        if not self._json and not seen:
+            for line in lines:
+                print(line)
+        sys.stdout.flush()
+        if not self._quiet:
+            for warning in outcome.warnings_of(record.value):
+                say(f"! {warning}", "yellow")
+            notes.print(outcome.summary(record), soft_wrap=True)
+            for path in outcome.files_of(record):
+                say(f"  wrote {path}")
+        return outcome.exit_code(record)
+
+    def _gave_up(self, view: LiveView | PlainView, why: str, code: int | None = None) -> int:
+        from pool.cli.command import standing
+        from pool.cli.outcome import EXIT_TIMED_OUT
+
+        view.close()
+        word = self._pool.progress_of(self._future.id)
+        if self._json:
+            more = {"status": word.status, "progress": word.percent, "message": word.message or why}
+            print_json({**self._about(), "timed_out": code is None, **more})
+        say(f"✗ {why}: job {self._future.id} is {standing(word)}", "bold yellow")
+        self._say_how_to_come_back()
+        return EXIT_TIMED_OUT if code is None else code
+
+    # ---- Ctrl-C
+
+    def _interrupted(self, view: LiveView | PlainView) -> int | None:
+        """Ask what to do; None: go on waiting. A second Ctrl-C, or nobody to ask, leaves."""
+        from pool.cli.outcome import EXIT_INTERRUPTED
+
+        self._answered = self._asked()
+        view.pause()
+        answer = "l"
+        if sys.stdin.isatty() and sys.stderr.isatty() and not self._cancelling:
+            answer = self._ask()
+        if answer == "c":
+            self._cancelling = True
+            self._future.cancel()
+            say("asked the job to stop; waiting for its end (Ctrl-C leaves at once)", "yellow")
+        elif answer == "l":
+            if self._json:
+                print_json({**self._about(), "left": True})
+            say(f"left: job {self._future.id} goes on", "yellow")
+            self._say_how_to_come_back()
+            return EXIT_INTERRUPTED
+        view.resume()
+        return None
+
+    def _ask(self) -> str:
+        """The first letter of the answer. Ctrl-C, or the end of input, means leave."""
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            sys.stderr.write("\nleave the job running, cancel it, or wait on? [L/c/w] (Ctrl-C leaves) ")
+            sys.stderr.flush()
+            answer = sys.stdin.readline()
+        except KeyboardInterrupt:
+            sys.stderr.write("\n")
+            answer = ""
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        letter = answer.strip().lower()[:1]
+        return letter if letter in ("c", "w") else "l"
+
+    def _say_how_to_come_back(self) -> None:
+        where = f" --config {self._pool.config.file}" if self._pool.config.file else ""
+        if self._tied():  # the workers end when we go
+            grace = self._pool.config.drain_grace_s
+            waits = f"what needs more than {grace:g} s goes back to the queue" if self._future.running() else "it waits"
+            say(f"  this pool ends with this command, {waits}; to go on: python -m pool serve{where}")
+        say(f"  follow it:  python -m pool.submit --attach {self._future.id}{where}")
+        say(f"  its result: python -m pool result {self._future.id} --wait{where}")
+
+    def _tied(self) -> bool:
+        """Whether the supervisor ends with its clients, of which this one may be the last."""
+        supervisor = self._pool.status().supervisor
+        return supervisor is None or supervisor.tied
+
+    def _about(self) -> dict[str, object]:
+        future = self._future
+        return {"id": future.id, "engine": future.engine, "state": self._pool.state(future.id).value}
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[Callable[[], int]]:
+    """Count Ctrl-C instead of being torn out of whatever runs; the third one is an exception again."""
+    count = 0
+
+    def pressed(number: int, frame: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 2:
+            signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, pressed)
+    try:
+        yield lambda: count
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file, whole or not at all."""
+    temp = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temp.write_text(text, "utf-8")
+        temp.replace(path)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app.command(context_settings=CONTEXT, epilog=_EPILOG)(submit)
+
+
+def main() -> None:
+    run(app, "python -m pool.submit")
+

@@ -1,0 +1,1 @@
+"""What a caller uses: FilePool, futures, lists of jobs, status. Never imports a worker or a supervisor."""

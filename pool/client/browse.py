@@ -1,0 +1,265 @@
+"""Lists of jobs, newest first, page by page: those that wait and run from the spool, those that ended from an index.
+
+The order is that of age (when it was submitted, then the id), which never changes, whatever becomes of a job. A cursor
+names the last job of a page, so a walk lists every job that exists throughout exactly once: directories are read in
+the order in which jobs flow, the index last, and what has moved against the flow meanwhile is looked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pool.client.durations import span
+from pool.client.index import Index, Wanted
+from pool.client.live import Live
+from pool.client.tagged import tagged
+from pool.config.checks import nearest
+from pool.errors import JobRefused, UnknownJob
+from pool.format.names import check_engine, check_id, parse_job
+from pool.job import TERMINAL, JobState, heads
+from pool.job.heads import Head
+from pool.job.terms import tag as check_tag
+from pool.job.terms import whole
+from pool.runfiles import heartbeat
+from pool.spool import lookup
+from pool.spool.store import Spool
+from pool.system.clock import boot_ns
+
+LIMIT_MOST = 1000
+_CURSOR = "j1."
+_TRIES = 3
+_STATES = {state.value: state for state in JobState}
+_OVER = frozenset(state.value for state in TERMINAL)
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """One job in a list. Times in µs of the spool clock, 0: not yet.
+
+    took_s: of the attempt that decided it, or that runs. kind, reason: of a failure, the reason in one line. percent,
+    message: the engine's last word while it runs. items: calls of a map job, 0 of others. rerun_of: what it repeats.
+    """
+
+    id: str
+    engine: str
+    state: JobState
+    created: int
+    started: int = 0
+    finished: int = 0
+    age_s: float = 0.0
+    took_s: float | None = None
+    attempt: int = 0
+    worker: str = ""
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    kind: str = ""
+    reason: str = ""
+    percent: float | None = None
+    message: str = ""
+    items: int = 0
+    rerun_of: str = ""
+
+    def to_map(self) -> dict[str, Any]:
+        return {**vars(self), "state": self.state.value, "tags": list(self.tags)}
+
+
+@dataclass(frozen=True)
+class JobPage:
+    """Jobs, newest first. next: the cursor of the following page, "" when this was the last. at: µs of the spool
+    clock. trouble: why the index could not be used, "" when it could."""
+
+    jobs: tuple[JobInfo, ...]
+    next: str
+    at: int
+    trouble: str = ""
+
+    def __iter__(self) -> Iterator[JobInfo]:
+        return iter(self.jobs)
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def to_map(self) -> dict[str, Any]:
+        jobs = [job.to_map() for job in self.jobs]
+        return {"jobs": jobs, "next": self.next, "at": self.at, "trouble": self.trouble}
+
+
+def page(
+    spool: Spool,
+    *,
+    engine: str | Iterable[str] = (),
+    state: str | JobState | Iterable[str | JobState] = (),
+    tag: str | Iterable[str] = (),
+    since: float | str | timedelta | None = None,
+    limit: int = 50,
+    after: str = "",
+) -> JobPage:
+    """One page of a list. JobRefused with the key that is wrong.
+
+    engine, state: any of these; tag: all of these. since: submitted within so many seconds, or "2h". limit: 1 … 1000.
+    after: `next` of the page before.
+    """
+    now = spool.now()
+    wanted = Wanted(
+        engines=tuple(map(check_engine, _several(engine))),
+        states=tuple(_state(one) for one in _several(state)),
+        tags=tuple(check_tag(one, "tag") for one in _several(tag)),
+        since=0 if since is None else max(0, now - int(_seconds(since) * 1e6)),
+        before=_key_of(after),
+    )
+    limit = whole(1, LIMIT_MOST)(limit, "limit")
+    index = Index(spool)
+    try:
+        found = _choose(spool, index, wanted, limit + 1)
+    finally:
+        index.close()
+    now = spool.now()
+    shown = found[:limit]
+    following = _cursor_of(shown[-1].key) if len(found) > limit else ""
+    return JobPage(tuple(info_of(spool, head, now) for head in shown), following, now, index.trouble)
+
+
+def one(spool: Spool, job_id: str) -> JobInfo:
+    """One job, wherever it is. UnknownJob."""
+    for _ in range(_TRIES):
+        place = lookup.find(spool, check_id(job_id))
+        with contextlib.suppress(FileNotFoundError):  # RACE: it has moved on meanwhile
+            if place.state.terminal:
+                head = heads.read_record(place.path, job_id)
+            else:
+                assert place.name is not None
+                worker = str(place.worker) if place.worker else ""
+                head = heads.read_job(place.path, place.state, place.name.attempts, worker)
+            return info_of(spool, head, spool.now())
+    raise UnknownJob(job_id)
+
+
+def merge(waiting: Iterable[Head], ended: Iterable[Head], limit: int) -> list[Head]:
+    """The newest of both, newest first, each job once: that it has ended counts."""
+    jobs = {head.key: head for head in waiting}
+    jobs.update((head.key, head) for head in ended)
+    return heapq.nlargest(limit, jobs.values(), key=lambda head: head.key)
+
+
+def _choose(spool: Spool, index: Index, wanted: Wanted, count: int) -> list[Head]:
+    states = frozenset(wanted.states) or frozenset(_STATES)
+    live = None
+    if waits := states - _OVER:
+        live = Live(index, wanted.engines, {_STATES[state] for state in waits})
+    found: list[Head] = []
+    for _ in range(2):
+        index.refresh()
+        waiting: list[Head] = []
+        if live is not None:
+            if back := index.returned():
+                live.look_again(back)
+            waiting = [head for head in _waiting(live, index, wanted, count) if head.state in states]
+        ended = index.page(wanted, count) if states & _OVER else []
+        found = merge(waiting, ended, count)
+        wrong = [head.id for head in found if head.state in _OVER and _differs(spool, head)]
+        if not wrong:
+            break
+        index.refresh(wrong)  # RACE: consumed or run again just now; or a foreign hand was here
+    return found
+
+
+def _waiting(live: Live, index: Index, wanted: Wanted, count: int) -> list[Head]:
+    """The newest jobs that have not ended, and fit."""
+    least = heads.key_of(wanted.since, "") if wanted.since else ""
+    chosen: Sequence[str] | None = None
+    if wanted.tags:
+        marked = tagged(index, live.keys(), wanted.tags, lambda key: live.head(key, everywhere=False))
+        chosen = sorted((key for key in marked if not wanted.before or key < wanted.before), reverse=True)
+    found: list[Head] = []
+    before, at = wanted.before, 0
+    while len(found) < count:
+        keys = live.newest(before, count) if chosen is None else chosen[at : at + count]
+        if not keys:
+            break
+        before, at = keys[-1], at + count
+        parsed = {key: name.id for key in keys if key >= least and (name := parse_job(f"500.{key}00.msgpack"))}
+        over = index.among(list(parsed.values()))  # decided: its claim is only not tidied yet
+        fresh = (live.head(key) for key, job_id in parsed.items() if job_id not in over)
+        found += [head for head in fresh if head is not None]
+        if before < least:
+            break
+    return found[:count]
+
+
+def _differs(spool: Spool, head: Head) -> bool:
+    try:
+        return heads.stamp_of(spool.record_path(head.id)) != head.stamp
+    except FileNotFoundError:
+        return True
+
+
+def info_of(spool: Spool, head: Head, now: int) -> JobInfo:
+    """A head with what only the moment knows."""
+    took = (head.finished - head.started) / 1e6 if head.finished else None
+    started, percent, message = head.started, None, ""
+    if head.state == JobState.RUNNING.value:
+        beat = heartbeat.read(f"{spool.root}/run/heartbeats/{head.worker}")
+        if beat is not None and beat.job == head.id:
+            took = max(0.0, (boot_ns() - beat.phase_ns) / 1e9)
+            started = now - int(took * 1e6)
+        word = lookup.progress(spool, head.id)
+        if word is not None and word.attempt == head.attempt:
+            percent, message = word.percent, word.message
+    return JobInfo(
+        id=head.id, engine=head.engine, state=_STATES[head.state], created=head.created, started=started,
+        finished=head.finished, age_s=max(0.0, (now - head.created) / 1e6), took_s=took, attempt=head.attempt,
+        worker=head.worker, tags=head.tags, note=head.note, kind=head.kind, reason=head.reason, percent=percent,
+        message=message, items=head.items, rerun_of=head.rerun_of,
+    )  # fmt: skip
+
+
+# ---- what is asked for
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, (str, JobState)):
+        return (value,)
+    return () if value is None else tuple(value)
+
+
+def _state(value: object) -> str:
+    text = value.value if isinstance(value, JobState) else str(value)
+    if text not in _STATES:
+        near = nearest(text, list(_STATES))
+        raise JobRefused(f"no state {text!r:.60}{near}; there are: {', '.join(_STATES)}", "state")
+    return text
+
+
+def _seconds(since: float | str | timedelta) -> float:
+    if isinstance(since, timedelta):
+        return since.total_seconds()
+    if isinstance(since, str):
+        return span(since, "since")
+    if isinstance(since, bool) or not isinstance(since, (int, float)) or not 0 <= since < 1e12:
+        raise JobRefused(f"{since!r:.60} is not a number of seconds", "since")
+    return float(since)
+
+
+def _cursor_of(key: str) -> str:
+    return _CURSOR + base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def _key_of(cursor: str) -> str:
+    """The key in a cursor. JobRefused: it is none."""
+    if cursor == "":
+        return ""
+    body = str(cursor).removeprefix(_CURSOR)
+    try:
+        key = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)).decode("ascii")
+    except (binascii.Error, ValueError):
+        key = ""
+    if not str(cursor).startswith(_CURSOR) or parse_job(f"500.{key}00.msgpack") is None:
+        raise JobRefused(f"{str(cursor)!r:.60} is no cursor: give `next` of the page before", "after")
+    return key

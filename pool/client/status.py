@@ -1,0 +1,195 @@
+"""What the pool is doing at this moment, as data. `pool.client.inspection` reads it.
+
+"Alive" is not "working": a worker counts as serving only when its process lives and is not stopped, its engine is
+loaded, and its own loop gave a sign of life within the time its phase allows. The verdict of `health`:
+
+    ok         every configured worker serves, and jobs are accepted
+    degraded   some work gets done, or will soon; the reasons say what is missing
+    down       nothing gets done until somebody acts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pool.policy.death import Ended
+from pool.policy.prospects import PoolFacts, Prospect, SlotFacts, load_error, prospect
+from pool.runfiles.watchers import EVENTS, WatchingStatus
+
+if TYPE_CHECKING:
+    pass
+
+
+OK, DEGRADED, DOWN = "ok", "degraded", "down"
+
+
+@dataclass(frozen=True)
+class Health:
+    """verdict: "ok", "degraded" or "down". sentence: for people. reasons: all that is not as it should be, nothing
+    with "ok". notes: what makes it slower than it could be."""
+
+    verdict: str
+    sentence: str
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict == OK
+
+
+@dataclass(frozen=True)
+class SupervisorStatus:
+    """Who serves the spool. started: µs of the spool clock. tied: it ends with the clients that asked for it."""
+
+    pid: int
+    started: int
+    tied: bool
+    config: str | None
+    version: str
+    stopped: bool  # by SIGSTOP or a debugger: it judges and restarts nothing
+    containment: str = ""  # how all that a worker started is found: "cgroup", "descent", "session" (and tag: always)
+    engines: tuple[str, ...] | None = None  # those that it serves, None: it has not said
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """One engine. workers, spares: configured. serving, busy: now. oldest_wait_s: of the queued jobs."""
+
+    name: str
+    configured: bool
+    workers: int
+    spares: int
+    serving: int
+    busy: int
+    queued: int
+    held: int  # jobs that wait for the results of others
+    deferred: int  # jobs and retries that wait for their time
+    running: int
+    dead: int  # failed and kept for `retry`
+    oldest_wait_s: float | None
+    max_ready: int
+
+
+@dataclass(frozen=True)
+class SlotStatus:
+    """One slot and the process in it.
+
+    phase: as its heartbeat says, "" without one. phase_s, silent_s: since the phase began, since the last sign of
+    life (while busy: since the engine's last progress). serving: it takes jobs or works on one. trouble: why not,
+    or what is wrong although it does; "" when nothing is. jobs_done: by this process; restarts: of the slot,
+    restarts_by: by reason, since the supervisor began.
+    """
+
+    slot: str
+    engine: str
+    seat: str
+    spare: bool
+    worker: str | None
+    pid: int | None
+    device: str
+    phase: str
+    phase_s: float | None
+    silent_s: float | None
+    job: str
+    stage: str
+    percent: float | None
+    message: str
+    serving: bool
+    trouble: str
+    why: str
+    error: Mapping[str, str] | None  # of the last load: message, stage, hint
+    last_death: str
+    ended: Ended | None  # how and why the process before this one ended
+    row: int  # jobs in a row whose first failure was here
+    next_start_s: float | None
+    starts: int
+    restarts: int
+    jobs_done: int
+    rss_bytes: int
+    gpu_bytes: int
+    restarts_by: Mapping[str, int] = field(default_factory=dict)
+    watching: WatchingStatus = EVENTS  # of its process
+
+
+@dataclass(frozen=True)
+class ConfigurationStatus:
+    """The configuration that runs, and the file. loaded: when it was read, µs of the spool clock. disk: "same",
+    "changed" (`reload` takes it), "wrong" (refused; problem says why), "gone", "" without a supervisor or a file.
+    rolled: how many of the slots run it; failed: which do not start with it, and why; leaving: processes that have no
+    place in it and finish their job. moving: False when nothing more will happen before somebody acts."""
+
+    file: str | None = None
+    loaded: int = 0
+    disk: str = ""
+    problem: str = ""
+    rolled: int = 0
+    slots: int = 0
+    leaving: int = 0
+    failed: str = ""
+    moving: bool = False
+
+
+@dataclass(frozen=True)
+class PoolStatus:
+    """Everything at once. at: µs of the spool clock."""
+
+    at: int
+    spool: str
+    health: Health
+    supervisor: SupervisorStatus | None
+    draining: bool
+    intake_paused: str
+    watching: WatchingStatus
+    engines: tuple[EngineStatus, ...]
+    slots: tuple[SlotStatus, ...]
+    dropped: int  # files in in/ that intake has not taken yet
+    quarantined: int
+    records: int  # results, failures and cancellations that are kept
+    free_bytes: int
+    total_bytes: int
+    min_free_bytes: int
+    configuration: ConfigurationStatus = ConfigurationStatus()
+
+    def engine(self, name: str) -> EngineStatus | None:
+        return next((engine for engine in self.engines if engine.name == name), None)
+
+    def of(self, engine: str) -> tuple[SlotStatus, ...]:
+        """The slots of one engine."""
+        return tuple(slot for slot in self.slots if slot.engine == engine)
+
+    def prospect(self, engine: str, starter: str | None = None) -> Prospect:
+        """What a job that waits for an engine may expect. starter: see PoolFacts."""
+        return prospect(engine, replace(self.facts(), starter=starter))
+
+    def facts(self) -> PoolFacts:
+        """What prospects are made of."""
+        supervisor = self.supervisor
+        return PoolFacts(
+            served=supervisor is not None,
+            slots=tuple(_facts_of(slot) for slot in self.slots),
+            draining=self.draining,
+            engines=supervisor.engines if supervisor else None,
+            config=(supervisor.config if supervisor else None) or "",
+        )
+
+    def to_map(self) -> dict[str, Any]:
+        """Plain maps and lists, for --json."""
+        return asdict(self)
+
+
+def _facts_of(slot: SlotStatus) -> SlotFacts:
+    return SlotFacts(
+        slot=slot.slot,
+        engine=slot.engine,
+        seat=slot.seat,
+        worker=slot.worker or "" if slot.phase else "",
+        serving=slot.serving,
+        spare=slot.spare,
+        error=load_error(slot.error),
+        why=slot.why,
+        last_death=slot.last_death,
+        next_start_s=slot.next_start_s,
+    )

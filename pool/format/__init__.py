@@ -1,0 +1,1 @@
+"""How things are written down: names of files, msgpack and JSON, trace context. No file is opened here."""

@@ -1,0 +1,129 @@
+"""The end of a job as out/<id>.msgpack holds it, and how far a job is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from pool.constants import PROTOCOL
+from pool.errors import ProtocolError
+from pool.failure import Failure, storable
+from pool.job.kept import NOTHING, Kept
+from pool.job.states import JobState
+
+
+def decode_failure(value: Any) -> Failure:
+    """A Failure from its map. Raises ProtocolError."""
+    if not isinstance(value, dict):
+        raise ProtocolError("not a failure")
+    known = {key: value[key] for key in Failure.__dataclass_fields__ if key in value and key != "attempts"}
+    try:
+        attempts = tuple(decode_failure(item) for item in value.get("attempts", ()))
+        return Failure(**{"kind": "infrastructure", "message": "", **known}, attempts=attempts)
+    except (TypeError, AttributeError) as error:
+        raise ProtocolError(f"not a failure: {error}") from None
+
+
+@dataclass(frozen=True)
+class Record:
+    """The one terminal record of a job: out/<id>.msgpack.
+
+    value: what the engine returned (a map), or one outcome per item for `items`.
+    files: {"path", "size", "sha256"} of each file the job produced. times: µs of the spool clock.
+    attempts: failures of the attempts before this one. cached: the value came from the result cache.
+    kept: of the job itself: tags, note, parameters.
+    """
+
+    id: str
+    engine: str
+    state: JobState
+    attempt: int
+    created: int
+    started: int
+    finished: int
+    worker: str = ""
+    value: Any = None
+    failure: Failure | None = None
+    attempts: tuple[Failure, ...] = ()
+    files: tuple[Mapping[str, Any], ...] = ()
+    cached: bool = False
+    source: str = ""
+    kept: Kept = NOTHING
+
+    def to_map(self) -> dict[str, Any]:
+        full: dict[str, Any] = {
+            "protocol": PROTOCOL,
+            "id": self.id,
+            "engine": self.engine,
+            "state": self.state.value,
+            "attempt": self.attempt,
+            "created": self.created,
+            "started": self.started,
+            "finished": self.finished,
+            "worker": self.worker,
+            "cached": self.cached,
+            **self.kept.to_map(),
+            "value": self.value,
+        }
+        if self.failure is not None:
+            full["failure"] = self.failure.to_map()
+        if self.attempts:
+            full["attempts"] = [attempt.to_map() for attempt in self.attempts]
+        if self.files:
+            full["files"] = [dict(file) for file in self.files]
+        if self.source:
+            full["source"] = self.source
+        return full
+
+    @classmethod
+    def from_map(cls, value: Any) -> Record:
+        if not isinstance(value, dict) or value.get("protocol") != PROTOCOL:
+            raise ProtocolError(f"not a record of protocol {PROTOCOL}")
+        failure = value.get("failure")
+        if failure is None and value.get("state") != JobState.COMPLETED.value:
+            raise ProtocolError("record of a job that did not complete, without a reason")
+        try:
+            return cls(
+                value["id"],
+                value["engine"],
+                JobState(value["state"]),
+                value["attempt"],
+                value["created"],
+                value["started"],
+                value["finished"],
+                value["worker"],
+                value["value"],
+                decode_failure(failure) if failure is not None else None,
+                tuple(decode_failure(item) for item in value.get("attempts", ())),
+                tuple(value.get("files", ())),
+                value["cached"],
+                value.get("source", ""),
+                Kept.from_map(value),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise ProtocolError(f"record is incomplete: {error}") from None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The latest word of a job. percent: 0.0–100.0; at: µs of the spool clock; attempt 0 before the first."""
+
+    status: str
+    percent: float = 0.0
+    message: str = ""
+    attempt: int = 0
+    at: int = 0
+
+    def to_bytes(self) -> bytes:
+        return bytes(msgpack.packb([self.status, self.percent, storable(self.message), self.attempt, self.at]))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Progress:
+        try:
+            status, percent, message, attempt, at = msgpack.unpackb(data)
+            return cls(str(status), float(percent), str(message), int(attempt), int(at))
+        except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+            raise ProtocolError(f"not a progress file: {error}") from None

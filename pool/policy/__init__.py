@@ -1,0 +1,1 @@
+"""Rules that several processes must decide alike: blame, delays, prospects, causes of death. Pure."""

@@ -1,0 +1,35 @@
+"""run/clients/: which processes use a pool, so that a supervisor that is tied to them knows when the last is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from pool.spool import fsops, owner
+from pool.spool.tree import Tree
+from pool.system import procs
+
+
+def enter(spool: Tree) -> str:
+    """Count this process as a client; the path of the file that says so, to be removed at the end."""
+    me = procs.identity_of(os.getpid())
+    assert me is not None
+    presence = f"{spool.root}/run/clients/{owner.fresh()}.json"
+    fsops.put(spool.temp(), presence, [json.dumps(me.to_map()).encode()], sync=False)
+    return presence
+
+
+def living_clients(spool: Tree) -> int:
+    """How many registered clients live; the presence of dead ones is removed."""
+    alive = 0
+    folder = spool.root / "run" / "clients"
+    for name in os.listdir(folder):
+        try:
+            identity = procs.Identity.from_map(json.loads((folder / name).read_bytes()))
+        except (OSError, ValueError):
+            continue
+        if identity.alive():
+            alive += 1
+        else:
+            fsops.unlink(str(folder / name), missing_ok=True)
+    return alive

@@ -1,0 +1,45 @@
+"""The spool, protocol 1. This docstring is the specification; every transition is one rename, in one place.
+
+Directories (all on one file system, mode 0700, files 0600)
+
+    in/                 drop box: *.json, *.msgpack under any name, untrusted; only intake reads it
+    ready/<engine>/     accepted jobs; they run in the order of their names
+    work/<worker>/      claimed; one directory per worker process, <engine>-<index>.<generation>
+    held/               <engine>.<job file>: a job that waits for the results of others
+    deferred/           <due>.<engine>.<job file>: a job, or its next attempt, that waits for its time (16 digits, µs)
+    out/<id>.msgpack    the one terminal record; out/<id>/ the files it names; out/<id>.json a rendering
+    dead/               <engine>.<job file> of jobs that failed, for `retry`
+    quarantine/         what was dropped and is no job, each with a .reason.txt
+    progress/<id>       latest progress, replaced; progress/<id>.<attempt>.partial grows by framed records
+    run/                supervisor.lock, supervisor.json, heartbeats/, slots/, logs/, clients/, control/, engines/,
+                        scratch/, waits/, ids/<id> (a hard link to the job file reserves an id given by the caller),
+                        attempts/<id>.<attempt>.msgpack (why that attempt failed), clock-<boot>, jobs.* (an index),
+                        attempts/<id>.<attempt>.proof (the same, for the supervisor: the job completed in another slot),
+                        expiry/<due>.<id> (when a job ends that was not begun),
+                        dependants/<id>/<id> (the result of the first one is kept for the second one)
+    cache/  tmp/        results by content hash; half-written files, named by their owner's process
+
+Names: see `pool.format.names`.
+
+Transitions and their commit points
+
+    submit      tmp -> ready, deferred or held   rename, then fsync of that directory   the job is accepted
+    claim       ready -> work             ONE rename that also raises the attempt  the job is ours
+    release     work -> ready             rename that takes the attempt back       a drain burns none
+    retry       note, then work -> ready or deferred   rename                     another attempt will come; behind
+                                                                                   the others when it ended its worker
+    let go      held -> ready or deferred  rename                                  its dependencies have completed
+    hold        work -> held              rename that takes the attempt back       they have not: power was lost
+    due         deferred -> ready         rename                                   by the supervisor
+    finish      media, tmp -> out         no-replace rename, fsync of out/         the job is decided
+                then the claim goes       unlink, or rename work -> dead           tidying
+    requeue     out -> dead, dead -> ready                                         `retry` of a dead job
+    seize       held, deferred, ready -> work   rename into work/<engine>-9999.<n>   the supervisor ends a waiting job
+
+A crash between two steps leaves the job where the last commit point put it: state(id) is the furthest-along
+directory that holds the id, in the order held, deferred, ready, work, out. A claim whose record exists is decided, and
+recovery only tidies it. Readers scan in flow order and take one empty pass as no evidence.
+
+Durable jobs sync file and directory at submit and finish; a claim is not synced: after power loss the job is in
+ready/ or in work/, either is recovered.
+"""

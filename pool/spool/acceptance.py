@@ -1,0 +1,86 @@
+"""How a job comes into the spool: written, named, synced; then it is accepted, and survives every crash.
+
+    tmp/ -> [marks in run/expiry/, run/dependants/] -> [link in run/ids/] -> held/, deferred/ or ready/
+
+What others need to know of a waiting job is there before it has its name, so that no crash leaves one without. A
+mark holds the name of the half-written file: as long as that is in tmp/, the mark belongs to a job that comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+from pool.errors import SpoolFull
+from pool.format.names import JobName
+from pool.job import Job, packed
+from pool.spool import fsops
+from pool.spool.placement import place, waiting_folders
+from pool.spool.tree import Tree
+
+
+def accept(spool: Tree, jobs: Sequence[Job]) -> list[JobName]:
+    """Accept a batch with one sync of each directory; none is acknowledged before all are safe, nor written before all
+    are found to be storable."""
+    encoded = [packed(job, f"jobs[{n}]." if len(jobs) > 1 else "") for n, job in enumerate(jobs)]
+    names = [_stage(spool, job, data) for job, data in zip(jobs, encoded)]  # noqa: B905 - old interpreters
+    if spool.durable:
+        for folder in {folder for job in jobs if job.durable for folder in waiting_folders(spool, job)}:
+            fsops.sync_dir(folder)
+    return names
+
+
+def in_flight(spool: Tree, mark: str) -> bool:
+    """Whether the job of a mark is not accepted yet, and may still be."""
+    try:
+        temp = fsops.read_bounded(mark, 4096).decode("ascii", "replace")
+    except OSError:
+        return False
+    return bool(temp) and os.path.basename(temp) == temp and os.path.lexists(f"{spool.root}/tmp/{temp}")
+
+
+def _stage(spool: Tree, job: Job, data: bytes) -> JobName:
+    name = job.file_name
+    sync = spool.durable and job.durable
+    temp = spool.temp()
+    marks: list[str] = []
+    try:
+        fsops.write_new(temp, [data], sync=sync)
+        _mark(spool, job, os.path.basename(temp), marks)
+        if job.digest:
+            spool.ids.accept(job, temp, lambda source, which: place(spool, source, which), sync=sync)
+        else:
+            place(spool, temp, job)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            fsops.unlink(temp, missing_ok=True)
+            if job.digest:
+                spool.ids.free(job.id)
+            else:  # under an id of the caller's, the marks may be those of the job that is there
+                for mark in marks:
+                    fsops.unlink(mark, missing_ok=True)
+        if isinstance(error, OSError) and error.errno in fsops.NO_SPACE:
+            raise SpoolFull(
+                f"the disk of the spool {spool.root} is full ({error.strerror}): free space, then submit again"
+            ) from error
+        raise
+    return name
+
+
+def _mark(spool: Tree, job: Job, temp: str, made: list[str]) -> None:
+    if job.expires:
+        made.append(f"{spool.root}/run/expiry/{job.expires:016d}.{job.id}")
+        fsops.put(spool.temp(), made[-1], [temp.encode()], sync=False)
+    made.extend(keep_for(spool, dependency, job.id, temp) for dependency in job.depends_on)
+
+
+def keep_for(spool: Tree, dependency: str, job_id: str, temp: str = "") -> str:
+    """Mark the result of a dependency as needed by a job; the path of the mark."""
+    folder = f"{spool.root}/run/dependants/{dependency}"
+    path = f"{folder}/{job_id}"
+    while True:
+        fsops.make_dir(folder)
+        with contextlib.suppress(FileNotFoundError):  # RACE: somebody removed the folder while it was empty
+            fsops.put(spool.temp(), path, [temp.encode()], sync=False)
+            return path

@@ -1,0 +1,69 @@
+"""Quarantine: what was brought here and is no job, each thing with its reason beside it in <name>.reason.txt.
+
+The reason has its name first. Whoever is killed before the thing has moved leaves a reason of something that lies
+where it lay; `mend` takes it away, and the thing is found, judged and explained again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from pool.spool import fsops
+from pool.spool.store import Spool
+
+_SUFFIX = ".reason.txt"
+_FORGOTTEN = "Nobody knows any more why this is no job: power was lost. Drop it again to be told.\n"
+
+
+def keep(spool: Spool, path: str, name: str, reason: str) -> bool:
+    """Move `path` here, under a name like `name` that is free; False when it is gone.
+
+    OSError: it is still where it was, and nothing of it is here.
+    """
+    target = _free(spool, name)
+    _explain(spool, target, reason)
+    try:
+        fsops.rename(path, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fsops.unlink(target + _SUFFIX, missing_ok=True)
+        if isinstance(error, FileNotFoundError):
+            return False
+        raise
+    return True
+
+
+def complain(spool: Spool, name: str, reason: str) -> None:
+    """Only a reason, of what must be here and cannot be moved. It stays until a supervisor starts and looks again."""
+    _explain(spool, _free(spool, name), reason)
+
+
+def mend(spool: Spool) -> None:
+    """After a kill or a power loss: no reason without its thing, nothing without a reason. Before anybody keeps."""
+    place = f"{spool.root}/quarantine"
+    names = set(os.listdir(place))
+    for name in names:
+        with contextlib.suppress(OSError):  # a full disk: the next supervisor will
+            if name.endswith(_SUFFIX):
+                if name[: -len(_SUFFIX)] not in names:
+                    fsops.unlink(f"{place}/{name}", missing_ok=True)
+            elif name + _SUFFIX not in names or not os.path.getsize(f"{place}/{name}{_SUFFIX}"):
+                _explain(spool, f"{place}/{name}", _FORGOTTEN)
+
+
+def _free(spool: Spool, name: str) -> str:
+    """A path that nothing has; what has no `_SUFFIX` is a thing, whatever it was called."""
+    shown = ascii(name)[1:-1].replace("/", "_")[:150]
+    if shown.endswith(_SUFFIX):
+        shown += "_"
+    first = target = f"{spool.root}/quarantine/{shown}"
+    number = 1
+    while os.path.lexists(target) or os.path.lexists(target + _SUFFIX):
+        number += 1
+        target = f"{first}.{number}"
+    return target
+
+
+def _explain(spool: Spool, target: str, reason: str) -> None:
+    fsops.put(spool.temp(), target + _SUFFIX, [reason.encode("utf-8", "replace")], sync=False)

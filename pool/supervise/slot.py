@@ -1,0 +1,326 @@
+"""A slot at run time: the process in it, how it is started, watched and ended.
+
+Ending is a ladder: a request (SIGTERM) or, for one that hangs, SIGABRT so that faulthandler leaves the stack in the
+log; then SIGKILL to the whole family after a grace. Only `bury` says that it is dead, and only with proof.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pool.config.seats import PROJECT, SlotSpec
+from pool.config.settings import Config, EngineConfig
+from pool.constants import ENV_SPOOL, ENV_WORKER, EXIT_RECYCLE, Phase
+from pool.format.names import WorkerName, parse_worker
+from pool.policy.blame import Blame
+from pool.policy.death import DIED, Death, Ended, death_of
+from pool.runfiles import heartbeat
+from pool.runfiles.launch import Launch
+from pool.spool import fsops
+from pool.spool.store import Spool
+from pool.supervise.ending import reason_of
+from pool.supervise.judge import WELL, Cause, Limit, Verdict, judge
+from pool.supervise.restart import Limits, Recycle, SlotPolicy
+from pool.system import cgroup, host, logs, procs
+from pool.system.clock import boot_ns
+from pool.system.procfs import Status
+from pool.system.procs import Identity
+
+_FAMILY_S = 5.0
+
+
+class Slot:
+    """One seat and, while `worker` is set, the process in it."""
+
+    def __init__(self, spool: Spool, config: Config, spec: SlotSpec, rng: random.Random, now: float) -> None:
+        self.spec, self._spool, self._config, self._rng = spec, spool, config, rng
+        self.policy = SlotPolicy(_limits(spec.engine), rng, now)
+        self.log = spool.root / "run" / "logs" / f"{spec.name}.log"
+        self.worker: WorkerName | None = None
+        self.identity: Identity | None = None
+        self.descriptor: int | None = None  # pidfd
+        self.standby = False
+        self.leaving = False  # it has no place in the configuration any more
+        self.fingerprint = ""  # what its process was started with; '' fits nothing
+        self.verdict = WELL  # why it is being ended
+        self.blame = Blame()
+        self.row = 0  # jobs in a row whose first failure was here, up to the process before this one
+        self.rss = 0
+        self.jobs_done = 0
+        self.error: dict[str, Any] | None = None
+        self.ended: Ended | None = None  # the process before this one
+        self.last_death = ""
+        self.restarts: Counter[str] = Counter()  # by reason, see `ending`
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_ns = 0
+        self._stopped_ns = 0
+        self._kill_at: float | None = None
+        self._sent: int | None = None  # the last deadly signal that we sent
+        self._log_mark = 0
+        self._oom: int | None = None
+        self._recycle = self._new_recycle()
+
+    # ---- configuration
+
+    def use(self, spec: SlotSpec, config: Config) -> bool:
+        """Go over to another configuration; whether anything changes here. Limits hold at once, also for the process
+        that is in the slot; what it was started with does not, and makes it `old`."""
+        changed = spec.fingerprint != self.spec.fingerprint or spec.engine != self.spec.engine
+        self.spec, self._config = spec, config
+        if changed:
+            self.policy.adjust(_limits(spec.engine))
+            self._recycle = self._new_recycle()
+        return changed
+
+    @property
+    def old(self) -> bool:
+        """Whether its process does not fit the configuration."""
+        return self.alive and (self.leaving or self.fingerprint != self.spec.fingerprint)
+
+    # ---- life
+
+    def start(self, generation: int, *, standby: bool) -> None:
+        """Launch an interpreter. Raises SpawnError or OSError; nothing is left behind then."""
+        parsed = parse_worker(f"{self.spec.name}.{generation}")
+        assert parsed is not None
+        engine, config = self.spec.engine, self._config
+        fsops.make_dir(self._spool.work_dir(parsed))
+        launch = Launch(
+            spool=str(self._spool.root),
+            worker=str(parsed),
+            spec=engine.engine,
+            device=self.spec.device,
+            options=engine.options,
+            durable=config.durable,
+            standby=standby,
+            retry_times=engine.retry_times,
+            retry_on=engine.retry_on,
+            cache_enabled=engine.cache_enabled,
+            delete_inputs=engine.delete_after_transcription,
+            max_batch=engine.max_batch,
+            batch_wait_ms=engine.batch_wait_ms,
+            orphan_grace_s=config.orphan_grace_s,
+            rescan_s=config.rescan_s,
+            media_roots=tuple(os.path.realpath(root) for root in config.media_roots),
+            log=str(self.log),
+            otel=config.otel,
+            cgroup=cgroup.make(self._spool.id, str(parsed)),
+            fingerprint=self.spec.fingerprint,
+            row=self.row,
+        )
+        file = launch_path(self._spool, parsed)
+        temp = self._spool.temp()
+        fsops.write_new(temp, [launch.to_json()], sync=False)
+        fsops.replace(temp, str(file))
+        logs.rotate(self.log, config.log.keep, over=config.log.max_bytes)
+        self._log_mark = logs.mark(self.log)
+        env = {**self.spec.env, ENV_SPOOL: self._spool.id, ENV_WORKER: str(parsed)}
+        script = PROJECT / "worker_main.py"
+        self._process = procs.spawn(
+            [self.spec.python, str(script), str(file)], env=env, cwd=self.spec.cwd, log=self.log
+        )
+        identity = procs.identity_of(self._process.pid)
+        self._take(parsed, identity or Identity(self._process.pid, "0", host.boot_id()))
+        self.fingerprint = self.spec.fingerprint
+        self.standby, self._started_ns = standby, boot_ns()
+
+    def count_start(self) -> None:
+        """A process was started, or could not be: a restart when there was one before."""
+        if self.ended is not None or self.policy.starts:
+            self.restarts[reason_of(self.ended)] += 1
+
+    def adopt(self, worker: WorkerName, identity: Identity) -> None:
+        """Take over a process that an earlier supervisor started: its model stays loaded, its job goes on."""
+        self._take(worker, identity)
+        self.fingerprint = _launched_with(self._spool, worker)
+        beat = self.beat()
+        self.standby = beat is not None and beat.standby
+        self._started_ns = boot_ns() if beat is None else beat.phase_ns
+        self.jobs_done = 0 if beat is None else beat.jobs_done
+        self._log_mark = logs.mark(self.log)
+
+    def _take(self, worker: WorkerName, identity: Identity) -> None:
+        self.worker, self.identity = worker, identity
+        self.descriptor = procs.pidfd(identity)
+        self.verdict, self._kill_at, self._sent = WELL, None, None
+        self._stopped_ns = self.rss = self.jobs_done = 0
+        self.error = None
+        self._oom = host.oom_kills()
+        self._recycle = self._new_recycle()
+
+    def _new_recycle(self) -> Recycle:
+        limits = self.spec.engine.recycle
+        return Recycle(self._rng, max_jobs=limits.max_jobs, growth_bytes=limits.memory_growth_bytes,
+                       gpu_bytes=limits.gpu_memory_bytes)  # fmt: skip
+
+    # ---- watching
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it is being ended; None while it is not."""
+        return self.verdict.cause
+
+    @property
+    def alive(self) -> bool:
+        return self.worker is not None
+
+    def dead(self) -> bool:
+        """Whether the process in the slot is proven dead."""
+        return self.identity is not None and procs.proved_dead(self.identity)
+
+    def beat(self) -> heartbeat.Beat | None:
+        if self.worker is None:
+            return None
+        return heartbeat.read(f"{self._spool.root}/run/heartbeats/{self.worker}")
+
+    def look(self, beat: heartbeat.Beat | None, timeout_s: Callable[[], float | None]) -> Verdict:
+        """Judge the process now. timeout_s: asked only while it is busy."""
+        assert self.identity is not None
+        now_ns = boot_ns()
+        facts = procs.sample(self.identity)
+        self.rss = facts.rss_bytes
+        if facts.status is Status.STOPPED:
+            self._stopped_ns = self._stopped_ns or now_ns
+        else:
+            self._stopped_ns = 0
+        if self.cause is not None and not self._may_finish:
+            return WELL
+        busy = beat is not None and beat.phase is Phase.BUSY
+        return judge(
+            self.spec.engine,
+            beat,
+            now_ns,
+            started_ns=self._started_ns,
+            stopped_s=(now_ns - self._stopped_ns) / 1e9 if self._stopped_ns else 0.0,
+            rss_bytes=facts.rss_bytes,
+            timeout_s=timeout_s() if busy else None,
+        )
+
+    def worn_out(self, beat: heartbeat.Beat) -> Limit | None:
+        """The limit for which this process should be replaced between two jobs, or None."""
+        return self._recycle.met(
+            beat.jobs_done,
+            warm_rss=beat.baseline,
+            rss=self.rss if beat.baseline else 0,
+            gpu_bytes=beat.gpu_bytes,
+        )
+
+    # ---- ending
+
+    @property
+    def _may_finish(self) -> bool:
+        """It was asked to end after its job, and has the time that the job may take: it can still hang."""
+        return self.cause in (Cause.RECYCLE, Cause.MISFIT) and self._kill_at is None
+
+    def ask_to_end(self, verdict: Verdict, kill_at: float | None) -> None:
+        """Finish the job, then end. kill_at: monotonic time when patience is over, None for never."""
+        if self.identity is not None and (self.cause is None or self._may_finish):
+            self.verdict, self._kill_at = verdict, kill_at
+            procs.signal_process(self.identity, signal.SIGTERM)
+
+    def abort(self, verdict: Verdict, now: float) -> None:
+        """It hangs: have it write its stack, then kill it and all that it started."""
+        if self.identity is not None:
+            self.verdict = verdict
+            self._kill_at = now + self.spec.engine.stop_grace_s
+            self._sent = signal.SIGABRT
+            procs.signal_process(self.identity, signal.SIGABRT)
+            procs.signal_process(self.identity, signal.SIGCONT)  # a stopped one dies only when it goes on
+
+    def kill(self, verdict: Verdict = WELL) -> None:
+        """End it at once with its whole family. verdict: why, when that was not said before."""
+        if self.identity is not None and self.worker is not None:
+            self.verdict = self.verdict if verdict.cause is None else verdict
+            self._kill_at = None
+            self._sent = signal.SIGKILL
+            procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
+
+    def press(self, now: float) -> None:
+        """Kill it when the patience after ask_to_end or abort is over."""
+        if self._kill_at is not None and now >= self._kill_at:
+            self.kill()
+
+    def promote(self) -> None:
+        """A spare becomes a worker."""
+        if self.identity is not None:
+            self.standby = False
+            procs.signal_process(self.identity, signal.SIGUSR1)
+
+    def bury(self, stage: str, job: str) -> Death:
+        """The process is dead: end what it left running, reap it, free the slot. Returns how it died.
+
+        stage, job: what it was doing, for `ended`.
+        """
+        assert self.identity is not None
+        assert self.worker is not None
+        cgroup.end(group_of(self._spool, self.worker), self._spool.id)
+        # RACE: before the reap, while the pid cannot be anybody else's
+        procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
+        deadline = time.monotonic() + _FAMILY_S
+        while procs.members(self._spool.id, str(self.worker)) and time.monotonic() < deadline:
+            time.sleep(0.001)  # killed, but not gone yet: what they write must be over before the job runs again
+        code = self._process.wait() if self._process is not None else None
+        death = death_of(code, sent=self._sent, oom_before=self._oom, oom_now=host.oom_kills())
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+        self._process = self.descriptor = self.identity = None
+        if self.cause is None and code == EXIT_RECYCLE and stage == Phase.DRAINING.label:
+            self.verdict = Verdict(Cause.RECYCLE)  # it had served, and found itself unfit to go on
+        self.error = read_error(self._spool, self.worker)
+        self.ended = Ended(
+            **{"cause": DIED, **({} if self.cause is None else self.verdict.to_map())},
+            exit_code=death.exit_code, signal=death.signal or "", out_of_memory=death.out_of_memory,
+            stage=stage, job=job, at=self._spool.now(),
+        )  # fmt: skip
+        reason = str(self.error["message"]) if self.error else self.verdict.sentence
+        self.last_death = f"{reason}; {death}" if reason else str(death)
+        self.standby = False
+        self.worker = None
+        return death
+
+    def log_tail(self) -> str:
+        """The end of what this process wrote."""
+        return logs.tail(self.log, since=self._log_mark)
+
+
+def _limits(engine: EngineConfig) -> Limits:
+    return Limits(engine.start_limit, engine.start_limit_window_s, engine.bench_s, engine.backoff_s,
+                  engine.backoff_max_s)  # fmt: skip
+
+
+def _launched_with(spool: Spool, worker: WorkerName) -> str:
+    """The fingerprint of the configuration that a worker was started with; '' when nobody knows."""
+    try:
+        return str(json.loads(launch_path(spool, worker).read_bytes())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def launch_path(spool: Spool, worker: WorkerName) -> Path:
+    return spool.root / "run" / "slots" / f"{worker}.json"
+
+
+def read_error(spool: Spool, worker: WorkerName) -> dict[str, Any] | None:
+    """What a worker that could not load left behind: {"message", "stage", "hint"}."""
+    try:
+        value = json.loads((spool.root / "run" / "slots" / f"{worker}.error").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def group_of(spool: Spool, worker: WorkerName) -> str:
+    """The control group that a worker was started in; "" for none."""
+    try:
+        return str(json.loads(launch_path(spool, worker).read_bytes())["cgroup"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

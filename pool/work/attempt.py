@@ -1,0 +1,376 @@
+"""One attempt at a claimed job, from its file to its terminal record or its next attempt.
+
+    read -> check -> cache? -> run -> outputs -> record -> claim gone
+
+Whatever goes wrong on the way becomes a Failure with kind, stage, traceback and the end of stderr. A full disk at
+the end of a long job does not throw the result away: publishing is repeated until there is room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pool import tracing
+from pool.constants import WAITING_FOR_SPACE, Phase
+from pool.format.trace_context import TraceContext, carried
+from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
+from pool.policy.backoff import retry_delay
+from pool.policy.blame import joins_the_row, second_opinion
+from pool.runfiles.heartbeat import Heartbeat
+from pool.runfiles.launch import Launch
+from pool.spool import fsops, settlement
+from pool.spool.attempts import cancel_path
+from pool.spool.redaction import Redactor
+from pool.spool.store import NO_SPACE, Claim, Spool
+from pool.system.logs import tail
+from pool.work import joblog, log_fields
+from pool.work.cache import ResultCache, swap_paths
+from pool.work.context import JobContext, RefusedInput, check_path
+from pool.work.engine import Engine, Files, as_map
+from pool.work.keeper import Keeper
+from pool.work.opening import open_claim
+from pool.work.reason import failure_of, members_of, name_of
+
+_SPACE_POLL_S = 0.5
+_OK, _ERROR = 0, 1  # outcome of one item of a map job
+
+
+class Draining(Exception):
+    """The worker is asked to end while a result waits for disk space; the claim stays for the supervisor."""
+
+
+class _Done(NamedTuple):
+    """What the engine's part of an attempt came to. files, key: for the result cache; key "" keeps it out."""
+
+    value: Any
+    files: Files | None = None
+    key: str = ""
+    cached: bool = False
+
+
+class Executor:
+    """Runs claims on one loaded engine. Raises what its fingerprint() raises."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        launch: Launch,
+        engine: Engine,
+        beat: Heartbeat,
+        keeper: Keeper,
+        cancelled_type: type[BaseException],
+        draining: Callable[[], bool],
+        siblings: Callable[[], bool],
+    ) -> None:
+        self._spool, self._launch, self._engine, self._beat = spool, launch, engine, beat
+        self._keeper = keeper
+        self._cancelled_type = cancelled_type
+        self._draining, self._siblings = draining, siblings
+        self._log_at = keeper.log_end
+        self._cache: ResultCache | None = None
+        fingerprint = engine.fingerprint() if launch.cache_enabled else None
+        if fingerprint is not None:
+            self._cache = ResultCache(spool, launch.spec, fingerprint)
+        self._redactor = Redactor.of_engine(engine.factory)
+        self._rng = random.Random()
+
+    # ---- one claim
+
+    def run(self, claim: Claim) -> bool:
+        """One attempt; whether it ended well (a caller's mistake and a cancellation count as well)."""
+        started = self._spool.now()
+        self._log_at = self._keeper.log_end
+        job, context = self._open(claim)
+        if job is None or context is None:
+            return True
+        with _telling([context]):
+            try:
+                try:
+                    with _traced([context]):
+                        done = self._work(job, context)
+                finally:
+                    self._keeper.tidy(job.id)
+                return self._complete(claim, job, context, done, started)
+            except BaseException as error:
+                return self._end(claim, job, context, error, started)
+            finally:
+                context.close()
+
+    def run_batch(self, claims: Sequence[Claim]) -> bool:
+        """One attempt at several claims in one call of the engine. When that call fails, each runs alone."""
+        started = self._spool.now()
+        self._log_at = self._keeper.log_end
+        waiting: list[tuple[Claim, Job, JobContext, Any, Files | None]] = []
+        well = True
+        for claim in claims:
+            job, context = self._open(claim)
+            if job is None or context is None:
+                continue
+            if job.items is not None:
+                context.close()
+                well &= self.run(claim)
+                continue
+            try:
+                waiting.append((claim, job, context, *self._check(job.params, handed=bool(job.depends_on))))
+            except BaseException as error:
+                well &= self._end(claim, job, context, error, started)
+                context.close()
+        if not waiting:
+            return well
+        for _, _, context, _, _ in waiting:
+            context.stage = "run"
+        self._beat.advance("run")
+        contexts = [w[2] for w in waiting]
+        try:
+            with _telling(contexts):
+                try:
+                    with _traced(contexts):
+                        values = self._engine.run_batch([w[3] for w in waiting], contexts)
+                finally:
+                    self._keeper.tidy(waiting[0][1].id)
+        except BaseException:
+            for _, _, context, _, _ in waiting:
+                context.close()
+            outcomes = [self.run(claim) for claim, *_ in waiting]
+            return all(outcomes) and well
+        for (claim, job, context, _, files), value in zip(waiting, values):  # noqa: B905 - old interpreters
+            try:
+                if isinstance(value, BaseException):
+                    well &= self._end(claim, job, context, value, started)
+                else:
+                    well &= self._complete(claim, job, context, _Done(as_map(value), files), started)
+            except BaseException as error:
+                well &= self._end(claim, job, context, error, started)
+            finally:
+                context.close()
+        return well
+
+    def _open(self, claim: Claim) -> tuple[Job | None, JobContext | None]:
+        self._beat.phase(Phase.BUSY, claim.name.id, "check")
+        job = open_claim(self._spool, claim, self._insist)
+        if job is None:
+            return None, None
+        trace = tracing.of_attempt(self._spool.id, job, claim.name.attempts)
+        return job, JobContext(
+            self._spool, job, claim.name, self._beat, cancelled_type=self._cancelled_type, trace=trace
+        )
+
+    def _check(self, params: Mapping[str, Any], *, handed: bool = False) -> tuple[Any, Files | None]:
+        """handed: results of other jobs are among the parameters, and may name files that the pool keeps."""
+        checked = self._engine.check(params)
+        files = self._engine.files(checked)
+        if files is not None:
+            roots = self._launch.media_roots
+            kept = (os.path.realpath(self._spool.root / "out"),) if handed and roots else ()
+            for path, allowed in (*((p, (*roots, *kept)) for p in files.inputs), *((p, roots) for p in files.outputs)):
+                check_path(path)
+                _inside(path, allowed)
+        return checked, files
+
+    def _work(self, job: Job, context: JobContext) -> _Done:
+        """The engine's part: check, the result cache, run."""
+        if job.items is not None:
+            self._beat.advance("run")
+            return _Done([self._item(item, context) for item in job.items])
+        params, files = self._check(job.params, handed=bool(job.depends_on))
+        key = ""
+        if self._cache is not None and files is not None:
+            key = self._cache.key(job.params, files.inputs, files.outputs)
+            hit = self._cache.load(key)
+            if hit is not None and len(hit[1]) == len(files.outputs):
+                value = self._restore(hit, files.outputs, context)
+                if value is not None:
+                    return _Done(value, files, cached=True)
+        context.stage = "run"
+        self._beat.advance("run")
+        return _Done(self._engine.run(params, context), files, key)
+
+    def _item(self, item: Mapping[str, Any], context: JobContext) -> list[Any]:
+        """One of many small calls: its map, or why there is none."""
+        try:
+            context.stage = "check"
+            context.check()
+            params, _ = self._check(item)
+            context.stage = "run"
+            return [_OK, self._engine.run(params, context)]
+        except BaseException as error:
+            if self._is_cancel(error):
+                raise
+            return [_ERROR, failure_of(error, stage=context.stage, attempt=context.attempt,
+                                       stderr_tail=self._stderr_tail(), at=self._spool.now()).to_map()]  # fmt: skip
+
+    @staticmethod
+    def _restore(
+        hit: tuple[Any, list[tuple[str, Path]]], outputs: Sequence[Path], context: JobContext
+    ) -> Any:
+        import shutil
+
+        value, files = hit
+        swaps = {}
+        parts = [context.output(wanted, wanted.name) for wanted in outputs]
+        try:
+            for (original, copy), wanted, part in zip(files, outputs, parts):  # noqa: B905 - old interpreters
+                shutil.copyfile(copy, part)
+                swaps[original] = os.path.abspath(wanted)
+        except OSError:  # trimmed at this moment, or no room for it: then the work is done
+            for part in parts:
+                fsops.unlink(str(part), missing_ok=True)
+            return None
+        return swap_paths(value, swaps)
+
+    # ---- ends
+
+    def _complete(self, claim: Claim, job: Job, context: JobContext, done: _Done, started: int) -> bool:
+        spool, attempt = self._spool, claim.name.attempts
+        context.ran = spool.now() if tracing.on() else 0
+        files = self._insist(lambda: context.publish_outputs(sync=spool.durable and job.durable))
+        before = earlier(spool.notes(job.id, attempt - 1), attempt) if attempt > 1 else ()
+        record = Record(job.id, job.engine, JobState.COMPLETED, attempt, job.created, started, spool.now(),
+                        str(claim.worker), done.value, None, before, files, done.cached, job.source,
+                        self._redactor.keep(job))  # fmt: skip
+        context.stage = "publish"
+        published = self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
+        if tracing.on():
+            self._trace(claim, job, context, (started, spool.now()), before)
+            if published:
+                tracing.job_ended(spool.id, job, record)
+        self._beat.succeeded(record.finished)
+        self._forget_progress(context)
+        if done.files is not None:
+            if done.key:
+                self._remember(job, done, {str(file["path"]) for file in files})
+            if self._launch.delete_inputs:
+                for path in done.files.inputs:
+                    with contextlib.suppress(OSError):
+                        fsops.unlink(str(path), missing_ok=True)
+        return True
+
+    def _remember(self, job: Job, done: _Done, written: set[str]) -> None:
+        """Into the cache, unless an input has changed meanwhile, or other files were written than were announced."""
+        assert self._cache is not None
+        assert done.files is not None
+        outputs = [Path(os.path.abspath(path)) for path in done.files.outputs]
+        with contextlib.suppress(OSError):
+            same = self._cache.key(job.params, done.files.inputs, done.files.outputs) == done.key
+            if same and written == set(map(str, outputs)):
+                self._cache.store(done.key, done.value, outputs)
+
+    def _end(self, claim: Claim, job: Job, context: JobContext, error: BaseException, started: int) -> bool:
+        """The attempt came to nothing. Whatever was raised, this process and its loaded model are still good."""
+        if isinstance(error, Draining):
+            raise error
+        self._keeper.tidy(job.id)  # RACE: a timer of the job's may have struck between its end and our first tidying
+        if self._is_cancel(error):
+            if os.path.lexists(cancel_path(self._spool, job.id)):
+                return self._cancel(claim, job, context, started)
+            error = RuntimeError(f"the engine raised {name_of(error)}, and nobody had cancelled the job")
+        return self._fail(claim, job, context, error, started)
+
+    def _is_cancel(self, error: BaseException) -> bool:
+        """Whether the engine stopped because context.check() told it to; a group of tasks hands that on in a group."""
+        return any(issubclass(type(one), self._cancelled_type) for one in members_of(error))
+
+    def _cancel(self, claim: Claim, job: Job, context: JobContext, started: int) -> bool:
+        failure = Failure("cancelled", "cancelled by request", context.stage, claim.name.attempts,
+                          worker=str(claim.worker), at=self._spool.now())  # fmt: skip
+        before = self._spool.notes(job.id, claim.name.attempts - 1) if tracing.on() else ()
+        self._insist(
+            lambda: settlement.end(self._spool, claim, job, JobState.CANCELLED, failure, started=started)
+        )
+        self._trace(claim, job, context, (started, failure.at), before, failure)
+        return True
+
+    def _fail(self, claim: Claim, job: Job, context: JobContext, error: BaseException, started: int) -> bool:
+        failure = failure_of(error, stage=context.stage, attempt=claim.name.attempts, worker=str(claim.worker),
+                             stderr_tail=self._stderr_tail(), at=self._spool.now())  # fmt: skip
+        delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
+        before = self._spool.notes(job.id, claim.name.attempts - 1)
+        self._beat.row += joins_the_row(before, failure.kind)
+        opinion = second_opinion(
+            claim.worker.slot, self._beat.row, failure.kind, before, siblings=self._siblings()
+        )
+        self._insist(
+            lambda: settlement.settle(
+                self._spool, claim, job, failure, retries=self._launch.retries, delay_s=delay,
+                spare_attempts=int(opinion),
+            )
+        )  # fmt: skip
+        self._trace(claim, job, context, (started, failure.at), before, failure)
+        self._forget_progress(context)
+        return failure.kind == FailureKind.INPUT.value
+
+    def _trace(
+        self,
+        claim: Claim,
+        job: Job,
+        context: JobContext,
+        span: tuple[int, int],
+        before: Sequence[Failure],
+        failure: Failure | None = None,
+    ) -> None:
+        """The span of an attempt that is over. span: when it began and ended, µs of the spool clock."""
+        attempt = tracing.Attempt(str(claim.worker), claim.name.attempts, *span, ran=context.ran)
+        tracing.attempt_ended(self._spool.id, job, attempt, before=before, failure=failure)
+
+    def _forget_progress(self, context: JobContext) -> None:
+        if context.told:
+            with contextlib.suppress(OSError):
+                fsops.unlink(f"{self._spool.root}/progress/{context.job_id}", missing_ok=True)
+
+    def _insist(self, action: Callable[[], Any]) -> Any:
+        """Repeat what a full disk stopped; the work is done, only its result waits."""
+        while True:
+            try:
+                return action()
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                if self._draining():
+                    raise Draining() from error
+                self._beat.advance(WAITING_FOR_SPACE)
+                time.sleep(_SPACE_POLL_S)
+
+    # ---- stderr
+
+    def _stderr_tail(self) -> str:
+        joblog.flush()
+        if not self._launch.log:
+            return ""
+        return tail(Path(self._launch.log), since=self._log_at)
+
+
+_PLAIN = contextlib.nullcontext()
+
+
+def _telling(contexts: Sequence[JobContext]) -> contextlib.AbstractContextManager[None]:
+    """While they run: what is logged carries the fields of these jobs, of several those that they share."""
+    if all(not context.log_fields for context in contexts):
+        return _PLAIN
+    return log_fields.bound(log_fields.shared([context.log_fields for context in contexts]))
+
+
+@contextlib.contextmanager
+def _within(trace: TraceContext) -> Iterator[None]:
+    with carried(trace), tracing.entered(trace):
+        yield
+
+
+def _traced(contexts: Sequence[JobContext]) -> contextlib.AbstractContextManager[None]:
+    """While it runs: what is started or called belongs to the trace of the job; of several there is no saying whose."""
+    trace = contexts[0].trace
+    return _PLAIN if trace is None or len(contexts) > 1 else _within(trace)
+
+
+def _inside(path: Path, roots: Sequence[str]) -> None:
+    """roots: none allow everything."""
+    if not roots:
+        return
+    real = os.path.realpath(path)
+    if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots):
+        raise RefusedInput(f"{path} lies outside the allowed media folders", f"allowed: {', '.join(roots)}")

@@ -1,0 +1,254 @@
+"""What an engine's run() gets: progress, partial results, scratch, outputs, cancellation.
+
+Structurally the Context of `inference.base`; engines never import this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pool.constants import PROGRESS_INTERVAL_S, STATUSES
+from pool.format import codec
+from pool.format.names import JobName
+from pool.format.trace_context import TraceContext
+from pool.job import Job, Progress
+from pool.runfiles.heartbeat import Heartbeat
+from pool.spool import attempts, fsops
+from pool.spool.store import Spool
+
+_CANCEL_POLL_S = 0.05
+
+
+class JobCancelled(BaseException):
+    """Raised by check() when nothing better is configured. BaseException: `except Exception` must not swallow it."""
+
+
+class RefusedInput(Exception):
+    """The caller must change something; the job is not tried again."""
+
+    kind = "input"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def check_path(path: Path) -> None:
+    """Raise RefusedInput when no file can have this path: a NUL in it, too long, letters that have no bytes."""
+    try:
+        os.lstat(path)
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+            return
+        why = error.strerror if isinstance(error, OSError) else ascii(str(error))[1:-1]
+        shown = ascii(str(path))[:200]
+        raise RefusedInput(f"{shown}: no file can have this path ({why})", "give another one") from None
+
+
+class JobContext:
+    """One attempt at one job."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        job: Job,
+        name: JobName,
+        beat: Heartbeat,
+        *,
+        cancelled_type: type[BaseException] = JobCancelled,
+        trace: TraceContext | None = None,
+    ) -> None:
+        self.job_id = job.id
+        self.attempt = name.attempts
+        self.stage = "check"
+        self.log_context: Mapping[str, Any] = job.terms.log_context or {}
+        self.trace = trace
+        self.ran = 0  # µs of the spool clock when run() had returned
+        self._spool = spool
+        self._job = job
+        self._beat = beat
+        self._cancelled_type = cancelled_type
+        self._cancelled = False
+        self._looked = 0.0
+        self._beaten = 0.0
+        self._written = 0.0
+        self._status = ""
+        self._scratch: Path | None = None
+        self._partial_fd = -1
+        self._outputs: list[tuple[Path, Path]] = []  # (part, final)
+        self._files: list[Mapping[str, Any]] = []  # outputs that have their name
+
+    # ---- whose job it is
+
+    @property
+    def traceparent(self) -> str:
+        """W3C trace context for what the engine calls; "" when the job belongs to no trace."""
+        return self.trace.traceparent if self.trace else ""
+
+    @property
+    def tracestate(self) -> str:
+        return self.trace.tracestate if self.trace else ""
+
+    @property
+    def log_fields(self) -> Mapping[str, Any]:
+        """What the lines of its log end with."""
+        if self.trace is None:
+            return self.log_context
+        return {**self.log_context, "trace_id": self.trace.traceparent[3:35]}
+
+    # ---- places
+
+    @property
+    def scratch(self) -> Path:
+        """A directory of this attempt alone; removed afterwards."""
+        if self._scratch is None:
+            self._scratch = attempts.scratch_dir(self._spool, self.job_id, self.attempt)
+            fsops.make_dir(str(self._scratch))
+        return self._scratch
+
+    @property
+    def cache(self) -> Path:
+        """A directory that outlives jobs, shared by the workers of this engine: write with rename."""
+        path = self._spool.root / "cache" / self._job.engine
+        fsops.make_dir(str(path))
+        return path
+
+    def output(self, path: Path | None, name: str) -> Path:
+        """Where to write a file that becomes `path` (or out/<id>/<name>) by rename when the job succeeded."""
+        if not name or os.path.basename(name) != name or name.startswith("."):
+            raise ValueError(f"{name!r} is not a plain file name")
+        if path is None:
+            final = self._spool.files_dir(self.job_id) / name
+            part = self.scratch / name
+        else:
+            final = Path(os.path.abspath(path))
+            check_path(final)
+            if not final.parent.is_dir():
+                raise RefusedInput(
+                    f"output {final}: the folder {final.parent} does not exist", "create it first"
+                )
+            if final.is_dir():
+                raise RefusedInput(f"output {final} is a folder", "name a file in it")
+            if not os.access(final.parent, os.W_OK):
+                raise RefusedInput(f"output {final}: the folder {final.parent} is not writable")
+            part = final.parent / _part_name(final, self.job_id)
+            # so that a later attempt, or the supervisor, can sweep what a killed worker left beside the caller's files
+            with open(self.scratch / attempts.OUTPUTS, "a", encoding="utf-8", errors="surrogateescape") as listing:
+                listing.write(f"{part}\0")
+        self._outputs.append((part, final))
+        return part
+
+    # ---- signs of life
+
+    def progress(self, status: str, percent: float, message: str = "") -> None:
+        """Tell how far the job is. status: one of the pool's statuses; percent: 0 … 100. Cheap: call it often."""
+        if status not in STATUSES:
+            raise ValueError(f"{status!r} is not a status: {', '.join(STATUSES)}")
+        now = time.monotonic()
+        self.stage = status
+        if now - self._beaten >= 0.05 or status != self._status:
+            self._beaten = now
+            self._beat.advance(status)
+        if now - self._written < PROGRESS_INTERVAL_S and status == self._status:
+            return
+        self._written, self._status = now, status
+        percent = min(100.0, max(0.0, float(percent)))
+        word = Progress(status, percent, str(message)[:500], self.attempt, self._spool.now())
+        try:
+            path = f"{self._spool.root}/progress/{self.job_id}"
+            fsops.put(self._spool.temp(), path, [word.to_bytes()], sync=False)
+        except OSError:
+            pass  # progress is a courtesy of a disk with room; the job goes on
+
+    def partial(self, record: Mapping[str, Any]) -> None:
+        """Stream a part of the result to whoever waits for it."""
+        body = codec.encode(dict(record))
+        frame = attempts.frame(body)
+        try:
+            if self._partial_fd < 0:
+                path = attempts.partial_path(self._spool, self.job_id, self.attempt)
+                self._partial_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            begin = os.fstat(self._partial_fd).st_size
+            if os.write(self._partial_fd, frame) < len(frame):  # the disk is full: half a frame would spoil the rest
+                os.ftruncate(self._partial_fd, begin)
+        except OSError:
+            pass  # a courtesy as progress is; the whole result comes in the end
+
+    # ---- cancellation
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked to stop this job; looks at the disk at most every 50 ms."""
+        now = time.monotonic()
+        if not self._cancelled and now - self._looked >= _CANCEL_POLL_S:
+            self._looked = now
+            self._cancelled = os.path.lexists(attempts.cancel_path(self._spool, self.job_id))
+        return self._cancelled
+
+    def check(self) -> None:
+        """Raise when the job was cancelled."""
+        if self.cancelled:
+            raise self._cancelled_type()
+
+    # ---- end of the attempt
+
+    def publish_outputs(self, *, sync: bool) -> tuple[Mapping[str, Any], ...]:
+        """Give every output its name; media first, the record afterwards. Size and digest of each.
+
+        After an OSError (a full disk) call it again: what has its name already is not forgotten.
+        """
+        self.stage = "publish"
+        while self._outputs:
+            part, final = self._outputs[0]
+            if part.exists():
+                size, digest = _digest(part)
+                if sync:
+                    fsops.sync_file(str(part))
+                if final.parent == self._spool.files_dir(self.job_id):
+                    self._spool.make_files_dir(self.job_id, sync=sync)
+                fsops.replace(str(part), str(final))
+                self._files.append({"path": str(final), "size": size, "sha256": digest})
+            self._outputs.pop(0)
+        if sync:
+            for folder in {os.path.dirname(str(file["path"])) for file in self._files}:
+                fsops.sync_dir(folder)
+        return tuple(self._files)
+
+    def close(self) -> None:
+        """Remove what this attempt leaves behind."""
+        if self._partial_fd >= 0:
+            with contextlib.suppress(OSError):  # an engine that closes what it does not know closed this one too
+                os.close(self._partial_fd)
+            self._partial_fd = -1
+        if self._scratch is not None:
+            attempts.sweep_attempt(self._spool, self.job_id, self.attempt)
+            self._scratch = None
+
+    @property
+    def told(self) -> bool:
+        """Whether progress or partial files of this attempt exist."""
+        return bool(self._status)
+
+
+def _part_name(final: Path, job_id: str) -> str:
+    """A hidden name beside `final` with its suffix, which tells a writer the format; at most 255 bytes."""
+    suffix = final.suffix if len(os.fsencode(final.suffix)) <= 20 else ""
+    tail = f".{job_id}.part{suffix}"
+    stem = os.fsencode(final.stem)[: 254 - len(os.fsencode(tail))].decode("utf-8", "ignore")
+    return f".{stem}{tail}"
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return size, digest.hexdigest()

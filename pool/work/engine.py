@@ -1,0 +1,157 @@
+"""The engine as its worker calls it: every method of a stranger's class behind one seam.
+
+A method may return, raise, or come back *twice*: in this process, and in a child that it forked and forgot to end.
+That child has our claim, our heartbeat and our spool in its hands, so it is ended before it touches any of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pool.constants import EXIT_FORK
+from pool.errors import ConfigError
+from pool.work.joblog import say
+
+T = TypeVar("T")
+
+
+class Files(NamedTuple):
+    """What one job reads and writes, as far as its engine can tell."""
+
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+
+
+class Engine:
+    """One engine object. Raises whatever its methods raise; ConfigError when the class is not one of an engine."""
+
+    def __init__(self, spec: str) -> None:
+        self._pid = os.getpid()
+        self.spec = spec
+        self.factory = self._call("import", lambda: find(spec))
+        self._engine = self._call("__init__", self.factory)
+        self._files = self._memory = None
+
+    def load(self, device: str, options: Mapping[str, Any]) -> None:
+        self._call("load", lambda: self._engine.load(device, dict(options)))
+
+    def warmup(self) -> None:
+        method = self._method("warmup")
+        if method is not None:
+            self._call("warmup", method)
+
+    def ready(self) -> None:
+        """It is loaded: find the optional methods that are asked for with every job."""
+        self._files, self._memory = self._method("files"), self._method("memory")
+
+    def check(self, params: Mapping[str, Any]) -> Any:
+        try:
+            return self._engine.check(params)
+        finally:
+            self._stay_one("check")
+
+    def files(self, params: Any) -> Files | None:
+        """None when the engine does not say."""
+        method = self._files
+        if method is None:
+            return None
+
+        def ask() -> Files:
+            files = method(params)
+            return Files(tuple(files.inputs), tuple(files.outputs))
+
+        return self._call("files", ask)
+
+    def fingerprint(self) -> str | None:
+        method = self._method("fingerprint")
+        return None if method is None else self._call("fingerprint", lambda: str(method()))
+
+    def run(self, params: Any, context: Any) -> Mapping[str, Any]:
+        """TypeError when it returned no map."""
+        try:
+            return as_map(self._engine.run(params, context))
+        finally:
+            self._stay_one("run")
+
+    def run_batch(self, params: Sequence[Any], contexts: Sequence[Any]) -> list[Any]:
+        """A map or an exception for each."""
+
+        def ask() -> list[Any]:
+            values = list(self._engine.run_batch(params, contexts))
+            if len(values) != len(params):
+                raise ValueError(f"run_batch() returned {len(values)} results for {len(params)} jobs")
+            return values
+
+        return self._call("run_batch", ask)
+
+    @property
+    def counts_memory(self) -> bool:
+        return self._memory is not None
+
+    def gpu_bytes(self) -> int:
+        """Device memory it holds; 0 when it does not say."""
+        method = self._memory
+        return 0 if method is None else self._call("memory", lambda: max(0, int(method().get("gpu_bytes", 0))))
+
+    def close(self) -> None:
+        method = self._method("close")
+        if method is not None:
+            self._call("close", method)
+
+    def has(self, name: str) -> bool:
+        return self._method(name) is not None
+
+    # ---- the seam
+
+    def _method(self, name: str) -> Any:
+        """An optional method; looking for it is the engine's code as well."""
+        return self._call(name, lambda: getattr(self._engine, name, None))
+
+    def _call(self, name: str, method: Callable[[], T]) -> T:
+        try:
+            return method()
+        finally:
+            self._stay_one(name)
+
+    def _stay_one(self, name: str) -> None:
+        """After every call: the end of a child that came back from it."""
+        if os.getpid() != self._pid:  # asked, not told by a hook: native code forks without any
+            say(
+                f"pid {os.getpid()} is a fork of this worker that came back from {name}(): ended. "
+                "A child must end itself with os._exit()"
+            )
+            os._exit(EXIT_FORK)
+
+
+def find(spec: str) -> Any:
+    """The class that "package.module:Class" names. ImportError, ConfigError."""
+    module_name, _, class_name = spec.partition(":")
+    module = importlib.import_module(module_name)
+    factory = getattr(module, class_name, None)
+    if factory is None:
+        raise ConfigError(f"{module_name} ({module.__file__}) has no class {class_name!r}", "engine")
+    for method in ("load", "check", "run"):
+        if not callable(getattr(factory, method, None)):
+            raise ConfigError(
+                f"{spec} has no method {method}(): an engine needs load, check and run", "engine"
+            )
+    return factory
+
+
+def as_map(value: Any) -> Mapping[str, Any]:
+    """What run() returned; TypeError with what to do about it."""
+    if isinstance(value, (dict, Mapping)):
+        return value
+    advice = ""
+    if isinstance(value, types.GeneratorType):
+        value.close()
+        advice = ": it has a `yield` in it. Return one map; parts of a result go through context.partial()"
+    elif isinstance(value, types.CoroutineType):
+        value.close()
+        advice = ": it is an `async def`. Call asyncio.run() in it and return a map"
+    raise TypeError(f"run() returned a {type(value).__name__}, not a map{advice}")
