@@ -23,17 +23,9 @@ from pool.errors import ProtocolError
 from pool.runfiles import heartbeat
 from pool.runfiles.heartbeat import Heartbeat
 from pool.spool import fsops, lookup
+from pool.spool.attempts import cancel_path, partial_path, read_partials, scratch_dir, sweep_attempt
 from pool.spool.store import Spool
-from pool.work.context import (
-    JobCancelled,
-    JobContext,
-    RefusedInput,
-    cancel_path,
-    partial_path,
-    read_partials,
-    scratch_dir,
-    sweep_attempt,
-)  # fmt: skip
+from pool.work.context import JobCancelled, JobContext, RefusedInput  # fmt: skip
 
 ContextMaker = Callable[..., JobContext]
 

@@ -20,7 +20,7 @@ from crash.checker import FAULTS, Report, Spoolview, check
 from crash.rig import History
 from scenarios.world import ROOT, World, kill, wait_until
 
-from pool.config.settings import digest_of
+from pool.config.digest import content_digest
 from pool.constants import EXIT_DRAINED, EXIT_LOCKED
 from pool.errors import UnknownJob
 from pool.job import Failure, Record
@@ -269,7 +269,7 @@ class Storm:
     def _reloaded(self) -> bool:
         """What was last written is what all slots run."""
         serves, roll = running(self.world.spool), self.world.status().get("roll", {})
-        digest = digest_of(self.world.config.read_bytes())
+        digest = content_digest(self.world.config.read_bytes())
         told = serves is not None and serves.digest == roll.get("digest") == digest
         return told and roll["rolled"] == roll["slots"] and not roll["leaving"]
 
