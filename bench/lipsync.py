@@ -41,6 +41,8 @@ class Sizes:
 def template(path: Path, seconds: float) -> None:
     """The portrait, moving a little, on a wide picture."""
     picture = cv2.imread(str(PORTRAIT))
+    if picture is None:
+        raise FileNotFoundError(PORTRAIT)
     face = cv2.resize(
         picture, (round(picture.shape[1] * HEIGHT / picture.shape[0]), HEIGHT), interpolation=cv2.INTER_AREA
     )

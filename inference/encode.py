@@ -162,7 +162,7 @@ class VideoWriter:
         self._send(planes)
 
     def _send(self, planes: Planes) -> None:
-        left = memoryview(planes).cast("B")
+        left = planes.data.cast("B")
         try:
             while left:
                 left = left[self._process.stdin.write(left) :]

@@ -1,7 +1,7 @@
 """Engines without a model, to try the pool: one that only echoes, and one that fails in every way there is.
 
     Echo     returns its parameters; nothing is checked, so it measures the pool and nothing else
-    Fake     {"do": "echo" | "sleep" | "crash" | "hang" | "leak" | …}: see `Params`
+    Fake     {"do": "echo" | "sleep" | "crash" | "hang" | "leak" | …}: see `FakeParams`
 
 Options of Fake: load_s (a slow load), fail_load ("error", "exit", "segfault", "config"), warmup_s, witness (a
 folder where every run holds an exclusive lock and logs its start and end, to prove that no job runs twice at once).
@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, ClassVar, Literal, Optional, cast
 
 import pydantic
 
@@ -51,7 +51,7 @@ class Echo:
         """Nothing to close."""
 
 
-class Params(pydantic.BaseModel):
+class FakeParams(pydantic.BaseModel):
     """What a Fake job does."""
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True)
@@ -78,7 +78,7 @@ class Params(pydantic.BaseModel):
 class Fake:
     """Does what it is told, also the worst."""
 
-    Params = Params
+    Params: ClassVar[type[FakeParams]] = FakeParams
 
     def load(self, device: str, options: Mapping[str, Any]) -> None:
         self.device = device
@@ -106,13 +106,13 @@ class Fake:
     def warmup(self) -> None:
         time.sleep(self._warmup_s)
 
-    def check(self, params: Mapping[str, Any]) -> Params:
-        checked = Params.model_validate(dict(params))
+    def check(self, params: Mapping[str, Any]) -> FakeParams:
+        checked = FakeParams.model_validate(dict(params))
         if checked.audio is not None and not Path(checked.audio).is_file():
             raise InputError(f"audio {checked.audio}: no such file", "give the path of an existing file")
         return checked
 
-    def files(self, params: Params) -> Files:
+    def files(self, params: FakeParams) -> Files:
         return Files(
             (Path(params.audio),) if params.audio else (), (Path(params.output),) if params.output else ()
         )
@@ -120,7 +120,7 @@ class Fake:
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    def run(self, params: Params, context: Context) -> Mapping[str, Any]:
+    def run(self, params: FakeParams, context: Context) -> Mapping[str, Any]:
         self._runs += 1
         if self._witness is None:
             return self._act(params, context)
@@ -141,7 +141,7 @@ class Fake:
         with open(self._witness / f"{os.getpid()}.log", "a", encoding="utf-8") as log:
             log.write(f"{time.clock_gettime_ns(time.CLOCK_BOOTTIME)} {line}\n")
 
-    def _act(self, params: Params, context: Context) -> Mapping[str, Any]:
+    def _act(self, params: FakeParams, context: Context) -> Mapping[str, Any]:
         calm = bool(params.until_attempt) and context.attempt > params.until_attempt
         calm = calm or (params.slot not in ("", _slot()))
         do = "echo" if calm and params.do not in ("sleep", "work", "partials", "write") else params.do
@@ -188,7 +188,8 @@ class Fake:
         elif do == "unencodable":
             result["inner"] = {"thing": object()}
         elif do == "not_a_map":
-            return [1, 2, 3]  # type: ignore[return-value]
+            wrong: Any = [1, 2, 3]
+            return cast(Mapping[str, Any], wrong)
         elif do != "echo":
             _misbehave(do, params)
         return result
@@ -205,7 +206,7 @@ def _work(seconds: float, context: Context, result: dict[str, Any]) -> None:
         time.sleep(min(0.02, seconds - spent))
 
 
-def _misbehave(do: str, params: Params) -> None:
+def _misbehave(do: str, params: FakeParams) -> None:
     if do == "raise":
         raise RuntimeError(params.value or "")
     if do == "input":
@@ -243,7 +244,7 @@ def _misbehave(do: str, params: Params) -> None:
 
 
 def _dive(depth: int) -> int:
-    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(_dive)(depth + 1)
+    return int(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(_dive)(depth + 1))
 
 
 def _segfault() -> None:

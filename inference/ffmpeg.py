@@ -7,6 +7,7 @@ kept for messages. The process is ended by ``close``, and when its object is for
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -54,9 +55,10 @@ class Process:
         return self._process.stdin
 
     @property
-    def stdout(self) -> IO[bytes]:
-        assert self._process.stdout is not None
-        return self._process.stdout
+    def stdout(self) -> io.RawIOBase:
+        raw = self._process.stdout
+        assert isinstance(raw, io.RawIOBase)  # as it is without a buffer
+        return raw
 
     @property
     def ended(self) -> bool:
@@ -82,7 +84,7 @@ class Process:
         """Fill the buffer from stdout; less than its length only at the end of the stream."""
         stdout, got = self.stdout, 0
         while got < len(buffer):
-            more = stdout.readinto(buffer[got:])  # type: ignore[attr-defined]
+            more = stdout.readinto(buffer[got:])
             if not more:
                 break
             got += more

@@ -71,7 +71,7 @@ def arrays(peer: Peer, count: int) -> float:
     for number in range(count):
         found = peer.submit("array", number).result(60)
         assert float(found[::512].sum()) == number * len(found[::512])
-    return count * found.nbytes / 1e6 / (time.perf_counter() - begun)
+    return count * int(found.nbytes) / 1e6 / (time.perf_counter() - begun)
 
 
 def idle(peer: Peer, seconds: float) -> float:
@@ -120,15 +120,16 @@ def outcome(witness: Witness, handles: list[Any], name: str) -> dict[str, int]:
     return {name: len(witness.done()), f"{name}_told": told, f"{name}_twice": witness.twice()}
 
 
-def worker_killed(peer: Peer, place: Path) -> dict[str, int]:
+def worker_killed(peer: Peer, place: Path) -> dict[str, int | str]:
     witness = Witness(place / "worker")
     try:
         handles = naps(peer, witness)
         kill(witness.workers()[:1])
     except BaseException as error:
-        return {"worker_killed": len(witness.done()), "worker_killed_told": 0, "worker_killed_twice": 0,
-                "worker_error": repr(error)[:200]}  # type: ignore[dict-item]  # fmt: skip
-    return outcome(witness, handles, "worker_killed")
+        done = len(witness.done())
+        told: dict[str, int | str] = {"worker_killed": done, "worker_killed_told": 0, "worker_killed_twice": 0}
+        return told | {"worker_error": repr(error)[:200]}
+    return {**outcome(witness, handles, "worker_killed")}
 
 
 def manager_killed(peer: Peer, place: Path) -> dict[str, int]:

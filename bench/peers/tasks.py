@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def nap(n: int, seconds: float, witness: str) -> int:
     return n
 
 
-TASKS = {"echo": echo, "array": array, "nap": nap}
+TASKS: dict[str, Callable[..., Any]] = {"echo": echo, "array": array, "nap": nap}
 
 
 class Tasks:

@@ -58,6 +58,8 @@ class Reducer(nn.Module):
     def __init__(self, meta: Meta) -> None:
         super().__init__()
         layers = len(meta.layers)
+        self.mean: Tensor
+        self.basis: Tensor
         self.register_buffer("mean", torch.zeros(layers, meta.width))
         self.register_buffer("basis", torch.zeros(layers, meta.width, meta.components))
 
@@ -71,6 +73,8 @@ class Ridge(nn.Module):
 
     def __init__(self, meta: Meta) -> None:
         super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor
         self.register_buffer("weight", torch.zeros((2 * TAPS + 1) * meta.inputs, len(CHANNELS)))
         self.register_buffer("bias", torch.zeros(len(CHANNELS)))
 
@@ -78,9 +82,14 @@ class Ridge(nn.Module):
         return taps(reduced) @ self.weight + self.bias
 
 
+def halved(values: Tensor) -> Tensor:
+    """(2 T, …) at 50 per second → (T, …): the mean of each frame's two halves."""
+    return values.view(-1, 2, *values.shape[1:]).mean(1)
+
+
 def taps(reduced: Tensor, reach: int = TAPS) -> Tensor:
     """(2 T, inputs) at 50 per second → (T, (2 reach + 1) × inputs): each frame of 40 ms with its neighbours."""
-    frames = reduced.unflatten(0, (-1, 2)).mean(1)
+    frames = halved(reduced)
     padded = torch.cat([frames[:1].expand(reach, -1), frames, frames[-1:].expand(reach, -1)])
     return torch.cat([padded[tap : tap + len(frames)] for tap in range(2 * reach + 1)], dim=1)
 

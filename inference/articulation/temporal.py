@@ -57,7 +57,7 @@ def train_temporal(items: Sequence[Item], meta: Meta, training: Training, seed: 
             inputs = inputs + training.noise * torch.randn_like(inputs)
             said = network(inputs.transpose(1, 2)).transpose(1, 2)
             optimiser.zero_grad()
-            _loss(said, channels, known, together, speech, training).backward()
+            torch.autograd.backward(_loss(said, channels, known, together, speech, training))
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             schedule.step()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from inference import weights
 from inference.articulation.curve import Articulation
 from inference.audio import Array
+from inference.encode import Frame, Planes
 from inference.face.analysis import TemplateAnalysis
 from inference.face.model import FaceModel
 from inference.kept import locked, prune
@@ -21,7 +22,7 @@ from inference.lipsync import speech
 from inference.lipsync.frames import ahead
 from inference.lipsync.params import Options
 from inference.lipsync.pipeline import Painter
-from inference.lipsync.planes import Frame, Planes, to_bgr, with_changes
+from inference.lipsync.planes import to_bgr, with_changes
 from inference.lipsync.render import materials as stored
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.plan import Plan

@@ -23,11 +23,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.encode import Color, Overlay, VideoWriter, as_rate
+from inference.encode import Color, Frame, Overlay, Planes, VideoWriter, as_rate
 from inference.join import Part
-from inference.lipsync.frames import Planes, ahead
-from inference.lipsync.planes import Frame, to_bgr, with_changes
-from inference.video import VideoInfo
+from inference.lipsync.frames import Size, ahead
+from inference.lipsync.planes import to_bgr, with_changes
 
 POLL_S = 0.1  #: between looks at cancellation and progress
 #: seconds of video up to which a job is cut into so many segments
@@ -57,7 +56,10 @@ class PlanePainter(Protocol):
 class Source(Protocol):
     """Where template frames come from: a :class:`inference.lipsync.frames.Template`, or a picture."""
 
-    info: VideoInfo  #: of which the size matters
+    @property
+    def info(self) -> Size:
+        """The size of its frames."""
+        ...
 
     def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Frame | Planes]:
         """The frames of that order, as (H, W, 3) BGR or as planes (H·3/2, W)."""

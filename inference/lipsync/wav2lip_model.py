@@ -207,7 +207,7 @@ def _weights(file: Path) -> dict[str, Tensor]:
         raise EngineError(f"checkpoint: {file} does not exist", hint=hint)
     try:
         if _is_script(file):
-            content: Any = torch.jit.load(str(file), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+            content: Any = torch.jit.load(str(file), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]  # torch gives it no types
         else:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly every kind of exception for a file that is none of its own

@@ -89,7 +89,7 @@ class Animator:
         pressed = self._start.press(target.opening) > 0
         map_x, map_y = self._with_mouth(goal, turned, x, y, pressed)
         left, top, right, bottom = self.warp.box
-        result = self.picture.copy()
+        result: Frame = self.picture.copy()
         part = self._texture.read(map_x, map_y)
         cv2.copyTo(self.picture[top:bottom, left:right], self._stays, part)
         result[top:bottom, left:right] = part
@@ -120,7 +120,7 @@ class Animator:
     def _goal(self, opening: float, width: float) -> Array:
         """(550, 3) pixels of the still picture where the mesh shall be."""
         moved = self._start.moved(self._mouth.basis, opening, width)
-        return self._head.to_pixels(moved[None])[0]
+        return np.asarray(self._head.to_pixels(moved[None])[0], np.float32)
 
     def _with_mouth(self, goal: Array, turned: Turned, x: Array, y: Array, pressed: bool) -> tuple[Array, Array]:
         """The maps of the turned head led on through the moved mouth."""
@@ -160,7 +160,7 @@ class Animator:
             return
         left, top, right, bottom = self.warp.box
         for which, eye in enumerate(self._eyes.boxes(2, shut > 0)):
-            rim = np.float32([[eye[i], eye[j], 0] for i in (0, 2) for j in (1, 3)])
+            rim = np.array([[eye[i], eye[j], 0] for i in (0, 2) for j in (1, 3)], np.float32)
             seen = _meet(around(turned.forward(rim), 1), Box(left, top, right - left, bottom - top))
             if seen.empty:
                 continue

@@ -93,7 +93,7 @@ class Paster:
         place, made = self._place, self._frames[k]
         how = cv2.INTER_AREA if place.width < made.shape[1] else cv2.INTER_CUBIC
         made = cv2.resize(made, (place.width, place.height), interpolation=how)
-        result = self._picture.copy()
+        result: Frame = self._picture.copy()
         part = result[place.y : place.y + place.height, place.x : place.x + place.width]
         part[:] = np.rint(part + (made.astype(np.float32) - part) * self._cover).astype(np.uint8)
         return result

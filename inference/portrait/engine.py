@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -214,14 +213,23 @@ class Portrait:
 
 
 @dataclass(frozen=True)
+class PictureSize:
+    """Pixels of a picture."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Still:
     """A picture in the place of a template video."""
 
     picture: Frame
 
     @property
-    def info(self) -> SimpleNamespace:
-        return SimpleNamespace(width=self.picture.shape[1], height=self.picture.shape[0])
+    def info(self) -> PictureSize:
+        """Its size in pixels."""
+        return PictureSize(self.picture.shape[1], self.picture.shape[0])
 
     def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Frame]:
         for _ in range(len(order)):

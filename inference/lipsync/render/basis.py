@@ -29,7 +29,7 @@ RINGS = ((1.22, 0.55), (1.75, 0.0))  #: rings outside the face oval: radius, sha
 
 # Right half and midline. Vertex: dx dy dz per 1.0 of opening, dx dy dz per 1.0 of width.
 # fmt: off
-_TABLE: dict[int, tuple[float, float, float, float, float, float]] = {
+_TABLE: dict[int, tuple[float, ...]] = {
     # inner ring, corner to centre: upper, lower
     78: (.03, .17, .16, -.53, -.40, .26), 191: (-.01, .04, .09, -.47, -.37, .22),
     80: (-.01, -.06, .02, -.38, -.32, .17), 81: (-.03, -.14, -.03, -.26, -.27, .13),
@@ -113,7 +113,7 @@ def build(face: mesh.Mesh) -> Basis:
     for vertex, row in _TABLE.items():
         other = int(face.mirror[vertex])
         if other != vertex:
-            known[other] = tuple(v * s for v, s in zip(row, (-1, 1, 1, -1, 1, 1), strict=True))  # type: ignore[assignment]
+            known[other] = tuple(v * s for v, s in zip(row, (-1, 1, 1, -1, 1, 1), strict=True))
     window = _window(face.vertices)
     table = np.zeros((mesh.POINTS, 7))
     table[list(known), :6] = list(known.values())
@@ -154,7 +154,7 @@ def _harmonic(face: mesh.Mesh, values: NDArray[np.float64], held: NDArray[np.int
     np.add.at(laplace, (edges[:, 1], edges[:, 0]), -pull)
     laplace[np.arange(mesh.POINTS), np.arange(mesh.POINTS)] = -laplace.sum(axis=1)
     free = np.setdiff1d(np.arange(mesh.VERTICES), held)
-    result = values.copy()
+    result: NDArray[np.float64] = values.copy()
     result[free] = np.linalg.solve(laplace[np.ix_(free, free)], -laplace[np.ix_(free, held)] @ values[held])
     return result
 
@@ -175,7 +175,10 @@ def _triangles(face: mesh.Mesh) -> tuple[mesh.Index, NDArray[np.bool_]]:
     """Those of the mesh and two bands outside the oval; which of them close the mouth."""
     size = len(mesh.OVAL)
     bands = []
-    circles = [mesh.OVAL, *(mesh.POINTS + k * size + np.arange(size) for k in range(len(RINGS)))]
+    circles: list[NDArray[np.integer]] = [
+        mesh.OVAL,
+        *(mesh.POINTS + k * size + np.arange(size) for k in range(len(RINGS))),
+    ]
     for near, far in itertools.pairwise(circles):
         for k in range(size):
             a, b, c, d = near[k], near[(k + 1) % size], far[k], far[(k + 1) % size]

@@ -82,7 +82,7 @@ class Mover:
         coarse = painter.paint(target, painter.sparse if lips else painter.moving, box, step).sample(source)
         sigma = max(FACET_BLUR * unit / step, 0.5)
         field = [
-            np.ascontiguousarray(cv2.resize(_blur(plane, sigma), None, fx=step, fy=step)[: box.height, : box.width])
+            np.ascontiguousarray(_enlarged(_blur(plane, sigma), step)[: box.height, : box.width])
             for plane in coarse
         ]
         margin = LIPS_MARGIN * unit
@@ -105,14 +105,18 @@ def _blur(plane: Array, sigma: float) -> Array:
     return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
+def _enlarged(plane: Array, step: int) -> Array:
+    return np.asarray(cv2.resize(plane, None, fx=step, fy=step), np.float32)
+
+
 def _hull(points: Array, box: Box, reach: int) -> Array:
     """(H, W) 1 inside the convex hull of (P, 2) pixels, falling to 0 over ``2 · reach`` pixels outside it."""
     weight = np.zeros((box.height, box.width), np.float32)
     hull = cv2.convexHull(np.round((points - [box.x, box.y]) * 16).astype(np.int32))
     cv2.fillConvexPoly(weight, hull, 1.0, cv2.LINE_8, 4)
     side = 2 * max(1, reach) + 1
-    weight = cv2.dilate(weight, np.ones((side, side), np.uint8))
-    return np.asarray(cv2.blur(weight, (side, side), borderType=cv2.BORDER_CONSTANT), np.float32)
+    wider = cv2.dilate(weight, np.ones((side, side), np.uint8))
+    return np.asarray(cv2.blur(wider, (side, side), borderType=cv2.BORDER_CONSTANT), np.float32)
 
 
 def skin(frame: Frame, points: Array, unit: float) -> Skin:
@@ -129,12 +133,12 @@ def skin(frame: Frame, points: Array, unit: float) -> Skin:
                 found.append(cv2.mean(box.cut(frame))[:3])
         return np.asarray(np.mean(found, axis=0) if found else np.full(3, 110.0), np.float32)
 
-    weights = np.float32([0.114, 0.587, 0.299])
+    weights = np.array([0.114, 0.587, 0.299], np.float32)
     right, left, chin = mean(MOUTH_RIGHT), mean(MOUTH_LEFT), mean(CHIN_SKIN)
     colour = (right + left + chin) / 3
     light = max(float(colour @ weights), 1.0)
     return Skin(
-        bgr=colour,
+        bgr=np.asarray(colour, np.float32),
         right=float(np.clip(right @ weights / light, 0.6, 1.3)),
         left=float(np.clip(left @ weights / light, 0.6, 1.3)),
         grain=_grain(frame, points, unit),

@@ -140,7 +140,7 @@ class Interior:
         u = canvas.plane(turn[0, 0], turn[0, 1], -shift[0], near)
         v = canvas.plane(turn[1, 0], turn[1, 1], -shift[1], near)
         u *= u
-        cover = (1 - smoothstep(cv2.sqrt(u + v * v), 0.35, 1.1)) * np.float32(rise)
+        cover = (1 - smoothstep(np.asarray(cv2.sqrt(u + v * v), np.float32), 0.35, 1.1)) * np.float32(rise)
         groove = np.float32(1) - np.float32(0.22) * (v < 0.4) / np.square(1 + u * np.float32(0.6 / 0.14**2))
         groove *= np.float32(0.35) + np.float32(0.45) * light[near]
         for plane, tone in zip(planes, colour, strict=True):
@@ -182,7 +182,7 @@ class Interior:
         up = (along - edges.take(cell)) * np.float32(1 / rise)
         place -= up * (np.float32(lean) * np.float32(PER_PIXEL))
         moved = np.clip(place, 0, len(steps) - 1, out=place).astype(np.int32)
-        *crowns, cover = cv2.split(row.read(texel.take(moved), up))
+        *crowns, cover = (np.asarray(plane, np.float32) for plane in cv2.split(row.read(texel.take(moved), up)))
         if paint.chroma < 1:
             grey = sum(crown * share for crown, share in zip(crowns, GREY, strict=True))
             crowns = [grey + (crown - grey) * np.float32(paint.chroma) for crown in crowns]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +17,14 @@ from inference.lipsync.render.renderer import Analysis, MeshRenderer
 from inference.lipsync.render.tracks import Kind, Tracks, follow
 
 Frame = NDArray[np.uint8]
-Raw = TypeVar("Raw")
 
 
 def prepare(
     analysis: Analysis,
-    frames: Iterable[Raw],
+    frames: Iterable[Frame],
     model: FaceModel,
     *,
-    see: Callable[[Raw], Frame] = lambda raw: raw,
+    see: Callable[[Frame], Frame] = lambda frame: frame,
     budget: int = mouths.BUDGET,
     tick: Callable[[int], None] = lambda index: None,
 ) -> Materials:

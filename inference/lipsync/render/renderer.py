@@ -116,7 +116,7 @@ class MeshRenderer:
             return frame
         head = self.tracks.pose.take(index)
         if at != (0, 0):
-            head = pose.Pose(head.scale, head.rotation, head.translation - np.float32([*at, 0]))
+            head = pose.Pose(head.scale, head.rotation, head.translation - np.array([*at, 0], np.float32))
         if target.pictures:
             return self._with_own_mouths(frame, index, target, head)
         return self._with_drawn_inside(frame, index, target, head)
@@ -131,7 +131,7 @@ class MeshRenderer:
         change = self._mover.move(frame, source, goal, unit)
         if change is None:
             return frame
-        result = frame.copy()
+        result: Frame = frame.copy()
         box, pixels = change
         box.cut(result)[:] = pixels
         skin = compose.skin(frame, source, unit)
@@ -147,7 +147,7 @@ class MeshRenderer:
         start = extend(tracks.shape[index])
         moved = start + strength * self.basis.reach[:, None] * (wanted - start)
         source, goal = head.to_pixels(start[None])[0], head.to_pixels(moved[None])[0]
-        result = frame.copy()
+        result: Frame = frame.copy()
         change = self._mover.move(frame, source, goal, unit, lips=False)
         if change is not None:
             box, pixels = change

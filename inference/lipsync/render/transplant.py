@@ -73,10 +73,10 @@ def _feathered(contour: Array, box: Box, unit: float) -> Array:
     hull = cv2.convexHull(np.round((contour - [box.x, box.y]) * 16).astype(np.int32))
     cv2.fillConvexPoly(mask, hull, 1.0, cv2.LINE_8, 4)
     half = max(1, round(FEATHER * unit / 2))
-    mask = cv2.erode(
+    soft = cv2.erode(
         mask, np.ones((2 * half + 1, 2 * half + 1), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0
     )
     side = half // 2 * 2 + 1
     for _ in range(2):  # twice a box is nearly a smooth ramp
-        mask = cv2.blur(mask, (side, side), borderType=cv2.BORDER_CONSTANT)
-    return np.asarray(mask, np.float32)
+        soft = cv2.blur(soft, (side, side), borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(soft, np.float32)
