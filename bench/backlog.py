@@ -162,17 +162,27 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     }
     figures["run_down_per_s"] = round(rate)
     rows = [
-        Row(f"claim, {sizes.small:,} waiting", f"{figures['claim_us_1k']:.1f} µs",
-            f"listed once in {figures['listing_ms_1k']:.1f} ms"),
-        Row(f"claim, {sizes.large:,} waiting", f"{figures['claim_us_100k']:.1f} µs",
-            f"listed once in {figures['listing_ms_100k']:.1f} ms"),
+        Row(
+            f"claim, {sizes.small:,} waiting",
+            f"{figures['claim_us_1k']:.1f} µs",
+            f"listed once in {figures['listing_ms_1k']:.1f} ms",
+        ),
+        Row(
+            f"claim, {sizes.large:,} waiting",
+            f"{figures['claim_us_100k']:.1f} µs",
+            f"listed once in {figures['listing_ms_100k']:.1f} ms",
+        ),
         Row("  × at first", f"{figures['ratio']:.2f}", figure="ratio"),
         Row("run down by two workers", f"{figures['run_down_per_s']} jobs/s"),
         Row("round trip before", harness.ms(before["p50_ms"]), f"the empty queue lists in {before['listing_us']} µs"),
         Row("round trip after", harness.ms(after["p50_ms"]), f"the empty queue lists in {after['listing_us']} µs"),
-        Row("  × before, less the floor's drift", f"{figures['roundtrip']['ratio']:.2f}", figure="roundtrip.ratio",
-            note="directory replaced" if figures["renewed"] else "directory NOT replaced"),
-    ]  # fmt: skip
+        Row(
+            "  × before, less the floor's drift",
+            f"{figures['roundtrip']['ratio']:.2f}",
+            figure="roundtrip.ratio",
+            note="directory replaced" if figures["renewed"] else "directory NOT replaced",
+        ),
+    ]
     return Measured("backlog", figures, rows)
 
 

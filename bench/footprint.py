@@ -135,12 +135,20 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     rows = [
         Row("/dev/shm held", f"{held} bytes", f"grown by {grown} bytes, whoever did it", "shm_bytes"),
         Row("  works where it is …", ", ".join(f"{world}: {_SAID[ok]}" for world, ok in worlds.items())),
-        Row("from pool import FilePool", harness.ms(imports["import_ms"]),
-            f"{imports['import_cpu_ms']:.0f} ms of a processor", "import_ms"),
-        Row("  heavy modules with it", ", ".join(imports["import_heavy_names"]) or "none", " ".join(HEAVY),
-            "import_heavy"),
+        Row(
+            "from pool import FilePool",
+            harness.ms(imports["import_ms"]),
+            f"{imports['import_cpu_ms']:.0f} ms of a processor",
+            "import_ms",
+        ),
+        Row(
+            "  heavy modules with it",
+            ", ".join(imports["import_heavy_names"]) or "none",
+            " ".join(HEAVY),
+            "import_heavy",
+        ),
         Row("resident, supervisor and 2 workers", f"{figures['resident_mb']} MB"),
-    ]  # fmt: skip
+    ]
     return Measured("footprint", figures, rows)
 
 

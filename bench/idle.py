@@ -75,9 +75,13 @@ def measure(sizes: Sizes, place: Path) -> Measured:
         "processes": {name: {"cpu_s": round(each.exact_s, 4), "wakes": each.wakes} for name, each in spent.items()},
     }
     rows = [
-        Row(f"all processes, {sizes.seconds:g} s", f"{figures['cpu_s']:.2f} CPU s",
-            f"{figures['exact_cpu_s']:.4f} s by the scheduler", "cpu_s"),
-    ]  # fmt: skip
+        Row(
+            f"all processes, {sizes.seconds:g} s",
+            f"{figures['cpu_s']:.2f} CPU s",
+            f"{figures['exact_cpu_s']:.4f} s by the scheduler",
+            "cpu_s",
+        ),
+    ]
     for name, each in spent.items():
         rows.append(Row(f"  {name}", f"{each.exact_s:.4f} CPU s", f"woken {each.wakes} times"))
     return Measured("idle", figures, rows)

@@ -49,9 +49,18 @@ def write_records(spool: Any, count: int) -> None:
         failure = Failure("engine", "it broke", "run", 1) if number % 10 == 0 else None
         kept = Kept(("some",) if number % 100 == 0 else (), "", {}, {"audio": "/data/speech.wav"})
         record = Record(
-            new_id(born), SMALL, JobState.FAILED if failure else JobState.COMPLETED, 1, born, born + 10, born + 500,
-            f"{SMALL}-0.1", None if failure else {"text": "x" * 200}, failure, kept=kept,
-        )  # fmt: skip
+            new_id(born),
+            SMALL,
+            JobState.FAILED if failure else JobState.COMPLETED,
+            1,
+            born,
+            born + 10,
+            born + 500,
+            f"{SMALL}-0.1",
+            None if failure else {"text": "x" * 200},
+            failure,
+            kept=kept,
+        )
         with open(spool.record_path(record.id), "wb") as file:
             file.write(codec.encode(record.to_map()))
 
@@ -117,12 +126,15 @@ def measure(sizes: Sizes, place: Path) -> Measured:
         Row("    × the bare listing", f"{figures['moving_ratio']:.2f}", figure="moving_ratio"),
         Row(f"  {sizes.more:,} records later", harness.ms(figures["more_ms"])),
         Row(f"a page of {sizes.waiting:,} that wait", harness.ms(figures["waiting_ms"]), figure="waiting_ms"),
-        Row("  one submit later", harness.ms(figures["arriving_ms"]),
-            f"ready/ lists in {figures['waiting_bare_ms']:.1f} ms"),
+        Row(
+            "  one submit later",
+            harness.ms(figures["arriving_ms"]),
+            f"ready/ lists in {figures['waiting_bare_ms']:.1f} ms",
+        ),
         Row("    × the bare listing", f"{figures['arriving_ratio']:.2f}", figure="arriving_ratio"),
         Row("  with a tag, first and then", f"{figures['tags_first_ms']:.0f} and {figures['tags_ms']:.0f} ms"),
         Row("index", f"{figures['index_bytes'] / 1e6:.1f} MB"),
-    ]  # fmt: skip
+    ]
     return Measured("jobs", figures, rows)
 
 

@@ -95,12 +95,20 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     figures["ratio"] = harness.ratio(figures["mb_per_s"], figures["floor_mb_per_s"])
     figures["k64_ratio"] = harness.ratio(figures["k64_jobs_per_s"], figures["k64_floor_per_s"])
     rows = [
-        Row("64 KiB in, 64 KiB out", f"{figures['k64_jobs_per_s']} jobs/s",
-            f"bare files {figures['k64_floor_per_s']} /s", "k64_jobs_per_s"),
-        Row(f"{sizes.array_mb} MiB arrays", f"{figures['mb_per_s']} MB/s",
-            f"bare files {figures['floor_mb_per_s']} MB/s; {IN_FLIGHT} asked for at once", "mb_per_s"),
+        Row(
+            "64 KiB in, 64 KiB out",
+            f"{figures['k64_jobs_per_s']} jobs/s",
+            f"bare files {figures['k64_floor_per_s']} /s",
+            "k64_jobs_per_s",
+        ),
+        Row(
+            f"{sizes.array_mb} MiB arrays",
+            f"{figures['mb_per_s']} MB/s",
+            f"bare files {figures['floor_mb_per_s']} MB/s; {IN_FLIGHT} asked for at once",
+            "mb_per_s",
+        ),
         Row("  one at a time", f"{figures['one_by_one_mb_per_s']} MB/s"),
-    ]  # fmt: skip
+    ]
     return Measured("payload", figures, rows)
 
 

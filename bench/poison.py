@@ -115,10 +115,13 @@ def measure(sizes: Sizes, place: Path) -> Measured:
 def _rows(what: str, found: dict[str, Any], sizes: Sizes, figure: str) -> list[Row]:
     return [
         Row(f"{what}, alone", f"{found['alone_s']:.3f} s"),
-        Row(f"  beside {sizes.poison} that kill their worker", f"{found['beside_s']:.3f} s",
-            f"{found['starts']} workers started meanwhile"),
+        Row(
+            f"  beside {sizes.poison} that kill their worker",
+            f"{found['beside_s']:.3f} s",
+            f"{found['starts']} workers started meanwhile",
+        ),
         Row("  × alone", f"{found['ratio']:.2f}", f"worst of {sizes.pairs}: {found['worst_ratio']:.2f}", figure),
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

@@ -99,8 +99,12 @@ class Site:
         with log:
             return subprocess.Popen(
                 [sys.executable, "-m", "pool", "serve", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=harness.ROOT, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=harness.ROOT,
+                start_new_session=True,
+            )
 
     def script(self, text: str, *arguments: object) -> list[str]:
         return [sys.executable, "-c", text, str(self.config), *map(str, arguments)]
@@ -108,9 +112,14 @@ class Site:
     def read_in_new_process(self, ids: list[str]) -> int:
         """How many results a process that never saw the jobs reads, each the right one."""
         result = subprocess.run(
-            self.script(_READER), input=json.dumps(ids), text=True, cwd=harness.ROOT, check=True,
-            capture_output=True, timeout=2 * _PATIENCE_S,
-        )  # fmt: skip
+            self.script(_READER),
+            input=json.dumps(ids),
+            text=True,
+            cwd=harness.ROOT,
+            check=True,
+            capture_output=True,
+            timeout=2 * _PATIENCE_S,
+        )
         return int(result.stdout)
 
 
@@ -232,11 +241,15 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     if own:
         figures["own_supervisor"] = own
     rows = [
-        Row("busy worker killed, job runs again", harness.ms(figures["rerun_ms"]),
-            f"worst of {sizes.kills}: {figures['rerun_worst_ms']:.1f} ms", "rerun_ms"),
+        Row(
+            "busy worker killed, job runs again",
+            harness.ms(figures["rerun_ms"]),
+            f"worst of {sizes.kills}: {figures['rerun_worst_ms']:.1f} ms",
+            "rerun_ms",
+        ),
         *_rows("supervisor killed", supervisor, "supervisor_completed", "supervisor_reloads"),
         *_rows("supervisor and submitter killed", submitter, "submitter.completed", "submitter.reloads"),
-    ]  # fmt: skip
+    ]
     if own:
         rows += _rows("a FilePool's own supervisor killed", own, "", "")
     return Measured("recovery", figures, rows)
@@ -244,10 +257,14 @@ def measure(sizes: Sizes, place: Path) -> Measured:
 
 def _rows(what: str, found: dict[str, int], completed: str, reloads: str) -> list[Row]:
     return [
-        Row(what, f"{found['completed']} of {found['of']}", "results read by a new process" if completed else "",
-            completed),
+        Row(
+            what,
+            f"{found['completed']} of {found['of']}",
+            "results read by a new process" if completed else "",
+            completed,
+        ),
         Row("  models loaded again", str(found["reloads"]), figure=reloads),
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

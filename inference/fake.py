@@ -42,9 +42,7 @@ class Echo:
             return {"array": np.full(int(params["array_mb"]) << 17, 1.0)}
         return params
 
-    def run_batch(
-        self, batch: Sequence[Mapping[str, Any]], contexts: Sequence[Context]
-    ) -> list[Mapping[str, Any]]:
+    def run_batch(self, batch: Sequence[Mapping[str, Any]], contexts: Sequence[Context]) -> list[Mapping[str, Any]]:
         return [{**params, "batch": len(batch)} for params in batch]
 
     def close(self) -> None:
@@ -57,10 +55,31 @@ class FakeParams(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=True)
 
     do: Literal[
-        "echo", "sleep", "work", "raise", "input", "resource", "exit", "sys_exit", "segfault", "kill", "abort",
-        "overflow", "hang", "hang_c", "hang_fifo", "stop", "leak", "unencodable", "not_a_map", "children",
-        "write", "partials", "deaf", "noisy",
-    ] = "echo"  # fmt: skip
+        "echo",
+        "sleep",
+        "work",
+        "raise",
+        "input",
+        "resource",
+        "exit",
+        "sys_exit",
+        "segfault",
+        "kill",
+        "abort",
+        "overflow",
+        "hang",
+        "hang_c",
+        "hang_fifo",
+        "stop",
+        "leak",
+        "unencodable",
+        "not_a_map",
+        "children",
+        "write",
+        "partials",
+        "deaf",
+        "noisy",
+    ] = "echo"
     value: Any = None
     seconds: float = pydantic.Field(0.0, ge=0, description="how long sleep and children take; processor time of work")
     code: int = pydantic.Field(0, ge=0, le=255, description="exit code")
@@ -113,9 +132,7 @@ class Fake:
         return checked
 
     def files(self, params: FakeParams) -> Files:
-        return Files(
-            (Path(params.audio),) if params.audio else (), (Path(params.output),) if params.output else ()
-        )
+        return Files((Path(params.audio),) if params.audio else (), (Path(params.output),) if params.output else ())
 
     def fingerprint(self) -> str:
         return self._fingerprint

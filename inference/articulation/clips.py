@@ -72,9 +72,7 @@ def find_clips(sources: Sequence[Path]) -> list[Path]:
     return [path for name, path in sorted(found.items()) if DUPLICATES.get(name) not in found]
 
 
-def read_clips(
-    paths: Sequence[Path], cache: Path, say: Callable[[str], None] = lambda line: None
-) -> list[Clip]:
+def read_clips(paths: Sequence[Path], cache: Path, say: Callable[[str], None] = lambda line: None) -> list[Clip]:
     """Clips with their measurements; those with too little to see are left out and said so."""
     cache.mkdir(parents=True, exist_ok=True)
     clips = []

@@ -69,9 +69,7 @@ def figures(study: Study, last_layer: Listener | None, close_at: float) -> Figur
         for name, found in others.items()
     }
     below = {
-        name: [
-            clip.name for number, clip in enumerate(study.clips) if of[number][0] <= others["loudness"][number][0]
-        ]
+        name: [clip.name for number, clip in enumerate(study.clips) if of[number][0] <= others["loudness"][number][0]]
         for name, of in (("head", final), ("delivered", others["delivered"]))
     }
     speakers = {number: clip.speaker for number, clip in enumerate(study.clips)}

@@ -107,9 +107,7 @@ class Temporal(nn.Module):
     def __init__(self, meta: Meta, dropout: float = 0.5, input_dropout: float = 0.3) -> None:
         super().__init__()
         hidden = meta.hidden
-        self.enter = nn.Sequential(
-            nn.Dropout1d(input_dropout), nn.Conv1d(meta.inputs, hidden, 4, stride=2, padding=1)
-        )
+        self.enter = nn.Sequential(nn.Dropout1d(input_dropout), nn.Conv1d(meta.inputs, hidden, 4, stride=2, padding=1))
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 FrameNorm(hidden),
@@ -119,9 +117,7 @@ class Temporal(nn.Module):
             )
             for _ in range(meta.blocks)
         )
-        self.leave = nn.Sequential(
-            FrameNorm(hidden), nn.GELU(), nn.Dropout(dropout), nn.Conv1d(hidden, OUTPUTS, 1)
-        )
+        self.leave = nn.Sequential(FrameNorm(hidden), nn.GELU(), nn.Dropout(dropout), nn.Conv1d(hidden, OUTPUTS, 1))
 
     def forward(self, reduced: Tensor) -> Tensor:
         hidden = self.enter(reduced)

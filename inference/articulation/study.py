@@ -124,9 +124,7 @@ class Study:
         ]
         return self._regressions(FLOOR, plain, FLOOR_TAPS, FLOOR_PENALTY)
 
-    def _regressions(
-        self, meta: Meta, examples: Sequence[Example], reach: int, penalty: float
-    ) -> dict[int, Array]:
+    def _regressions(self, meta: Meta, examples: Sequence[Example], reach: int, penalty: float) -> dict[int, Array]:
         found = {}
         reducer = fit_reducer([each for each in examples if each.clip >= 0], meta)
         items = make_items(examples, self.goals, self.lags, reducer)

@@ -82,8 +82,7 @@ class Mover:
         coarse = painter.paint(target, painter.sparse if lips else painter.moving, box, step).sample(source)
         sigma = max(FACET_BLUR * unit / step, 0.5)
         field = [
-            np.ascontiguousarray(_enlarged(_blur(plane, sigma), step)[: box.height, : box.width])
-            for plane in coarse
+            np.ascontiguousarray(_enlarged(_blur(plane, sigma), step)[: box.height, : box.width]) for plane in coarse
         ]
         margin = LIPS_MARGIN * unit
         ring = target[mesh.LIP_OUTER, :2]
