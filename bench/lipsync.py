@@ -23,7 +23,7 @@ import numpy as np
 from bench import harness
 from inference import media
 from inference.base import LocalContext
-from inference.encode import VideoWriter
+from inference.encode import Encoding, VideoWriter
 from inference.lipsync import LipSync
 
 PORTRAIT = harness.ROOT / "examples" / "portrait" / "mona_lisa.jpg"
@@ -48,7 +48,7 @@ def template(path: Path, seconds: float) -> None:
     )
     side = (WIDTH - face.shape[1]) // 2
     wide = cv2.copyMakeBorder(face, 0, 0, side, WIDTH - face.shape[1] - side, cv2.BORDER_REFLECT)
-    with VideoWriter(path, WIDTH, HEIGHT, FPS, crf=16, preset="veryfast") as writer:
+    with VideoWriter(path, Encoding(WIDTH, HEIGHT, FPS, crf=16, preset="veryfast")) as writer:
         for k in range(round(seconds * FPS)):
             turn = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), 2 * np.sin(k / 19), 1.25 + 0.02 * np.sin(k / 23))
             turn[:, 2] += (8 * np.sin(k / 17), 4 * np.cos(k / 13))

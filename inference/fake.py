@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Optional, cast
 
@@ -168,96 +168,132 @@ class Fake:
             "attempt": context.attempt,
             "run": self._runs,
         }
-        if do == "sleep":
-            _work(params.seconds, context, result)
-        elif do == "work":
-            begun = time.thread_time()
-            while (spent := time.thread_time() - begun) < params.seconds:
-                context.progress("inference", 100 * spent / params.seconds)
-        elif do == "children":
-            child = [
-                sys.executable,
-                "-c",
-                "import signal,time;signal.signal(signal.SIGTERM,signal.SIG_IGN);time.sleep(600)",
-            ]
-            result["children"] = [
-                subprocess.Popen(child).pid,
-                subprocess.Popen(child, start_new_session=True).pid,
-            ]
-            context.partial({"children": result["children"]})
-            _work(params.seconds, context, result)
-        elif do == "partials":
-            for number in range(5):
-                context.partial({"number": number})
-                context.progress("inference", 20.0 * (number + 1), f"part {number}")
-                time.sleep(params.seconds)
-        elif do == "write":
-            path = context.output(Path(params.output) if params.output else None, "written.bin")
-            path.write_bytes(b"x" * (params.mb << 20 or 11))
-            result["output"] = params.output or path.name
+        if do in _DEEDS:
+            _DEEDS[do](params, context, result)
+        elif do in _MISDEEDS:
+            _MISDEEDS[do](params)
         elif do == "leak":
             self._leaks.append(bytearray(os.urandom(1 << 20) * params.mb))
-            _work(params.seconds, context, result)
-        elif do == "noisy":
-            print("a line on stdout")
-            print("a line on stderr", file=sys.stderr)
-            raise RuntimeError("noisy end")
-        elif do == "unencodable":
-            result["inner"] = {"thing": object()}
+            _sleep(params, context, result)
         elif do == "not_a_map":
             wrong: Any = [1, 2, 3]
             return cast(Mapping[str, Any], wrong)
-        elif do != "echo":
-            _misbehave(do, params)
         return result
 
     def close(self) -> None:
         self._leaks.clear()
 
 
-def _work(seconds: float, context: Context, result: dict[str, Any]) -> None:
+def _sleep(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
     begun = time.monotonic()
-    while (spent := time.monotonic() - begun) < seconds:
+    while (spent := time.monotonic() - begun) < params.seconds:
         context.check()
-        context.progress("inference", 100.0 * spent / seconds, f"{spent:.1f} of {seconds:.1f} s")
-        time.sleep(min(0.02, seconds - spent))
+        context.progress("inference", 100.0 * spent / params.seconds, f"{spent:.1f} of {params.seconds:.1f} s")
+        time.sleep(min(0.02, params.seconds - spent))
 
 
-def _misbehave(do: str, params: FakeParams) -> None:
-    if do == "raise":
-        raise RuntimeError(params.value or "")
-    if do == "input":
-        raise InputError("this input cannot be used", "give another one")
-    if do == "resource":
-        raise ResourceError("not enough memory on the device")
-    if do == "exit":
-        os._exit(params.code)
-    if do == "sys_exit":
-        sys.exit(params.code)
-    if do == "segfault":
-        _segfault()
-    if do == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if do == "abort":
-        os.abort()
-    if do == "overflow":
-        sys.setrecursionlimit(1_000_000)
-        threading.stack_size(0)
-        resource.setrlimit(resource.RLIMIT_STACK, (512 << 10, resource.getrlimit(resource.RLIMIT_STACK)[1]))
-        _dive(0)
-    if do == "hang":
-        while True:
-            pass
-    if do == "hang_c":
-        time.sleep(3600)
-    if do == "hang_fifo":
-        path = f"/tmp/filepool-fifo-{os.getpid()}"
-        os.mkfifo(path)
-        os.open(path, os.O_RDONLY)
-    if do == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    if do == "deaf":  # runs on although it was cancelled, while its heart beats
+def _work(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    begun = time.thread_time()
+    while (spent := time.thread_time() - begun) < params.seconds:
+        context.progress("inference", 100 * spent / params.seconds)
+
+
+def _children(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    child = [
+        sys.executable,
+        "-c",
+        "import signal,time;signal.signal(signal.SIGTERM,signal.SIG_IGN);time.sleep(600)",
+    ]
+    result["children"] = [
+        subprocess.Popen(child).pid,
+        subprocess.Popen(child, start_new_session=True).pid,
+    ]
+    context.partial({"children": result["children"]})
+    _sleep(params, context, result)
+
+
+def _partials(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    for number in range(5):
+        context.partial({"number": number})
+        context.progress("inference", 20.0 * (number + 1), f"part {number}")
         time.sleep(params.seconds)
+
+
+def _write(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    path = context.output(Path(params.output) if params.output else None, "written.bin")
+    path.write_bytes(b"x" * (params.mb << 20 or 11))
+    result["output"] = params.output or path.name
+
+
+def _unencodable(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    result["inner"] = {"thing": object()}
+
+
+#: what ends in a result
+_DEEDS: Mapping[str, Callable[[FakeParams, Context, dict[str, Any]], None]] = {
+    "sleep": _sleep,
+    "work": _work,
+    "children": _children,
+    "partials": _partials,
+    "write": _write,
+    "unencodable": _unencodable,
+}
+
+
+def _raise(params: FakeParams) -> None:
+    raise RuntimeError(params.value or "")
+
+
+def _refuse(params: FakeParams) -> None:
+    raise InputError("this input cannot be used", "give another one")
+
+
+def _run_out(params: FakeParams) -> None:
+    raise ResourceError("not enough memory on the device")
+
+
+def _noisy(params: FakeParams) -> None:
+    print("a line on stdout")
+    print("a line on stderr", file=sys.stderr)
+    raise RuntimeError("noisy end")
+
+
+def _overflow(params: FakeParams) -> None:
+    sys.setrecursionlimit(1_000_000)
+    threading.stack_size(0)
+    resource.setrlimit(resource.RLIMIT_STACK, (512 << 10, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+    _dive(0)
+
+
+def _hang(params: FakeParams) -> None:
+    while True:
+        pass
+
+
+def _hang_on_a_fifo(params: FakeParams) -> None:
+    path = f"/tmp/filepool-fifo-{os.getpid()}"
+    os.mkfifo(path)
+    os.open(path, os.O_RDONLY)
+
+
+#: what ends in an error, in the end of the process, or never
+_MISDEEDS: Mapping[str, Callable[[FakeParams], object]] = {
+    "raise": _raise,
+    "input": _refuse,
+    "resource": _run_out,
+    "noisy": _noisy,
+    "exit": lambda params: os._exit(params.code),
+    "sys_exit": lambda params: sys.exit(params.code),
+    "segfault": lambda params: _segfault(),
+    "kill": lambda params: os.kill(os.getpid(), signal.SIGKILL),
+    "abort": lambda params: os.abort(),
+    "overflow": _overflow,
+    "hang": _hang,
+    "hang_c": lambda params: time.sleep(3600),
+    "hang_fifo": _hang_on_a_fifo,
+    "stop": lambda params: os.kill(os.getpid(), signal.SIGSTOP),
+    "deaf": lambda params: time.sleep(params.seconds),  # although it was cancelled, while its heart beats
+}
 
 
 def _dive(depth: int) -> int:

@@ -20,7 +20,7 @@ from inference import media, weights
 from inference.articulation.curve import FPS
 from inference.audio import Array
 from inference.base import EngineError, InputError
-from inference.face.analysis import analyse
+from inference.face.analysis import Decoding, analyse
 from inference.face.model import FaceModel
 
 SUFFIXES = (".mp4", ".mpg", ".avi", ".mov", ".mkv", ".webm")
@@ -106,7 +106,7 @@ def _measure(path: Path) -> tuple[Array, Array, Array]:
     global _face
     if _face is None:
         _face = FaceModel(weights.find("face-landmarker/face_landmarker.task"))
-    analysis = analyse(path, _face, fps=FPS, threads=1)
+    analysis = analyse(path, _face, decoding=Decoding(fps=FPS, threads=1))
     if not analysis.complete:
         raise EngineError(f"{path} is too long for a training clip", hint="cut it into pieces of under a minute")
     return media.read_audio(path), analysis.channels, analysis.pose.angles[:, 0]

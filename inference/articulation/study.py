@@ -180,6 +180,7 @@ def prepare(
     cache: Path,
     meta: Meta,
     training: Training,
+    *,
     whisper: Path | None = None,
     say: Say = print,
 ) -> tuple[Study, Listener]:

@@ -17,7 +17,7 @@ from inference.audio import Array
 from inference.encode import Frame, Planes
 from inference.face.analysis import TemplateAnalysis
 from inference.face.model import FaceModel
-from inference.kept import locked, prune
+from inference.kept import Shelf, locked
 from inference.lipsync import speech
 from inference.lipsync.frames import ahead
 from inference.lipsync.params import Options
@@ -72,7 +72,7 @@ class MeshBackend:
                 return known
             made = self._look(work)
             made.save(path)
-        prune(folder, self._keep)
+        Shelf(folder, self._keep).prune()
         return made
 
     def _look(self, work: Work) -> Materials:
@@ -124,7 +124,7 @@ class MeshPainter:
 
 
 def asked_of(
-    articulation: Articulation, opening: Array, width: Array, found: NDArray[np.bool_], frames: int, fps: float
+    articulation: Articulation, opening: Array, width: Array, found: NDArray[np.bool_], *, frames: int, fps: float
 ) -> speech.Asked:
     """What an articulation asks of a template's face; for measuring afterwards whether it was done."""
     from inference.lipsync.render.tracks import classify

@@ -16,14 +16,14 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.encode import Color, Frame, Overlay, Planes, VideoWriter, as_rate
+from inference.encode import Encoding, Frame, Planes, VideoWriter, as_rate
 from inference.join import Part
 from inference.lipsync.frames import Size, ahead
 from inference.lipsync.planes import to_bgr, with_changes
@@ -66,21 +66,6 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """How the picture is written."""
-
-    width: int
-    height: int
-    fps: float
-    crf: int = 18
-    preset: str = "superfast"
-    encoder: str = "cpu"
-    color: Color = field(default_factory=Color)
-    overlays: tuple[Overlay, ...] = ()
-    ffmpeg: str | None = None
-
-
 class Stopped(Exception):
     """Raised in the threads of segments that are given up because another one failed or the job was cancelled."""
 
@@ -102,6 +87,7 @@ class Render:
         order: NDArray[np.int32],
         painter: Callable[[int, int], Painter],
         encoding: Encoding,
+        *,
         folder: Path,
         workers: int,
     ) -> None:
@@ -151,25 +137,11 @@ class Render:
 
     def _segment(self, start: int, stop: int, path: Path) -> None:
         self._check()
-        about = self.encoding
         threads = 1 if self._workers > 1 else None
         painter = self._painter(start, stop)
         with (
             ahead(self.template.read(self.order[start:stop], threads), self.template.info) as frames,
-            VideoWriter(
-                path,
-                about.width,
-                about.height,
-                about.fps,
-                crf=about.crf,
-                preset=about.preset,
-                overlays=about.overlays,
-                color=about.color,
-                encoder=about.encoder,
-                threads=1,
-                check=self._check,
-                ffmpeg=about.ffmpeg,
-            ) as writer,
+            VideoWriter(path, replace(self.encoding, threads=1), check=self._check) as writer,
         ):
             self.codec, self.note = writer.codec, writer.note
             for at in range(start, stop, painter.batch):

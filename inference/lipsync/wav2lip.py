@@ -86,7 +86,9 @@ class Wav2LipBackend:
         """What paints output frames start to stop."""
         mel = mel_spectrogram(work.samples)
         seen = work.analysis
-        return lambda start, stop: Wav2LipPainter(self._model, seen.points, seen.found, work.order, mel, work.info.fps)
+        return lambda start, stop: Wav2LipPainter(
+            self._model, seen.points, seen.found, order=work.order, mel=mel, fps=work.info.fps
+        )
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""
@@ -105,6 +107,7 @@ class Wav2LipPainter:
         model: Wav2Lip,
         points: mesh.Points,
         found: NDArray[np.bool_],
+        *,
         order: NDArray[np.int32],
         mel: Array,
         fps: float,

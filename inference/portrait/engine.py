@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from inference import media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
-from inference.encode import SD
+from inference.encode import SD, Encoding
 from inference.face.model import FaceModel
 from inference.join import join
 from inference.lipsync import marks, sound
 from inference.lipsync.engine import Steps, threads_here
 from inference.lipsync.frames import Frame
-from inference.lipsync.pipeline import Encoding, Render
+from inference.lipsync.pipeline import Render
 from inference.paths import absolute, check_output
 from inference.portrait import reference
 from inference.portrait.params import Options
@@ -129,12 +129,19 @@ class Portrait:
             painter, done = backend.prepare(work, scratch, steps.check, tell)
             prepared = time.monotonic()
             encoding, still = self._encoding(job, face.picture, scratch), Still(face.picture)
-            render = Render(still, np.zeros(frames, np.int32), painter, encoding, scratch, self._threads)
+            render = Render(still, np.zeros(frames, np.int32), painter, encoding, folder=scratch, workers=self._threads)
             parts = render.run(steps.check, lambda count: tell(done + (1 - done) * count / frames))
             rendered = time.monotonic()
             steps.begin("merging_audio", PAINTED, 100.0, "adding the sound")
             output = context.output(job.output, "output.mp4")
-            join(parts, output, track.finish(steps.check), METADATA[options.backend], steps.check, options.ffmpeg)
+            join(
+                parts,
+                output,
+                track.finish(steps.check),
+                metadata=METADATA[options.backend],
+                check=steps.check,
+                ffmpeg=options.ffmpeg,
+            )
         finished = time.monotonic()
         steps.part(1, 1)
         return {

@@ -18,6 +18,7 @@ from inference import video, weights
 from inference.base import EngineError, InputError
 from inference.face import analysis, filters, measure, mesh, plausible, pose, track
 from inference.face.model import FaceModel, Region, region_of_detection, region_of_points
+from inference.kept import Shelf
 
 PORTRAIT = Path(__file__).resolve().parents[2] / "examples" / "portrait" / "mona_lisa.jpg"
 MEDIA = os.environ.get("FILEPOOL_MEDIA", "")  #: a folder with more pictures, for those who have one
@@ -45,7 +46,7 @@ def film(tmp_path: Path) -> Film:
     def write(frames: list[np.ndarray], name: str = "film.mp4", fps: float = 25) -> Path:
         path = tmp_path / name
         height, width = frames[0].shape[:2]
-        with video.VideoWriter(path, width, height, fps, preset="ultrafast", crf=12) as out:
+        with video.VideoWriter(path, video.Encoding(width, height, fps, preset="ultrafast", crf=12)) as out:
             for frame in frames:
                 out.write(frame)
         return path
@@ -499,21 +500,21 @@ def test_cache_is_kept_by_content(
 
     monkeypatch.setattr(analysis, "analyse", counted)
     path, folder = film([face] * 4), tmp_path / "cache"
-    first = analysis.cached(folder, path, model)
+    first = analysis.cached(Shelf(folder), path, model)
     copy = tmp_path / "copy of it.mp4"
     copy.write_bytes(path.read_bytes())
-    second = analysis.cached(folder, copy, model)
+    second = analysis.cached(Shelf(folder), copy, model)
     assert len(calls) == 1
     assert np.array_equal(first.points, second.points)
-    analysis.cached(folder, path, model, choice=track.Choice(point=(160, 150)))
+    analysis.cached(Shelf(folder), path, model, choice=track.Choice(point=(160, 150)))
     assert len(calls) == 2
     for kept in folder.glob("*.npz"):
         kept.write_bytes(b"damaged")
-    analysis.cached(folder, path, model)
+    analysis.cached(Shelf(folder), path, model)
     assert len(calls) == 3
     # Two at once share one.
     other = film([moved(face, 3, 0)] * 4, "other.mp4")
-    threads = [threading.Thread(target=analysis.cached, args=(folder, other, model)) for _ in range(3)]
+    threads = [threading.Thread(target=analysis.cached, args=(Shelf(folder), other, model)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -524,10 +525,10 @@ def test_cache_is_kept_by_content(
 def test_cache_is_pruned(model: FaceModel, face: np.ndarray, film: Film, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     one, two = film([face] * 2, "one.mp4"), film([face] * 3, "two.mp4")
-    analysis.cached(folder, one, model)
+    analysis.cached(Shelf(folder), one, model)
     (old,) = folder.glob("*.npz")
     os.utime(old, (1, 1))
-    analysis.cached(folder, two, model, keep=old.stat().st_size * 2)
+    analysis.cached(Shelf(folder, keep=old.stat().st_size * 2), two, model)
     assert not old.exists()
     assert len(list(folder.glob("*.npz"))) == 1
 
@@ -543,7 +544,7 @@ def test_cancel_leaves_nothing(model: FaceModel, face: np.ndarray, film: Film, t
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        analysis.cached(folder, path, model, check=check)
+        analysis.cached(Shelf(folder), path, model, check=check)
     assert not list(folder.glob("*.npz"))
     assert not [child for child in psutil.Process().children() if "ffmpeg" in child.name()]
-    assert analysis.cached(folder, path, model).frames == 30  # the lock was let go
+    assert analysis.cached(Shelf(folder), path, model).frames == 30  # the lock was let go

@@ -6,6 +6,7 @@ import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,9 +49,12 @@ def number(frame: np.ndarray) -> int:
 def make(tmp_path: Path) -> Make:
     """Write a numbered test video through VideoWriter."""
 
-    def write(name: str = "clip.mp4", count: int = 40, fps: float = 25, **options: object) -> Path:
+    def write(name: str = "clip.mp4", count: int = 40, fps: float = 25, **options: Any) -> Path:
         path = tmp_path / name
-        with video.VideoWriter(path, 192, 108, fps, preset="ultrafast", **options) as out:  # type: ignore[arg-type]
+        ours = {"audio", "audio_s", "metadata", "check"} & set(options)
+        about = {"preset": "ultrafast", **{key: value for key, value in options.items() if key not in ours}}
+        encoding = video.Encoding(192, 108, fps, **about)
+        with video.VideoWriter(path, encoding, **{key: options[key] for key in ours}) as out:
             for index in range(count):
                 out.write(picture(index))
         return path
@@ -291,7 +295,7 @@ def test_segments_join_without_a_seam(make: Make, tmp_path: Path) -> None:
     parts = []
     for index in range(3):
         path = tmp_path / f"it's {index}.mp4"
-        with video.VideoWriter(path, 192, 108, 29.97) as out:
+        with video.VideoWriter(path, video.Encoding(192, 108, 29.97)) as out:
             for k in range(20):
                 out.write(picture(index * 20 + k))
         parts.append(Part(path, float(20 / video.as_rate(29.97))))
@@ -310,16 +314,16 @@ def test_writer_leaves_nothing_behind(tmp_path: Path) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(ZeroDivisionError), video.VideoWriter(path, 192, 108, 25) as out:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), video.VideoWriter(path, video.Encoding(192, 108, 25)) as out:  # noqa: PT012
         out.write(picture(0))
         raise ZeroDivisionError
     assert not path.exists()
     assert not ffmpegs()
-    out = video.VideoWriter(path, 192, 108, 25, check=stop)
+    out = video.VideoWriter(path, video.Encoding(192, 108, 25), check=stop)
     with pytest.raises(KeyboardInterrupt), out:
         out.write(picture(0))
     assert not path.exists()
-    forgotten = video.VideoWriter(path, 192, 108, 25)
+    forgotten = video.VideoWriter(path, video.Encoding(192, 108, 25))
     forgotten.write(picture(0))
     del forgotten
     gc.collect()
@@ -331,10 +335,10 @@ def test_writer_tells_why_it_failed(tmp_path: Path, make: Make) -> None:
         make(count=400, audio=make("silent.mp4", count=5))  # a file without sound
     assert "matches no streams" in str(caught.value) or "Stream map" in str(caught.value)
     with pytest.raises(InputError, match=r"folder .* does not exist"):
-        video.VideoWriter(tmp_path / "no" / "out.mp4", 192, 108, 25)
+        video.VideoWriter(tmp_path / "no" / "out.mp4", video.Encoding(192, 108, 25))
     with pytest.raises(ValueError, match="even"):
-        video.VideoWriter(tmp_path / "out.mp4", 191, 108, 25)
-    writer = video.VideoWriter(tmp_path / "out.mp4", 192, 108, 25)
+        video.VideoWriter(tmp_path / "out.mp4", video.Encoding(191, 108, 25))
+    writer = video.VideoWriter(tmp_path / "out.mp4", video.Encoding(192, 108, 25))
     with pytest.raises(EngineError), writer:  # noqa: PT012
         for process in ffmpegs():
             process.kill()
@@ -347,7 +351,7 @@ def test_gpu_encoder_only_when_it_works(tmp_path: Path, monkeypatch: pytest.Monk
     works = video.nvenc_works() == ""
     for asked in ("cpu", "nvenc"):
         path = tmp_path / f"{asked}.mp4"
-        with video.VideoWriter(path, 192, 108, 25, encoder=asked) as out:
+        with video.VideoWriter(path, video.Encoding(192, 108, 25, encoder=asked)) as out:
             for index in range(5):
                 out.write(picture(index))
         assert out.codec == ("h264_nvenc" if asked == "nvenc" and works else "libx264")

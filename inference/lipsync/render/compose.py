@@ -59,7 +59,7 @@ class Mover:
         touched = np.zeros(len(target), bool)
         touched[triangles[far[triangles].any(axis=1)]] = True
         box = around(np.concatenate([target[touched, :2], source[touched, :2]]), 2)
-        box = _meet(box, face_box(target, unit, width, height))
+        box = box.meet(face_box(target, unit, width, height))
         if box.empty:
             return None
         field = self._field(source, target, unit, box, lips)
@@ -86,7 +86,7 @@ class Mover:
         ]
         margin = LIPS_MARGIN * unit
         ring = target[mesh.LIP_OUTER, :2]
-        near = _meet(around(ring, 2.5 * margin), box)
+        near = around(ring, 2.5 * margin).meet(box)
         if lips and not near.empty:
             exact = painter.paint(target, painter.near_mouth, near).sample(source)
             weight = _hull(ring, near, round(margin))
@@ -170,10 +170,3 @@ def lay(picture: Frame, drawing: Drawing, share: float = 1.0) -> None:
     part = inside.cut(picture)
     blended = part + (drawing.bgr[rows, columns] - part) * cover
     part[:] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
-
-
-def _meet(one: Box, other: Box) -> Box:
-    x, y = max(one.x, other.x), max(one.y, other.y)
-    right = min(one.x + one.width, other.x + other.width)
-    bottom = min(one.y + one.height, other.y + other.height)
-    return Box(x, y, max(0, right - x), max(0, bottom - y))

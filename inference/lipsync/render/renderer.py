@@ -135,7 +135,9 @@ class MeshRenderer:
         box, pixels = change
         box.cut(result)[:] = pixels
         skin = compose.skin(frame, source, unit)
-        for share, layer in self.inside.layers(start, (source, goal), head, (opening, width), skin, lambda: frame):
+        for share, layer in self.inside.layers(
+            start, (source, goal), head, (opening, width), skin=skin, picture=lambda: frame
+        ):
             compose.lay(result, layer, share)
         return result
 

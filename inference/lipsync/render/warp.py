@@ -48,7 +48,15 @@ class Box:
         right, bottom = min(width, self.x + self.width), min(height, self.y + self.height)
         return Box(x, y, max(0, right - x), max(0, bottom - y))
 
+    def meet(self, other: Box) -> Box:
+        """The part that two boxes share."""
+        x, y = max(self.x, other.x), max(self.y, other.y)
+        right = min(self.x + self.width, other.x + other.width)
+        bottom = min(self.y + self.height, other.y + other.height)
+        return Box(x, y, max(0, right - x), max(0, bottom - y))
+
     def grow(self, by: int) -> Box:
+        """``by`` pixels wider on every side."""
         return Box(self.x - by, self.y - by, self.width + 2 * by, self.height + 2 * by)
 
 
