@@ -26,6 +26,8 @@ _BATCH = 5000
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many jobs wait, and how often it is measured."""
+
     small: int = 1000
     large: int = 100_000
     rounds: int = 10
@@ -101,6 +103,7 @@ def trip_figures(pool: Any, place: Path, count: int) -> dict[str, Any]:
 
 
 def listing_us(spool: Any) -> float:
+    """Microseconds of one listing of the queue, the median of 20."""
     costs = []
     for _ in range(20):
         begun = time.perf_counter()
@@ -128,6 +131,7 @@ def wait_for_renewal(spool: Any, before: int, seconds: float) -> bool:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Milliseconds per round trip with a short and a long queue, and what they stand to each other."""
     from pool import FilePool
     from pool.spool import Spool
 

@@ -46,6 +46,8 @@ _WORLDS = {
 
 @dataclass(frozen=True)
 class Sizes:
+    """How often it is measured, and in which surroundings."""
+
     imports: int = 11
     arrays: int = 8
     worlds: tuple[str, ...] = tuple(_WORLDS)
@@ -112,6 +114,7 @@ def used_shm() -> int:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Import times in milliseconds, memory in megabytes, what shared memory is used."""
     imports = import_times(sizes.imports)
     before = used_shm()
     with harness.warm_pool(place, ENGINES) as pool:

@@ -27,6 +27,8 @@ _STILL_S = 2.6  # after which an unchanged directory is believed
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many records lie there, are added, and wait."""
+
     records: int = 100_000
     more: int = 1000
     waiting: int = 100_000
@@ -86,6 +88,7 @@ def beside(rounds: int, change: Callable[[], Any], look: Callable[[], Any], fold
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Milliseconds of a page of the list of jobs."""
     from pool.browse import page
     from pool.spool import Spool
 

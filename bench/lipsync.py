@@ -33,6 +33,8 @@ WIDTH, HEIGHT, FPS = 1280, 720, 25
 
 @dataclass(frozen=True)
 class Sizes:
+    """Seconds of template and sound, and how often it is repeated."""
+
     template_s: float
     audio_s: float
     repeats: int  #: with the template in the cache
@@ -64,6 +66,7 @@ def processor_s() -> float:
 
 
 def measure(sizes: Sizes, place: Path) -> harness.Measured:
+    """Seconds of work per second of video, with the template new and known."""
     video, audio = place / "template.mp4", place / "speech.flac"
     template(video, sizes.template_s)
     loop = [media.ffmpeg_binary(), "-v", "error", "-stream_loop", "-1", "-i", str(SPEECH), "-t", str(sizes.audio_s)]

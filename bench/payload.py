@@ -29,6 +29,8 @@ IN_FLIGHT = 4  # arrays asked for at once: two are made while two are read
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many rounds, jobs and arrays."""
+
     rounds: int = 5
     jobs: int = 2000
     arrays: int = 40
@@ -69,6 +71,7 @@ def arrays(pool: Any, count: int, array_mb: int, in_flight: int = IN_FLIGHT) -> 
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Jobs per second with small parameters, megabytes per second with arrays."""
     rates: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:

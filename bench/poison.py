@@ -27,6 +27,8 @@ _PATIENCE_S = 300.0
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many pairs of runs, jobs, and jobs that kill their worker."""
+
     pairs: int = 5
     jobs: int = 300
     poison: int = 6
@@ -94,6 +96,7 @@ class Bench:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """How much longer good jobs take beside jobs that kill their worker."""
     loads = place / "loads"
     engine = {"engine": harness.FAKE, "workers": WORKERS, "options": {"loads": str(loads)}}
     with harness.warm_pool(place, {"fake": engine}) as pool:

@@ -52,6 +52,8 @@ with FilePool(sys.argv[1], start=False) as pool:
 
 @dataclass(frozen=True)
 class Sizes:
+    """How often something is killed, and the jobs meanwhile."""
+
     kills: int = 9
     jobs: int = 100
     job_s: float = 0.02
@@ -81,6 +83,7 @@ class Site:
         self.spool = self.directory / "spool"
 
     def count_loads(self) -> int:
+        """How often an engine was loaded."""
         return len(self.loads.read_text().splitlines())
 
     def starts(self, job_id: str) -> list[tuple[int, int, int]]:
@@ -107,6 +110,7 @@ class Site:
             )
 
     def script(self, text: str, *arguments: object) -> list[str]:
+        """The command that runs a text of Python with the configuration and more arguments."""
         return [sys.executable, "-c", text, str(self.config), *map(str, arguments)]
 
     def read_in_new_process(self, ids: list[str]) -> int:
@@ -125,6 +129,7 @@ class Site:
 
 @contextlib.contextmanager
 def site(place: Path) -> Iterator[Site]:
+    """A pool with its files, for the time of the ``with`` block."""
     made = Site(place)
     try:
         yield made
@@ -195,6 +200,7 @@ def kill_supervisor(made: Site, sizes: Sizes, *, submitter_too: bool) -> dict[st
 
 
 def count_done(made: Site, ids: list[str]) -> int:
+    """How many of the jobs have a result."""
     return sum((made.spool / "out" / f"{job}.msgpack").exists() for job in ids)
 
 
@@ -218,6 +224,7 @@ def kill_own_supervisor(made: Site, sizes: Sizes) -> dict[str, int]:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Milliseconds until work goes on after a kill, and how many jobs were lost."""
     from pool import FilePool
 
     with site(place) as made, FilePool(made.config) as pool:

@@ -23,6 +23,8 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many rounds and jobs."""
+
     rounds: int = 5
     jobs: int = 5000
     durable_jobs: int = 2000
@@ -71,6 +73,7 @@ def file_sizes(pool: Any) -> tuple[int, int]:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Jobs per second."""
     rates: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:

@@ -246,6 +246,7 @@ def nvenc_works(ffmpeg: str | None = None) -> str:
 
 
 def sound_input(audio: str | Path | None, audio_s: float | None) -> Any:
+    """A file's first audio stream as an input of ffmpeg, cut after ``audio_s`` seconds; InputError when it is gone."""
     import ffmpeg as builder
 
     if audio is None:
@@ -297,6 +298,7 @@ def command(
     metadata: Mapping[str, str] | None,
     ffmpeg: str | None,
 ) -> list[str]:
+    """ffmpeg's arguments for an MP4 at ``path`` with a picture and, unless None, a sound."""
     import ffmpeg as builder
 
     metadata = dict(metadata or {})
@@ -318,6 +320,7 @@ def command(
 
 
 def failure(process: Process, subject: str) -> EngineError:
+    """What to raise when ffmpeg failed, with its own words; ResourceError when the disk is full."""
     said = process.said or "no reason given"
     if "No space left" in said:
         return ResourceError(f"disk full while writing {subject}: {said}", hint="make room and try again")

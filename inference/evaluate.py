@@ -103,10 +103,12 @@ class Measured:
 
     @property
     def opening(self) -> Array:
+        """(T,) of the mouth, eye distances."""
         return self.face.openings
 
     @property
     def width(self) -> Array:
+        """(T,) of the mouth, eye distances."""
         return self.face.widths
 
 

@@ -33,9 +33,11 @@ class Echo:
         """Nothing to load."""
 
     def check(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Anything goes."""
         return params
 
     def run(self, params: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+        """The parameters; or, with ``array_mb``, an array of so many MiB."""
         if "array_mb" in params:
             import numpy as np
 
@@ -43,6 +45,7 @@ class Echo:
         return params
 
     def run_batch(self, batch: Sequence[Mapping[str, Any]], contexts: Sequence[Context]) -> list[Mapping[str, Any]]:
+        """The parameters of each job, with the number of jobs in the batch."""
         return [{**params, "batch": len(batch)} for params in batch]
 
     def close(self) -> None:
@@ -100,6 +103,7 @@ class Fake:
     Params: ClassVar[type[FakeParams]] = FakeParams
 
     def load(self, device: str, options: Mapping[str, Any]) -> None:
+        """Load as slowly, or fail, as the options say."""
         self.device = device
         self._witness = Path(options["witness"]) if "witness" in options else None
         self._warmup_s = float(options.get("warmup_s", 0.0))
@@ -123,21 +127,26 @@ class Fake:
             _segfault()
 
     def warmup(self) -> None:
+        """Sleep ``warmup_s`` seconds."""
         time.sleep(self._warmup_s)
 
     def check(self, params: Mapping[str, Any]) -> FakeParams:
+        """Types, and whether the input file exists. Raises :class:`InputError`."""
         checked = FakeParams.model_validate(dict(params))
         if checked.audio is not None and not Path(checked.audio).is_file():
             raise InputError(f"audio {checked.audio}: no such file", "give the path of an existing file")
         return checked
 
     def files(self, params: FakeParams) -> Files:
+        """The input and the output that the job names."""
         return Files((Path(params.audio),) if params.audio else (), (Path(params.output),) if params.output else ())
 
     def fingerprint(self) -> str:
+        """What the option says."""
         return self._fingerprint
 
     def run(self, params: FakeParams, context: Context) -> Mapping[str, Any]:
+        """Do what the job says; with a ``witness``, note start and end under an exclusive lock."""
         self._runs += 1
         if self._witness is None:
             return self._act(params, context)
@@ -181,6 +190,7 @@ class Fake:
         return result
 
     def close(self) -> None:
+        """Let go of the leaked memory."""
         self._leaks.clear()
 
 

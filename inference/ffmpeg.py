@@ -47,21 +47,25 @@ class Process:
 
     @property
     def pid(self) -> int:
+        """Process id."""
         return self._process.pid
 
     @property
     def stdin(self) -> IO[bytes]:
+        """Its standard input, without a buffer; for "write" only."""
         assert self._process.stdin is not None
         return self._process.stdin
 
     @property
     def stdout(self) -> io.RawIOBase:
+        """Its standard output, without a buffer; for "read" only."""
         raw = self._process.stdout
         assert isinstance(raw, io.RawIOBase)  # as it is without a buffer
         return raw
 
     @property
     def ended(self) -> bool:
+        """Whether it has ended by itself."""
         return self._process.poll() is not None
 
     @property

@@ -90,9 +90,11 @@ class Witness:
         self.folder = folder
 
     def done(self) -> set[int]:
+        """Numbers of the naps that were finished."""
         return {int(path.name.split(".")[0]) for path in self.folder.glob("*.done")}
 
     def twice(self) -> int:
+        """How many naps were done more than once."""
         return len(list(self.folder.glob("*.done"))) - len(self.done())
 
     def workers(self) -> list[int]:
@@ -101,6 +103,7 @@ class Witness:
 
 
 def naps(peer: Peer, witness: Witness) -> list[Any]:
+    """Hand out all naps and wait for the first."""
     handles = [peer.submit("nap", number, NAP_S, str(witness.folder)) for number in range(NAPS)]
     until(lambda: len(witness.done()) >= 3 and witness.workers(), "the first naps")
     return handles
@@ -121,6 +124,7 @@ def outcome(witness: Witness, handles: list[Any], name: str) -> dict[str, int]:
 
 
 def worker_killed(peer: Peer, place: Path) -> dict[str, int | str]:
+    """What became of the naps when a worker was killed."""
     witness = Witness(place / "worker")
     try:
         handles = naps(peer, witness)
@@ -133,6 +137,7 @@ def worker_killed(peer: Peer, place: Path) -> dict[str, int | str]:
 
 
 def manager_killed(peer: Peer, place: Path) -> dict[str, int]:
+    """What became of the naps when what hands out the work was killed."""
     witness = Witness(place / "manager")
     handles = naps(peer, witness)
     kill(peer.manager())
@@ -203,6 +208,7 @@ def measure(name: str, place: Path, quick: bool) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measure one peer and print its figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("--dir", type=Path, required=True)

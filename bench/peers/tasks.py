@@ -12,6 +12,7 @@ ARRAY_BYTES = 16 << 20
 
 
 def echo(n: int) -> int:
+    """Return the number."""
     return n
 
 
@@ -38,12 +39,15 @@ class Tasks:
     """The same work as an engine of filepool."""
 
     def load(self, device: str, options: dict[str, object]) -> None:
+        """Nothing to load."""
         self.close()
 
     def check(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Anything goes."""
         return params
 
     def run(self, params: dict[str, Any], context: Any) -> Any:
+        """Do the task that the parameters name."""
         return {"value": TASKS[params["task"]](*params["args"])}
 
     def close(self) -> None:

@@ -97,6 +97,7 @@ class Layer(nn.Module):
         self.down = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, n, width) → the same shape."""
         batch, frames, width = x.shape
         joined = self.query_key_value(self.attention_norm(x)).view(batch, frames, 3, self.heads, -1)
         query, key, value = joined.permute(2, 0, 3, 1, 4)

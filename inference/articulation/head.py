@@ -49,6 +49,7 @@ class Meta:
 
     @property
     def inputs(self) -> int:
+        """Numbers per half frame that go into regression and networks."""
         return len(self.layers) * self.components
 
 
@@ -79,6 +80,7 @@ class Ridge(nn.Module):
         self.register_buffer("bias", torch.zeros(len(CHANNELS)))
 
     def forward(self, reduced: Tensor) -> Tensor:
+        """(2 T, inputs) → (T, 5) channels."""
         return taps(reduced) @ self.weight + self.bias
 
 
@@ -98,6 +100,7 @@ class FrameNorm(nn.LayerNorm):
     """Layer norm of (batch, channels, T) over the channels: no frame depends on how long the window is."""
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """(batch, hidden, T) → the same shape, each frame normalised by itself."""
         return super().forward(hidden.transpose(1, 2)).transpose(1, 2)
 
 
@@ -120,6 +123,7 @@ class Temporal(nn.Module):
         self.leave = nn.Sequential(FrameNorm(hidden), nn.GELU(), nn.Dropout(dropout), nn.Conv1d(hidden, OUTPUTS, 1))
 
     def forward(self, reduced: Tensor) -> Tensor:
+        """(batch, inputs, 2 T) → (batch, OUTPUTS, T)."""
         hidden = self.enter(reduced)
         for block in self.blocks:
             hidden = hidden + block(hidden)

@@ -53,6 +53,7 @@ class Study:
 
     @property
     def speakers(self) -> list[str]:
+        """Everybody who talks in the clips, sorted."""
         return sorted({clip.speaker for clip in self.clips})
 
     def plain(self, clip: int) -> Example:

@@ -56,14 +56,17 @@ class TemplateAnalysis:
 
     @property
     def frames(self) -> int:
+        """How many frames were looked at."""
         return len(self.found)
 
     @property
     def size(self) -> tuple[int, int]:
+        """(width, height) of the video in pixels."""
         return self.width, self.height
 
     @property
     def pose(self) -> Pose:
+        """Of every frame; NaN without a face."""
         return Pose(self.scale, self.rotation, self.translation)
 
     @cached_property
@@ -73,6 +76,7 @@ class TemplateAnalysis:
 
     @property
     def mouth(self) -> measure.Mouth:
+        """Its measures per frame, eye distances; NaN without a face."""
         return measure.Mouth(*self.channels.T)
 
     @property

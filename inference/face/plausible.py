@@ -81,10 +81,12 @@ class Verdict:
 
     @property
     def human(self) -> bool:
+        """Whether score and shape are those of a human face."""
         return self.landmarks.score >= MIN_SCORE and self.margin >= MIN_MARGIN
 
     @property
     def large_enough(self) -> bool:
+        """Whether the eyes are far enough apart for the mesh to be trusted."""
         return self.landmarks.eye_distance >= MIN_EYES
 
 

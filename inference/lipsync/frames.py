@@ -45,10 +45,14 @@ class Size(Protocol):
     """Anything that has the size of frames, in pixels: a :class:`VideoInfo`, or a picture's."""
 
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Pixels."""
+        ...
 
     @property
-    def height(self) -> int: ...
+    def height(self) -> int:
+        """Pixels."""
+        ...
 
 
 @dataclass(frozen=True)

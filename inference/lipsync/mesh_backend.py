@@ -104,6 +104,7 @@ class MeshPainter:
         self._buffer: Planes | None = None
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
+        """(H, W, 3) each: the finished frames of some output numbers."""
         plan = self._plan
         return [
             self._renderer.render(frame, int(plan.frames[k]), plan.target(k))

@@ -61,6 +61,7 @@ class Family:
 
     @property
     def name(self) -> str:
+        """Its side, as text."""
         return str(self.side)
 
 
@@ -126,6 +127,7 @@ class Unit(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels in, H, W) → (B, channels out, H′, W′)."""
         y: Tensor = self.conv_block(x)
         out: Tensor = self.act(y + x if self.residual else y)
         return out
@@ -166,6 +168,7 @@ class Generator(nn.Module):
         self.output_block = nn.Sequential(*step(Step(80, 32, 3, 1, 1, 0)), nn.Conv2d(32, 3, 1), nn.Sigmoid())
 
     def forward(self, sound: Tensor, face: Tensor) -> Tensor:
+        """(B, 1, 80, 16) and (B, 6, side, side) → (B, 3, side, side), 0..1."""
         rungs: list[Tensor] = []
         for block in self.face_encoder_blocks:
             face = block(face)

@@ -63,18 +63,22 @@ class EchoMimicBackend:
         return (lambda start, stop: Paster(picture, frames, place, cover)), MADE
 
     def check_length(self, frames: int) -> None:
+        """Raise InputError for more frames than ``max_frames``."""
         check_length(frames, self._options.max_frames)
 
     def files(self) -> list[Path]:
+        """Every file of weights in use."""
         return self._pipeline.files()
 
     def settings(self) -> dict[str, object]:
+        """The options that shape a video."""
         return {"backend": "echomimic", "variant": self._options.variant}
 
     def warmup(self) -> None:
         """Nothing: one pass takes as long as a job's."""
 
     def close(self) -> None:
+        """Let go of the pipeline."""
         self._pipeline.close()
 
 
@@ -87,6 +91,7 @@ class Paster:
         self._picture, self._frames, self._place, self._cover = picture, frames, place, cover[..., None]
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
+        """(H, W, 3) each: the pictures of some output numbers."""
         return [self._one(k) for k in outputs]
 
     def _one(self, k: int) -> Frame:

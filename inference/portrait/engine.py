@@ -239,6 +239,7 @@ class Still:
         return PictureSize(self.picture.shape[1], self.picture.shape[0])
 
     def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Frame]:
+        """The picture, (H, W, 3) BGR, as often as the order is long."""
         for _ in range(len(order)):
             yield self.picture
 

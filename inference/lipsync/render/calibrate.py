@@ -43,6 +43,7 @@ class Calibration:
         return np.asarray(drawn, np.float32), np.asarray(spread, np.float32)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Arrays for numpy's savez."""
         return {
             "asked_opening": self.asked_opening,
             "drawn_opening": self.drawn_opening,
@@ -51,6 +52,7 @@ class Calibration:
 
     @classmethod
     def load(cls, arrays: dict[str, NDArray[np.generic]]) -> Calibration:
+        """From what ``arrays`` gave; KeyError when some are missing."""
         return cls(
             np.asarray(arrays["asked_opening"], np.float32),
             np.asarray(arrays["drawn_opening"], np.float32),

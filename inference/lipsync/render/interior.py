@@ -45,6 +45,7 @@ class Skin:
 
     @property
     def light(self) -> float:
+        """Luminance 0..255."""
         return float(self.bgr @ GREY)
 
 

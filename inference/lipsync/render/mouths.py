@@ -72,6 +72,7 @@ class Mouths:
 
     @classmethod
     def load(cls, arrays: dict[str, NDArray[np.generic]]) -> Mouths:
+        """From what ``save`` gave; KeyError when some are missing."""
         sizes = np.asarray(arrays["mouth_size"], np.int64)
         ends = np.concatenate([[0], np.cumsum(sizes.prod(axis=1) * 3)])
         pixels = np.asarray(arrays["mouth_pixels"], np.uint8)

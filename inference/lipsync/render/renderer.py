@@ -42,10 +42,14 @@ class Analysis(Protocol):
     """What of an analysis is used (:class:`inference.face.analysis.TemplateAnalysis` has it)."""
 
     @property
-    def points(self) -> NDArray[np.float32]: ...  # (N, 478, 3) pixels
+    def points(self) -> NDArray[np.float32]:
+        """(N, 478, 3) pixels."""
+        ...
 
     @property
-    def found(self) -> NDArray[np.bool_]: ...  # (N,)
+    def found(self) -> NDArray[np.bool_]:
+        """(N,) whether a frame shows the face."""
+        ...
 
 
 class MeshRenderer:

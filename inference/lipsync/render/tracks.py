@@ -54,6 +54,7 @@ class Tracks:
 
     @property
     def frames(self) -> int:
+        """How many frames the template has."""
         return len(self.found)
 
     @property
@@ -63,6 +64,7 @@ class Tracks:
 
     @property
     def rest_opening(self) -> float:
+        """The opening of the mouth when it says nothing, eye distances."""
         return float(np.median(self.opening[self._calm()]))
 
     def _calm(self) -> NDArray[np.intp]:

@@ -36,6 +36,7 @@ class Box:
 
     @property
     def empty(self) -> bool:
+        """Whether it holds less than two pixels in a direction."""
         return self.width < 2 or self.height < 2
 
     def cut(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
