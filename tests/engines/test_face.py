@@ -306,25 +306,6 @@ def test_gaussian() -> None:
     assert filters.gaussian(np.ones((1, 4)), 3) == pytest.approx(1)
 
 
-def test_one_euro_is_calm_and_quick() -> None:
-    generator = np.random.default_rng(4)
-    quiet = generator.normal(0, 0.002, (300, 1))
-    assert filters.one_euro(quiet, 25).std() < 0.7 * quiet.std()
-    jump = np.concatenate([np.zeros(20), np.ones(20)])[:, None]
-    assert filters.one_euro(jump, 25, beta=3)[23, 0] > 0.95
-    jump[10] = np.nan
-    restarted = filters.one_euro(jump, 25)
-    assert np.isnan(restarted[10])
-    assert restarted[11] == jump[11]
-
-
-def test_gaps_are_bridged_when_short() -> None:
-    values = np.float32([1, np.nan, np.nan, 4, np.nan, np.nan, np.nan, 8, np.nan])[:, None]
-    filled = filters.fill_gaps(values, 2)[:, 0]
-    assert filled[:4] == pytest.approx([1, 2, 3, 4])
-    assert np.isnan(filled[[4, 5, 6, 8]]).all()
-
-
 def test_smoothed_poses_are_poses() -> None:
     generator = np.random.default_rng(6)
     turns = np.stack([pose.rotation_of(*angles) for angles in generator.normal(0, 5, (30, 3))])

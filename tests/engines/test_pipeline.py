@@ -17,13 +17,13 @@ import pytest
 
 from inference import media
 from inference.base import Cancelled, EngineError, InputError
-from inference.encode import as_rate
+from inference.encode import as_rate, to_planes
 from inference.join import Part, join
 from inference.lipsync import frames as frames_module
 from inference.lipsync import marks, sound
 from inference.lipsync.frames import Ahead, Run, Template, loop, runs
 from inference.lipsync.pipeline import Render, cut
-from inference.lipsync.planes import changed_box, planes_of, to_bgr, with_changes
+from inference.lipsync.planes import changed_box, to_bgr, with_changes
 from inference.video import Encoding, VideoWriter, probe_video, read_frames
 
 Frame = np.ndarray
@@ -111,6 +111,12 @@ def test_reading_ahead_ends_and_hands_over_errors() -> None:
             next(stream)
     with Ahead(iter([]), 1) as stream:
         assert list(stream) == []
+
+
+def planes_of(frame: np.ndarray) -> np.ndarray:
+    planes = np.empty((frame.shape[0] * 3 // 2, frame.shape[1]), np.uint8)
+    to_planes(frame, planes)
+    return planes
 
 
 def test_only_what_changed_is_converted() -> None:
