@@ -1,7 +1,7 @@
-"""Frames to a file: H.264 and AAC in MP4, playable while it still downloads.
+"""Frames to a file: H.264 in MP4, playable while it still downloads. Sound is added when segments are joined.
 
-One ffmpeg takes the frames from a pipe, the sound from its file and the corner pictures from theirs, and
-writes yuv420p with ``+faststart``. Its stderr's last lines are in every error; it is killed when the work is
+One ffmpeg takes the frames from a pipe and the corner pictures from their files, and writes yuv420p with
+``+faststart``. Its stderr's last lines are in every error; it is killed when the work is
 cancelled, when an exception leaves the ``with`` block and when the writer is forgotten.
 """
 
@@ -129,19 +129,14 @@ class VideoWriter:
     """A context manager that takes frames in order.
 
     The file at ``path`` is whole when the ``with`` block has ended without an error, and gone otherwise. The
-    name needs no particular ending. ``audio`` is any file with sound, cut after ``audio_s`` seconds. ``codec``
-    says which encoder is used, ``note`` why it is not the one asked for. ``check`` is called at every frame and
-    while waiting for the end, and may raise.
+    name needs no particular ending. ``codec`` says which encoder is used, ``note`` why it is not the one asked
+    for. ``check`` is called at every frame and while waiting for the end, and may raise.
     """
 
     def __init__(
         self,
         path: str | Path,
         encoding: Encoding,
-        *,
-        audio: str | Path | None = None,
-        audio_s: float | None = None,
-        metadata: Mapping[str, str] | None = None,
         check: Callable[[], None] | None = None,
     ) -> None:
         self.path = Path(path)
@@ -150,12 +145,10 @@ class VideoWriter:
         self.codec, self.note = encoding.codec()
         self._check = check
         self._planes = np.empty((self.height * 3 // 2, self.width), np.uint8)
-        sound = sound_input(audio, audio_s)
         if not self.path.absolute().parent.is_dir():
             raise InputError(f"output: the folder {self.path.absolute().parent} does not exist", hint="create it")
-        codecs = {**encoding.options(self.codec), **AAC}
-        picture = _picture(encoding)
-        arguments = command(picture, sound, self.path, codecs, metadata=metadata, ffmpeg=encoding.ffmpeg)
+        codecs = encoding.options(self.codec)
+        arguments = command(_picture(encoding), None, self.path, codecs, ffmpeg=encoding.ffmpeg)
         self._process = Process(arguments, "write")
 
     def write(self, frame: Frame) -> None:
@@ -245,17 +238,6 @@ def nvenc_works(ffmpeg: str | None = None) -> str:
     return "nvenc: " + (re.sub(r"^\[[^\]]*\] ", "", lines[0]) if lines else f"exit code {done.returncode}")
 
 
-def sound_input(audio: str | Path | None, audio_s: float | None) -> Any:
-    """A file's first audio stream as an input of ffmpeg, cut after ``audio_s`` seconds; InputError when it is gone."""
-    import ffmpeg as builder
-
-    if audio is None:
-        return None
-    limit = {"t": f"{audio_s:.6f}"} if audio_s is not None else {}
-    file = media.require_file(audio)
-    return builder.input(f"file:{file}", protocol_whitelist=media.LOCAL_PROTOCOLS, vn=None, **limit)["a:0"]
-
-
 def _picture(encoding: Encoding) -> Any:
     import ffmpeg as builder
 
@@ -295,8 +277,8 @@ def command(
     path: Path,
     codecs: Mapping[str, Any],
     *,
-    metadata: Mapping[str, str] | None,
-    ffmpeg: str | None,
+    metadata: Mapping[str, str] | None = None,
+    ffmpeg: str | None = None,
 ) -> list[str]:
     """ffmpeg's arguments for an MP4 at ``path`` with a picture and, unless None, a sound."""
     import ffmpeg as builder

@@ -34,7 +34,7 @@ from inference.lipsync.frames import Template, loop
 from inference.lipsync.params import Backend as BackendName
 from inference.lipsync.params import Options
 from inference.lipsync.params import Params as LipSyncParams
-from inference.lipsync.pipeline import Render
+from inference.lipsync.pipeline import Film, Render
 from inference.lipsync.work import Backend, Work
 from inference.paths import absolute, check_output
 from inference.probe import VideoInfo, probe_video
@@ -269,15 +269,6 @@ class Task:
     frames: int  #: of the output
     shares: Shares
     backend: BackendName
-
-
-@dataclass(frozen=True)
-class Film:
-    """A finished picture, and when its parts were done, in seconds of the monotonic clock."""
-
-    render: Render
-    prepared: float
-    rendered: float
 
 
 class Shares:
