@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from inference import video
 from inference.base import InputError
 from inference.face import measure, mesh
-from inference.face.model import FaceModel
+from inference.face.model import FaceModel, Frame
 from inference.face.pose import Pose, fit, median_shape
 from inference.face.track import Choice, Tracker
 from inference.kept import Shelf, locked
@@ -149,26 +150,18 @@ def analyse(
     shrink = max(1.0, max(info.width, info.height) / ANALYSIS_SIDE)
     size = (round(info.width / shrink / 2) * 2, round(info.height / shrink / 2) * 2)
     tracker = Tracker(model, _scaled(choice, size[0] / info.width, size[1] / info.height))
-    rows: list[mesh.Points] = []
-    scores: list[float] = []
-    missing = np.full((mesh.POINTS, 3), np.nan, np.float32)
+
+    def tell(done: int) -> None:
+        if check is not None:
+            check()
+        if progress is not None:
+            progress(done, max(expected, done))
+
     # One frame more than allowed tells whether the video goes on.
     threads, ffmpeg = decoding.threads, decoding.ffmpeg
     with video.read_frames(info, size=size, fps=rate, count=limit + 1, threads=threads, ffmpeg=ffmpeg) as frames:
-        complete = True
-        for frame in frames:
-            if len(rows) == limit:
-                complete = False
-                break
-            landmarks = tracker.feed(frame)
-            rows.append(missing if landmarks is None else landmarks.points)
-            scores.append(0.0 if landmarks is None else landmarks.score)
-            if check is not None:
-                check()
-            if progress is not None:
-                progress(len(rows), max(expected, len(rows)))
-    points = np.stack(rows)
-    rows.clear()
+        points, scores = _followed(itertools.islice(frames, limit), tracker, tell)
+        complete = next(frames, None) is None
     found = _long_enough(np.asarray(np.isfinite(points[:, 0, 0]), np.bool_))
     points[~found] = np.nan
     if not found.any():
@@ -185,7 +178,7 @@ def analyse(
         complete=complete,
         points=points,
         found=found,
-        score=np.array(scores, np.float32) * found,
+        score=scores * found,
         shape=shape,
         scale=pose.scale,
         rotation=pose.rotation,
@@ -244,6 +237,21 @@ def _analysis(**arrays: Any) -> TemplateAnalysis:
 
 
 _PLAIN = {"width": int, "height": int, "fps": float, "complete": bool}
+
+
+def _followed(
+    frames: Iterable[Frame], tracker: Tracker, tell: Callable[[int], None]
+) -> tuple[mesh.Points, NDArray[np.float32]]:
+    """(N, 478, 3) points, NaN without a face, and (N,) scores, 0 without; ``tell`` is called with each count."""
+    rows: list[mesh.Points] = []
+    scores: list[float] = []
+    missing = np.full((mesh.POINTS, 3), np.nan, np.float32)
+    for frame in frames:
+        landmarks = tracker.feed(frame)
+        rows.append(missing if landmarks is None else landmarks.points)
+        scores.append(0.0 if landmarks is None else landmarks.score)
+        tell(len(rows))
+    return np.stack(rows), np.array(scores, np.float32)
 
 
 def _long_enough(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
