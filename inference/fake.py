@@ -180,7 +180,7 @@ class Fake:
         if do in _DEEDS:
             _DEEDS[do](params, context, result)
         elif do in _MISDEEDS:
-            _MISDEEDS[do](params)
+            _misbehave(do, params)
         elif do == "leak":
             self._leaks.append(bytearray(os.urandom(1 << 20) * params.mb))
             _sleep(params, context, result)
@@ -304,6 +304,10 @@ _MISDEEDS: Mapping[str, Callable[[FakeParams], object]] = {
     "stop": lambda params: os.kill(os.getpid(), signal.SIGSTOP),
     "deaf": lambda params: time.sleep(params.seconds),  # although it was cancelled, while its heart beats
 }
+
+
+def _misbehave(do: str, params: FakeParams) -> None:
+    _MISDEEDS[do](params)
 
 
 def _dive(depth: int) -> int:
