@@ -193,6 +193,16 @@ def test_one_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
         assert [number(frame) for frame in video.read_frames(about)] == [77]
 
 
+def test_a_video_is_probed_by_one_run_of_ffmpeg_and_remembered(make: Make, tmp_path: Path) -> None:
+    program, log = tmp_path / "ffmpeg", tmp_path / "log"
+    program.write_text(f'#!/bin/sh\necho run >> {log}\nexec {media.ffmpeg_binary()} "$@"\n')
+    program.chmod(0o755)
+    path = make(count=3)
+    for _ in range(2):
+        assert video.probe_video(path, ffmpeg=str(program)).frames == 3
+    assert log.read_text().split() == ["run"]
+
+
 def test_wrong_extension_is_read_by_content(make: Make, tmp_path: Path) -> None:
     path = make(count=3).rename(tmp_path / "clip.txt")
     assert video.probe_video(path).frames == 3
