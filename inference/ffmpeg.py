@@ -46,11 +46,6 @@ class Process:
         self._listener.start()
 
     @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
-
-    @property
     def stdin(self) -> IO[bytes]:
         """Its standard input, without a buffer; for "write" only."""
         assert self._process.stdin is not None
@@ -62,11 +57,6 @@ class Process:
         raw = self._process.stdout
         assert isinstance(raw, io.RawIOBase)  # as it is without a buffer
         return raw
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has ended by itself."""
-        return self._process.poll() is not None
 
     @property
     def closed(self) -> bool:

@@ -57,11 +57,6 @@ class VideoInfo:
     decoder: str = ""  #: "" = ffmpeg's choice
     rgb: bool = False  #: stored as RGB
 
-    @property
-    def rate(self) -> Fraction:
-        """``fps`` as an exact fraction: 29.97 is 30000/1001."""
-        return as_rate(self.fps)
-
 
 @dataclass(frozen=True)
 class _Scan:

@@ -76,11 +76,6 @@ class TemplateAnalysis:
         return self.pose.to_head(self.points)
 
     @property
-    def mouth(self) -> measure.Mouth:
-        """Its measures per frame, eye distances; NaN without a face."""
-        return measure.Mouth(*self.channels.T)
-
-    @property
     def openings(self) -> NDArray[np.float32]:
         """(N,) gap between the inner lips in eye distances."""
         return self.channels[:, measure.CHANNELS.index("opening")]
