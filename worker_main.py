@@ -16,6 +16,7 @@ from pathlib import Path
 
 
 def main(argv: list[str]) -> int:
+    """Run one worker from its launch file; the process's exit code, 2 for wrong arguments."""
     if len(argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2

@@ -33,6 +33,7 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(found: dict[str, dict[str, Any]], seconds: float) -> None:
+    """Print a table of the figures and how they stand to their targets, in colour."""
     from rich.console import Console
     from rich.table import Table
 
@@ -49,6 +50,7 @@ def show(found: dict[str, dict[str, Any]], seconds: float) -> None:
 
 
 def main() -> int:
+    """Run the benches named on the command line; 0 when every target is reached."""
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

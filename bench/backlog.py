@@ -26,6 +26,8 @@ _BATCH = 5000
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many jobs wait, and how often it is measured."""
+
     small: int = 1000
     large: int = 100_000
     rounds: int = 10
@@ -101,6 +103,7 @@ def trip_figures(pool: Any, place: Path, count: int) -> dict[str, Any]:
 
 
 def listing_us(spool: Any) -> float:
+    """Microseconds of one listing of the queue, the median of 20."""
     costs = []
     for _ in range(20):
         begun = time.perf_counter()
@@ -128,6 +131,7 @@ def wait_for_renewal(spool: Any, before: int, seconds: float) -> bool:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Milliseconds per round trip with a short and a long queue, and what they stand to each other."""
     from pool import FilePool
     from pool.spool.store import Spool
 
@@ -162,17 +166,27 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     }
     figures["run_down_per_s"] = round(rate)
     rows = [
-        Row(f"claim, {sizes.small:,} waiting", f"{figures['claim_us_1k']:.1f} µs",
-            f"listed once in {figures['listing_ms_1k']:.1f} ms"),
-        Row(f"claim, {sizes.large:,} waiting", f"{figures['claim_us_100k']:.1f} µs",
-            f"listed once in {figures['listing_ms_100k']:.1f} ms"),
+        Row(
+            f"claim, {sizes.small:,} waiting",
+            f"{figures['claim_us_1k']:.1f} µs",
+            f"listed once in {figures['listing_ms_1k']:.1f} ms",
+        ),
+        Row(
+            f"claim, {sizes.large:,} waiting",
+            f"{figures['claim_us_100k']:.1f} µs",
+            f"listed once in {figures['listing_ms_100k']:.1f} ms",
+        ),
         Row("  × at first", f"{figures['ratio']:.2f}", figure="ratio"),
         Row("run down by two workers", f"{figures['run_down_per_s']} jobs/s"),
         Row("round trip before", harness.ms(before["p50_ms"]), f"the empty queue lists in {before['listing_us']} µs"),
         Row("round trip after", harness.ms(after["p50_ms"]), f"the empty queue lists in {after['listing_us']} µs"),
-        Row("  × before, less the floor's drift", f"{figures['roundtrip']['ratio']:.2f}", figure="roundtrip.ratio",
-            note="directory replaced" if figures["renewed"] else "directory NOT replaced"),
-    ]  # fmt: skip
+        Row(
+            "  × before, less the floor's drift",
+            f"{figures['roundtrip']['ratio']:.2f}",
+            figure="roundtrip.ratio",
+            note="directory replaced" if figures["renewed"] else "directory NOT replaced",
+        ),
+    ]
     return Measured("backlog", figures, rows)
 
 

@@ -27,6 +27,8 @@ MESSAGE_BYTES = 256  # about a job file; its record has about as many
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many messages and files."""
+
     rounds: int = 10
     messages: int = 200  # per round
     durable_messages: int = 50
@@ -45,11 +47,13 @@ class Peer:
         self.answer()
 
     def begin(self, *numbers: int) -> None:
+        """Send the numbers of the next round."""
         assert self._process.stdin is not None
         self._process.stdin.write(" ".join(map(str, numbers)) + "\n")
         self._process.stdin.flush()
 
     def answer(self) -> Any:
+        """What the other process says; RuntimeError when it has ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -57,6 +61,7 @@ class Peer:
         return json.loads(line)
 
     def end(self) -> None:
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 
@@ -94,6 +99,7 @@ class Store:
 
 @contextlib.contextmanager
 def ping_pong(place: Path) -> Iterator[PingPong]:
+    """Two processes that hand files to each other, for the time of the ``with`` block."""
     with _rooms(place, "tmp", "ping", "pong") as directory:
         peers: list[Peer] = []
         try:
@@ -107,6 +113,7 @@ def ping_pong(place: Path) -> Iterator[PingPong]:
 
 @contextlib.contextmanager
 def store(place: Path, job_bytes: int, result_bytes: int) -> Iterator[Store]:
+    """Two processes that write and read files of a job and of a result, for the time of the ``with`` block."""
     with _rooms(place, "tmp", "ready", "out") as directory:
         peers: list[Peer] = []
         try:
@@ -128,6 +135,7 @@ def _rooms(place: Path, *names: str) -> Iterator[Path]:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Milliseconds of a bare round trip through files, and files per second."""
     plain: list[float] = []
     durable: list[float] = []
     rates: dict[str, list[float]] = {"files_per_s": [], "durable_files_per_s": [], "durable_names_per_s": []}

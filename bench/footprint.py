@@ -46,6 +46,8 @@ _WORLDS = {
 
 @dataclass(frozen=True)
 class Sizes:
+    """How often it is measured, and in which surroundings."""
+
     imports: int = 11
     arrays: int = 8
     worlds: tuple[str, ...] = tuple(_WORLDS)
@@ -112,6 +114,7 @@ def used_shm() -> int:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Import times in milliseconds, memory in megabytes, what shared memory is used."""
     imports = import_times(sizes.imports)
     before = used_shm()
     with harness.warm_pool(place, ENGINES) as pool:
@@ -135,12 +138,20 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     rows = [
         Row("/dev/shm held", f"{held} bytes", f"grown by {grown} bytes, whoever did it", "shm_bytes"),
         Row("  works where it is …", ", ".join(f"{world}: {_SAID[ok]}" for world, ok in worlds.items())),
-        Row("from pool import FilePool", harness.ms(imports["import_ms"]),
-            f"{imports['import_cpu_ms']:.0f} ms of a processor", "import_ms"),
-        Row("  heavy modules with it", ", ".join(imports["import_heavy_names"]) or "none", " ".join(HEAVY),
-            "import_heavy"),
+        Row(
+            "from pool import FilePool",
+            harness.ms(imports["import_ms"]),
+            f"{imports['import_cpu_ms']:.0f} ms of a processor",
+            "import_ms",
+        ),
+        Row(
+            "  heavy modules with it",
+            ", ".join(imports["import_heavy_names"]) or "none",
+            " ".join(HEAVY),
+            "import_heavy",
+        ),
         Row("resident, supervisor and 2 workers", f"{figures['resident_mb']} MB"),
-    ]  # fmt: skip
+    ]
     return Measured("footprint", figures, rows)
 
 

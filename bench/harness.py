@@ -62,6 +62,7 @@ def main(doc: str | None, measure: Callable[[SizesT, Path], Measured], full: Siz
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command line's options that all benches have."""
     parser.add_argument("--json", action="store_true", help="one last line of JSON")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
     parser.add_argument("--dir", type=Path, default=Path("build"), help="on the disk to measure: spools go there")
@@ -79,6 +80,7 @@ def workplace(parent: Path) -> Iterator[Path]:
 
 
 def show(measured: Measured) -> None:
+    """Print the figures as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -92,6 +94,7 @@ def show(measured: Measured) -> None:
 
 
 def verdict(reached: bool) -> str:
+    """Whether a target is reached, in colour."""
     return "[green]reached[/]" if reached else "[red]missed[/]"
 
 
@@ -114,10 +117,12 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def ms(value: float) -> str:
+    """A time in milliseconds, as text."""
     return f"{value:.3f} ms"
 
 
 def ratio(value: float, floor: float) -> float:
+    """How many times the floor a value is; 0.0 without a floor."""
     return round(value / floor, 3) if floor else 0.0
 
 
@@ -170,6 +175,7 @@ def warm_pool(place: Path, engines: Mapping[str, Mapping[str, Any]], **more: Any
 
 
 def workers_of(engines: Mapping[str, Mapping[str, Any]]) -> int:
+    """How many workers a configuration of engines has."""
     return sum(int(engine.get("workers", 1)) for engine in engines.values())
 
 

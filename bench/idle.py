@@ -23,6 +23,8 @@ _SETTLE_S = 3.0  # after the last job, so that what follows one is not counted a
 
 @dataclass(frozen=True)
 class Sizes:
+    """Seconds that are watched, and seconds to settle before."""
+
     seconds: float = 20.0
     settle_s: float = _SETTLE_S
 
@@ -39,6 +41,7 @@ class Account:
     wakes: int
 
     def since(self, before: Account) -> Account:
+        """What was used since an earlier account."""
         return Account(self.cpu_s - before.cpu_s, self.exact_s - before.exact_s, self.wakes - before.wakes)
 
 
@@ -57,6 +60,7 @@ def account(process: psutil.Process) -> Account:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Processor time and wake-ups per second of a pool that has nothing to do."""
     with harness.warm_pool(place, ENGINES) as pool:
         trips(pool, 20, durable=False)
         supervisor = harness.supervisor_pid(pool.spool.root)
@@ -75,9 +79,13 @@ def measure(sizes: Sizes, place: Path) -> Measured:
         "processes": {name: {"cpu_s": round(each.exact_s, 4), "wakes": each.wakes} for name, each in spent.items()},
     }
     rows = [
-        Row(f"all processes, {sizes.seconds:g} s", f"{figures['cpu_s']:.2f} CPU s",
-            f"{figures['exact_cpu_s']:.4f} s by the scheduler", "cpu_s"),
-    ]  # fmt: skip
+        Row(
+            f"all processes, {sizes.seconds:g} s",
+            f"{figures['cpu_s']:.2f} CPU s",
+            f"{figures['exact_cpu_s']:.4f} s by the scheduler",
+            "cpu_s",
+        ),
+    ]
     for name, each in spent.items():
         rows.append(Row(f"  {name}", f"{each.exact_s:.4f} CPU s", f"woken {each.wakes} times"))
     return Measured("idle", figures, rows)

@@ -27,6 +27,8 @@ _STILL_S = 2.6  # after which an unchanged directory is believed
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many records lie there, are added, and wait."""
+
     records: int = 100_000
     more: int = 1000
     waiting: int = 100_000
@@ -39,19 +41,28 @@ QUICK = Sizes(records=300, more=20, waiting=200, rounds=2, still_s=0.0)
 
 def write_records(spool: Any, count: int) -> None:
     """Records as workers leave them: one in ten failed, one in a hundred has a tag."""
-    from pool.format import codec
-    from pool.format.names import new_id
+    from pool import codec
     from pool.job import Failure, JobState, Record
-    from pool.job.kept import Kept
+    from pool.kept import Kept
+    from pool.names import new_id
 
     for number in range(count):
         born = spool.now()
         failure = Failure("engine", "it broke", "run", 1) if number % 10 == 0 else None
         kept = Kept(("some",) if number % 100 == 0 else (), "", {}, {"audio": "/data/speech.wav"})
         record = Record(
-            new_id(born), SMALL, JobState.FAILED if failure else JobState.COMPLETED, 1, born, born + 10, born + 500,
-            f"{SMALL}-0.1", None if failure else {"text": "x" * 200}, failure, kept=kept,
-        )  # fmt: skip
+            new_id(born),
+            SMALL,
+            JobState.FAILED if failure else JobState.COMPLETED,
+            1,
+            born,
+            born + 10,
+            born + 500,
+            f"{SMALL}-0.1",
+            None if failure else {"text": "x" * 200},
+            failure,
+            kept=kept,
+        )
         with open(spool.record_path(record.id), "wb") as file:
             file.write(codec.encode(record.to_map()))
 
@@ -77,8 +88,9 @@ def beside(rounds: int, change: Callable[[], Any], look: Callable[[], Any], fold
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
-    from pool.client.browse import page
-    from pool.spool.store import Spool
+    """Milliseconds of a page of the list of jobs."""
+    from pool.browse import page
+    from pool.spool import Spool
 
     root = Path(tempfile.mkdtemp(prefix="jobs-", dir=place)) / "spool"
     spool = Spool.create(root, durable=False)
@@ -117,12 +129,15 @@ def measure(sizes: Sizes, place: Path) -> Measured:
         Row("    × the bare listing", f"{figures['moving_ratio']:.2f}", figure="moving_ratio"),
         Row(f"  {sizes.more:,} records later", harness.ms(figures["more_ms"])),
         Row(f"a page of {sizes.waiting:,} that wait", harness.ms(figures["waiting_ms"]), figure="waiting_ms"),
-        Row("  one submit later", harness.ms(figures["arriving_ms"]),
-            f"ready/ lists in {figures['waiting_bare_ms']:.1f} ms"),
+        Row(
+            "  one submit later",
+            harness.ms(figures["arriving_ms"]),
+            f"ready/ lists in {figures['waiting_bare_ms']:.1f} ms",
+        ),
         Row("    × the bare listing", f"{figures['arriving_ratio']:.2f}", figure="arriving_ratio"),
         Row("  with a tag, first and then", f"{figures['tags_first_ms']:.0f} and {figures['tags_ms']:.0f} ms"),
         Row("index", f"{figures['index_bytes'] / 1e6:.1f} MB"),
-    ]  # fmt: skip
+    ]
     return Measured("jobs", figures, rows)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from bench import harness
 from inference import media
 from inference.base import LocalContext
-from inference.encode import VideoWriter
+from inference.encode import Encoding, VideoWriter
 from inference.lipsync import LipSync
 
 PORTRAIT = harness.ROOT / "examples" / "portrait" / "mona_lisa.jpg"
@@ -33,6 +33,8 @@ WIDTH, HEIGHT, FPS = 1280, 720, 25
 
 @dataclass(frozen=True)
 class Sizes:
+    """Seconds of template and sound, and how often it is repeated."""
+
     template_s: float
     audio_s: float
     repeats: int  #: with the template in the cache
@@ -41,12 +43,14 @@ class Sizes:
 def template(path: Path, seconds: float) -> None:
     """The portrait, moving a little, on a wide picture."""
     picture = cv2.imread(str(PORTRAIT))
+    if picture is None:
+        raise FileNotFoundError(PORTRAIT)
     face = cv2.resize(
         picture, (round(picture.shape[1] * HEIGHT / picture.shape[0]), HEIGHT), interpolation=cv2.INTER_AREA
     )
     side = (WIDTH - face.shape[1]) // 2
     wide = cv2.copyMakeBorder(face, 0, 0, side, WIDTH - face.shape[1] - side, cv2.BORDER_REFLECT)
-    with VideoWriter(path, WIDTH, HEIGHT, FPS, crf=16, preset="veryfast") as writer:
+    with VideoWriter(path, Encoding(WIDTH, HEIGHT, FPS, crf=16, preset="veryfast")) as writer:
         for k in range(round(seconds * FPS)):
             turn = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), 2 * np.sin(k / 19), 1.25 + 0.02 * np.sin(k / 23))
             turn[:, 2] += (8 * np.sin(k / 17), 4 * np.cos(k / 13))
@@ -62,6 +66,7 @@ def processor_s() -> float:
 
 
 def measure(sizes: Sizes, place: Path) -> harness.Measured:
+    """Seconds of work per second of video, with the template new and known."""
     video, audio = place / "template.mp4", place / "speech.flac"
     template(video, sizes.template_s)
     loop = [media.ffmpeg_binary(), "-v", "error", "-stream_loop", "-1", "-i", str(SPEECH), "-t", str(sizes.audio_s)]

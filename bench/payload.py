@@ -29,6 +29,8 @@ IN_FLIGHT = 4  # arrays asked for at once: two are made while two are read
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many rounds, jobs and arrays."""
+
     rounds: int = 5
     jobs: int = 2000
     arrays: int = 40
@@ -69,6 +71,7 @@ def arrays(pool: Any, count: int, array_mb: int, in_flight: int = IN_FLIGHT) -> 
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Jobs per second with small parameters, megabytes per second with arrays."""
     rates: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
@@ -95,12 +98,20 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     figures["ratio"] = harness.ratio(figures["mb_per_s"], figures["floor_mb_per_s"])
     figures["k64_ratio"] = harness.ratio(figures["k64_jobs_per_s"], figures["k64_floor_per_s"])
     rows = [
-        Row("64 KiB in, 64 KiB out", f"{figures['k64_jobs_per_s']} jobs/s",
-            f"bare files {figures['k64_floor_per_s']} /s", "k64_jobs_per_s"),
-        Row(f"{sizes.array_mb} MiB arrays", f"{figures['mb_per_s']} MB/s",
-            f"bare files {figures['floor_mb_per_s']} MB/s; {IN_FLIGHT} asked for at once", "mb_per_s"),
+        Row(
+            "64 KiB in, 64 KiB out",
+            f"{figures['k64_jobs_per_s']} jobs/s",
+            f"bare files {figures['k64_floor_per_s']} /s",
+            "k64_jobs_per_s",
+        ),
+        Row(
+            f"{sizes.array_mb} MiB arrays",
+            f"{figures['mb_per_s']} MB/s",
+            f"bare files {figures['floor_mb_per_s']} MB/s; {IN_FLIGHT} asked for at once",
+            "mb_per_s",
+        ),
         Row("  one at a time", f"{figures['one_by_one_mb_per_s']} MB/s"),
-    ]  # fmt: skip
+    ]
     return Measured("payload", figures, rows)
 
 

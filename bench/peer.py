@@ -38,12 +38,14 @@ def write(directory: str, target: str, name: str, body: bytes, durable: bool) ->
 
 
 def sync_dir(path: str) -> None:
+    """fsync a folder."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     os.fsync(fd)
     os.close(fd)
 
 
 def read(path: str) -> bytes:
+    """The first MiB of a file."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     body = os.read(fd, 1 << 20)
     os.close(fd)
@@ -72,6 +74,7 @@ def names(fd: int) -> list[str]:
 
 
 def pong(directory: str) -> None:
+    """Answer each file with a file, until killed."""
     fd = watch(f"{directory}/pong")
     answer("ready")
     while True:
@@ -82,6 +85,7 @@ def pong(directory: str) -> None:
 
 
 def ping(directory: str) -> None:
+    """Send files and wait for the answers, as often as stdin says."""
     fd = watch(f"{directory}/ping")
     answer("ready")
     serial = 0
@@ -125,10 +129,12 @@ def store(directory: str, job_bytes: int, result_bytes: int) -> None:
 
 
 def answer(value: object) -> None:
+    """Say a value on stdout, as one line of JSON."""
     print(json.dumps(value), flush=True)
 
 
 def main(argv: list[str]) -> None:
+    """Play the role that the command line names; ends with its parent."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     role, directory, *rest = argv

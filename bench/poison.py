@@ -27,6 +27,8 @@ _PATIENCE_S = 300.0
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many pairs of runs, jobs, and jobs that kill their worker."""
+
     pairs: int = 5
     jobs: int = 300
     poison: int = 6
@@ -94,6 +96,7 @@ class Bench:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """How much longer good jobs take beside jobs that kill their worker."""
     loads = place / "loads"
     engine = {"engine": harness.FAKE, "workers": WORKERS, "options": {"loads": str(loads)}}
     with harness.warm_pool(place, {"fake": engine}) as pool:
@@ -115,10 +118,13 @@ def measure(sizes: Sizes, place: Path) -> Measured:
 def _rows(what: str, found: dict[str, Any], sizes: Sizes, figure: str) -> list[Row]:
     return [
         Row(f"{what}, alone", f"{found['alone_s']:.3f} s"),
-        Row(f"  beside {sizes.poison} that kill their worker", f"{found['beside_s']:.3f} s",
-            f"{found['starts']} workers started meanwhile"),
+        Row(
+            f"  beside {sizes.poison} that kill their worker",
+            f"{found['beside_s']:.3f} s",
+            f"{found['starts']} workers started meanwhile",
+        ),
         Row("  × alone", f"{found['ratio']:.2f}", f"worst of {sizes.pairs}: {found['worst_ratio']:.2f}", figure),
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

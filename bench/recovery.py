@@ -52,6 +52,8 @@ with FilePool(sys.argv[1], start=False) as pool:
 
 @dataclass(frozen=True)
 class Sizes:
+    """How often something is killed, and the jobs meanwhile."""
+
     kills: int = 9
     jobs: int = 100
     job_s: float = 0.02
@@ -81,6 +83,7 @@ class Site:
         self.spool = self.directory / "spool"
 
     def count_loads(self) -> int:
+        """How often an engine was loaded."""
         return len(self.loads.read_text().splitlines())
 
     def starts(self, job_id: str) -> list[tuple[int, int, int]]:
@@ -99,23 +102,34 @@ class Site:
         with log:
             return subprocess.Popen(
                 [sys.executable, "-m", "pool", "serve", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=harness.ROOT, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=harness.ROOT,
+                start_new_session=True,
+            )
 
     def script(self, text: str, *arguments: object) -> list[str]:
+        """The command that runs a text of Python with the configuration and more arguments."""
         return [sys.executable, "-c", text, str(self.config), *map(str, arguments)]
 
     def read_in_new_process(self, ids: list[str]) -> int:
         """How many results a process that never saw the jobs reads, each the right one."""
         result = subprocess.run(
-            self.script(_READER), input=json.dumps(ids), text=True, cwd=harness.ROOT, check=True,
-            capture_output=True, timeout=2 * _PATIENCE_S,
-        )  # fmt: skip
+            self.script(_READER),
+            input=json.dumps(ids),
+            text=True,
+            cwd=harness.ROOT,
+            check=True,
+            capture_output=True,
+            timeout=2 * _PATIENCE_S,
+        )
         return int(result.stdout)
 
 
 @contextlib.contextmanager
 def site(place: Path) -> Iterator[Site]:
+    """A pool with its files, for the time of the ``with`` block."""
     made = Site(place)
     try:
         yield made
@@ -186,6 +200,7 @@ def kill_supervisor(made: Site, sizes: Sizes, *, submitter_too: bool) -> dict[st
 
 
 def count_done(made: Site, ids: list[str]) -> int:
+    """How many of the jobs have a result."""
     return sum((made.spool / "out" / f"{job}.msgpack").exists() for job in ids)
 
 
@@ -209,6 +224,7 @@ def kill_own_supervisor(made: Site, sizes: Sizes) -> dict[str, int]:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Milliseconds until work goes on after a kill, and how many jobs were lost."""
     from pool import FilePool
 
     with site(place) as made, FilePool(made.config) as pool:
@@ -232,11 +248,15 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     if own:
         figures["own_supervisor"] = own
     rows = [
-        Row("busy worker killed, job runs again", harness.ms(figures["rerun_ms"]),
-            f"worst of {sizes.kills}: {figures['rerun_worst_ms']:.1f} ms", "rerun_ms"),
+        Row(
+            "busy worker killed, job runs again",
+            harness.ms(figures["rerun_ms"]),
+            f"worst of {sizes.kills}: {figures['rerun_worst_ms']:.1f} ms",
+            "rerun_ms",
+        ),
         *_rows("supervisor killed", supervisor, "supervisor_completed", "supervisor_reloads"),
         *_rows("supervisor and submitter killed", submitter, "submitter.completed", "submitter.reloads"),
-    ]  # fmt: skip
+    ]
     if own:
         rows += _rows("a FilePool's own supervisor killed", own, "", "")
     return Measured("recovery", figures, rows)
@@ -244,10 +264,14 @@ def measure(sizes: Sizes, place: Path) -> Measured:
 
 def _rows(what: str, found: dict[str, int], completed: str, reloads: str) -> list[Row]:
     return [
-        Row(what, f"{found['completed']} of {found['of']}", "results read by a new process" if completed else "",
-            completed),
+        Row(
+            what,
+            f"{found['completed']} of {found['of']}",
+            "results read by a new process" if completed else "",
+            completed,
+        ),
         Row("  models loaded again", str(found["reloads"]), figure=reloads),
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

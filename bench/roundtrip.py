@@ -19,6 +19,8 @@ ENGINES = {"echo": {"engine": harness.ECHO, "workers": 2}}
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many rounds and jobs."""
+
     rounds: int = 12
     jobs: int = 150  # per round
     durable_jobs: int = 50
@@ -40,6 +42,7 @@ def trips(pool: Any, count: int, *, durable: bool) -> list[float]:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Milliseconds per round trip of a job, and how many times the floor that is."""
     found: dict[bool, tuple[list[float], list[float]]] = {False: ([], []), True: ([], [])}
     with harness.warm_pool(place, ENGINES) as pool, floor.ping_pong(place) as game:
         trips(pool, sizes.warmup, durable=False)

@@ -18,6 +18,7 @@ class Target:
     at_least: bool = False
 
     def value(self, figures: Mapping[str, Any]) -> float | None:
+        """The figure among those of a bench; None when it is not there."""
         found: Any = figures
         for key in self.figure.split("."):
             if not isinstance(found, Mapping) or key not in found:
@@ -26,6 +27,7 @@ class Target:
         return None if found is None else float(found)
 
     def reached(self, figures: Mapping[str, Any]) -> bool:
+        """Whether the figure is there and good enough."""
         value = self.value(figures)
         if value is None:
             return False
@@ -64,8 +66,10 @@ TARGETS = (
 
 
 def of(bench: str) -> list[Target]:
+    """The targets of a bench."""
     return [target for target in TARGETS if target.bench == bench]
 
 
 def find(bench: str, figure: str) -> Target | None:
+    """The target of one figure; None when it has none."""
     return next((target for target in of(bench) if target.figure == figure), None)

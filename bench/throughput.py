@@ -23,6 +23,8 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Sizes:
+    """How many rounds and jobs."""
+
     rounds: int = 5
     jobs: int = 5000
     durable_jobs: int = 2000
@@ -71,6 +73,7 @@ def file_sizes(pool: Any) -> tuple[int, int]:
 
 
 def measure(sizes: Sizes, place: Path) -> Measured:
+    """Jobs per second."""
     rates: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
@@ -96,14 +99,16 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     figures["durable_ratio"] = harness.ratio(figures["durable_jobs_per_s"], figures["durable_floor_per_s"])
     figures["job_bytes"], figures["record_bytes"] = job_bytes, record_bytes
     rows = [
-        Row("no-op jobs", f"{figures['jobs_per_s']} /s", f"bare files {figures['floor_per_s']} /s",
-            "jobs_per_s"),
-        Row("no-op jobs, durable", f"{figures['durable_jobs_per_s']} /s",
+        Row("no-op jobs", f"{figures['jobs_per_s']} /s", f"bare files {figures['floor_per_s']} /s", "jobs_per_s"),
+        Row(
+            "no-op jobs, durable",
+            f"{figures['durable_jobs_per_s']} /s",
             f"bare files {figures['durable_floor_per_s']} /s, "
-            f"directories synced too {figures['durable_names_floor_per_s']} /s"),
+            f"directories synced too {figures['durable_names_floor_per_s']} /s",
+        ),
         Row("  × floor", f"{figures['durable_ratio']:.2f}", figure="durable_ratio"),
         Row(f"map(chunksize={CHUNK})", f"{figures['map_items_per_s']} items/s", figure="map_items_per_s"),
-    ]  # fmt: skip
+    ]
     return Measured("throughput", figures, rows)
 
 

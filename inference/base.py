@@ -196,21 +196,26 @@ class LocalContext:
 
     @property
     def cancelled(self) -> bool:
+        """Whether ``is_cancelled`` says so."""
         return self._is_cancelled is not None and self._is_cancelled()
 
     def check(self) -> None:
+        """Raise :class:`Cancelled` when the work shall stop."""
         if self.cancelled:
             raise Cancelled
 
     def progress(self, status: str, percent: float, message: str = "") -> None:
+        """Note an update, 0.0 to 100.0 per cent, and hand it to ``on_progress``."""
         self.updates.append((status, percent, message))
         if self._on_progress is not None:
             self._on_progress(status, percent, message)
 
     def partial(self, record: Mapping[str, object]) -> None:
+        """Collect a partial record."""
         self.partials.append(dict(record))
 
     def output(self, path: Path | None, name: str) -> Path:
+        """Where to write a file of the result: a ``.part`` that ``publish`` renames."""
         final = path if path is not None else self.folder / name
         part = final.with_name(f".{final.name}.part")
         self._pending.append((part, final))

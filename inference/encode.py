@@ -1,7 +1,7 @@
-"""Frames to a file: H.264 and AAC in MP4, playable while it still downloads.
+"""Frames to a file: H.264 in MP4, playable while it still downloads. Sound is added when segments are joined.
 
-One ffmpeg takes the frames from a pipe, the sound from its file and the corner pictures from theirs, and
-writes yuv420p with ``+faststart``. Its stderr's last lines are in every error; it is killed when the work is
+One ffmpeg takes the frames from a pipe and the corner pictures from their files, and writes yuv420p with
+``+faststart``. Its stderr's last lines are in every error; it is killed when the work is
 cancelled, when an exception leaves the ``with`` block and when the writer is forgotten.
 """
 
@@ -82,66 +82,73 @@ def as_rate(fps: float) -> Fraction:
     return nearest if abs(float(nearest) - fps) < 5e-4 * fps else Fraction(fps).limit_denominator(1001)
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How pictures are encoded.
+
+    ``width`` and ``height`` are pixels, both even, ``fps`` frames per second. ``encoder`` "nvenc" uses the GPU's
+    encoder when it works and the processor otherwise. With ``threads=1`` the same frames give the same bytes on
+    every machine.
+    """
+
+    width: int
+    height: int
+    fps: float
+    crf: int = 18  #: 0 lossless … 51
+    preset: str = "veryfast"  #: of x264
+    encoder: str = "cpu"  #: or "nvenc"
+    color: Color = SD  #: what the template declared (``VideoInfo.color``)
+    overlays: Sequence[Overlay] = ()
+    threads: int | None = None
+    ffmpeg: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.width % 2 or self.height % 2 or min(self.width, self.height) < 2:
+            raise ValueError(f"{self.width}×{self.height}: both sides must be even")
+        if self.encoder not in ("cpu", "nvenc"):
+            raise ValueError(f"encoder {self.encoder!r}: cpu or nvenc")
+
+    def codec(self) -> tuple[str, str]:
+        """Name of the encoder to use, and why it is not the one asked for ("" when it is)."""
+        if self.encoder == "cpu":
+            return "libx264", ""
+        note = nvenc_works(self.ffmpeg)
+        return ("libx264" if note else "h264_nvenc"), note
+
+    def options(self, codec: str) -> dict[str, object]:
+        """ffmpeg's output options for that encoder."""
+        chosen: dict[str, object] = {"vcodec": codec, "crf": self.crf, "preset": self.preset}
+        if codec == "h264_nvenc":
+            chosen = {"vcodec": codec, "cq": self.crf, "preset": "p4", "rc": "vbr", "video_bitrate": 0}
+        elif self.preset == "superfast":
+            chosen["x264-params"] = SUPERFAST_MBTREE
+        return chosen | ({"threads": self.threads} if self.threads else {})
+
+
 class VideoWriter:
     """A context manager that takes frames in order.
 
     The file at ``path`` is whole when the ``with`` block has ended without an error, and gone otherwise. The
-    name needs no particular ending. ``audio`` is any file with sound, cut after ``audio_s`` seconds. ``color``
-    is what the template declared (``VideoInfo.color``). ``encoder`` "nvenc" uses the GPU's encoder when it
-    works and the processor otherwise; ``codec`` says which, ``note`` why. With ``threads=1`` the same frames
-    give the same bytes on every machine. ``check`` is called at every frame and while waiting for the end, and
-    may raise.
+    name needs no particular ending. ``codec`` says which encoder is used, ``note`` why it is not the one asked
+    for. ``check`` is called at every frame and while waiting for the end, and may raise.
     """
 
     def __init__(
         self,
         path: str | Path,
-        width: int,
-        height: int,
-        fps: float,
-        *,
-        audio: str | Path | None = None,
-        audio_s: float | None = None,
-        crf: int = 18,
-        preset: str = "veryfast",
-        metadata: Mapping[str, str] | None = None,
-        overlays: Sequence[Overlay] = (),
-        color: Color = SD,
-        encoder: str = "cpu",
-        threads: int | None = None,
+        encoding: Encoding,
         check: Callable[[], None] | None = None,
-        ffmpeg: str | None = None,
     ) -> None:
-        if width % 2 or height % 2 or min(width, height) < 2:
-            raise ValueError(f"{width}×{height}: both sides must be even")
-        if encoder not in ("cpu", "nvenc"):
-            raise ValueError(f"encoder {encoder!r}: cpu or nvenc")
         self.path = Path(path)
-        self.width, self.height = width, height
+        self.width, self.height = encoding.width, encoding.height
         self.frames = 0  #: written so far
-        self.codec, self.note = "libx264", ""
-        if encoder == "nvenc":
-            self.note = nvenc_works(ffmpeg)
-            self.codec = self.codec if self.note else "h264_nvenc"
+        self.codec, self.note = encoding.codec()
         self._check = check
-        self._planes = np.empty((height * 3 // 2, width), np.uint8)
-        quality: dict[str, object] = {"crf": crf, "preset": preset}
-        if preset == "superfast":
-            quality["x264-params"] = SUPERFAST_MBTREE
-        if self.codec == "h264_nvenc":
-            quality = {"cq": crf, "preset": "p4", "rc": "vbr", "video_bitrate": 0}
-        rate = as_rate(fps)
-        sound = sound_input(audio, audio_s)
+        self._planes = np.empty((self.height * 3 // 2, self.width), np.uint8)
         if not self.path.absolute().parent.is_dir():
             raise InputError(f"output: the folder {self.path.absolute().parent} does not exist", hint="create it")
-        arguments = command(
-            _picture(width, height, rate, overlays, color),
-            sound,
-            self.path,
-            {"vcodec": self.codec, **quality, **({"threads": threads} if threads else {}), **AAC},
-            metadata,
-            ffmpeg,
-        )
+        codecs = encoding.options(self.codec)
+        arguments = command(_picture(encoding), None, self.path, codecs, ffmpeg=encoding.ffmpeg)
         self._process = Process(arguments, "write")
 
     def write(self, frame: Frame) -> None:
@@ -162,7 +169,7 @@ class VideoWriter:
         self._send(planes)
 
     def _send(self, planes: Planes) -> None:
-        left = memoryview(planes).cast("B")
+        left = planes.data.cast("B")
         try:
             while left:
                 left = left[self._process.stdin.write(left) :]
@@ -231,19 +238,11 @@ def nvenc_works(ffmpeg: str | None = None) -> str:
     return "nvenc: " + (re.sub(r"^\[[^\]]*\] ", "", lines[0]) if lines else f"exit code {done.returncode}")
 
 
-def sound_input(audio: str | Path | None, audio_s: float | None) -> Any:
+def _picture(encoding: Encoding) -> Any:
     import ffmpeg as builder
 
-    if audio is None:
-        return None
-    limit = {"t": f"{audio_s:.6f}"} if audio_s is not None else {}
-    file = media.require_file(audio)
-    return builder.input(f"file:{file}", protocol_whitelist=media.LOCAL_PROTOCOLS, vn=None, **limit)["a:0"]
-
-
-def _picture(width: int, height: int, rate: Fraction, overlays: Sequence[Overlay], color: Color) -> Any:
-    import ffmpeg as builder
-
+    width, height, color = encoding.width, encoding.height, encoding.color
+    rate = as_rate(encoding.fps)
     picture = builder.input(
         "pipe:0",
         format="rawvideo",
@@ -251,7 +250,7 @@ def _picture(width: int, height: int, rate: Fraction, overlays: Sequence[Overlay
         video_size=(width, height),
         framerate=f"{rate.numerator}/{rate.denominator}",
     ).video
-    for overlay in overlays:
+    for overlay in encoding.overlays:
         file = media.require_file(overlay.path, overlay.what)
         vertical, horizontal = overlay.corner.split()
         room = (max(2, width - 2 * MARGIN), max(2, height - 2 * MARGIN))
@@ -277,9 +276,11 @@ def command(
     sound: Any,
     path: Path,
     codecs: Mapping[str, Any],
-    metadata: Mapping[str, str] | None,
-    ffmpeg: str | None,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    ffmpeg: str | None = None,
 ) -> list[str]:
+    """ffmpeg's arguments for an MP4 at ``path`` with a picture and, unless None, a sound."""
     import ffmpeg as builder
 
     metadata = dict(metadata or {})
@@ -301,6 +302,7 @@ def command(
 
 
 def failure(process: Process, subject: str) -> EngineError:
+    """What to raise when ffmpeg failed, with its own words; ResourceError when the disk is full."""
     said = process.said or "no reason given"
     if "No space left" in said:
         return ResourceError(f"disk full while writing {subject}: {said}", hint="make room and try again")

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from inference import media, weights
 from inference.base import EngineError
 from inference.face import mesh
-from inference.face.analysis import TemplateAnalysis, analyse
+from inference.face.analysis import Decoding, TemplateAnalysis, analyse
 from inference.face.model import FaceModel
 from inference.lipsync import speech
 from inference.lipsync.frames import loop
@@ -99,14 +99,16 @@ class Measured:
 
     def __init__(self, path: Path, model: FaceModel, ffmpeg: str | None) -> None:
         self.info: VideoInfo = probe_video(path, ffmpeg=ffmpeg)
-        self.face: TemplateAnalysis = analyse(self.info, model, limit=10**6, ffmpeg=ffmpeg)
+        self.face: TemplateAnalysis = analyse(self.info, model, limit=10**6, decoding=Decoding(ffmpeg=ffmpeg))
 
     @property
     def opening(self) -> Array:
+        """(T,) of the mouth, eye distances."""
         return self.face.openings
 
     @property
     def width(self) -> Array:
+        """(T,) of the mouth, eye distances."""
         return self.face.widths
 
 
@@ -238,7 +240,7 @@ def evaluate(
     face = (base or shown).face
     report = Report(str(video), shown.face.frames, shown.info.fps, shown.face.size, int(shown.face.found.sum()))
     heard = articulator.curve(samples)
-    asked = asked_of(heard, face.openings, face.widths, face.found, report.frames, report.fps)
+    asked = asked_of(heard, face.openings, face.widths, face.found, frames=report.frames, fps=report.fps)
     follow(report, asked, shown)
     rest(report, asked, shown)
     if base is not None:

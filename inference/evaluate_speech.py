@@ -52,6 +52,7 @@ class Row:
 
     @property
     def error_rate(self) -> float | None:
+        """Wrong words per word that was said; None when that is not known."""
         return None if self.errors is None else self.errors / max(1, self.words)
 
 

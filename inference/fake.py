@@ -1,7 +1,7 @@
 """Engines without a model, to try the pool: one that only echoes, and one that fails in every way there is.
 
     Echo     returns its parameters; nothing is checked, so it measures the pool and nothing else
-    Fake     {"do": "echo" | "sleep" | "crash" | "hang" | "leak" | …}: see `Params`
+    Fake     {"do": "echo" | "sleep" | "crash" | "hang" | "leak" | …}: see `FakeParams`
 
 Options of Fake: load_s (a slow load), fail_load ("error", "exit", "segfault", "config"), warmup_s, witness (a
 folder where every run holds an exclusive lock and logs its start and end, to prove that no job runs twice at once).
@@ -17,9 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, ClassVar, Literal, Optional, cast
 
 import pydantic
 
@@ -33,34 +33,56 @@ class Echo:
         """Nothing to load."""
 
     def check(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Anything goes."""
         return params
 
     def run(self, params: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+        """The parameters; or, with ``array_mb``, an array of so many MiB."""
         if "array_mb" in params:
             import numpy as np
 
             return {"array": np.full(int(params["array_mb"]) << 17, 1.0)}
         return params
 
-    def run_batch(
-        self, batch: Sequence[Mapping[str, Any]], contexts: Sequence[Context]
-    ) -> list[Mapping[str, Any]]:
+    def run_batch(self, batch: Sequence[Mapping[str, Any]], contexts: Sequence[Context]) -> list[Mapping[str, Any]]:
+        """The parameters of each job, with the number of jobs in the batch."""
         return [{**params, "batch": len(batch)} for params in batch]
 
     def close(self) -> None:
         """Nothing to close."""
 
 
-class Params(pydantic.BaseModel):
+class FakeParams(pydantic.BaseModel):
     """What a Fake job does."""
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True)
 
     do: Literal[
-        "echo", "sleep", "work", "raise", "input", "resource", "exit", "sys_exit", "segfault", "kill", "abort",
-        "overflow", "hang", "hang_c", "hang_fifo", "stop", "leak", "unencodable", "not_a_map", "children",
-        "write", "partials", "deaf", "noisy",
-    ] = "echo"  # fmt: skip
+        "echo",
+        "sleep",
+        "work",
+        "raise",
+        "input",
+        "resource",
+        "exit",
+        "sys_exit",
+        "segfault",
+        "kill",
+        "abort",
+        "overflow",
+        "hang",
+        "hang_c",
+        "hang_fifo",
+        "stop",
+        "leak",
+        "unencodable",
+        "not_a_map",
+        "children",
+        "write",
+        "partials",
+        "deaf",
+        "noisy",
+    ] = "echo"
     value: Any = None
     seconds: float = pydantic.Field(0.0, ge=0, description="how long sleep and children take; processor time of work")
     code: int = pydantic.Field(0, ge=0, le=255, description="exit code")
@@ -78,9 +100,10 @@ class Params(pydantic.BaseModel):
 class Fake:
     """Does what it is told, also the worst."""
 
-    Params = Params
+    Params: ClassVar[type[FakeParams]] = FakeParams
 
     def load(self, device: str, options: Mapping[str, Any]) -> None:
+        """Load as slowly, or fail, as the options say."""
         self.device = device
         self._witness = Path(options["witness"]) if "witness" in options else None
         self._warmup_s = float(options.get("warmup_s", 0.0))
@@ -104,23 +127,26 @@ class Fake:
             _segfault()
 
     def warmup(self) -> None:
+        """Sleep ``warmup_s`` seconds."""
         time.sleep(self._warmup_s)
 
-    def check(self, params: Mapping[str, Any]) -> Params:
-        checked = Params.model_validate(dict(params))
+    def check(self, params: Mapping[str, Any]) -> FakeParams:
+        """Types, and whether the input file exists. Raises :class:`InputError`."""
+        checked = FakeParams.model_validate(dict(params))
         if checked.audio is not None and not Path(checked.audio).is_file():
             raise InputError(f"audio {checked.audio}: no such file", "give the path of an existing file")
         return checked
 
-    def files(self, params: Params) -> Files:
-        return Files(
-            (Path(params.audio),) if params.audio else (), (Path(params.output),) if params.output else ()
-        )
+    def files(self, params: FakeParams) -> Files:
+        """The input and the output that the job names."""
+        return Files((Path(params.audio),) if params.audio else (), (Path(params.output),) if params.output else ())
 
     def fingerprint(self) -> str:
+        """What the option says."""
         return self._fingerprint
 
-    def run(self, params: Params, context: Context) -> Mapping[str, Any]:
+    def run(self, params: FakeParams, context: Context) -> Mapping[str, Any]:
+        """Do what the job says; with a ``witness``, note start and end under an exclusive lock."""
         self._runs += 1
         if self._witness is None:
             return self._act(params, context)
@@ -141,7 +167,7 @@ class Fake:
         with open(self._witness / f"{os.getpid()}.log", "a", encoding="utf-8") as log:
             log.write(f"{time.clock_gettime_ns(time.CLOCK_BOOTTIME)} {line}\n")
 
-    def _act(self, params: Params, context: Context) -> Mapping[str, Any]:
+    def _act(self, params: FakeParams, context: Context) -> Mapping[str, Any]:
         calm = bool(params.until_attempt) and context.attempt > params.until_attempt
         calm = calm or (params.slot not in ("", _slot()))
         do = "echo" if calm and params.do not in ("sleep", "work", "partials", "write") else params.do
@@ -151,99 +177,141 @@ class Fake:
             "attempt": context.attempt,
             "run": self._runs,
         }
-        if do == "sleep":
-            _work(params.seconds, context, result)
-        elif do == "work":
-            begun = time.thread_time()
-            while (spent := time.thread_time() - begun) < params.seconds:
-                context.progress("inference", 100 * spent / params.seconds)
-        elif do == "children":
-            child = [
-                sys.executable,
-                "-c",
-                "import signal,time;signal.signal(signal.SIGTERM,signal.SIG_IGN);time.sleep(600)",
-            ]
-            result["children"] = [
-                subprocess.Popen(child).pid,
-                subprocess.Popen(child, start_new_session=True).pid,
-            ]
-            context.partial({"children": result["children"]})
-            _work(params.seconds, context, result)
-        elif do == "partials":
-            for number in range(5):
-                context.partial({"number": number})
-                context.progress("inference", 20.0 * (number + 1), f"part {number}")
-                time.sleep(params.seconds)
-        elif do == "write":
-            path = context.output(Path(params.output) if params.output else None, "written.bin")
-            path.write_bytes(b"x" * (params.mb << 20 or 11))
-            result["output"] = params.output or path.name
+        if do in _DEEDS:
+            _DEEDS[do](params, context, result)
+        elif do in _MISDEEDS:
+            _misbehave(do, params)
         elif do == "leak":
             self._leaks.append(bytearray(os.urandom(1 << 20) * params.mb))
-            _work(params.seconds, context, result)
-        elif do == "noisy":
-            print("a line on stdout")
-            print("a line on stderr", file=sys.stderr)
-            raise RuntimeError("noisy end")
-        elif do == "unencodable":
-            result["inner"] = {"thing": object()}
+            _sleep(params, context, result)
         elif do == "not_a_map":
-            return [1, 2, 3]  # type: ignore[return-value]
-        elif do != "echo":
-            _misbehave(do, params)
+            wrong: Any = [1, 2, 3]
+            return cast(Mapping[str, Any], wrong)
         return result
 
     def close(self) -> None:
+        """Let go of the leaked memory."""
         self._leaks.clear()
 
 
-def _work(seconds: float, context: Context, result: dict[str, Any]) -> None:
+def _sleep(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
     begun = time.monotonic()
-    while (spent := time.monotonic() - begun) < seconds:
+    while (spent := time.monotonic() - begun) < params.seconds:
         context.check()
-        context.progress("inference", 100.0 * spent / seconds, f"{spent:.1f} of {seconds:.1f} s")
-        time.sleep(min(0.02, seconds - spent))
+        context.progress("inference", 100.0 * spent / params.seconds, f"{spent:.1f} of {params.seconds:.1f} s")
+        time.sleep(min(0.02, params.seconds - spent))
 
 
-def _misbehave(do: str, params: Params) -> None:
-    if do == "raise":
-        raise RuntimeError(params.value or "")
-    if do == "input":
-        raise InputError("this input cannot be used", "give another one")
-    if do == "resource":
-        raise ResourceError("not enough memory on the device")
-    if do == "exit":
-        os._exit(params.code)
-    if do == "sys_exit":
-        sys.exit(params.code)
-    if do == "segfault":
-        _segfault()
-    if do == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if do == "abort":
-        os.abort()
-    if do == "overflow":
-        sys.setrecursionlimit(1_000_000)
-        threading.stack_size(0)
-        resource.setrlimit(resource.RLIMIT_STACK, (512 << 10, resource.getrlimit(resource.RLIMIT_STACK)[1]))
-        _dive(0)
-    if do == "hang":
-        while True:
-            pass
-    if do == "hang_c":
-        time.sleep(3600)
-    if do == "hang_fifo":
-        path = f"/tmp/filepool-fifo-{os.getpid()}"
-        os.mkfifo(path)
-        os.open(path, os.O_RDONLY)
-    if do == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    if do == "deaf":  # runs on although it was cancelled, while its heart beats
+def _work(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    begun = time.thread_time()
+    while (spent := time.thread_time() - begun) < params.seconds:
+        context.progress("inference", 100 * spent / params.seconds)
+
+
+def _children(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    child = [
+        sys.executable,
+        "-c",
+        "import signal,time;signal.signal(signal.SIGTERM,signal.SIG_IGN);time.sleep(600)",
+    ]
+    result["children"] = [
+        subprocess.Popen(child).pid,
+        subprocess.Popen(child, start_new_session=True).pid,
+    ]
+    context.partial({"children": result["children"]})
+    _sleep(params, context, result)
+
+
+def _partials(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    for number in range(5):
+        context.partial({"number": number})
+        context.progress("inference", 20.0 * (number + 1), f"part {number}")
         time.sleep(params.seconds)
 
 
+def _write(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    path = context.output(Path(params.output) if params.output else None, "written.bin")
+    path.write_bytes(b"x" * (params.mb << 20 or 11))
+    result["output"] = params.output or path.name
+
+
+def _unencodable(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    result["inner"] = {"thing": object()}
+
+
+#: what ends in a result
+_DEEDS: Mapping[str, Callable[[FakeParams, Context, dict[str, Any]], None]] = {
+    "sleep": _sleep,
+    "work": _work,
+    "children": _children,
+    "partials": _partials,
+    "write": _write,
+    "unencodable": _unencodable,
+}
+
+
+def _raise(params: FakeParams) -> None:
+    raise RuntimeError(params.value or "")
+
+
+def _refuse(params: FakeParams) -> None:
+    raise InputError("this input cannot be used", "give another one")
+
+
+def _run_out(params: FakeParams) -> None:
+    raise ResourceError("not enough memory on the device")
+
+
+def _noisy(params: FakeParams) -> None:
+    print("a line on stdout")
+    print("a line on stderr", file=sys.stderr)
+    raise RuntimeError("noisy end")
+
+
+def _overflow(params: FakeParams) -> None:
+    sys.setrecursionlimit(1_000_000)
+    threading.stack_size(0)
+    resource.setrlimit(resource.RLIMIT_STACK, (512 << 10, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+    _dive(0)
+
+
+def _hang(params: FakeParams) -> None:
+    while True:
+        pass
+
+
+def _hang_on_a_fifo(params: FakeParams) -> None:
+    path = f"/tmp/filepool-fifo-{os.getpid()}"
+    os.mkfifo(path)
+    os.open(path, os.O_RDONLY)
+
+
+#: what ends in an error, in the end of the process, or never
+_MISDEEDS: Mapping[str, Callable[[FakeParams], object]] = {
+    "raise": _raise,
+    "input": _refuse,
+    "resource": _run_out,
+    "noisy": _noisy,
+    "exit": lambda params: os._exit(params.code),
+    "sys_exit": lambda params: sys.exit(params.code),
+    "segfault": lambda params: _segfault(),
+    "kill": lambda params: os.kill(os.getpid(), signal.SIGKILL),
+    "abort": lambda params: os.abort(),
+    "overflow": _overflow,
+    "hang": _hang,
+    "hang_c": lambda params: time.sleep(3600),
+    "hang_fifo": _hang_on_a_fifo,
+    "stop": lambda params: os.kill(os.getpid(), signal.SIGSTOP),
+    "deaf": lambda params: time.sleep(params.seconds),  # although it was cancelled, while its heart beats
+}
+
+
+def _misbehave(do: str, params: FakeParams) -> None:
+    _MISDEEDS[do](params)
+
+
 def _dive(depth: int) -> int:
-    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(_dive)(depth + 1)
+    return int(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(_dive)(depth + 1))
 
 
 def _segfault() -> None:

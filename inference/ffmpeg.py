@@ -7,6 +7,7 @@ kept for messages. The process is ended by ``close``, and when its object is for
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -45,22 +46,17 @@ class Process:
         self._listener.start()
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
     def stdin(self) -> IO[bytes]:
+        """Its standard input, without a buffer; for "write" only."""
         assert self._process.stdin is not None
         return self._process.stdin
 
     @property
-    def stdout(self) -> IO[bytes]:
-        assert self._process.stdout is not None
-        return self._process.stdout
-
-    @property
-    def ended(self) -> bool:
-        return self._process.poll() is not None
+    def stdout(self) -> io.RawIOBase:
+        """Its standard output, without a buffer; for "read" only."""
+        raw = self._process.stdout
+        assert isinstance(raw, io.RawIOBase)  # as it is without a buffer
+        return raw
 
     @property
     def closed(self) -> bool:
@@ -82,7 +78,7 @@ class Process:
         """Fill the buffer from stdout; less than its length only at the end of the stream."""
         stdout, got = self.stdout, 0
         while got < len(buffer):
-            more = stdout.readinto(buffer[got:])  # type: ignore[attr-defined]
+            more = stdout.readinto(buffer[got:])
             if not more:
                 break
             got += more

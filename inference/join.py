@@ -23,6 +23,7 @@ def join(
     parts: Sequence[Part],
     output: Path,
     track: Path | None = None,
+    *,
     metadata: Mapping[str, str] | None = None,
     check: Callable[[], None] | None = None,
     ffmpeg: str | None = None,
@@ -47,7 +48,8 @@ def join(
     listing.write_text("\n".join(lines) + "\n", "utf-8")
     picture = builder.input(f"file:{listing}", format="concat", safe=0, protocol_whitelist=media.LOCAL_PROTOCOLS)["v:0"]
     sound = None if track is None else builder.input(f"file:{track}", protocol_whitelist=media.LOCAL_PROTOCOLS)["a:0"]
-    process = Process(command(picture, sound, output, {"vcodec": "copy", "acodec": "copy"}, metadata, ffmpeg), "wait")
+    copied = {"vcodec": "copy", "acodec": "copy"}
+    process = Process(command(picture, sound, output, copied, metadata=metadata, ffmpeg=ffmpeg), "wait")
     try:
         if process.finish(check) != 0 or not output.is_file():
             raise failure(process, str(output))

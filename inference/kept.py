@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 POLL_S = 0.2
+KEEP_BYTES = 2 << 30
 
 
 @contextlib.contextmanager
@@ -28,14 +30,21 @@ def locked(path: Path, check: Callable[[], None] | None = None) -> Iterator[None
         lock.release()
 
 
-def prune(folder: Path, limit: int) -> None:
-    """Keep the ``.npz`` files used last, ``limit`` bytes of them; a lock goes with its file."""
-    # RACE: another process may remove or use a file meanwhile; one that is gone is simply made again.
-    with contextlib.suppress(OSError):
-        stats = sorted(((path.stat(), path) for path in folder.glob("*.npz")), key=lambda item: -item[0].st_mtime)
-        total = 0
-        for stat, path in stats:
-            total += stat.st_size
-            if total > limit:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".lock").unlink(missing_ok=True)
+@dataclass(frozen=True)
+class Shelf:
+    """A folder of ``.npz`` files, and how many bytes of them stay."""
+
+    folder: Path
+    keep: int = KEEP_BYTES
+
+    def prune(self) -> None:
+        """Keep the files used last, ``keep`` bytes of them; a lock goes with its file."""
+        # RACE: another process may remove or use a file meanwhile; one that is gone is simply made again.
+        with contextlib.suppress(OSError):
+            files = [(path.stat(), path) for path in self.folder.glob("*.npz")]
+            total = 0
+            for stat, path in sorted(files, key=lambda item: -item[0].st_mtime):
+                total += stat.st_size
+                if total > self.keep:
+                    path.unlink(missing_ok=True)
+                    path.with_suffix(".lock").unlink(missing_ok=True)

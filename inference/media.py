@@ -9,7 +9,6 @@ for an option or an address, and a playlist cannot reach the network.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,19 +20,13 @@ from numpy.typing import NDArray
 
 from inference.base import EngineError, InputError
 from inference.ffmpeg import Process
+from inference.header import Header, last_line
 
 SAMPLE_RATE = 16_000  #: Hz; what every speech model here expects
 BLOCK_S = 10.0  #: seconds of audio per block handed out by :func:`decode`
 PROBE_TIMEOUT_S = 30.0
 REMEMBERED = 64  #: files whose headers are remembered
 LOCAL_PROTOCOLS = "file,pipe,crypto,data"
-
-_DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
-_STREAM = re.compile(r"Stream #\d+:\d+.*?: (Audio|Video|Subtitle|Data): (.*)")
-_SIZE = re.compile(r"[ ,](\d{2,5})x(\d{2,5})(?=[ ,\[]|$)")
-_FPS = re.compile(r"(\d+(?:\.\d+)?)(k?) (?:fps|tbr)")
-_RATE = re.compile(r"(\d+) Hz")
-_ROTATION = re.compile(r"rotation of (-?\d+(?:\.\d+)?) degrees")
 
 Samples = NDArray[np.float32]
 
@@ -130,45 +123,33 @@ def _probe(file: Path, what: str, ffmpeg: str | None, _: tuple[int, ...]) -> Pro
         )
     except subprocess.TimeoutExpired as error:
         raise InputError(f"{what}: {file} could not be opened within {PROBE_TIMEOUT_S:.0f} s") from error
-    return _read_probe(file, what, done.stderr.decode("utf-8", "replace"))
+    return described(file, what, Header(done.stderr.decode("utf-8", "replace")))
 
 
-def _read_probe(file: Path, what: str, talk: str) -> Probe:
-    streams = [match.groups() for match in map(_STREAM.search, talk.splitlines()) if match]
-    if "Input #0" not in talk or "Input #0, tty" in talk:  # tty: any text file, drawn as a video
-        said = "plain text" if "Input #0, tty" in talk else _last_line(talk.splitlines())
+def described(file: Path, what: str, header: Header) -> Probe:
+    """What a header says; :class:`InputError` when it is that of no media file."""
+    if not header.container:
         raise InputError(
-            f"{what}: {file} is not a media file that ffmpeg can read ({said})",
+            f"{what}: {file} is not a media file that ffmpeg can read ({header.complaint})",
             hint="check that the file is whole and really audio or video",
         )
-    audio = next((about for kind, about in streams if kind == "Audio"), None)
-    video = next((about for kind, about in streams if kind == "Video" and "attached pic" not in about), None)
-    duration = _DURATION.search(talk)
-    seconds = (
-        sum(float(part) * unit for part, unit in zip(duration.groups(), (3600, 60, 1), strict=True))
-        if duration
-        else None
-    )
-    size = _SIZE.search(video) if video else None
-    width, height = (int(size[1]), int(size[2])) if size else (None, None)
-    turned = _ROTATION.search(talk)
-    if turned and round(abs(float(turned[1]))) % 180 == 90:
+    sound, picture = header.sound, header.picture
+    width, height = (picture and picture.size) or (None, None)
+    if header.rotation % 180 == 90:
         width, height = height, width
-    fps = _FPS.search(video) if video else None
-    rate = _RATE.search(audio) if audio else None
     return Probe(
         path=file,
-        duration_s=seconds,
-        duration_exact="Estimating duration from bitrate" not in talk,
-        has_audio=audio is not None,
-        has_video=video is not None,
-        audio_codec=re.split(r"[ ,]", audio)[0] if audio else "",
-        sample_rate=int(rate[1]) if rate else None,
-        mono=audio is not None and ", mono" in audio,
-        video_codec=re.split(r"[ ,]", video)[0] if video else "",
+        duration_s=header.duration_s,
+        duration_exact=header.duration_exact,
+        has_audio=sound is not None,
+        has_video=picture is not None,
+        audio_codec=sound.codec if sound else "",
+        sample_rate=sound.hertz if sound else None,
+        mono=sound is not None and sound.mono,
+        video_codec=picture.codec if picture else "",
         width=width,
         height=height,
-        fps=float(fps[1]) * (1000 if fps[2] else 1) if fps else None,
+        fps=picture.fps if picture else None,
     )
 
 
@@ -212,7 +193,7 @@ class AudioStream:
                 break
         code = self._process.finish()
         if code != 0 or self._process.lines:
-            self.error = _last_line(self._process.lines) or f"ffmpeg ended with exit code {code}"
+            self.error = last_line(self._process.lines) or f"ffmpeg ended with exit code {code}"
 
     def close(self) -> None:
         """End ffmpeg if it still runs; safe to call twice."""
@@ -237,10 +218,3 @@ def read_audio(path: str | Path, ffmpeg: str | None = None) -> Samples:
     if not blocks:
         raise InputError(f"audio: {path} holds no sound that can be decoded ({stream.error})")
     return np.concatenate(blocks)
-
-
-def _last_line(lines: list[str]) -> str:
-    """The last line that says something, without ffmpeg's ``[demuxer @ 0x…]`` and ``file:`` decoration."""
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    said = re.sub(r"^\[[^\]]*@ 0x[0-9a-f]+\] ", "", said)
-    return re.sub(r"^(Error opening input file |Error opening input: )?(file:\S+: )?", "", said)[:300]

@@ -1,6 +1,6 @@
 """What a video file holds, and whether it can be worked on, before anything heavy starts.
 
-Two short ffmpeg runs: the header, and a copy of the picture's packets without decoding them, which tells the
+One short ffmpeg run: the header, and a copy of the picture's packets without decoding them, which tells the
 real timing of the frames and whether the file is cut off.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from inference import media
 from inference.base import InputError
 from inference.encode import Color, as_rate
+from inference.header import Header
 
 MAX_PIXELS = 4096 * 2304  #: of one frame; 8K takes 100 MB per picture in memory and minutes per second of video
 MAX_SIDE = 8192  #: pixels
@@ -31,15 +32,7 @@ NO_TIME = -(1 << 62)  #: ffmpeg writes −2⁶³ for "no time stamp"
 UNEVEN = 0.2  #: a step that differs by more than this share from the usual one is uneven …
 UNEVEN_SHARE = 0.01  #: … and more than this share of uneven steps makes a rate variable
 
-_HEADER = re.compile(r"Input #0, (\S+), from ")
-_VIDEO = re.compile(r"Stream #0:\d+.*?: Video: (?!.*attached pic)(.*)")
-_STORED = re.compile(r"[ ,](\d{1,5})x(\d{1,5})(?=[ ,\[]|$)")
-_PIXELS = re.compile(r", (\w+)(?:\(([^()]*)\))?, \d+x\d+")
-_SHAPE = re.compile(r"SAR (\d+):(\d+)")
-_TURN = re.compile(r"rotation of (-?\d+(?:\.\d+)?) degrees")
 _CUT = re.compile(r"partial file|File ended prematurely")
-_ALPHA = re.compile(r"yuva|rgba|bgra|argb|abgr|gbrap|ya8|ya16|pal8|ayuv|vuya")
-_RGB = re.compile(r"rgb|bgr|gbr|argb|abgr|0rgb|0bgr|pal8|x2rgb|x2bgr")
 
 
 @dataclass(frozen=True)
@@ -64,39 +57,34 @@ class VideoInfo:
     decoder: str = ""  #: "" = ffmpeg's choice
     rgb: bool = False  #: stored as RGB
 
-    @property
-    def rate(self) -> Fraction:
-        """``fps`` as an exact fraction: 29.97 is 30000/1001."""
-        return as_rate(self.fps)
-
 
 @dataclass(frozen=True)
 class _Scan:
-    header: str  #: what ffmpeg says about the input
+    header: Header
     times: list[float]  #: seconds, sorted, of the first packets
     whole: bool  #: False when there are more packets than were looked at
     cut: bool  #: the file ends before its content does
 
 
 def probe_video(path: str | Path, what: str = "video", ffmpeg: str | None = None) -> VideoInfo:
-    """What is in a video file or a picture, in 0.1 to 0.3 s; decodes nothing. Remembered like :func:`media.probe`.
+    """What is in a video file or a picture, in about 0.1 s; decodes nothing. Remembered like :func:`media.probe`.
 
     Raises :class:`InputError` naming ``what`` and the file when it is missing, empty, no video, cut off, too
     small or too large.
     """
-    about = media.probe(path, what, ffmpeg)
-    return _probe_video(about, what, ffmpeg, media.identity(about.path))
+    file = media.require_file(path, what)
+    return _probe_video(file, what, ffmpeg, media.identity(file))
 
 
 @lru_cache(maxsize=media.REMEMBERED)
-def _probe_video(about: media.Probe, what: str, ffmpeg: str | None, _: tuple[int, ...]) -> VideoInfo:
-    file = about.path
-    if not about.has_video:
-        raise InputError(f"{what}: {file} has no picture, only sound", hint="name a video file, or a picture")
+def _probe_video(file: Path, what: str, ffmpeg: str | None, _: tuple[int, ...]) -> VideoInfo:
     scan = _scan(file, what, ffmpeg)
-    described = next((match[1] for match in map(_VIDEO.search, scan.header.splitlines()) if match), "")
-    stored = _STORED.search(described)
-    if not stored or not scan.times:
+    header = scan.header
+    about = media.described(file, what, header)
+    if header.picture is None:
+        raise InputError(f"{what}: {file} has no picture, only sound", hint="name a video file, or a picture")
+    source = header.picture.size
+    if source is None or not scan.times:
         raise InputError(f"{what}: {file} holds no picture", hint="check that the recording was finished")
     if scan.cut:
         there = scan.times[-1] - scan.times[0]
@@ -104,19 +92,12 @@ def _probe_video(about: media.Probe, what: str, ffmpeg: str | None, _: tuple[int
         raise InputError(
             f"{what}: {file} is cut off: it holds {there:.1f} s{promised}", hint="copy or upload the file again"
         )
-    source = (int(stored[1]), int(stored[2]))
-    turned = _TURN.search(scan.header)
-    rotation = round(-float(turned[1])) % 360 if turned else 0
-    width, height = _seen(source, described, rotation)
+    width, height = _seen(source, header.picture.pixel_shape, header.rotation)
     _check_size(width, height, f"{what}: {file}")
     fps, variable = _timing(scan.times, about.fps)
     frames = round((scan.times[-1] - scan.times[0]) * fps) + 1
     if not scan.whole and about.duration_s:
         frames = max(frames, round(about.duration_s * fps))
-    pixels = _PIXELS.search(described)
-    name, notes = (pixels[1], pixels[2] or "") if pixels else ("", "")
-    vpx_alpha = re.search(r"alpha_mode\s*: 1", scan.header) is not None
-    container = _HEADER.search(scan.header)
     return VideoInfo(
         path=file,
         width=width,
@@ -124,18 +105,18 @@ def _probe_video(about: media.Probe, what: str, ffmpeg: str | None, _: tuple[int
         fps=fps,
         frames=frames,
         duration_s=frames / fps,
-        rotation=rotation,
+        rotation=header.rotation,
         has_audio=about.has_audio,
-        alpha=vpx_alpha or _ALPHA.match(name) is not None,
+        alpha=header.alpha_tag or header.picture.alpha,
         variable_rate=variable,
-        interlaced="top first" in notes or "bottom first" in notes,
-        color=Color.parse(notes),
+        interlaced=header.picture.interlaced,
+        color=Color.parse(header.picture.notes),
         source_size=source,
-        container=container[1] if container else "",
+        container=header.container,
         start_s=scan.times[0],
         # ffmpeg's own decoders of VP8 and VP9 drop the transparency.
-        decoder={"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(about.video_codec, "") if vpx_alpha else "",
-        rgb=_RGB.match(name) is not None,
+        decoder={"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(about.video_codec, "") if header.alpha_tag else "",
+        rgb=header.picture.rgb,
     )
 
 
@@ -168,7 +149,7 @@ def _scan(file: Path, what: str, ffmpeg: str | None) -> _Scan:
         stamp = next((stamp for stamp in stamps if stamp > NO_TIME), None)  # AVI may hold decoding times alone
         if not flags & 4 and stamp is not None:
             times.append(float(stamp * unit))
-    return _Scan(header, sorted(times), count < SCAN_PACKETS, corrupt or _CUT.search(rest) is not None)
+    return _Scan(Header(header), sorted(times), count < SCAN_PACKETS, corrupt or _CUT.search(rest) is not None)
 
 
 def _timing(times: list[float], stated: float | None) -> tuple[float, bool]:
@@ -187,14 +168,11 @@ def _timing(times: list[float], stated: float | None) -> tuple[float, bool]:
     return float(as_rate(measured if measured <= MAX_FPS else MAX_VARIABLE_FPS)), False
 
 
-def _seen(stored: tuple[int, int], described: str, rotation: int) -> tuple[int, int]:
+def _seen(stored: tuple[int, int], pixel_shape: float, rotation: int) -> tuple[int, int]:
     """Stored size → what is read: square pixels, upright, even."""
     width, height = stored
-    shape = _SHAPE.search(described)
-    if shape and int(shape[1]) and int(shape[2]):
-        ratio = int(shape[1]) / int(shape[2])
-        if abs(ratio - 1) > 0.01:
-            width = round(width * ratio)
+    if abs(pixel_shape - 1) > 0.01:
+        width = round(width * pixel_shape)
     if rotation % 180 == 90:
         width, height = height, width
     return width // 2 * 2, height // 2 * 2

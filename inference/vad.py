@@ -46,6 +46,7 @@ class Stretch:
 
     @property
     def end(self) -> int:
+        """Sample behind the last one, counted from the beginning of the recording."""
         return self.start + len(self.samples)
 
     @property

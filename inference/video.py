@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from inference import media
 from inference.base import InputError
-from inference.encode import Color, Overlay, VideoWriter, as_rate, nvenc_works
+from inference.encode import Color, Encoding, Overlay, VideoWriter, as_rate, nvenc_works
 from inference.ffmpeg import Process
 from inference.probe import VideoInfo, probe_video
 
 __all__ = [
     "Color",
+    "Encoding",
     "FrameReader",
     "Overlay",
     "VideoInfo",

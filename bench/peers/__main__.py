@@ -55,6 +55,7 @@ names for work that should survive a crash. Made by `pip install ".[peers]" && p
 
 
 def missing(name: str) -> str:
+    """The module that a peer lacks; "" when it can run."""
     module = MODULES.get(name, "")
     return module if module and importlib.util.find_spec(module) is None else ""
 
@@ -92,6 +93,7 @@ COLUMNS = (
 
 
 def cell(found: dict[str, Any], key: str, form: str) -> str:
+    """One figure as text; "–" when it was not measured."""
     if key not in found:
         return "–"
     if form:
@@ -101,6 +103,7 @@ def cell(found: dict[str, Any], key: str, form: str) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
+    """The figures of all peers as Markdown."""
     lines = ["| tool | set up with | " + " | ".join(title for title, *_ in COLUMNS) + " |", "|---" * 8 + "|"]
     for found in rows:
         name = f"{found['peer']} {found.get('version', '')}".strip()
@@ -145,6 +148,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> int:
+    """Measure the peers named on the command line, or all."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description="Beside other tools.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs; nothing is written")

@@ -16,11 +16,14 @@ from bench.peers.peer import ROOT, WORKERS, Future, Handle, Peer, until
 
 
 class Spawn(Peer):
+    """`concurrent.futures` with spawned processes."""
+
     name, package = "concurrent.futures", "python"
     setting = "spawn"
     caller_is_manager = True
 
     def start(self) -> None:
+        """Start the workers and wait until they are there."""
         self._pool: Any = self._make()
         wait([self._pool.submit(tasks.nap, -n, 0.2, str(self.place)) for n in range(1, WORKERS + 1)])
 
@@ -28,16 +31,21 @@ class Spawn(Peer):
         return ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn"))
 
     def submit(self, task: str, *args: Any) -> Handle:
+        """Hand out one task."""
         return Future(self._pool.submit(tasks.TASKS[task], *args))
 
     def manager(self) -> list[int]:
+        """Pids of what hands out the work."""
         return [os.getpid()]
 
     def stop(self) -> None:
+        """End everything that was started."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Loky(Spawn):
+    """loky's reusable executor."""
+
     name = package = "loky"
     setting = ""
 
@@ -47,15 +55,19 @@ class Loky(Spawn):
         return loky.ProcessPoolExecutor(WORKERS)
 
     def stop(self) -> None:
+        """End everything that was started."""
         self._pool.shutdown(wait=False, kill_workers=True)
 
 
 class FilePoolPeer(Peer):
+    """filepool without durable writes."""
+
     name = package = "filepool"
     setting = "durable: false"
     durable = False
 
     def start(self) -> None:
+        """Start the workers and wait until they are there."""
         from pool import FilePool
 
         engine = {"engine": "bench.peers.tasks:Tasks", "workers": WORKERS, "pythonpath": [str(ROOT)]}
@@ -66,9 +78,11 @@ class FilePoolPeer(Peer):
         harness.wait_warm(self._pool.spool.root, WORKERS)
 
     def submit(self, task: str, *args: Any) -> Handle:
+        """Hand out one task."""
         return _Value(self._pool.submit("tasks", task=task, args=list(args)))
 
     def manager(self) -> list[int]:
+        """Pids of what hands out the work."""
         pid = harness.supervisor_pid(self._pool.spool.root)
         return [] if pid is None else [pid]
 
@@ -77,11 +91,14 @@ class FilePoolPeer(Peer):
         until(self.manager, "a new supervisor")
 
     def stop(self) -> None:
+        """End everything that was started."""
         self._pool.close()
         harness.end_processes(self.place / "spool")
 
 
 class DurablePeer(FilePoolPeer):
+    """filepool as it comes."""
+
     name = "filepool, durable"
     setting = "defaults"
     durable = True
@@ -93,6 +110,7 @@ class _Value(Future):
 
 
 def python() -> str:
+    """This interpreter."""
     return sys.executable
 
 

@@ -71,7 +71,7 @@ def arrays(peer: Peer, count: int) -> float:
     for number in range(count):
         found = peer.submit("array", number).result(60)
         assert float(found[::512].sum()) == number * len(found[::512])
-    return count * found.nbytes / 1e6 / (time.perf_counter() - begun)
+    return count * int(found.nbytes) / 1e6 / (time.perf_counter() - begun)
 
 
 def idle(peer: Peer, seconds: float) -> float:
@@ -90,9 +90,11 @@ class Witness:
         self.folder = folder
 
     def done(self) -> set[int]:
+        """Numbers of the naps that were finished."""
         return {int(path.name.split(".")[0]) for path in self.folder.glob("*.done")}
 
     def twice(self) -> int:
+        """How many naps were done more than once."""
         return len(list(self.folder.glob("*.done"))) - len(self.done())
 
     def workers(self) -> list[int]:
@@ -101,6 +103,7 @@ class Witness:
 
 
 def naps(peer: Peer, witness: Witness) -> list[Any]:
+    """Hand out all naps and wait for the first."""
     handles = [peer.submit("nap", number, NAP_S, str(witness.folder)) for number in range(NAPS)]
     until(lambda: len(witness.done()) >= 3 and witness.workers(), "the first naps")
     return handles
@@ -120,18 +123,21 @@ def outcome(witness: Witness, handles: list[Any], name: str) -> dict[str, int]:
     return {name: len(witness.done()), f"{name}_told": told, f"{name}_twice": witness.twice()}
 
 
-def worker_killed(peer: Peer, place: Path) -> dict[str, int]:
+def worker_killed(peer: Peer, place: Path) -> dict[str, int | str]:
+    """What became of the naps when a worker was killed."""
     witness = Witness(place / "worker")
     try:
         handles = naps(peer, witness)
         kill(witness.workers()[:1])
     except BaseException as error:
-        return {"worker_killed": len(witness.done()), "worker_killed_told": 0, "worker_killed_twice": 0,
-                "worker_error": repr(error)[:200]}  # type: ignore[dict-item]  # fmt: skip
-    return outcome(witness, handles, "worker_killed")
+        done = len(witness.done())
+        told: dict[str, int | str] = {"worker_killed": done, "worker_killed_told": 0, "worker_killed_twice": 0}
+        return told | {"worker_error": repr(error)[:200]}
+    return {**outcome(witness, handles, "worker_killed")}
 
 
 def manager_killed(peer: Peer, place: Path) -> dict[str, int]:
+    """What became of the naps when what hands out the work was killed."""
     witness = Witness(place / "manager")
     handles = naps(peer, witness)
     kill(peer.manager())
@@ -202,6 +208,7 @@ def measure(name: str, place: Path, quick: bool) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measure one peer and print its figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("--dir", type=Path, required=True)

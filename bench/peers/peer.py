@@ -44,7 +44,9 @@ class Peer(ABC):
         """Return when both workers can work."""
 
     @abstractmethod
-    def submit(self, task: str, *args: Any) -> Handle: ...
+    def submit(self, task: str, *args: Any) -> Handle:
+        """Hand out one task of :data:`bench.peers.tasks.TASKS`."""
+        ...
 
     @abstractmethod
     def manager(self) -> list[int]:
@@ -54,7 +56,9 @@ class Peer(ABC):
         """Start the manager again, as whoever operates it would."""
 
     @abstractmethod
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """End everything that was started."""
+        ...
 
     def processes(self) -> list[int]:
         """All of it, the caller included."""
@@ -72,6 +76,7 @@ class Future(Handle):
         self._future = future
 
     def result(self, timeout: float) -> Any:
+        """The value of the task; raises when there is none in ``timeout`` seconds."""
         return self._future.result(timeout)
 
 
@@ -97,18 +102,21 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def kill(pids: Sequence[int]) -> None:
+    """SIGKILL to processes, as far as they live."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def free_port() -> int:
+    """A TCP port that nothing listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = START_S) -> None:
+    """Wait for a condition; TimeoutError naming ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -14,10 +14,13 @@ from bench.peers.peer import ROOT, WORKERS, Future, Handle, Peer, end, free_port
 
 
 class Dask(Peer):
+    """dask.distributed with a scheduler and two workers."""
+
     name, package = "dask.distributed", "distributed"
     setting = "a scheduler, 2 workers with nannies"
 
     def start(self) -> None:
+        """Start servers and workers and wait until they answer."""
         from distributed import Client
 
         self._port = free_port()
@@ -34,19 +37,24 @@ class Dask(Peer):
         self._servers.append(spawn([*workers, "--local-directory", str(self.place)], log))
 
     def submit(self, task: str, *args: Any) -> Handle:
+        """Hand out one task."""
         return Future(self._client.submit(tasks.TASKS[task], *args, pure=False))
 
     def manager(self) -> list[int]:
+        """Pids of what hands out the work."""
         return [self._servers[0].pid]
 
     def processes(self) -> list[int]:
+        """Pids of all of it, the servers included."""
         return sorted({*super().processes(), *(server.pid for server in self._servers)})
 
     def restart(self) -> None:
+        """Start again what was killed."""
         end(self._servers)
         self._serve()
 
     def stop(self) -> None:
+        """End everything that was started."""
         end(self._servers)
 
 
@@ -90,6 +98,7 @@ class Polled(Handle):
         self._look = look
 
     def result(self, timeout: float) -> Any:
+        """The value of the task; raises when there is none in ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while (found := self._look()) is None:
             if time.monotonic() > deadline:
@@ -99,10 +108,13 @@ class Polled(Handle):
 
 
 class Rq(Peer):
+    """rq on a Redis of its own."""
+
     name, package = "rq", "rq"
     setting = "Redis with appendonly, Retry(max=2)"
 
     def start(self) -> None:
+        """Start servers and workers and wait until they answer."""
         from rq import Queue
 
         self._redis = Redis(self.place)
@@ -111,6 +123,7 @@ class Rq(Peer):
         self.restart()
 
     def submit(self, task: str, *args: Any) -> Handle:
+        """Hand out one task."""
         from rq import Retry
         from rq.job import JobStatus
 
@@ -125,26 +138,33 @@ class Rq(Peer):
         return Polled(look)
 
     def manager(self) -> list[int]:
+        """Pids of what hands out the work."""
         return [worker.pid for worker in self._workers]
 
     def processes(self) -> list[int]:
+        """Pids of all of it, the servers included."""
         return [*super().processes(), self._redis.process.pid]
 
     def restart(self) -> None:
+        """Start again what was killed."""
         end(self._workers)
         command = [script("rq"), "worker", "--url", self._redis.url, "--with-scheduler", "--quiet"]
         self._workers = [spawn(command, self.place / "log") for _ in range(WORKERS)]
         self.submit("echo", 0).result(60)
 
     def stop(self) -> None:
+        """End everything that was started."""
         end([*self._workers, self._redis.process])
 
 
 class Celery(Peer):
+    """Celery on a Redis of its own."""
+
     name = package = "celery"
     setting = "Redis with appendonly, prefork, acks_late, reject_on_worker_lost, prefetch 1"
 
     def start(self) -> None:
+        """Start servers and workers and wait until they answer."""
         self._redis = Redis(self.place)
         os.environ["PEERS_REDIS"] = self._redis.url
         from bench.peers import celery_app
@@ -154,16 +174,20 @@ class Celery(Peer):
         self.restart()
 
     def submit(self, task: str, *args: Any) -> Handle:
+        """Hand out one task."""
         found = self._app.send_task(task, args)
         return _Celery(found)
 
     def manager(self) -> list[int]:
+        """Pids of what hands out the work."""
         return [server.pid for server in self._server]
 
     def processes(self) -> list[int]:
+        """Pids of all of it, the servers included."""
         return [*super().processes(), self._redis.process.pid]
 
     def restart(self) -> None:
+        """Start again what was killed."""
         end(self._server)
         command = [script("celery"), "-A", "bench.peers.celery_app:app", "worker", "-c", str(WORKERS), "-l", "ERROR"]
         env = {"PEERS_REDIS": self._redis.url, "C_FORCE_ROOT": "1"}
@@ -171,6 +195,7 @@ class Celery(Peer):
         self.submit("echo", 0).result(60)
 
     def stop(self) -> None:
+        """End everything that was started."""
         end([*self._server, self._redis.process])
 
 
@@ -183,10 +208,13 @@ class _Celery(Handle):
 
 
 class Huey(Peer):
+    """huey on SQLite."""
+
     name = package = "huey"
     setting = "SQLite, worker type process, retries=2"
 
     def start(self) -> None:
+        """Start servers and workers and wait until they answer."""
         os.environ["PEERS_SQLITE"] = str(self.place / "huey.db")
         from bench.peers import huey_app
 
@@ -195,6 +223,7 @@ class Huey(Peer):
         self.restart()
 
     def submit(self, task: str, *args: Any) -> Handle:
+        """Hand out one task."""
         found = self._app.DONE[task](*args)
 
         def look() -> tuple[Any] | None:
@@ -204,9 +233,11 @@ class Huey(Peer):
         return Polled(look)
 
     def manager(self) -> list[int]:
+        """Pids of what hands out the work."""
         return [server.pid for server in self._server]
 
     def restart(self) -> None:
+        """Start again what was killed."""
         end(self._server)
         command = [script("huey_consumer"), "bench.peers.huey_app.huey", "-w", str(WORKERS), "-k", "process"]
         env = {"PEERS_SQLITE": str(self.place / "huey.db"), "PYTHONPATH": str(ROOT)}
@@ -214,4 +245,5 @@ class Huey(Peer):
         self.submit("echo", 0).result(60)
 
     def stop(self) -> None:
+        """End everything that was started."""
         end(self._server)

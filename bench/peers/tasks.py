@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ ARRAY_BYTES = 16 << 20
 
 
 def echo(n: int) -> int:
+    """Return the number."""
     return n
 
 
@@ -30,19 +32,22 @@ def nap(n: int, seconds: float, witness: str) -> int:
     return n
 
 
-TASKS = {"echo": echo, "array": array, "nap": nap}
+TASKS: dict[str, Callable[..., Any]] = {"echo": echo, "array": array, "nap": nap}
 
 
 class Tasks:
     """The same work as an engine of filepool."""
 
     def load(self, device: str, options: dict[str, object]) -> None:
+        """Nothing to load."""
         self.close()
 
     def check(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Anything goes."""
         return params
 
     def run(self, params: dict[str, Any], context: Any) -> Any:
+        """Do the task that the parameters name."""
         return {"value": TASKS[params["task"]](*params["args"])}
 
     def close(self) -> None:

@@ -50,14 +50,14 @@ class Articulator:
         Takes an array, or blocks of any size as they come from a decoder. The level is that of the whole array;
         of blocks, that of everything heard so far and half a minute ahead.
         """
-        whole = isinstance(samples, np.ndarray)
         level = Level()
-        if whole:
-            level.hear(samples)
-        blocks = iter([samples] if whole else samples)
+        whole = samples if isinstance(samples, np.ndarray) else None
+        if whole is not None:
+            level.hear(whole)
+        blocks = samples if whole is None else [whole]
         outputs, loudness = [], []
-        for window, start, count in _windows(blocks):
-            if not whole:
+        for window, start, count in _windows(iter(blocks)):
+            if whole is None:
                 level.hear(window[start * FRAME : (start + count) * FRAME])
             outputs.append(self._hear(window * np.float32(level.gain))[start : start + count])
             loudness.append(rms(window[start * FRAME : (start + count) * FRAME]) * np.float32(level.gain))

@@ -20,6 +20,8 @@ from inference import media, weights
 from inference.articulation.curve import FPS
 from inference.audio import Array
 from inference.base import EngineError, InputError
+from inference.face.analysis import Decoding, analyse
+from inference.face.model import FaceModel
 
 SUFFIXES = (".mp4", ".mpg", ".avi", ".mov", ".mkv", ".webm")
 MOST_YAW = 25.0  #: degrees from the front; beyond, the mesh guesses half of the mouth
@@ -32,6 +34,7 @@ DUPLICATES = {"grid_bbaf2n": "gs1_bbaf2n"}
 SHARED_PREFIX = ("gs1",)  #: prefixes that name a person rather than a collection
 
 _DIGESTS: dict[tuple[str, int, int], str] = {}
+_face: FaceModel | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +72,7 @@ def find_clips(sources: Sequence[Path]) -> list[Path]:
     return [path for name, path in sorted(found.items()) if DUPLICATES.get(name) not in found]
 
 
-def read_clips(
-    paths: Sequence[Path], cache: Path, say: Callable[[str], None] = lambda line: None
-) -> list[Clip]:
+def read_clips(paths: Sequence[Path], cache: Path, say: Callable[[str], None] = lambda line: None) -> list[Clip]:
     """Clips with their measurements; those with too little to see are left out and said so."""
     cache.mkdir(parents=True, exist_ok=True)
     clips = []
@@ -102,19 +103,13 @@ def digest_of(path: Path) -> str:
 
 
 def _measure(path: Path) -> tuple[Array, Array, Array]:
-    from inference.face.analysis import analyse
-    from inference.face.model import FaceModel
-
     global _face
     if _face is None:
         _face = FaceModel(weights.find("face-landmarker/face_landmarker.task"))
-    analysis = analyse(path, _face, fps=FPS, threads=1)
+    analysis = analyse(path, _face, decoding=Decoding(fps=FPS, threads=1))
     if not analysis.complete:
         raise EngineError(f"{path} is too long for a training clip", hint="cut it into pieces of under a minute")
     return media.read_audio(path), analysis.channels, analysis.pose.angles[:, 0]
-
-
-_face = None
 
 
 def _store(target: Path, samples: Array, mouth: Array, yaw: Array) -> None:

@@ -97,6 +97,7 @@ class Layer(nn.Module):
         self.down = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, n, width) → the same shape."""
         batch, frames, width = x.shape
         joined = self.query_key_value(self.attention_norm(x)).view(batch, frames, 3, self.heads, -1)
         query, key, value = joined.permute(2, 0, 3, 1, 4)
@@ -126,6 +127,7 @@ class WhisperEncoder(nn.Module):
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(max(self.wanted)))
         self.norm = nn.LayerNorm(width)
+        self.positions: Tensor
         self.register_buffer("positions", torch.zeros(MOST_FRAMES, width))
         self.load_state_dict(_state(variables, len(self.layers)))
         self.requires_grad_(False).eval()
@@ -171,9 +173,10 @@ def _state(variables: Mapping[str, NDArray[np.generic]], layers: int) -> dict[st
 
 def _float(variables: Mapping[str, NDArray[np.generic]], name: str) -> Tensor:
     array = variables[name]
+    numbers = array.astype(np.float32)
     if array.dtype == np.int8:  # quantised per row: value × scale
-        array = array / variables[f"{name}_scale"].reshape(-1, *[1] * (array.ndim - 1))
-    return torch.from_numpy(array.astype(np.float32))
+        numbers /= variables[f"{name}_scale"].astype(np.float32).reshape(-1, *[1] * (array.ndim - 1))
+    return torch.from_numpy(numbers)
 
 
 def log_mel(samples: Array, frames: int, bands: int = 80, warp: float = 1.0) -> Array:

@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -36,7 +37,22 @@ LOW = 20.0  #: percentile of a sentence's openings below which the mouth counts 
 CACHE = Path("build/articulation")
 
 
-def figures(study: Study, last_layer: Listener | None, close_at: float) -> dict[str, object]:
+class Figures(TypedDict):
+    """What is reported; r of each of the five channels unless said otherwise."""
+
+    speakers: dict[str, list[float]]
+    opening: dict[str, dict[str, float]]  #: of each floor, by speaker: r of the opening alone
+    mean: dict[str, list[float]]  #: over speakers
+    mean_over_clips: list[float]
+    delivered_over_clips: list[float]
+    chance: float
+    clips: int
+    not_above_loudness: dict[str, list[str]]  #: names of clips
+    lags: dict[str, float]  #: frames, by clip
+    closures: dict[str, float]  #: shares 0 … 1
+
+
+def figures(study: Study, last_layer: Listener | None, close_at: float) -> Figures:
     """Everything that is reported, JSON-able."""
     predictions = study.held_out()
     final = study.judged(predictions)
@@ -53,9 +69,7 @@ def figures(study: Study, last_layer: Listener | None, close_at: float) -> dict[
         for name, found in others.items()
     }
     below = {
-        name: [
-            clip.name for number, clip in enumerate(study.clips) if of[number][0] <= others["loudness"][number][0]
-        ]
+        name: [clip.name for number, clip in enumerate(study.clips) if of[number][0] <= others["loudness"][number][0]]
         for name, of in (("head", final), ("delivered", others["delivered"]))
     }
     speakers = {number: clip.speaker for number, clip in enumerate(study.clips)}
@@ -119,9 +133,9 @@ def _aligned(study: Study) -> dict[int, list[Spoken]]:
     return found
 
 
-def print_table(found: dict[str, object]) -> None:
+def print_table(found: Figures) -> None:
     """The figures for people."""
-    speakers, opening, mean = (dict(found[name]) for name in ("speakers", "opening", "mean"))  # type: ignore[call-overload]
+    speakers, opening, mean = found["speakers"], found["opening"], found["mean"]
     names = [name for name in ("delivered", "loudness", "floor", "ridge") if name in opening]
     print(f"{'speaker':<14}" + "".join(f"{name:>11}" for name in [*CHANNELS, *names]))
     for speaker, values in speakers.items():
@@ -130,8 +144,8 @@ def print_table(found: dict[str, object]) -> None:
     print(f"{'mean':<14}" + "".join(f"{value:11.3f}" for value in [*mean["final"], *(mean[name][0] for name in names)]))
     for name in names:
         print(f"  {name:<12}" + "".join(f"{value:11.3f}" for value in mean[name]))
-    print(f"mean over {found['clips']} clips " + " ".join(f"{value:.3f}" for value in found["mean_over_clips"]))  # type: ignore[attr-defined]
-    print("as delivered " + " ".join(f"{value:.3f}" for value in found["delivered_over_clips"]))  # type: ignore[attr-defined]
+    print(f"mean over {found['clips']} clips " + " ".join(f"{value:.3f}" for value in found["mean_over_clips"]))
+    print("as delivered " + " ".join(f"{value:.3f}" for value in found["delivered_over_clips"]))
     print(f"chance {found['chance']}; clips not above loudness: {found['not_above_loudness']}")
     print(f"closures {found['closures']}")
 
@@ -164,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     try:
         study, last_layer = prepare(
-            options.media, options.cache, Meta(seed=options.seed), Training(), options.whisper, _say
+            options.media, options.cache, Meta(seed=options.seed), Training(), whisper=options.whisper, say=_say
         )
         found = figures(study, None if options.no_floor else last_layer, study.meta.close_at)
     except EngineError as error:
@@ -174,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(found, indent=1))
     else:
         print_table(found)
-    return 1 if dict(found["not_above_loudness"])["delivered"] else 0  # type: ignore[call-overload]
+    return 1 if found["not_above_loudness"]["delivered"] else 0
 
 
 def _say(line: str) -> None:

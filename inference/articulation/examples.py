@@ -79,7 +79,8 @@ class Listener:
     """Encodes sounds, with a cache on disk."""
 
     def __init__(self, encoder: Callable[[], WhisperEncoder], layers: tuple[int, ...], key: str, cache: Path) -> None:
-        self._make, self._encoder = encoder, None
+        self._make = encoder
+        self._encoder: WhisperEncoder | None = None
         self._cache = cache
         self._key = hashlib.sha256(f"{RECIPE} {key} {layers}".encode()).hexdigest()[:8]
         self._vad: SileroModel | None = None
@@ -197,7 +198,8 @@ def _no_speech(rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
         for decibels in (-45.0, -20.0):
             yield f"noise{slope:g}{decibels:g}", _coloured(count, slope, rng) * np.float32(10.0 ** (decibels / 20.0))
     for hertz in (50.0, 120.0, 440.0):
-        hum = sum(np.sin(2 * np.pi * hertz * part * time + part) / part for part in range(1, 8))
+        parts = [np.sin(2 * np.pi * hertz * part * time + part) / part for part in range(1, 8)]
+        hum = np.sum(parts, axis=0)
         yield f"hum{hertz:g}", (0.06 * hum).astype(np.float32)
     for tempo in (0.25, 0.5):
         music = np.zeros(count)

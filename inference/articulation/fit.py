@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inference.articulation.curve import CHANNELS
 from inference.articulation.examples import PLAIN, Example, Targets
-from inference.articulation.head import TAPS, Meta, Reducer, taps
+from inference.articulation.head import TAPS, Meta, Reducer, halved, taps
 
 PENALTY = 1000.0  #: of the regression, on inputs of unit variance
 SAME_SAY = 400.0  #: frames; a person with more counts as if there were only so many
@@ -68,7 +68,7 @@ def make_items(
             channels = torch.from_numpy(goal.channels)
             known, together = torch.from_numpy(goal.known), torch.from_numpy(goal.together)
         index = torch.from_numpy(moved(frames, lag, len(reduced)))
-        speech = torch.from_numpy(example.speech)[index].unflatten(0, (-1, 2)).mean(1)
+        speech = halved(torch.from_numpy(example.speech)[index])
         about = (example.clip, example.speaker, example.disguise)
         items.append(Item(*about, reduced[index], channels, known, together, speech))
     return items

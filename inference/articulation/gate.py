@@ -57,4 +57,5 @@ def _approached(voiced: Array) -> Array:
 def _largest(values: Array, before: int, after: int) -> Array:
     """The largest value from ``before`` frames earlier to ``after`` frames later; edges repeated."""
     padded = np.pad(values, (before, after), mode="edge")
-    return np.lib.stride_tricks.sliding_window_view(padded, before + after + 1).max(axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, before + after + 1)
+    return np.asarray(windows.max(axis=1), values.dtype)

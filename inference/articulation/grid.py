@@ -45,7 +45,7 @@ def sentence(name: str) -> list[str] | None:
     found = NAME.search(name)
     if found is None:
         return None
-    command, colour, preposition, letter, digit, adverb = found[1]
+    command, colour, preposition, letter, digit, adverb = list(found[1])
     return [
         COMMANDS[command],
         COLOURS[colour],

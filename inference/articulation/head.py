@@ -49,6 +49,7 @@ class Meta:
 
     @property
     def inputs(self) -> int:
+        """Numbers per half frame that go into regression and networks."""
         return len(self.layers) * self.components
 
 
@@ -58,6 +59,8 @@ class Reducer(nn.Module):
     def __init__(self, meta: Meta) -> None:
         super().__init__()
         layers = len(meta.layers)
+        self.mean: Tensor
+        self.basis: Tensor
         self.register_buffer("mean", torch.zeros(layers, meta.width))
         self.register_buffer("basis", torch.zeros(layers, meta.width, meta.components))
 
@@ -71,16 +74,24 @@ class Ridge(nn.Module):
 
     def __init__(self, meta: Meta) -> None:
         super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor
         self.register_buffer("weight", torch.zeros((2 * TAPS + 1) * meta.inputs, len(CHANNELS)))
         self.register_buffer("bias", torch.zeros(len(CHANNELS)))
 
     def forward(self, reduced: Tensor) -> Tensor:
+        """(2 T, inputs) → (T, 5) channels."""
         return taps(reduced) @ self.weight + self.bias
+
+
+def halved(values: Tensor) -> Tensor:
+    """(2 T, …) at 50 per second → (T, …): the mean of each frame's two halves."""
+    return values.view(-1, 2, *values.shape[1:]).mean(1)
 
 
 def taps(reduced: Tensor, reach: int = TAPS) -> Tensor:
     """(2 T, inputs) at 50 per second → (T, (2 reach + 1) × inputs): each frame of 40 ms with its neighbours."""
-    frames = reduced.unflatten(0, (-1, 2)).mean(1)
+    frames = halved(reduced)
     padded = torch.cat([frames[:1].expand(reach, -1), frames, frames[-1:].expand(reach, -1)])
     return torch.cat([padded[tap : tap + len(frames)] for tap in range(2 * reach + 1)], dim=1)
 
@@ -89,6 +100,7 @@ class FrameNorm(nn.LayerNorm):
     """Layer norm of (batch, channels, T) over the channels: no frame depends on how long the window is."""
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """(batch, hidden, T) → the same shape, each frame normalised by itself."""
         return super().forward(hidden.transpose(1, 2)).transpose(1, 2)
 
 
@@ -98,9 +110,7 @@ class Temporal(nn.Module):
     def __init__(self, meta: Meta, dropout: float = 0.5, input_dropout: float = 0.3) -> None:
         super().__init__()
         hidden = meta.hidden
-        self.enter = nn.Sequential(
-            nn.Dropout1d(input_dropout), nn.Conv1d(meta.inputs, hidden, 4, stride=2, padding=1)
-        )
+        self.enter = nn.Sequential(nn.Dropout1d(input_dropout), nn.Conv1d(meta.inputs, hidden, 4, stride=2, padding=1))
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 FrameNorm(hidden),
@@ -110,11 +120,10 @@ class Temporal(nn.Module):
             )
             for _ in range(meta.blocks)
         )
-        self.leave = nn.Sequential(
-            FrameNorm(hidden), nn.GELU(), nn.Dropout(dropout), nn.Conv1d(hidden, OUTPUTS, 1)
-        )
+        self.leave = nn.Sequential(FrameNorm(hidden), nn.GELU(), nn.Dropout(dropout), nn.Conv1d(hidden, OUTPUTS, 1))
 
     def forward(self, reduced: Tensor) -> Tensor:
+        """(batch, inputs, 2 T) → (batch, OUTPUTS, T)."""
         hidden = self.enter(reduced)
         for block in self.blocks:
             hidden = hidden + block(hidden)

@@ -53,6 +53,7 @@ class Study:
 
     @property
     def speakers(self) -> list[str]:
+        """Everybody who talks in the clips, sorted."""
         return sorted({clip.speaker for clip in self.clips})
 
     def plain(self, clip: int) -> Example:
@@ -124,9 +125,7 @@ class Study:
         ]
         return self._regressions(FLOOR, plain, FLOOR_TAPS, FLOOR_PENALTY)
 
-    def _regressions(
-        self, meta: Meta, examples: Sequence[Example], reach: int, penalty: float
-    ) -> dict[int, Array]:
+    def _regressions(self, meta: Meta, examples: Sequence[Example], reach: int, penalty: float) -> dict[int, Array]:
         found = {}
         reducer = fit_reducer([each for each in examples if each.clip >= 0], meta)
         items = make_items(examples, self.goals, self.lags, reducer)
@@ -182,6 +181,7 @@ def prepare(
     cache: Path,
     meta: Meta,
     training: Training,
+    *,
     whisper: Path | None = None,
     say: Say = print,
 ) -> tuple[Study, Listener]:

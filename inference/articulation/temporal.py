@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,15 @@ class Training:
     silence: float = 0.1  #: share of sounds without speech in a batch
 
 
+class Truth(NamedTuple):
+    """What a batch ought to say."""
+
+    channels: Tensor  #: (batch, T, 5)
+    known: Tensor  #: (batch, T) bool, where the channels are
+    together: Tensor  #: (batch, T) bool, the lips touch
+    speech: Tensor  #: (batch, T) 0..1, -1 where there is no sound
+
+
 def train_temporal(items: Sequence[Item], meta: Meta, training: Training, seed: int) -> Temporal:
     """One network; the same items and seed give the same network on the same machine."""
     rng = np.random.default_rng(seed)
@@ -53,11 +63,11 @@ def train_temporal(items: Sequence[Item], meta: Meta, training: Training, seed: 
             for place in np.flatnonzero(rng.random(training.batch) < training.silence) if quiet else ():
                 drawn[place] = quiet[int(rng.integers(len(quiet)))]
             batch = [_crop(item, training.crop, int(rng.integers(1 << 30))) for item in drawn]
-            inputs, channels, known, together, speech = (torch.stack(parts) for parts in zip(*batch, strict=True))
+            inputs, *truth = (torch.stack(parts) for parts in zip(*batch, strict=True))
             inputs = inputs + training.noise * torch.randn_like(inputs)
             said = network(inputs.transpose(1, 2)).transpose(1, 2)
             optimiser.zero_grad()
-            _loss(said, channels, known, together, speech, training).backward()
+            torch.autograd.backward(_loss(said, Truth(*truth), training))
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             schedule.step()
@@ -88,16 +98,17 @@ def _crop(item: Item, frames: int, draw: int) -> tuple[Tensor, ...]:
     return inputs, channels, known & heard, together, torch.where(heard, speech, -torch.ones(()))
 
 
-def _loss(said: Tensor, channels: Tensor, known: Tensor, together: Tensor, speech: Tensor, how: Training) -> Tensor:
+def _loss(said: Tensor, truth: Truth, how: Training) -> Tensor:
     """Squared error and 1 − r of the channels, cross entropy of closure (while speaking) and of speech."""
+    channels, known, together, speech = truth
     importance = torch.tensor(how.channels)
     mask = known[..., None].float()
     guess = said[..., : len(CHANNELS)]
     error = ((guess - channels) ** 2 * mask * importance).sum() / (mask.sum() * len(CHANNELS) + 1e-6)
     count = mask.sum(dim=1, keepdim=True) + 1e-3
     guess = (guess - (guess * mask).sum(1, keepdim=True) / count) * mask
-    truth = (channels - (channels * mask).sum(1, keepdim=True) / count) * mask
-    alike = (guess * truth).sum(1) / torch.sqrt((guess**2).sum(1) * (truth**2).sum(1) + 1e-2)
+    wanted = (channels - (channels * mask).sum(1, keepdim=True) / count) * mask
+    alike = (guess * wanted).sum(1) / torch.sqrt((guess**2).sum(1) * (wanted**2).sum(1) + 1e-2)
     seen = (known.sum(1) > 10).float()[:, None]
     disagreement = ((1 - alike) * importance * seen).sum() / (seen.sum() * len(CHANNELS) + 1e-6)
     speaking = (known & (speech > SPEECH)).float()

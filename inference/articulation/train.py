@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     try:
         study, last_layer = prepare(
-            options.media, options.cache, Meta(seed=options.seed), Training(), options.whisper, _say
+            options.media, options.cache, Meta(seed=options.seed), Training(), whisper=options.whisper, say=_say
         )
         held_out = study.held_out()
         found = figures(study, last_layer, study.meta.close_at)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +24,10 @@ from numpy.typing import NDArray
 from inference import video
 from inference.base import InputError
 from inference.face import measure, mesh
-from inference.face.model import FaceModel
+from inference.face.model import FaceModel, Frame
 from inference.face.pose import Pose, fit, median_shape
 from inference.face.track import Choice, Tracker
-from inference.kept import locked, prune
+from inference.kept import Shelf, locked
 from inference.probe import VideoInfo
 
 VERSION = 2  #: of the file format and of whatever shapes the numbers; raise it when either changes
@@ -34,7 +35,6 @@ MAX_FRAMES = 15_000  #: of a template are looked at: 10 min at 25 fps; the rest 
 FEW_FRAMES = 3_000  #: enough for sound up to this long: then only so much of a long template is looked at
 ANALYSIS_SIDE = 1920  #: larger frames are scaled down to be looked at
 SHORT_TRACK = 3  #: a face in fewer frames in a row is taken for a mistake
-CACHE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,24 +57,23 @@ class TemplateAnalysis:
 
     @property
     def frames(self) -> int:
+        """How many frames were looked at."""
         return len(self.found)
 
     @property
     def size(self) -> tuple[int, int]:
+        """(width, height) of the video in pixels."""
         return self.width, self.height
 
     @property
     def pose(self) -> Pose:
+        """Of every frame; NaN without a face."""
         return Pose(self.scale, self.rotation, self.translation)
 
     @cached_property
     def head(self) -> mesh.Points:
         """(N, 478, 3) the points in head coordinates."""
         return self.pose.to_head(self.points)
-
-    @property
-    def mouth(self) -> measure.Mouth:
-        return measure.Mouth(*self.channels.T)
 
     @property
     def openings(self) -> NDArray[np.float32]:
@@ -113,6 +112,18 @@ class TemplateAnalysis:
         return _analysis(**arrays)
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How the frames of a video are read."""
+
+    fps: float | None = None  #: frames per second; None: the video's own rate
+    threads: int | None = None  #: of the decoder
+    ffmpeg: str | None = None
+
+
+DEFAULT = Decoding()
+
+
 def analyse(
     path: str | Path | VideoInfo,
     model: FaceModel,
@@ -121,40 +132,31 @@ def analyse(
     choice: Choice | None = None,
     limit: int = MAX_FRAMES,
     check: Callable[[], None] | None = None,
-    fps: float | None = None,
-    threads: int | None = None,
-    ffmpeg: str | None = None,
+    decoding: Decoding = DEFAULT,
 ) -> TemplateAnalysis:
     """Follow the chosen face through the first ``limit`` frames of a video.
 
     ``progress(done, expected)`` and ``check()`` are called for every frame; ``check`` may raise to stop.
     Raises :class:`InputError`, naming the file and how many frames were looked at, when no human face is in it.
     """
-    info = path if isinstance(path, VideoInfo) else video.probe_video(path, ffmpeg=ffmpeg)
-    rate = fps or info.fps
+    info = path if isinstance(path, VideoInfo) else video.probe_video(path, ffmpeg=decoding.ffmpeg)
+    rate = decoding.fps or info.fps
     expected = max(1, min(limit, round(info.duration_s * rate)))
     shrink = max(1.0, max(info.width, info.height) / ANALYSIS_SIDE)
     size = (round(info.width / shrink / 2) * 2, round(info.height / shrink / 2) * 2)
     tracker = Tracker(model, _scaled(choice, size[0] / info.width, size[1] / info.height))
-    rows: list[mesh.Points] = []
-    scores: list[float] = []
-    missing = np.full((mesh.POINTS, 3), np.nan, np.float32)
+
+    def tell(done: int) -> None:
+        if check is not None:
+            check()
+        if progress is not None:
+            progress(done, max(expected, done))
+
     # One frame more than allowed tells whether the video goes on.
+    threads, ffmpeg = decoding.threads, decoding.ffmpeg
     with video.read_frames(info, size=size, fps=rate, count=limit + 1, threads=threads, ffmpeg=ffmpeg) as frames:
-        complete = True
-        for frame in frames:
-            if len(rows) == limit:
-                complete = False
-                break
-            landmarks = tracker.feed(frame)
-            rows.append(missing if landmarks is None else landmarks.points)
-            scores.append(0.0 if landmarks is None else landmarks.score)
-            if check is not None:
-                check()
-            if progress is not None:
-                progress(len(rows), max(expected, len(rows)))
-    points = np.stack(rows)
-    rows.clear()
+        points, scores = _followed(itertools.islice(frames, limit), tracker, tell)
+        complete = next(frames, None) is None
     found = _long_enough(np.asarray(np.isfinite(points[:, 0, 0]), np.bool_))
     points[~found] = np.nan
     if not found.any():
@@ -171,7 +173,7 @@ def analyse(
         complete=complete,
         points=points,
         found=found,
-        score=np.array(scores, np.float32) * found,
+        score=scores * found,
         shape=shape,
         scale=pose.scale,
         rotation=pose.rotation,
@@ -182,7 +184,7 @@ def analyse(
 
 
 def cached(
-    folder: str | Path,
+    shelf: Shelf,
     path: str | Path | VideoInfo,
     model: FaceModel,
     progress: Callable[[int, int], None] | None = None,
@@ -190,48 +192,34 @@ def cached(
     choice: Choice | None = None,
     frames: int | None = None,
     check: Callable[[], None] | None = None,
-    fps: float | None = None,
-    threads: int | None = None,
-    keep: int = CACHE_BYTES,
-    ffmpeg: str | None = None,
+    decoding: Decoding = DEFAULT,
 ) -> TemplateAnalysis:
-    """``analyse``, or its result from an earlier time, kept in ``folder`` by the content of the video.
+    """``analyse``, or its result from an earlier time, kept on ``shelf`` by the content of the video.
 
     ``frames`` is how many are going to be used; of a long template only as much as needed is looked at, in two
     steps (3,000 and 15,000), so that what comes out does not depend on earlier jobs. Two processes that want
     the same analysis at once share one: the second waits, calling ``check``. A damaged file is made again. The
-    analyses used last stay, up to ``keep`` bytes of them.
+    analyses used last stay, as many as the shelf holds.
     """
-    info = path if isinstance(path, VideoInfo) else video.probe_video(path, ffmpeg=ffmpeg)
-    rate = fps or info.fps
+    info = path if isinstance(path, VideoInfo) else video.probe_video(path, ffmpeg=decoding.ffmpeg)
+    rate = decoding.fps or info.fps
     limit = FEW_FRAMES if frames is not None and frames <= FEW_FRAMES else MAX_FRAMES
     if info.duration_s * rate <= FEW_FRAMES:
         limit = FEW_FRAMES
     about = f"{VERSION} {model.fingerprint} {video.as_rate(rate)} {choice or Choice()} {limit}"
     name = f"{_digest(info.path, check)}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    kept = place / f"{name}.npz"
+    shelf.folder.mkdir(parents=True, exist_ok=True)
+    kept = shelf.folder / f"{name}.npz"
     known = _recall(kept)
     if known is not None:
         return known
-    with locked(place / f"{name}.lock", check):
+    with locked(kept.with_suffix(".lock"), check):
         known = _recall(kept)  # made by somebody else while we waited
         if known is not None:
             return known
-        made = analyse(
-            info,
-            model,
-            progress,
-            choice=choice,
-            limit=limit,
-            check=check,
-            fps=rate,
-            threads=threads,
-            ffmpeg=ffmpeg,
-        )
+        made = analyse(info, model, progress, choice=choice, limit=limit, check=check, decoding=decoding)
         made.save(kept)
-    prune(place, keep)
+    shelf.prune()
     return made
 
 
@@ -244,6 +232,21 @@ def _analysis(**arrays: Any) -> TemplateAnalysis:
 
 
 _PLAIN = {"width": int, "height": int, "fps": float, "complete": bool}
+
+
+def _followed(
+    frames: Iterable[Frame], tracker: Tracker, tell: Callable[[int], None]
+) -> tuple[mesh.Points, NDArray[np.float32]]:
+    """(N, 478, 3) points, NaN without a face, and (N,) scores, 0 without; ``tell`` is called with each count."""
+    rows: list[mesh.Points] = []
+    scores: list[float] = []
+    missing = np.full((mesh.POINTS, 3), np.nan, np.float32)
+    for frame in frames:
+        landmarks = tracker.feed(frame)
+        rows.append(missing if landmarks is None else landmarks.points)
+        scores.append(0.0 if landmarks is None else landmarks.score)
+        tell(len(rows))
+    return np.stack(rows), np.array(scores, np.float32)
 
 
 def _long_enough(found: NDArray[np.bool_]) -> NDArray[np.bool_]:

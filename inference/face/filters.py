@@ -1,12 +1,10 @@
 """Smoothing over time, for arrays whose first axis is frames; missing frames are NaN and stay so.
 
-The gaussian looks both ways and shifts nothing: for recordings. The one-euro filter (Casiez, Roussel, Vogel
-2012) looks back only, steady when slow and quick when fast: for streams.
+They look both ways and shift nothing: for recordings.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -40,42 +38,6 @@ def gaussian(values: NDArray[np.floating], sigma: float) -> NDArray[np.float32]:
     return smooth.reshape(np.shape(values))
 
 
-def one_euro(
-    values: NDArray[np.floating], fps: float, min_cutoff: float = 1.5, beta: float = 0.3, d_cutoff: float = 1.0
-) -> NDArray[np.float32]:
-    """One-euro filter; ``min_cutoff`` in Hz at rest, ``beta`` in Hz per unit and second of movement.
-
-    With values in eye distances the defaults take the landmarks' own tremble and leave speech alone. Starts
-    anew after missing frames.
-    """
-    flat = np.asarray(values, np.float64).reshape(len(values), -1)
-    out = np.full(flat.shape, np.nan)
-    held: NDArray[np.float64] | None = None
-    speed = np.zeros(flat.shape[1])
-    for frame, value in enumerate(flat):
-        if not np.isfinite(value).all():
-            held = None
-            continue
-        if held is None:
-            held, speed = value.copy(), np.zeros_like(value)
-        else:
-            speed = speed + _share(np.full_like(value, d_cutoff), fps) * ((value - held) * fps - speed)
-            held = held + _share(min_cutoff + beta * np.abs(speed), fps) * (value - held)
-        out[frame] = held
-    return out.reshape(np.shape(values)).astype(np.float32)
-
-
-def fill_gaps(values: NDArray[np.floating], longest: int) -> NDArray[np.float32]:
-    """Bridge runs of up to ``longest`` missing frames by straight lines; ends are not extended."""
-    flat = np.array(values, np.float32).reshape(len(values), -1)
-    present = np.flatnonzero(np.isfinite(flat).all(axis=1))
-    for before, after in itertools.pairwise(present):
-        if 1 < after - before <= longest + 1:
-            share = (np.arange(before + 1, after) - before)[:, None] / np.float32(after - before)
-            flat[before + 1 : after] = flat[before] + share * (flat[after] - flat[before])
-    return flat.reshape(np.shape(values))
-
-
 def smooth_pose(pose: Pose, sigma: float, translation_sigma: float | None = None) -> Pose:
     """A pose smoothed by gaussians, in frames; turns are averaged as matrices and made turns again."""
     turn = gaussian(pose.rotation, sigma)
@@ -86,8 +48,3 @@ def smooth_pose(pose: Pose, sigma: float, translation_sigma: float | None = None
         turn[good] = u @ vt
     shift = gaussian(pose.translation, sigma if translation_sigma is None else translation_sigma)
     return Pose(gaussian(pose.scale, sigma), turn, shift)
-
-
-def _share(cutoff: NDArray[np.float64], fps: float) -> NDArray[np.float64]:
-    """How much of the new value a first-order low-pass takes."""
-    return np.asarray(1 / (1 + fps / (2 * math.pi * cutoff)))

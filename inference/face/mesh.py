@@ -51,19 +51,81 @@ BROW_RIGHT = _index(46, 53, 52, 65, 55, 70, 63, 105, 66, 107)
 BROW_LEFT = _index(276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
 IRIS_RIGHT = _index(468, 469, 470, 471, 472)  #: centre, then towards image right, up, left, down
 IRIS_LEFT = _index(473, 474, 475, 476, 477)
-# fmt: off
 OVAL = _index(
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
-    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+    10,
+    338,
+    297,
+    332,
+    284,
+    251,
+    389,
+    356,
+    454,
+    323,
+    361,
+    288,
+    397,
+    365,
+    379,
+    378,
+    400,
+    377,
+    152,
+    148,
+    176,
+    149,
+    150,
+    136,
+    172,
+    58,
+    132,
+    93,
+    234,
+    127,
+    162,
+    21,
+    54,
+    103,
+    67,
+    109,
 )  #: closed ring of 36 from the top of the forehead, clockwise in the picture
 STABLE = _index(
-    33, 133, 263, 362,                                  # eye corners
-    6, 168, 197, 195, 5, 122, 351, 196, 419,            # bridge of the nose
-    8, 9, 55, 285, 70, 300, 46, 276,                    # between and at the ends of the brows
-    127, 356, 162, 389, 21, 251, 234, 454,              # temples
-    10, 67, 297, 151, 109, 338,                         # forehead
+    33,
+    133,
+    263,
+    362,  # eye corners
+    6,
+    168,
+    197,
+    195,
+    5,
+    122,
+    351,
+    196,
+    419,  # bridge of the nose
+    8,
+    9,
+    55,
+    285,
+    70,
+    300,
+    46,
+    276,  # between and at the ends of the brows
+    127,
+    356,
+    162,
+    389,
+    21,
+    251,
+    234,
+    454,  # temples
+    10,
+    67,
+    297,
+    151,
+    109,
+    338,  # forehead
 )  #: points that speech and expressions hardly move
-# fmt: on
 
 EYE_CORNER_RIGHT, EYE_CORNER_LEFT = 33, 263  #: outer corners; their distance is the unit of head coordinates
 MOUTH_CORNER_RIGHT, MOUTH_CORNER_LEFT = 61, 291

@@ -44,10 +44,12 @@ class Detection:
 
     @property
     def centre(self) -> tuple[float, float]:
+        """(x, y) of the middle of the box, in the unit of the box."""
         return self.box[0] + self.box[2] / 2, self.box[1] + self.box[3] / 2
 
     @property
     def area(self) -> float:
+        """Width × height of the box."""
         return self.box[2] * self.box[3]
 
 

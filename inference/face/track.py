@@ -53,6 +53,7 @@ class Seen:
     most: int = 0  #: most usable faces in one frame
 
     def describe(self) -> str:
+        """What was seen, in words for a message; "" when there was nothing."""
         notes = []
         if self.most:
             notes.append(f"at most {self.most} at a time" if self.most > 1 else "only one")

@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,16 +23,18 @@ import numpy as np
 
 from inference import media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
-from inference.face import analysis as face_analysis
+from inference.encode import Encoding
+from inference.face.analysis import MAX_FRAMES, Decoding, TemplateAnalysis, cached
 from inference.face.model import FaceModel
 from inference.face.track import Choice
 from inference.join import join
+from inference.kept import Shelf
 from inference.lipsync import marks, sound
 from inference.lipsync.frames import Template, loop
 from inference.lipsync.params import Backend as BackendName
 from inference.lipsync.params import Options
 from inference.lipsync.params import Params as LipSyncParams
-from inference.lipsync.pipeline import Encoding, Render
+from inference.lipsync.pipeline import Film, Render
 from inference.lipsync.work import Backend, Work
 from inference.paths import absolute, check_output
 from inference.probe import VideoInfo, probe_video
@@ -99,32 +102,66 @@ class LipSync:
 
     def run(self, params: LipSyncParams, context: Context) -> dict[str, Any]:
         """Make one video."""
-        model, started = self._loaded(), time.monotonic()
-        steps = Steps(context)
+        started, steps = time.monotonic(), Steps(context)
+        task = self._read(params, steps)
+        analysis = self._follow(task, context.cache, steps)
+        film = self._film(task, analysis, context, steps)
+        finished = time.monotonic()
+        steps.part(1, 1)
+        job, info, render = task.job, task.info, film.render
+        return {
+            "output": str(job.output) if job.output is not None else "output.mp4",
+            "width": info.width,
+            "height": info.height,
+            "fps": info.fps,
+            "frames": task.frames,
+            "duration_s": round(task.frames / info.fps, 3),
+            "audio_s": round(task.heard.seconds, 3),
+            "backend": task.backend,
+            "encoder": render.codec,
+            "template_frames": analysis.frames,
+            "template_frames_with_face": int(analysis.found.sum()),
+            "seconds": {
+                "prepare": round(film.prepared - started, 3),
+                "render": round(film.rendered - film.prepared, 3),
+                "merge": round(finished - film.rendered, 3),
+            },
+            "warnings": _warnings(task, analysis, render),
+        }
+
+    def _read(self, params: LipSyncParams, steps: Steps) -> Task:
+        """Check the job once more, and read its sound."""
+        self._loaded()
         steps.begin("face_detecting", 0.0, 0.0, "reading the sound")
         job, info = self._checked(params.model_dump())
-        backend = self._backends[job.backend or self._options.backend]
         heard = sound.read(job.audio, self._options.max_audio_s, steps.check, self._options.ffmpeg)
         frames = max(1, round(heard.seconds * info.fps))
-        shares = Shares(info, frames)
-        steps.begin("face_detecting", 0.0, shares.follow, "following the face")
-        analysis = face_analysis.cached(
-            context.cache / "analyses",
+        return Task(job, info, heard, frames, Shares(info, frames), job.backend or self._options.backend)
+
+    def _follow(self, task: Task, cache: Path, steps: Steps) -> TemplateAnalysis:
+        """The face in the template, followed now or by an earlier job."""
+        info, options = task.info, self._options
+        steps.begin("face_detecting", 0.0, task.shares.follow, "following the face")
+        threads = 1 if info.width * info.height <= SMALL else None  # it keeps up, and costs less
+        return cached(
+            Shelf(cache / "analyses", options.cache_mb << 20),
             info,
-            model,
+            self._loaded(),
             steps.part,
-            choice=_choice(job),
-            frames=frames,
+            choice=_choice(task.job),
+            frames=task.frames,
             check=steps.check,
-            threads=1 if info.width * info.height <= SMALL else None,  # it keeps up, and costs less
-            keep=self._options.cache_mb << 20,
-            ffmpeg=self._options.ffmpeg,
+            decoding=Decoding(threads=threads, ffmpeg=options.ffmpeg),
         )
-        steps.begin("face_detecting", shares.follow, shares.look, "looking at the mouth")
-        order = loop(frames, analysis.frames)
+
+    def _film(self, task: Task, analysis: TemplateAnalysis, context: Context, steps: Steps) -> Film:
+        """Paint, encode, join; the output lies where the context wants it."""
+        job, info, ffmpeg, scratch = task.job, task.info, self._options.ffmpeg, context.scratch
+        steps.begin("face_detecting", task.shares.follow, task.shares.look, "looking at the mouth")
+        order = loop(task.frames, analysis.frames)
         with (
-            sound.Track(heard.path, context.scratch, heard.seconds, self._options.ffmpeg) as track,
-            Template(info, analysis.frames, self._options.ffmpeg) as template,
+            sound.Track(task.heard.path, scratch, task.heard.seconds, ffmpeg) as track,
+            Template(info, analysis.frames, ffmpeg) as template,
         ):
             template.prefetch(order)
             work = Work(
@@ -132,42 +169,22 @@ class LipSync:
                 analysis=analysis,
                 template=template,
                 order=order,
-                samples=heard.samples,
+                samples=task.heard.samples,
                 cache=context.cache,
                 check=steps.check,
                 looked=lambda count: steps.part(count, analysis.frames),
             )
-            painter = backend.painter(work)
+            painter = self._backends[task.backend].painter(work)
             prepared = time.monotonic()
-            steps.begin("inference", shares.look, 100 * (1 - MERGE_SHARE), f"{frames} frames")
-            encoding = self._encoding(job, info, context.scratch)
-            render = Render(template, order, painter, encoding, context.scratch, self._threads)
-            parts = render.run(steps.check, lambda done: steps.part(done, frames))
+            steps.begin("inference", task.shares.look, 100 * (1 - MERGE_SHARE), f"{task.frames} frames")
+            encoding = self._encoding(job, info, scratch)
+            render = Render(template, order, painter, encoding, folder=scratch, workers=self._threads)
+            parts = render.run(steps.check, lambda done: steps.part(done, task.frames))
             rendered = time.monotonic()
             steps.begin("merging_audio", 100 * (1 - MERGE_SHARE), 100.0, "adding the sound")
-            output = context.output(job.output, "output.mp4")
-            join(parts, output, track.finish(steps.check), METADATA, steps.check, self._options.ffmpeg)
-        finished = time.monotonic()
-        steps.part(1, 1)
-        return {
-            "output": str(job.output) if job.output is not None else "output.mp4",
-            "width": info.width,
-            "height": info.height,
-            "fps": info.fps,
-            "frames": frames,
-            "duration_s": round(frames / info.fps, 3),
-            "audio_s": round(heard.seconds, 3),
-            "backend": job.backend or self._options.backend,
-            "encoder": render.codec,
-            "template_frames": analysis.frames,
-            "template_frames_with_face": int(analysis.found.sum()),
-            "seconds": {
-                "prepare": round(prepared - started, 3),
-                "render": round(rendered - prepared, 3),
-                "merge": round(finished - rendered, 3),
-            },
-            "warnings": self._warnings(info, analysis, heard, render),
-        }
+            output, heard = context.output(job.output, "output.mp4"), track.finish(steps.check)
+            join(parts, output, heard, metadata=METADATA, check=steps.check, ffmpeg=ffmpeg)
+        return Film(render, prepared, rendered)
 
     def files(self, params: LipSyncParams) -> Files:
         """What the job reads and writes."""
@@ -241,27 +258,24 @@ class LipSync:
             ffmpeg=chosen.ffmpeg,
         )
 
-    def _warnings(
-        self, info: VideoInfo, analysis: face_analysis.TemplateAnalysis, heard: sound.Sound, render: Render
-    ) -> list[str]:
-        notes = []
-        lost = analysis.frames - int(analysis.found.sum())
-        if lost:
-            notes.append(f"video: no face in {lost} of {analysis.frames} frames; they stay as they are")
-        if info.variable_rate:
-            notes.append(f"video: its frames come at uneven times; the output has {info.fps:g} per second")
-        if heard.complaint:
-            notes.append(f"audio: {heard.complaint}")
-        if render.note:
-            notes.append(render.note)
-        return notes
+
+@dataclass(frozen=True)
+class Task:
+    """One job once its files have been read."""
+
+    job: LipSyncParams  #: paths absolute
+    info: VideoInfo  #: of the template
+    heard: sound.Sound
+    frames: int  #: of the output
+    shares: Shares
+    backend: BackendName
 
 
 class Shares:
     """How far a job is, in per cent, once each of its steps is done."""
 
     def __init__(self, info: VideoInfo, frames: int) -> None:
-        seen = max(1, min(info.frames, face_analysis.MAX_FRAMES))
+        seen = max(1, min(info.frames, MAX_FRAMES))
         follow, look, paint = seen * FOLLOW_MS, seen * LOOK_MS, frames * PAINT_MS
         scale = 100 * (1 - MERGE_SHARE) / (follow + look + paint)
         self.follow = follow * scale
@@ -312,3 +326,18 @@ def _choice(job: LipSyncParams) -> Choice:
     if job.face == "largest":
         return Choice()
     return Choice(index=job.face) if isinstance(job.face, int) else Choice(point=job.face)
+
+
+def _warnings(task: Task, analysis: TemplateAnalysis, render: Render) -> list[str]:
+    """What was not as one would wish, for the caller."""
+    notes, info = [], task.info
+    lost = analysis.frames - int(analysis.found.sum())
+    if lost:
+        notes.append(f"video: no face in {lost} of {analysis.frames} frames; they stay as they are")
+    if info.variable_rate:
+        notes.append(f"video: its frames come at uneven times; the output has {info.fps:g} per second")
+    if task.heard.complaint:
+        notes.append(f"audio: {task.heard.complaint}")
+    if render.note:
+        notes.append(render.note)
+    return notes

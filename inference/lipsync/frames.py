@@ -12,15 +12,17 @@ import queue
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.base import EngineError
-from inference.lipsync.planes import Frame, PlaneReader, Planes
+from inference.encode import Frame, Planes
+from inference.lipsync.planes import PlaneReader
 from inference.video import VideoInfo
 
-__all__ = ("Ahead", "Frame", "Planes", "Run", "Template", "ahead", "frame_bytes", "held", "loop", "runs")
+__all__ = ("Ahead", "Frame", "Planes", "Run", "Size", "Template", "ahead", "frame_bytes", "held", "loop", "runs")
 
 BLOCK_BYTES = 96 << 20  #: of decoded frames held at once by one reader
 HELD_BYTES = 400 << 20  #: of a whole template held for all its readers: 12 s of 720p
@@ -37,6 +39,20 @@ def loop(frames: int, length: int) -> NDArray[np.int32]:
         return np.zeros(frames, np.int32)
     phase = np.arange(frames) % (2 * length - 2)
     return np.where(phase < length, phase, 2 * length - 2 - phase).astype(np.int32)
+
+
+class Size(Protocol):
+    """Anything that has the size of frames, in pixels: a :class:`VideoInfo`, or a picture's."""
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,12 +80,12 @@ def runs(order: NDArray[np.int32]) -> list[Run]:
     return result
 
 
-def held(info: VideoInfo, length: int) -> bool:
+def held(info: Size, length: int) -> bool:
     """Whether the whole template fits into memory decoded."""
     return length * frame_bytes(info) <= HELD_BYTES
 
 
-def frame_bytes(info: VideoInfo) -> int:
+def frame_bytes(info: Size) -> int:
     """Memory of one decoded frame."""
     return info.width * info.height * 3 // 2
 
@@ -229,6 +245,6 @@ class Ahead(Iterator[Frame]):
         self.close()
 
 
-def ahead(frames: Iterator[Frame], info: VideoInfo) -> Ahead:
+def ahead(frames: Iterator[Frame], info: Size) -> Ahead:
     """Decode a few frames in advance: as many as fit into AHEAD_BYTES, at least 2."""
     return Ahead(frames, max(2, min(16, AHEAD_BYTES // frame_bytes(info))))

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from inference import weights
 from inference.articulation.curve import Articulation
 from inference.audio import Array
+from inference.encode import Frame, Planes
 from inference.face.analysis import TemplateAnalysis
 from inference.face.model import FaceModel
-from inference.kept import locked, prune
+from inference.kept import Shelf, locked
 from inference.lipsync import speech
 from inference.lipsync.frames import ahead
 from inference.lipsync.params import Options
 from inference.lipsync.pipeline import Painter
-from inference.lipsync.planes import Frame, Planes, to_bgr, with_changes
+from inference.lipsync.planes import to_bgr, with_changes
 from inference.lipsync.render import materials as stored
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.plan import Plan
@@ -71,7 +72,7 @@ class MeshBackend:
                 return known
             made = self._look(work)
             made.save(path)
-        prune(folder, self._keep)
+        Shelf(folder, self._keep).prune()
         return made
 
     def _look(self, work: Work) -> Materials:
@@ -103,6 +104,7 @@ class MeshPainter:
         self._buffer: Planes | None = None
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
+        """(H, W, 3) each: the finished frames of some output numbers."""
         plan = self._plan
         return [
             self._renderer.render(frame, int(plan.frames[k]), plan.target(k))
@@ -123,7 +125,7 @@ class MeshPainter:
 
 
 def asked_of(
-    articulation: Articulation, opening: Array, width: Array, found: NDArray[np.bool_], frames: int, fps: float
+    articulation: Articulation, opening: Array, width: Array, found: NDArray[np.bool_], *, frames: int, fps: float
 ) -> speech.Asked:
     """What an articulation asks of a template's face; for measuring afterwards whether it was done."""
     from inference.lipsync.render.tracks import classify

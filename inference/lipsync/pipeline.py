@@ -16,18 +16,17 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.encode import Color, Overlay, VideoWriter, as_rate
+from inference.encode import Encoding, Frame, Planes, VideoWriter, as_rate
 from inference.join import Part
-from inference.lipsync.frames import Planes, ahead
-from inference.lipsync.planes import Frame, to_bgr, with_changes
-from inference.video import VideoInfo
+from inference.lipsync.frames import Size, ahead
+from inference.lipsync.planes import to_bgr, with_changes
 
 POLL_S = 0.1  #: between looks at cancellation and progress
 #: seconds of video up to which a job is cut into so many segments
@@ -57,26 +56,14 @@ class PlanePainter(Protocol):
 class Source(Protocol):
     """Where template frames come from: a :class:`inference.lipsync.frames.Template`, or a picture."""
 
-    info: VideoInfo  #: of which the size matters
+    @property
+    def info(self) -> Size:
+        """The size of its frames."""
+        ...
 
     def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Frame | Planes]:
         """The frames of that order, as (H, W, 3) BGR or as planes (H·3/2, W)."""
         ...
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How the picture is written."""
-
-    width: int
-    height: int
-    fps: float
-    crf: int = 18
-    preset: str = "superfast"
-    encoder: str = "cpu"
-    color: Color = field(default_factory=Color)
-    overlays: tuple[Overlay, ...] = ()
-    ffmpeg: str | None = None
 
 
 class Stopped(Exception):
@@ -100,6 +87,7 @@ class Render:
         order: NDArray[np.int32],
         painter: Callable[[int, int], Painter],
         encoding: Encoding,
+        *,
         folder: Path,
         workers: int,
     ) -> None:
@@ -149,25 +137,11 @@ class Render:
 
     def _segment(self, start: int, stop: int, path: Path) -> None:
         self._check()
-        about = self.encoding
         threads = 1 if self._workers > 1 else None
         painter = self._painter(start, stop)
         with (
             ahead(self.template.read(self.order[start:stop], threads), self.template.info) as frames,
-            VideoWriter(
-                path,
-                about.width,
-                about.height,
-                about.fps,
-                crf=about.crf,
-                preset=about.preset,
-                overlays=about.overlays,
-                color=about.color,
-                encoder=about.encoder,
-                threads=1,
-                check=self._check,
-                ffmpeg=about.ffmpeg,
-            ) as writer,
+            VideoWriter(path, replace(self.encoding, threads=1), check=self._check) as writer,
         ):
             self.codec, self.note = writer.codec, writer.note
             for at in range(start, stop, painter.batch):
@@ -183,6 +157,15 @@ class Render:
     def _check(self) -> None:
         if self._stop.is_set():
             raise Stopped
+
+
+@dataclass(frozen=True)
+class Film:
+    """A finished picture, and when its parts were done, in seconds of the monotonic clock."""
+
+    render: Render
+    prepared: float
+    rendered: float
 
 
 def painted(painter: Painter, given: Sequence[Frame | Planes], outputs: Sequence[int]) -> Iterator[Frame | Planes]:

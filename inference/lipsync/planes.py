@@ -78,10 +78,3 @@ def changed_box(before: Frame, after: Frame) -> Window | None:
         return None
     left, right = x // 3, (x + across - 1) // 3 + 1
     return left // 2 * 2, y // 2 * 2, min(width, (right + 1) // 2 * 2), min(height, (y + down + 1) // 2 * 2)
-
-
-def planes_of(frame: Frame) -> Planes:
-    """The planes of a whole frame."""
-    planes = np.empty((frame.shape[0] * 3 // 2, frame.shape[1]), np.uint8)
-    encode.to_planes(frame, planes)
-    return planes

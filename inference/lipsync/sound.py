@@ -33,6 +33,7 @@ class Sound:
 
     @property
     def seconds(self) -> float:
+        """Length of the samples."""
         return len(self.samples) / media.SAMPLE_RATE
 
 

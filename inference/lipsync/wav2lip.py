@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from inference.audio import Array
 from inference.base import EngineError, ResourceError
+from inference.encode import Frame
 from inference.face import mesh
 from inference.lipsync import wav2lip_model
 from inference.lipsync.params import Options
-from inference.lipsync.planes import Frame
 from inference.lipsync.wav2lip_model import MEL_BANDS, MEL_FRAMES
 from inference.lipsync.work import Work
 
@@ -86,7 +86,9 @@ class Wav2LipBackend:
         """What paints output frames start to stop."""
         mel = mel_spectrogram(work.samples)
         seen = work.analysis
-        return lambda start, stop: Wav2LipPainter(self._model, seen.points, seen.found, work.order, mel, work.info.fps)
+        return lambda start, stop: Wav2LipPainter(
+            self._model, seen.points, seen.found, order=work.order, mel=mel, fps=work.info.fps
+        )
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""
@@ -105,6 +107,7 @@ class Wav2LipPainter:
         model: Wav2Lip,
         points: mesh.Points,
         found: NDArray[np.bool_],
+        *,
         order: NDArray[np.int32],
         mel: Array,
         fps: float,
@@ -148,7 +151,7 @@ class Wav2LipPainter:
         mask = _mask(self._points[index, mesh.OVAL, :2] - (left, top), size)
         region = frame[top:bottom, left:right].astype(np.float32)
         change = (_scaled(face, size).astype(np.float32) - region) * mask[..., None]
-        result = frame.copy()
+        result: Frame = frame.copy()
         result[top:bottom, left:right] = np.clip(region + change + 0.5, 0, 255).astype(np.uint8)
         return result
 
@@ -159,7 +162,7 @@ def boxes(points: mesh.Points, found: NDArray[np.bool_]) -> Array:
     low, high = oval.min(axis=1), oval.max(axis=1)
     high[:, 1] += CHIN_PAD * (high[:, 1] - low[:, 1])
     edges = np.where(found[:, None], np.concatenate([low, high], axis=1), np.nan).astype(np.float32)
-    result = edges.copy()
+    result: Array = edges.copy()
     half = BOX_FRAMES // 2
     for index in np.flatnonzero(found).tolist():
         near = edges[max(0, index - half) : index + half + 1]
@@ -219,7 +222,7 @@ def _mask(oval: Array, size: tuple[int, int]) -> Array:
     mask[:, :edge] = mask[:, width - edge :] = 0
     mask[height - edge :] = 0
     soft = cv2.GaussianBlur(cv2.erode(mask, np.ones((edge, edge), np.uint8)), (0, 0), edge / 2.5)
-    return np.asarray(soft, np.float32) / 255
+    return np.asarray(soft / np.float32(255), np.float32)
 
 
 def _scaled(picture: Frame, size: tuple[int, int]) -> Frame:

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +27,41 @@ from inference.base import EngineError
 MEL_BANDS, MEL_FRAMES = 80, 16  #: one piece of sound: 16 frames of 12.5 ms
 COUNTER = "num_batches_tracked"  #: of a BatchNorm; not in old checkpoints, and not needed
 
-Step = tuple[int, int, int, int | tuple[int, int], int, int]
+
+class Step(NamedTuple):
+    """One convolution and the residual layers behind it."""
+
+    inside: int  #: channels in
+    out: int
+    kernel: int
+    stride: int | tuple[int, int]
+    padding: int
+    behind: int  #: residual layers
+
+
+class Growth(NamedTuple):
+    """One transposed convolution and the residual layers behind it."""
+
+    inside: int  #: channels in
+    out: int
+    extra: int  #: row at the end
+    stride: int = 2
+    padding: int = 1
+    behind: int = 2  #: residual layers
 
 
 @dataclass(frozen=True)
 class Family:
-    """One size of the network. A step is (channels in, out, kernel, stride, padding, residual layers behind)."""
+    """One size of the network."""
 
     side: int  #: pixels
     down: tuple[Step, ...]  #: the face, halved at each step
     corners: int  #: closing steps without padding that bring 3×3 (or 5×5 and 3×3) to one pixel
-    up: tuple[tuple[int, int, int], ...]  #: channels in, out, extra row at the end; each doubles the size
+    up: tuple[Growth, ...]  #: each doubles the size
 
     @property
     def name(self) -> str:
+        """Its side, as text."""
         return str(self.side)
 
 
@@ -48,49 +69,49 @@ FAMILIES = (
     Family(
         side=96,
         down=(
-            (6, 16, 7, 1, 3, 0),
-            (16, 32, 3, 2, 1, 2),
-            (32, 64, 3, 2, 1, 3),
-            (64, 128, 3, 2, 1, 2),
-            (128, 256, 3, 2, 1, 2),
-            (256, 512, 3, 2, 1, 1),
+            Step(6, 16, 7, 1, 3, 0),
+            Step(16, 32, 3, 2, 1, 2),
+            Step(32, 64, 3, 2, 1, 3),
+            Step(64, 128, 3, 2, 1, 2),
+            Step(128, 256, 3, 2, 1, 2),
+            Step(256, 512, 3, 2, 1, 1),
         ),
         corners=1,
-        up=((1024, 512, 1), (768, 384, 1), (512, 256, 1), (320, 128, 1), (160, 64, 1)),
+        up=(Growth(1024, 512, 1), Growth(768, 384, 1), Growth(512, 256, 1), Growth(320, 128, 1), Growth(160, 64, 1)),
     ),
     Family(
         side=288,
         down=(
-            (6, 16, 7, 1, 3, 0),
-            (16, 32, 5, 2, 2, 1),
-            (32, 32, 3, 2, 1, 2),
-            (32, 64, 3, 2, 1, 3),
-            (64, 128, 3, 2, 1, 2),
-            (128, 256, 3, 2, 1, 2),
-            (256, 512, 3, 2, 1, 1),
+            Step(6, 16, 7, 1, 3, 0),
+            Step(16, 32, 5, 2, 2, 1),
+            Step(32, 32, 3, 2, 1, 2),
+            Step(32, 64, 3, 2, 1, 3),
+            Step(64, 128, 3, 2, 1, 2),
+            Step(128, 256, 3, 2, 1, 2),
+            Step(256, 512, 3, 2, 1, 1),
         ),
         corners=2,
         # 3 → 5 → 9 pixels, then doubled
         up=(
-            (1024, 512, 0),
-            (1024, 512, 0),
-            (768, 384, 1),
-            (512, 256, 1),
-            (320, 128, 1),
-            (160, 64, 1),
-            (96, 64, 1),
+            Growth(1024, 512, 0),
+            Growth(1024, 512, 0),
+            Growth(768, 384, 1),
+            Growth(512, 256, 1),
+            Growth(320, 128, 1),
+            Growth(160, 64, 1),
+            Growth(96, 64, 1),
         ),
     ),
 )
 
 #: the sound: 80 bands × 16 frames to one vector of 512
 SOUND: tuple[Step, ...] = (
-    (1, 32, 3, 1, 1, 2),
-    (32, 64, 3, (3, 1), 1, 2),
-    (64, 128, 3, 3, 1, 2),
-    (128, 256, 3, (3, 2), 1, 1),
-    (256, 512, 3, 1, 0, 0),
-    (512, 512, 1, 1, 0, 0),
+    Step(1, 32, 3, 1, 1, 2),
+    Step(32, 64, 3, (3, 1), 1, 2),
+    Step(64, 128, 3, 3, 1, 2),
+    Step(128, 256, 3, (3, 2), 1, 1),
+    Step(256, 512, 3, 1, 0, 0),
+    Step(512, 512, 1, 1, 0, 0),
 )
 
 Activation = Callable[[], nn.Module]
@@ -106,6 +127,7 @@ class Unit(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels in, H, W) → (B, channels out, H′, W′)."""
         y: Tensor = self.conv_block(x)
         out: Tensor = self.act(y + x if self.residual else y)
         return out
@@ -118,34 +140,35 @@ class Generator(nn.Module):
         super().__init__()
         self.family = family
 
-        def step(inside: int, out: int, kernel: int, stride: Any, padding: int, behind: int) -> list[nn.Module]:
-            first = Unit(nn.Conv2d(inside, out, kernel, stride, padding), out, activation)
-            return [first, *(residual(out) for _ in range(behind))]
+        def step(of: Step) -> list[nn.Module]:
+            first = Unit(nn.Conv2d(of.inside, of.out, of.kernel, of.stride, of.padding), of.out, activation)
+            return [first, *(residual(of.out) for _ in range(of.behind))]
 
         def residual(channels: int) -> nn.Module:
             return Unit(nn.Conv2d(channels, channels, 3, 1, 1), channels, activation, residual=True)
 
-        def grow(inside: int, out: int, stride: int, padding: int, extra: int, behind: int) -> nn.Module:
-            wide = nn.ConvTranspose2d(inside, out, 3, stride, padding, extra)
-            return nn.Sequential(Unit(wide, out, activation), *(residual(out) for _ in range(behind)))
+        def grow(of: Growth) -> nn.Module:
+            wide = nn.ConvTranspose2d(of.inside, of.out, 3, of.stride, of.padding, of.extra)
+            return nn.Sequential(Unit(wide, of.out, activation), *(residual(of.out) for _ in range(of.behind)))
 
         def corner() -> nn.Module:
-            return nn.Sequential(*step(512, 512, 3, 1, 0, 0), *step(512, 512, 1, 1, 0, 0))
+            return nn.Sequential(*step(Step(512, 512, 3, 1, 0, 0)), *step(Step(512, 512, 1, 1, 0, 0)))
 
         self.face_encoder_blocks = nn.ModuleList(
-            [*(nn.Sequential(*step(*each)) for each in family.down), *(corner() for _ in range(family.corners))]
+            [*(nn.Sequential(*step(each)) for each in family.down), *(corner() for _ in range(family.corners))]
         )
-        self.audio_encoder = nn.Sequential(*(unit for each in SOUND for unit in step(*each)))
+        self.audio_encoder = nn.Sequential(*(unit for each in SOUND for unit in step(each)))
         self.face_decoder_blocks = nn.ModuleList(
             [
-                nn.Sequential(*step(512, 512, 1, 1, 0, 0)),
-                grow(1024, 512, 1, 0, 0, 1),
-                *(grow(inside, out, 2, 1, extra, 2) for inside, out, extra in family.up),
+                nn.Sequential(*step(Step(512, 512, 1, 1, 0, 0))),
+                grow(Growth(1024, 512, extra=0, stride=1, padding=0, behind=1)),
+                *(grow(each) for each in family.up),
             ]
         )
-        self.output_block = nn.Sequential(*step(80, 32, 3, 1, 1, 0), nn.Conv2d(32, 3, 1), nn.Sigmoid())
+        self.output_block = nn.Sequential(*step(Step(80, 32, 3, 1, 1, 0)), nn.Conv2d(32, 3, 1), nn.Sigmoid())
 
     def forward(self, sound: Tensor, face: Tensor) -> Tensor:
+        """(B, 1, 80, 16) and (B, 6, side, side) → (B, 3, side, side), 0..1."""
         rungs: list[Tensor] = []
         for block in self.face_encoder_blocks:
             face = block(face)
@@ -207,7 +230,7 @@ def _weights(file: Path) -> dict[str, Tensor]:
         raise EngineError(f"checkpoint: {file} does not exist", hint=hint)
     try:
         if _is_script(file):
-            content: Any = torch.jit.load(str(file), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+            content: Any = torch.jit.load(str(file), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]  # torch gives it no types
         else:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly every kind of exception for a file that is none of its own

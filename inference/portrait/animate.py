@@ -23,7 +23,7 @@ from inference.lipsync.render.prepare import prepare
 from inference.lipsync.render.renderer import MeshRenderer
 from inference.lipsync.render.warp import Box, around
 from inference.portrait import motion
-from inference.portrait.blink import Eyes
+from inference.portrait.blink import Eyes, Look
 from inference.portrait.pose_warp import PoseWarp, Turned
 from inference.portrait.texture import Texture
 
@@ -89,11 +89,12 @@ class Animator:
         pressed = self._start.press(target.opening) > 0
         map_x, map_y = self._with_mouth(goal, turned, x, y, pressed)
         left, top, right, bottom = self.warp.box
-        result = self.picture.copy()
+        result: Frame = self.picture.copy()
         part = self._texture.read(map_x, map_y)
         cv2.copyTo(self.picture[top:bottom, left:right], self._stays, part)
         result[top:bottom, left:right] = part
-        self._lay_eyes(result, x, y, turned, float(moves.blink[k]), moves.gaze[k])
+        yaw, pitch = (float(angle) for angle in moves.gaze[k])
+        self._lay_eyes(result, (x, y), turned, Look(float(moves.blink[k]), yaw, pitch))
         seen = turned.forward(goal)
         own = turned.forward(self._source)
         for share, layer in self._mouth.inside.layers(
@@ -101,8 +102,8 @@ class Animator:
             (own, seen),
             turned.pose,
             (target.opening, target.width),
-            self._skin,
-            lambda: self._turned_mouth(own, (x, y)),
+            skin=self._skin,
+            picture=lambda: self._turned_mouth(own, (x, y)),
         ):
             compose.lay(result, layer, share)
         return result
@@ -110,7 +111,7 @@ class Animator:
     def _turned_mouth(self, own: Array, maps: tuple[Array, Array]) -> Frame:
         """(H, W, 3) the turned picture round its unmoved mouth at ``own`` (550, 3); elsewhere nothing of use."""
         left, top, right, bottom = self.warp.box
-        box = _meet(around(own[mesh.LIP_OUTER, :2], 0.1 * self.unit), Box(left, top, right - left, bottom - top))
+        box = around(own[mesh.LIP_OUTER, :2], 0.1 * self.unit).meet(Box(left, top, right - left, bottom - top))
         frame = np.empty_like(self.picture)
         if not box.empty:
             rows, columns = slice(box.y - top, box.y - top + box.height), slice(box.x - left, box.x - left + box.width)
@@ -120,7 +121,7 @@ class Animator:
     def _goal(self, opening: float, width: float) -> Array:
         """(550, 3) pixels of the still picture where the mesh shall be."""
         moved = self._start.moved(self._mouth.basis, opening, width)
-        return self._head.to_pixels(moved[None])[0]
+        return np.asarray(self._head.to_pixels(moved[None])[0], np.float32)
 
     def _with_mouth(self, goal: Array, turned: Turned, x: Array, y: Array, pressed: bool) -> tuple[Array, Array]:
         """The maps of the turned head led on through the moved mouth."""
@@ -132,7 +133,7 @@ class Animator:
         triangles = self._mouth.basis.triangles
         corners = triangles[touched[triangles].any(axis=1)].ravel()
         box = around(np.concatenate([goal[corners, :2], self._source[corners, :2]]), 2).within(width, height)
-        box = _meet(box, compose.face_box(goal, self.unit, width, height))
+        box = box.meet(compose.face_box(goal, self.unit, width, height))
         if box.empty:
             return x, y
         field = self._mouth._mover._field(self._source, goal, self.unit, box)
@@ -141,7 +142,7 @@ class Animator:
         rim = np.stack([across.ravel(), down.ravel(), np.zeros(81)], axis=1).astype(np.float32)
         seen = around(turned.forward(rim), 3)
         left, top, right, bottom = self.warp.box
-        seen = _meet(seen, Box(left, top, right - left, bottom - top))
+        seen = seen.meet(Box(left, top, right - left, bottom - top))
         if seen.empty:
             return x, y
         rows = slice(seen.y - top, seen.y - top + seen.height)
@@ -154,25 +155,16 @@ class Animator:
             into[rows, columns] += cv2.remap(plane, at_x, at_y, how, borderMode=cv2.BORDER_CONSTANT)
         return map_x, map_y
 
-    def _lay_eyes(self, result: Frame, x: Array, y: Array, turned: Turned, shut: float, gaze: Array) -> None:
-        look = (float(gaze[0]), float(gaze[1]))
-        if shut <= 0 and max(abs(look[0]), abs(look[1])) < LOOK:
+    def _lay_eyes(self, result: Frame, maps: tuple[Array, Array], turned: Turned, look: Look) -> None:
+        if look.shut <= 0 and max(abs(look.yaw), abs(look.pitch)) < LOOK:
             return
         left, top, right, bottom = self.warp.box
-        for which, eye in enumerate(self._eyes.boxes(2, shut > 0)):
-            rim = np.float32([[eye[i], eye[j], 0] for i in (0, 2) for j in (1, 3)])
-            seen = _meet(around(turned.forward(rim), 1), Box(left, top, right - left, bottom - top))
+        for which, eye in enumerate(self._eyes.boxes(2, look.shut > 0)):
+            rim = np.array([[eye[i], eye[j], 0] for i in (0, 2) for j in (1, 3)], np.float32)
+            seen = around(turned.forward(rim), 1).meet(Box(left, top, right - left, bottom - top))
             if seen.empty:
                 continue
             rows = slice(seen.y - top, seen.y - top + seen.height)
             columns = slice(seen.x - left, seen.x - left + seen.width)
-            seen.cut(result)[:] = self._eyes.render(
-                self._texture, x[rows, columns], y[rows, columns], which, shut, look
-            )
-
-
-def _meet(one: Box, other: Box) -> Box:
-    x, y = max(one.x, other.x), max(one.y, other.y)
-    right = min(one.x + one.width, other.x + other.width)
-    bottom = min(one.y + one.height, other.y + other.height)
-    return Box(x, y, max(0, right - x), max(0, bottom - y))
+            places = maps[0][rows, columns], maps[1][rows, columns]
+            seen.cut(result)[:] = self._eyes.render(which, self._texture, places, look)

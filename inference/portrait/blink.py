@@ -50,6 +50,42 @@ class _Eye:
     drop: NDArray[np.float64]  #: … and how far the upper lid goes down there when it shuts
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the eyes do."""
+
+    shut: float  #: 0 as in the picture … 1 shut
+    yaw: float  #: degrees away from where they look in the picture
+    pitch: float
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """Pixels to be made: where they lie in the picture, and in the coordinates of an eye; (h, w) each."""
+
+    eye: _Eye
+    picture: Texture
+    x: Array
+    y: Array
+    u: Array
+    v: Array
+
+    @classmethod
+    def of(cls, eye: _Eye, picture: Texture, places: tuple[Array, Array]) -> _Spot:
+        x, y = places
+        axes = eye.axes.astype(np.float32)
+        dx, dy = x - np.float32(eye.centre[0]), y - np.float32(eye.centre[1])
+        return cls(eye, picture, x, y, axes[0, 0] * dx + axes[0, 1] * dy, axes[1, 0] * dx + axes[1, 1] * dy)
+
+    def sample(self, down: Array, along: Array | None = None) -> Array:
+        """The picture ``down`` and ``along`` (h, w; eye distances) of each place, float32."""
+        back = np.linalg.inv(self.eye.axes).astype(np.float32)
+        map_x, map_y = self.x + back[0, 1] * down, self.y + back[1, 1] * down
+        if along is not None:
+            map_x, map_y = map_x + back[0, 0] * along, map_y + back[1, 0] * along
+        return self.picture.read(map_x, map_y).astype(np.float32)
+
+
 class Eyes:
     """Both eyes of one picture. ``points`` (478, 3) pixels, ``unit`` the eye distance in pixels."""
 
@@ -77,16 +113,11 @@ class Eyes:
             found.append((int(low[0]), int(low[1]), int(np.ceil(high[0])) + 1, int(np.ceil(high[1])) + 1))
         return found
 
-    def render(self, picture: Texture, x: Array, y: Array, which: int, shut: float, look: tuple[float, float]) -> Frame:
-        """Pixels of eye ``which`` (0 right, 1 left) at the places ``x``, ``y`` (h, w) of the still picture.
-
-        ``shut`` 0..1, ``look`` degrees of yaw and pitch of the eyes away from where they look in the picture.
-        """
-        eye, dtype = self._eyes[which], np.float32
-        axes = eye.axes.astype(dtype)
-        dx, dy = x - dtype(eye.centre[0]), y - dtype(eye.centre[1])
-        u = axes[0, 0] * dx + axes[0, 1] * dy
-        v = axes[1, 0] * dx + axes[1, 1] * dy
+    def render(self, which: int, picture: Texture, places: tuple[Array, Array], look: Look) -> Frame:
+        """(h, w, 3) pixels of eye ``which`` (0 right, 1 left) at the places x, y (h, w) of the still picture."""
+        eye, dtype, shut = self._eyes[which], np.float32, look.shut
+        spot = _Spot.of(eye, picture, places)
+        u, v = spot.u, spot.v
         along = np.clip(u / dtype(eye.half), -1, 1)
         top = _polynomial(eye.upper, along)
         gap = np.maximum(_polynomial(eye.lower, along) - top, 0)
@@ -95,55 +126,20 @@ class Eyes:
         edge, floor = top + drop, top + gap - rise
         across = dtype(1 / self._unit)  # one pixel
 
-        result = self._ball(picture, x, y, eye, u, v, along, top, gap, look)
+        result = _ball(spot, along, top, gap, look)
         if shut > 0:
             depth = np.clip((v - edge) / dtype(SHADE_DEPTH), 0, None)
             result = result * (1 - dtype(SHADE * min(1.0, 2 * shut)) * np.exp(-depth))[..., None]
-            below = self._sample(picture, x, y, eye, rise * np.clip(1 - (v - floor) / dtype(LOWER_FADE), 0, 1))
+            below = spot.sample(rise * np.clip(1 - (v - floor) / dtype(LOWER_FADE), 0, 1))
             result = _over(result, below, _ramp(v - floor, across))
             height = np.maximum(edge - v, 0)
             source = np.where(v > edge, v - drop, top - self._folded(height, drop))
-            above = self._sample(picture, x, y, eye, source - v)
+            above = spot.sample(source - v)
             result = _over(result, above, _ramp(edge + dtype(UNDER * min(1.0, 3 * shut)) - v, across))
             # Painters leave lashes out, and a shut eye without a line looks stuck; dark lashes hardly change.
             line = np.exp(-(((v - edge) / dtype(LASH_WIDTH)) ** 2)) * np.clip(1 - (u / dtype(eye.half)) ** 4, 0, 1)
             result *= (1 - dtype(LASHES * shut * shut) * line)[..., None]
         return np.asarray(np.clip(result + dtype(0.5), 0, 255), np.uint8)
-
-    def _ball(
-        self,
-        picture: Texture,
-        x: Array,
-        y: Array,
-        eye: _Eye,
-        u: Array,
-        v: Array,
-        along: Array,
-        top: Array,
-        gap: Array,
-        look: tuple[float, float],
-    ) -> Array:
-        """The eye itself, its iris shifted; skin outside the lids stays where it is."""
-        side, up = (float(np.sin(np.radians(angle))) * EYEBALL for angle in look)
-        if abs(side) + abs(up) < 1e-4:
-            return self._sample(picture, x, y, eye, np.float32(0) * v)
-        # Full shift across the iris, none at the corners; down and up it is cut off at the lids.
-        reach = np.clip((np.abs(u - eye.iris) - IRIS) / max(eye.half - IRIS, 0.02), 0, 1)
-        window = (1 - reach * reach * (3 - 2 * reach)) * (1 - along**4)
-        margin = np.float32(0.012)
-        inside = _ramp(v - top - margin, margin) * _ramp(top + gap - margin - v, margin)
-        inside = np.asarray(window * inside, np.float32)
-        return self._sample(picture, x, y, eye, inside * np.float32(up), -inside * np.float32(side))
-
-    def _sample(
-        self, picture: Texture, x: Array, y: Array, eye: _Eye, down: Array, along: Array | None = None
-    ) -> Array:
-        """The picture ``down`` and ``along`` (h, w; eye distances) of each place, float32."""
-        back = np.linalg.inv(eye.axes).astype(np.float32)
-        map_x, map_y = x + back[0, 1] * down, y + back[1, 1] * down
-        if along is not None:
-            map_x, map_y = map_x + back[0, 0] * along, map_y + back[1, 0] * along
-        return picture.read(map_x, map_y).astype(np.float32)
 
     def _folded(self, height: Array, drop: Array) -> Array:
         """(h, w) height above the open lid's edge of what lies ``height`` above the edge that came down by ``drop``."""
@@ -156,6 +152,21 @@ class Eyes:
         found = cv2.remap(table, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         # Beyond the table the skin keeps its place: height − drop above the open edge.
         return np.where(height > self._heights[-1] - most, height - drop, found)
+
+
+def _ball(spot: _Spot, along: Array, top: Array, gap: Array, look: Look) -> Array:
+    """The eye itself, its iris shifted; skin outside the lids stays where it is."""
+    eye, u, v = spot.eye, spot.u, spot.v
+    side, up = (float(np.sin(np.radians(angle))) * EYEBALL for angle in (look.yaw, look.pitch))
+    if abs(side) + abs(up) < 1e-4:
+        return spot.sample(np.float32(0) * v)
+    # Full shift across the iris, none at the corners; down and up it is cut off at the lids.
+    reach = np.clip((np.abs(u - eye.iris) - IRIS) / max(eye.half - IRIS, 0.02), 0, 1)
+    window = (1 - reach * reach * (3 - 2 * reach)) * (1 - along**4)
+    margin = np.float32(0.012)
+    inside = _ramp(v - top - margin, margin) * _ramp(top + gap - margin - v, margin)
+    inside = np.asarray(window * inside, np.float32)
+    return spot.sample(inside * np.float32(up), -inside * np.float32(side))
 
 
 def _measure(points: mesh.Points, ring: mesh.Index, iris: int, unit: float) -> _Eye:

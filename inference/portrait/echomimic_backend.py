@@ -63,18 +63,22 @@ class EchoMimicBackend:
         return (lambda start, stop: Paster(picture, frames, place, cover)), MADE
 
     def check_length(self, frames: int) -> None:
+        """Raise InputError for more frames than ``max_frames``."""
         check_length(frames, self._options.max_frames)
 
     def files(self) -> list[Path]:
+        """Every file of weights in use."""
         return self._pipeline.files()
 
     def settings(self) -> dict[str, object]:
+        """The options that shape a video."""
         return {"backend": "echomimic", "variant": self._options.variant}
 
     def warmup(self) -> None:
         """Nothing: one pass takes as long as a job's."""
 
     def close(self) -> None:
+        """Let go of the pipeline."""
         self._pipeline.close()
 
 
@@ -87,13 +91,14 @@ class Paster:
         self._picture, self._frames, self._place, self._cover = picture, frames, place, cover[..., None]
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
+        """(H, W, 3) each: the pictures of some output numbers."""
         return [self._one(k) for k in outputs]
 
     def _one(self, k: int) -> Frame:
         place, made = self._place, self._frames[k]
         how = cv2.INTER_AREA if place.width < made.shape[1] else cv2.INTER_CUBIC
         made = cv2.resize(made, (place.width, place.height), interpolation=how)
-        result = self._picture.copy()
+        result: Frame = self._picture.copy()
         part = result[place.y : place.y + place.height, place.x : place.x + place.width]
         part[:] = np.rint(part + (made.astype(np.float32) - part) * self._cover).astype(np.uint8)
         return result

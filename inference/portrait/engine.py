@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,13 +20,13 @@ from numpy.typing import NDArray
 
 from inference import media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
-from inference.encode import SD
+from inference.encode import SD, Encoding
 from inference.face.model import FaceModel
 from inference.join import join
 from inference.lipsync import marks, sound
 from inference.lipsync.engine import Steps, threads_here
 from inference.lipsync.frames import Frame
-from inference.lipsync.pipeline import Encoding, Render
+from inference.lipsync.pipeline import Film, Render
 from inference.paths import absolute, check_output
 from inference.portrait import reference
 from inference.portrait.params import Options
@@ -106,8 +105,36 @@ class Portrait:
 
     def run(self, params: PortraitParams, context: Context) -> dict[str, Any]:
         """Make one video; the result tells its size, length, seed and whatever was not done as asked."""
-        (model, backend), started = self._loaded(), time.monotonic()
-        steps, options, scratch = Steps(context), self._options, context.scratch
+        started, steps = time.monotonic(), Steps(context)
+        task = self._read(params, context.job_id, steps)
+        film = self._film(task, context, steps)
+        finished = time.monotonic()
+        steps.part(1, 1)
+        job, face, render = task.work.job, task.work.reference, film.render
+        return {
+            "output": str(job.output) if job.output is not None else "output.mp4",
+            "width": render.encoding.width,
+            "height": render.encoding.height,
+            "fps": job.fps,
+            "frames": task.work.frames,
+            "duration_s": round(task.seconds, 3),
+            "audio_s": round(task.heard.seconds, 3),
+            "seed": task.work.seed,
+            "backend": self._options.backend,
+            "encoder": render.codec,
+            "faces": face.faces,
+            "shown": [face.shown.x, face.shown.y, face.shown.width, face.shown.height],
+            "seconds": {
+                "prepare": round(film.prepared - started, 3),
+                "render": round(film.rendered - film.prepared, 3),
+                "merge": round(finished - film.rendered, 3),
+            },
+            "warnings": [*task.notes, *([render.note] if render.note else [])],
+        }
+
+    def _read(self, params: PortraitParams, job_id: str, steps: Steps) -> Task:
+        """Check the job once more, find the face, read the sound."""
+        (model, backend), options = self._loaded(), self._options
         steps.begin("face_detecting", 0.0, FOUND, "reading the picture")
         job = self.check(params.model_dump())
         face = reference.load(job, model)
@@ -118,46 +145,32 @@ class Portrait:
         notes = [*face.warnings, *notes, *_unused(job, backend)]
         if heard.complaint:
             notes.append(f"audio: {heard.complaint}")
-        work = Work(job, face, fitted(heard.samples, frames, job.fps), frames, seed_of(job, context.job_id))
+        work = Work(job, face, fitted(heard.samples, frames, job.fps), frames, seed_of(job, job_id))
+        return Task(work, heard, notes)
+
+    def _film(self, task: Task, context: Context, steps: Steps) -> Film:
+        """Paint, encode, join; the output lies where the context wants it."""
+        work, options, scratch = task.work, self._options, context.scratch
+        frames, picture = work.frames, work.reference.picture
         steps.begin("inference", FOUND, PAINTED, f"{frames} frames")
 
         def tell(share: float) -> None:
             steps.check()
             steps.part(round(share * WHOLE), WHOLE)
 
-        seconds = frames / job.fps
-        with sound.Track(heard.path, scratch, seconds, options.ffmpeg) as track:
-            painter, done = backend.prepare(work, scratch, steps.check, tell)
+        with sound.Track(task.heard.path, scratch, task.seconds, options.ffmpeg) as track:
+            painter, done = self._loaded()[1].prepare(work, scratch, steps.check, tell)
             prepared = time.monotonic()
-            encoding, still = self._encoding(job, face.picture, scratch), Still(face.picture)
-            render = Render(still, np.zeros(frames, np.int32), painter, encoding, scratch, self._threads)
+            encoding, still = self._encoding(work.job, picture, scratch), Still(picture)
+            order = np.zeros(frames, np.int32)
+            render = Render(still, order, painter, encoding, folder=scratch, workers=self._threads)
             parts = render.run(steps.check, lambda count: tell(done + (1 - done) * count / frames))
             rendered = time.monotonic()
             steps.begin("merging_audio", PAINTED, 100.0, "adding the sound")
-            output = context.output(job.output, "output.mp4")
-            join(parts, output, track.finish(steps.check), METADATA[options.backend], steps.check, options.ffmpeg)
-        finished = time.monotonic()
-        steps.part(1, 1)
-        return {
-            "output": str(job.output) if job.output is not None else "output.mp4",
-            "width": encoding.width,
-            "height": encoding.height,
-            "fps": job.fps,
-            "frames": frames,
-            "duration_s": round(seconds, 3),
-            "audio_s": round(heard.seconds, 3),
-            "seed": work.seed,
-            "backend": options.backend,
-            "encoder": render.codec,
-            "faces": face.faces,
-            "shown": [face.shown.x, face.shown.y, face.shown.width, face.shown.height],
-            "seconds": {
-                "prepare": round(prepared - started, 3),
-                "render": round(rendered - prepared, 3),
-                "merge": round(finished - rendered, 3),
-            },
-            "warnings": [*notes, *([render.note] if render.note else [])],
-        }
+            output, heard = context.output(work.job.output, "output.mp4"), track.finish(steps.check)
+            metadata = METADATA[options.backend]
+            join(parts, output, heard, metadata=metadata, check=steps.check, ffmpeg=options.ffmpeg)
+        return Film(render, prepared, rendered)
 
     def files(self, params: PortraitParams) -> Files:
         """What the job reads and writes."""
@@ -214,16 +227,40 @@ class Portrait:
 
 
 @dataclass(frozen=True)
+class Task:
+    """One job once its files have been read."""
+
+    work: Work
+    heard: sound.Sound
+    notes: list[str]  #: what was not done as asked
+
+    @property
+    def seconds(self) -> float:
+        """Length of the video."""
+        return self.work.frames / self.work.job.fps
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    """Pixels of a picture."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Still:
     """A picture in the place of a template video."""
 
     picture: Frame
 
     @property
-    def info(self) -> SimpleNamespace:
-        return SimpleNamespace(width=self.picture.shape[1], height=self.picture.shape[0])
+    def info(self) -> PictureSize:
+        """Its size in pixels."""
+        return PictureSize(self.picture.shape[1], self.picture.shape[0])
 
     def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Frame]:
+        """The picture, (H, W, 3) BGR, as often as the order is long."""
         for _ in range(len(order)):
             yield self.picture
 

@@ -54,15 +54,19 @@ class MeshBackend:
         """Any length will do."""
 
     def files(self) -> list[Path]:
+        """Every file of weights in use."""
         return [*sorted(self._whisper.glob("*.bin")), Path(self._head)]
 
     def settings(self) -> dict[str, object]:
+        """The options that shape a video."""
         return {"backend": "mesh"}
 
     def warmup(self) -> None:
+        """A second of silence, so that the first job meets no first-call cost."""
         self._articulator.curve(np.zeros(media.SAMPLE_RATE, np.float32))
 
     def close(self) -> None:
+        """Let go of the models."""
         self._articulator = None
 
 
@@ -75,4 +79,5 @@ class Painter:
         self._animator, self._plan, self._moves = animator, plan, moves
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
+        """(H, W, 3) each: the pictures of some output numbers."""
         return [self._animator.frame(self._plan, self._moves, k) for k in outputs]

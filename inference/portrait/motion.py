@@ -53,6 +53,7 @@ class Motion:
 
     @property
     def frames(self) -> int:
+        """How many frames it lasts."""
         return len(self.blink)
 
     def scaled(self, share: float) -> Motion:

@@ -74,7 +74,7 @@ class Turned:
 
     def forward(self, points: Array) -> Array:
         """(P, 3) points of the still picture in pixels → where they are now; depths stay."""
-        result = points.copy()
+        result: Array = points.copy()
         result[:, :2] += self.grid.read(self.moved, points[:, 0], points[:, 1]).reshape(-1, 2)
         return result
 
@@ -124,10 +124,8 @@ class PoseWarp:
         moved[..., 1] -= lift
         joint = self._joint + self._turn @ np.array([0, -0.6 * breath * self._scale, 0])
         place = joint + turn @ (self._place - self._joint)
-        at = pose.Pose(
-            np.float32([self._scale]), (turn @ self._turn)[None].astype(np.float32), place[None].astype(np.float32)
-        )
-        return Turned(moved, at, self.grid)
+        scale, rotation = np.array([self._scale], np.float32), (turn @ self._turn)[None].astype(np.float32)
+        return Turned(moved, pose.Pose(scale, rotation, place[None].astype(np.float32)), self.grid)
 
     def maps(self, turned: Turned) -> tuple[Array, Array]:
         """(h, w) float32 x and y of the source, for the pixels of ``box``. Arrays of their own."""
@@ -177,16 +175,16 @@ class PoseWarp:
         axes = np.stack([across, np.array([-across[1], across[0]])], axis=1)
         return np.asarray((pixels[:, :2] - self._place[:2]) @ axes / self._scale)
 
-    def _arms(self, points: mesh.Points, outside: Array) -> Array:
+    def _arms(self, points: mesh.Points, outside: NDArray[np.float64]) -> Array:
         """(rows, columns, 3) pixels from the joint to the point of the head at each grid point."""
         depth = _depth_between(points, self._x, self._y, self.grid.cell)
         ears = float(points[[127, 234, 356, 454], 2].mean())
         blend = _smoothstep(outside / EAR_BLEND)
-        depth = depth * (1 - blend) + ears * blend
+        level = (depth * (1 - blend) + ears * blend).astype(np.float32)
         sigma = 0.05 * self._scale / self.grid.cell
-        depth = cv2.GaussianBlur(depth.astype(np.float32), (0, 0), max(0.6, sigma), borderType=cv2.BORDER_REPLICATE)
+        soft = cv2.GaussianBlur(level, (0, 0), max(0.6, sigma), borderType=cv2.BORDER_REPLICATE)
         joint = self._joint
-        return np.stack([self._x - joint[0], self._y - joint[1], depth - joint[2]], axis=2).astype(np.float32)
+        return np.stack([self._x - joint[0], self._y - joint[1], soft - joint[2]], axis=2).astype(np.float32)
 
 
 def _depth_between(points: mesh.Points, x: Array, y: Array, cell: int) -> Array:
@@ -204,7 +202,7 @@ def _depth_between(points: mesh.Points, x: Array, y: Array, cell: int) -> Array:
     return depth
 
 
-def _head_weight(here: NDArray[np.float64], flat: NDArray[np.float64], outside: Array) -> Array:
+def _head_weight(here: NDArray[np.float64], flat: NDArray[np.float64], outside: NDArray[np.float64]) -> Array:
     """(rows, columns) 1 on the head, 0 far from it."""
     brow = float(flat[np.concatenate([mesh.BROW_RIGHT, mesh.BROW_LEFT]), 1].min())
     high = here.copy()

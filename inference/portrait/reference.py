@@ -10,9 +10,10 @@ from inference.base import InputError
 from inference.face import mesh
 from inference.face.model import FaceModel, region_of_points
 from inference.face.track import Choice, Seen, find
-from inference.portrait.params import Face, Params
+from inference.portrait.params import Params
 from inference.portrait.picture import Frame, is_animation, read_picture, scaled
 from inference.probe import MAX_PIXELS
+from inference.video_params import Face
 
 LOOK_SIDE = 2048  #: pixels of the longer side at which faces are searched
 REFINE = 3  #: looks at the same face; the mean of the last two is taken
@@ -52,8 +53,8 @@ def load(job: Params, model: FaceModel) -> Reference:
     shown, width, height, warnings = _view(whole, points, job)
     part = whole[shown.y : shown.y + shown.height, shown.x : shown.x + shown.width]
     picture = scaled(np.ascontiguousarray(part), width, height)
-    ratio = np.float32([width / shown.width, height / shown.height, width / shown.width])
-    moved = (points - np.float32([shown.x, shown.y, 0])) * ratio
+    ratio = np.array([width / shown.width, height / shown.height, width / shown.width], np.float32)
+    moved = (points - np.array([shown.x, shown.y, 0], np.float32)) * ratio
     points = _refined(picture, moved, model)
     unit = float(np.linalg.norm(points[mesh.EYE_CORNER_LEFT] - points[mesh.EYE_CORNER_RIGHT]))
     if unit < TINY_UNIT:

@@ -25,11 +25,12 @@ class Texture:
 
     def __init__(self, picture: Frame) -> None:
         """``picture`` (H, W, 3)."""
-        exact = picture.astype(np.float32)
+        exact: NDArray[np.float32] = picture.astype(np.float32)
         exact += np.float32(SHARPEN) * (exact - cv2.GaussianBlur(exact, (0, 0), SIGMA))
         self._scale = FINE if picture.shape[0] * picture.shape[1] <= FINE_PIXELS else 1
         if self._scale > 1:
-            exact = cv2.resize(exact, None, fx=self._scale, fy=self._scale, interpolation=cv2.INTER_LANCZOS4)
+            larger = cv2.resize(exact, None, fx=self._scale, fy=self._scale, interpolation=cv2.INTER_LANCZOS4)
+            exact = np.asarray(larger, np.float32)
         self._pixels = np.asarray(np.clip(np.rint(exact), 0, 255), np.uint8)
 
     def read(self, x: Array, y: Array) -> Frame:

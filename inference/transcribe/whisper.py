@@ -73,6 +73,24 @@ class _Decoded:
         return self.no_speech > NO_SPEECH and self.logprob < MIN_LOGPROB
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """Some windows as the encoder left them."""
+
+    output: Any  #: CTranslate2's storage, (windows, frames / 2, width)
+    features: Sequence[Array]  #: (bands, ≤ frames) each
+    frames: int
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A network and how it decodes."""
+
+    model: Any  #: faster-whisper's, which has no types
+    beam: int  #: hypotheses kept
+    at_once: int  #: windows per pass
+
+
 class Whisper:
     """A loaded model. ``language`` and prompt belong to a job: see :meth:`session`."""
 
@@ -80,6 +98,7 @@ class Whisper:
         self,
         folder: Path,
         device: str,
+        *,
         compute_type: str | None,
         threads: int,
         beam_size: int,
@@ -91,7 +110,7 @@ class Whisper:
 
         kind, _, index = device.partition(":")
         try:
-            self._model: Any = faster_whisper.WhisperModel(
+            model: Any = faster_whisper.WhisperModel(
                 str(folder),
                 device=kind,
                 device_index=int(index or 0),
@@ -104,34 +123,25 @@ class Whisper:
                 raise ResourceError(f"{folder}: {error}", hint="fewer workers on this device") from error
             raise EngineError(f"{folder} could not be loaded on {device}: {error}") from error
         self._seed: Any = ctranslate2.set_random_seed
-        self.languages = tuple(_LANGUAGE_CODES) if self._model.model.is_multilingual else ("en",)
-        self._beam = beam_size
-        self._at_once = window_batch or (1 if kind == "cpu" else 8)
+        self.languages = tuple(_LANGUAGE_CODES) if model.model.is_multilingual else ("en",)
+        self._decoder = Decoder(model, beam_size, window_batch or (1 if kind == "cpu" else 8))
 
     def session(self, language: str | None, hotword: str | None, prompt: str | None) -> WhisperSession:
         """Recognition of one recording; the same recording gives the same words whatever came before it."""
         self._seed(0)
-        return WhisperSession(self._model, self._beam, self._at_once, self.languages, language, hotword, prompt)
+        settled = "en" if len(self.languages) == 1 else None
+        return WhisperSession(self._decoder, language or settled, hotword, prompt)
 
 
 class WhisperSession:
     """Recognises the windows of one recording; the language is settled by the first of them."""
 
-    def __init__(
-        self,
-        model: Any,
-        beam: int,
-        at_once: int,
-        languages: Sequence[str],
-        language: str | None,
-        hotword: str | None,
-        prompt: str | None,
-    ) -> None:
-        self._model, self._beam, self._at_once = model, beam, at_once
+    def __init__(self, decoder: Decoder, language: str | None, hotword: str | None, prompt: str | None) -> None:
+        self._model, self._beam, self._at_once = decoder.model, decoder.beam, decoder.at_once
         self._hotword, self._prompt_text = hotword, prompt
         self._tokenizer: Any = None
         self._prompt: list[int] = []
-        self.language = language or ("en" if len(languages) == 1 else None)
+        self.language = language
         self.language_probability = 1.0
 
     def recognise(self, windows: Sequence[Window]) -> Iterator[Heard]:
@@ -145,13 +155,13 @@ class WhisperSession:
         features = [self._features(window.samples) for window in windows]
         encoded = self._encode(features, frames)
         if self.language is None:
-            name, self.language_probability = self._model.model.detect_language(encoded)[0][0]
+            name, self.language_probability = self._model.model.detect_language(encoded.output)[0][0]
             self.language = name.strip("<|>")
         if self._tokenizer is None:
             self._prepare(self.language)
         decoded = self._generate(encoded, len(windows), longest, beam_size=self._beam)
         texts = [self._text(result) if result.acceptable else [] for result in decoded]
-        aligned = self._align(encoded, features, frames, texts, windows)
+        aligned = self._align(encoded, texts, windows)
         for window, feature, result, words in zip(windows, features, decoded, aligned, strict=True):
             if result.acceptable or result.silent:
                 yield Heard(window, self._filled(window, window.place(words)))
@@ -164,9 +174,10 @@ class WhisperSession:
     def _features(self, samples: Array) -> Array:
         return np.asarray(self._model.feature_extractor(samples)[..., :-1][..., :FULL_FRAMES], dtype=np.float32)
 
-    def _encode(self, features: Sequence[Array], frames: int) -> Any:
+    def _encode(self, features: Sequence[Array], frames: int) -> _Encoded:
         # Zeros in the normalised spectrum, as faster-whisper fills up; digital silence repeats more.
-        return self._model.encode(np.stack([np.pad(f, ((0, 0), (0, frames - f.shape[1]))) for f in features]))
+        padded = np.stack([np.pad(f, ((0, 0), (0, frames - f.shape[1]))) for f in features])
+        return _Encoded(self._model.encode(padded), features, frames)
 
     def _prepare(self, language: str) -> None:
         from faster_whisper.tokenizer import Tokenizer
@@ -182,10 +193,10 @@ class WhisperSession:
                 hint="shorten the hotword list",
             )
 
-    def _generate(self, encoded: Any, count: int, seconds: float, **how: Any) -> list[_Decoded]:
+    def _generate(self, encoded: _Encoded, count: int, seconds: float, **how: Any) -> list[_Decoded]:
         limit = min(MAX_TOKENS, len(self._prompt) + 32 + int(seconds * TOKENS_PER_S))
         results = self._model.model.generate(
-            encoded,
+            encoded.output,
             [self._prompt] * count,
             max_length=limit,
             return_scores=True,
@@ -207,11 +218,10 @@ class WhisperSession:
         if not words:  # read as silence, which the detector took for speech
             return words
         for gap in window.unheard(words):
-            features = [self._features(gap.samples)]
-            encoded = self._encode(features, _frames(gap.seconds))
+            encoded = self._encode([self._features(gap.samples)], _frames(gap.seconds))
             (result,) = self._generate(encoded, 1, gap.seconds, beam_size=self._beam)
             if result.acceptable and result.no_speech <= NO_SPEECH:
-                (found,) = self._align(encoded, features, _frames(gap.seconds), [self._text(result)], [gap])
+                (found,) = self._align(encoded, [self._text(result)], [gap])
                 words = sorted([*words, *gap.place(found)], key=lambda word: word.start)
         return words
 
@@ -229,29 +239,23 @@ class WhisperSession:
             tried.append(best)
         chosen = tried[-1]
         text = [] if chosen.silent else self._text(chosen)
-        (words,) = self._align(encoded, [features], FULL_FRAMES, [text], [window])
+        (words,) = self._align(encoded, [text], [window])
         return Heard(window, window.place(words), uncertain=bool(words) and not chosen.acceptable)
 
     def _text(self, decoded: _Decoded) -> list[int]:
         return [token for token in decoded.tokens if token < self._tokenizer.eot]
 
-    def _align(
-        self,
-        encoded: Any,
-        features: Sequence[Array],
-        frames: int,
-        texts: Sequence[list[int]],
-        windows: Sequence[Window],
-    ) -> list[list[Word]]:
+    def _align(self, encoded: _Encoded, texts: Sequence[list[int]], windows: Sequence[Window]) -> list[list[Word]]:
         """Words with times in their window; none where the text is empty."""
         spoken = [index for index, text in enumerate(texts) if text]
         words: list[list[Word]] = [[] for _ in texts]
         if not spoken:
             return words
         if len(spoken) < len(texts):  # the aligner wants a text for every window it is given
-            encoded = self._encode([features[index] for index in spoken], frames)
-        lengths = [min(frames, int(windows[index].seconds * FRAMES_PER_S)) for index in spoken]
-        found = self._model.find_alignment(self._tokenizer, [texts[index] for index in spoken], encoded, lengths)
+            encoded = self._encode([encoded.features[index] for index in spoken], encoded.frames)
+        lengths = [min(encoded.frames, int(windows[index].seconds * FRAMES_PER_S)) for index in spoken]
+        spelt = [texts[index] for index in spoken]
+        found = self._model.find_alignment(self._tokenizer, spelt, encoded.output, lengths)
         for index, alignment in zip(spoken, found, strict=True):
             words[index] = _attach_punctuation(alignment)
         return words

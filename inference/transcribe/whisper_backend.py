@@ -48,7 +48,12 @@ class WhisperBackend:
         self._vad_file = weights.find(VAD_FILE, options.vad)
         self._vad = SileroModel(self._vad_file)
         self._whisper = Whisper(
-            self._folder, device, options.compute_type, threads, options.beam_size, options.window_batch
+            self._folder,
+            device,
+            compute_type=options.compute_type,
+            threads=threads,
+            beam_size=options.beam_size,
+            window_batch=options.window_batch,
         )
         self.languages = self._whisper.languages
         self._encoder: SpeakerEncoder | None = None

@@ -38,10 +38,12 @@ class Window:
 
     @property
     def seconds(self) -> float:
+        """Length of the samples."""
         return len(self.samples) / SAMPLE_RATE
 
     @property
     def start(self) -> float:
+        """Seconds from the beginning of the recording."""
         return self.pieces[0].start
 
     @property

@@ -20,9 +20,10 @@ from inference.audio import Array
 from inference.base import Cancelled, EngineError, InputError, LocalContext
 from inference.face import analysis as face_analysis
 from inference.face import mesh
+from inference.kept import Shelf
 from inference.lipsync import LipSync, Options, Params, mesh_backend, speech
 from inference.lipsync.frames import Template, loop
-from inference.video import VideoWriter, probe_video, read_frames
+from inference.video import Encoding, VideoWriter, probe_video, read_frames
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTRAIT = ROOT / "examples" / "portrait" / "mona_lisa.jpg"
@@ -42,7 +43,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A swaying portrait: 1.6 s at 25 fps."""
     path = tmp_path_factory.mktemp("template") / "lady.mp4"
     picture = cv2.resize(cv2.imread(str(PORTRAIT)), SIZE, interpolation=cv2.INTER_AREA)
-    with VideoWriter(path, *SIZE, 25, crf=12, preset="ultrafast") as writer:
+    with VideoWriter(path, Encoding(*SIZE, 25, crf=12, preset="ultrafast")) as writer:
         for k in range(FRAMES):
             turn = cv2.getRotationMatrix2D((160, 200), 3 * np.sin(k / 9), 1 + 0.03 * np.sin(k / 11))
             turn[:, 2] += (6 * np.sin(k / 7), 3 * np.cos(k / 6))
@@ -343,7 +344,7 @@ def test_outside_the_face_nothing_changes(
     """Written without loss, everything but the lower face is the template's, bit by bit."""
     output = tmp_path / "lossless.mp4"
     Made.run(lipsync, {"audio": words, "video": template, "output": output, "crf": 0}, cache)
-    seen = face_analysis.cached(cache / "analyses", template, lipsync._loaded())
+    seen = face_analysis.cached(Shelf(cache / "analyses"), template, lipsync._loaded())
     order = loop(112, FRAMES)
     ours = Template(probe_video(output), 112).read(np.arange(112, dtype=np.int32))
     theirs = Template(probe_video(template), FRAMES).read(order)
@@ -566,7 +567,7 @@ def test_wav2lip_from_end_to_end(words: Path, template: Path, tmp_path: Path, ff
     assert made.result["backend"] == "wav2lip"
     again = Made.run(engine, {**params, "output": tmp_path / "y.mp4"}, tmp_path / "cache")
     assert again.digest == made.digest
-    seen = face_analysis.cached(tmp_path / "cache" / "analyses", template, engine._loaded())
+    seen = face_analysis.cached(Shelf(tmp_path / "cache" / "analyses"), template, engine._loaded())
     order = loop(25, FRAMES)
     with read_frames(probe_video(made.path)) as ours, read_frames(probe_video(template)) as theirs:
         originals = list(theirs)

@@ -15,6 +15,7 @@ import pytest
 from inference import media
 from inference.audio import Array
 from inference.base import EngineError, InputError
+from inference.header import Header
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "speech"
 SPEECH = EXAMPLES / "address.flac"
@@ -52,12 +53,12 @@ def test_probe_of_video(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
 
 def test_rotated_video_is_measured_as_displayed() -> None:
     talk = (
-        "Input #0, mov,mp4\n  Duration: 00:01:02.50, start: 0.0\n"
+        "Input #0, mov,mp4, from 'x.mov':\n  Duration: 00:01:02.50, start: 0.0\n"
         "  Stream #0:0(und): Video: h264 (High) (avc1 / 0x31637661), yuv420p, 1920x1080, 29.97 fps, 30 tbr\n"
         "    Side data:\n      displaymatrix: rotation of -90.00 degrees\n"
         "  Stream #0:1: Video: mjpeg, yuvj420p, 600x600 (attached pic)\n"
     )
-    about = media._read_probe(Path("x.mov"), "video", talk)
+    about = media.described(Path("x.mov"), "video", Header(talk))
     assert (about.width, about.height, about.fps, about.duration_s) == (1080, 1920, 29.97, 62.5)
     assert not about.has_audio
 

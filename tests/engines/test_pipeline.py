@@ -17,14 +17,14 @@ import pytest
 
 from inference import media
 from inference.base import Cancelled, EngineError, InputError
-from inference.encode import as_rate
+from inference.encode import as_rate, to_planes
 from inference.join import Part, join
 from inference.lipsync import frames as frames_module
 from inference.lipsync import marks, sound
 from inference.lipsync.frames import Ahead, Run, Template, loop, runs
-from inference.lipsync.pipeline import Encoding, Render, cut
-from inference.lipsync.planes import changed_box, planes_of, to_bgr, with_changes
-from inference.video import VideoWriter, probe_video, read_frames
+from inference.lipsync.pipeline import Render, cut
+from inference.lipsync.planes import changed_box, to_bgr, with_changes
+from inference.video import Encoding, VideoWriter, probe_video, read_frames
 
 Frame = np.ndarray
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "speech"
@@ -37,7 +37,7 @@ def ffmpegs() -> list[psutil.Process]:
 
 def numbered(path: Path, count: int, fps: float = 25, size: int = 64) -> Path:
     """A video whose frames tell their number by their brightness: 16 + 4 × number, for up to 54."""
-    with VideoWriter(path, size, size, fps, crf=0) as writer:
+    with VideoWriter(path, Encoding(size, size, fps, crf=0)) as writer:
         for number in range(count):
             writer.write(np.full((size, size, 3), 16 + 4 * number, np.uint8))
     return path
@@ -111,6 +111,12 @@ def test_reading_ahead_ends_and_hands_over_errors() -> None:
             next(stream)
     with Ahead(iter([]), 1) as stream:
         assert list(stream) == []
+
+
+def planes_of(frame: np.ndarray) -> np.ndarray:
+    planes = np.empty((frame.shape[0] * 3 // 2, frame.shape[1]), np.uint8)
+    to_planes(frame, planes)
+    return planes
 
 
 def test_only_what_changed_is_converted() -> None:
@@ -188,7 +194,9 @@ def test_segments_join_without_a_seam(tmp_path: Path, fps: float, total: int) ->
     template = numbered(tmp_path / "template.mp4", 40, fps)
     info = probe_video(template)
     seen: list[int] = []
-    render = Render(Template(info, 40), loop(total, 40), lambda a, b: Brighter(), encoding(fps), tmp_path, workers=2)
+    render = Render(
+        Template(info, 40), loop(total, 40), lambda a, b: Brighter(), encoding(fps), folder=tmp_path, workers=2
+    )
     parts = render.run(lambda: None, seen.append)
     assert len(parts) == len(cut(total, fps)) > 1
     assert render.done == seen[-1] == total
@@ -213,7 +221,7 @@ def test_same_bytes_on_any_number_of_workers(template: Path, tmp_path: Path) -> 
         folder = tmp_path / str(workers)
         folder.mkdir()
         source = Template(probe_video(template), 50)
-        parts = Render(source, loop(130, 50), lambda a, b: Brighter(3), encoding(), folder, workers).run(
+        parts = Render(source, loop(130, 50), lambda a, b: Brighter(3), encoding(), folder=folder, workers=workers).run(
             lambda: None, lambda done: None
         )
         join(parts, folder / "out.mp4", aac(folder, 5.2))
@@ -232,7 +240,9 @@ def test_cancel_ends_every_ffmpeg(template: Path, tmp_path: Path) -> None:
 
     order = loop(100_000, 50)
     with pytest.raises(Cancelled), Template(probe_video(template), 50) as source:
-        Render(source, order, lambda a, b: Brighter(), encoding(), tmp_path, 3).run(check, lambda done: None)
+        Render(source, order, lambda a, b: Brighter(), encoding(), folder=tmp_path, workers=3).run(
+            check, lambda done: None
+        )
     assert not ffmpegs()
     assert not list(tmp_path.glob("segment-*"))
 
@@ -245,7 +255,7 @@ def test_error_in_one_segment_is_the_jobs_error(template: Path, tmp_path: Path) 
             return super().paint(frames, outputs)
 
     with pytest.raises(ValueError, match="bad mouth"), Template(probe_video(template), 50) as source:
-        Render(source, loop(130, 50), lambda a, b: Fails(), encoding(), tmp_path, 2).run(
+        Render(source, loop(130, 50), lambda a, b: Fails(), encoding(), folder=tmp_path, workers=2).run(
             lambda: None, lambda done: None
         )
     assert not ffmpegs()
@@ -285,7 +295,7 @@ def test_sound_that_cannot_be(tmp_path: Path, ffmpeg: Callable[..., None]) -> No
 @pytest.mark.parametrize("seconds", [2.0, 9.7])  # the speech lasts 7 s
 def test_track_is_as_long_as_the_picture_and_as_early(tmp_path: Path, seconds: float) -> None:
     """Cut, or followed by silence; and the encoder's delay does not push the words back."""
-    with VideoWriter(tmp_path / "picture.mp4", 64, 64, 25) as writer:
+    with VideoWriter(tmp_path / "picture.mp4", Encoding(64, 64, 25)) as writer:
         for _ in range(round(25 * seconds)):
             writer.write(np.zeros((64, 64, 3), np.uint8))
     output = tmp_path / "out.mp4"
@@ -318,7 +328,7 @@ def test_marks_sit_ten_pixels_from_their_corners(tmp_path: Path) -> None:
     chosen = marks.overlays(size, tmp_path, watermark=True, digital_auth=True)
     path = tmp_path / "marked.mp4"
     grey = np.full((360, 640, 3), 128, np.uint8)
-    with VideoWriter(path, *size, 25, crf=0, overlays=chosen) as writer:
+    with VideoWriter(path, Encoding(*size, 25, crf=0, overlays=chosen)) as writer:
         for _ in range(3):
             writer.write(grey)
     with read_frames(probe_video(path)) as reader:

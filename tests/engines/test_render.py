@@ -349,7 +349,7 @@ def test_upper_teeth_stay_with_the_head(quiet_renderer: MeshRenderer) -> None:
     for opening in (0.1, 0.16, 0.22):
         goal, head = inside_of(quiet_renderer, opening)
         light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32))
-        drawing = quiet_renderer.interior.draw(goal, head, opening, 0.0, light)
+        drawing = quiet_renderer.interior.draw(goal, head, interior.Mouth(opening), light)
         assert drawing is not None
         x = round(float(goal[mesh.LIP_INNER_TOP, 0]) + 4) - drawing.box.x
         column = drawing.bgr[:, x, 1] * (drawing.cover[:, x] > 0.5)
@@ -363,7 +363,7 @@ def test_insides_stay_within_the_lips_of_turned_heads(quiet_renderer: MeshRender
     head = poses(1, yaw=yaw, roll=roll)
     goal = head.to_pixels((basis.extend(shape) + quiet_renderer.basis.move(0.18, 0))[None])[0]
     light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32))
-    drawing = quiet_renderer.interior.draw(goal, head, 0.18, 0.0, light)
+    drawing = quiet_renderer.interior.draw(goal, head, interior.Mouth(0.18), light)
     assert drawing is not None
     assert np.isfinite(drawing.bgr).all()
     contour = quiet_renderer.interior.contour(goal) - [drawing.box.x, drawing.box.y]
@@ -377,7 +377,7 @@ def test_insides_stay_within_the_lips_of_turned_heads(quiet_renderer: MeshRender
 def test_teeth_are_told_apart_and_fade_to_the_corners(quiet_renderer: MeshRenderer) -> None:
     goal, head = inside_of(quiet_renderer, 0.2)
     light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32))
-    drawing = quiet_renderer.interior.draw(goal, head, 0.2, 0.0, light)
+    drawing = quiet_renderer.interior.draw(goal, head, interior.Mouth(0.2), light)
     assert drawing is not None
     top = goal[mesh.LIP_INNER_TOP, :2] - [drawing.box.x, drawing.box.y]
     row = drawing.bgr[round(float(top[1]) + 0.035 * UNIT), :, 1]  # across the crowns
@@ -413,7 +413,7 @@ def test_colours_of_the_inside_are_those_of_the_picture() -> None:
 def test_a_tiny_tongue_below_its_box_is_no_trouble(quiet_renderer: MeshRenderer) -> None:
     goal, head = inside_of(quiet_renderer, 0.02)
     light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32))
-    assert quiet_renderer.interior.draw(goal, head, 0.25, 0.0, light) is not None
+    assert quiet_renderer.interior.draw(goal, head, interior.Mouth(0.25), light) is not None
 
 
 def test_faces_at_the_edge_of_the_frame_are_no_trouble(silent: Drawn, model: FaceModel) -> None:

@@ -193,7 +193,7 @@ def test_paints_the_lower_face_only(checkpoint: Path) -> None:
     frames = list(np.random.default_rng(0).integers(0, 256, (3, 240, 320, 3), dtype=np.uint8))
     model = wav2lip.Wav2Lip(checkpoint, "cpu", batch=2)
     mel = wav2lip.mel_spectrogram(np.random.default_rng(1).normal(0, 0.1, media.SAMPLE_RATE).astype(np.float32))
-    painter = wav2lip.Wav2LipPainter(model, points, found, loop(3, 3), mel, 25.0)
+    painter = wav2lip.Wav2LipPainter(model, points, found, order=loop(3, 3), mel=mel, fps=25.0)
     before = [frame.copy() for frame in frames]
     result = painter.paint(frames, range(3))
     assert all(np.array_equal(frame, copy) for frame, copy in zip(frames, before, strict=True))

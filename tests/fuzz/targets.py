@@ -25,7 +25,7 @@ from pool.format.names import (
     parse_record,
     parse_worker,
 )  # fmt: skip
-from pool.job import Failure, Job, Progress, Record
+from pool.job import decode_failure, Job, Progress, Record
 from pool.spool.store import Spool
 from pool.supervise import intake
 
@@ -57,9 +57,9 @@ def record(data: bytes) -> None:
             value = codec.decode(data, directory=Path("/nonexistent"), arrays=arrays)
         except ProtocolError:
             continue
-        for kind in (Job, Record, Failure):
+        for read in (Job.from_map, Record.from_map, decode_failure):
             try:
-                kind.from_map(value)
+                read(value)
             except ProtocolError as error:
                 _explained(error)
     try:

@@ -5,6 +5,7 @@ Ours (drawn by ``make.py``) are scaled to the video; a picture of the user's is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -13,9 +14,21 @@ from inference.base import EngineError
 from inference.encode import Overlay
 
 HERE = Path(__file__).resolve().parent
-WATERMARK, AI_GENERATED = HERE / "watermark.png", HERE / "ai_generated.png"
 SHARE = 0.045  #: height of our marks over the shorter side of the video
 LEAST = 20  #: pixels; smaller letters cannot be read
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A corner picture of ours."""
+
+    name: str  #: of the job's parameter, and of the option that replaces the picture
+    path: Path
+    corner: str
+
+
+WATERMARK = Mark("watermark", HERE / "watermark.png", "lower right")
+AI_GENERATED = Mark("digital_auth", HERE / "ai_generated.png", "upper right")
 
 
 def overlays(
@@ -30,9 +43,9 @@ def overlays(
     """The corner pictures of a video of ``size`` (width, height); ours are put into ``folder`` at its scale."""
     chosen = []
     if watermark:
-        chosen.append(_overlay("watermark", watermark_path, WATERMARK, "lower right", size, folder))
+        chosen.append(_overlay(WATERMARK, watermark_path, size, folder))
     if digital_auth:
-        chosen.append(_overlay("digital_auth", digital_auth_path, AI_GENERATED, "upper right", size, folder))
+        chosen.append(_overlay(AI_GENERATED, digital_auth_path, size, folder))
     return tuple(chosen)
 
 
@@ -42,14 +55,14 @@ def require(path: Path | None, what: str) -> None:
         raise EngineError(f"options.{what}: {path} is no picture that can be read", hint="name a PNG, or leave it out")
 
 
-def _overlay(what: str, own: Path | None, ours: Path, corner: str, size: tuple[int, int], folder: Path) -> Overlay:
+def _overlay(mark: Mark, own: Path | None, size: tuple[int, int], folder: Path) -> Overlay:
     if own is not None:
-        return Overlay(own.expanduser().absolute(), corner, what)
-    picture = cv2.imread(str(ours), cv2.IMREAD_UNCHANGED)
+        return Overlay(own.expanduser().absolute(), mark.corner, mark.name)
+    picture = cv2.imread(str(mark.path), cv2.IMREAD_UNCHANGED)
     if picture is None:
-        raise EngineError(f"{ours} cannot be read", hint="install the project again")
+        raise EngineError(f"{mark.path} cannot be read", hint="install the project again")
     height = max(LEAST, round(SHARE * min(size)))
     width = round(picture.shape[1] * height / picture.shape[0])
-    path = folder / f"{what}.png"
+    path = folder / f"{mark.name}.png"
     cv2.imwrite(str(path), cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))
-    return Overlay(path, corner, what)
+    return Overlay(path, mark.corner, mark.name)

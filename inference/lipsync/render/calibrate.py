@@ -30,8 +30,8 @@ MIN_SLOPE = 0.25  #: rise of a measured table below which it is not believed
 class Calibration:
     """Two tables, asked → drawn. The neutral one changes nothing."""
 
-    asked_opening: Array = field(default_factory=lambda: np.float32([0, 1]))
-    drawn_opening: Array = field(default_factory=lambda: np.float32([0, 1]))
+    asked_opening: Array = field(default_factory=lambda: np.array([0, 1], np.float32))
+    drawn_opening: Array = field(default_factory=lambda: np.array([0, 1], np.float32))
     width_gain: float = 1.0
     width_drift: float = 0.0  #: how much wider than asked a mouth measures per opening
     spread_opens: float = 0.0  #: by which share of itself an opening measures larger per width
@@ -43,14 +43,16 @@ class Calibration:
         return np.asarray(drawn, np.float32), np.asarray(spread, np.float32)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Arrays for numpy's savez."""
         return {
             "asked_opening": self.asked_opening,
             "drawn_opening": self.drawn_opening,
-            "width_response": np.float32([self.width_gain, self.width_drift, self.spread_opens]),
+            "width_response": np.array([self.width_gain, self.width_drift, self.spread_opens], np.float32),
         }
 
     @classmethod
     def load(cls, arrays: dict[str, NDArray[np.generic]]) -> Calibration:
+        """From what ``arrays`` gave; KeyError when some are missing."""
         return cls(
             np.asarray(arrays["asked_opening"], np.float32),
             np.asarray(arrays["drawn_opening"], np.float32),

@@ -60,13 +60,17 @@ class Canvas:
         """(H, W) 0..1: a Gaussian of ``sigma`` eye distances; wide ones at a lower resolution."""
         pixels = max(sigma * self.unit, 0.3)
         if pixels < 5:
-            return cv2.GaussianBlur(mask, (0, 0), pixels) * np.float32(1 / 255)
+            return _share_of_white(cv2.GaussianBlur(mask, (0, 0), pixels))
         shrink = int(pixels // 2.5)
         size = (mask.shape[1], mask.shape[0])
         small = (max(1, size[0] // shrink), max(1, size[1] // shrink))
         tiny = cv2.resize(mask, small, interpolation=cv2.INTER_AREA).astype(np.float32)
-        tiny = cv2.GaussianBlur(tiny, (0, 0), pixels * small[0] / size[0], borderType=cv2.BORDER_CONSTANT)
-        return cv2.resize(tiny, size, interpolation=cv2.INTER_LINEAR) * np.float32(1 / 255)
+        soft = cv2.GaussianBlur(tiny, (0, 0), pixels * small[0] / size[0], borderType=cv2.BORDER_CONSTANT)
+        return _share_of_white(cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR))
+
+
+def _share_of_white(grey: cv2.typing.MatLike) -> Array:
+    return np.asarray(grey * np.float32(1 / 255), np.float32)
 
 
 def smoothstep(value: NDArray[np.floating], low: float, high: float) -> Array:

@@ -59,7 +59,7 @@ class Mover:
         touched = np.zeros(len(target), bool)
         touched[triangles[far[triangles].any(axis=1)]] = True
         box = around(np.concatenate([target[touched, :2], source[touched, :2]]), 2)
-        box = _meet(box, face_box(target, unit, width, height))
+        box = box.meet(face_box(target, unit, width, height))
         if box.empty:
             return None
         field = self._field(source, target, unit, box, lips)
@@ -82,12 +82,11 @@ class Mover:
         coarse = painter.paint(target, painter.sparse if lips else painter.moving, box, step).sample(source)
         sigma = max(FACET_BLUR * unit / step, 0.5)
         field = [
-            np.ascontiguousarray(cv2.resize(_blur(plane, sigma), None, fx=step, fy=step)[: box.height, : box.width])
-            for plane in coarse
+            np.ascontiguousarray(_enlarged(_blur(plane, sigma), step)[: box.height, : box.width]) for plane in coarse
         ]
         margin = LIPS_MARGIN * unit
         ring = target[mesh.LIP_OUTER, :2]
-        near = _meet(around(ring, 2.5 * margin), box)
+        near = around(ring, 2.5 * margin).meet(box)
         if lips and not near.empty:
             exact = painter.paint(target, painter.near_mouth, near).sample(source)
             weight = _hull(ring, near, round(margin))
@@ -105,14 +104,18 @@ def _blur(plane: Array, sigma: float) -> Array:
     return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
+def _enlarged(plane: Array, step: int) -> Array:
+    return np.asarray(cv2.resize(plane, None, fx=step, fy=step), np.float32)
+
+
 def _hull(points: Array, box: Box, reach: int) -> Array:
     """(H, W) 1 inside the convex hull of (P, 2) pixels, falling to 0 over ``2 · reach`` pixels outside it."""
     weight = np.zeros((box.height, box.width), np.float32)
     hull = cv2.convexHull(np.round((points - [box.x, box.y]) * 16).astype(np.int32))
     cv2.fillConvexPoly(weight, hull, 1.0, cv2.LINE_8, 4)
     side = 2 * max(1, reach) + 1
-    weight = cv2.dilate(weight, np.ones((side, side), np.uint8))
-    return np.asarray(cv2.blur(weight, (side, side), borderType=cv2.BORDER_CONSTANT), np.float32)
+    wider = cv2.dilate(weight, np.ones((side, side), np.uint8))
+    return np.asarray(cv2.blur(wider, (side, side), borderType=cv2.BORDER_CONSTANT), np.float32)
 
 
 def skin(frame: Frame, points: Array, unit: float) -> Skin:
@@ -129,12 +132,12 @@ def skin(frame: Frame, points: Array, unit: float) -> Skin:
                 found.append(cv2.mean(box.cut(frame))[:3])
         return np.asarray(np.mean(found, axis=0) if found else np.full(3, 110.0), np.float32)
 
-    weights = np.float32([0.114, 0.587, 0.299])
+    weights = np.array([0.114, 0.587, 0.299], np.float32)
     right, left, chin = mean(MOUTH_RIGHT), mean(MOUTH_LEFT), mean(CHIN_SKIN)
     colour = (right + left + chin) / 3
     light = max(float(colour @ weights), 1.0)
     return Skin(
-        bgr=colour,
+        bgr=np.asarray(colour, np.float32),
         right=float(np.clip(right @ weights / light, 0.6, 1.3)),
         left=float(np.clip(left @ weights / light, 0.6, 1.3)),
         grain=_grain(frame, points, unit),
@@ -167,10 +170,3 @@ def lay(picture: Frame, drawing: Drawing, share: float = 1.0) -> None:
     part = inside.cut(picture)
     blended = part + (drawing.bgr[rows, columns] - part) * cover
     part[:] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
-
-
-def _meet(one: Box, other: Box) -> Box:
-    x, y = max(one.x, other.x), max(one.y, other.y)
-    right = min(one.x + one.width, other.x + other.width)
-    bottom = min(one.y + one.height, other.y + other.height)
-    return Box(x, y, max(0, right - x), max(0, bottom - y))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from inference.face import mesh, pose
 from inference.lipsync.render import own_inside, seam
 from inference.lipsync.render.basis import Basis, extend
-from inference.lipsync.render.interior import Drawing, Interior, Skin
+from inference.lipsync.render.interior import Drawing, Interior, Mouth, Skin
 from inference.lipsync.render.tracks import SHUT
 from inference.lipsync.render.warp import Painter
 
@@ -64,6 +64,7 @@ class Inside:
         places: tuple[Array, Array],
         head: pose.Pose,
         target: tuple[float, float],
+        *,
         skin: Skin,
         picture: Callable[[], Frame],
     ) -> Iterator[tuple[float, Drawing]]:
@@ -72,14 +73,14 @@ class Inside:
         ``places`` are where its points (550, 3; pixels) lie with the mouth as it was and as it shall be, in the pose
         of ``head``; ``target`` is opening and width; ``picture`` gives the unmoved mouth in that pose.
         """
-        (source, goal), (opening, width), unit = places, target, float(head.scale[0])
+        (_, goal), (opening, width), unit = places, target, float(head.scale[0])
         ajar = start.ajar
         found: list[tuple[float, Drawing | None]] = []
         if ajar < 1 or self.filled:
-            found.append((1.0, self.interior.draw(goal, head, opening, -width, skin, upper=1 - ajar)))
+            found.append((1.0, self.interior.draw(goal, head, Mouth(opening, -width, 1 - ajar), skin)))
         if ajar > 0 and self.filled:
             contour = self.interior.contour(goal)
-            found.append((ajar, own_inside.take(self.painter, picture(), source, goal, contour, unit)))
+            found.append((ajar, own_inside.take(self.painter, picture(), places, contour, unit)))
         if ajar > 0:
             found.append((ajar, own_inside.line(goal, unit, opening, self.interior.palette(skin).seam)))
         yield from ((share, layer) for share, layer in found if layer is not None)

@@ -45,7 +45,17 @@ class Skin:
 
     @property
     def light(self) -> float:
+        """Luminance 0..255."""
         return float(self.bgr @ GREY)
+
+
+@dataclass(frozen=True)
+class Mouth:
+    """A mouth that is to be drawn."""
+
+    opening: float  #: the gap, eye distances
+    narrow: float = 0.0  #: eye distances that it is narrower than at rest
+    upper: float = 1.0  #: how visible the upper teeth are, 0..1
 
 
 @dataclass(frozen=True)
@@ -81,13 +91,10 @@ class Interior:
         upper, lower = target[mesh.LIP_INNER_UPPER, :2], target[mesh.LIP_INNER_LOWER, :2]
         return np.concatenate([self._spline @ upper, (self._spline @ lower)[::-1]])
 
-    def draw(
-        self, target: Array, head: pose.Pose, opening: float, narrow: float, skin: Skin, upper: float = 1.0
-    ) -> Drawing | None:
+    def draw(self, target: Array, head: pose.Pose, mouth: Mouth, skin: Skin) -> Drawing | None:
         """The inside of lips at ``target`` (478+, 3; pixels), None when there is none to be seen.
 
-        ``head`` holds one pose, ``opening`` the gap in eye distances, ``narrow`` by how much the mouth is
-        narrower than at rest, ``upper`` how visible the upper teeth are.
+        ``head`` holds one pose.
         """
         gap = np.abs(target[mesh.LIP_INNER_UPPER, 1] - target[mesh.LIP_INNER_LOWER, 1]).max()
         if gap < 0.3:
@@ -103,8 +110,8 @@ class Interior:
         dark = 1 - light
         dark *= dark * np.float32(0.55)
         planes = [dark * gain + deep for deep, gain in zip(colours.deep, colours.flesh - colours.deep, strict=True)]
-        self._tongue(canvas, planes, light, opening, colours.tongue)
-        pursed = float(np.clip(narrow / PURSED, 0, 1))
+        self._tongue(canvas, planes, light, mouth.opening, colours.tongue)
+        pursed = float(np.clip(mouth.narrow / PURSED, 0, 1))
         paint = _Enamel(
             colours.enamel,
             colours.shadow,
@@ -113,16 +120,12 @@ class Interior:
             (skin.right, skin.left),
             colours.chroma,
         )
-        below = LOWER_EDGE + JAW_FOLLOWS * opening + 0.03 * pursed
-        self._teeth(canvas, planes, False, below, paint, LOWER_GAIN)
-        if upper > 0:
-            self._teeth(canvas, planes, True, UPPER_EDGE, paint, 1.0, upper)
+        below = LOWER_EDGE + JAW_FOLLOWS * mouth.opening + 0.03 * pursed
+        self._teeth(canvas, planes, _Jaw(upper=False, edge=below, gain=LOWER_GAIN), paint)
+        if mouth.upper > 0:
+            self._teeth(canvas, planes, _Jaw(upper=True, edge=UPPER_EDGE, visible=mouth.upper), paint)
         cover = canvas.blur(mask, EDGE_BLUR)
-        if skin.grain.size:
-            grain = mirrored(skin.grain, *cover.shape)
-            grain = grain * (planes[1] * np.float32(0.65 / max(skin.light, 1.0)) + np.float32(0.35))
-            planes = [plane + grain for plane in planes]
-        bgr = cv2.merge(planes)
+        bgr = np.asarray(cv2.merge(_grained(planes, skin, cover.shape)), np.float32)
         return Drawing(canvas.box, np.clip(bgr, 0, 255, out=bgr), cover)
 
     def _tongue(self, canvas: Canvas, planes: list[Array], light: Array, opening: float, colour: Array) -> None:
@@ -140,32 +143,23 @@ class Interior:
         u = canvas.plane(turn[0, 0], turn[0, 1], -shift[0], near)
         v = canvas.plane(turn[1, 0], turn[1, 1], -shift[1], near)
         u *= u
-        cover = (1 - smoothstep(cv2.sqrt(u + v * v), 0.35, 1.1)) * np.float32(rise)
+        cover = (1 - smoothstep(np.asarray(cv2.sqrt(u + v * v), np.float32), 0.35, 1.1)) * np.float32(rise)
         groove = np.float32(1) - np.float32(0.22) * (v < 0.4) / np.square(1 + u * np.float32(0.6 / 0.14**2))
         groove *= np.float32(0.35) + np.float32(0.45) * light[near]
         for plane, tone in zip(planes, colour, strict=True):
             plane[near] += (groove * tone - plane[near]) * cover
 
-    def _teeth(
-        self,
-        canvas: Canvas,
-        planes: list[Array],
-        upper: bool,
-        edge: float,
-        paint: _Enamel,
-        gain: float,
-        visible: float = 1.0,
-    ) -> None:
-        """Lay one row over the planes; ``edge`` is how far below the closed seam its biting edge lies."""
-        row = teeth.row(upper, teeth.step_for(1 / canvas.unit))
-        at, level = canvas.project(self._arch + np.array([0, edge, 0])).T
+    def _teeth(self, canvas: Canvas, planes: list[Array], jaw: _Jaw, paint: _Enamel) -> None:
+        """Lay one row over the planes."""
+        row = teeth.row(jaw.upper, teeth.step_for(1 / canvas.unit))
+        at, level = canvas.project(self._arch + np.array([0, jaw.edge, 0])).T
         # One texel towards the gums, in pixels across and along.
-        lean, rise = canvas.turn[1] * (row.cell * (-1 if upper else 1))
+        lean, rise = canvas.turn[1] * (row.cell * (-1 if jaw.upper else 1))
         if abs(rise) < 1e-6:
             return
         # Only rows of the canvas that the teeth can reach: the rest costs as much.
         slack = 0.03 * canvas.unit
-        near = canvas.rows(last=level.max() + slack) if upper else canvas.rows(first=level.min() - slack)
+        near = canvas.rows(last=level.max() + slack) if jaw.upper else canvas.rows(first=level.min() - slack)
         across, along = canvas.plane(1, 0, 0, near), canvas.plane(0, 1, 0, near)
         if not across.size:
             return
@@ -176,20 +170,18 @@ class Interior:
             at, level = at[::-1], level[::-1]
         texel = np.interp(steps, at, row.columns, left=-1e4, right=1e4).astype(np.float32)
         edges = np.interp(steps, at, level).astype(np.float32)
-        shine = (paint.over(steps) * gain).astype(np.float32)
+        shine = (paint.over(steps) * jaw.gain).astype(np.float32)
         place = (across - np.float32(low)) * np.float32(PER_PIXEL)
         cell = place.astype(np.int32)
         up = (along - edges.take(cell)) * np.float32(1 / rise)
         place -= up * (np.float32(lean) * np.float32(PER_PIXEL))
         moved = np.clip(place, 0, len(steps) - 1, out=place).astype(np.int32)
-        *crowns, cover = cv2.split(row.read(texel.take(moved), up))
-        if paint.chroma < 1:
-            grey = sum(crown * share for crown, share in zip(crowns, GREY, strict=True))
-            crowns = [grey + (crown - grey) * np.float32(paint.chroma) for crown in crowns]
+        *crowns, cover = (np.asarray(plane, np.float32) for plane in cv2.split(row.read(texel.take(moved), up)))
+        crowns = _coloured(crowns, paint.chroma)
         light = paint.light[near]
         dark = 1 - light
         light = light * shine.take(cell)
-        cover *= np.float32(visible)
+        cover *= np.float32(jaw.visible)
         for plane, crown, colour, shadow in zip(planes, crowns, paint.colour, paint.shadow, strict=True):
             part = plane[near]
             crown *= light * colour
@@ -197,6 +189,16 @@ class Interior:
             crown -= part
             crown *= cover
             part += crown
+
+
+@dataclass(frozen=True)
+class _Jaw:
+    """Where one row of teeth stands."""
+
+    upper: bool
+    edge: float  #: eye distances that its biting edge lies below the closed seam
+    gain: float = 1.0  #: light on it
+    visible: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,23 @@ class _Enamel:
         inward = np.clip((1 - np.abs(t)) / CORNER, 0, 1)
         falls = CORNER_LIGHT + (1 - CORNER_LIGHT) * inward * inward * (3 - 2 * inward)
         return np.asarray(np.interp(t, (-1, 1), self.sides) * falls, np.float64)
+
+
+def _coloured(crowns: list[Array], chroma: float) -> list[Array]:
+    """Planes of blue, green and red with less colour: 0 grey … 1 as they are."""
+    if chroma >= 1:
+        return crowns
+    grey = sum(crown * share for crown, share in zip(crowns, GREY, strict=True))
+    return [grey + (crown - grey) * np.float32(chroma) for crown in crowns]
+
+
+def _grained(planes: list[Array], skin: Skin, shape: tuple[int, ...]) -> list[Array]:
+    """Planes with the grain of the skin round them, weaker where they are dark."""
+    if not skin.grain.size:
+        return planes
+    grain = mirrored(skin.grain, shape[0], shape[1])
+    grain = grain * (planes[1] * np.float32(0.65 / max(skin.light, 1.0)) + np.float32(0.35))
+    return [plane + grain for plane in planes]
 
 
 def _catmull_rom(count: int, dense: int) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ class Materials:
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as out:
-                np.savez(out, **arrays)  # type: ignore[arg-type]
+                np.savez(out, **arrays)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

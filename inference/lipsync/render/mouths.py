@@ -72,6 +72,7 @@ class Mouths:
 
     @classmethod
     def load(cls, arrays: dict[str, NDArray[np.generic]]) -> Mouths:
+        """From what ``save`` gave; KeyError when some are missing."""
         sizes = np.asarray(arrays["mouth_size"], np.int64)
         ends = np.concatenate([[0], np.cumsum(sizes.prod(axis=1) * 3)])
         pixels = np.asarray(arrays["mouth_pixels"], np.uint8)
@@ -150,7 +151,8 @@ def look(picture: Frame, points: Array, unit: float) -> tuple[NDArray[np.uint8],
     upright = cv2.warpAffine(picture, matrix, (side, round(side * 0.7)), borderMode=cv2.BORDER_REPLICATE)
     gray = cv2.cvtColor(upright, cv2.COLOR_BGR2GRAY)
     detail = cv2.Laplacian(cv2.GaussianBlur(gray, (0, 0), 0.8), cv2.CV_32F)
-    return cv2.resize(gray, THUMB, interpolation=cv2.INTER_AREA), float(np.sqrt((detail**2).mean()))
+    thumb = np.asarray(cv2.resize(gray, THUMB, interpolation=cv2.INTER_AREA), np.uint8)
+    return thumb, float(np.sqrt((detail**2).mean()))
 
 
 def _parted(picture: Frame, points: Array) -> float:
@@ -278,7 +280,7 @@ def _transitions(mouths: Mouths, lips: Array, looks: Array) -> Array:
     seen = np.sqrt(_squared(looks[following], looks))
     flat = lips.reshape(count, -1)
     shapes = np.sqrt(_squared(flat[following], flat) / lips.shape[1]) / TENSE
-    cost = (JUMP + np.minimum(JUMP_MORE, seen + shapes)).astype(np.float32)
+    cost: Array = (JUMP + np.minimum(JUMP_MORE, seen + shapes)).astype(np.float32)
     cost[step == 1] = 0
     cost[step == 2] = SKIP
     cost[step == 0] = STAY

@@ -63,12 +63,13 @@ def line(goal: Array, unit: float, opening: float, colour: Array) -> Drawing | N
 
 
 def take(
-    painter: Painter, frame: Frame, source: Array, goal: Array, contour: NDArray[np.floating], unit: float
+    painter: Painter, frame: Frame, places: tuple[Array, Array], contour: NDArray[np.floating], unit: float
 ) -> Drawing | None:
-    """The inside of the mouth in ``frame`` as a layer for lips at ``goal``.
+    """The inside of the mouth in ``frame`` as a layer for lips at their goal.
 
-    ``source`` and ``goal`` are (550, 3) pixels, ``contour`` (P, 2) the inner edge of the lips at ``goal``.
+    ``places`` are source and goal, (550, 3) pixels each, ``contour`` (P, 2) is the inner edge of the lips at the goal.
     """
+    source, goal = places
     box = around(contour, 3 * EDGE_BLUR * unit + 2).within(frame.shape[1], frame.shape[0])
     if box.empty:
         return None

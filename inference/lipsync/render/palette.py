@@ -13,14 +13,15 @@ from inference.face import mesh
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
 
-GREY = np.float32([0.114, 0.587, 0.299])  #: luminance of BGR
+GREY = np.array([0.114, 0.587, 0.299], np.float32)  #: luminance of BGR
 COLOURED = 0.10  #: spread of the skin's channels over its light, from which a picture counts as coloured
-SKIN_BGR, HUE = np.float32([0.76, 0.95, 1.22]), 0.7  #: ordinary skin over its light; how far its hue rules the inside
-DEEP_BGR = np.float32([0.10, 0.095, 0.21])  #: of the skin's light
-SHADOW_BGR = np.float32([0.16, 0.15, 0.28])  #: of teeth in the dark
-FLESH_BGR = np.float32([0.36, 0.33, 0.62])
-TONGUE_BGR = np.float32([0.50, 0.46, 0.82])
-SEAM_BGR = np.float32([0.24, 0.22, 0.36])
+SKIN_BGR = np.array([0.76, 0.95, 1.22], np.float32)  #: ordinary skin over its light
+HUE = 0.7  #: how far the hue of the skin rules the inside
+DEEP_BGR = np.array([0.10, 0.095, 0.21], np.float32)  #: of the skin's light
+SHADOW_BGR = np.array([0.16, 0.15, 0.28], np.float32)  #: of teeth in the dark
+FLESH_BGR = np.array([0.36, 0.33, 0.62], np.float32)
+TONGUE_BGR = np.array([0.50, 0.46, 0.82], np.float32)
+SEAM_BGR = np.array([0.24, 0.22, 0.36], np.float32)
 TEETH_GAIN, TEETH_TINT = 1.28, 0.30  #: light over that of the skin (real ones: 1.35–1.49); share of the skin's colour
 TEETH_MOST = 235.0
 WHITE = 0.85  #: how far the white of the eyes rules the colour of drawn teeth
@@ -57,7 +58,8 @@ def palette(skin: Array, white: Array | None = None) -> Palette:
     if colour < 1:
         grey = (colours @ GREY)[:, None]
         colours = grey + colour * (colours - grey)
-    return Palette(*colours.astype(np.float32), float(colour))
+    deep, shadow, flesh, tongue, enamel, seam = colours.astype(np.float32)
+    return Palette(deep, shadow, flesh, tongue, enamel, seam, float(colour))
 
 
 def usual_teeth(skin: Array) -> Array:

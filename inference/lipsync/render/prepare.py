@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +17,14 @@ from inference.lipsync.render.renderer import Analysis, MeshRenderer
 from inference.lipsync.render.tracks import Kind, Tracks, follow
 
 Frame = NDArray[np.uint8]
-Raw = TypeVar("Raw")
 
 
 def prepare(
     analysis: Analysis,
-    frames: Iterable[Raw],
+    frames: Iterable[Frame],
     model: FaceModel,
     *,
-    see: Callable[[Raw], Frame] = lambda raw: raw,
+    see: Callable[[Frame], Frame] = lambda frame: frame,
     budget: int = mouths.BUDGET,
     tick: Callable[[int], None] = lambda index: None,
 ) -> Materials:
@@ -37,59 +35,76 @@ def prepare(
     mouths; ``tick`` is called with each frame's index.
     """
     tracks = follow(analysis.points, analysis.found, model.mesh.vertices)
-    lines = set(seam.frames_wanted(tracks))
-    seen = np.flatnonzero(tracks.found)
-    calm = np.array(sorted(lines), np.int64) if lines else seen
-    probe_at = set(calm[np.linspace(0, len(calm) - 1, calibrate.PROBES).round().astype(int)].tolist())
-    strips: list[NDArray[np.float32]] = []
-    full: list[float] = []
-    probes: list[tuple[int, Frame]] = []
-    wanted: set[int] | None = None
-    looks: dict[int, NDArray[np.float32]] = {}
-    looked = set(seen[seen % hidden.EVERY == 0].tolist()) if tracks.kind is Kind.SILENT else set()
-
-    def passing() -> Iterator[tuple[int, Frame]]:
-        nonlocal wanted
-        for index, raw in enumerate(frames):
-            tick(index)
-            if index >= tracks.frames:
-                break
-            if not (wanted is None or index in wanted or index in lines or index in probe_at or index in looked):
-                continue
-            frame = see(raw)
-            if wanted is None:
-                kept = mouths.frames_wanted(tracks, frame.shape[1], frame.shape[0], budget)
-                wanted = set(kept.tolist()) if tracks.kind is Kind.TALKING else set()
-            if index in looked:
-                looks[index] = hidden.seen(frame, tracks, index)
-            if index in lines:
-                strips.append(seam.strip(frame, tracks, index))
-                full.append(own_inside.filled(frame, tracks.pixels(index)))
-            if index in probe_at:
-                probes.append((index, frame.copy()))
-            if index in wanted:
-                yield index, frame
-
-    own = mouths.collect(passing(), tracks)
+    looking = _Pass(tracks, budget)
+    own = mouths.collect(looking.through(frames, see, tick), tracks)
     materials = Materials(
-        seam=seam.from_strips(strips),
+        seam=seam.from_strips(looking.strips),
         mouths=own,
-        white=_white(probes, tracks),
-        hidden=hidden.hidden(looks, tracks.frames),
-        filled=not full or float(np.median(full)) > own_inside.DARK,
+        white=_white(looking.probes, tracks),
+        hidden=hidden.hidden(looking.looks, tracks.frames),
+        filled=not looking.full or float(np.median(looking.full)) > own_inside.DARK,
     )
     if tracks.kind is Kind.TALKING and len(own):
         return materials  # their own mouths measure as they are
     renderer = MeshRenderer(analysis, materials, model.mesh)
     shape = pose.median_shape(np.where(analysis.found[:, None, None], analysis.points, np.nan), model.mesh.vertices)
     tables = calibrate.calibrate(
-        probes,
+        looking.probes,
         lambda frame, index, opening, width: renderer.render(frame, index, Target(opening, width)),
         analysis.points,
         shape,
         model,
     )
     return replace(materials, calibration=tables)
+
+
+class _Pass:
+    """One pass over the frames: which of them are looked at for what, and what was seen."""
+
+    def __init__(self, tracks: Tracks, budget: int) -> None:
+        self.strips: list[NDArray[np.float32]] = []  #: of seams
+        self.full: list[float] = []  #: how much of an open mouth shows teeth
+        self.probes: list[tuple[int, Frame]] = []
+        self.looks: dict[int, NDArray[np.float32]] = {}
+        self._tracks, self._budget = tracks, budget
+        self._lines = set(seam.frames_wanted(tracks))
+        seen = np.flatnonzero(tracks.found)
+        calm = np.array(sorted(self._lines), np.int64) if self._lines else seen
+        self._probed = set(calm[np.linspace(0, len(calm) - 1, calibrate.PROBES).round().astype(int)].tolist())
+        self._looked = set(seen[seen % hidden.EVERY == 0].tolist()) if tracks.kind is Kind.SILENT else set()
+        self._mouths: set[int] = set()
+        self._wanted: set[int] | None = None  # known, as the mouths are, once the size of a frame is
+
+    def through(
+        self, frames: Iterable[Frame], see: Callable[[Frame], Frame], tick: Callable[[int], None]
+    ) -> Iterator[tuple[int, Frame]]:
+        """The frames whose own mouths are of use, with their numbers."""
+        for index, raw in enumerate(frames):
+            tick(index)
+            if index >= self._tracks.frames:
+                break
+            if self._wanted is not None and index not in self._wanted:
+                continue
+            frame = see(raw)
+            if self._wanted is None:
+                self._mouths = self._mouths_wanted(frame)
+                self._wanted = self._mouths | self._lines | self._probed | self._looked
+            self._look(index, frame)
+            if index in self._mouths:
+                yield index, frame
+
+    def _mouths_wanted(self, frame: Frame) -> set[int]:
+        kept = mouths.frames_wanted(self._tracks, frame.shape[1], frame.shape[0], self._budget)
+        return set(kept.tolist()) if self._tracks.kind is Kind.TALKING else set()
+
+    def _look(self, index: int, frame: Frame) -> None:
+        if index in self._looked:
+            self.looks[index] = hidden.seen(frame, self._tracks, index)
+        if index in self._lines:
+            self.strips.append(seam.strip(frame, self._tracks, index))
+            self.full.append(own_inside.filled(frame, self._tracks.pixels(index)))
+        if index in self._probed:
+            self.probes.append((index, frame.copy()))
 
 
 def _white(probes: list[tuple[int, Frame]], tracks: Tracks) -> NDArray[np.float32]:

@@ -42,10 +42,14 @@ class Analysis(Protocol):
     """What of an analysis is used (:class:`inference.face.analysis.TemplateAnalysis` has it)."""
 
     @property
-    def points(self) -> NDArray[np.float32]: ...  # (N, 478, 3) pixels
+    def points(self) -> NDArray[np.float32]:
+        """(N, 478, 3) pixels."""
+        ...
 
     @property
-    def found(self) -> NDArray[np.bool_]: ...  # (N,)
+    def found(self) -> NDArray[np.bool_]:
+        """(N,) whether a frame shows the face."""
+        ...
 
 
 class MeshRenderer:
@@ -116,7 +120,7 @@ class MeshRenderer:
             return frame
         head = self.tracks.pose.take(index)
         if at != (0, 0):
-            head = pose.Pose(head.scale, head.rotation, head.translation - np.float32([*at, 0]))
+            head = pose.Pose(head.scale, head.rotation, head.translation - np.array([*at, 0], np.float32))
         if target.pictures:
             return self._with_own_mouths(frame, index, target, head)
         return self._with_drawn_inside(frame, index, target, head)
@@ -131,11 +135,13 @@ class MeshRenderer:
         change = self._mover.move(frame, source, goal, unit)
         if change is None:
             return frame
-        result = frame.copy()
+        result: Frame = frame.copy()
         box, pixels = change
         box.cut(result)[:] = pixels
         skin = compose.skin(frame, source, unit)
-        for share, layer in self.inside.layers(start, (source, goal), head, (opening, width), skin, lambda: frame):
+        for share, layer in self.inside.layers(
+            start, (source, goal), head, (opening, width), skin=skin, picture=lambda: frame
+        ):
             compose.lay(result, layer, share)
         return result
 
@@ -147,7 +153,7 @@ class MeshRenderer:
         start = extend(tracks.shape[index])
         moved = start + strength * self.basis.reach[:, None] * (wanted - start)
         source, goal = head.to_pixels(start[None])[0], head.to_pixels(moved[None])[0]
-        result = frame.copy()
+        result: Frame = frame.copy()
         change = self._mover.move(frame, source, goal, unit, lips=False)
         if change is not None:
             box, pixels = change

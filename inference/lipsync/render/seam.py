@@ -30,7 +30,8 @@ def frames_wanted(tracks: Tracks) -> list[int]:
     """The template frames to hand to :func:`strip`: shut mouths, evenly spread."""
     seen = np.flatnonzero(tracks.found)
     calm = seen[tracks.opening[seen] <= np.quantile(tracks.opening[seen], 0.5)]
-    return calm[np.unique(np.linspace(0, len(calm) - 1, FRAMES).round().astype(int))].tolist()
+    spread = np.unique(np.linspace(0, len(calm) - 1, FRAMES).round().astype(int))
+    return [int(frame) for frame in calm[spread]]
 
 
 def from_strips(strips: Sequence[Array]) -> Array:
@@ -50,7 +51,7 @@ def from_strips(strips: Sequence[Array]) -> Array:
 
 def close(shape: Array, offsets: Array) -> Array:
     """A shape (…, 478+, 3) with both inner rings on the seam."""
-    shut = shape.copy()
+    shut: Array = shape.copy()
     middle = (shape[..., mesh.LIP_INNER_UPPER, :] + shape[..., mesh.LIP_INNER_LOWER, :]) / 2
     middle[..., 1] += offsets
     shut[..., mesh.LIP_INNER_UPPER, :] = middle

@@ -140,7 +140,7 @@ def _drawn(teeth: tuple[Tooth, ...]) -> Array:
     return np.concatenate([light, cover[..., None]], axis=2).astype(np.float32)
 
 
-def _crown(u: Plane, y: Plane, half: float, tooth: Tooth) -> Plane:
+def _crown(u: NDArray[np.floating], y: NDArray[np.floating], half: float, tooth: Tooth) -> Plane:
     """Cover of one crown whose edge is at y 0: a box, narrower at the gums, its lower corners rounded."""
     up = np.clip(-y / tooth.length, 0, 1)
     # The corner towards the cheek is rounder, and a cusp is all corner.
@@ -152,7 +152,7 @@ def _crown(u: Plane, y: Plane, half: float, tooth: Tooth) -> Plane:
     return np.asarray(np.clip(0.5 - (np.hypot(dx, dy) - radius) / SOFT, 0, 1), np.float64)
 
 
-def _shade(u: Plane, v: Plane, side: int) -> Plane:
+def _shade(u: NDArray[np.floating], v: NDArray[np.floating], side: int) -> Plane:
     """(…, 3) light on a crown: u −1..1 towards the cheek, v 0 at the gums, 1 at the edge."""
     across = 1 - 0.13 * np.clip(u + 0.2, 0, 2) ** 2 - 0.30 * np.clip(np.abs(u) - 0.55, 0, 1) ** 1.5
     down = 0.84 + 0.20 * np.sin(np.pi * np.clip(v * 0.80 + 0.12, 0, 1)) - 0.10 * np.clip((v - 0.90) / 0.10, 0, 1)

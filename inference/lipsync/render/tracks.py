@@ -50,10 +50,11 @@ class Tracks:
 
     def pixels(self, index: int) -> Array:
         """(478, 3) the same of one frame."""
-        return self.pose.take(index).to_pixels(self.shape[index][None])[0]
+        return np.asarray(self.pose.take(index).to_pixels(self.shape[index][None])[0], np.float32)
 
     @property
     def frames(self) -> int:
+        """How many frames the template has."""
         return len(self.found)
 
     @property
@@ -63,6 +64,7 @@ class Tracks:
 
     @property
     def rest_opening(self) -> float:
+        """The opening of the mouth when it says nothing, eye distances."""
         return float(np.median(self.opening[self._calm()]))
 
     def _calm(self) -> NDArray[np.intp]:
@@ -134,7 +136,7 @@ def _calm(head: Array, sigma: float) -> Array:
     lips = np.concatenate([mesh.LIP_INNER, mesh.LIP_OUTER])
     apart = np.sqrt(((head[:, lips] - filters.gaussian(head[:, lips], sigma)) ** 2).sum(axis=2).mean(axis=1))
     share = np.clip((apart - LIP_TREMBLE[0]) / (LIP_TREMBLE[1] - LIP_TREMBLE[0]), 0, 1)[:, None, None]
-    shape = head.copy()
+    shape: Array = head.copy()
     # In parts: smoothing needs three times what it smooths, and long templates are large.
     for part in np.array_split(np.arange(head.shape[1]), 6):
         smooth = filters.gaussian(head[:, part], sigma)

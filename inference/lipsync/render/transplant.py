@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,15 @@ Frame = NDArray[np.uint8]
 COLOUR_SIGMA = 0.16  #: eye distances over which the light of the surrounding skin is carried inwards
 LIPS_MARGIN = 0.03  #: eye distances round the lips that say nothing about the light
 COARSE = 4  #: the light is compared at a quarter of the size
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """Where a mouth is laid."""
+
+    box: Box
+    lips: Array  #: (P, 2) outer edge of the lips, pixels
+    unit: float  #: eye distance in pixels
 
 
 class Transplanter:
@@ -40,7 +51,7 @@ class Transplanter:
         cover = _feathered(goal[list(HULL), :2], box, unit)
         part = box.cut(picture)
         base = part.astype(np.float32)
-        donor += self._light(base, donor, cover, goal, box, unit)
+        donor += self._light(base, donor, cover, _Spot(box, goal[mesh.LIP_OUTER, :2], unit))
         base += (donor - base) * (cover * np.float32(strength))[..., None]
         part[:] = np.clip(np.rint(base), 0, 255).astype(np.uint8)
 
@@ -50,11 +61,12 @@ class Transplanter:
         picture = cv2.remap(self._mouths.pictures[mouth], x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(picture, np.float32)
 
-    def _light(self, base: Array, donor: Array, cover: Array, goal: Array, box: Box, unit: float) -> Array:
+    def _light(self, base: Array, donor: Array, cover: Array, spot: _Spot) -> Array:
         """(H, W, 3) what to add to the donor so that its skin has the light of the picture's."""
+        box, unit = spot.box, spot.unit
         small = (max(1, box.width // COARSE), max(1, box.height // COARSE))
         lips = np.zeros((box.height, box.width), np.uint8)
-        hull = cv2.convexHull(np.round((goal[mesh.LIP_OUTER, :2] - [box.x, box.y]) * 16).astype(np.int32))
+        hull = cv2.convexHull(np.round((spot.lips - [box.x, box.y]) * 16).astype(np.int32))
         cv2.fillConvexPoly(lips, hull, 1, cv2.LINE_8, 4)
         reach = 2 * max(1, round(LIPS_MARGIN * unit)) + 1
         skin = cover * (1 - cv2.dilate(lips, np.ones((reach, reach), np.uint8))) + np.float32(1e-4)
@@ -73,10 +85,10 @@ def _feathered(contour: Array, box: Box, unit: float) -> Array:
     hull = cv2.convexHull(np.round((contour - [box.x, box.y]) * 16).astype(np.int32))
     cv2.fillConvexPoly(mask, hull, 1.0, cv2.LINE_8, 4)
     half = max(1, round(FEATHER * unit / 2))
-    mask = cv2.erode(
+    soft = cv2.erode(
         mask, np.ones((2 * half + 1, 2 * half + 1), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0
     )
     side = half // 2 * 2 + 1
     for _ in range(2):  # twice a box is nearly a smooth ramp
-        mask = cv2.blur(mask, (side, side), borderType=cv2.BORDER_CONSTANT)
-    return np.asarray(mask, np.float32)
+        soft = cv2.blur(soft, (side, side), borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(soft, np.float32)

@@ -36,6 +36,7 @@ class Box:
 
     @property
     def empty(self) -> bool:
+        """Whether it holds less than two pixels in a direction."""
         return self.width < 2 or self.height < 2
 
     def cut(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -48,11 +49,19 @@ class Box:
         right, bottom = min(width, self.x + self.width), min(height, self.y + self.height)
         return Box(x, y, max(0, right - x), max(0, bottom - y))
 
+    def meet(self, other: Box) -> Box:
+        """The part that two boxes share."""
+        x, y = max(self.x, other.x), max(self.y, other.y)
+        right = min(self.x + self.width, other.x + other.width)
+        bottom = min(self.y + self.height, other.y + other.height)
+        return Box(x, y, max(0, right - x), max(0, bottom - y))
+
     def grow(self, by: int) -> Box:
+        """``by`` pixels wider on every side."""
         return Box(self.x - by, self.y - by, self.width + 2 * by, self.height + 2 * by)
 
 
-def around(points: Array, margin: float = 0.0) -> Box:
+def around(points: NDArray[np.floating], margin: float = 0.0) -> Box:
     """The smallest box round (P, 2) points, ``margin`` pixels wider on every side."""
     low = np.floor(points.min(axis=0) - margin).astype(int)
     high = np.ceil(points.max(axis=0) + margin).astype(int) + 1
@@ -87,7 +96,7 @@ class Painter:
         ``target`` is (V, 3) pixels. With ``step`` 2 one value stands for 2×2 pixels, read at their middle.
         """
         ids = np.full((-(-box.height // step), -(-box.width // step)), -1, np.int32)
-        offset = np.float32([box.x, box.y]) + np.float32((step - 1) / 2)
+        offset = np.array([box.x, box.y], np.float32) + np.float32((step - 1) / 2)
         corners = ((target[:, :2] - offset) / np.float32(step))[patch.triangles]
         one, other = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
         seen = (one[:, 0] * other[:, 1] < one[:, 1] * other[:, 0]) | (patch.layer == 1)
