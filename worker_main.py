@@ -12,15 +12,20 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from pathlib import Path
 
 
 def main(argv: list[str]) -> int:
     if len(argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
+    if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        # Python put this file's folder first; PYTHONPATH has it where it must be. Where packages are installed it would
+        # hide modules of the standard library, and those of another interpreter.
+        sys.path.append(sys.path.pop(0))
     os.umask(0o077)
     faulthandler.enable()
+
+    from pathlib import Path
 
     from pool import cgroup, joblog
     from pool.constants import EXIT_CONFIG

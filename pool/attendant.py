@@ -21,7 +21,7 @@ from pool.errors import ConfigError, PoolError, SupervisorFailed
 from pool.forked import renew_in_children
 from pool.names import parse_worker
 from pool.orphan import supervisor_identity
-from pool.slots import PROJECT
+from pool.slots import FOUND_BY
 from pool.spool import Spool
 
 _START_S = 30.0
@@ -171,7 +171,7 @@ class Attendant:
         self._leave_to_itself()  # the one before: dead, or it does not come
         mark = logs.mark(self._log)
         env = {key: value for key, value in os.environ.items() if not key.startswith("FILEPOOL_")}
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), env.get("PYTHONPATH", "")]))
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [*FOUND_BY, env.get("PYTHONPATH", "")]))
         argv = [sys.executable, "-m", "pool", "serve", "--tied", "--config", str(self._config.file)]
         descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
