@@ -18,10 +18,7 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
-    if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
-        # Python put this file's folder first; PYTHONPATH has it where it must be. Where packages are installed it would
-        # hide modules of the standard library, and those of another interpreter.
-        sys.path.append(sys.path.pop(0))
+    _take_only_ours()
     os.umask(0o077)
     faulthandler.enable()
 
@@ -62,6 +59,16 @@ def main(argv: list[str]) -> int:
     if has_children():
         end_family(code)  # what engines left running
     os._exit(code)  # libraries that hang in their atexit handlers must not keep a slot
+
+
+def _take_only_ours() -> None:
+    """Import `pool` and `inference` from this file's folder, which Python put first on the path, and nothing else: where
+    packages are installed, that folder would hide modules of the standard library, or of another interpreter."""
+    import inference  # noqa: F401
+    import pool  # noqa: F401
+
+    if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        sys.path.append(sys.path.pop(0))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pool.launch import Launch
 from pool.names import WorkerName, parse_worker
 from pool.procfs import Status
 from pool.procs import Identity
+from pool.prospects import load_error
 from pool.restart import Limits, Recycle, SlotPolicy
 from pool.slots import SlotSpec
 from pool.spool import Spool
@@ -279,7 +280,7 @@ class Slot:
             exit_code=death.exit_code, signal=death.signal or "", out_of_memory=death.out_of_memory,
             stage=stage, job=job, at=self._spool.now(),
         )  # fmt: skip
-        reason = str(self.error["message"]) if self.error else self.verdict.sentence
+        reason = load_error(self.error) or self.verdict.sentence
         self.last_death = f"{reason}; {death}" if reason else str(death)
         self.standby = False
         self.worker = None
