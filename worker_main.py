@@ -62,8 +62,11 @@ def main(argv: list[str]) -> int:
 
 
 def _take_only_ours() -> None:
-    """Import `pool` and `inference` from this file's folder, which Python put first on the path, and nothing else: where
-    packages are installed, that folder would hide modules of the standard library, or of another interpreter."""
+    """Import `pool` and `inference` from this file's folder, and all else from there last.
+
+    Python put it first on the path: where packages are installed it would hide the standard library's, or another
+    interpreter's.
+    """
     import inference  # noqa: F401
     import pool  # noqa: F401
 

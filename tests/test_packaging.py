@@ -257,7 +257,7 @@ def test_an_engine_without_its_extra_names_it(elsewhere: Elsewhere, engine: str)
     wait_until(lambda: elsewhere.slots()[f"{engine}-0"]["seat"] == "benched", "a slot that gave up")
     files = ("audio=a.wav",) if engine == "transcribe" else ("audio=a.wav", "video=b.mp4")
     said = {
-        "submit": elsewhere.filepool("submit", engine, *files, code=1),
+        "submit": elsewhere.filepool("submit", engine, *files, "--patience", "0.5", code=1),
         "engines": elsewhere.filepool("engines", engine),
         "status": elsewhere.filepool("status"),
         "serve": (elsewhere.folder / "serve.log").read_text("utf-8"),
