@@ -35,8 +35,8 @@ command. `opencv-python` is linked against libGL: where `libGL.so.1` is missing,
 `pip uninstall opencv-python && pip install opencv-python-headless`; the engines open no window. Do not install both:
 each overwrites files of the other.
 
-Weights lie in `FILEPOOL_WEIGHTS`; without it in `weights/` of a checkout that has such a folder, else in the user's cache
-(`~/.cache/filepool/weights`). `python -m inference.weights` says where, and what is there.
+Weights lie in `FILEPOOL_WEIGHTS`; without it in `weights/` of a checkout that has such a folder, else in the user's
+cache (`~/.cache/filepool/weights`). `python -m inference.weights` says where, and what is there.
 """
 
 

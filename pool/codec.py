@@ -75,7 +75,10 @@ class _Default:
             if isinstance(value, np.ndarray) and value.dtype.kind in _PLAIN_KINDS:
                 return self._array(value)
         elif values.is_tensor(value):
-            _numpy("a torch tensor travels as a numpy array")
+            try:
+                _numpy()
+            except ProtocolError:
+                raise values.Unstorable("a torch tensor", "pip install numpy: it travels as an array") from None
             return self._array(*values.tensor_array(value))
         raise values.refusal(value)
 
@@ -214,11 +217,11 @@ class _Arrays:
 
     def __call__(self, code: int, body: bytes) -> Any:
         if code == EXT_ARRAY:
-            np = _numpy("it holds an array")
+            np = _numpy()
             dtype, shape, raw, *_ = msgpack.unpackb(body)
             return np.frombuffer(raw, dtype=_plain_dtype(dtype)).reshape(shape)
         if code == EXT_ARRAY_FILE:
-            np = _numpy("it holds an array")
+            np = _numpy()
             name, dtype, shape, *_ = msgpack.unpackb(body)
             plain = isinstance(name, str) and name and "/" not in name and not name.startswith(".")
             if self.directory is None or not plain:
@@ -234,14 +237,14 @@ class _Arrays:
         return msgpack.ExtType(code, body)
 
 
-def _numpy(what: str) -> ModuleType:
-    """numpy, not before it is needed. ProtocolError when it is not installed."""
+def _numpy() -> ModuleType:
+    """numpy, not before an array is met. ProtocolError when it is not installed."""
     try:
         import numpy
     except ModuleNotFoundError as error:
         if error.name != "numpy":
             raise
-        raise ProtocolError(f"{what}, and numpy is not installed here: pip install numpy") from None
+        raise ProtocolError("it holds an array, and numpy is not installed here: pip install numpy") from None
     return numpy
 
 
