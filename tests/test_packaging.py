@@ -20,6 +20,7 @@ import pytest
 from scenarios.world import PATIENCE_S, wait_until
 
 from inference import extras, weights
+from pool.running import running
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
@@ -239,6 +240,13 @@ def test_jobs_run_from_any_folder_through_a_killed_worker(elsewhere: Elsewhere) 
     told = elsewhere.json("submit", "echo", "text=two")
     assert told["value"] == {"text": "two"}
     assert elsewhere.slots()["echo-0"]["pid"] != before["pid"]
+
+
+@installed
+def test_a_command_starts_a_supervisor_for_itself(bare: Path, tmp_path: Path) -> None:
+    alone = Elsewhere(tmp_path, bare, {"echo": {"engine": "inference.fake:Echo"}})
+    assert alone.json("submit", "echo", "text=alone")["value"] == {"text": "alone"}
+    wait_until(lambda: running(tmp_path / "spool") is None, "the end of that supervisor")
 
 
 @installed
