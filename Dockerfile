@@ -24,7 +24,7 @@ RUN case "${DEVICE}" in \
     esac
 COPY pool pool
 COPY inference inference
-RUN pip install -c constraints.txt ".[transcribe,http,redis]"
+RUN pip install -c constraints.txt ".[all]"
 ENV FILEPOOL_WEIGHTS=/opt/filepool/weights
 WORKDIR /
 RUN python -m inference.weights install

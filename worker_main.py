@@ -12,7 +12,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from pathlib import Path
 
 
 def main(argv: list[str]) -> int:
@@ -20,8 +19,11 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
+    _take_only_ours()
     os.umask(0o077)
     faulthandler.enable()
+
+    from pathlib import Path
 
     from pool.constants import EXIT_CONFIG
     from pool.errors import PoolError
@@ -59,6 +61,19 @@ def main(argv: list[str]) -> int:
     if has_children():
         end_family(code)  # what engines left running
     os._exit(code)  # libraries that hang in their atexit handlers must not keep a slot
+
+
+def _take_only_ours() -> None:
+    """Import `pool` and `inference` from this file's folder, and all else from there last.
+
+    Python put it first on the path: where packages are installed it would hide the standard library's, or another
+    interpreter's.
+    """
+    import inference  # noqa: F401
+    import pool  # noqa: F401
+
+    if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        sys.path.append(sys.path.pop(0))
 
 
 if __name__ == "__main__":

@@ -41,10 +41,11 @@ QUICK = Sizes(records=300, more=20, waiting=200, rounds=2, still_s=0.0)
 
 def write_records(spool: Any, count: int) -> None:
     """Records as workers leave them: one in ten failed, one in a hundred has a tag."""
-    from pool import codec
-    from pool.job import Failure, JobState, Record
     from pool.kept import Kept
     from pool.names import new_id
+
+    from pool.format import codec
+    from pool.job import Failure, JobState, Record
 
     for number in range(count):
         born = spool.now()
@@ -89,8 +90,8 @@ def beside(rounds: int, change: Callable[[], Any], look: Callable[[], Any], fold
 
 def measure(sizes: Sizes, place: Path) -> Measured:
     """Milliseconds of a page of the list of jobs."""
-    from pool.browse import page
-    from pool.spool import Spool
+    from pool.client.browse import page
+    from pool.spool.store import Spool
 
     root = Path(tempfile.mkdtemp(prefix="jobs-", dir=place)) / "spool"
     spool = Spool.create(root, durable=False)

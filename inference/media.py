@@ -59,11 +59,11 @@ def ffmpeg_binary(configured: str | None = None) -> str:
                 hint="correct the option `ffmpeg` (or FILEPOOL_FFMPEG), or remove it to use the bundled one",
             )
         return chosen
-    import imageio_ffmpeg
-
     try:
+        import imageio_ffmpeg
+
         return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
+    except (ImportError, RuntimeError) as error:
         raise EngineError(f"no ffmpeg: {error}", hint="pip install imageio-ffmpeg, or set FILEPOOL_FFMPEG") from error
 
 

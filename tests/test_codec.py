@@ -425,3 +425,23 @@ def test_json_for_people_is_json_for_every_language() -> None:
     assert back["7"] == "number"
     assert back["ä"] == "ü"
     assert "ü" in text
+
+
+# ---- without numpy
+
+
+def test_without_numpy_an_array_is_refused_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    large = np.zeros(ARRAY_FILE_BYTES // 8)
+    np.save(tmp_path / "a.npy", large)
+    inside, beside = codec.encode({"a": np.arange(3)}), codec.encode({"a": large}, lambda array: "a.npy")
+    assert codec.decode(beside, directory=tmp_path)["a"].shape == large.shape
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    for data in (inside, beside):
+        with pytest.raises(ProtocolError, match="numpy is not installed here: pip install numpy"):
+            codec.decode(data, directory=tmp_path)
+        assert type(codec.decode(data, arrays=False)["a"]) is msgpack.ExtType
+    with pytest.raises(ProtocolError, match="a torch tensor cannot be stored") as caught:
+        codec.encode({"deep": [torch.arange(3)]})
+    assert (caught.value.path, caught.value.hint) == ("deep[0]", "pip install numpy: it travels as an array")
+    assert codec.decode(codec.encode({"plain": [1, "a"]})) == {"plain": [1, "a"]}

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from inference import extras
+
 if TYPE_CHECKING:
     from inference.lipsync.engine import LipSync
     from inference.lipsync.params import Options, Params
@@ -22,8 +24,8 @@ __all__ = ("LipSync", "Options", "Params")
 def __getattr__(name: str) -> Any:
     # Parts of this package serve other engines, which need not pay for importing this one.
     if name == "LipSync":
-        from inference.lipsync.engine import LipSync
-
+        with extras.needed("lipsync"):
+            from inference.lipsync.engine import LipSync
         return LipSync
     if name in ("Options", "Params"):
         from inference.lipsync import params

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from inference import media, weights
+from inference import extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.encode import Encoding
 from inference.face.analysis import MAX_FRAMES, Decoding, TemplateAnalysis, cached
@@ -67,6 +67,7 @@ class LipSync:
 
     def load(self, device: str, options: Mapping[str, object]) -> None:
         """Load the models, 1 to 3 s on CPU. Raises :class:`EngineError` naming the file or key at fault."""
+        extras.require("lipsync")
         self._options = chosen = read_options(Options, options)
         media.ffmpeg_binary(chosen.ffmpeg)
         marks.require(chosen.watermark, "watermark")

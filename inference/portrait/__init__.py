@@ -14,9 +14,31 @@ texture     the picture to be read between its pixels
 blink       lids and eyes
 animate     all of it in one frame
 mesh_backend, echomimic_backend (echomimic)   what makes frames
+
+Importing this package is light; models load in ``Portrait.load``.
 """
 
-from inference.portrait.engine import Portrait
-from inference.portrait.params import Options, Params
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from inference import extras
+
+if TYPE_CHECKING:
+    from inference.portrait.engine import Portrait
+    from inference.portrait.params import Options, Params
 
 __all__ = ["Options", "Params", "Portrait"]
+
+
+def __getattr__(name: str) -> Any:
+    # The parameters can be read where the packages of the engine are not installed.
+    if name == "Portrait":
+        with extras.needed("portrait"):
+            from inference.portrait.engine import Portrait
+        return Portrait
+    if name in ("Options", "Params"):
+        from inference.portrait import params
+
+        return getattr(params, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

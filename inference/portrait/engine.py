@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import media, weights
+from inference import extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.encode import SD, Encoding
 from inference.face.model import FaceModel
@@ -66,7 +66,9 @@ class Portrait:
 
     def load(self, device: str, options: Mapping[str, object]) -> None:
         """Load the models. Raises :class:`EngineError` naming the file or key at fault."""
+        extras.require("portrait")
         self._options = read_options(Options, options)
+        media.ffmpeg_binary(self._options.ffmpeg)
         marks.require(self._options.watermark, "watermark")
         marks.require(self._options.digital_auth, "digital_auth")
         self._threads = self._options.threads or threads_here()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from inference import media, weights
+from inference import extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.paths import absolute, check_output
 from inference.transcribe import outputs
@@ -55,6 +55,9 @@ class Transcribe:
     def load(self, device: str, options: Mapping[str, object]) -> None:
         """Load the models, 1 to 3 s on CPU. Raises :class:`EngineError` naming the file or key at fault."""
         self._options = read_options(Options, options)
+        if self._options.backend == "whisper":
+            extras.require("transcribe")
+        media.ffmpeg_binary(self._options.ffmpeg)
         threads = self._options.cpu_threads or _threads()
         if self._options.backend == "funasr":
             from inference.transcribe.funasr_backend import FunAsrBackend

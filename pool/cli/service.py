@@ -303,10 +303,15 @@ def engines(
                     "engine": engine.engine,
                     "workers": engine.workers,
                     "described": about is not None,
+                    "problem": "",
                     "doc": (about or {}).get("doc", ""),
                     "schema": (about or {}).get("schema"),
                 }
             )
+    if not all(entry["described"] for entry in entries):
+        problems = _load_errors(configured)
+        for entry in entries:
+            entry["problem"] = problems.get(entry["name"], "")
     if as_json:
         print_json({"engines": entries})
         return
@@ -315,6 +320,17 @@ def engines(
     if not entries:
         raise ConfigError("none is configured: name a configuration with --config", "engines")
     make_console().print(engines_view(entries))
+
+
+def _load_errors(configured: Config) -> dict[str, str]:
+    """By engine: why its workers cannot load it, in their own words. Empty while no supervisor serves."""
+    from pool.client.inspection import read_status
+    from pool.policy.prospects import load_error
+
+    if not configured.spool.is_dir():
+        return {}
+    slots = read_status(open_spool(configured), configured).slots
+    return {slot.engine: said for slot in slots if (said := load_error(slot.error))}
 
 
 def show_logs(

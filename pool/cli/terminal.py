@@ -191,6 +191,8 @@ def engines_view(entries: Iterable[Mapping[str, Any]]) -> RenderableType:
         about = one_line(str(entry.get("doc") or "").partition("\n\n")[0]).partition(" See :")[0]
         if about:
             parts.append(Text(f"  {about}"))
+        if entry.get("problem"):
+            parts.append(Text(f"  does not load: {plain(str(entry['problem']))}", style="red"))
         parts += [_parameters(entry), Text()]
     return Group(*parts[:-1])
 

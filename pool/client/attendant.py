@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from pool.config.seats import PROJECT
+from pool.config.seats import FOUND_BY
 from pool.config.settings import Config
 from pool.constants import EXIT_DRAINED, EXIT_LOCKED, EXIT_MEANING, STARTING, Phase
 from pool.errors import ConfigError, PoolError, SupervisorFailed
@@ -166,7 +166,7 @@ class Attendant:
         self._leave_to_itself()  # the one before: dead, or it does not come
         mark = logs.mark(self._log)
         env = {key: value for key, value in os.environ.items() if not key.startswith("FILEPOOL_")}
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), env.get("PYTHONPATH", "")]))
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [*FOUND_BY, env.get("PYTHONPATH", "")]))
         argv = [sys.executable, "-m", "pool", "serve", "--tied", "--config", str(self._config.file)]
         descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import shutil
+import site
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +25,10 @@ from pool.format.trace_context import VARIABLES
 from pool.system.host import cpu_count
 
 PROJECT = Path(__file__).resolve().parents[2]  # where worker_main.py, pool/ and inference/ are
+#: What children need on PYTHONPATH to find us. Nothing when we lie where Python installs packages: first on the path,
+#: that folder would hide modules of the standard library, and those of another interpreter.
+_INSTALLED = any(Path(place).resolve() == PROJECT for place in (*site.getsitepackages(), site.getusersitepackages()))
+FOUND_BY = () if _INSTALLED else (str(PROJECT),)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _NOT_INHERITED = (ENV_SPOOL, ENV_WORKER, *VARIABLES)  # a trace is that of a job, not of who started the pool
 _CUDA = "CUDA_VISIBLE_DEVICES"
@@ -164,7 +169,7 @@ def _threads(engine: EngineConfig, inherited: Mapping[str, str], share: int) -> 
 def _pythonpath(engine: EngineConfig, env: Mapping[str, str]) -> str:
     # Relative entries meant our directory; the worker has its own.
     inherited = [os.path.abspath(entry) for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    wanted = [str(PROJECT), *(str(path) for path in engine.pythonpath), *inherited]
+    wanted = [*FOUND_BY, *(str(path) for path in engine.pythonpath), *inherited]
     return os.pathsep.join(dict.fromkeys(wanted))
 
 

