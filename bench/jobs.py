@@ -41,8 +41,8 @@ QUICK = Sizes(records=300, more=20, waiting=200, rounds=2, still_s=0.0)
 
 def write_records(spool: Any, count: int) -> None:
     """Records as workers leave them: one in ten failed, one in a hundred has a tag."""
-    from pool.kept import Kept
-    from pool.names import new_id
+    from pool.job.kept import Kept
+    from pool.format.names import new_id
 
     from pool.format import codec
     from pool.job import Failure, JobState, Record
