@@ -291,6 +291,8 @@ class Terms:
     def from_map(cls, value: Mapping[str, Any]) -> Terms:
         """Terms of a job file. Raises ProtocolError: a foreign hand wrote it."""
         said = {name: value[name] for name, _, _ in _FIELDS if name in value}
+        if said.keys() == {"durable"} and "max_attempts" not in value and type(said["durable"]) is bool:
+            return _DURABLE[said["durable"]]  # most jobs: a third of the time to read one
         try:
             if value.get("max_attempts") is not None:
                 said["retry_times"] = _attempts(value["max_attempts"], "max_attempts") - 1
@@ -306,5 +308,6 @@ class Terms:
 
 _FIELDS = tuple((entry.name, entry.default, entry.metadata["check"]) for entry in dataclasses.fields(Terms))
 KEYS = tuple(name for name, _, _ in _FIELDS)
+_DURABLE = {durable: Terms(durable=durable) for durable in (False, True)}
 #: What a job may say that comes from outside: a dropped file, a request.
 OUTSIDE = tuple(name for name in KEYS if name != "durable")
