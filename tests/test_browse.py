@@ -256,7 +256,7 @@ def test_a_retried_job_is_found_by_its_new_end(spool: Spool, make_job: JobMaker)
 def test_a_claim_whose_record_is_there_has_ended(spool: Spool, make_job: JobMaker) -> None:
     spool.submit(make_job())
     claim = claim_next(spool, seat(spool))
-    spool._publish(record_of(claim), "", False)  # its worker was killed before it could tidy
+    spool.publish(record_of(claim), "", False)  # its worker was killed before it could tidy
     assert [(job.id, job.state) for job in page(spool)] == [(claim.name.id, JobState.COMPLETED)]
     assert len(page(spool, state="running")) == 0
 

@@ -168,7 +168,7 @@ def test_many_threads_wait_for_one_future_and_for_many(pool: FilePool, hand: Han
     for thread in threads:
         thread.join(10)
     assert values == [{"n": 1}] * 16
-    assert pool._results.pending(pool) == []
+    assert pool.pending() == []
 
 
 def test_asking_again_and_again_sees_the_end(pool: FilePool, hand: Hand) -> None:
@@ -262,7 +262,7 @@ def test_a_record_without_a_reason_is_the_end_of_its_future_alone(pool: FilePool
     claim = hand.claim()
     bare = record_of(claim, JobState.FAILED).to_map()
     del bare["failure"]
-    assert spool._put_first(spool.record_path("first"), codec.encode(bare), False)
+    assert spool.put_first(spool.record_path("first"), codec.encode(bare), False)
     with pytest.raises(ProtocolError, match="without a reason"):
         first.result(20)
     hand.finish({"n": 2})
@@ -360,7 +360,7 @@ def test_what_was_not_accepted_is_not_waited_for(spool: Spool, config: Config, h
                 calls[how](pool)
                 break
             except (SpoolFull, OSError):
-                assert pool._results.pending(pool) == []
+                assert pool.pending() == []
             finally:
                 fsops.hook = None
         assert number > 1

@@ -253,7 +253,7 @@ def test_a_refused_job_leaves_nothing(
         call(pool)
     assert caught.value.path == path
     assert places(spool) == {}
-    assert pool._results.pending(pool) == []
+    assert pool.pending() == []
     pool.close()
 
 

@@ -372,7 +372,7 @@ def test_an_emitter_that_died_is_replaced(ready: Path, monkeypatch: pytest.Monke
             patch.setattr(InotifyEmitter, "queue_events", fail)
             (ready / "unseen").touch()
             deadline = time.monotonic() + 10
-            while watcher._source.healthy():
+            while watcher.source.healthy():
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
         assert watcher.verify() is True
@@ -387,8 +387,8 @@ def test_a_polling_thread_that_died_is_replaced(ready: Path) -> None:
         raise RuntimeError("injected")
 
     with Watcher({"ready": ready}) as watcher:
-        assert isinstance(watcher._source, Poller)
-        watcher._source._look = fail
+        assert isinstance(watcher.source, Poller)
+        watcher.source._look = fail
         watcher.fileno()  # whoever sleeps on several descriptors has a thread that looks
         deadline = time.monotonic() + 10
         while not watcher.verify():

@@ -99,7 +99,7 @@ class Spool(Tree):
     def note(self, job_id: str, failure: Failure) -> None:
         """Keep the reason of a failed attempt; the first one told about an attempt stays."""
         body = codec.encode(failure.to_map())
-        if self._put_first(self.note_path(job_id, failure.attempt), body, self.durable) and self.durable:
+        if self.put_first(self.note_path(job_id, failure.attempt), body, self.durable) and self.durable:
             fsops.sync_dir(f"{self._at}/run/attempts")
 
     def notes(self, job_id: str, attempts: int) -> tuple[Failure, ...]:
@@ -119,11 +119,12 @@ class Spool(Tree):
         Media the record names must be in place already. OSError (no space) leaves the claim as it is.
         """
         sync = self.durable and durable
-        published = self._publish(record, reply, sync)
+        published = self.publish(record, reply, sync)
         self.tidy(claim, record.state if published else None, attempts=claim.name.attempts)
         return published
 
-    def _publish(self, record: Record, reply: str, sync: bool) -> bool:
+    def publish(self, record: Record, reply: str, sync: bool) -> bool:
+        """Write the terminal record and nothing else; False when there is one. Raises ProtocolError, OSError."""
         job_id = record.id
         if self.decided(job_id):
             return False
@@ -148,12 +149,12 @@ class Spool(Tree):
         if reply == "json":
             text = codec.to_json(record.to_map()).encode("utf-8", "replace")
             fsops.put(self.temp(), f"{self._at}/out/{job_id}.json", [text], sync=sync)
-        published = self._put_first(self.record_path(job_id), data, sync)
+        published = self.put_first(self.record_path(job_id), data, sync)
         if published and sync:
             fsops.sync_dir(f"{self._at}/out")
         return published
 
-    def _put_first(self, path: str, data: bytes, sync: bool) -> bool:
+    def put_first(self, path: str, data: bytes, sync: bool) -> bool:
         """Publish under a name that nobody has taken; False when somebody has."""
         temp = self.temp()
         fsops.write_new(temp, [data], sync=sync)

@@ -52,7 +52,7 @@ class Watcher:
         self.reason = ""
         self.limited = False  # the reason is a limit that somebody may raise, or that may go by itself
         self._again_at = 0.0
-        self._source: Inotify | _Observer | Poller
+        self.source: Inotify | _Observer | Poller
         for path in self._directories.values():
             if not os.path.isdir(path):
                 raise SpoolError(f"{path} is missing: start the pool once to make the spool")
@@ -61,10 +61,10 @@ class Watcher:
             self._fall_back(f"{remote} mounts send no events")
             return
         if not sys.platform.startswith("linux"):
-            self._source, self.mode = _Observer(self._directories), "observer"
+            self.source, self.mode = _Observer(self._directories), "observer"
             return
         try:
-            self._source = Inotify(self._directories, self._closes)
+            self.source = Inotify(self._directories, self._closes)
         except OSError as error:
             self._fall_back(why_not(error), limited=True)
 
@@ -74,29 +74,29 @@ class Watcher:
             look = Listing(self._directories, self._closes)
         else:
             look = Wanted(*next(iter(self._directories.items())), self._wanted)
-        self._source = Poller(look, self._directories.values())
+        self.source = Poller(look, self._directories.values())
         self.mode, self.reason, self.limited = "polling", reason, limited
         self._again_at = time.monotonic() + AGAIN_S
 
     def hurry(self) -> None:
         """Somebody begins to wait; where there are events, they come at once in any case."""
-        if isinstance(self._source, Poller):
-            self._source.hurry()
+        if isinstance(self.source, Poller):
+            self.source.hurry()
 
     def fileno(self) -> int:
         """Descriptor that becomes readable when something may have arrived (POSIX)."""
-        return self._source.fileno()
+        return self.source.fileno()
 
     def wait(self, timeout: float) -> bool:
         """Wait until something may have arrived; whether it did within `timeout` seconds."""
-        return self._source.wait(timeout)
+        return self.source.wait(timeout)
 
     def read(self) -> Arrivals:
         """What arrived since the last call; never blocks. A watcher that died is restarted and asks for a rescan."""
         try:
-            return self._source.read()
+            return self.source.read()
         except OSError as error:
-            self._source.close()
+            self.source.close()
             self._fall_back(f"inotify failed: {error.strerror or error}", limited=True)
             return Arrivals(rescan=True)
 
@@ -109,14 +109,14 @@ class Watcher:
             self._again_at = time.monotonic() + AGAIN_S
             if self._listen():
                 return True
-        if self._source.healthy():
+        if self.source.healthy():
             return False
         reason = self.reason
-        self._source.close()
+        self.source.close()
         if self.mode == "polling":
             self._fall_back(reason, limited=self.limited)
         elif self.mode == "observer":
-            self._source = _Observer(self._directories)
+            self.source = _Observer(self._directories)
         elif not self._listen():
             self._fall_back(self.reason, limited=True)
         return True
@@ -128,16 +128,16 @@ class Watcher:
         except OSError as error:
             self.reason = why_not(error)
             return False
-        self._source.close()
-        self._source, self.mode, self.reason, self.limited = source, "inotify", "", False
+        self.source.close()
+        self.source, self.mode, self.reason, self.limited = source, "inotify", "", False
         return True
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, whose own watcher goes on."""
-        self._source.abandon()
+        self.source.abandon()
 
     def close(self) -> None:
-        self._source.close()
+        self.source.close()
 
     def __enter__(self) -> Watcher:
         return self

@@ -133,7 +133,7 @@ def test_in_the_middle_of_things_a_claim_is_no_fault(tmp_path: Path) -> None:
         client.submit("mine")
     claim = claim_next(rig.spool, rig.seat())
     rig.verify(drained=False)
-    rig.spool._put_first(rig.spool.record_path("mine"), b"", False)
+    rig.spool.put_first(rig.spool.record_path("mine"), b"", False)
     assert parse_job(Path(claim.path).name) == claim.name
     assert "partial" in rig.check(drained=False).faults()
     assert record_of(claim).id == "mine"

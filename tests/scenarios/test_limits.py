@@ -205,7 +205,7 @@ try:
 except UnknownJob:
     said["starved"] = "nothing was accepted"
 trial("again", lambda: pool.submit("fake", id="starved", value=7).result(60)["value"])
-said["pending"] = len(pool._results.pending(pool))
+said["pending"] = len(pool.pending())
 pool.close()
 print(json.dumps(said))
 """
