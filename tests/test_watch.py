@@ -20,6 +20,7 @@ from pool.errors import SpoolError
 from pool.spool import fsops
 from pool.system import polling, watch
 from pool.system.host import mounts
+from pool.system.inotify import bindings
 from pool.system.polling import Arrivals, Poller
 from pool.system.watch import Watcher
 
@@ -252,6 +253,32 @@ def test_limits_that_are_met_later_lead_to_polling(
         assert watcher.verify() is True
         assert watcher.mode == "polling"
         assert "inotify" in watcher.reason
+        (ready / "after").touch()
+        _expect(watcher, "after")
+
+
+@linux
+def test_the_bindings_of_watchdog_are_those_we_use(ready: Path) -> None:
+    """They are private to watchdog. If this fails, look at `pool.system.inotify` and the bound in pyproject."""
+    begin, add_watch = bindings()
+    descriptor = begin()
+    try:
+        assert descriptor >= 0
+        assert add_watch(descriptor, os.fsencode(ready), 0x80) >= 1
+        assert add_watch(descriptor, os.fsencode(ready / "missing"), 0x80) == -1
+        assert ctypes.get_errno() == errno.ENOENT
+    finally:
+        os.close(descriptor)
+
+
+@linux
+def test_other_bindings_lead_to_polling_that_says_so(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from watchdog.observers import inotify_c
+
+    monkeypatch.delattr(inotify_c, "inotify_add_watch")
+    with Watcher({"ready": ready}) as watcher:
+        assert watcher.mode == "polling"
+        assert "watchdog" in watcher.reason
         (ready / "after").touch()
         _expect(watcher, "after")
 

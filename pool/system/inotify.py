@@ -6,7 +6,7 @@ import errno
 import os
 import select
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pool.system import limits
@@ -22,14 +22,28 @@ _IN_EXCL_UNLINK = 0x04000000
 _HEADER = struct.Struct("iIII")
 
 
+class BindingsChanged(Exception):
+    """The installed watchdog has no inotify bindings as they are used here."""
+
+
+def bindings() -> tuple[Callable[[], int], Callable[[int, bytes, int], int]]:
+    """inotify_init() and inotify_add_watch(descriptor, path, mask) of watchdog; -1 and ctypes' errno on failure.
+
+    They are no public interface of watchdog: this is the one place that names them. Raises BindingsChanged.
+    """
+    try:
+        from watchdog.observers.inotify_c import inotify_add_watch, inotify_init
+    except ImportError as error:
+        raise BindingsChanged(f"this version of watchdog has other inotify bindings ({error})") from None
+    return inotify_init, inotify_add_watch
+
+
 class Inotify:
-    """closes: as for a Watcher. OSError: a limit was met, or a directory cannot be read."""
+    """closes: as for a Watcher. OSError: a limit was met, or a directory cannot be read. BindingsChanged."""
 
     def __init__(self, directories: Mapping[str, str], closes: frozenset[str]) -> None:
-        from watchdog.observers import inotify_c
-
-        self._add_watch = inotify_c.inotify_add_watch
-        self._fd: int = inotify_c.inotify_init()
+        begin, self._add_watch = bindings()
+        self._fd: int = begin()
         if self._fd == -1:
             raise _last_error()
         self._poll = select.poll()

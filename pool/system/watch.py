@@ -22,7 +22,7 @@ from typing import Any
 
 from pool.errors import SpoolError
 from pool.system.host import mounts
-from pool.system.inotify import Inotify, why_not
+from pool.system.inotify import BindingsChanged, Inotify, why_not
 from pool.system.polling import Arrivals, Listing, Poller, Wanted
 
 NETWORK_MOUNTS = frozenset(
@@ -65,6 +65,8 @@ class Watcher:
             return
         try:
             self.source = Inotify(self._directories, self._closes)
+        except BindingsChanged as error:
+            self._fall_back(f"{error}: install another one")
         except OSError as error:
             self._fall_back(why_not(error), limited=True)
 
