@@ -41,11 +41,10 @@ QUICK = Sizes(records=300, more=20, waiting=200, rounds=2, still_s=0.0)
 
 def write_records(spool: Any, count: int) -> None:
     """Records as workers leave them: one in ten failed, one in a hundred has a tag."""
-    from pool.job.kept import Kept
-    from pool.format.names import new_id
-
     from pool.format import codec
+    from pool.format.names import new_id
     from pool.job import Failure, JobState, Record
+    from pool.job.kept import Kept
 
     for number in range(count):
         born = spool.now()

@@ -53,7 +53,7 @@ def test_mending_makes_pairs(spool: Spool, place: Path) -> None:
     (place / "torn.reason.txt").touch()
     (place / "folder").mkdir()
     for _ in range(2):
-        quarantine.mend(spool)
+        quarantine.repair(spool)
         assert sorted(os.listdir(place)) == [
             "bare", "bare.reason.txt", "folder", "folder.reason.txt", "torn", "torn.reason.txt",
             "well", "well.reason.txt",
@@ -74,8 +74,8 @@ def test_mending_on_a_full_disk_goes_on(spool: Spool, place: Path) -> None:
             raise OSError(28, "No space left on device", path)
 
     fsops.hook = full
-    quarantine.mend(spool)
+    quarantine.repair(spool)
     fsops.hook = None
     assert os.listdir(place) == ["bare"]
-    quarantine.mend(spool)
+    quarantine.repair(spool)
     assert sorted(os.listdir(place)) == ["bare", "bare.reason.txt"]

@@ -289,7 +289,7 @@ class Terms:
 
     @classmethod
     def from_map(cls, value: Mapping[str, Any]) -> Terms:
-        """Terms of a job file. Raises ProtocolError: a foreign hand wrote it."""
+        """Terms of a job file. Raises ProtocolError when they are not ours."""
         said = {name: value[name] for name, _, _ in _FIELDS if name in value}
         try:
             if value.get("max_attempts") is not None:
