@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 from steps import places
 
-from inference.fake import Params as FakeParams
+from inference.fake import FakeParams
 from pool import FilePool, JobRefused, UnknownEngine
 from pool.config.settings import Config
 from pool.runfiles import schemas as schema

@@ -22,7 +22,7 @@ from scenarios.world import ROOT, World, kill, wait_until
 ENGINE = '''
 import numpy
 import pydantic
-from inference.fake import Fake, Params as Base
+from inference.fake import Fake, FakeParams as Base
 
 class Key(pydantic.BaseModel):
     token: pydantic.SecretStr
