@@ -44,7 +44,7 @@ IDLE_SILENCE_S = 30.0
 
 PATIENCE_S = 10.0  # how long a caller waits while no worker can run, unless it says otherwise
 PROGRESS_INTERVAL_S = 0.1  # progress files are replaced at most this often
-DROP_STILL_S = 2.0  # a dropped file nobody closed is taken when it was still for this long
+DROP_STILL_S = 2.0  # a dropped file that stays open is taken after this long without a change
 
 WAITING_FOR_SPACE = "waiting for disk space"  # stage of a job that is done but for its record
 
@@ -62,7 +62,7 @@ STATUSES = (
 
 
 class Phase(enum.IntEnum):
-    """The life of one worker process; `gone` is written by nobody, it is what the supervisor proves."""
+    """The life of one worker process; no worker writes `gone`: the supervisor proves it."""
 
     BOOTING = 0
     LOADING = 1

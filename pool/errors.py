@@ -9,14 +9,14 @@
     │   ├── SpoolFull            back-pressure: too many waiting jobs, or too little disk
     │   ├── JobFailed            the job's terminal record says failed; carries the Failure
     │   └── PoolClosed           the FilePool was closed while the call waited
-    ├── OperatorError            whoever runs the pool
+    ├── OperatorError            the operator of the pool
     │   ├── ConfigError          config.json; `path` is the dotted key
     │   ├── SpoolError           the spool tree: owner, mode, mounts, missing
     │   ├── SupervisorRunning    another supervisor holds the spool
     │   ├── SupervisorFailed     a supervisor could not be started; carries the end of its log
-    │   └── EngineUnavailable    no worker of the engine can run before somebody acts; the job stays in the spool
+    │   └── EngineUnavailable    no worker of the engine can run until an operator acts; the job stays queued
     │       └── NestedDeadlock   a job waits for a job that can only run after it
-    └── ProtocolError            a file in the spool does not decode (us, or a foreign hand)
+    └── ProtocolError            a file in the spool does not decode (our fault, or another program's)
 
 Beside them, as a warning: PoolWarning, a limit of the system was met and something is slower for it.
 
@@ -38,11 +38,11 @@ class PoolError(Exception):
 
 
 class PoolWarning(UserWarning):
-    """A limit of the system was met: all goes on, slower; the text says what mends it."""
+    """A limit of the system was met: everything goes on, slower; the text says what to do."""
 
 
 class CallerError(PoolError):
-    """The submitter can mend this."""
+    """The caller can correct this."""
 
 
 class JobRefused(CallerError):
@@ -97,7 +97,7 @@ class JobFailed(CallerError):
 
 
 class OperatorError(PoolError):
-    """Whoever runs the pool can mend this."""
+    """The operator of the pool can correct this."""
 
 
 class ConfigError(OperatorError):
@@ -121,16 +121,16 @@ class SupervisorFailed(OperatorError):
 
 
 class EngineUnavailable(OperatorError):
-    """No worker of an engine can run before somebody acts. What was submitted is not lost: it waits in the spool.
+    """No worker of an engine can run until an operator acts. What was submitted is not lost: it waits in the spool.
 
     reason: the worker's own words where it had some ("ModuleNotFoundError: No module named 'foo'"). mend: what helps.
-    job_id: who waits, "" when nothing was accepted. `FilePool.attach(job_id)` gives the result once that is mended.
+    job_id: who waits, "" when nothing was accepted. `FilePool.attach(job_id)` gives the result once that is corrected.
     """
 
     def __init__(self, engine: str, reason: str, mend: str = "", job_id: str = "") -> None:
         help_text = f"; {mend}" if mend else ""
         kept = (
-            f". Job {job_id} is not lost: it stays in the spool and runs once that is mended; attach({job_id!r}) then "
+            f". Job {job_id} is not lost: it stays in the spool and runs once that is done; attach({job_id!r}) then "
             "gives its result" if job_id else ""
         )  # fmt: skip
         super().__init__(f"no worker of {engine} can run: {reason}{help_text}{kept}")
@@ -166,7 +166,7 @@ class NestedDeadlock(EngineUnavailable):
 class ProtocolError(PoolError):
     """Bytes in the spool that are not what the protocol says, or a value that it cannot hold.
 
-    `path` leads to that value ("params.when", "segments[3].start"), `hint` mends it; both may be empty.
+    `path` leads to that value ("params.when", "segments[3].start"), `hint` says what to do; both may be empty.
     """
 
     def __init__(self, reason: str = "", path: str = "", hint: str = "") -> None:

@@ -18,10 +18,11 @@ class FailureKind(enum.Enum):
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     EXPIRED = "expired"  # not begun in time: the caller, or the operator, as one sees it
-    DEPENDENCY = "dependency"  # a job whose result it needs did not complete: whoever must act for that one
+    DEPENDENCY = "dependency"  # a job whose result it needs did not complete: see that job's failure
 
     @classmethod
     def of(cls, text: object) -> FailureKind:
+        """The kind of this name; ENGINE for an unknown name."""
         try:
             return cls(text)
         except ValueError:
@@ -68,6 +69,7 @@ class Failure:
         return f"{text} ({self.hint})" if self.hint else text
 
     def to_map(self) -> dict[str, Any]:
+        """As it is stored: without empty fields, text that UTF-8 can hold."""
         full = asdict(self)
         full["attempts"] = [attempt.to_map() for attempt in self.attempts]
         full["message"] = self.message

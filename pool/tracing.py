@@ -27,7 +27,6 @@ from pool.format.trace_context import Parent, TraceContext, parse
 from pool.job import Failure, FailureKind, Job, JobState, Record
 
 if TYPE_CHECKING:
-
     Say = Callable[[str], object]
 
 _STOP_S = 1.0  # for what is still in the queue when the process ends

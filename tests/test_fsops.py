@@ -170,9 +170,7 @@ def test_publish_of_nothing_or_to_nowhere(tmp_path: Path, both_publishes: str, m
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS])
-def test_kernels_and_file_systems_without_renameat2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_kernels_and_file_systems_without_renameat2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     import ctypes
 
     def refuse(_src: bytes, _dst: bytes) -> int:
@@ -296,9 +294,7 @@ def test_a_terabyte_of_nothing_is_refused_without_reading(tmp_path: Path) -> Non
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory", "socket"])
-def test_only_files_are_read_and_nothing_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_only_files_are_read_and_nothing_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     path = tmp_path / "thing"
     (tmp_path / "secret").write_bytes(b"secret")
     if kind == "link":

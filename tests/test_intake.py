@@ -774,7 +774,7 @@ def test_killed_anywhere_a_drop_is_one_job(
             ran = 1
         if swept:
             sweep_tmp(spool)
-        quarantine.mend(spool)
+        quarantine.repair(spool)
         taker = Intake(spool, config)
         _take(taker, box)
         sweep_tmp(spool)

@@ -160,7 +160,7 @@ def test_supervisor_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_importing_logs_is_light() -> None:
-    code = "import sys, pool.logs; sys.exit('loguru' in sys.modules or 'psutil' in sys.modules)"
+    code = "import sys, pool.system.logs; sys.exit('loguru' in sys.modules or 'psutil' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 
 

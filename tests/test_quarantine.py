@@ -45,7 +45,7 @@ def test_what_cannot_be_moved_leaves_no_reason(spool: Spool, place: Path) -> Non
     assert os.listdir(place) == ["sub"]
 
 
-def test_mending_makes_pairs(spool: Spool, place: Path) -> None:
+def test_repair_makes_pairs(spool: Spool, place: Path) -> None:
     _keep(spool, "well")
     (place / "orphan.reason.txt").write_text("of a file that never came")
     (place / "bare").write_text("without one")
@@ -53,19 +53,19 @@ def test_mending_makes_pairs(spool: Spool, place: Path) -> None:
     (place / "torn.reason.txt").touch()
     (place / "folder").mkdir()
     for _ in range(2):
-        quarantine.mend(spool)
+        quarantine.repair(spool)
         assert sorted(os.listdir(place)) == [
             "bare", "bare.reason.txt", "folder", "folder.reason.txt", "torn", "torn.reason.txt",
             "well", "well.reason.txt",
         ]  # fmt: skip
     assert (place / "well.reason.txt").read_text() == "x is no job"
     for name in ("bare", "torn", "folder"):
-        assert "Drop it again" in (place / f"{name}.reason.txt").read_text()
+        assert "Drop the file again" in (place / f"{name}.reason.txt").read_text()
     assert (place / "bare").read_text() == "without one"
     assert os.listdir(spool.root / "tmp") == []
 
 
-def test_mending_on_a_full_disk_goes_on(spool: Spool, place: Path) -> None:
+def test_repair_on_a_full_disk_goes_on(spool: Spool, place: Path) -> None:
     (place / "bare").touch()
     (place / "orphan.reason.txt").touch()
 
@@ -74,8 +74,8 @@ def test_mending_on_a_full_disk_goes_on(spool: Spool, place: Path) -> None:
             raise OSError(28, "No space left on device", path)
 
     fsops.hook = full
-    quarantine.mend(spool)
+    quarantine.repair(spool)
     fsops.hook = None
     assert os.listdir(place) == ["bare"]
-    quarantine.mend(spool)
+    quarantine.repair(spool)
     assert sorted(os.listdir(place)) == ["bare", "bare.reason.txt"]

@@ -74,6 +74,7 @@ def _followed(
 
     return call
 
+
 #: Before Python 3.11 that of asyncio and the built-in one are two classes: callers catch either.
 _TIMEOUT: type[Exception] = type("TimeoutError", tuple({asyncio.TimeoutError: 0, TimeoutError: 0}), {})
 
@@ -255,7 +256,7 @@ class AsyncJobFuture(Referable):
         self.id, self.engine = future.id, future.engine
         self._pool, self._loop = pool, loop
         self._over: asyncio.Future[None] = loop.create_future()
-        self._heard = False  # from then on its end is told to the loop, and its patience counts
+        self._heard = False  # from then on the loop is notified of its end, and its patience counts
 
     def __repr__(self) -> str:
         return f"<AsyncJobFuture {self.engine} {self.id} {'done' if self.done() else 'pending'}>"
@@ -269,7 +270,7 @@ class AsyncJobFuture(Referable):
             self.future.add_done_callback(self._tell)
 
     def _tell(self, _: Future[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits there
             self._loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:

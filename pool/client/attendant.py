@@ -136,9 +136,7 @@ class Attendant:
     def _booting(self, engine: str) -> bool:
         """Whether a worker of this engine may still describe it: none has come past its boot or failed in it."""
         entries = os.listdir(self._spool.root / "run" / "slots")
-        mine = [
-            name for name in entries if (w := parse_worker(name.rpartition(".")[0])) and w.engine == engine
-        ]
+        mine = [name for name in entries if (w := parse_worker(name.rpartition(".")[0])) and w.engine == engine]
         if not mine:
             return self._serving()
         for name in mine:
@@ -160,9 +158,7 @@ class Attendant:
 
     def _launch(self) -> tuple[subprocess.Popen[bytes], int]:
         if self._config.file is None:
-            raise ConfigError(
-                "a FilePool can start a supervisor only from a config.json on disk; give its path"
-            )
+            raise ConfigError("a FilePool can start a supervisor only from a config.json on disk; give its path")
         self._leave_to_itself()  # the one before: dead, or it does not come
         mark = logs.mark(self._log)
         env = {key: value for key, value in os.environ.items() if not key.startswith("FILEPOOL_")}

@@ -44,7 +44,8 @@ class JobInfo:
     """One job in a list. Times in µs of the spool clock, 0: not yet.
 
     took_s: of the attempt that decided it, or that runs. kind, reason: of a failure, the reason in one line. percent,
-    message: the engine's last word while it runs. items: calls of a map job, 0 of others. rerun_of: what it repeats.
+    message: the engine's latest message while it runs. items: calls of a map job, 0 of others. rerun_of: the
+    job that it repeats.
     """
 
     id: str
@@ -67,6 +68,7 @@ class JobInfo:
     rerun_of: str = ""
 
     def to_map(self) -> dict[str, Any]:
+        """Plain values, for --json."""
         return {**vars(self), "state": self.state.value, "tags": list(self.tags)}
 
 
@@ -87,6 +89,7 @@ class JobPage:
         return len(self.jobs)
 
     def to_map(self) -> dict[str, Any]:
+        """Plain values, for --json."""
         jobs = [job.to_map() for job in self.jobs]
         return {"jobs": jobs, "next": self.next, "at": self.at, "trouble": self.trouble}
 
@@ -166,7 +169,7 @@ def _choose(spool: Spool, index: Index, wanted: Wanted, count: int) -> list[Head
         wrong = [head.id for head in found if head.state in _OVER and _differs(spool, head)]
         if not wrong:
             break
-        index.refresh(wrong)  # RACE: consumed or run again just now; or a foreign hand was here
+        index.refresh(wrong)  # RACE: consumed or run again just now; or another program changed it
     return found
 
 

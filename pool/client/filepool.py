@@ -47,7 +47,7 @@ class FilePool:
     config: path of config.json, a Config, or None for ./config.json. start: when no supervisor serves the spool,
     start one as a process of its own; it ends after the last FilePool that asked for it is gone. start=False only
     submits and reads; the jobs wait for a supervisor. patience: seconds that a wait goes on while no worker can run
-    before somebody acts, then the future ends with EngineUnavailable; 0 at once, None for ever (see JobFuture).
+    until an operator must act; then the future ends with EngineUnavailable; 0 at once, None for ever (see JobFuture).
 
     Safe to use from several threads, and in a forked child, which is a client of its own from its first call on.
     As a context manager it waits for its jobs at the end of the block.
@@ -81,6 +81,7 @@ class FilePool:
 
     @property
     def config(self) -> Config:
+        """The configuration as this process read it."""
         return self._config
 
     # ---- submit
@@ -126,9 +127,19 @@ class FilePool:
         Raises JobRefused (with the key's path), UnknownEngine, UnknownJob, JobConflict, SpoolFull.
         """
         terms = Terms(
-            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
-            tags=tags, note=note, not_before=not_before, expires=expires, depends_on=depends_on,  # type: ignore[arg-type]
-            log_context=log_context, traceparent=traceparent, tracestate=tracestate,
+            priority=priority,
+            timeout_s=timeout_s,
+            retry_times=retry_times,
+            retry_on=retry_on,
+            durable=durable,
+            tags=tags,
+            note=note,
+            not_before=not_before,
+            expires=expires,
+            depends_on=depends_on,  # type: ignore[arg-type]
+            log_context=log_context,
+            traceparent=traceparent,
+            tracestate=tracestate,
         )
         consume = truth(consume, "consume")
         self._open()
@@ -171,9 +182,19 @@ class FilePool:
     ) -> list[JobFuture]:
         """Accept many jobs with one directory sync. What is wrong with one of them is found before any is accepted."""
         terms = Terms(
-            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
-            tags=tags, note=note, not_before=not_before, expires=expires, depends_on=depends_on,  # type: ignore[arg-type]
-            log_context=log_context, traceparent=traceparent, tracestate=tracestate,
+            priority=priority,
+            timeout_s=timeout_s,
+            retry_times=retry_times,
+            retry_on=retry_on,
+            durable=durable,
+            tags=tags,
+            note=note,
+            not_before=not_before,
+            expires=expires,
+            depends_on=depends_on,  # type: ignore[arg-type]
+            log_context=log_context,
+            traceparent=traceparent,
+            tracestate=tracestate,
         )
         consume = truth(consume, "consume")
         self._open()
@@ -222,9 +243,18 @@ class FilePool:
         when its turn comes. timeout: seconds for the whole map; timeout_s: for one attempt at one chunk.
         """
         terms = Terms(
-            priority=priority, timeout_s=timeout_s, retry_times=retry_times, retry_on=retry_on, durable=durable,
-            tags=tags, note=note, not_before=not_before, expires=expires,  # type: ignore[arg-type]
-            log_context=log_context, traceparent=traceparent, tracestate=tracestate,
+            priority=priority,
+            timeout_s=timeout_s,
+            retry_times=retry_times,
+            retry_on=retry_on,
+            durable=durable,
+            tags=tags,
+            note=note,
+            not_before=not_before,
+            expires=expires,  # type: ignore[arg-type]
+            log_context=log_context,
+            traceparent=traceparent,
+            tracestate=tracestate,
         )
         size, limit = _SIZE(chunksize, "chunksize"), seconds_to_wait(timeout)
         self._open()
@@ -251,7 +281,7 @@ class FilePool:
 
     @clear
     def prospect(self, engine: str) -> Prospect:
-        """Whether a worker of this engine can run, may come, or cannot come before somebody acts, and why."""
+        """Whether a worker of this engine can run, may come, or cannot come until an operator acts, and why."""
         return self._patience.prospect(engine)
 
     @clear

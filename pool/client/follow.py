@@ -54,7 +54,7 @@ Event = Progress | Part | Setback | Notice
 
 
 class Follower:
-    """Looks after one job. `stuck`: why no worker will take it before somebody acts, "" while one may.
+    """Looks after one job. `stuck`: why no worker will take it until an operator acts, "" while one may.
 
     status: where the state of the pool comes from; one look serves many followers.
     """
@@ -67,13 +67,14 @@ class Follower:
         self._word = Progress("queued")
         self._shown: tuple[str, float, str] | None = None
         self._attempt, self._offset = 1, 0
-        self._failed = 0  # attempts whose failure was told
+        self._failed = 0  # attempts whose failure was reported
         self._where_at = self._pool_at = 0.0
         self._waiting_for = ""
         self._said: set[str] = set()
 
     @property
     def over(self) -> bool:
+        """Whether the job is done."""
         return self.future.done()
 
     def poll(self) -> list[Event]:
@@ -111,9 +112,9 @@ class Follower:
         try:
             word = lookup.progress_now(self._spool, self.future.id)
         except (UnknownJob, ProtocolError, FileNotFoundError):
-            return  # RACE: it moves, or its record was read and consumed by somebody else
+            return  # RACE: it moves, or another client consumed its record
         if word.attempt < self._word.attempt and word.status not in ("queued", "completed", "failed", "cancelled"):
-            word = Progress("processing", 0.0, "", self._word.attempt)  # the last word of a worker that died
+            word = Progress("processing", 0.0, "", self._word.attempt)  # the last message of a worker that died
         self._word = word
         pause = _WHERE_S if word.status != "queued" else _LOOK_S
         self._where_at = now + max(pause, _SHARE * (time.monotonic() - now))
@@ -133,7 +134,7 @@ class Follower:
             yield from self._new(self._spool.notes(self.future.id, begun))
 
     def _new(self, failures: Iterable[Failure]) -> Iterator[Event]:
-        """Those that were not told before."""
+        """Those that were not reported before."""
         for failure in failures:
             if failure.attempt > self._failed:
                 self._failed = failure.attempt

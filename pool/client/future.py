@@ -20,7 +20,7 @@ from pool.spool.store import Spool
 from pool.system.forked import renew_in_children
 
 _POLL_S = 0.1
-_POLLED_S = 2.5  # whoever asks done() waits, until that long after; a look comes once a second
+_POLLED_S = 2.5  # a caller of done() counts as waiting for this long; the pool looks once a second
 
 #: Raised when a wait is over. Before Python 3.11 the one of concurrent.futures and the built-in one are two classes:
 #: callers catch either.
@@ -33,14 +33,29 @@ class Home(Protocol):
     spool: Spool
     patience: float | None
 
-    def read_for(self, future: JobFuture, timeout: float | None) -> float | None: ...
-    def read_elsewhere(self) -> None: ...
-    def wait_over(self) -> None: ...
-    def wait_for(self, future: Future[Any], seconds: float) -> None: ...
-    def on_look(self, futures: Sequence[JobFuture]) -> None: ...
-    def cancel(self, job_id: str) -> bool: ...
-    def progress_of(self, job_id: str) -> Progress: ...
-    def prospect_of(self, job_id: str, engine: str) -> Prospect: ...
+    def read_for(self, future: JobFuture, timeout: float | None) -> float | None:
+        """Wait on the caller's thread; the seconds left of `timeout`, None without a limit."""
+
+    def read_elsewhere(self) -> None:
+        """Have a thread of the pool wait for records."""
+
+    def wait_over(self) -> None:
+        """A blocking wait has ended."""
+
+    def wait_for(self, future: Future[Any], seconds: float) -> None:
+        """Sleep up to `seconds`, less when the job ends."""
+
+    def on_look(self, futures: Sequence[JobFuture]) -> None:
+        """Called about once a second with the futures that are not done."""
+
+    def cancel(self, job_id: str) -> bool:
+        """Ask to stop a job."""
+
+    def progress_of(self, job_id: str) -> Progress:
+        """Status, percent and message of a job now."""
+
+    def prospect_of(self, job_id: str, engine: str) -> Prospect:
+        """Whether a worker can run the job."""
 
 
 class JobFuture(Future[Any], Referable):
@@ -54,8 +69,8 @@ class JobFuture(Future[Any], Referable):
     A copy in a forked child resolves by itself. Callbacks run where they were added, and a record that is to be
     consumed is left to the parent; once that has done so, a copy that has not seen it raises UnknownJob.
 
-    patience: seconds that somebody waits here while no worker of the engine can run before somebody acts (import
-    error, every slot benched, no supervisor …); at first that of the FilePool, None for ever. Then the future ends
+    patience: seconds that a wait goes on while no worker of the engine can run (import error, every slot benched, no
+    supervisor …); the default is that of the FilePool, None waits for ever. Then the future ends
     with EngineUnavailable, which says why, and stays so: no Future can change its mind. The job is not lost. It waits
     in the spool, and after a repair `FilePool.attach(id)` gives its result.
     """
@@ -83,7 +98,7 @@ class JobFuture(Future[Any], Referable):
         self._asking.clear()
         self._has_callbacks = False
         self.consumes, self.lent = False, self.lent or self.consumes
-        if self._state == "CANCELLED":  # RACE: the fork came before its waiters were told
+        if self._state == "CANCELLED":  # RACE: the fork came before its waiters were notified
             self.set_running_or_notify_cancel()
 
     def __repr__(self) -> str:
@@ -116,7 +131,7 @@ class JobFuture(Future[Any], Referable):
         """Whether the record is in."""
         if not self.decided:
             self._polled_at = time.monotonic()
-            self._arm()  # whoever asks again and again does not read
+            self._arm()  # a caller that polls does not read records itself
         return self.decided
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
@@ -127,17 +142,17 @@ class JobFuture(Future[Any], Referable):
 
     @property
     def decided(self) -> bool:
-        """As done(), for a look in passing: nobody is set to read on account of it."""
+        """As done(), but a call does not count as waiting and starts no reader."""
         return super().done()
 
     @property
     def blocking(self) -> bool:
-        """Whether somebody is held up until the job is done: in result(), wait() and the like, or asking done()."""
+        """Whether a caller is blocked until the job is done: in result(), wait() and the like, or polling done()."""
         return bool(self._asking or self._waiters) or time.monotonic() - self._polled_at < _POLLED_S
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody waits for it, with a callback too."""
+        """Whether a caller waits for it; a callback counts."""
         return not self.decided and (self.blocking or self._has_callbacks)
 
     def _late(self, timeout: float | None) -> Exception:
@@ -221,7 +236,7 @@ class _Waiters(list[Any]):
         self._arm()
 
     def renew(self) -> None:
-        """In a child: an as_completed() that goes on there; whoever else waited is not there."""
+        """In a child: keep the waiter of an as_completed() that goes on; other waiters are threads of the parent."""
         for waiter in self:
             waiter.lock, waiter.event = threading.Lock(), _Arming(self._arm)
             if waiter.finished_futures:

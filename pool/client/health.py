@@ -35,6 +35,25 @@ def trouble_of(
 ) -> str:
     """What is wrong with one slot, "" when nothing is. entry: the supervisor's word; beat, usage, silent_s: of its
     process, None when that is gone."""
+    if seat := _seat_trouble(entry):
+        return seat
+    if usage is None or usage.status.value in ("gone", "zombie"):
+        return "its process is gone" if beat is not None or entry.get("pid") else ""
+    if usage.status.value == "stopped":
+        return "its process is stopped (SIGSTOP, or a debugger)"
+    if beat is None or silent_s is None:
+        return ""
+    engine = config.engines.get(str(entry.get("engine")))
+    limit_s = entry.get("stall_timeout_s", engine.stall_timeout_s if engine else None)  # as it runs, else as we read it
+    if beat.phase is Phase.BUSY and isinstance(limit_s, (int, float)) and silent_s > limit_s:
+        return f"no progress for {silent_s:.0f} s at job {beat.job}"
+    if beat.phase is Phase.IDLE and silent_s > IDLE_SILENCE_S:
+        return f"idle, but no sign of life for {silent_s:.0f} s"
+    return ""
+
+
+def _seat_trouble(entry: Mapping[str, Any]) -> str:
+    """What the supervisor itself reports of a slot that it does not run, "" of one that it runs."""
     seat, why = str(entry.get("seat") or ""), str(entry.get("why") or "")
     if seat == "benched":
         said = load_error(entry.get("error"))
@@ -48,18 +67,6 @@ def trouble_of(
         return f"starts again{when}: {after}" if after else f"starts{when}"
     if seat == "ending":
         return f"being ended: {why}" if why else "being ended"
-    if usage is None or usage.status.value in ("gone", "zombie"):
-        return "its process is gone" if beat is not None or entry.get("pid") else ""
-    if usage.status.value == "stopped":
-        return "its process is stopped (SIGSTOP, or a debugger)"
-    if beat is None or silent_s is None:
-        return ""
-    engine = config.engines.get(str(entry.get("engine")))
-    limit_s = entry.get("stall_timeout_s", engine.stall_timeout_s if engine else None)  # as it runs, else as we read it
-    if beat.phase is Phase.BUSY and isinstance(limit_s, (int, float)) and silent_s > limit_s:
-        return f"no progress for {silent_s:.0f} s at job {beat.job}"
-    if beat.phase is Phase.IDLE and silent_s > IDLE_SILENCE_S:
-        return f"idle, but no sign of life for {silent_s:.0f} s"
     return ""
 
 

@@ -93,6 +93,7 @@ class Index:
         self.trouble = ""
 
     def close(self) -> None:
+        """Close the connection to the index."""
         if self._memory is not None:
             self._memory.close()
 
@@ -120,9 +121,7 @@ class Index:
     def among(self, ids: Sequence[str]) -> set[str]:
         """Which of these jobs have a record here."""
         query = "select id from jobs where id in "
-        return self.ask(
-            lambda db: {row[0] for part in _parts(ids) for row in db.execute(query + _places(part), part)}
-        )
+        return self.ask(lambda db: {row[0] for part in _parts(ids) for row in db.execute(query + _places(part), part)})
 
     def returned(self) -> set[str]:
         """Ids of jobs whose records have gone since this object was made: they may wait again."""
@@ -148,7 +147,7 @@ class Index:
         return names
 
     def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """An answer from the index; what is wrong with it is mended first."""
+        """An answer from the index; a damaged index is repaired first."""
         if self._memory is None:
             try:
                 with contextlib.closing(self._connect(complete=True)) as db:
@@ -313,7 +312,7 @@ class Index:
 
 
 def _forget(db: sqlite3.Connection, ids: Sequence[str], marked: Iterable[str], now: int) -> None:
-    """Remove jobs. Remember which may wait again: failed ones that are gone, and those that somebody runs again."""
+    """Remove jobs. Remember which may wait again: failed ones that are gone, and those that run again."""
     db.executemany("insert or replace into returned values (?, ?)", [(job_id, now) for job_id in marked])
     for part in _parts(ids):
         within = f"id in {_places(part)}"
@@ -341,6 +340,7 @@ def _id_of(name: bytes) -> str | None:
 
 
 def tags_column(tags: Collection[str]) -> str:
+    """Tags as the index stores them: each behind a separator, so that one can be searched for."""
     return "".join(f"{TAG}{tag}" for tag in tags) + TAG if tags else ""
 
 

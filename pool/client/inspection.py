@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pool.config.settings import Config
 
 
-
 def read_status(spool: Spool, config: Config) -> PoolStatus:
     """Look once. Never raises because of what other processes do meanwhile."""
     told = _told(spool.root / "run" / "status.json")

@@ -20,12 +20,19 @@ class Followed(Protocol):
 
     id: str
 
-    def done(self) -> bool: ...
-    def status(self) -> Progress: ...
+    def done(self) -> bool:
+        """Whether the record is in."""
+
+    def status(self) -> Progress:
+        """Status, percent and message now."""
+
     @property
-    def record(self) -> Record | None: ...
+    def record(self) -> Record | None:
+        """The terminal record, None before the end."""
+
     @property
-    def unavailable(self) -> EngineUnavailable | None: ...
+    def unavailable(self) -> EngineUnavailable | None:
+        """Why waiting ended although the job goes on."""
 
 
 class ProgressLook:
@@ -37,6 +44,7 @@ class ProgressLook:
         self.over = False
 
     def __call__(self) -> list[Progress]:
+        """What changed since the last call, [] when nothing did. Raises UnknownJob."""
         over = self._future.done()
         try:
             word = _final(self._future) if over else self._future.status()
@@ -63,6 +71,7 @@ class PartialLook:
         self.over = False
 
     def __call__(self) -> list[Any]:
+        """Partial records since the last call. Raises EngineUnavailable."""
         over, record = self._future.done(), self._future.record
         newest = self._attempt if record is None else record.attempt
         if not over:

@@ -1,9 +1,9 @@
 """How long a caller waits for what cannot come: ends waits of which no worker will ever take the job as things are.
 
-Looked at about once a second while something is awaited. A future counts while somebody waits for it (result, wait,
-as_completed, a callback, progress, done() again and again); one that nobody asks for is left alone, however long no
+Looked at about once a second while something is awaited. A future counts while a caller waits for it (result, wait,
+as_completed, a callback, progress, done() again and again); one that no caller asks for is left alone, however long no
 worker comes. Its clock runs while its job is hopeless (see `hopes`), stands still while a worker may come, and begins
-anew when one serves or nobody waits any more. When it has reached the patience, the future ends with
+anew when one serves or the last caller stops waiting. When it has reached the patience, the future ends with
 EngineUnavailable. No Future can change its mind: that one stays so, although the job stays in the spool and runs after
 a repair; attach(id) makes another future of it.
 

@@ -1,8 +1,8 @@
-"""Futures that wait for records: somebody is asleep on out/ while anything is awaited.
+"""Futures that wait for records: one thread sleeps on out/ while a record is awaited.
 
 All FilePools of one process on one spool share a `Results`: one watcher, one thread. Whoever calls `result()` sleeps
 on out/ on the caller's own thread, so that a result costs no switch of threads. The thread takes over as soon as
-somebody waits in another way (wait, as_completed, a callback, a second caller), and looks once a second in any case.
+a caller waits in another way (wait, as_completed, a callback, a second caller), and looks once a second in any case.
 
 In a forked child nothing of that is left but the futures; the watcher and the thread come again with the first need.
 """
@@ -56,7 +56,7 @@ class Results:
         self._thread: threading.Thread | None = None
         self._reading = threading.Lock()  # held by the one who reads the watcher
         self._work = threading.Event()
-        self._armed = False  # somebody waits who does not read
+        self._armed = False  # a caller waits without reading records itself
         self._dozing = False  # the thread sleeps without end
         self._look_at = 0.0
         self._starved_at: float | None = None  # when the first of all later reads failed for want of descriptors
@@ -104,6 +104,7 @@ class Results:
         return None if timeout is None else max(0.0, timeout - time.monotonic())
 
     def forget(self, job_id: str, future: JobFuture) -> None:
+        """Stop waiting for the record of a job on behalf of one future."""
         with self._lock:
             futures = self._awaited.get(job_id, [])
             if future in futures:
@@ -157,7 +158,7 @@ class Results:
                 idle = not self._awaited
                 self._armed = self._armed and not idle
             if idle:
-                # RACE: told before the second look at what is awaited, so that an expect() in between wakes us
+                # RACE: set before the second look at what is awaited, so that an expect() in between wakes us
                 self._dozing = not self._work.wait(_RESCAN_S)
                 if self._dozing and not self._awaited and not self._closed:
                     self._work.wait()

@@ -71,14 +71,23 @@ class Submitter(Protocol):
     """What a session needs of the pool behind it; a FilePool has it."""
 
     @property
-    def config(self) -> Config: ...
+    def config(self) -> Config:
+        """Its configuration."""
+
     @property
-    def submit(self) -> Callable[..., JobFuture]: ...
+    def submit(self) -> Callable[..., JobFuture]:
+        """As FilePool.submit."""
+
     @property
-    def submit_many(self) -> Callable[..., list[JobFuture]]: ...
+    def submit_many(self) -> Callable[..., list[JobFuture]]:
+        """As FilePool.submit_many."""
+
     @property
-    def map(self) -> Callable[..., Mapped]: ...
-    def cancel_many(self, jobs: Iterable[str | Referable]) -> list[str]: ...
+    def map(self) -> Callable[..., Mapped]:
+        """As FilePool.map."""
+
+    def cancel_many(self, jobs: Iterable[str | Referable]) -> list[str]:
+        """As FilePool.cancel_many; the ids of those that were asked."""
 
 
 class Session:

@@ -5,7 +5,7 @@ loaded, and its own loop gave a sign of life within the time its phase allows. T
 
     ok         every configured worker serves, and jobs are accepted
     degraded   some work gets done, or will soon; the reasons say what is missing
-    down       nothing gets done until somebody acts
+    down       nothing gets done until an operator acts
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Health:
 
     @property
     def ok(self) -> bool:
+        """Whether the verdict is "ok"."""
         return self.verdict == OK
 
 
@@ -119,7 +120,7 @@ class ConfigurationStatus:
     """The configuration that runs, and the file. loaded: when it was read, µs of the spool clock. disk: "same",
     "changed" (`reload` takes it), "wrong" (refused; problem says why), "gone", "" without a supervisor or a file.
     rolled: how many of the slots run it; failed: which do not start with it, and why; leaving: processes that have no
-    place in it and finish their job. moving: False when nothing more will happen before somebody acts."""
+    place in it and finish their job. moving: False when nothing more happens until an operator acts."""
 
     file: str | None = None
     loaded: int = 0
@@ -154,6 +155,7 @@ class PoolStatus:
     configuration: ConfigurationStatus = ConfigurationStatus()
 
     def engine(self, name: str) -> EngineStatus | None:
+        """One engine by name, None when there is none."""
         return next((engine for engine in self.engines if engine.name == name), None)
 
     def of(self, engine: str) -> tuple[SlotStatus, ...]:

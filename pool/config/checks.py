@@ -32,9 +32,11 @@ class At:
     root: Path  # directory of the file: where relative paths begin
 
     def down(self, key: str) -> At:
+        """The place of a key below this one."""
         return At(f"{self.path}.{key}" if self.path else key, self.root)
 
     def error(self, message: str) -> ConfigError:
+        """A ConfigError about this place."""
         return ConfigError(message, self.path)
 
 
@@ -82,6 +84,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def table(value: object, at: At) -> dict[str, Any]:
+    """A JSON object. Raises ConfigError."""
     if not isinstance(value, dict):
         raise at.error(f"must be an object {{…}}, not {_shown(value)}")
     return value
@@ -102,6 +105,7 @@ def section(kind: type[T]) -> Check:
 
 
 def boolean(value: object, at: At) -> bool:
+    """true or false. Raises ConfigError."""
     if not isinstance(value, bool):
         raise at.error(f"must be true or false, not {_shown(value)}")
     return value
@@ -130,12 +134,15 @@ def number(low: float, high: float) -> Check:
 
 
 def text(value: object, at: At) -> str:
+    """A string without NUL. Raises ConfigError."""
     if not isinstance(value, str) or "\0" in value:
         raise at.error(f"must be a string, not {_shown(value)}")
     return value
 
 
 def choice(*allowed: str) -> Check:
+    """A check for one of these strings; it names the nearest one when it refuses."""
+
     def check(value: object, at: At) -> str:
         if value not in allowed:
             near = nearest(value, allowed) if isinstance(value, str) else ""
@@ -146,6 +153,8 @@ def choice(*allowed: str) -> Check:
 
 
 def matching(pattern: re.Pattern[str], what: str) -> Check:
+    """A check for a string of this form; `what` describes the form."""
+
     def check(value: object, at: At) -> str:
         if not isinstance(value, str) or not pattern.fullmatch(value):
             raise at.error(f"must be {what}, not {_shown(value)}")
@@ -162,6 +171,7 @@ def path(value: object, at: At) -> Path:
 
 
 def resolved(value: str, root: Path) -> Path:
+    """An absolute path; relative ones count from `root`, ~ is the home directory."""
     try:
         return (root / Path(value).expanduser()).resolve()
     except RuntimeError:  # no home directory
@@ -169,6 +179,7 @@ def resolved(value: str, root: Path) -> Path:
 
 
 def nullable(check: Check) -> Check:
+    """A check that also accepts null, as None."""
     return lambda value, at: None if value is None else check(value, at)
 
 
@@ -227,9 +238,7 @@ def parse(data: bytes, file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
     try:
-        document = json.loads(
-            source, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_float
-        )
+        document = json.loads(source, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_float)
     except json.JSONDecodeError as error:
         hint = _hint(source, error.pos)
         raise ConfigError(f"{file}, line {error.lineno}, column {error.colno}: {error.msg}{hint}") from None

@@ -94,9 +94,7 @@ def _model(value: object, at: At) -> str:
     return str(folder) if folder.exists() or name.startswith((".", "/", "~")) else name
 
 
-def _notes(
-    present: list[str], engine: dict[str, Any], unused: list[str], foreign: list[str]
-) -> tuple[str, ...]:
+def _notes(present: list[str], engine: dict[str, Any], unused: list[str], foreign: list[str]) -> tuple[str, ...]:
     new_form = json.dumps({"engines": {ENGINE: engine}}, ensure_ascii=False)
     notes = [f"{_listed(present)} read in the old form; the new form is {new_form}"]
     parameters = [name for name in unused if name.partition(".")[2] in PARAMETERS]
@@ -104,9 +102,7 @@ def _notes(
     if parameters:
         notes.append(f"not used: {', '.join(parameters)}; give it with each job, as a parameter of {ENGINE}")
     if others:
-        notes.append(
-            f"not used: {', '.join(name + _meant(name) for name in others)}; nothing reads it any more"
-        )
+        notes.append(f"not used: {', '.join(name + _meant(name) for name in others)}; nothing reads it any more")
     if foreign:
         notes.append(f"not used: {', '.join(foreign)}; no section of that name exists here")
     return tuple(notes)

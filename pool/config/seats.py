@@ -25,7 +25,7 @@ from pool.format.trace_context import VARIABLES
 from pool.system.host import cpu_count
 
 PROJECT = Path(__file__).resolve().parents[2]  # where worker_main.py, pool/ and inference/ are
-#: What children need on PYTHONPATH to find us. Nothing when we lie where Python installs packages: first on the path,
+#: What children need on PYTHONPATH to find us. Nothing when we are where Python installs packages: first on the path,
 #: that folder would hide modules of the standard library, and those of another interpreter.
 _INSTALLED = any(Path(place).resolve() == PROJECT for place in (*site.getsitepackages(), site.getusersitepackages()))
 FOUND_BY = () if _INSTALLED else (str(PROJECT),)
@@ -55,7 +55,7 @@ class SlotSpec:
     engine: EngineConfig
     index: int
     spare: bool  # started as one that waits, loaded, for another to fail
-    device: str  # as the engine is told: "cuda:0" is the first of those it can see
+    device: str  # as the engine gets it: "cuda:0" is the first of those it can see
     python: str  # path of the interpreter
     cwd: Path
     threads: int
@@ -81,9 +81,7 @@ def slots(
     )
 
 
-def _slot(
-    config: Config, engine: EngineConfig, index: int, inherited: Mapping[str, str], share: int
-) -> SlotSpec:
+def _slot(config: Config, engine: EngineConfig, index: int, inherited: Mapping[str, str], share: int) -> SlotSpec:
     wanted = engine.devices[index % len(engine.devices)] if engine.devices else engine.device
     python, own = _interpreter(config, engine)
     cwd = engine.cwd or config.root
@@ -114,7 +112,7 @@ def _slot(
         cwd=cwd,
         threads=threads,
         env=env,
-        fingerprint=_fingerprint(config, engine, python, cwd, wanted, threads),
+        fingerprint=_fingerprint(config, engine, [python, cwd, wanted, threads]),
     )
 
 
@@ -129,14 +127,12 @@ def _interpreter(config: Config, engine: EngineConfig) -> tuple[str, bool]:
     else:
         path = shutil.which(engine.python) or ""
     if not (path and os.path.isfile(path) and os.access(path, os.X_OK)):
-        raise at.error(
-            f"no interpreter {engine.python!r} on this machine; give its path, or null for our own"
-        )
+        raise at.error(f"no interpreter {engine.python!r} on this machine; give its path, or null for our own")
     return path, path == sys.executable
 
 
 def _device(engine: EngineConfig, wanted: str, inherited: Mapping[str, str]) -> tuple[str, str | None]:
-    """What the engine is told, and what CUDA_VISIBLE_DEVICES becomes (None: stays).
+    """The device that the engine gets, and what CUDA_VISIBLE_DEVICES becomes (None: stays).
 
     Naming the device to the library is not enough: it still opens a context on the first one. So a worker
     sees only its own, as number 0. An environment that the user wrote for this engine is left alone.
@@ -173,10 +169,9 @@ def _pythonpath(engine: EngineConfig, env: Mapping[str, str]) -> str:
     return os.pathsep.join(dict.fromkeys(wanted))
 
 
-def _fingerprint(
-    config: Config, engine: EngineConfig, python: str, cwd: Path, device: str, threads: int
-) -> str:
+def _fingerprint(config: Config, engine: EngineConfig, place: list[object]) -> str:
+    """Of all that shapes a worker: another one means another process. place: what is its own beside its engine's."""
     shapes = {name: value for name, value in asdict(engine).items() if name in _SHAPES_A_WORKER}
     pool = [config.spool, config.durable, config.orphan_grace_s, config.rescan_s, config.media_roots, config.otel]
-    everything = [HEARTBEAT_MAGIC.decode(), shapes, pool, python, cwd, device, threads]
+    everything = [HEARTBEAT_MAGIC.decode(), shapes, pool, *place]
     return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -44,6 +44,7 @@ class LogConfig:
 
     @property
     def max_bytes(self) -> int:
+        """The same in bytes."""
         return int(self.max_mb * MB)
 
 
@@ -53,16 +54,16 @@ class RecycleConfig:
 
     max_jobs: int | None = key(None, checks.nullable(checks.integer(1, 10**9)))
     memory_growth_mb: int | None = key(None, checks.nullable(checks.integer(1, 10**7)))  # since warm-up
-    gpu_memory_mb: int | None = key(
-        None, checks.nullable(checks.integer(1, 10**7))
-    )  # as the engine reports it
+    gpu_memory_mb: int | None = key(None, checks.nullable(checks.integer(1, 10**7)))  # as the engine reports it
 
     @property
     def memory_growth_bytes(self) -> int | None:
+        """The same in bytes, None: no limit."""
         return None if self.memory_growth_mb is None else self.memory_growth_mb * MB
 
     @property
     def gpu_memory_bytes(self) -> int | None:
+        """The same in bytes, None: no limit."""
         return None if self.gpu_memory_mb is None else self.gpu_memory_mb * MB
 
 
@@ -126,6 +127,7 @@ class EngineConfig:
 
     @property
     def memory_limit_bytes(self) -> int | None:
+        """The same in bytes, None: no limit."""
         return None if self.memory_limit_mb is None else self.memory_limit_mb * MB
 
 
@@ -194,15 +196,14 @@ class Config:
 
     @property
     def retention_s(self) -> float:
+        """The same in seconds."""
         return self.retention_hours * 3600
 
     def engine(self, name: str) -> EngineConfig:
         """Raises ConfigError with the nearest name."""
         if name not in self.engines:
             near = checks.nearest(name, list(self.engines))
-            raise ConfigError(
-                f"no such engine{near}; there are: {', '.join(self.engines)}", f"engines.{name}"
-            )
+            raise ConfigError(f"no such engine{near}; there are: {', '.join(self.engines)}", f"engines.{name}")
         return self.engines[name]
 
 
@@ -258,9 +259,7 @@ def parse_config(
             raise ConfigError(str(error).replace(f"{error.path}: ", "", 1), origin) from None
         raise
     if not found.engines and engines:
-        raise ConfigError(
-            f"none is configured{f' in {file}' if file else ''}; for example {_EXAMPLE}", "engines"
-        )
+        raise ConfigError(f"none is configured{f' in {file}' if file else ''}; for example {_EXAMPLE}", "engines")
     for name, engine in found.engines.items():
         if engine.concurrency_mode == "lock":
             notes.append(
@@ -285,9 +284,7 @@ def _engine(name: str, value: object, at: At) -> EngineConfig:
         data["max_concurrent_tasks"] = checks.integer(1, 1024)(workers, at.down("workers"))
     found = checks.read(EngineConfig, data, at, also=("workers",), name=name)
     if found.backoff_max_s < found.backoff_s:
-        raise at.down("backoff_max_s").error(
-            f"is {found.backoff_max_s:g}, less than backoff_s ({found.backoff_s:g})"
-        )
+        raise at.down("backoff_max_s").error(f"is {found.backoff_max_s:g}, less than backoff_s ({found.backoff_s:g})")
     if found.batch_wait_ms and found.max_batch == 1:
         raise at.down("batch_wait_ms").error("waits for nothing while max_batch is 1; raise max_batch")
     if found.concurrency_mode == "lock":

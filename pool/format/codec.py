@@ -138,9 +138,7 @@ def decode_json(data: bytes) -> Any:
         with _no_collection():
             value = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise ProtocolError(
-            f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
-        ) from None
+        raise ProtocolError(f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise ProtocolError("nested too deeply") from None
     except ValueError as error:

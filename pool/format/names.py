@@ -65,6 +65,7 @@ class JobName(NamedTuple):
 
     @property
     def priority(self) -> int:
+        """-100 … 100, as submitted."""
         return 500 - self._first_rank
 
     @property
@@ -80,15 +81,19 @@ class JobName(NamedTuple):
         return f"{self.rank:03d}.{self.born:016d}.{self.id}.{self.attempts:02d}{SUFFIX}"
 
     def claimed(self) -> JobName:
+        """The name under which a worker claims it: one more attempt."""
         return JobName(self.rank, self.born, self.id, min(self.attempts + 1, MAX_ATTEMPTS))
 
     def released(self) -> JobName:
+        """The name of a claim that is given back: the attempt is not counted."""
         return JobName(self.rank, self.born, self.id, max(self.attempts - 1, 0))
 
     def behind(self) -> JobName:
+        """The name of a job that runs after those that did nothing wrong."""
         return JobName(self._first_rank + _BEHIND, self.born, self.id, self.attempts)
 
     def fresh(self) -> JobName:
+        """The name of a job that starts again with all its attempts."""
         return JobName(self._first_rank, self.born, self.id, 0)
 
 
@@ -102,6 +107,7 @@ class WorkerName:
 
     @property
     def slot(self) -> str:
+        """<engine>-<index>, without the generation."""
         return f"{self.engine}-{self.index}"
 
     def __str__(self) -> str:
@@ -116,6 +122,7 @@ def job_name(priority: int, born: int, job_id: str) -> JobName:
 
 
 def parse_job(name: str) -> JobName | None:
+    """The parts of a job file's name, None when it is not one."""
     match = _JOB.match(name)
     if match is None:
         return None
@@ -123,6 +130,7 @@ def parse_job(name: str) -> JobName | None:
 
 
 def parse_worker(name: str) -> WorkerName | None:
+    """The parts of a worker's name, None when it is not one."""
     match = _WORKER.match(name)
     return WorkerName(match[1], int(match[2]), int(match[3])) if match else None
 
@@ -172,6 +180,7 @@ def parse_record(name: str) -> str | None:
 
 
 def is_id(text: object) -> bool:
+    """Whether this can be the id of a job."""
     return isinstance(text, str) and _ID.match(text) is not None
 
 
@@ -187,12 +196,14 @@ def check_id(job_id: object) -> str:
 
 
 def check_engine(engine: object) -> str:
+    """The name itself. Raises JobRefused."""
     if not isinstance(engine, str) or _ENGINE.match(engine) is None:
         raise JobRefused(f"{ascii(engine)[:120]} is not the name of an engine", "engine")
     return engine
 
 
 def base32(number: int, digits: int) -> str:
+    """A number as `digits` letters of Crockford's base 32, most significant first."""
     pairs = [_PAIRS[number >> shift & 1023] for shift in range(digits // 2 * 10 - 10, -1, -10)]
     first = _ALPHABET[number >> digits * 5 - 5 & 31] if digits % 2 else ""
     return first + "".join(pairs)

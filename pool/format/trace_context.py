@@ -80,7 +80,7 @@ def _active(api: object) -> TraceContext | None:
         state = span.trace_state.to_header()
         return TraceContext(str(Parent(span.trace_id, span.span_id, int(span.trace_flags) & 3)),
                             state if is_state(state) else "")  # fmt: skip
-    except Exception:  # half imported, or a span of somebody's own: tracing must not cost a job
+    except Exception:  # half imported, or a foreign span class: tracing must not cost a job
         return None
 
 

@@ -21,7 +21,7 @@ LEAVES = frozenset({str, int, float, bool, bytes, type(None)})  # what holds not
 
 
 class Unstorable(TypeError):
-    """A value that does not travel. what: "a set"; hint: what mends it."""
+    """A value that cannot be stored. what: "a set"; hint: what to do instead."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(f"{what} cannot be stored{f': {hint}' if hint else ''}")
@@ -72,13 +72,14 @@ _ARRAY_HINTS = {
 
 
 def path_text(path: os.PathLike[Any]) -> str:
-    """A path as it is meant here: whoever reads it has another working directory. A pure one names no place."""
+    """An absolute path: its reader has another working directory. A pure path is kept as it is."""
     if isinstance(path, (Path, os.DirEntry)):
         return os.path.abspath(os.path.expanduser(os.fsdecode(path)))
     return os.fsdecode(path)
 
 
 def is_tensor(value: object) -> bool:
+    """Whether this is a torch tensor; torch is not imported for the question."""
     return any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in type(value).__mro__)
 
 

@@ -1,11 +1,11 @@
 """What travels: jobs, failures, records, progress. Frozen, each with its map on disk.
 
-    request     Job: what a job file holds
-    terms       how it is to be run (priority, retries, moments, tags …)
-    record      Record: its end; Progress: how far it is
-    kept        what its record keeps of it
-    heads       the first part of a job file or record, for lists
-    references  results of other jobs among its parameters
+request     Job: what a job file holds
+terms       how it is to be run (priority, retries, moments, tags …)
+record      Record: its end; Progress: how far it is
+kept        what its record keeps of it
+heads       the first part of a job file or record, for lists
+references  results of other jobs among its parameters
 """
 
 from pool.failure import Failure as Failure

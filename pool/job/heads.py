@@ -134,9 +134,7 @@ def _decode(stream: Any, size: int, end: str) -> dict[str, Any]:
             unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, max_buffer_size=_SMALL)
             unpacker.feed(stream.read(_SMALL))
         else:
-            unpacker = msgpack.Unpacker(
-                stream, raw=False, strict_map_key=False, read_size=_SMALL, max_buffer_size=size
-            )
+            unpacker = msgpack.Unpacker(stream, raw=False, strict_map_key=False, read_size=_SMALL, max_buffer_size=size)
         for _ in range(unpacker.read_map_header()):
             key = unpacker.unpack()
             if key == end and (end != _RECORD_ENDS or found.get("state") == JobState.COMPLETED.value):

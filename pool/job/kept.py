@@ -1,11 +1,11 @@
 """What of a job its record keeps, so that the job can be found, and run again, after its file is gone.
 
-    tags, note     as submitted
-    terms          how it was to be run
-    params         its parameters, at most 64 KiB of them
-    left_out       parameter -> why its value is not there: secret, or too large
-    items          of a map job: how many calls, without their parameters
-    rerun_of       the job that this one repeats
+tags, note     as submitted
+terms          how it was to be run
+params         its parameters, at most 64 KiB of them
+left_out       parameter -> why its value is not there: secret, or too large
+items          of a map job: how many calls, without their parameters
+rerun_of       the job that this one repeats
 """
 
 from __future__ import annotations

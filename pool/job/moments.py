@@ -33,7 +33,7 @@ Given = Union[Moment, str, datetime.timedelta]  # noqa: UP007
 
 
 def moment(value: Any, key: str) -> Moment:
-    """A moment that somebody gives. Raises JobRefused with the key."""
+    """A moment as a caller gives it. Raises JobRefused with the key."""
     if isinstance(value, SpoolTime):
         return value
     if isinstance(value, str):

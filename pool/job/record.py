@@ -54,6 +54,7 @@ class Record:
     kept: Kept = NOTHING
 
     def to_map(self) -> dict[str, Any]:
+        """As it is stored."""
         full: dict[str, Any] = {
             "protocol": PROTOCOL,
             "id": self.id,
@@ -80,6 +81,7 @@ class Record:
 
     @classmethod
     def from_map(cls, value: Any) -> Record:
+        """From its map. Raises ProtocolError."""
         if not isinstance(value, dict) or value.get("protocol") != PROTOCOL:
             raise ProtocolError(f"not a record of protocol {PROTOCOL}")
         failure = value.get("failure")
@@ -118,10 +120,12 @@ class Progress:
     at: int = 0
 
     def to_bytes(self) -> bytes:
+        """The content of a progress file."""
         return bytes(msgpack.packb([self.status, self.percent, storable(self.message), self.attempt, self.at]))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Progress:
+        """From the content of a progress file. Raises ProtocolError."""
         try:
             status, percent, message, attempt, at = msgpack.unpackb(data)
             return cls(str(status), float(percent), str(message), int(attempt), int(at))

@@ -105,6 +105,7 @@ def fill(value: Any, result: Callable[[str], Any]) -> Any:
 
 
 def is_placeholder(value: Any) -> bool:
+    """Whether a value stands for the result of another job."""
     return isinstance(value, Mapping) and value.keys() == {MARK, "path"}
 
 

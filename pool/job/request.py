@@ -39,6 +39,7 @@ class Job:
 
     @property
     def priority(self) -> int:
+        """-100 … 100; higher runs first."""
         return self.terms.priority
 
     @property
@@ -48,6 +49,7 @@ class Job:
 
     @property
     def durable(self) -> bool:
+        """Whether it must survive power loss."""
         return self.terms.durable is not False
 
     @property
@@ -74,10 +76,11 @@ class Job:
 
     @property
     def file_name(self) -> JobName:
-        """Of the file of a job that nobody has begun."""
+        """Name of the file of a job that no worker has begun."""
         return job_name(self.priority, self.created, self.id)
 
     def to_map(self) -> dict[str, Any]:
+        """As it is stored: `params` last, behind all that a list of jobs shows."""
         full: dict[str, Any] = {
             "protocol": PROTOCOL,
             "id": self.id,
@@ -97,6 +100,7 @@ class Job:
 
     @classmethod
     def from_map(cls, value: Any) -> Job:
+        """From its map. Raises ProtocolError."""
         if not isinstance(value, dict) or value.get("protocol") != PROTOCOL:
             raise ProtocolError(f"not a job of protocol {PROTOCOL}")
         items = value.get("items")
@@ -119,7 +123,7 @@ class Job:
         return job
 
     def _check(self) -> None:
-        """What a foreign hand may have got wrong; later it would end a worker, or the supervisor."""
+        """Check the types of a file that another program may have written; a wrong one would end a worker later."""
         texts = type(self.id) is str and type(self.engine) is str and type(self.source) is str
         texts = texts and type(self.reply) is str and type(self.digest) is str and type(self.rerun_of) is str
         maps = type(self.params) is dict and all(type(item) is dict for item in self.items or ())

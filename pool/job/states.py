@@ -18,6 +18,7 @@ class JobState(enum.Enum):
 
     @property
     def terminal(self) -> bool:
+        """Whether the job is decided."""
         return self in TERMINAL
 
 

@@ -289,7 +289,7 @@ class Terms:
 
     @classmethod
     def from_map(cls, value: Mapping[str, Any]) -> Terms:
-        """Terms of a job file. Raises ProtocolError: a foreign hand wrote it."""
+        """Terms of a job file. Raises ProtocolError when they are not ours."""
         said = {name: value[name] for name, _, _ in _FIELDS if name in value}
         if said.keys() == {"durable"} and "max_attempts" not in value and type(said["durable"]) is bool:
             return _DURABLE[said["durable"]]  # most jobs: a third of the time to read one

@@ -64,6 +64,7 @@ class Heartbeat:
         self.standby = False
 
     def phase(self, phase: Phase, job: str = "", stage: str = "") -> None:
+        """Enter a phase, with the job and the stage it is about, and write it."""
         self._phase, self._phase_ns = phase, boot_ns()
         self._job, self._stage = job.encode(), stage.encode()[:32]
         self.write()
@@ -84,9 +85,11 @@ class Heartbeat:
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def fileno(self) -> int:
+        """The descriptor of the file."""
         return self._fd
 
     def write(self) -> None:
+        """Write one sign of life in place. In a forked child: nothing."""
         if os.getpid() != self._pid:
             return  # a fork of the worker, as an engine's own pool of processes: its life is no sign of ours
         body = _BODY.pack(
@@ -111,6 +114,7 @@ class Heartbeat:
             pass  # a full disk must not end the job; the supervisor sees an old beat and asks the process itself
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._fd)
 
 

@@ -42,6 +42,7 @@ class Launch:
 
     @property
     def name(self) -> WorkerName:
+        """The parts of the worker's name. Raises ConfigError."""
         name = parse_worker(self.worker)
         if name is None:
             raise ConfigError(f"{self.worker!r} is not the name of a worker")
@@ -49,13 +50,16 @@ class Launch:
 
     @property
     def retries(self) -> Retries:
+        """The engine's rule for further attempts."""
         return Retries(self.retry_times, self.retry_on)
 
     def to_json(self) -> bytes:
+        """The content of a launch file."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Launch:
+        """From the content of a launch file. Raises ConfigError."""
         try:
             value = json.loads(data)
             value["media_roots"] = tuple(value["media_roots"])

@@ -16,7 +16,7 @@ from pool.system.procs import Identity
 class OnDisk(enum.Enum):
     """The configuration file against what runs."""
 
-    UNKNOWN = ""  # nobody serves, or without a file
+    UNKNOWN = ""  # no supervisor, or no file
     SAME = "same"
     CHANGED = "changed"  # `reload` takes it
     WRONG = "wrong"  # `reload` was asked for, and the file refused
@@ -55,6 +55,7 @@ class Running:
     containment: str = ""  # how all that a worker started is found at its end
 
     def to_map(self) -> dict[str, Any]:
+        """As it is stored."""
         refused = None if self.refused is None else vars(self.refused)
         return {**vars(self), "identity": self.identity.to_map(), "engines": list(self.engines), "refused": refused}
 
@@ -93,13 +94,13 @@ def running(root: Path) -> Running | None:
     """The supervisor that serves a spool now; None when there is none."""
     try:
         found = Running.from_map(json.loads((root / "run" / "supervisor.json").read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the file of a foreign hand
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the file is not ours
         return None
     return found if found.identity.alive() else None
 
 
 def supervisor_identity(record: Path) -> Identity | None:
-    """Who says that it serves the spool; None when nobody does. Ask .alive() before believing it."""
+    """The process that claims to serve the spool; None when none does. Ask .alive() before believing it."""
     try:
         return Identity.from_map(json.loads(record.read_bytes())["identity"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -17,7 +17,7 @@ _MAX_BYTES = 65536
 @dataclass(frozen=True)
 class WatchingStatus:
     """mode: "inotify", "observer" or "polling" ("" unknown); reason: why not the first. limited: that is a limit of
-    the system, which somebody may raise."""
+    the system, which an operator may raise."""
 
     mode: str = ""
     reason: str = ""
@@ -25,6 +25,7 @@ class WatchingStatus:
 
     @classmethod
     def of(cls, watcher: Watcher) -> WatchingStatus:
+        """Of a watcher of this process."""
         return cls(watcher.mode, watcher.reason, watcher.limited)
 
     @classmethod

@@ -81,6 +81,6 @@ def keep_for(spool: Tree, dependency: str, job_id: str, temp: str = "") -> str:
     path = f"{folder}/{job_id}"
     while True:
         fsops.make_dir(folder)
-        with contextlib.suppress(FileNotFoundError):  # RACE: somebody removed the folder while it was empty
+        with contextlib.suppress(FileNotFoundError):  # RACE: another process removed the folder while it was empty
             fsops.put(spool.temp(), path, [temp.encode()], sync=False)
             return path

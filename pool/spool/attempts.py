@@ -21,14 +21,17 @@ def frame(body: bytes) -> bytes:
 
 
 def scratch_dir(spool: Tree, job_id: str, attempt: int) -> Path:
+    """run/scratch/<id>.<attempt>/, removed after the attempt."""
     return spool.root / "run" / "scratch" / f"{job_id}.{attempt:02d}"
 
 
 def partial_path(spool: Tree, job_id: str, attempt: int) -> str:
+    """progress/<id>.<attempt>.partial, a file of frames."""
     return f"{spool.root}/progress/{job_id}.{attempt:02d}.partial"
 
 
 def cancel_path(spool: Tree, job_id: str) -> str:
+    """run/control/<id>.cancel; it exists when a client asked to stop the job."""
     return f"{spool.root}/run/control/{job_id}.cancel"
 
 
@@ -62,5 +65,5 @@ def sweep_attempt(spool: Tree, job_id: str, attempt: int) -> None:
             try:
                 fsops.unlink(part, missing_ok=True)
             except OSError:
-                pass  # the caller's folder is gone or closed to us: nothing of ours is left to mend
+                pass  # the caller's folder is gone or closed to us: nothing of ours is left there
     fsops.remove_tree(str(directory))

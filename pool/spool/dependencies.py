@@ -1,4 +1,4 @@
-"""Jobs that wait for others, and get their results: how those others stand, and what is handed on.
+"""Jobs that wait for others, and get their results: the state of those others, and which results are passed on.
 
 A job with dependencies waits in held/ until all of them have completed. The supervisor lets it go then; the worker
 that begins it looks once more, and fills in the results. When one of them failed, was cancelled or is gone, the job
@@ -74,7 +74,7 @@ def hand_on(spool: Spool, job: Job) -> Job:
 
 
 def missing(error: Exception) -> Failure:
-    """The failure of a job whose results cannot be handed on."""
+    """The failure of a job whose results cannot be passed on."""
     return _failure(str(error), "name a part of the result that there is")
 
 

@@ -41,6 +41,7 @@ _renameat2 = _find_renameat2()
 
 
 def step(operation: str, path: str) -> None:
+    """Tell `hook` what is about to be done; tests stop a process there."""
     if hook is not None:
         hook(operation, path)
 

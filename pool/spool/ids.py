@@ -2,7 +2,7 @@
 
 run/ids/<id> and the job file are one inode. Its link count tells whether the job still lives: more than one, it is
 somewhere between tmp/ and work/ or dead/; one, it is decided (its record exists) or its submitter died before the
-job was accepted, and then the id is free. A job file that is still in tmp/ is moved on by whoever finds it there.
+job was accepted, and then the id is free. A job file that is still in tmp/ is moved on by the process that finds it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Ids:
                 fsops.unlink(place, missing_ok=True)
 
     def lock(self) -> FileLock:
-        """Held by one process at a time, and by nobody after its death."""
+        """Held by one process at a time; the system releases it when that process dies."""
         from filelock import FileLock  # a twentieth of the import of FilePool, and rarely needed
 
         return FileLock(f"{self._folder}.lock", mode=0o600)

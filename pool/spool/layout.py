@@ -61,18 +61,14 @@ def check(root: Path) -> None:
             raise SpoolError(f"{path} is not a directory: move it away and start again")
         info = os.stat(path)
         if hasattr(os, "geteuid") and info.st_uid != os.geteuid():
-            raise SpoolError(
-                f"{path} belongs to user {info.st_uid}, not to {os.geteuid()}: chown it, or use your own"
-            )
+            raise SpoolError(f"{path} belongs to user {info.st_uid}, not to {os.geteuid()}: chown it, or use your own")
         shared = 0o002 if path.name == "in" or path == root else 0o022
         if path == root:
             shared = 0o022 if not info.st_mode & stat.S_ISVTX else 0o002
         if info.st_mode & shared:
-            raise SpoolError(
-                f"{path} is writable by others (mode {stat.S_IMODE(info.st_mode):04o}): chmod go-w {path}"
-            )
+            raise SpoolError(f"{path} is writable by others (mode {stat.S_IMODE(info.st_mode):04o}): chmod go-w {path}")
         if info.st_dev != device:
-            raise SpoolError(f"{path} lies on another file system than {root}: a spool must be on one mount")
+            raise SpoolError(f"{path} is on another file system than {root}: a spool must be on one mount")
     inside = os.path.realpath(root) + "/"
     below = next((point for point, _ in mounts() if point.startswith(inside)), "")
     if below:  # also of the same file system: a rename across a bind mount fails
@@ -96,7 +92,7 @@ def identity(root: Path) -> str:
 
 
 def clock_offset(root: Path) -> int:
-    """µs to add to the monotonic clock: the spool clock, fixed once per boot by whoever comes first.
+    """µs to add to the monotonic clock: the spool clock, fixed once per boot by the first process that needs it.
 
     It begins at the wall clock, but never before the newest name already in the spool, so that the order of age holds
     across a reboot with a wrong clock.

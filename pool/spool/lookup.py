@@ -84,9 +84,7 @@ def find(spool: Spool, job_id: str) -> Location:
         held: Location | None = None
         if not spool.decided(job_id):
             for source in (waiting, running):
-                held = next(
-                    (place for place in source(spool) if place.name and place.name.id == job_id), held
-                )
+                held = next((place for place in source(spool) if place.name and place.name.id == job_id), held)
         try:
             record = spool.read_record(job_id, arrays=False)
             return Location(record.state, record.engine, spool.record_path(job_id))
@@ -102,7 +100,7 @@ def find(spool: Spool, job_id: str) -> Location:
 
 
 def _set_aside(spool: Spool, job_id: str) -> Location | None:
-    """RACE: a failed job on its way from dead/ back to ready/; when its caller was killed there, it is soon mended."""
+    """RACE: a failed job on its way from dead/ back to ready/; a caller killed there leaves it to the next recovery."""
     entries = _names(f"{spool.root}/dead")
     if not any(aside[0] == job_id for aside in map(parse_aside, entries) if aside is not None):
         return None

@@ -35,7 +35,7 @@ def owner() -> str:
 
 
 def fresh() -> str:
-    """A name that nobody has used and nobody will."""
+    """A name that no process has used or will use."""
     return f"{_mine[2] if _mine[0] == os.getpid() else _enter()[2]}-{next(_numbers)}"
 
 

@@ -1,7 +1,7 @@
 """Quarantine: what was brought here and is no job, each thing with its reason beside it in <name>.reason.txt.
 
-The reason has its name first. Whoever is killed before the thing has moved leaves a reason of something that lies
-where it lay; `mend` takes it away, and the thing is found, judged and explained again.
+The reason is written first. A process that is killed before the file has moved leaves a reason without a file;
+`repair` removes it, and the file is found, judged and explained again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pool.spool import fsops
 from pool.spool.store import Spool
 
 _SUFFIX = ".reason.txt"
-_FORGOTTEN = "Nobody knows any more why this is no job: power was lost. Drop it again to be told.\n"
+_FORGOTTEN = "The reason was lost with the power. Drop the file again to get it.\n"
 
 
 def keep(spool: Spool, path: str, name: str, reason: str) -> bool:
@@ -39,8 +39,8 @@ def complain(spool: Spool, name: str, reason: str) -> None:
     _explain(spool, _free(spool, name), reason)
 
 
-def mend(spool: Spool) -> None:
-    """After a kill or a power loss: no reason without its thing, nothing without a reason. Before anybody keeps."""
+def repair(spool: Spool) -> None:
+    """After a kill or a power loss: remove reasons without a file, give every file a reason. Call it before `keep`."""
     place = f"{spool.root}/quarantine"
     names = set(os.listdir(place))
     for name in names:

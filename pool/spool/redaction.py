@@ -35,7 +35,7 @@ _NAMED = ("properties", "patternProperties", "dependentSchemas")
 class Redactor:
     """What may be kept of the jobs of one engine. schema: of its parameters, None when it has none.
 
-    described: False when nobody knows the schema.
+    described: False when the schema is unknown.
     """
 
     def __init__(self, schema: Any, *, described: bool = True) -> None:

@@ -13,6 +13,7 @@ from pool.spool import fsops
 
 
 def place(root: Path | str) -> str:
+    """The file in which such ids are listed."""
     return f"{root}/run/jobs.again"
 
 

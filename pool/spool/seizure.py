@@ -1,6 +1,6 @@
 """Ending a job that waits: the supervisor takes it as a worker would, so that no worker can, and publishes its record.
 
-Taken jobs lie in work/<engine>-9999.<generation>/. Killed in between, the supervisor finds them there when it comes
+Taken jobs are in work/<engine>-9999.<generation>/. Killed in between, the supervisor finds them there when it comes
 back (`Recovery`), and puts them where they were.
 """
 
@@ -43,7 +43,7 @@ class Seizer:
         return claim
 
     def read(self, claim: Claim) -> Job | None:
-        """None: nobody can."""
+        """None when nothing can."""
         try:
             return self._spool.read_claim(claim, arrays=False)
         except (ProtocolError, OSError):

@@ -49,7 +49,7 @@ def settle(
         spool.tidy(claim, attempts=attempt)
         try:
             return spool.read_record(claim.name.id, arrays=False).state
-        except (FileNotFoundError, ProtocolError):  # its caller has consumed it; or nobody can read it
+        except (FileNotFoundError, ProtocolError):  # its caller has consumed it, or it is damaged
             return JobState.FAILED
     reason = "its file cannot be read"
     if job is not None:
@@ -92,9 +92,7 @@ def end(
         source=job.source if job else "",
         kept=Redactor.of_spool(spool.root, claim.worker.engine).keep(job) if job else NOTHING,
     )
-    published = spool.finish(
-        claim, record, reply=job.reply if job else "", durable=job.durable if job else True
-    )
+    published = spool.finish(claim, record, reply=job.reply if job else "", durable=job.durable if job else True)
     fsops.unlink(f"{spool.root}/progress/{claim.name.id}", missing_ok=True)
     if published:
         tracing.job_ended(spool.id, job, record)

@@ -58,7 +58,7 @@ class Spool(Tree):
         return [Claim(f"{directory}/{name}", job, worker) for name, job in parsed if job is not None]
 
     def read_claim(self, claim: Claim, *, arrays: bool = True) -> Job:
-        """The job of a claim. ProtocolError when a foreign hand wrote it."""
+        """The job of a claim. ProtocolError when its file is not one of ours."""
         job = Job.from_map(codec.decode(fsops.read_bounded(claim.path, MAX_JOB_BYTES), arrays=arrays))
         if job.id != claim.name.id:
             raise ProtocolError(f"the file names job {claim.name.id}, its content {job.id!r}")
@@ -97,7 +97,7 @@ class Spool(Tree):
     # ---- failure notes
 
     def note(self, job_id: str, failure: Failure) -> None:
-        """Keep the reason of a failed attempt; the first one told about an attempt stays."""
+        """Keep the reason of a failed attempt; the first reason of an attempt stays."""
         body = codec.encode(failure.to_map())
         if self.put_first(self.note_path(job_id, failure.attempt), body, self.durable) and self.durable:
             fsops.sync_dir(f"{self._at}/run/attempts")
@@ -141,7 +141,7 @@ class Spool(Tree):
 
         try:
             data = codec.encode(record.to_map(), store)
-        except ProtocolError as error:  # told from the engine's side: "value" is what it returned
+        except ProtocolError as error:  # the path as the engine's author knows it: "value" is what run() returned
             path = error.path[6:] if error.path.startswith("value.") else error.path
             raise ProtocolError(error.reason, path, error.hint) from None
         if len(data) > MAX_RESULT_BYTES:
@@ -155,7 +155,7 @@ class Spool(Tree):
         return published
 
     def put_first(self, path: str, data: bytes, sync: bool) -> bool:
-        """Publish under a name that nobody has taken; False when somebody has."""
+        """Publish under a new name; False when the name is taken."""
         temp = self.temp()
         fsops.write_new(temp, [data], sync=sync)
         try:
@@ -168,14 +168,14 @@ class Spool(Tree):
         return True
 
     def tidy(self, claim: Claim, state: JobState | None = None, *, attempts: int = 1) -> None:
-        """Remove a decided claim, or bury it in dead/ when the record says failed. state None: look it up."""
+        """Remove a decided claim, or move it to dead/ when the record says failed. state None: look it up."""
         if state is None:
             try:
                 state = self.read_record(claim.name.id, arrays=False).state
             except FileNotFoundError:
                 state = JobState.COMPLETED  # RACE: its caller has consumed it meanwhile
             except ProtocolError:
-                state = JobState.FAILED  # nobody can read it: `retry` can run it again
+                state = JobState.FAILED  # it is damaged: `retry` can run the job again
         if state is JobState.FAILED:
             fsops.rename(claim.path, f"{self._at}/dead/{claim.worker.engine}.{claim.name.fresh()}")
         else:
@@ -208,6 +208,7 @@ class Spool(Tree):
         return found
 
     def forget_notes(self, job_id: str, attempts: int) -> None:
+        """Remove the reasons of the attempts 1 … attempts."""
         for attempt in range(1, attempts + 1):
             fsops.unlink(self.note_path(job_id, attempt), missing_ok=True)
 
@@ -219,7 +220,7 @@ class Spool(Tree):
         aside = f"{self._at}/dead/{name.id}.{owner.fresh()}.record"
         with self.ids.lock():  # RACE: the second of two callers would set the record of the new run aside
             try:
-                job = self._buried(f"{self._at}/dead/{entry}")
+                job = self._dead_job(f"{self._at}/dead/{entry}")
             except FileNotFoundError:
                 return
             if job is not None and job.expires and self.now() >= job.expires:
@@ -239,7 +240,7 @@ class Spool(Tree):
                 fsops.sync_dir(folder)
         fsops.unlink(aside, missing_ok=True)
 
-    def _buried(self, path: str) -> Job | None:
+    def _dead_job(self, path: str) -> Job | None:
         try:
             return Job.from_map(codec.decode(fsops.read_bounded(path, MAX_JOB_BYTES), arrays=False))
         except ProtocolError:
@@ -249,4 +250,3 @@ class Spool(Tree):
         """The terminal record; FileNotFoundError when there is none yet. Arrays open lazily from out/<id>/."""
         data = fsops.read_bounded(self.record_path(job_id), MAX_RESULT_BYTES)
         return Record.from_map(codec.decode(data, directory=self.files_dir(job_id), arrays=arrays))
-

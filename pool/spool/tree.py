@@ -1,4 +1,4 @@
-"""One spool tree: its root, its clock, and where what lies in it."""
+"""One spool tree: its root, its clock and its paths."""
 
 from __future__ import annotations
 
@@ -46,16 +46,19 @@ class Tree:
         return self._offset + boot_ns() // 1000
 
     def ready_dir(self, engine: str) -> str:
+        """ready/<engine>/."""
         return f"{self._at}/ready/{engine}"
 
     def work_dir(self, worker: WorkerName) -> str:
+        """work/<worker>/."""
         return f"{self._at}/work/{worker}"
 
     def record_path(self, job_id: str) -> str:
+        """out/<id>.msgpack."""
         return f"{self._at}/out/{job_id}{SUFFIX}"
 
     def files_dir(self, job_id: str) -> Path:
-        """Where files of a job lie that have no path given by the caller."""
+        """out/<id>/: output files for which the caller gave no path."""
         return self.root / "out" / job_id
 
     def make_files_dir(self, job_id: str, *, sync: bool) -> None:
@@ -64,6 +67,7 @@ class Tree:
             fsops.sync_dir(f"{self._at}/out")
 
     def note_path(self, job_id: str, attempt: int) -> str:
+        """run/attempts/<id>.<attempt>.msgpack."""
         return f"{self._at}/run/attempts/{job_id}.{attempt:02d}{SUFFIX}"
 
     def temp(self) -> str:
@@ -99,4 +103,5 @@ class Tree:
         return os.listdir(f"{self._at}/held")
 
     def decided(self, job_id: str) -> bool:
+        """Whether the job has its terminal record."""
         return os.path.lexists(self.record_path(job_id))

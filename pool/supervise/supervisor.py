@@ -104,7 +104,7 @@ class Supervisor:
         self._announce()
         self._trace()
         logger.info("serving {} with {} slots", self.spool.root, len(self._fleet.slots))
-        quarantine.mend(self.spool)
+        quarantine.repair(self.spool)
         self._fleet.adopt()
         self._fleet.recovery.mend_requeues()
         self._read_proofs(os.listdir(self.spool.root / "run" / "attempts"))

@@ -39,6 +39,7 @@ class Clock:
         return time.time()
 
     def sleep(self, seconds: float) -> None:
+        """Sleep for some seconds."""
         time.sleep(seconds)
 
 

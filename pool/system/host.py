@@ -34,7 +34,7 @@ def cpu_count(root: Path = ROOT) -> int:
 
 
 def oom_kills(root: Path = ROOT) -> int | None:
-    """How many processes the out-of-memory killer has ended in our control group; None where nobody counts.
+    """How many processes the out-of-memory killer has ended in our control group; None where it is not counted.
 
     Falls back to the count of the whole machine. A rise between two readings explains a SIGKILL.
     """
@@ -68,7 +68,7 @@ def memory_total(root: Path = ROOT) -> int | None:
 
 
 def mounts(table: str = "/proc/self/mounts") -> list[tuple[str, str]]:
-    """(mount point, type of file system) in the order in which they were mounted; empty where nobody tells."""
+    """(mount point, type of file system) in order of mounting; empty where the system does not say."""
     try:
         text = Path(table).read_text("utf-8", "surrogateescape")
     except OSError:

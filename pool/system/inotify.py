@@ -81,12 +81,15 @@ class Inotify:
         self._inodes[key] = (info.st_dev, info.st_ino)
 
     def fileno(self) -> int:
+        """The descriptor to poll."""
         return self._fd
 
     def wait(self, timeout: float) -> bool:
+        """Whether something arrived within `timeout` seconds."""
         return bool(self._poll.poll(max(0, int(timeout * 1000 + 0.999))))
 
     def read(self) -> Arrivals:
+        """What arrived since the last call; never blocks."""
         arrivals = Arrivals()
         try:
             buffer = os.read(self._fd, 65536)
@@ -113,6 +116,7 @@ class Inotify:
             self._arm(key)
 
     def healthy(self) -> bool:
+        """Whether every directory is still the one that is watched."""
         for key, path in self._directories.items():
             try:
                 info = os.stat(path)
@@ -123,6 +127,7 @@ class Inotify:
         return True
 
     def close(self) -> None:
+        """Stop watching."""
         # RACE: the number is forgotten first; a child forked meanwhile must not close what has it next
         descriptor, self._fd = self._fd, -1
         if descriptor >= 0:
@@ -132,7 +137,7 @@ class Inotify:
 
 
 def why_not(error: OSError) -> str:
-    """Why there are no events, and what mends it."""
+    """Why there are no events, and what to do about it."""
     if error.errno == errno.EMFILE and (full := _no_descriptor()) is not None:
         return limits.sentence(full)
     if error.errno == errno.EMFILE:

@@ -23,7 +23,7 @@ _told: set[str] = set()
 
 
 def sentence(error: OSError) -> str:
-    """What is used up, and what mends it."""
+    """What is used up, and how to raise it."""
     if error.errno == errno.EMFILE:
         return f"this process has no file descriptor left (ulimit -n is {_most_files()}): close files, or raise it"
     if error.errno == errno.ENFILE:
@@ -32,7 +32,7 @@ def sentence(error: OSError) -> str:
 
 
 def clear(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Have a call raise SpoolError, with what mends it, in the place of an OSError for want of descriptors."""
+    """Make a call raise SpoolError, with the remedy, instead of an OSError when descriptors run out."""
 
     @functools.wraps(call)
     def cleared(*args: _P.args, **more: _P.kwargs) -> _R:

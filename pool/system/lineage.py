@@ -1,7 +1,7 @@
 """Our own children, born ours or left to us: a subreaper is the new parent of what its descendants leave behind.
 
 Each worker is one, so that a daemon it started (`setsid`, forked twice, its environment cleared) still descends from
-it; so is the supervisor, which inherits what a dead worker held. Linux only: elsewhere nobody is anybody's heir.
+it; so is the supervisor, which inherits what a dead worker held. Linux only: elsewhere init inherits orphans.
 """
 
 from __future__ import annotations

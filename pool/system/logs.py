@@ -1,7 +1,7 @@
 """Logs: the supervisor's own, and those that workers write through descriptors we gave them.
 
 A worker's stdout and stderr are one file opened with O_APPEND, shared with all that it starts. It is turned
-over in two ways. `rotate`, between two processes of a slot: a rename, nobody writes. `trim`, while one does:
+over in two ways. `rotate`, between two processes of a slot: a rename, no process writes. `trim`, while one does:
 copy, then cut to nothing; its next line lands at the new end, because of O_APPEND.
 
     run/logs/transcribe-0.log    being written
@@ -41,7 +41,7 @@ def rotate(path: Path, keep: int, *, over: int = 0) -> bool:
 
 
 def trim(path: Path, max_bytes: int, keep: int) -> bool:
-    """Turn over a log that somebody is writing, when it is longer than `max_bytes`; returns whether it was.
+    """Rotate a log that a process is writing, when it is longer than `max_bytes`; returns whether it was.
 
     Only its last `max_bytes` are kept, none on a full disk: the cut is what matters then.
     """

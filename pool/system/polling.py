@@ -1,4 +1,4 @@
-"""Looking again and again, where the kernel tells nothing: as often as it costs little, and only while somebody waits.
+"""Polling directories where the kernel sends no events: as often as it is cheap, and only while a caller waits.
 
 Just after news, or when a job begins to be awaited, the pause is a millisecond; while nothing comes it grows to
 POLL_S. A look that took t is not repeated before 20 t have passed (5 % of one core), and after a while in which
@@ -35,13 +35,14 @@ class Arrivals:
         return self.rescan or bool(self.names)
 
     def add(self, other: Arrivals) -> None:
+        """Take in what another one holds."""
         self.rescan |= other.rescan
         for key, names in other.names.items():
             self.names.setdefault(key, []).extend(names)
 
 
 class Listing:
-    """Lists directories and tells what was not there before. closes: keys of directories in which a file counts again
+    """Lists directories and reports what was not there before. closes: keys of directories in which a file counts again
     when it was written to."""
 
     def __init__(self, directories: Mapping[str, str], closes: frozenset[str]) -> None:
@@ -50,6 +51,7 @@ class Listing:
         self()
 
     def __call__(self) -> Arrivals:
+        """What is new in the directories since the last call."""
         arrivals = Arrivals()
         for key, path in self._directories.items():
             try:
@@ -86,6 +88,7 @@ class Wanted:
         self._key, self._path, self._wanted = key, path, wanted
 
     def __call__(self) -> Arrivals:
+        """Which of the wanted names are there."""
         names = self._wanted()
         if len(names) <= _FEW:
             found = [name for name in names if os.path.lexists(f"{self._path}/{name}")]
@@ -98,7 +101,7 @@ class Wanted:
 
 
 class Poller:
-    """look: tells what has arrived since its last call. directories: a change of which of them exist is unhealthy."""
+    """look: returns what has arrived since its last call. directories: a change of which of them exist is unhealthy."""
 
     def __init__(self, look: Callable[[], Arrivals], directories: Iterable[str]) -> None:
         self._look, self._directories = look, tuple(directories)
@@ -128,6 +131,7 @@ class Poller:
         return self._reader
 
     def wait(self, timeout: float) -> bool:
+        """Whether something arrived within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not (self._news or self._closed):
             if self._thread in (None, threading.current_thread()):
@@ -140,6 +144,7 @@ class Poller:
         return bool(self._news)
 
     def read(self) -> Arrivals:
+        """What arrived since the last call; never blocks."""
         if self._thread is None:
             self._look_if_due()
         elif self._reader >= 0:
@@ -153,10 +158,12 @@ class Poller:
         return news
 
     def healthy(self) -> bool:
+        """Whether the thread lives and the directories are those that are watched."""
         alive = self._thread is None or self._thread.is_alive()
         return alive and self._there == self._existing()
 
     def close(self) -> None:
+        """Stop watching; waits for the thread."""
         self._closed = True
         self._hurried.set()
         self._taken.set()
@@ -165,6 +172,7 @@ class Poller:
         self.abandon()
 
     def abandon(self) -> None:
+        """In a forked child: close the copies of the parent's descriptors."""
         reader, writer = self._reader, self._writer
         self._reader = self._writer = -1
         for descriptor in (reader, writer):
@@ -182,7 +190,7 @@ class Poller:
             with self._lock:
                 self._news.add(found)
             self._pause = _FIRST_S
-            self._hurried.set()  # whoever waits beside the thread
+            self._hurried.set()  # a caller that waits beside the thread
         else:
             rare = min(POLL_S, max(_RARE_S, _RARE_SHARE * spent))
             self._pause = min(rare, self._pause * _GROWTH)

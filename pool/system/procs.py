@@ -1,7 +1,7 @@
 """Processes: who one is, starting one, ending one with everything it started, and what it uses.
 
-Identity is pid + start time + boot. A pid alone names nobody: the kernel hands it out again. Every signal
-goes through a pidfd that was opened before the identity was checked, so it cannot reach a stranger.
+Identity is pid + start time + boot. A pid alone names no process: the kernel reuses it. Every signal
+goes through a pidfd that was opened before the identity was checked, so it cannot reach another process.
 
 On Linux the facts are read from /proc by hand (`procfs`), elsewhere psutil is asked (`portable`). Reduced
 there: no pidfd (the caller polls `proved_dead`; a pid reused between check and signal could be hit) and no
@@ -49,6 +49,7 @@ class Identity:
     boot: str
 
     def to_map(self) -> dict[str, object]:
+        """As it is stored."""
         return {"pid": self.pid, "start": self.start, "boot": self.boot}
 
     @classmethod
@@ -134,8 +135,7 @@ def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) 
     except OSError as error:
         what = f"its directory {cwd}" if str(error.filename) == str(cwd) else f"the program {argv[0]}"
         raise SpawnError(
-            f"cannot start a worker: {what}: {error.strerror}; "
-            "check `python` and `cwd` of this engine in config.json"
+            f"cannot start a worker: {what}: {error.strerror}; check `python` and `cwd` of this engine in config.json"
         ) from error
     finally:
         os.close(output)
@@ -204,7 +204,7 @@ def family(identity: Identity, *, spool_id: str = "", worker: str = "") -> list[
     ours = leader is not None and leader.start == identity.start and identity.boot == boot_id()
     found = {m.identity.pid: m for m in members(spool_id, worker)} if spool_id and worker else {}
     taken = set(found)
-    if ours:  # else the number may be a stranger's group by now
+    if ours:  # else the number may belong to another group by now
         taken |= {pid for pid, s in stats.items() if identity.pid in (pid, s.group, s.session)}
     grown = True
     while grown:
@@ -297,9 +297,7 @@ def resident_bytes() -> int:
 
 def _only_main_thread(name: str) -> None:
     if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError(
-            f"call {name}() from the main thread: the parent-death signal is tied to the thread"
-        )
+        raise RuntimeError(f"call {name}() from the main thread: the parent-death signal is tied to the thread")
 
 
 def _member(pid: int, worker: str) -> Member | None:

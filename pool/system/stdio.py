@@ -7,7 +7,7 @@ import io
 import os
 from typing import Any
 
-_HIGH = 64  # copies of the standard descriptors lie above what careless code closes
+_HIGH = 64  # copies of the standard descriptors are above what careless code closes
 
 
 def file_of(fd: int) -> tuple[int, int] | None:
@@ -28,6 +28,7 @@ def mode_of(fd: int) -> int | None:
 
 
 def duplicate(fd: int) -> int | None:
+    """A copy of a descriptor with a high number, closed on exec; None when there is no such descriptor."""
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
     except OSError:
@@ -35,6 +36,7 @@ def duplicate(fd: int) -> int | None:
 
 
 def usable(stream: Any) -> bool:
+    """Whether a text stream can be written or read: None, or open."""
     try:
         return stream is None or not stream.closed
     except Exception:  # detached

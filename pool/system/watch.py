@@ -50,7 +50,7 @@ class Watcher:
         self._closes, self._wanted = frozenset(closes), wanted
         self.mode = "inotify"
         self.reason = ""
-        self.limited = False  # the reason is a limit that somebody may raise, or that may go by itself
+        self.limited = False  # the reason is a limit that an operator may raise, or that may go by itself
         self._again_at = 0.0
         self.source: Inotify | _Observer | Poller
         for path in self._directories.values():
@@ -139,6 +139,7 @@ class Watcher:
         self.source.abandon()
 
     def close(self) -> None:
+        """Stop watching."""
         self.source.close()
 
     def __enter__(self) -> Watcher:
@@ -211,6 +212,7 @@ class _Observer:
         return alive and self._watched == [path for path in self._directories if os.path.isdir(path)]
 
     def close(self) -> None:
+        """Stop watching."""
         if self._reader < 0:
             return
         self._observer.stop()
