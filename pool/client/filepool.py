@@ -126,20 +126,22 @@ class FilePool:
 
         Raises JobRefused (with the key's path), UnknownEngine, UnknownJob, JobConflict, SpoolFull.
         """
-        terms = Terms(
-            priority=priority,
-            timeout_s=timeout_s,
-            retry_times=retry_times,
-            retry_on=retry_on,
-            durable=durable,
-            tags=tags,
-            note=note,
-            not_before=not_before,
-            expires=expires,
-            depends_on=depends_on,  # type: ignore[arg-type]
-            log_context=log_context,
-            traceparent=traceparent,
-            tracestate=tracestate,
+        terms = Terms.of(
+            {
+                "priority": priority,
+                "timeout_s": timeout_s,
+                "retry_times": retry_times,
+                "retry_on": retry_on,
+                "durable": durable,
+                "tags": tags,
+                "note": note,
+                "not_before": not_before,
+                "expires": expires,
+                "depends_on": depends_on,
+                "log_context": log_context,
+                "traceparent": traceparent,
+                "tracestate": tracestate,
+            }
         )
         consume = truth(consume, "consume")
         self._open()
@@ -181,20 +183,22 @@ class FilePool:
         tracestate: str = "",
     ) -> list[JobFuture]:
         """Accept many jobs with one directory sync. What is wrong with one of them is found before any is accepted."""
-        terms = Terms(
-            priority=priority,
-            timeout_s=timeout_s,
-            retry_times=retry_times,
-            retry_on=retry_on,
-            durable=durable,
-            tags=tags,
-            note=note,
-            not_before=not_before,
-            expires=expires,
-            depends_on=depends_on,  # type: ignore[arg-type]
-            log_context=log_context,
-            traceparent=traceparent,
-            tracestate=tracestate,
+        terms = Terms.of(
+            {
+                "priority": priority,
+                "timeout_s": timeout_s,
+                "retry_times": retry_times,
+                "retry_on": retry_on,
+                "durable": durable,
+                "tags": tags,
+                "note": note,
+                "not_before": not_before,
+                "expires": expires,
+                "depends_on": depends_on,
+                "log_context": log_context,
+                "traceparent": traceparent,
+                "tracestate": tracestate,
+            }
         )
         consume = truth(consume, "consume")
         self._open()
@@ -242,19 +246,21 @@ class FilePool:
         The first windows are submitted at once, the rest as results are taken. A call that fails raises JobFailed
         when its turn comes. timeout: seconds for the whole map; timeout_s: for one attempt at one chunk.
         """
-        terms = Terms(
-            priority=priority,
-            timeout_s=timeout_s,
-            retry_times=retry_times,
-            retry_on=retry_on,
-            durable=durable,
-            tags=tags,
-            note=note,
-            not_before=not_before,
-            expires=expires,  # type: ignore[arg-type]
-            log_context=log_context,
-            traceparent=traceparent,
-            tracestate=tracestate,
+        terms = Terms.of(
+            {
+                "priority": priority,
+                "timeout_s": timeout_s,
+                "retry_times": retry_times,
+                "retry_on": retry_on,
+                "durable": durable,
+                "tags": tags,
+                "note": note,
+                "not_before": not_before,
+                "expires": expires,
+                "log_context": log_context,
+                "traceparent": traceparent,
+                "tracestate": tracestate,
+            }
         )
         size, limit = _SIZE(chunksize, "chunksize"), seconds_to_wait(timeout)
         self._open()
