@@ -18,10 +18,10 @@ from pool.format.names import WorkerName, parse_dead, parse_worker
 from pool.job import JobState
 from pool.policy.death import Ended
 from pool.runfiles import watchers
-from pool.runfiles.heartbeat import read
+from pool.runfiles.heartbeat import Beat, read
 from pool.runfiles.server import OnDisk, Running, running
 from pool.runfiles.snapshot import MAX_BYTES
-from pool.runfiles.watchers import EVENTS, WatchingStatus
+from pool.runfiles.watchers import WatchingStatus
 from pool.spool import lookup
 from pool.spool.store import Spool
 from pool.system.clock import boot_ns
@@ -115,49 +115,70 @@ def _slots(
 
 
 def _slot(spool: Spool, config: Config, entry: Mapping[str, Any], alive: Mapping[str, Member]) -> SlotStatus:
-    worker = entry.get("worker")
-    member = alive.get(str(worker))
-    beat = read(f"{spool.root}/run/heartbeats/{worker}") if worker else None
+    """One slot: what the supervisor reports of it, and what its process says itself."""
+    slot = _reported(entry)
+    beat = read(f"{spool.root}/run/heartbeats/{slot.worker}") if slot.worker else None
+    member = alive.get(str(slot.worker))
     usage = sample(member.identity) if member else None
-    now = boot_ns()
-    busy = beat is not None and beat.phase is Phase.BUSY
-    word = lookup.progress(spool, beat.job) if busy and beat and beat.job else None
-    engine = str(entry.get("engine") or "")
-    silent_s = max(0.0, (now - beat.beat_ns) / 1e9) if beat else None
-    trouble = trouble_of(entry, beat, usage, silent_s, config)
-    told_pid = entry.get("pid")
-    error = entry.get("error")
+    silent_s = _seconds_since(beat.beat_ns) if beat else None
+    slot = replace(
+        slot, spare=bool(beat.standby) if beat else slot.spare, trouble=trouble_of(entry, beat, usage, silent_s, config)
+    )
+    if member is None or usage is None:
+        return slot
+    slot = replace(
+        slot,
+        pid=member.identity.pid,
+        silent_s=silent_s,
+        rss_bytes=usage.rss_bytes,
+        watching=watchers.told(spool, str(slot.worker)),
+    )
+    return _beating(spool, slot, beat) if beat else slot
+
+
+def _reported(entry: Mapping[str, Any]) -> SlotStatus:
+    """A slot as the supervisor reports it in run/status.json."""
+    worker, pid, error = entry.get("worker"), entry.get("pid"), entry.get("error")
     return SlotStatus(
         slot=str(entry["slot"]),
-        engine=engine,
+        engine=str(entry.get("engine") or ""),
         seat=str(entry.get("seat") or ""),
-        spare=bool(beat.standby) if beat else bool(entry.get("spare")),
+        spare=bool(entry.get("spare")),
         worker=str(worker) if worker else None,
-        pid=member.identity.pid if member else told_pid if isinstance(told_pid, int) else None,
+        pid=pid if isinstance(pid, int) else None,
         device=str(entry.get("device") or ""),
-        phase=beat.phase.label if beat and member else "",
-        phase_s=max(0.0, (now - beat.phase_ns) / 1e9) if beat and member else None,
-        silent_s=silent_s if member else None,
-        job=beat.job if busy and beat and member else "",
-        stage=beat.stage if beat and member else "",
-        percent=word.percent if word else None,
-        message=word.message if word else "",
-        serving=bool(member and beat and beat.phase in SERVING and not beat.standby and not trouble),
-        trouble=trouble,
         why=str(entry.get("why") or ""),
         error={key: str(value) for key, value in error.items()} if isinstance(error, dict) else None,
         last_death=str(entry.get("last_death") or ""),
         ended=Ended.from_map(entry.get("ended")),
-        row=beat.row if beat and member else 0,
         next_start_s=_number(entry.get("next_start_s")),
         starts=int(entry.get("starts") or 0),
         restarts=int(entry.get("restarts") or 0),
-        jobs_done=beat.jobs_done if beat and member else 0,
-        rss_bytes=usage.rss_bytes if usage else 0,
-        gpu_bytes=beat.gpu_bytes if beat and member else 0,
         restarts_by={str(reason): int(count) for reason, count in (entry.get("restarts_by") or {}).items()},
-        watching=watchers.told(spool, str(worker)) if member else EVENTS,
     )
+
+
+def _beating(spool: Spool, slot: SlotStatus, beat: Beat) -> SlotStatus:
+    """A slot whose process lives, with what its heartbeat says; while it runs a job, also how far that is."""
+    job = beat.job if beat.phase is Phase.BUSY else ""
+    progress = lookup.progress(spool, job) if job else None
+    return replace(
+        slot,
+        phase=beat.phase.label,
+        phase_s=_seconds_since(beat.phase_ns),
+        job=job,
+        stage=beat.stage,
+        percent=progress.percent if progress else None,
+        message=progress.message if progress else "",
+        serving=beat.phase in SERVING and not beat.standby and not slot.trouble,
+        row=beat.row,
+        jobs_done=beat.jobs_done,
+        gpu_bytes=beat.gpu_bytes,
+    )
+
+
+def _seconds_since(moment_ns: int) -> float:
+    return max(0.0, (boot_ns() - moment_ns) / 1e9)
 
 
 def _engines(

@@ -88,29 +88,29 @@ class SlotStatus:
     engine: str
     seat: str
     spare: bool
-    worker: str | None
-    pid: int | None
-    device: str
-    phase: str
-    phase_s: float | None
-    silent_s: float | None
-    job: str
-    stage: str
-    percent: float | None
-    message: str
-    serving: bool
-    trouble: str
-    why: str
-    error: Mapping[str, str] | None  # of the last load: message, stage, hint
-    last_death: str
-    ended: Ended | None  # how and why the process before this one ended
-    row: int  # jobs in a row whose first failure was here
-    next_start_s: float | None
-    starts: int
-    restarts: int
-    jobs_done: int
-    rss_bytes: int
-    gpu_bytes: int
+    worker: str | None = None
+    pid: int | None = None
+    device: str = ""
+    phase: str = ""
+    phase_s: float | None = None
+    silent_s: float | None = None
+    job: str = ""
+    stage: str = ""
+    percent: float | None = None
+    message: str = ""
+    serving: bool = False
+    trouble: str = ""
+    why: str = ""
+    error: Mapping[str, str] | None = None  # of the last load: message, stage, hint
+    last_death: str = ""
+    ended: Ended | None = None  # how and why the process before this one ended
+    row: int = 0  # jobs in a row whose first failure was here
+    next_start_s: float | None = None
+    starts: int = 0
+    restarts: int = 0
+    jobs_done: int = 0
+    rss_bytes: int = 0
+    gpu_bytes: int = 0
     restarts_by: Mapping[str, int] = field(default_factory=dict)
     watching: WatchingStatus = EVENTS  # of its process
 
