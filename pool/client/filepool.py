@@ -126,28 +126,32 @@ class FilePool:
 
         Raises JobRefused (with the key's path), UnknownEngine, UnknownJob, JobConflict, SpoolFull.
         """
-        terms = Terms.of(
-            {
-                "priority": priority,
-                "timeout_s": timeout_s,
-                "retry_times": retry_times,
-                "retry_on": retry_on,
-                "durable": durable,
-                "tags": tags,
-                "note": note,
-                "not_before": not_before,
-                "expires": expires,
-                "depends_on": depends_on,
-                "log_context": log_context,
-                "traceparent": traceparent,
-                "tracestate": tracestate,
-            }
+        terms = self._terms(
+            priority=priority,
+            timeout_s=timeout_s,
+            retry_times=retry_times,
+            retry_on=retry_on,
+            durable=durable,
+            tags=tags,
+            note=note,
+            not_before=not_before,
+            expires=expires,
+            depends_on=depends_on,
+            log_context=log_context,
+            traceparent=traceparent,
+            tracestate=tracestate,
         )
         consume = truth(consume, "consume")
         self._open()
         self._admission.known(engine)
         fitting = self._admission.fit(engine, params_of(params, more))
         return self._accept(self._admission.job(engine, fitting, terms, job_id=id), consume)
+
+    def _terms(self, **given: Any) -> Terms:
+        """The terms of a call; `durable` as configured, unless the call says otherwise. Raises JobRefused."""
+        if given["durable"] is None:
+            given["durable"] = self._config.durable
+        return Terms.of(given)
 
     def _accept(self, job: Job, consume: bool) -> JobFuture:
         self._admission.make_room(job.engine, [job])
@@ -183,22 +187,20 @@ class FilePool:
         tracestate: str = "",
     ) -> list[JobFuture]:
         """Accept many jobs with one directory sync. What is wrong with one of them is found before any is accepted."""
-        terms = Terms.of(
-            {
-                "priority": priority,
-                "timeout_s": timeout_s,
-                "retry_times": retry_times,
-                "retry_on": retry_on,
-                "durable": durable,
-                "tags": tags,
-                "note": note,
-                "not_before": not_before,
-                "expires": expires,
-                "depends_on": depends_on,
-                "log_context": log_context,
-                "traceparent": traceparent,
-                "tracestate": tracestate,
-            }
+        terms = self._terms(
+            priority=priority,
+            timeout_s=timeout_s,
+            retry_times=retry_times,
+            retry_on=retry_on,
+            durable=durable,
+            tags=tags,
+            note=note,
+            not_before=not_before,
+            expires=expires,
+            depends_on=depends_on,
+            log_context=log_context,
+            traceparent=traceparent,
+            tracestate=tracestate,
         )
         consume = truth(consume, "consume")
         self._open()
@@ -246,21 +248,19 @@ class FilePool:
         The first windows are submitted at once, the rest as results are taken. A call that fails raises JobFailed
         when its turn comes. timeout: seconds for the whole map; timeout_s: for one attempt at one chunk.
         """
-        terms = Terms.of(
-            {
-                "priority": priority,
-                "timeout_s": timeout_s,
-                "retry_times": retry_times,
-                "retry_on": retry_on,
-                "durable": durable,
-                "tags": tags,
-                "note": note,
-                "not_before": not_before,
-                "expires": expires,
-                "log_context": log_context,
-                "traceparent": traceparent,
-                "tracestate": tracestate,
-            }
+        terms = self._terms(
+            priority=priority,
+            timeout_s=timeout_s,
+            retry_times=retry_times,
+            retry_on=retry_on,
+            durable=durable,
+            tags=tags,
+            note=note,
+            not_before=not_before,
+            expires=expires,
+            log_context=log_context,
+            traceparent=traceparent,
+            tracestate=tracestate,
         )
         size, limit = _SIZE(chunksize, "chunksize"), seconds_to_wait(timeout)
         self._open()
