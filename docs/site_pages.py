@@ -44,9 +44,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     from mkdocs.structure.files import File
 
     sys.path[:0] = [str(PROJECT)]
-    pages: dict[str, str | Callable[[], str]] = {
-        page: (PROJECT / path).read_text("utf-8") for page, path in SHOWN.items()
-    }
+    pages = {page: (PROJECT / path).read_text("utf-8") for page, path in SHOWN.items()}
     pages |= {f"reference/{name}.md": text for name, text in _reference().items()}
     pages |= {f"commands/{name}.md": _help(name, module) for name, module in COMMANDS.items()}
     written = {file.src_uri: file.content_string for file in files.documentation_pages()}
@@ -116,7 +114,12 @@ def _outside(page: str, text: str) -> list[str]:
     """Files of the repository that a page names and that are no pages yet."""
     targets: list[str] = []
     if not page.startswith(("reference/", "commands/")):
-        _outside_code(text, lambda part: targets.extend(match["target"] for match in _LINK.finditer(part)) or part)
+
+        def collect(part: str) -> str:
+            targets.extend(match["target"] for match in _LINK.finditer(part))
+            return part
+
+        _outside_code(text, collect)
     paths = [path for target in targets if (path := _target(page, target))]
     return [path for path in paths if page_of(path).startswith("source/")]
 
@@ -133,7 +136,7 @@ def _reference() -> dict[str, str]:
     """Page -> its text, for the public names of the packages that people import from."""
     names = dict(import_module("pool")._HOME)
     classes = [f"{home}.{name}" for name, home in names.items() if home != "pool.errors"]
-    job = [name for name in ("Record", "Job", "Failure", "Progress", "JobState", "FailureKind")]
+    job = ("Record", "Job", "Failure", "Progress", "JobState", "FailureKind")
     homes = {name: getattr(import_module("pool.job"), name).__module__ for name in job}
     plain = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
     bare = plain + "      members: false\n"
