@@ -151,8 +151,10 @@ FOREIGN = {
     "git": "works on the checkout",
     "head": "reads what a command of ours prints",
     "install": "needs root",
+    "mypy": "checks the sources in make lint",
     "openssl": "makes a token",
     "printf": "writes secrets",
+    "ruff": "checks the sources in make lint",
     "systemctl": "needs systemd and root",
     "useradd": "needs root",
 }
@@ -219,6 +221,8 @@ def understand(words: list[str], *, whole: bool = True) -> None:
     elif program == "make":
         targets_made = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
         assert {word for word in words[1:] if "=" not in word} <= set(targets_made), words
+    elif program == "pytest":
+        _tests_exist(words)
     elif program == "pip":
         _extras_exist(words)
     elif program == "curl":
@@ -267,6 +271,14 @@ def _read_by_argparse(module: str, arguments: list[str]) -> None:
         except SystemExit as leave:
             raise AssertionError(f"python -m {module} does not understand {arguments}") from leave
     raise AssertionError(f"python -m {module} has no parser")
+
+
+def _tests_exist(words: list[str]) -> None:
+    for word in words[1:]:
+        if word.startswith("tests"):
+            path, _, test = word.partition("::")
+            assert (ROOT / path).exists(), word
+            assert not test or f"def {test}(" in (ROOT / path).read_text("utf-8"), word
 
 
 @functools.cache
