@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine with Python (3.10 or newer), git and make:
 #   make demo    set up, then transcribe the example speech and let a painting say it
-#   make test    set up, then lint, types and the fast tests
+#   make test    set up, then lint, types, the site and the fast tests
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -11,7 +11,7 @@ WEIGHTS := $(VENV)/.weights
 # the tests start some thousand interpreters: each would compile everything anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test more lint slow chaos bench clean
+.PHONY: help setup demo test more lint docs slow chaos bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,9 +23,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
 	@touch $@
 
-# what only the tests need: linters, pytest, and the packages of the optional backends
+# what only the tests need: linters, pytest, mkdocs, and the packages of the optional backends
 $(TESTED): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,funasr,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,funasr,dev,docs]"
 	$(BIN)/python -m inference.weights install --all
 	@touch $@
 
@@ -42,7 +42,10 @@ lint: $(TESTED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: setup lint  ## lint, types and the fast tests
+docs: $(TESTED)  ## the site of docs/, with the reference, in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+test: setup lint docs  ## lint, types, the site and the fast tests
 	$(BIN)/pytest -m "not slow and not long" -n 4 --dist worksteal -q
 
 more: setup $(TESTED)  ## a process killed at each of its steps, adapters, the console in a browser, what takes seconds
@@ -59,4 +62,4 @@ bench: setup $(TESTED)  ## every figure of docs/BENCH.md on this machine
 	$(BIN)/python -m bench
 
 clean:  ## remove what was built; weights stay
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache demo

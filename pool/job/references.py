@@ -42,7 +42,7 @@ class Referable:
 
 @dataclass(frozen=True)
 class ResultRef(Referable):
-    """A part of the result of job `id`: result[keys[0]][keys[1]] …"""
+    """A part of the result of job `id`: `result[keys[0]][keys[1]] …`"""
 
     id: str
     keys: tuple[Key, ...] = ()
