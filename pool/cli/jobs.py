@@ -56,7 +56,7 @@ def jobs(
     interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks.")] = 2.0,
     as_json: JsonOption = False,
     config: ConfigOption = None,
-) -> None:  # fmt: skip
+) -> None:
     """Jobs that wait, run and ended, newest first. `jobs show ID`: one of them with its parameters."""
     if context.invoked_subcommand is not None:
         return
@@ -139,7 +139,7 @@ def rerun(
         future = pool.rerun(
             job_id, id=new_id, params=params, without=_words(without), priority=priority, timeout_s=timeout,
             retry_times=retries, tags=None if tag is None else _words(tag), note=note,
-        )  # fmt: skip
+        )
         served = pool.status().supervisor is not None
         pool.close()
     if as_json:

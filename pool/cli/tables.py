@@ -18,7 +18,7 @@ from pool.job import JobState
 _COLOURS = {
     JobState.QUEUED: "", JobState.DEFERRED: "yellow", JobState.RUNNING: "cyan", JobState.COMPLETED: "green",
     JobState.FAILED: "red", JobState.CANCELLED: "yellow",
-}  # fmt: skip
+}
 _NOTE_CHARS, _REASON_CHARS = 40, 100
 
 

@@ -202,7 +202,7 @@ def _parameters(entry: Mapping[str, Any]) -> RenderableType:
     if not schema:
         known = "any: the engine checks them itself" if entry.get("described") else (
             "not known before a worker has started once: python -m pool serve"
-        )  # fmt: skip
+        )
         return Text(f"  parameters: {known}", style="dim")
     table = _table("parameter", "type", "default", "")
     table.pad_edge = True

@@ -39,7 +39,7 @@ RETRY_AFTER_S = 5
 STATUS_OF_KIND = {
     "input": 422, "resource": 503, "timeout": 504, "expired": 504, "cancelled": 410, "dependency": 424,
     "engine": 502, "infrastructure": 502,
-}  # fmt: skip
+}
 _STATUS = (
     (UnknownFile, 404),
     (OutsideRoots, 403),

@@ -26,7 +26,7 @@ def make_routes(desk: Desk) -> APIRouter:
         response_class=Response,
         responses={200: {"content": _OBJECT, "description": "As `python -m pool status --json`"},
                    **responses(Failed, 403)},
-    )  # fmt: skip
+    )
     async def status() -> Response:
         """At most half a second old."""
         found = await in_thread(desk.status)
@@ -47,7 +47,7 @@ def make_routes(desk: Desk) -> APIRouter:
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Text format"},
                    **responses(Failed, 403)},
-    )  # fmt: skip
+    )
     async def metrics() -> Response:
         return Response(await in_thread(lambda: render(registry)), headers={"Content-Type": CONTENT_TYPE_LATEST})
 

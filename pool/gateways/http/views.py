@@ -35,7 +35,7 @@ def look(spool: Spool, job_id: str) -> JobView:
         return JobView(
             id=job_id, engine="", state=state, status=state, percent=0.0, message=reason.describe(), attempt=0,
             failure=reason.to_map(),
-        )  # fmt: skip
+        )
 
 
 def of_record(record: Record) -> JobView:
