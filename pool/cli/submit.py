@@ -139,16 +139,28 @@ def submit(
             else:
                 params = _parameters(pool, configured, engine or "", values or [], started=wait)
                 future = pool.submit(
-                    engine or "", params=params, id=job_id, priority=priority, timeout_s=timeout, retry_times=retries,
-                    retry_on=retry_on or None, note=note, tags=[word for text in tag or [] for word in text.split(",")],
-                    not_before=not_before, expires=expires, depends_on=after or (), traceparent=traceparent,
-                    tracestate=tracestate if traceparent else "", log_context=fields,
+                    engine or "",
+                    params=params,
+                    id=job_id,
+                    priority=priority,
+                    timeout_s=timeout,
+                    retry_times=retries,
+                    retry_on=retry_on or None,
+                    note=note,
+                    tags=[word for text in tag or [] for word in text.split(",")],
+                    not_before=not_before,
+                    expires=expires,
+                    depends_on=after or (),
+                    traceparent=traceparent,
+                    tracestate=tracestate if traceparent else "",
+                    log_context=fields,
                 )
             if not wait:
                 _handed_over(pool, future, as_json=as_json, quiet=quiet)
                 return
-            code = Waiting(pool, future, asked, as_json=as_json, quiet=quiet, verbose=verbose,
-                           output_record=output_record).until(wait_timeout)
+            code = Waiting(
+                pool, future, asked, as_json=as_json, quiet=quiet, verbose=verbose, output_record=output_record
+            ).until(wait_timeout)
     finally:
         pool.close()
     raise typer.Exit(code)
@@ -248,9 +260,7 @@ class Waiting:
         if self._output_record is not None:
             _write(self._output_record, outcome.record_json(record) + "\n")
         shown = view.parts if sys.stdout.isatty() and sys.stderr.isatty() else ()
-        return outcome.present(
-            record, as_json=self._json, verbose=self._verbose, quiet=self._quiet, shown=shown
-        )
+        return outcome.present(record, as_json=self._json, verbose=self._verbose, quiet=self._quiet, shown=shown)
 
     def _gave_up(self, view: LiveView | PlainView, why: str, code: int | None = None) -> int:
         from pool.cli.command import standing
@@ -357,4 +367,3 @@ app.command(context_settings=CONTEXT, epilog=_EPILOG)(submit)
 
 def main() -> None:
     run(app, "python -m pool.submit")
-

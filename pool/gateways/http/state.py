@@ -24,8 +24,10 @@ def make_routes(desk: Desk) -> APIRouter:
         "/status",
         summary="Engines, queues, workers",
         response_class=Response,
-        responses={200: {"content": _OBJECT, "description": "As `python -m pool status --json`"},
-                   **responses(Failed, 403)},
+        responses={
+            200: {"content": _OBJECT, "description": "As `python -m pool status --json`"},
+            **responses(Failed, 403),
+        },
     )
     async def status() -> Response:
         """At most half a second old."""
@@ -45,8 +47,10 @@ def make_routes(desk: Desk) -> APIRouter:
         "/metrics",
         summary="For Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Text format"},
-                   **responses(Failed, 403)},
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Text format"},
+            **responses(Failed, 403),
+        },
     )
     async def metrics() -> Response:
         return Response(await in_thread(lambda: render(registry)), headers={"Content-Type": CONTENT_TYPE_LATEST})
