@@ -77,11 +77,18 @@ def test_a_wrong_cursor_is_refused(spool: Spool, cursor: str) -> None:
 @pytest.mark.parametrize(
     ("wanted", "path"),
     [
-        ({"state": "runing"}, "state"), ({"engine": "No!"}, "engine"), ({"limit": 0}, "limit"),
-        ({"limit": 1001}, "limit"), ({"limit": True}, "limit"), ({"since": "soon"}, "since"), ({"since": -1}, "since"),
-        ({"since": True}, "since"), ({"tag": "a b"}, "tag"), ({"tag": [1]}, "tag"),
+        ({"state": "runing"}, "state"),
+        ({"engine": "No!"}, "engine"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 1001}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"since": "soon"}, "since"),
+        ({"since": -1}, "since"),
+        ({"since": True}, "since"),
+        ({"tag": "a b"}, "tag"),
+        ({"tag": [1]}, "tag"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_question_is_refused_with_its_key(spool: Spool, wanted: dict[str, Any], path: str) -> None:
     with pytest.raises(JobRefused) as error:
         page(spool, **wanted)
@@ -301,9 +308,18 @@ def test_records_of_earlier_versions_and_damaged_ones_are_listed(spool: Spool) -
 
     born = spool.now()
     old = {
-        "protocol": 1, "id": "old", "engine": "echo", "state": "completed", "attempt": 1, "created": born,
-        "started": born, "finished": born, "worker": "echo-0.1", "cached": False, "value": {"a": 1},
-    }  # fmt: skip
+        "protocol": 1,
+        "id": "old",
+        "engine": "echo",
+        "state": "completed",
+        "attempt": 1,
+        "created": born,
+        "started": born,
+        "finished": born,
+        "worker": "echo-0.1",
+        "cached": False,
+        "value": {"a": 1},
+    }
     out = Path(spool.record_path("x")).parent
     (out / "old.msgpack").write_bytes(codec.encode(old))
     (out / "torn.msgpack").write_bytes(codec.encode(old)[:30])

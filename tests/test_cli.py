@@ -302,8 +302,9 @@ def test_jobs_are_listed_shown_and_run_again(world: World, cli: Cli) -> None:
     assert "big" in said.out
     assert "for [Ann]" in said.out
     assert "failed" not in said.out
-    assert cli(world, "jobs", "--tag", "red", "--state", "failed,cancelled", "--json").json()["jobs"][0]["id"] == (
-        failed.json()["id"]
+    assert (
+        cli(world, "jobs", "--tag", "red", "--state", "failed,cancelled", "--json").json()["jobs"][0]["id"]
+        == (failed.json()["id"])
     )
     said = cli(world, "jobs", "--tag", "nobody")
     assert (said.code, said.out) == (0, "")
@@ -317,8 +318,11 @@ def test_jobs_are_listed_shown_and_run_again(world: World, cli: Cli) -> None:
     assert cli(world, "result", job_id, "--wait").json()["value"] == 8
     shown = cli(world, "jobs", "show", job_id, "--json").json()
     assert (shown["params"], shown["tags"], shown["note"], shown["rerun_of"]) == (
-        {"value": 8}, ["blue"], "for [Ann]", "listed",
-    )  # fmt: skip
+        {"value": 8},
+        ["blue"],
+        "for [Ann]",
+        "listed",
+    )
 
 
 @pytest.mark.parametrize(

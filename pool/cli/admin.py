@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pool.config.settings import Config
     from pool.errors import EngineUnavailable
     from pool.format.names import JobName
-    from pool.job import JobState
+    from pool.job import JobState, Progress
     from pool.spool.store import Spool
 
 _POLL_S = 0.05
@@ -58,43 +58,31 @@ def result(
     Exit codes: 0 completed, 1 failed or cancelled, or no worker can run it, 3 not over yet.
     """
     from pool.cli import outcome
-    from pool.cli.terminal import make_console
     from pool.format.names import check_id
-    from pool.job import JobState
     from pool.spool import lookup
 
     configured = load(config)
     spool = open_spool(configured)
     why = _await(configured, check_id(job_id), timeout, patience) if wait else None
     if not lookup.find(spool, check_id(job_id)).state.terminal:
-        word = lookup.progress_now(spool, job_id)
-        if as_json:
-            more = {"progress": word.percent, "message": why.sentence() if why else word.message}
-            print_json({"id": job_id, "state": word.status, **more})
-        if why is not None:
-            say(f"✗ {why.sentence()}: job {job_id} is {standing(word)}", "bold yellow")
-        elif not as_json:
-            say(f"job {job_id} is {standing(word)}", "yellow")
+        _say_progress(job_id, lookup.progress_now(spool, job_id), why, as_json=as_json)
         raise typer.Exit(outcome.EXIT_TIMED_OUT if why is None else outcome.EXIT_FAILED)
     try:
         record = spool.read_record(job_id)
     except FileNotFoundError:
         raise UnknownJob(job_id) from None  # RACE: consumed or retried at this moment
-    notes = make_console(stderr=True)
+    raise typer.Exit(outcome.present(record, as_json=as_json, verbose=verbose, quiet=as_json))
+
+
+def _say_progress(job_id: str, progress: Progress, why: EngineUnavailable | None, *, as_json: bool) -> None:
+    """Print where a job stands that is not over. why: no worker can run it, so the wait was ended."""
     if as_json:
-        print(outcome.record_json(record))
-    if record.state is not JobState.COMPLETED:
-        notes.print(outcome.failure_text(record, verbose=verbose), soft_wrap=True)
-        raise typer.Exit(outcome.exit_code(record))
-    if not as_json:
-        for line in outcome.result_lines(record.value):
-            print(line)
-        sys.stdout.flush()
-        for warning in outcome.warnings_of(record.value):
-            say(f"! {warning}", "yellow")
-        notes.print(outcome.summary(record), soft_wrap=True)
-        for path in outcome.files_of(record):
-            say(f"  wrote {path}")
+        message = why.sentence() if why else progress.message
+        print_json({"id": job_id, "state": progress.status, "progress": progress.percent, "message": message})
+    if why is not None:
+        say(f"✗ {why.sentence()}: job {job_id} is {standing(progress)}", "bold yellow")
+    elif not as_json:
+        say(f"job {job_id} is {standing(progress)}", "yellow")
 
 
 def _await(config: Config, job_id: str, timeout: float | None, patience: float) -> EngineUnavailable | None:

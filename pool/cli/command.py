@@ -48,7 +48,6 @@ AfterOption = Annotated[
 ]
 
 
-
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"filepool {__version__}")

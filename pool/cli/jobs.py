@@ -39,8 +39,9 @@ def jobs(
     ] = None,
     state: Annotated[
         list[str] | None,
-        typer.Option(metavar="STATE,…", help="queued, deferred, running, completed, failed, cancelled.",
-                     show_default=False),
+        typer.Option(
+            metavar="STATE,…", help="queued, deferred, running, completed, failed, cancelled.", show_default=False
+        ),
     ] = None,
     tag: Annotated[
         list[str] | None, typer.Option(metavar="TAG,…", help="Only with all of these tags.", show_default=False)
@@ -56,7 +57,7 @@ def jobs(
     interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks.")] = 2.0,
     as_json: JsonOption = False,
     config: ConfigOption = None,
-) -> None:  # fmt: skip
+) -> None:
     """Jobs that wait, run and ended, newest first. `jobs show ID`: one of them with its parameters."""
     if context.invoked_subcommand is not None:
         return
@@ -137,9 +138,16 @@ def rerun(
         about = Schemas(spool.root).describe(old.engine)
         params = parse_words(values or [], about.get("schema") or {} if about else None, Path.cwd())
         future = pool.rerun(
-            job_id, id=new_id, params=params, without=_words(without), priority=priority, timeout_s=timeout,
-            retry_times=retries, tags=None if tag is None else _words(tag), note=note,
-        )  # fmt: skip
+            job_id,
+            id=new_id,
+            params=params,
+            without=_words(without),
+            priority=priority,
+            timeout_s=timeout,
+            retry_times=retries,
+            tags=None if tag is None else _words(tag),
+            note=note,
+        )
         served = pool.status().supervisor is not None
         pool.close()
     if as_json:
@@ -200,7 +208,7 @@ def _watch(look: Callable[[], JobPage], interval: float, as_json: bool) -> None:
 
 
 def _words(given: list[str] | None) -> list[str]:
-    """"a,b" and "c" as given with an option that may be repeated."""
+    """ "a,b" and "c" as given with an option that may be repeated."""
     words = [word.strip() for text in given or [] for word in text.split(",")]
     if any(not word for word in words):
         raise CallerError("an empty word in a list: write for example --state failed,running")
@@ -214,4 +222,3 @@ def _known(spool: Spool, config: Config, name: str) -> None:
     check_engine(name)
     if not (Path(spool.ready_dir(name)).is_dir() or (spool.root / "run" / "engines" / f"{name}.json").is_file()):
         known_engine(config, name)
-

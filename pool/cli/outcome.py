@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
 
-from pool.cli.terminal import one_line, plain, seconds
+from pool.cli.command import say
+from pool.cli.terminal import make_console, one_line, plain, seconds
 from pool.format import codec
 from pool.job import Failure, FailureKind, JobState, Record
 
@@ -111,6 +113,40 @@ def _is_segment(value: Any) -> bool:
     if not isinstance(value, Mapping) or not isinstance(value.get("text"), str):
         return False
     return all(isinstance(value.get(key), (int, float)) for key in ("start", "end"))
+
+
+def present(
+    record: Record,
+    *,
+    as_json: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
+    shown: Sequence[str] = (),
+) -> int:
+    """Print a terminal record and return its exit code: the result goes to stdout, all else to stderr.
+
+    as_json: the whole record instead of the result. verbose: the worker's traceback, too. quiet: no warnings, summary
+    and paths after a result. shown: lines of the result that the terminal has shown already; a result of exactly these
+    is not printed again.
+    """
+    notes = make_console(stderr=True)
+    if as_json:
+        print(record_json(record))
+    if record.state is not JobState.COMPLETED:
+        notes.print(failure_text(record, verbose=verbose), soft_wrap=True)
+        return exit_code(record)
+    lines = result_lines(record.value)
+    if not as_json and lines != list(shown):
+        for line in lines:
+            print(line)
+    sys.stdout.flush()
+    if not quiet:
+        for warning in warnings_of(record.value):
+            say(f"! {warning}", "yellow")
+        notes.print(summary(record), soft_wrap=True)
+        for path in files_of(record):
+            say(f"  wrote {path}")
+    return exit_code(record)
 
 
 # --- failures

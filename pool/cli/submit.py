@@ -139,16 +139,28 @@ def submit(
             else:
                 params = _parameters(pool, configured, engine or "", values or [], started=wait)
                 future = pool.submit(
-                    engine or "", params=params, id=job_id, priority=priority, timeout_s=timeout, retry_times=retries,
-                    retry_on=retry_on or None, note=note, tags=[word for text in tag or [] for word in text.split(",")],
-                    not_before=not_before, expires=expires, depends_on=after or (), traceparent=traceparent,
-                    tracestate=tracestate if traceparent else "", log_context=fields,
-                )  # fmt: skip
+                    engine or "",
+                    params=params,
+                    id=job_id,
+                    priority=priority,
+                    timeout_s=timeout,
+                    retry_times=retries,
+                    retry_on=retry_on or None,
+                    note=note,
+                    tags=[word for text in tag or [] for word in text.split(",")],
+                    not_before=not_before,
+                    expires=expires,
+                    depends_on=after or (),
+                    traceparent=traceparent,
+                    tracestate=tracestate if traceparent else "",
+                    log_context=fields,
+                )
             if not wait:
                 _handed_over(pool, future, as_json=as_json, quiet=quiet)
                 return
-            code = Waiting(pool, future, asked, as_json=as_json, quiet=quiet, verbose=verbose,
-                           output_record=output_record).until(wait_timeout)  # fmt: skip
+            code = Waiting(
+                pool, future, asked, as_json=as_json, quiet=quiet, verbose=verbose, output_record=output_record
+            ).until(wait_timeout)
     finally:
         pool.close()
     raise typer.Exit(code)
@@ -238,8 +250,6 @@ class Waiting:
 
     def _report(self, follower: Follower, view: LiveView | PlainView) -> int:
         from pool.cli import outcome
-        from pool.cli.terminal import make_console
-        from pool.job import JobState
 
         record = follower.future.record
         if follower.future.unavailable is not None:
@@ -249,25 +259,8 @@ class Waiting:
             raise error if error is not None else RuntimeError("a job without a record")
         if self._output_record is not None:
             _write(self._output_record, outcome.record_json(record) + "\n")
-        notes = make_console(stderr=True)
-        if self._json:
-            print(outcome.record_json(record))
-        if record.state is not JobState.COMPLETED:
-            notes.print(outcome.failure_text(record, verbose=self._verbose), soft_wrap=True)
-            return outcome.exit_code(record)
-        lines = outcome.result_lines(record.value)
-        seen = sys.stdout.isatty() and sys.stderr.isatty() and lines == view.parts
-        if not self._json and not seen:
-            for line in lines:
-                print(line)
-        sys.stdout.flush()
-        if not self._quiet:
-            for warning in outcome.warnings_of(record.value):
-                say(f"! {warning}", "yellow")
-            notes.print(outcome.summary(record), soft_wrap=True)
-            for path in outcome.files_of(record):
-                say(f"  wrote {path}")
-        return outcome.exit_code(record)
+        shown = view.parts if sys.stdout.isatty() and sys.stderr.isatty() else ()
+        return outcome.present(record, as_json=self._json, verbose=self._verbose, quiet=self._quiet, shown=shown)
 
     def _gave_up(self, view: LiveView | PlainView, why: str, code: int | None = None) -> int:
         from pool.cli.command import standing
@@ -374,4 +367,3 @@ app.command(context_settings=CONTEXT, epilog=_EPILOG)(submit)
 
 def main() -> None:
     run(app, "python -m pool.submit")
-

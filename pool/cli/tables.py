@@ -16,9 +16,13 @@ from pool.format.codec import to_json
 from pool.job import JobState
 
 _COLOURS = {
-    JobState.QUEUED: "", JobState.DEFERRED: "yellow", JobState.RUNNING: "cyan", JobState.COMPLETED: "green",
-    JobState.FAILED: "red", JobState.CANCELLED: "yellow",
-}  # fmt: skip
+    JobState.QUEUED: "",
+    JobState.DEFERRED: "yellow",
+    JobState.RUNNING: "cyan",
+    JobState.COMPLETED: "green",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "yellow",
+}
 _NOTE_CHARS, _REASON_CHARS = 40, 100
 
 

@@ -200,9 +200,11 @@ def engines_view(entries: Iterable[Mapping[str, Any]]) -> RenderableType:
 def _parameters(entry: Mapping[str, Any]) -> RenderableType:
     schema = entry.get("schema")
     if not schema:
-        known = "any: the engine checks them itself" if entry.get("described") else (
-            "not known before a worker has started once: python -m pool serve"
-        )  # fmt: skip
+        known = (
+            "any: the engine checks them itself"
+            if entry.get("described")
+            else ("not known before a worker has started once: python -m pool serve")
+        )
         return Text(f"  parameters: {known}", style="dim")
     table = _table("parameter", "type", "default", "")
     table.pad_edge = True

@@ -16,14 +16,21 @@ RESULT: dict[str, Any] = {
     "language": "en",
     "duration_s": 3.25,
     "segments": [
-        {"start": 0.0, "end": 1.5, "text": "Hello there.", "speaker": "spk0", "words": [
-            {"start": 0.0, "end": 0.5, "word": "Hello", "speaker": "spk0", "probability": 0.9},
-            {"start": 0.6, "end": 1.5, "word": "there.", "speaker": "spk0", "probability": None}]},
+        {
+            "start": 0.0,
+            "end": 1.5,
+            "text": "Hello there.",
+            "speaker": "spk0",
+            "words": [
+                {"start": 0.0, "end": 0.5, "word": "Hello", "speaker": "spk0", "probability": 0.9},
+                {"start": 0.6, "end": 1.5, "word": "there.", "speaker": "spk0", "probability": None},
+            ],
+        },
         {"start": 1.75, "end": 3.25, "text": "Good --> day.", "speaker": "spk1", "words": []},
     ],
     "speakers": ["spk0", "spk1"],
     "warnings": [],
-}  # fmt: skip
+}
 
 
 class LipsyncParams(pydantic.BaseModel):

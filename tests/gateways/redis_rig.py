@@ -153,9 +153,7 @@ class Caller:
 
     def end(self, task_id: str, seconds: float = PATIENCE_S, *, count: int = 1) -> dict[str, Any]:
         """The message that says completed or failed, the `count`-th one."""
-        return self.until(
-            task_id, lambda m: m["status"] in ("completed", "failed"), seconds=seconds, count=count
-        )
+        return self.until(task_id, lambda m: m["status"] in ("completed", "failed"), seconds=seconds, count=count)
 
     def until(
         self, task_id: str, wanted: Callable[[dict[str, Any]], bool], *, seconds: float = PATIENCE_S, count: int = 1

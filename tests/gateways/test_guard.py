@@ -45,17 +45,34 @@ def bearer(token: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, bearer("wrong"), bearer(TOKEN[:-1]), bearer(TOKEN + "x"), bearer(""), {"Authorization": TOKEN},
-     {"Authorization": f"Basic {TOKEN}"}, {"Cookie": "filepool_token=wrong"}, {"Cookie": "=;;\x01"},
-     {"Authorization": "Bearer \xff\xfe"}],
+    [
+        {},
+        bearer("wrong"),
+        bearer(TOKEN[:-1]),
+        bearer(TOKEN + "x"),
+        bearer(""),
+        {"Authorization": TOKEN},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Cookie": "filepool_token=wrong"},
+        {"Cookie": "=;;\x01"},
+        {"Authorization": "Bearer \xff\xfe"},
+    ],
     ids=range(10),
-)  # fmt: skip
+)
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/jobs"), ("POST", "/human/generate"), ("POST", "/api/tempfile/upload"), ("GET", "/status"),
-     ("GET", "/metrics"), ("POST", "/v1/audio/transcriptions"), ("GET", "/openapi.json"), ("GET", "/docs"),
-     ("GET", "/nowhere")],
-)  # fmt: skip
+    [
+        ("GET", "/jobs"),
+        ("POST", "/human/generate"),
+        ("POST", "/api/tempfile/upload"),
+        ("GET", "/status"),
+        ("GET", "/metrics"),
+        ("POST", "/v1/audio/transcriptions"),
+        ("GET", "/openapi.json"),
+        ("GET", "/docs"),
+        ("GET", "/nowhere"),
+    ],
+)
 def test_without_the_token_nothing_is_told(locked: Gateway, method: str, path: str, headers: dict[str, str]) -> None:
     answer = locked.call(method, path, headers=headers)
     assert answer.status_code == 401
@@ -174,8 +191,14 @@ def test_limits_are_off_on_loopback_only(tmp_path: Path) -> None:
     there = settings({"host": "0.0.0.0", "token": "x" * 16}, {}, tmp_path)
     assert (there.rate_per_minute, there.concurrent) == (600, 32)
     assert [is_loopback(host) for host in ("localhost", "127.1.2.3", "::1", "0.0.0.0", "::", "example.org", "")] == [
-        True, True, True, False, False, False, False,
-    ]  # fmt: skip
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("token", ["short", "has a space in the middle", "nicht-nur-ascii-ü-zeichen", ""])

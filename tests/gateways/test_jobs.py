@@ -109,10 +109,21 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/jobs/fake", {"priority": "1"}, 422, "priority"),
     ("POST", "/jobs/fake", {"timeout_s": 0}, 422, "timeout_s"),
     ("POST", "/jobs/fake", {"retry_times": 99}, 422, "retry_times"),
-    *(("POST", "/jobs/fake", {key: value}, 422, key) for key, value in (
-        ("priority", 1.5), ("priority", True), ("timeout_s", "5"), ("timeout_s", True), ("timeout_s", -1),
-        ("timeout_s", 1e10), ("retry_times", 1.5), ("retry_times", "1"), ("retry_times", True), ("id", 5),
-    )),
+    *(
+        ("POST", "/jobs/fake", {key: value}, 422, key)
+        for key, value in (
+            ("priority", 1.5),
+            ("priority", True),
+            ("timeout_s", "5"),
+            ("timeout_s", True),
+            ("timeout_s", -1),
+            ("timeout_s", 1e10),
+            ("retry_times", 1.5),
+            ("retry_times", "1"),
+            ("retry_times", True),
+            ("id", 5),
+        )
+    ),
     ("POST", "/jobs/fake", {"retry_on": ["timeouts"]}, 422, "retry_on.0"),
     ("POST", "/jobs/fake", {"retry_on": "timeout"}, 422, "retry_on"),
     ("POST", "/jobs/fake", {"durable": False}, 422, "durable"),
@@ -341,11 +352,23 @@ def test_metrics(gateway: Gateway) -> None:
 def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
     document = gateway.get("/openapi.json").json()
     assert {
-        "/human/generate", "/health", "/api/tempfile/upload", "/api/tempfile/download/{file_id}", "/jobs",
-        "/jobs/{engine}", "/jobs/{job_id}", "/jobs/{job_id}/events", "/jobs/{job_id}/result", "/jobs/{job_id}/retry",
-        "/jobs/{job_id}/rerun", "/jobs/{job_id}/files/{name}", "/v1/audio/transcriptions",
-        "/status", "/engines", "/metrics",
-    } == set(document["paths"])  # fmt: skip
+        "/human/generate",
+        "/health",
+        "/api/tempfile/upload",
+        "/api/tempfile/download/{file_id}",
+        "/jobs",
+        "/jobs/{engine}",
+        "/jobs/{job_id}",
+        "/jobs/{job_id}/events",
+        "/jobs/{job_id}/result",
+        "/jobs/{job_id}/retry",
+        "/jobs/{job_id}/rerun",
+        "/jobs/{job_id}/files/{name}",
+        "/v1/audio/transcriptions",
+        "/status",
+        "/engines",
+        "/metrics",
+    } == set(document["paths"])
     assert "HTTPValidationError" not in str({path: document["paths"][path] for path in document["paths"]})
     page = gateway.get("/docs").text
     assert "/human/generate" in page

@@ -152,7 +152,7 @@ def test_values_that_the_engine_does_not_take(rig: Rig, caller: Caller) -> None:
 @pytest.mark.parametrize(
     "raw",
     [b"", b"{", b"null", b"[1]", b"\xff\xfe", b'{"a": NaN}', b"[" * 100_000, b'"' + b"x" * 70_000 + b'"', b"{}"],
-)  # fmt: skip
+)
 def test_rubbish_is_answered_too(caller: Caller, raw: bytes) -> None:
     before = len(caller.heard.get("", []))
     caller.raw(raw)

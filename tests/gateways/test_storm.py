@@ -23,9 +23,20 @@ VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
 )
 KEYS = st.sampled_from(
-    ["audio_path", "video_path", "save_path", "watermark", "digital_auth", "task_id", "params", "id", "priority",
-     "timeout_s", "retry_times"],
-)  # fmt: skip
+    [
+        "audio_path",
+        "video_path",
+        "save_path",
+        "watermark",
+        "digital_auth",
+        "task_id",
+        "params",
+        "id",
+        "priority",
+        "timeout_s",
+        "retry_times",
+    ],
+)
 PATHS = st.sampled_from(
     ["/human/generate", "/jobs/echo", "/jobs/fake", "/jobs/x/retry", "/api/tempfile/upload", "/v1/audio/transcriptions"]
 )

@@ -105,20 +105,32 @@ PART = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="
         (b"", "multipart/form-data", 415),
         (b"garbage", f"multipart/form-data; boundary={BOUNDARY}", 400),
         (PART + PNG, f"multipart/form-data; boundary={BOUNDARY}", 400),  # no last boundary
-        (b'--xyz\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--xyz--\r\n',
-         f"multipart/form-data; boundary={BOUNDARY}", 400),
+        (
+            b'--xyz\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--xyz--\r\n',
+            f"multipart/form-data; boundary={BOUNDARY}",
+            400,
+        ),
         (PART + PNG + b"\r\n" + PART + PNG + b"\r\n--xyz--\r\n", f"multipart/form-data; boundary={BOUNDARY}", 400),
-        (PART.replace(b'"file"', b'"other"') + PNG + b"\r\n--xyz--\r\n",
-         f"multipart/form-data; boundary={BOUNDARY}", 400),
+        (
+            PART.replace(b'"file"', b'"other"') + PNG + b"\r\n--xyz--\r\n",
+            f"multipart/form-data; boundary={BOUNDARY}",
+            400,
+        ),
         (b"--xyz\r\nX: y\r\n\r\n1\r\n--xyz--\r\n", f"multipart/form-data; boundary={BOUNDARY}", 400),
         (PART + PNG, "multipart/form-data; boundary=" + "b" * 500, 400),
-        (b'--xyz\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' * 100,
-         f"multipart/form-data; boundary={BOUNDARY}", 400),
-        (b'--xyz\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"1" * 100_000,
-         f"multipart/form-data; boundary={BOUNDARY}", 413),
+        (
+            b'--xyz\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' * 100,
+            f"multipart/form-data; boundary={BOUNDARY}",
+            400,
+        ),
+        (
+            b'--xyz\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"1" * 100_000,
+            f"multipart/form-data; boundary={BOUNDARY}",
+            413,
+        ),
     ],
     ids=range(12),
-)  # fmt: skip
+)
 def test_broken_forms(gateway: Gateway, body: bytes, kind: str, status: int) -> None:
     before = folder(gateway)
     answer = gateway.post("/api/tempfile/upload", data=body, headers={"Content-Type": kind})

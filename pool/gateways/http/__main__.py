@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from pool.cli.command import CONTEXT, ConfigOption, PatienceOption, VersionOption, load, run, say, say_error
 from pool.constants import EXIT_CONFIG, PATIENCE_S
 from pool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pool.config.settings import Config
+    from pool.gateways.http.settings import Settings
 
 _EPILOG = "\n\n".join(
     (
@@ -49,30 +53,27 @@ def serve(
     A thin client of the pool: when it dies, accepted jobs go on, and another one finds their results. Options win over
     the environment (BASE_PATH, FILEPOOL_HTTP_TOKEN), which wins over the section "http" of config.json.
     """
+    from pool.gateways.http.settings import read_settings
+
     try:
-        _serve(config, host, port, base_path or [], token_file, start, patience, access_log)
+        configured = load(config, engines=True)
+        for note in configured.notes:
+            say(f"! {note}", "yellow")
+        settings = read_settings(
+            configured, os.environ, host=host, port=port, roots=base_path or (), token_file=token_file
+        )
+        served = _serve(configured, settings, start=start, patience=patience, access_log=access_log)
     except ConfigError as error:
         say_error(str(error))
         raise typer.Exit(EXIT_CONFIG) from None
+    raise typer.Exit(0 if served else 1)
 
 
-def _serve(
-    config: Path | None,
-    host: str | None,
-    port: int | None,
-    base_path: list[Path],
-    token_file: Path | None,
-    start: bool,
-    patience: float,
-    access_log: bool,
-) -> None:
+def _serve(config: Config, settings: Settings, *, start: bool, patience: float, access_log: bool) -> bool:
+    """Serve until a signal; False when the address could not be bound. Raises ConfigError."""
     from pool.client.filepool import FilePool
-    from pool.gateways.http.settings import prepare, read_settings
+    from pool.gateways.http.settings import prepare
 
-    configured = load(config, engines=True)
-    for note in configured.notes:
-        say(f"! {note}", "yellow")
-    settings = read_settings(configured, os.environ, host=host, port=port, roots=base_path, token_file=token_file)
     prepare(settings)
     try:
         from pool.gateways.http.server import run_server
@@ -80,12 +81,11 @@ def _serve(
         raise ConfigError(f"{error.name} is not installed: pip install filepool[http]") from None
     say(f"media: {', '.join(map(str, settings.roots))}")
     say(f"token: {'needed' if settings.token else 'none, this machine only'}")
-    pool = FilePool(configured, start=start, patience=patience)
+    pool = FilePool(config, start=start, patience=patience)
     try:
-        served = run_server(pool, settings, access_log=access_log)
+        return run_server(pool, settings, access_log=access_log)
     finally:
         pool.close()
-    raise typer.Exit(0 if served else 1)
 
 
 def main() -> NoReturn:

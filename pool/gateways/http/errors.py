@@ -37,9 +37,15 @@ from pool.job import Failure
 RETRY_AFTER_S = 5
 #: What a job that failed is to the client that waited for it.
 STATUS_OF_KIND = {
-    "input": 422, "resource": 503, "timeout": 504, "expired": 504, "cancelled": 410, "dependency": 424,
-    "engine": 502, "infrastructure": 502,
-}  # fmt: skip
+    "input": 422,
+    "resource": 503,
+    "timeout": 504,
+    "expired": 504,
+    "cancelled": 410,
+    "dependency": 424,
+    "engine": 502,
+    "infrastructure": 502,
+}
 _STATUS = (
     (UnknownFile, 404),
     (OutsideRoots, 403),

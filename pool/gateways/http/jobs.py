@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Header, Query
 from fastapi import Path as InPath
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
+from pool.client.future import JobFuture
 from pool.errors import UnknownJob
 from pool.format.names import check_id
 from pool.gateways.http import views
@@ -38,8 +39,15 @@ _MAX_WAIT_S = 300.0
 
 
 def make_routes(desk: Desk) -> APIRouter:
+    """The routes below /jobs."""
     router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
-    spool = desk.pool.spool
+    for add in (_submit_routes, _list_routes, _view_routes, _result_routes, _control_routes):
+        add(router, desk)
+    return router
+
+
+def _submit_routes(router: APIRouter, desk: Desk) -> None:
+    """Submit a job, or run an old one again as a new one."""
 
     @router.post(
         "/{engine}",
@@ -55,10 +63,30 @@ def make_routes(desk: Desk) -> APIRouter:
         response.headers["Location"] = f"/jobs/{future.id}"
         return await in_thread(lambda: desk.look(future.id))
 
+    @router.post(
+        "/{job_id}/rerun",
+        summary="Run a job again as a new one, with changes",
+        status_code=202,
+        response_model=JobView,
+        responses=responses(Failed, 400, 403, 404, 409, 413, 415, 422, 503),
+    )
+    async def rerun(job_id: JobId, body: Rerun, response: Response) -> JobView:
+        """Engine, parameters and terms of the old job, changed where asked. The old one stays as it is. A parameter
+        that is secret, or was too large to be kept, must be given again."""
+        options = body.model_dump(exclude={"params", "without"})
+        future = await in_thread(lambda: desk.rerun(job_id, body.params, body.without, **options))
+        response.headers["Location"] = f"/jobs/{future.id}"
+        return await in_thread(lambda: views.look(desk.pool.spool, future.id))
+
+
+def _list_routes(router: APIRouter, desk: Desk) -> None:
+    """Lists of jobs."""
+
     @router.get(
         "", summary="All jobs, or some", response_model=JobList | JobWalk, responses=responses(Failed, 403, 422)
     )
     async def jobs(
+        *,
         state: State | None = None,
         engine: Annotated[str | None, Query(max_length=32)] = None,
         tag: Annotated[list[str] | None, Query(description="all of these; a walk")] = None,
@@ -73,7 +101,7 @@ def make_routes(desk: Desk) -> APIRouter:
         """
         if after is None and tag is None and since is None:
             found = await in_thread(
-                lambda: views.listed(spool, desk.ledger.newest, state=state, engine=engine, limit=limit)
+                lambda: views.listed(desk.pool.spool, desk.ledger.newest, state=state, engine=engine, limit=limit)
             )
             return json_response(found.model_dump())
         page = await in_thread(
@@ -83,6 +111,10 @@ def make_routes(desk: Desk) -> APIRouter:
         )
         walk = JobWalk(jobs=[views.of_info(info) for info in page], next=page.next, trouble=page.trouble)
         return json_response(walk.model_dump())
+
+
+def _view_routes(router: APIRouter, desk: Desk) -> None:
+    """One job: where it stands, and its events."""
 
     @router.get(
         "/{job_id}", summary="Where a job stands", response_model=JobView, responses=responses(Failed, 403, 404, 422)
@@ -116,6 +148,10 @@ def make_routes(desk: Desk) -> APIRouter:
         source = stream(desk, future, last_event_id or "")
         return StreamingResponse(source, media_type="text/event-stream", headers=headers)
 
+
+def _result_routes(router: APIRouter, desk: Desk) -> None:
+    """What a job returned and the files that it made."""
+
     @router.get(
         "/{job_id}/result",
         summary="What a job returned",
@@ -136,12 +172,7 @@ def make_routes(desk: Desk) -> APIRouter:
         if record.state is JobState.COMPLETED:
             found = views.outcome(record)
             return await in_thread(lambda: json_response(dict(found)))
-        failure = record.failure
-        kind = "cancelled" if record.state is JobState.CANCELLED else failure.kind if failure else "engine"
-        data = views.of_record(record).model_dump()
-        message = data["message"] or f"job {job_id} was {record.state.value}"
-        error = {"type": "JobFailed", "message": message, "path": "", "data": data}
-        return json_response({"error": error}, STATUS_OF_KIND.get(kind, 502), {"x-should-retry": "false"})
+        return _failed(record)
 
     @router.head("/{job_id}/files/{name}", include_in_schema=False)
     @router.get(
@@ -158,12 +189,14 @@ def make_routes(desk: Desk) -> APIRouter:
     async def file(job_id: JobId, name: Annotated[str, InPath(max_length=255)]) -> Response:
         """Only what the record of the job names, whole or in ranges."""
         record = await _record(desk, check_id(job_id), 0.0)
-        for entry in record.files if record is not None else ():
-            path = str(entry.get("path", ""))
-            if name and path.rpartition("/")[2] == name:
-                inside = await to_thread.run_sync(_produced, desk, job_id, path)
-                return await send_file(inside, name)
-        raise HTTPException(404, f"job {job_id} has no file {name!r:.100}")
+        path = _path_in(record, name) if record is not None else ""
+        if not path:
+            raise HTTPException(404, f"job {job_id} has no file {name!r:.100}")
+        return await send_file(await in_thread(lambda: _produced(desk, job_id, path)), name)
+
+
+def _control_routes(router: APIRouter, desk: Desk) -> None:
+    """Cancel a job, retry a failed one."""
 
     @router.delete(
         "/{job_id}",
@@ -194,23 +227,6 @@ def make_routes(desk: Desk) -> APIRouter:
         view = await in_thread(lambda: desk.look(job_id))
         return json_response(view.model_dump(), 202)
 
-    @router.post(
-        "/{job_id}/rerun",
-        summary="Run a job again as a new one, with changes",
-        status_code=202,
-        response_model=JobView,
-        responses=responses(Failed, 400, 403, 404, 409, 413, 415, 422, 503),
-    )
-    async def rerun(job_id: JobId, body: Rerun, response: Response) -> JobView:
-        """Engine, parameters and terms of the old job, changed where asked. The old one stays as it is. A parameter
-        that is secret, or was too large to be kept, must be given again."""
-        options = body.model_dump(exclude={"params", "without"})
-        future = await in_thread(lambda: desk.rerun(job_id, body.params, body.without, **options))
-        response.headers["Location"] = f"/jobs/{future.id}"
-        return await in_thread(lambda: views.look(spool, future.id))
-
-    return router
-
 
 async def _record(desk: Desk, job_id: str, wait_s: float) -> Record | None:
     """The record of a job that is over, waited for. Raises UnknownJob, EngineUnavailable."""
@@ -232,7 +248,17 @@ async def _record(desk: Desk, job_id: str, wait_s: float) -> Record | None:
         raise UnknownJob(job_id) from None  # RACE: consumed or retried at this moment
 
 
-def _retried(desk: Desk, job_id: str) -> Any:
+def _failed(record: Record) -> Response:
+    """The answer for a job that failed or was cancelled."""
+    failure = record.failure
+    kind = "cancelled" if record.state is JobState.CANCELLED else failure.kind if failure else "engine"
+    data = views.of_record(record).model_dump()
+    message = data["message"] or f"job {record.id} was {record.state.value}"
+    error = {"type": "JobFailed", "message": message, "path": "", "data": data}
+    return json_response({"error": error}, STATUS_OF_KIND.get(kind, 502), {"x-should-retry": "false"})
+
+
+def _retried(desk: Desk, job_id: str) -> JobFuture:
     state = desk.pool.state(job_id)
     if state is not JobState.FAILED:
         raise HTTPException(409, f"job {job_id} did not fail: it is {state.value}")
@@ -242,7 +268,13 @@ def _retried(desk: Desk, job_id: str) -> Any:
         return desk.pool.attach(job_id)
 
 
-def _produced(desk: Desk, job_id: str, path: str) -> Any:
+def _path_in(record: Record, name: str) -> str:
+    """The path of a file that a record names, "" when it names none."""
+    paths = (str(entry.get("path", "")) for entry in record.files)
+    return next((path for path in paths if name and path.rpartition("/")[2] == name), "")
+
+
+def _produced(desk: Desk, job_id: str, path: str) -> Path:
     """A file of a record may lie with the record, or under the allowed folders."""
     folder = desk.pool.spool.files_dir(job_id)
     inside = (folder / path.rpartition("/")[2]).resolve()

@@ -24,9 +24,11 @@ def make_routes(desk: Desk) -> APIRouter:
         "/status",
         summary="Engines, queues, workers",
         response_class=Response,
-        responses={200: {"content": _OBJECT, "description": "As `python -m pool status --json`"},
-                   **responses(Failed, 403)},
-    )  # fmt: skip
+        responses={
+            200: {"content": _OBJECT, "description": "As `python -m pool status --json`"},
+            **responses(Failed, 403),
+        },
+    )
     async def status() -> Response:
         """At most half a second old."""
         found = await in_thread(desk.status)
@@ -45,9 +47,11 @@ def make_routes(desk: Desk) -> APIRouter:
         "/metrics",
         summary="For Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Text format"},
-                   **responses(Failed, 403)},
-    )  # fmt: skip
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Text format"},
+            **responses(Failed, 403),
+        },
+    )
     async def metrics() -> Response:
         return Response(await in_thread(lambda: render(registry)), headers={"Content-Type": CONTENT_TYPE_LATEST})
 

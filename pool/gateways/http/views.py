@@ -33,9 +33,15 @@ def look(spool: Spool, job_id: str) -> JobView:
         reason = Failure("infrastructure", f"its record is damaged: {error}", "read")
         state: Any = JobState.FAILED.value
         return JobView(
-            id=job_id, engine="", state=state, status=state, percent=0.0, message=reason.describe(), attempt=0,
+            id=job_id,
+            engine="",
+            state=state,
+            status=state,
+            percent=0.0,
+            message=reason.describe(),
+            attempt=0,
             failure=reason.to_map(),
-        )  # fmt: skip
+        )
 
 
 def of_record(record: Record) -> JobView:

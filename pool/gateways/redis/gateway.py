@@ -16,7 +16,7 @@ from pool.gateways.redis.files import Files
 from pool.gateways.redis.herald import Herald
 from pool.gateways.redis.link import Outage
 from pool.gateways.redis.settings import Settings
-from pool.gateways.redis.taker import Taker
+from pool.gateways.redis.taker import Shared, Taker
 from pool.gateways.redis.wire import Keys
 from pool.system.notify import Notifier
 
@@ -36,8 +36,17 @@ class Gateway:
         self._ends = Ends(self._files, self.stop)
         self._outage = Outage(settings.address)
         self._herald = Herald(pool, settings, self._keys, client, self._ends)
-        shared = (self._keys, client, self._files, self._herald, self._outage, self.stop)
-        self._takers = [Taker(pool, queue, settings.engine, *shared) for queue in settings.queues]
+        shared = Shared(
+            pool=pool,
+            engine=settings.engine,
+            keys=self._keys,
+            client=client,
+            files=self._files,
+            herald=self._herald,
+            outage=self._outage,
+            stop=self.stop,
+        )
+        self._takers = [Taker(queue, shared) for queue in settings.queues]
 
     def end(self, *_: object) -> None:
         """Ask `run` to return; good as a signal handler."""

@@ -61,9 +61,7 @@ class Herald:
 
     # ---- from the takers
 
-    def say(
-        self, task_id: str, session_id: str, status: str, progress: float, text: str, *, last: bool = True
-    ) -> None:
+    def say(self, task_id: str, session_id: str, status: str, progress: float, text: str, *, last: bool = True) -> None:
         """Progress of a task. last: False before it is certain that the task is this one."""
         body = message(task_id, session_id, status, progress, text)
         self._put(("task", task_id), Word(task_id, body, last=last))

@@ -36,7 +36,7 @@ def connect(settings: Settings) -> Any:
 
 
 def examine(client: Any, settings: Settings) -> str:
-    """"" when Redis can be used now, else why it cannot yet. Raises ConfigError for what no waiting will mend."""
+    """ "" when Redis can be used now, else why it cannot yet. Raises ConfigError for what no waiting will mend."""
     try:
         version = str(client.info("server")["redis_version"])
     except NoPermissionError:

@@ -135,5 +135,3 @@ def _password(told: RedisConfig) -> str | None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{told.password_file} cannot be read: {error}", "redis.password_file") from None
     return text.strip() or None
-
-

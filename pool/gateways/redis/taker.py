@@ -8,6 +8,7 @@ the same job, however far it had come.
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 from loguru import logger
@@ -30,25 +31,29 @@ _ROOM_S = 1.0
 _FIRST_S, _LAST_S = 0.1, 2.0  # pauses while Redis is away
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the takers of one gateway share. engine: of jobs that name none. stop: set when the gateway is to end."""
+
+    pool: FilePool
+    engine: str
+    keys: Keys
+    client: Any
+    files: Files
+    herald: Herald
+    outage: Outage
+    stop: threading.Event
+
+
 class Taker(threading.Thread):
     """Takes jobs of one queue until `stop` is set."""
 
-    def __init__(
-        self,
-        pool: FilePool,
-        queue: Queue,
-        engine: str,
-        keys: Keys,
-        client: Any,
-        files: Files,
-        herald: Herald,
-        outage: Outage,
-        stop: threading.Event,
-    ) -> None:
+    def __init__(self, queue: Queue, shared: Shared) -> None:
         super().__init__(name=f"filepool-redis-{queue.gpu_id}", daemon=True)
-        self._pool, self._queue, self._engine, self._client = pool, queue, engine, client
-        self._files, self._herald, self._outage, self._stop_event = files, herald, outage, stop
-        self._processing, self._accepted = keys.processing(queue.name), keys.accepted(queue.name)
+        self._queue, self._pool, self._engine, self._client = queue, shared.pool, shared.engine, shared.client
+        self._files, self._herald, self._outage = shared.files, shared.herald, shared.outage
+        self._stop_event = shared.stop
+        self._processing, self._accepted = shared.keys.processing(queue.name), shared.keys.accepted(queue.name)
 
     def run(self) -> None:
         pause = _FIRST_S
