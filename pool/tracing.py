@@ -140,6 +140,22 @@ def _id(text: str, size: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:size], "big") or 1
 
 
+class _Span(NamedTuple):
+    """A span to be made. begun, ended: µs of the spool clock, which looks like wall time. parent: None for a trace of
+    its own. trouble: the text of an error status. trace, id: 0 for new ones."""
+
+    name: str
+    parent: Any
+    begun: int
+    ended: int
+    about: Mapping[str, Any]
+    trouble: str = ""
+    failure: Failure | None = None
+    trace: int = 0
+    id: int = 0
+    kind: Any = None
+
+
 class _Ids:
     """The SDK asks here for the ids of a new span; `_Tracer` says which before it makes one."""
 
@@ -257,7 +273,7 @@ class _Tracer:
     @_harmless
     def loaded(self, worker: str, engine: str, begun: int, ended: int, trouble: str) -> None:
         if trouble:
-            self._emit("load", None, begun, ended, _of_worker(worker, engine), trouble)
+            self._emit(_Span("load", None, begun, ended, _of_worker(worker, engine), trouble))
         else:
             self._load = worker, engine, begun, ended
 
@@ -274,19 +290,19 @@ class _Tracer:
             "filepool.attempt": attempt.number,
         }
         since = max((one.at for one in before), default=job.created)
-        self._emit("queued", parent, since, attempt.begun, about)
+        self._emit(_Span("queued", parent, since, attempt.begun, about))
         if self._load is not None:
             worker, engine, first, last = self._load
             self._load = None
             waited = job.created < last
-            self._emit("load", parent if waited else None, first, last, _of_worker(worker, engine))
+            self._emit(_Span("load", parent if waited else None, first, last, _of_worker(worker, engine)))
         failed, bad = _failed(failure)
         about["filepool.state"] = JobState.COMPLETED.value if attempt.ran else failed.get("filepool.state", "")
         if attempt.ran:
-            self._emit("run", parent, attempt.begun, attempt.ran, about, span=span)
-            self._emit("publish", parent, attempt.ran, attempt.ended, {**about, **failed}, bad, failure)
+            self._emit(_Span("run", parent, attempt.begun, attempt.ran, about, id=span))
+            self._emit(_Span("publish", parent, attempt.ran, attempt.ended, {**about, **failed}, bad, failure))
         else:
-            self._emit("run", parent, attempt.begun, attempt.ended, {**about, **failed}, bad, failure, span=span)
+            self._emit(_Span("run", parent, attempt.begun, attempt.ended, {**about, **failed}, bad, failure, id=span))
 
     @_harmless
     def job_ended(self, spool_id: str, job: Job, record: Record) -> None:
@@ -300,27 +316,33 @@ class _Tracer:
         }  # fmt: skip
         if job.terms.tags:
             about["filepool.tags"] = job.terms.tags
-        self._emit("job", parent, job.created, record.finished, about, bad, trace=tree.trace, span=tree.job,
-                   kind=self._trace.SpanKind.CONSUMER)  # fmt: skip
+        kind = self._trace.SpanKind.CONSUMER
+        self._emit(
+            _Span("job", parent, job.created, record.finished, about, bad, trace=tree.trace, id=tree.job, kind=kind)
+        )
 
-    def _emit(
-        self, name: str, parent: Any, begun: int, ended: int, about: Mapping[str, Any], trouble: str = "",
-        failure: Failure | None = None, *, trace: int = 0, span: int = 0, kind: Any = None,
-    ) -> None:  # fmt: skip
-        """parent: None for a trace of its own. Spans begin and end on the spool clock, which looks like wall time."""
+    def _emit(self, span: _Span) -> None:
         api = self._trace
-        self._ids.trace, self._ids.span = trace, span
+        self._ids.trace, self._ids.span = span.trace, span.id
         made = self._tracer.start_span(
-            name, self._context.Context() if parent is None else parent, kind or api.SpanKind.INTERNAL,
-            attributes=about, start_time=begun * 1000,
-        )  # fmt: skip
-        if trouble:
-            made.set_status(api.Status(api.StatusCode.ERROR, trouble))
+            span.name,
+            self._context.Context() if span.parent is None else span.parent,
+            span.kind or api.SpanKind.INTERNAL,
+            attributes=span.about,
+            start_time=span.begun * 1000,
+        )
+        end_ns = max(span.begun, span.ended) * 1000
+        if span.trouble:
+            made.set_status(api.Status(api.StatusCode.ERROR, span.trouble))
+        failure = span.failure
         if failure is not None and failure.exception:
-            what = {"exception.type": failure.exception, "exception.message": failure.message,
-                    "exception.stacktrace": failure.traceback}  # fmt: skip
-            made.add_event("exception", what, max(begun, ended) * 1000)
-        made.end(max(begun, ended) * 1000)
+            what = {
+                "exception.type": failure.exception,
+                "exception.message": failure.message,
+                "exception.stacktrace": failure.traceback,
+            }
+            made.add_event("exception", what, end_ns)
+        made.end(end_ns)
 
 
 def _of_worker(worker: str, engine: str) -> dict[str, Any]:

@@ -26,9 +26,7 @@ from pool.system.lineage import Heir
 from pool.system.procs import Identity
 
 
-def adopt(
-    spool: Spool, config: Config, slots: Sequence[Slot], recovery: Recovery, heir: Heir | None = None
-) -> None:
+def adopt(spool: Spool, config: Config, slots: Sequence[Slot], recovery: Recovery, heir: Heir | None = None) -> None:
     """Take over the workers of a supervisor that died; end those that fit no slot; recover the rest."""
     living: dict[WorkerName, Identity] = {}
     for member in procs.members(spool.id):
@@ -89,9 +87,7 @@ def _is_main(spool: Spool, worker: WorkerName, identity: Identity) -> bool:
     return beat is None or beat.pid == identity.pid
 
 
-def _end_misfits(
-    spool: Spool, misfits: Mapping[WorkerName, Identity], grace_s: float, recovery: Recovery
-) -> None:
+def _end_misfits(spool: Spool, misfits: Mapping[WorkerName, Identity], grace_s: float, recovery: Recovery) -> None:
     """Workers without a slot of their own any more: each may finish its job within the drain grace."""
     for worker, identity in misfits.items():
         logger.info("{} (pid {}) has no slot in the configuration: ending it", worker, identity.pid)

@@ -88,10 +88,7 @@ class Intake:
         except FileNotFoundError:
             fsops.make_dir(self._in)
             names = []
-        there = set(names)
-        self._closed &= there
-        self._seen = {name: seen for name, seen in self._seen.items() if name in there}
-        self._stuck = {name: inode for name, inode in self._stuck.items() if name in there}
+        self._forget_all_but(set(names))
         self.paused = self._no_room() if names else ""
         if self.paused:
             return _PAUSE_S
@@ -99,17 +96,10 @@ class Intake:
         for looks, name in enumerate(names[begin:]):
             if taken >= _BATCH or looks >= _LOOKS or time.monotonic() > until:
                 return 0.0 if taken else _BREATH_S
-            try:
-                taken += self._consider(name)
-            except _Waits as reason:
-                self.paused = str(reason)
-            except SpoolFull as reason:
-                self.paused = str(reason)
+            count = self._take(name)
+            if count is None:
                 return _PAUSE_S
-            except OSError as error:
-                self.paused = f"the spool cannot take it: {error}; drops wait in in/"
-                if error.errno in NO_SPACE:
-                    return _PAUSE_S
+            taken += count
             self._last = name
         self._last = ""
         if self.paused:
@@ -117,6 +107,26 @@ class Intake:
         if self._closed:  # they came behind us
             return _BREATH_S
         return min((max(_BREATH_S, self._patience(name) - self._still(name)) for name in self._seen), default=None)
+
+    def _forget_all_but(self, there: set[str]) -> None:
+        self._closed &= there
+        self._seen = {name: seen for name, seen in self._seen.items() if name in there}
+        self._stuck = {name: inode for name, inode in self._stuck.items() if name in there}
+
+    def _take(self, name: str) -> int | None:
+        """How many entries left the drop box, None when no other one can be taken either; `paused` says why."""
+        try:
+            return self._consider(name)
+        except _Waits as reason:
+            self.paused = str(reason)
+        except SpoolFull as reason:
+            self.paused = str(reason)
+            return None
+        except OSError as error:
+            self.paused = f"the spool cannot take it: {error}; drops wait in in/"
+            if error.errno in NO_SPACE:
+                return None
+        return 0
 
     def _no_room(self) -> str:
         info = os.statvfs(self._spool.root)
@@ -127,7 +137,7 @@ class Intake:
 
     def _consider(self, name: str) -> int:
         """1 when the entry left the drop box."""
-        path, told = f"{self._in}/{name}", name in self._closed
+        path, closed = f"{self._in}/{name}", name in self._closed
         self._closed.discard(name)
         try:
             info = os.lstat(path)
@@ -137,16 +147,23 @@ class Intake:
             return 0
         if not stat.S_ISREG(info.st_mode):
             return self._refuse(name, f"it is {_kind(info.st_mode)}, not a regular file")
+        seen = self._look(name, info, closed)
+        still = self._still(name) >= self._patience(name)
+        if not _is_job(name):
+            return self._refuse(name, "jobs are named *.json or *.msgpack") if still else 0
+        return self._read_job(name, path, seen, still) if seen.closed or still else 0
+
+    def _look(self, name: str, info: os.stat_result, closed: bool) -> _Seen:
+        """What is known of a file; anew when it has changed. closed: its writer has closed it."""
         stamp = (info.st_size, info.st_mtime_ns, info.st_ino)
         seen = self._seen.get(name)
         if seen is None or seen.stamp != stamp:
             seen = self._seen[name] = _Seen(stamp, time.monotonic())
-        seen.closed = seen.closed or told
-        still = self._still(name) >= self._patience(name)
-        if not _is_job(name):
-            return self._refuse(name, "jobs are named *.json or *.msgpack") if still else 0
-        if not seen.closed and not still:
-            return 0
+        seen.closed = seen.closed or closed
+        return seen
+
+    def _read_job(self, name: str, path: str, seen: _Seen, still: bool) -> int:
+        """Accept or refuse a job file; 0 when it may not be complete yet. still: it has not changed for a while."""
         try:
             self._accept(name, path, *_read(path))
         except _NotYet:
@@ -271,33 +288,11 @@ Optional beside "engine": "id", "priority" (-100 … 100), "timeout_s", "retry_t
 
 def _read(path: str) -> tuple[bytes, tuple[int, int, int]]:
     """Content of a drop and the mark of this very file; re-checked on the open descriptor."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
-    except FileNotFoundError:
-        raise _NotYet from None
-    except OSError as error:
-        if error.errno in _OURS:
-            raise
-        if error.errno == errno.ELOOP:
-            raise JobRefused("it is a symbolic link") from None
-        raise JobRefused(f"it cannot be read ({error.strerror}): give the user of the pool the right to") from None
+    fd = _open(path)
     try:
         before = os.fstat(fd)
-        if not stat.S_ISREG(before.st_mode):
-            raise JobRefused(f"it is {_kind(before.st_mode)}, not a regular file")
-        if before.st_nlink != 1:
-            raise JobRefused(f"it has {before.st_nlink} hard links: copy it instead of linking")
-        if before.st_size > MAX_DROP_BYTES:
-            raise JobRefused(f"{before.st_size} bytes, more than {MAX_DROP_BYTES}: a job names media by path")
-        data = b""
-        while len(data) <= before.st_size:  # not to the end of one that grows: there may be none
-            try:
-                part = os.read(fd, before.st_size + 1 - len(data))
-            except OSError as error:
-                raise JobRefused(f"it cannot be read: {error.strerror}") from None
-            if not part:
-                break
-            data += part
+        _check_file(before)
+        data = _content(fd, before.st_size)
         after = os.fstat(fd)
         if (len(data), after.st_size, after.st_mtime_ns) != (before.st_size, before.st_size, before.st_mtime_ns):
             raise _NotYet
@@ -306,6 +301,42 @@ def _read(path: str) -> tuple[bytes, tuple[int, int, int]]:
         return data, (after.st_ino, after.st_mtime_ns, after.st_size)
     finally:
         os.close(fd)
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise _NotYet from None
+    except OSError as error:
+        if error.errno in _OURS:
+            raise
+        if error.errno == errno.ELOOP:
+            raise JobRefused("it is a symbolic link") from None
+        raise JobRefused(f"it cannot be read ({error.strerror}): give the user of the pool the right to") from None
+
+
+def _check_file(info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        raise JobRefused(f"it is {_kind(info.st_mode)}, not a regular file")
+    if info.st_nlink != 1:
+        raise JobRefused(f"it has {info.st_nlink} hard links: copy it instead of linking")
+    if info.st_size > MAX_DROP_BYTES:
+        raise JobRefused(f"{info.st_size} bytes, more than {MAX_DROP_BYTES}: a job names media by path")
+
+
+def _content(fd: int, size: int) -> bytes:
+    """At most one byte more than `size`: a file that grows has no end."""
+    data = b""
+    while len(data) <= size:
+        try:
+            part = os.read(fd, size + 1 - len(data))
+        except OSError as error:
+            raise JobRefused(f"it cannot be read: {error.strerror}") from None
+        if not part:
+            break
+        data += part
+    return data
 
 
 def _mark_at(path: str) -> tuple[int, int, int] | None:

@@ -246,9 +246,7 @@ class SlotPolicy:
         return End.FAILED_START if job_id is None else End.CRASHED_JOB
 
     def _failed_start(self, now: float, code: int | None, signal: str) -> None:
-        kept = [
-            (at, ready) for at, ready in self._failed_starts if not ready or now - at < self.limits.window_s
-        ]
+        kept = [(at, ready) for at, ready in self._failed_starts if not ready or now - at < self.limits.window_s]
         self._failed_starts = [*kept, (now, self._ready_at is not None)]
         count = len(self._failed_starts)
         if self._probation:

@@ -7,6 +7,7 @@ are those inside the records (spool clock), so a wall clock that jumps expires n
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Collection, Iterator
@@ -171,22 +172,8 @@ def sweep_remains(spool: Spool) -> int:
 def _remains(spool: Spool) -> Iterator[tuple[Path, str, bool]]:
     """(path, job id, whether it stays as long as the job has a record) of all that belongs to a job."""
     root = spool.root
-    for entry in os.listdir(root / "run" / "attempts"):
-        note = parse_note(entry) or parse_proof(entry)
-        if note is not None:
-            yield root / "run" / "attempts" / entry, note[0], False
-    for entry in os.listdir(root / "run" / "expiry"):
-        due = parse_expiry(entry)
-        if due is not None and not in_flight(spool, f"{root}/run/expiry/{entry}"):
-            yield root / "run" / "expiry" / entry, due[1], False
-    for dependency in os.listdir(root / "run" / "dependants"):
-        place = root / "run" / "dependants" / dependency
-        marks = os.listdir(place)
-        if not marks:
-            fsops.remove_dir(str(place))
-        for job_id in marks:
-            if not in_flight(spool, str(place / job_id)):
-                yield place / job_id, job_id, False
+    for path, job_id in itertools.chain(_notes(root), _expiry_marks(spool), _dependant_marks(spool)):
+        yield path, job_id, False
     for folder, stays in (("run/scratch", False), ("progress", True), ("run/ids", True)):
         for entry in os.listdir(root / folder):
             yield root / folder / entry, entry.split(".", 1)[0], stays
@@ -195,6 +182,34 @@ def _remains(spool: Spool) -> Iterator[tuple[Path, str, bool]]:
             yield Path(item.path), item.name, True
     for job_id, entry in buried(spool).items():
         yield root / "dead" / entry, job_id, True
+
+
+def _notes(root: Path) -> Iterator[tuple[Path, str]]:
+    """Reasons of failed attempts, and proofs."""
+    for entry in os.listdir(root / "run" / "attempts"):
+        note = parse_note(entry) or parse_proof(entry)
+        if note is not None:
+            yield root / "run" / "attempts" / entry, note[0]
+
+
+def _expiry_marks(spool: Spool) -> Iterator[tuple[Path, str]]:
+    folder = spool.root / "run" / "expiry"
+    for entry in os.listdir(folder):
+        due = parse_expiry(entry)
+        if due is not None and not in_flight(spool, str(folder / entry)):
+            yield folder / entry, due[1]
+
+
+def _dependant_marks(spool: Spool) -> Iterator[tuple[Path, str]]:
+    """Marks of jobs that need the result of another; an empty folder of marks is removed."""
+    for dependency in os.listdir(spool.root / "run" / "dependants"):
+        folder = spool.root / "run" / "dependants" / dependency
+        marks = os.listdir(folder)
+        if not marks:
+            fsops.remove_dir(str(folder))
+        for job_id in marks:
+            if not in_flight(spool, str(folder / job_id)):
+                yield folder / job_id, job_id
 
 
 def trim_cache(spool: Spool, limit: int) -> None:

@@ -357,9 +357,7 @@ class Supervisor:
         self._retention.renew_directories()
 
 
-def serve(
-    config: Config, *, tied: bool = False, on_reload: Callable[[Config], None] = lambda config: None
-) -> int:
+def serve(config: Config, *, tied: bool = False, on_reload: Callable[[Config], None] = lambda config: None) -> int:
     """Run a supervisor in the foreground; its exit code. on_reload: called with a new configuration of the log.
     Raises SupervisorRunning, ConfigError, SpoolError."""
     os.umask(0o077)

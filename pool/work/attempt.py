@@ -54,6 +54,16 @@ class _Done(NamedTuple):
     cached: bool = False
 
 
+class _Waiting(NamedTuple):
+    """A job of a batch that is ready to run."""
+
+    claim: Claim
+    job: Job
+    context: JobContext
+    params: Any
+    files: Files | None
+
+
 class Executor:
     """Runs claims on one loaded engine. Raises what its fingerprint() raises."""
 
@@ -63,6 +73,7 @@ class Executor:
         launch: Launch,
         engine: Engine,
         beat: Heartbeat,
+        *,
         keeper: Keeper,
         cancelled_type: type[BaseException],
         draining: Callable[[], bool],
@@ -106,7 +117,31 @@ class Executor:
         """One attempt at several claims in one call of the engine. When that call fails, each runs alone."""
         started = self._spool.now()
         self._log_at = self._keeper.log_end
-        waiting: list[tuple[Claim, Job, JobContext, Any, Files | None]] = []
+        waiting, well = self._gather(claims, started)
+        if not waiting:
+            return well
+        for one in waiting:
+            one.context.stage = "run"
+        self._beat.advance("run")
+        contexts = [one.context for one in waiting]
+        try:
+            with _telling(contexts):
+                try:
+                    with _traced(contexts):
+                        values = self._engine.run_batch([one.params for one in waiting], contexts)
+                finally:
+                    self._keeper.tidy(waiting[0].job.id)
+        except BaseException:
+            for context in contexts:
+                context.close()
+            outcomes = [self.run(one.claim) for one in waiting]
+            return all(outcomes) and well
+        outcomes = [self._settle(one, value, started) for one, value in zip(waiting, values)]  # noqa: B905 - old interpreters
+        return all(outcomes) and well
+
+    def _gather(self, claims: Sequence[Claim], started: int) -> tuple[list[_Waiting], bool]:
+        """Those of a batch that can run in one call; the others are done with. Whether all of these ended well."""
+        waiting: list[_Waiting] = []
         well = True
         for claim in claims:
             job, context = self._open(claim)
@@ -117,39 +152,24 @@ class Executor:
                 well &= self.run(claim)
                 continue
             try:
-                waiting.append((claim, job, context, *self._check(job.params, handed=bool(job.depends_on))))
+                checked = self._check(job.params, handed=bool(job.depends_on))
+                waiting.append(_Waiting(claim, job, context, *checked))
             except BaseException as error:
                 well &= self._end(claim, job, context, error, started)
                 context.close()
-        if not waiting:
-            return well
-        for _, _, context, _, _ in waiting:
-            context.stage = "run"
-        self._beat.advance("run")
-        contexts = [w[2] for w in waiting]
+        return waiting, well
+
+    def _settle(self, one: _Waiting, value: Any, started: int) -> bool:
+        """End one job of a batch with what the engine returned for it, a value or an exception."""
+        claim, job, context = one.claim, one.job, one.context
         try:
-            with _telling(contexts):
-                try:
-                    with _traced(contexts):
-                        values = self._engine.run_batch([w[3] for w in waiting], contexts)
-                finally:
-                    self._keeper.tidy(waiting[0][1].id)
-        except BaseException:
-            for _, _, context, _, _ in waiting:
-                context.close()
-            outcomes = [self.run(claim) for claim, *_ in waiting]
-            return all(outcomes) and well
-        for (claim, job, context, _, files), value in zip(waiting, values):  # noqa: B905 - old interpreters
-            try:
-                if isinstance(value, BaseException):
-                    well &= self._end(claim, job, context, value, started)
-                else:
-                    well &= self._complete(claim, job, context, _Done(as_map(value), files), started)
-            except BaseException as error:
-                well &= self._end(claim, job, context, error, started)
-            finally:
-                context.close()
-        return well
+            if isinstance(value, BaseException):
+                return self._end(claim, job, context, value, started)
+            return self._complete(claim, job, context, _Done(as_map(value), one.files), started)
+        except BaseException as error:
+            return self._end(claim, job, context, error, started)
+        finally:
+            context.close()
 
     def _open(self, claim: Claim) -> tuple[Job | None, JobContext | None]:
         self._beat.phase(Phase.BUSY, claim.name.id, "check")
@@ -206,9 +226,7 @@ class Executor:
                                        stderr_tail=self._stderr_tail(), at=self._spool.now()).to_map()]  # fmt: skip
 
     @staticmethod
-    def _restore(
-        hit: tuple[Any, list[tuple[str, Path]]], outputs: Sequence[Path], context: JobContext
-    ) -> Any:
+    def _restore(hit: tuple[Any, list[tuple[str, Path]]], outputs: Sequence[Path], context: JobContext) -> Any:
         import shutil
 
         value, files = hit
@@ -237,7 +255,7 @@ class Executor:
         context.stage = "publish"
         published = self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
         if tracing.on():
-            self._trace(claim, job, context, (started, spool.now()), before)
+            self._trace(claim, job, context, (started, spool.now()), before=before)
             if published:
                 tracing.job_ended(spool.id, job, record)
         self._beat.succeeded(record.finished)
@@ -280,10 +298,8 @@ class Executor:
         failure = Failure("cancelled", "cancelled by request", context.stage, claim.name.attempts,
                           worker=str(claim.worker), at=self._spool.now())  # fmt: skip
         before = self._spool.notes(job.id, claim.name.attempts - 1) if tracing.on() else ()
-        self._insist(
-            lambda: settlement.end(self._spool, claim, job, JobState.CANCELLED, failure, started=started)
-        )
-        self._trace(claim, job, context, (started, failure.at), before, failure)
+        self._insist(lambda: settlement.end(self._spool, claim, job, JobState.CANCELLED, failure, started=started))
+        self._trace(claim, job, context, (started, failure.at), before=before, failure=failure)
         return True
 
     def _fail(self, claim: Claim, job: Job, context: JobContext, error: BaseException, started: int) -> bool:
@@ -292,16 +308,14 @@ class Executor:
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         before = self._spool.notes(job.id, claim.name.attempts - 1)
         self._beat.row += joins_the_row(before, failure.kind)
-        opinion = second_opinion(
-            claim.worker.slot, self._beat.row, failure.kind, before, siblings=self._siblings()
-        )
+        opinion = second_opinion(claim.worker.slot, self._beat.row, failure.kind, before, siblings=self._siblings())
         self._insist(
             lambda: settlement.settle(
                 self._spool, claim, job, failure, retries=self._launch.retries, delay_s=delay,
                 spare_attempts=int(opinion),
             )
         )  # fmt: skip
-        self._trace(claim, job, context, (started, failure.at), before, failure)
+        self._trace(claim, job, context, (started, failure.at), before=before, failure=failure)
         self._forget_progress(context)
         return failure.kind == FailureKind.INPUT.value
 
@@ -311,6 +325,7 @@ class Executor:
         job: Job,
         context: JobContext,
         span: tuple[int, int],
+        *,
         before: Sequence[Failure],
         failure: Failure | None = None,
     ) -> None:

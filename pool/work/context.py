@@ -131,9 +131,7 @@ class JobContext:
             final = Path(os.path.abspath(path))
             check_path(final)
             if not final.parent.is_dir():
-                raise RefusedInput(
-                    f"output {final}: the folder {final.parent} does not exist", "create it first"
-                )
+                raise RefusedInput(f"output {final}: the folder {final.parent} does not exist", "create it first")
             if final.is_dir():
                 raise RefusedInput(f"output {final} is a folder", "name a file in it")
             if not os.access(final.parent, os.W_OK):

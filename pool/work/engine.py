@@ -137,9 +137,7 @@ def find(spec: str) -> Any:
         raise ConfigError(f"{module_name} ({module.__file__}) has no class {class_name!r}", "engine")
     for method in ("load", "check", "run"):
         if not callable(getattr(factory, method, None)):
-            raise ConfigError(
-                f"{spec} has no method {method}(): an engine needs load, check and run", "engine"
-            )
+            raise ConfigError(f"{spec} has no method {method}(): an engine needs load, check and run", "engine")
     return factory
 
 

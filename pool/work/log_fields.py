@@ -49,7 +49,7 @@ def bound(fields: Mapping[str, Any]) -> Iterator[None]:
 
 
 def text_of(fields: Mapping[str, Any]) -> str:
-    """" request=r-17 user=5"; text that holds blanks, quotes or = stands in quotes."""
+    """ " request=r-17 user=5"; text that holds blanks, quotes or = stands in quotes."""
     return "".join(f" {name}={_shown(value)}" for name, value in fields.items())
 
 

@@ -122,9 +122,13 @@ class Picker:
         notes = self._spool.notes(name.id, name.attempts)
         here = [self._is_here(note) for note in notes]
         attempts_left = self._left(text, name.attempts, notes) if all(here) else 2
-        if here and here[-1] and (
-            (attempts_left < 1 and (until is None or self._others(_ALIVE)))
-            or ((until is None or attempts_left < 2 or self._suspect()) and self._others(SERVING))
+        if (
+            here
+            and here[-1]
+            and (
+                (attempts_left < 1 and (until is None or self._others(_ALIVE)))
+                or ((until is None or attempts_left < 2 or self._suspect()) and self._others(SERVING))
+            )
         ):
             self._yielded[text] = now + _YIELD_S
             return True

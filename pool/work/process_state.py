@@ -305,7 +305,7 @@ def _set_niceness(saved: int) -> None:
 
 
 def _start_method() -> str:
-    """"" for the platform's own, also when nobody asked for one."""
+    """ "" for the platform's own, also when nobody asked for one."""
     loaded = sys.modules.get("multiprocessing")
     if loaded is None:
         return ""

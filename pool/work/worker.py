@@ -90,9 +90,15 @@ class Worker:
             engine = self._prepare()
             keeper = Keeper(ProcessState((self._beat.fileno(),)))
             executor = Executor(
-                self._spool, self._launch, engine, self._beat, keeper, self._cancelled_type, lambda: self._draining,
-                self._siblings.there,
-            )  # fmt: skip
+                self._spool,
+                self._launch,
+                engine,
+                self._beat,
+                keeper=keeper,
+                cancelled_type=self._cancelled_type,
+                draining=lambda: self._draining,
+                siblings=self._siblings.there,
+            )
         except BaseException as error:
             return self._refuse(error)
         try:
