@@ -29,6 +29,7 @@ class Weight:
 
     @property
     def model(self) -> str:
+        """The folder in which the file lies."""
         return self.name.split("/")[0]
 
 

@@ -55,6 +55,7 @@ app.command("purge", rich_help_panel=_JOBS)(admin.purge)
 
 
 def main() -> None:
+    """Run a command of the pool; ends the process with its exit code."""
     run(app, "python -m pool")
 
 

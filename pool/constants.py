@@ -74,6 +74,7 @@ class Phase(enum.IntEnum):
 
     @property
     def label(self) -> str:
+        """As status and logs show it."""
         return self.name.lower()
 
 

@@ -62,6 +62,7 @@ def stop() -> None:
 
 
 def on() -> bool:
+    """Whether spans are made."""
     return _tracer is not None
 
 

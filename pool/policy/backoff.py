@@ -25,6 +25,7 @@ class Backoff:
         return _jittered(delay, self._rng)
 
     def reset(self) -> None:
+        """Start again with the shortest delay."""
         self._level = 0
 
 

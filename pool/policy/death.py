@@ -57,6 +57,7 @@ class Ended:
     at: int = 0
 
     def to_map(self) -> dict[str, Any]:
+        """As it is stored."""
         return asdict(self)
 
     @classmethod

@@ -46,6 +46,7 @@ class Prospect:
 
     @property
     def hopeless(self) -> bool:
+        """Whether no worker can run until an operator acts."""
         return self.outlook is Outlook.HOPELESS
 
     def sentence(self) -> str:

@@ -56,6 +56,7 @@ class Fleet:
         return "cgroup" if cgroup.home() else "descent" if by_descent else "session"
 
     def living(self) -> list[Slot]:
+        """Slots with a process."""
         return [slot for slot in self.slots if slot.alive]
 
     def next_start_at(self) -> float:
@@ -72,6 +73,7 @@ class Fleet:
             slot.policy.retire()
 
     def end_now(self) -> None:
+        """Kill every worker."""
         for slot in self.living():
             slot.kill(Verdict(Cause.DRAIN))
 
@@ -160,6 +162,7 @@ class Fleet:
         return max(seen)
 
     def next_generation(self) -> int:
+        """A number that no worker of this spool has had."""
         self._generation += 1
         temp = self._spool.temp()
         fsops.write_new(temp, [str(self._generation).encode()], sync=False)

@@ -86,6 +86,7 @@ class Holding:
                 self._end(entry, failure)
 
     def close(self) -> None:
+        """Stop watching for results."""
         if self._outcomes is not None:
             self._outcomes.close()
             self._outcomes = None

@@ -42,6 +42,7 @@ class End:
 
     @property
     def cause(self) -> Cause | None:
+        """Why the supervisor ended the process, None when it died by itself."""
         return self.verdict.cause
 
 

@@ -51,6 +51,7 @@ class Roll:
 
     @property
     def over(self) -> bool:
+        """Whether nothing is left to do."""
         return not self.awaited and not self.leaving
 
     def step(self, places: Sequence[Place]) -> list[str]:

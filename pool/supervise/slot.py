@@ -172,6 +172,7 @@ class Slot:
 
     @property
     def alive(self) -> bool:
+        """Whether there is a process in the slot."""
         return self.worker is not None
 
     def dead(self) -> bool:
@@ -179,6 +180,7 @@ class Slot:
         return self.identity is not None and procs.proved_dead(self.identity)
 
     def beat(self) -> heartbeat.Beat | None:
+        """The latest heartbeat of its process, None without one."""
         if self.worker is None:
             return None
         return heartbeat.read(f"{self._spool.root}/run/heartbeats/{self.worker}")
@@ -307,6 +309,7 @@ def _launched_with(spool: Spool, worker: WorkerName) -> str:
 
 
 def launch_path(spool: Spool, worker: WorkerName) -> Path:
+    """run/slots/<worker>.json."""
     return spool.root / "run" / "slots" / f"{worker}.json"
 
 

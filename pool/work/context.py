@@ -94,6 +94,7 @@ class JobContext:
 
     @property
     def tracestate(self) -> str:
+        """W3C tracestate beside `traceparent`, "" without one."""
         return self.trace.tracestate if self.trace else ""
 
     @property

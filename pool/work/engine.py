@@ -38,9 +38,11 @@ class Engine:
         self._files = self._memory = None
 
     def load(self, device: str, options: Mapping[str, Any]) -> None:
+        """Load the model on a device. Raises what the engine raises."""
         self._call("load", lambda: self._engine.load(device, dict(options)))
 
     def warmup(self) -> None:
+        """Run the engine's warmup(), when it has one."""
         method = self._method("warmup")
         if method is not None:
             self._call("warmup", method)
@@ -50,6 +52,7 @@ class Engine:
         self._files, self._memory = self._method("files"), self._method("memory")
 
     def check(self, params: Mapping[str, Any]) -> Any:
+        """Check parameters; the engine's own form of them. Raises what the engine raises."""
         try:
             return self._engine.check(params)
         finally:
@@ -68,6 +71,7 @@ class Engine:
         return self._call("files", ask)
 
     def fingerprint(self) -> str | None:
+        """What identifies engine and weights in the result cache, None when results are not cached."""
         method = self._method("fingerprint")
         return None if method is None else self._call("fingerprint", lambda: str(method()))
 
@@ -91,6 +95,7 @@ class Engine:
 
     @property
     def counts_memory(self) -> bool:
+        """Whether the engine reports its device memory."""
         return self._memory is not None
 
     def gpu_bytes(self) -> int:
@@ -99,11 +104,13 @@ class Engine:
         return 0 if method is None else self._call("memory", lambda: max(0, int(method().get("gpu_bytes", 0))))
 
     def close(self) -> None:
+        """Run the engine's close(), when it has one."""
         method = self._method("close")
         if method is not None:
             self._call("close", method)
 
     def has(self, name: str) -> bool:
+        """Whether the engine has an optional method."""
         return self._method(name) is not None
 
     # ---- the seam

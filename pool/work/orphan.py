@@ -29,6 +29,7 @@ class OrphanWatch:
         self._told = told
 
     def start(self) -> None:
+        """Begin to watch, in a thread."""
         threading.Thread(target=self._run, name="orphan-watch", daemon=True).start()
 
     def _run(self) -> None:
