@@ -123,22 +123,22 @@ class SupervisorFailed(OperatorError):
 class EngineUnavailable(OperatorError):
     """No worker of an engine can run until an operator acts. What was submitted is not lost: it waits in the spool.
 
-    reason: the worker's own words where it had some ("ModuleNotFoundError: No module named 'foo'"). mend: what helps.
+    reason: the worker's own words where it had some ("ModuleNotFoundError: No module named 'foo'"). hint: what to do.
     job_id: who waits, "" when nothing was accepted. `FilePool.attach(job_id)` gives the result once that is corrected.
     """
 
-    def __init__(self, engine: str, reason: str, mend: str = "", job_id: str = "") -> None:
-        help_text = f"; {mend}" if mend else ""
+    def __init__(self, engine: str, reason: str, hint: str = "", job_id: str = "") -> None:
+        help_text = f"; {hint}" if hint else ""
         kept = (
             f". Job {job_id} is not lost: it stays in the spool and runs once that is done; attach({job_id!r}) then "
             "gives its result" if job_id else ""
         )  # fmt: skip
         super().__init__(f"no worker of {engine} can run: {reason}{help_text}{kept}")
-        self.engine, self.reason, self.mend, self.job_id = engine, reason, mend, job_id
+        self.engine, self.reason, self.hint, self.job_id = engine, reason, hint, job_id
 
     def sentence(self) -> str:
         """For people who know which job they wait for."""
-        return f"no worker of {self.engine} can run: {self.reason}{f' ({self.mend})' if self.mend else ''}"
+        return f"no worker of {self.engine} can run: {self.reason}{f' ({self.hint})' if self.hint else ''}"
 
 
 class NestedDeadlock(EngineUnavailable):
@@ -150,16 +150,16 @@ class NestedDeadlock(EngineUnavailable):
 
     def __init__(self, engine: str, job_id: str, chain: Sequence[tuple[str, str, str]]) -> None:
         way = ", ".join(f"{worker} runs {job} and waits for {other}" for job, worker, other in chain)
-        mend = (
+        hint = (
             f"give {engine} more workers (max_concurrent_tasks), let another engine do the inner job, or submit it "
             "without waiting for it in run()"
         )
         PoolError.__init__(
             self,
             f"deadlock: job {job_id} can only run after the one that waits for it, every worker of {engine} waits for "
-            f"such a job: {way}; {mend}. Job {job_id} is not lost: it runs as soon as one of them is free",
+            f"such a job: {way}; {hint}. Job {job_id} is not lost: it runs as soon as one of them is free",
         )
-        self.engine, self.reason, self.mend, self.job_id = engine, f"deadlock: {way}", mend, job_id
+        self.engine, self.reason, self.hint, self.job_id = engine, f"deadlock: {way}", hint, job_id
         self.chain = tuple(chain)
 
 

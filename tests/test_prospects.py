@@ -50,11 +50,11 @@ def test_what_may_be_expected(facts: PoolFacts, outlook: Outlook, reason: str) -
     assert found.outlook is outlook
     assert reason in found.reason
     assert bool(found.reason) == bool(found.sentence()) == (outlook is not FINE)
-    assert bool(found.mend) == found.hopeless
+    assert bool(found.hint) == found.hopeless
     if found.hopeless:
         error = found.error("j-1")
-        assert (error.engine, error.reason, error.mend, error.job_id) == ("e", found.reason, found.mend, "j-1")
-        for words in (found.reason, found.mend, "Job j-1 is not lost", "attach('j-1')"):
+        assert (error.engine, error.reason, error.hint, error.job_id) == ("e", found.reason, found.hint, "j-1")
+        for words in (found.reason, found.hint, "Job j-1 is not lost", "attach('j-1')"):
             assert words in str(error)
 
 

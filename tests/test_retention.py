@@ -104,8 +104,8 @@ def test_much_to_expire_takes_many_short_turns(
         Path(spool.record_path(record.id)).write_bytes(codec.encode(record.to_map()))
         (spool.root / "dead" / f"echo.{job_name(0, 1, record.id)}").touch()
     listed = []
-    real = retention.buried
-    monkeypatch.setattr(retention, "buried", lambda spool: listed.append(1) or real(spool))
+    real = retention.dead_jobs
+    monkeypatch.setattr(retention, "dead_jobs", lambda spool: listed.append(1) or real(spool))
     turns, longest = 0, 0.0
     more = True
     while more:

@@ -740,7 +740,7 @@ def test_killed_anywhere_in_a_requeue_the_job_is_not_lost(
             theirs.requeue(entry, "echo", claim.name)
 
         ended = in_child(requeue)
-        Recovery(spool, config, random.Random(0)).mend_requeues()
+        Recovery(spool, config, random.Random(0)).repair_requeues()
         sweep_remains(spool)
         found = places(spool)
         assert found in (

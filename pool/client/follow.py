@@ -176,7 +176,7 @@ class Follower:
         expected = self._pool.prospect_of(self.future.id, self.future.engine)
         self.stuck = expected.sentence() if expected.hopeless else ""
         if self.stuck and not benched:  # else it was said, slot by slot
-            yield from self._once("stuck", f"{self.stuck} ({expected.mend})")
+            yield from self._once("stuck", f"{self.stuck} ({expected.hint})")
 
     def _once(self, key: str, text: str) -> Iterator[Event]:
         if text and key not in self._said:

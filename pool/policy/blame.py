@@ -2,7 +2,7 @@
 
 A failure by itself says nothing: bad jobs fail everywhere. A slot is accused only by a job that failed in it *and later
 completed in another slot*, and a success of its own after that failure clears it. What happened is ordered by the time
-at which it happened, as the worker wrote it down, not by when somebody noticed it.
+at which it happened, as the worker wrote it down, not by when it was noticed.
 
     accused by 3 different jobs, all of one process                 -> RESTART: the first remedy
     accused by 6, of more than one process, while another serves    -> BENCH: restarting did not cure it
@@ -11,7 +11,7 @@ The row of a slot is the number of jobs whose first failure was there since its 
 heartbeat carries it, the next process of the slot goes on from it. From the third one on the slot is a suspect, and
 then a job that has failed only there and has no attempts left is run once more, by a peer: the second opinion, without
 which a slot that breaks every job could never be told from a row of bad jobs. A job that met a time limit gets none:
-it would take that time once more, for which nobody asked.
+it would take that time once more, which no caller asked for.
 """
 
 from __future__ import annotations
@@ -93,6 +93,6 @@ def second_opinion(slot: str, row: int, kind: str, earlier: Sequence[Failure], *
 
 
 def slot_of(failure: Failure) -> str:
-    """The slot in which an attempt failed; '' when nobody knows."""
+    """The slot in which an attempt failed; '' when it is unknown."""
     worker = parse_worker(failure.worker)
     return worker.slot if worker else ""

@@ -28,7 +28,7 @@ SIGNAL_MEANING = {
 
 @dataclass(frozen=True)
 class Death:
-    """How a process ended. Both None: it was not our child, so nobody could tell."""
+    """How a process ended. Both None: it was not our child, so its exit status is unknown."""
 
     exit_code: int | None
     signal: str | None  # "SIGSEGV"
@@ -43,7 +43,7 @@ class Death:
 class Ended:
     """How and why a worker ended, in facts that programs read; sentences are made from them where people look.
 
-    cause: the supervisor's (`judge.Cause`), or "died" when nobody asked for it. limit: the one that was met: key,
+    cause: the supervisor's (`judge.Cause`), or "died" when no one asked for it. limit: the one that was met: key,
     value, measured. stage: what it was doing; job: what it held, "" when idle. at: µs of the spool clock.
     """
 
@@ -62,7 +62,7 @@ class Ended:
 
     @classmethod
     def from_map(cls, value: object) -> Ended | None:
-        """None when it is none: a status file of another version, or a foreign hand's."""
+        """None when it is none: a status file of another version, or not one of ours."""
         if not isinstance(value, dict) or not isinstance(value.get("cause"), str):
             return None
         try:
@@ -71,7 +71,7 @@ class Ended:
             return None
 
 
-DIED = "died"  # the cause of an end that nobody asked for
+DIED = "died"  # the cause of an end that was not asked for
 
 
 def signal_name(number: int) -> str:
@@ -98,7 +98,7 @@ def death_of(
     `oom_now` are readings of `host.oom_kills()`, taken while the process lived and after its death.
     """
     if returncode is None:
-        return Death(None, None, "ended, nobody knows how: it was not a child of this supervisor")
+        return Death(None, None, "ended, exit status unknown: it was not a child of this supervisor")
     if returncode >= 0:
         return Death(returncode, None, _exit_sentence(returncode))
     number = -returncode

@@ -3,9 +3,9 @@
 Pure: facts in, a prospect out. Three of them:
 
     fine       a worker is loaded and takes jobs
-    coming     none is yet, but one may come without anybody's help: it starts, loads, waits out a backoff, or its
+    coming     none is yet, but one may come by itself: it starts, loads, waits out a backoff, or its
                supervisor is being started
-    hopeless   none will come before somebody acts; `reason` says why, `mend` what helps
+    hopeless   none will come until an operator acts; `reason` says why, `hint` what to do
 
 A model that loads for ten minutes is coming. So is a slot that starts again after a failed load, until its start
 limit benches it. A benched slot is hopeless although it is tried again after bench_s: what benched it is still there.
@@ -37,12 +37,12 @@ class Outlook(enum.Enum):
 
 @dataclass(frozen=True)
 class Prospect:
-    """reason: why no worker takes jobs now, "" when fine. mend: what the operator can do, "" when nothing is needed."""
+    """reason: why no worker takes jobs now, "" when fine. hint: what the operator can do, "" when nothing is needed."""
 
     engine: str
     outlook: Outlook
     reason: str = ""
-    mend: str = ""
+    hint: str = ""
 
     @property
     def hopeless(self) -> bool:
@@ -62,7 +62,7 @@ class Prospect:
 
     def error(self, job_id: str = "") -> EngineUnavailable:
         """What to raise for one that waits for it."""
-        return EngineUnavailable(self.engine, self.reason, self.mend, job_id)
+        return EngineUnavailable(self.engine, self.reason, self.hint, job_id)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _unserved(engine: str, slots: Sequence[SlotFacts], starter: str | None) -> P
     if starter:
         return Prospect(
             engine, Outlook.HOPELESS, f"no supervisor serves this spool, and none can be started: {starter}",
-            f"correct that: it is tried again while somebody waits; or `{SERVE}`",
+            f"correct that: it is tried again while a caller waits; or `{SERVE}`",
         )  # fmt: skip
     if starter is not None or any(slot.worker for slot in slots):
         return Prospect(engine, Outlook.COMING, "no supervisor serves this spool at the moment")

@@ -1,6 +1,6 @@
 """Whether a job whose attempt failed is tried again: after what, how often, and in words why not. Pure.
 
-    kind of failure             nobody said            retry_times=n          retry_on=[kinds]
+    kind of failure             not said               retry_times=n          retry_on=[kinds]
     infrastructure, resource    twice                  n times                named: retry_times (or 2), else never
     engine                      once                   n times                the same
     timeout                     never                  never                  the same
@@ -19,7 +19,7 @@ from pool.format.names import MAX_ATTEMPTS
 
 KINDS = ("infrastructure", "resource", "engine", "timeout")  # what may be named in retry_on
 NEVER = frozenset({"input", "cancelled"})
-USUAL_TIMES, ENGINE_TIMES = 2, 1  # when nobody says
+USUAL_TIMES, ENGINE_TIMES = 2, 1  # by default
 
 _WORDS = {
     "input": "the same input is refused again",
@@ -31,7 +31,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Retries:
-    """What somebody said about further attempts. times: how many; on: after which kinds; None: nothing was said."""
+    """What was said about further attempts. times: how many; on: after which kinds; None: nothing was said."""
 
     times: int | None = None
     on: tuple[str, ...] | None = None

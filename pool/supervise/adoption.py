@@ -1,4 +1,4 @@
-"""What a supervisor finds when it starts: workers of one that died, what they left running, jobs that nobody holds.
+"""What a supervisor finds when it starts: workers of one that died, what they left running, jobs that no worker holds.
 
 Workers that fit the configuration are taken over with their models and jobs; others finish their job within the drain
 grace; what has no slot is ended.
@@ -35,19 +35,19 @@ def adopt(spool: Spool, config: Config, slots: Sequence[Slot], recovery: Recover
             living[worker] = member.identity
     now = time.monotonic()
     by_name = {slot.spec.name: slot for slot in slots}
-    misfits: dict[WorkerName, Identity] = {}
+    mismatched: dict[WorkerName, Identity] = {}
     for worker, identity in sorted(living.items(), key=lambda item: -item[0].generation):
         slot = by_name.get(worker.slot)
         if slot is None or slot.alive:
-            misfits[worker] = identity
+            mismatched[worker] = identity
             continue
         slot.policy.adopted(now)
         slot.adopt(worker, identity)
         logger.info("adopted {} (pid {})", worker, identity.pid)
         if slot.old:
             logger.info("{} has an older configuration: ending it", worker)
-            slot.ask_to_end(Verdict(Cause.MISFIT), now + config.drain_grace_s)
-    _end_misfits(spool, misfits, config.drain_grace_s, recovery)
+            slot.ask_to_end(Verdict(Cause.OUTDATED), now + config.drain_grace_s)
+    _end_mismatched(spool, mismatched, config.drain_grace_s, recovery)
     _end_groups(spool, slots)
     end_strays(spool, slots, heir)
     for worker in recovery.recover_abandoned({slot.worker for slot in slots if slot.worker}):
@@ -87,19 +87,21 @@ def _is_main(spool: Spool, worker: WorkerName, identity: Identity) -> bool:
     return beat is None or beat.pid == identity.pid
 
 
-def _end_misfits(spool: Spool, misfits: Mapping[WorkerName, Identity], grace_s: float, recovery: Recovery) -> None:
+def _end_mismatched(
+    spool: Spool, mismatched: Mapping[WorkerName, Identity], grace_s: float, recovery: Recovery
+) -> None:
     """Workers without a slot of their own any more: each may finish its job within the drain grace."""
-    for worker, identity in misfits.items():
+    for worker, identity in mismatched.items():
         logger.info("{} (pid {}) has no slot in the configuration: ending it", worker, identity.pid)
         procs.signal_process(identity, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
-    while any(identity.alive() for identity in misfits.values()) and time.monotonic() < deadline:
+    while any(identity.alive() for identity in mismatched.values()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    for worker, identity in misfits.items():
+    for worker, identity in mismatched.items():
         procs.kill_group(identity, signal.SIGKILL, spool_id=spool.id, worker=str(worker))
         _await_death(identity)
         cgroup.end(group_of(spool, worker), spool.id)
-        recovery.recover(worker, End(death_of(None), Verdict(Cause.MISFIT)))
+        recovery.recover(worker, End(death_of(None), Verdict(Cause.OUTDATED)))
 
 
 def _await_death(identity: Identity) -> None:

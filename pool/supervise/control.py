@@ -57,7 +57,7 @@ class Control:
         reloads = [name for name in names if name.endswith(".reload")]
         if reloads:
             self._reload()
-        for name in reloads:  # its absence tells whoever asked that the answer is there
+        for name in reloads:  # its absence tells the requester that the answer is there
             self._done(name)
         self._seizer.tidy()
         self._due = {job_id: due for job_id, due in self._due.items() if f"{job_id}.cancel" in names}

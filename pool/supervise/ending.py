@@ -15,14 +15,14 @@ _BY_CAUSE = {
     Cause.RECYCLE.value: "recycled",
     Cause.SICK.value: "sick",
     Cause.DRAIN.value: "drained",
-    Cause.MISFIT.value: "configuration",
+    Cause.OUTDATED.value: "configuration",
 }
 _BY_CODE = {EXIT_DRAINED: "drained", EXIT_LOAD: "load", EXIT_CONFIG: "configuration", EXIT_RECYCLE: "recycled"}
 _CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS"})
 
 
 def reason_of(ended: Ended | None) -> str:
-    """The word for the end of the process before; "other" when there was none, or nobody knows."""
+    """The word for the end of the process before; "other" when there was none, or the reason is unknown."""
     if ended is None:
         return "other"
     if ended.cause != DIED:

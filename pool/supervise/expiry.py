@@ -1,4 +1,4 @@
-"""Jobs that are not worth running any more: those with a term `expires` that nobody has begun by then.
+"""Jobs that are not worth running any more: those with a term `expires` that no worker has begun by then.
 
 A worker looks at what it claims; the supervisor looks at what waits, by marks in run/expiry/, so that it opens no file
 of a job before its time, and a job expires that no worker can take.

@@ -1,4 +1,4 @@
-"""The slots of a spool and the processes in them: start, adopt, judge, recycle, bury, take their jobs back.
+"""The slots of a spool and the processes in them: start, adopt, judge, recycle, reap, take their jobs back.
 
 Called by the supervisor's loop, never by a thread. What is decided here is policy (`restart`, `judge`) applied to
 facts (`slot`, heartbeats); what happens to jobs is in `recovery`.
@@ -119,8 +119,8 @@ class Fleet:
         said = self.roll.failed
         for name in self.roll.step([_place(slot) for slot in self.slots]):
             slot = next(slot for slot in self.slots if slot.spec.name == name)
-            logger.info("{}: {}: it may finish its job", slot.worker, Verdict(Cause.MISFIT).sentence)
-            slot.ask_to_end(Verdict(Cause.MISFIT), None)
+            logger.info("{}: {}: it may finish its job", slot.worker, Verdict(Cause.OUTDATED).sentence)
+            slot.ask_to_end(Verdict(Cause.OUTDATED), None)
         if self.roll.failed and self.roll.failed != said:
             logger.error("the new configuration does not start: {}", self.roll.failed)
         if self.roll.over:
@@ -218,11 +218,11 @@ class Fleet:
         assert worker is not None
         busy = beat is not None and beat.phase is Phase.BUSY
         stage = (beat.stage if busy else beat.phase.label) if beat else Phase.BOOTING.label
-        death = slot.bury(stage, beat.job if beat and busy else "")
+        death = slot.reap(stage, beat.job if beat and busy else "")
         adoption.end_inherited(self.slots, self._heir)
         verdict = slot.verdict
         end = End(death, verdict, stage, slot.log_tail())
-        log = logger.info if verdict.cause in (Cause.DRAIN, Cause.RECYCLE, Cause.MISFIT) else logger.warning
+        log = logger.info if verdict.cause in (Cause.DRAIN, Cause.RECYCLE, Cause.OUTDATED) else logger.warning
         log("{} ended in {}: {}", worker, stage, slot.last_death)
         if slot.spec.engine.name in self._config.engines and not self.draining:
             self._count_workers(self._config.engines[slot.spec.engine.name])
@@ -332,7 +332,7 @@ class Fleet:
         for peer in self._same_engine(slot):
             other = peer.beat()
             starting = peer.alive and (other is None or other.phase not in SERVING)
-            if peer.cause in (Cause.RECYCLE, Cause.MISFIT) or starting:
+            if peer.cause in (Cause.RECYCLE, Cause.OUTDATED) or starting:
                 return
         verdict = Verdict(Cause.RECYCLE, limit)
         logger.info("{} is {}", slot.worker, verdict.sentence)

@@ -1,11 +1,11 @@
-"""The drop box: anybody's file in spool/in becomes a job, or goes to quarantine with a reason. Nothing is trusted.
+"""The drop box: a file in spool/in becomes a job, or goes to quarantine with a reason. Nothing is trusted.
 
 A drop stays in in/ until its job is accepted, then it is removed. A crash in between brings the same file again;
 its id is reserved together with a digest that names this very file, so the job is not accepted twice.
 
 Accepted: regular files named *.json or *.msgpack, one link, at most 1 MB, complete. A file is taken when its writer
 closed it or renamed it here, or when it was still for 2 s; one that does not decode yet is given those 2 s too.
-Hidden files and other names are left alone for a minute: somebody may be writing them.
+Hidden files and other names are left alone for a minute: they may be half-written.
 
 What the file is to blame for sends it to quarantine; what the spool is to blame for (no room, too many waiting
 jobs, no descriptors left) leaves it where it is, and `paused` says why.

@@ -34,11 +34,11 @@ class Cause(enum.Enum):
     RECYCLE = "recycle"
     SICK = "sick"  # jobs that failed in it completed in other slots
     DRAIN = "drain"
-    MISFIT = "misfit"  # its configuration is not ours any more
+    OUTDATED = "outdated"  # it runs another configuration than the supervisor
 
 
 #: The job it holds is not to blame and gets its attempt back.
-INNOCENT = frozenset({Cause.CLOSE, Cause.CANCEL, Cause.RECYCLE, Cause.SICK, Cause.DRAIN, Cause.MISFIT})
+INNOCENT = frozenset({Cause.CLOSE, Cause.CANCEL, Cause.RECYCLE, Cause.SICK, Cause.DRAIN, Cause.OUTDATED})
 #: Its end says nothing about the slot.
 PLANNED = INNOCENT | {Cause.STALLED, Cause.OVERDUE, Cause.MEMORY, Cause.STOPPED}
 
@@ -99,7 +99,7 @@ _SENTENCES = {
     Cause.RECYCLE: "recycled",
     Cause.SICK: "{subject} different jobs failed here in a row and completed in other slots",
     Cause.DRAIN: "the pool drains",
-    Cause.MISFIT: "its configuration changed",
+    Cause.OUTDATED: "its configuration changed",
 }
 _RECYCLED = {
     "recycle.max_jobs": "recycled: {measured:.0f} jobs done",

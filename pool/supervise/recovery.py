@@ -1,4 +1,4 @@
-"""Taking jobs back: from a worker that is proven dead, and from a spool that nobody served for a while.
+"""Taking jobs back: from a worker that is proven dead, and from a spool without a supervisor for a while.
 
 Only the supervisor recovers, and only after the death of the process that held the claim is proven and all that it
 started is gone. Nothing here is decided by age.
@@ -85,7 +85,7 @@ class Recovery:
             fsops.unlink(f"{self._spool.root}/progress/{claim.name.id}", missing_ok=True)
             earlier = self._spool.notes(claim.name.id, claim.name.attempts - 1)
             first = joins_the_row(earlier, FailureKind.INFRASTRUCTURE.value)
-            # Of a batch nobody knows which one did it: each may prove itself alone, even one that has no retries.
+            # Which job of a batch did it is unknown: each runs again alone, even one that has no retries.
             peer = second_opinion(worker.slot, row + first, _kind(end).value, earlier, siblings=siblings)
             alone = len(claims) > 1 or peer
             if self._recover_claim(claim, end, engine, earlier, spare_attempts=int(alone)):
@@ -93,8 +93,8 @@ class Recovery:
                 row += first
         directory = self._spool.work_dir(worker)
         if os.path.isdir(directory):
-            for name in os.listdir(directory):  # nothing of ours: a foreign hand's
-                reason = f"{ascii(name)[1:-1]} lay in {directory}, and is no job.\n"
+            for name in os.listdir(directory):  # not one of our files
+                reason = f"{ascii(name)[1:-1]} was found in {directory} and is no job.\n"
                 quarantine.keep(self._spool, f"{directory}/{name}", f"{worker}.{name}", reason)
             fsops.remove_dir(directory)
         root = f"{self._spool.root}/run"
@@ -182,17 +182,17 @@ class Recovery:
                 gone.append(worker)
         return gone
 
-    def mend_requeues(self) -> None:
+    def repair_requeues(self) -> None:
         """Whoever ran a job again was killed in the middle of it: its record goes back, or the remains of it go."""
         dead = f"{self._spool.root}/dead"
         entries = os.listdir(dead)
-        buried = {parsed[1].id for parsed in map(parse_dead, entries) if parsed is not None}
+        failed = {parsed[1].id for parsed in map(parse_dead, entries) if parsed is not None}
         for entry in entries:
             aside = parse_aside(entry)
             if aside is None or owner.alive(aside[1]):
                 continue
             job_id = aside[0]
-            if job_id in buried and not self._spool.decided(job_id):
+            if job_id in failed and not self._spool.decided(job_id):
                 fsops.rename(f"{dead}/{entry}", self._spool.record_path(job_id))
             else:
                 fsops.unlink(f"{dead}/{entry}", missing_ok=True)
@@ -209,7 +209,7 @@ _HINTS = {
     Cause.STALLED: "the stack at that moment is in stderr_tail; raise stall_timeout_s if the work is just slow",
     Cause.OVERDUE: "give the job more time (timeout_s, task_timeout_minutes) or less work",
     Cause.MEMORY: "raise memory_limit_mb, or give the job less at once",
-    Cause.STOPPED: "somebody stopped the process; continue it within 3 s, or drain the pool instead",
+    Cause.STOPPED: "the process was stopped by a signal; continue it within 3 s, or drain the pool instead",
 }
 
 

@@ -1,5 +1,5 @@
 """run/status.json: what the supervisor knows and no other file says. Read by `status` and by
-whoever waits, never by workers and supervisors."""
+clients that wait, never by workers and supervisors."""
 
 from __future__ import annotations
 

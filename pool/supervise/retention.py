@@ -58,7 +58,7 @@ class Retention:
             self._finished[job_id] = min(now, self._finish_of(job_id))
         limit = now - int(self.config.retention_s * 1e6)
         old = [job_id for job_id, at in self._finished.items() if at < limit]
-        graves = buried(self._spool) if old else {}
+        graves = dead_jobs(self._spool) if old else {}
         kept = needed(self._spool) if old else frozenset()
         for job_id in old:
             if time.monotonic() > until:
@@ -91,7 +91,7 @@ class Retention:
 def purge(spool: Spool, *, older_than_s: float = 0.0, states: Collection[JobState] = TERMINAL) -> int:
     """Remove terminal records, with their files and dead jobs, that finished at least `older_than_s` ago. Those stay
     whose results others wait for."""
-    limit, count, graves, kept = spool.now() - int(older_than_s * 1e6), 0, buried(spool), needed(spool)
+    limit, count, graves, kept = spool.now() - int(older_than_s * 1e6), 0, dead_jobs(spool), needed(spool)
     for job_id in list(lookup.records(spool)):
         try:
             record = spool.read_record(job_id, arrays=False)
@@ -103,7 +103,7 @@ def purge(spool: Spool, *, older_than_s: float = 0.0, states: Collection[JobStat
     return count
 
 
-def buried(spool: Spool) -> dict[str, str]:
+def dead_jobs(spool: Spool) -> dict[str, str]:
     """Id -> file name of everything in dead/."""
     parsed = {entry: parse_dead(entry) for entry in os.listdir(spool.root / "dead")}
     return {dead[1].id: entry for entry, dead in parsed.items() if dead is not None}
@@ -112,10 +112,10 @@ def buried(spool: Spool) -> dict[str, str]:
 def remove(spool: Spool, job_id: str, graves: dict[str, str] | None = None) -> None:
     """Forget a decided job: dead file first, record and id last, so that a crash leaves a job that is still decided.
 
-    graves: what `buried` said, when many are removed.
+    graves: what `dead_jobs` said, when many are removed.
     """
     root = str(spool.root)
-    entry = (buried(spool) if graves is None else graves).get(job_id)
+    entry = (dead_jobs(spool) if graves is None else graves).get(job_id)
     if entry is not None:
         fsops.unlink(f"{root}/dead/{entry}", missing_ok=True)
     if spool.files_dir(job_id).is_dir():
@@ -180,7 +180,7 @@ def _remains(spool: Spool) -> Iterator[tuple[Path, str, bool]]:
     for item in os.scandir(root / "out"):
         if item.is_dir(follow_symlinks=False):
             yield Path(item.path), item.name, True
-    for job_id, entry in buried(spool).items():
+    for job_id, entry in dead_jobs(spool).items():
         yield root / "dead" / entry, job_id, True
 
 

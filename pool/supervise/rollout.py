@@ -46,7 +46,7 @@ class Roll:
     awaited: dict[str, bool] = field(default_factory=dict)
     engines: Collection[str] = ()
     failed: str = ""  # which slots do not start with it, and why
-    moving: bool = True  # False: nothing more will happen before somebody acts, or a slot that failed starts after all
+    moving: bool = True  # False: nothing more happens until an operator acts, or a slot that failed starts after all
     leaving: int = 0
 
     @property

@@ -1,7 +1,7 @@
 """A slot at run time: the process in it, how it is started, watched and ended.
 
 Ending is a ladder: a request (SIGTERM) or, for one that hangs, SIGABRT so that faulthandler leaves the stack in the
-log; then SIGKILL to the whole family after a grace. Only `bury` says that it is dead, and only with proof.
+log; then SIGKILL to the whole family after a grace. Only `reap` says that it is dead, and only with proof.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class Slot:
     @property
     def _may_finish(self) -> bool:
         """It was asked to end after its job, and has the time that the job may take: it can still hang."""
-        return self.cause in (Cause.RECYCLE, Cause.MISFIT) and self._kill_at is None
+        return self.cause in (Cause.RECYCLE, Cause.OUTDATED) and self._kill_at is None
 
     def ask_to_end(self, verdict: Verdict, kill_at: float | None) -> None:
         """Finish the job, then end. kill_at: monotonic time when patience is over, None for never."""
@@ -258,7 +258,7 @@ class Slot:
             self.standby = False
             procs.signal_process(self.identity, signal.SIGUSR1)
 
-    def bury(self, stage: str, job: str) -> Death:
+    def reap(self, stage: str, job: str) -> Death:
         """The process is dead: end what it left running, reap it, free the slot. Returns how it died.
 
         stage, job: what it was doing, for `ended`.
@@ -266,7 +266,7 @@ class Slot:
         assert self.identity is not None
         assert self.worker is not None
         cgroup.end(group_of(self._spool, self.worker), self._spool.id)
-        # RACE: before the reap, while the pid cannot be anybody else's
+        # RACE: before the reap, while the pid cannot belong to another process
         procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
         deadline = time.monotonic() + _FAMILY_S
         while procs.members(self._spool.id, str(self.worker)) and time.monotonic() < deadline:
@@ -301,7 +301,7 @@ def _limits(engine: EngineConfig) -> Limits:
 
 
 def _launched_with(spool: Spool, worker: WorkerName) -> str:
-    """The fingerprint of the configuration that a worker was started with; '' when nobody knows."""
+    """The fingerprint of the configuration that a worker was started with; '' when it is unknown."""
     try:
         return str(json.loads(launch_path(spool, worker).read_bytes())["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):

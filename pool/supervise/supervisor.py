@@ -106,7 +106,7 @@ class Supervisor:
         logger.info("serving {} with {} slots", self.spool.root, len(self._fleet.slots))
         quarantine.repair(self.spool)
         self._fleet.adopt()
-        self._fleet.recovery.mend_requeues()
+        self._fleet.recovery.repair_requeues()
         self._read_proofs(os.listdir(self.spool.root / "run" / "attempts"))
         root = self.spool.root
         places = {"in": root / "in", "control": root / "run" / "control", "notes": root / "run" / "attempts",
@@ -185,7 +185,7 @@ class Supervisor:
             self._care(watcher, now)
         if now >= self._due["sweep"]:
             self._fleet.end_strays()
-            self._fleet.recovery.mend_requeues()
+            self._fleet.recovery.repair_requeues()
             self._holding.seek()
             more = self._retention.sweep()
             self._due["sweep"] = now + (_TICK_S if more else _SWEEP_S)

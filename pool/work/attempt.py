@@ -287,7 +287,7 @@ class Executor:
         if self._is_cancel(error):
             if os.path.lexists(cancel_path(self._spool, job.id)):
                 return self._cancel(claim, job, context, started)
-            error = RuntimeError(f"the engine raised {name_of(error)}, and nobody had cancelled the job")
+            error = RuntimeError(f"the engine raised {name_of(error)}, but the job was not cancelled")
         return self._fail(claim, job, context, error, started)
 
     def _is_cancel(self, error: BaseException) -> bool:
@@ -388,4 +388,4 @@ def _inside(path: Path, roots: Sequence[str]) -> None:
         return
     real = os.path.realpath(path)
     if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots):
-        raise RefusedInput(f"{path} lies outside the allowed media folders", f"allowed: {', '.join(roots)}")
+        raise RefusedInput(f"{path} is outside the allowed media folders", f"allowed: {', '.join(roots)}")

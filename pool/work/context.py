@@ -167,7 +167,7 @@ class JobContext:
             pass  # progress is a courtesy of a disk with room; the job goes on
 
     def partial(self, record: Mapping[str, Any]) -> None:
-        """Stream a part of the result to whoever waits for it."""
+        """Stream a part of the result to clients that follow the job."""
         body = codec.encode(dict(record))
         frame = attempts.frame(body)
         try:
@@ -184,7 +184,7 @@ class JobContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody asked to stop this job; looks at the disk at most every 50 ms."""
+        """Whether a client asked to stop this job; looks at the disk at most every 50 ms."""
         now = time.monotonic()
         if not self._cancelled and now - self._looked >= _CANCEL_POLL_S:
             self._looked = now

@@ -1,4 +1,4 @@
-"""The engine as its worker calls it: every method of a stranger's class behind one seam.
+"""The engine as its worker calls it: every method of a foreign class behind one seam.
 
 A method may return, raise, or come back *twice*: in this process, and in a child that it forked and forgot to end.
 That child has our claim, our heartbeat and our spool in its hands, so it is ended before it touches any of them.

@@ -14,7 +14,7 @@ from pool.work import joblog
 from pool.work.joblog import say
 from pool.work.process_state import NOTHING, ProcessState, Restored
 
-DEAD_CHILDREN = 100  # that nobody waited for: each holds a number of the machine's
+DEAD_CHILDREN = 100  # zombies: each holds a pid of the machine
 _FORK_S = 0.0002  # no job can have started a process in less
 _TOLD = 20  # processes left running; an engine that leaves one per job would fill its log
 
@@ -76,4 +76,4 @@ class Keeper:
         if len(children) >= DEAD_CHILDREN and not self.recycle:
             dead = sum(map(lineage.is_dead, children))
             if dead >= DEAD_CHILDREN:
-                self.recycle = f"{dead} dead children that nobody waited for"
+                self.recycle = f"{dead} zombie children (call wait() on a process that ended)"

@@ -54,7 +54,7 @@ def text_of(fields: Mapping[str, Any]) -> str:
 
 
 def shared(many: list[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The fields that all of these have in common: of jobs that run in one call, whose lines nobody can tell apart."""
+    """The fields that all of these have in common: of jobs that run in one call, whose lines cannot be told apart."""
     first, *rest = many
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in rest)}
 

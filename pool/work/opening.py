@@ -48,7 +48,7 @@ def _handed(spool: Spool, waiting: Claim, job: Job, insist: Insist) -> Job | Non
     if failure is not None:
         _end(spool, waiting, job, failure, insist)
     else:
-        hold(spool, waiting)  # power was lost, and with it a record; or somebody removed one
+        hold(spool, waiting)  # power was lost, and with it a record; or an operator removed one
     return None
 
 

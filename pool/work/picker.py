@@ -112,7 +112,7 @@ class Picker:
         """A job whose last attempt failed in this slot is left to the others for a moment: the slot may be sick.
 
         It stays theirs while one of them serves, even a busy one, when this slot is a suspect, or when all its attempts
-        failed here and one is left: nobody knows yet whether the job is bad or the slot, and a sick slot must kill no
+        failed here and one is left: it is open whether the job is bad or the slot, and a sick slot must kill no
         job. One that has none left is here for a second opinion: that is worth waiting for a peer that starts.
         """
         now = time.monotonic()
@@ -146,7 +146,7 @@ class Picker:
             terms = Job.from_map(codec.decode(fsops.read_bounded(path, MAX_JOB_BYTES), arrays=False)).terms
             retries = retries.under(terms.retry_times, terms.retry_on)
         except (OSError, ProtocolError):
-            pass  # taken by another, or broken: whoever claims it will tell
+            pass  # taken by another, or broken: the worker that claims it reports it
         return left(attempts, [note.kind for note in notes], retries)
 
     def _others(self, phases: frozenset[Phase]) -> bool:

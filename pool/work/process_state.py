@@ -52,7 +52,7 @@ def _ask(read: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class _Part:
-    """name: for the log. read: what holds now. write: make `saved` hold again; None: nobody can."""
+    """name: for the log. read: what holds now. write: make `saved` hold again; None: not possible."""
 
     name: str
     read: Callable[[], Any]
@@ -148,7 +148,7 @@ class ProcessState:
     # ---- parts that need what was taken
 
     def _timers(self) -> tuple[bool, ...]:
-        """Of the other two, whoever sets one has a handler for its signal, or ends by it."""
+        """A job that sets one of the other two has a handler for its signal, or ends by it."""
         real = signal.getitimer(signal.ITIMER_REAL)[0] > 0
         if _signal.getsignal(signal.SIGPROF) == _signal.getsignal(signal.SIGVTALRM) == signal.SIG_DFL:
             return real, False, False
@@ -305,7 +305,7 @@ def _set_niceness(saved: int) -> None:
 
 
 def _start_method() -> str:
-    """ "" for the platform's own, also when nobody asked for one."""
+    """ "" for the platform's own, also when none was chosen."""
     loaded = sys.modules.get("multiprocessing")
     if loaded is None:
         return ""

@@ -476,7 +476,7 @@ def test_a_job_is_somewhere_at_every_operation(tmp_path: Path, scene: Scene) -> 
 
 
 @pytest.mark.invariant(1)
-def test_a_retry_that_was_killed_is_mended_by_the_supervisor_that_serves(tmp_path: Path) -> None:
+def test_a_retry_that_was_killed_is_repaired_by_the_supervisor_that_serves(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     act = retry(rig)
 

@@ -256,7 +256,7 @@ def test_a_second_reload_takes_the_place_of_the_first(shared: World) -> None:
     shared.worker_of(future.id)
     shared.configure({"fake": {**one, "options": {"load_s": 600}}})
     hang_up(shared)
-    wait_until(lambda: (shared.slot("fake-0")["ending"] or {}).get("cause") == "misfit", "the roll waits for the job")
+    wait_until(lambda: (shared.slot("fake-0")["ending"] or {}).get("cause") == "outdated", "the roll waits for the job")
     reloaded(shared, {"fake": {**one, "options": {"fingerprint": "fake-4"}}})
     assert future.result(30)["attempt"] == 1
     assert shared.pool().submit("fake", value=1).result(30)["attempt"] == 1
@@ -284,7 +284,7 @@ def test_a_drain_wins(world: World) -> None:
     world.worker_of(future.id)
     world.configure({"fake": {**one, "options": {"load_s": 600}}}, drain_grace_s=600)
     hang_up(world)
-    wait_until(lambda: (world.slot("fake-0")["ending"] or {}).get("cause") == "misfit", "the roll")
+    wait_until(lambda: (world.slot("fake-0")["ending"] or {}).get("cause") == "outdated", "the roll")
     world.serving[-1].terminate()
     wait_until(lambda: (world.slot("fake-0")["ending"] or {}).get("cause") == "drain", "the drain")
     world.serving[-1].send_signal(signal.SIGHUP)

@@ -43,7 +43,7 @@ def said(error: BaseException | None, future: JobFuture) -> bool:
     assert isinstance(error, EngineUnavailable)
     assert (error.engine, error.job_id) == ("broken", future.id)
     assert error.reason == f"broken-0, broken-1: {REASON}"
-    assert "recover" in error.mend
+    assert "recover" in error.hint
     assert f"attach({future.id!r})" in str(error)
     return True
 

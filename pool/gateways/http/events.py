@@ -73,7 +73,7 @@ def _result(future: JobFuture) -> str:
     if record is None:
         error = future.exception(0)
         if isinstance(error, EngineUnavailable):  # without an id: a client that comes back follows it further
-            about = {"engine": error.engine, "reason": error.reason, "mend": error.mend}
+            about = {"engine": error.engine, "reason": error.reason, "hint": error.hint}
             return _event("unavailable", {"id": future.id, "state": "queued", "message": str(error), **about})
         return _event(
             "result", {"id": future.id, "state": "unknown", "message": str(error) or "it cannot be read"}, END
