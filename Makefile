@@ -40,6 +40,7 @@ demo: setup  ## transcripts with speakers, and a painting that talks
 
 lint: $(TESTED)  ## ruff and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 docs: $(TESTED)  ## the site of docs/, with the reference, in site/; a warning is an error

@@ -125,9 +125,16 @@ def photograph(gate: Gateway, photos: Photographer) -> None:
     play(photos, video, "dark", SMALL, "video", watch)
     play(photos, speech, "light", DESK, "light", lambda page: page.locator(".player .toggle").click())
     play(
-        photos, speech, "light", PHONE, "phone-light", lambda page: page.locator(".player .toggle").click(),
-        is_mobile=True, has_touch=True, device_scale_factor=2,
-    )  # fmt: skip
+        photos,
+        speech,
+        "light",
+        PHONE,
+        "phone-light",
+        lambda page: page.locator(".player .toggle").click(),
+        is_mobile=True,
+        has_touch=True,
+        device_scale_factor=2,
+    )
     form = photos.page(gate.base, "light", DESK)
     form.locator("#new-job").click()
     form.get_by_role("button", name="lipsync", exact=True).last.click()
@@ -143,9 +150,14 @@ def watch(page: Page) -> None:
 
 
 def play(
-    photos: Photographer, address: str, scheme: str, viewport: dict[str, int], name: str,
-    begin: Callable[[Page], object], **more: Any,
-) -> None:  # fmt: skip
+    photos: Photographer,
+    address: str,
+    scheme: str,
+    viewport: dict[str, int],
+    name: str,
+    begin: Callable[[Page], object],
+    **more: Any,
+) -> None:
     """Open a job, play what it made for a while."""
     page = photos.page(address, scheme, viewport, **more)
     finish(page, "video")

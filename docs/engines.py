@@ -1,6 +1,6 @@
 """Write docs/ENGINES.md from the models that check parameters and options.
 
-    python docs/engines.py
+python docs/engines.py
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def page() -> str:
     """The whole document."""
     parts = [HEAD]
     for name, (spec, module) in ENGINES.items():
-        parts.append(f"## {name}\n\n`\"engine\": \"{spec}\"`\n")
+        parts.append(f'## {name}\n\n`"engine": "{spec}"`\n')
         parts.append(f"Parameters:\n\n{table(module.Params)}\n")
         parts.append(f"Options:\n\n{table(module.Options)}\n")
     return "\n".join(parts)

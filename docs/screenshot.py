@@ -1,6 +1,6 @@
 """Run commands for real and render their terminal output as one SVG picture.
 
-    python docs/screenshot.py docs/images/demo.svg "make demo" "python -m pool status"
+python docs/screenshot.py docs/images/demo.svg "make demo" "python -m pool status"
 """
 
 from __future__ import annotations

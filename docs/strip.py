@@ -1,6 +1,6 @@
 """Frames of a video side by side, as one picture.
 
-    python docs/strip.py docs/images/talking.jpg demo/talking.mp4 --count 10 --rows 2 --side 200
+python docs/strip.py docs/images/talking.jpg demo/talking.mp4 --count 10 --rows 2 --side 200
 """
 
 from __future__ import annotations

@@ -131,8 +131,10 @@ class EngineUnavailable(OperatorError):
         help_text = f"; {hint}" if hint else ""
         kept = (
             f". Job {job_id} is not lost: it stays in the spool and runs once that is done; attach({job_id!r}) then "
-            "gives its result" if job_id else ""
-        )  # fmt: skip
+            "gives its result"
+            if job_id
+            else ""
+        )
         super().__init__(f"no worker of {engine} can run: {reason}{help_text}{kept}")
         self.engine, self.reason, self.hint, self.job_id = engine, reason, hint, job_id
 

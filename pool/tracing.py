@@ -311,10 +311,14 @@ class _Tracer:
         parent = None if tree.above is None else self._under(tree.above, tree.state)
         failed, bad = _failed(record.failure)
         about = {
-            **_of_worker(record.worker, job.engine), "filepool.job.id": job.id, "filepool.attempt": record.attempt,
-            "filepool.cached": record.cached, **failed, "filepool.state": record.state.value,
+            **_of_worker(record.worker, job.engine),
+            "filepool.job.id": job.id,
+            "filepool.attempt": record.attempt,
+            "filepool.cached": record.cached,
+            **failed,
+            "filepool.state": record.state.value,
             **{f"filepool.log.{name}": value for name, value in (job.terms.log_context or {}).items()},
-        }  # fmt: skip
+        }
         if job.terms.tags:
             about["filepool.tags"] = job.terms.tags
         kind = self._trace.SpanKind.CONSUMER
@@ -356,8 +360,12 @@ def _failed(failure: Failure | None) -> tuple[dict[str, Any], str]:
         return {}, ""
     cancelled = failure.kind == FailureKind.CANCELLED.value
     state = JobState.CANCELLED if cancelled else JobState.FAILED
-    about = {"filepool.state": state.value, "filepool.failure.kind": failure.kind,
-             "filepool.failure.stage": failure.stage, "filepool.failure.cause": failure.cause}  # fmt: skip
+    about = {
+        "filepool.state": state.value,
+        "filepool.failure.kind": failure.kind,
+        "filepool.failure.stage": failure.stage,
+        "filepool.failure.cause": failure.cause,
+    }
     return {key: value for key, value in about.items() if value}, "" if cancelled else failure.message
 
 

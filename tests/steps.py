@@ -40,9 +40,15 @@ def record_of(claim: Claim, state: JobState = JobState.COMPLETED, value: Any = N
         failure = Failure("engine", "it broke", "run", claim.name.attempts, worker=str(claim.worker))
     fields = {"created": claim.name.born, "started": claim.name.born + 1, "finished": claim.name.born + 2, **more}
     return Record(
-        claim.name.id, claim.worker.engine, state, claim.name.attempts, worker=str(claim.worker), value=value,
-        failure=failure, **fields,
-    )  # fmt: skip
+        claim.name.id,
+        claim.worker.engine,
+        state,
+        claim.name.attempts,
+        worker=str(claim.worker),
+        value=value,
+        failure=failure,
+        **fields,
+    )
 
 
 def places(spool: Spool) -> dict[str, list[str]]:

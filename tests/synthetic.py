@@ -19,9 +19,7 @@ def fill(spool: Spool, count: int, *, tag_every: int = 100, fail_every: int = 10
         state = JobState.FAILED if failure else JobState.COMPLETED
         kept = Kept(("some",) if number % tag_every == 0 else (), "a note", {}, {"audio": "/data/talk.wav"})
         value = None if failure else {"text": "x" * 200}
-        record = Record(
-            job_id, "echo", state, 1, born, born + 10, born + 500, "echo-0.1", value, failure, kept=kept
-        )
+        record = Record(job_id, "echo", state, 1, born, born + 10, born + 500, "echo-0.1", value, failure, kept=kept)
         with open(spool.record_path(job_id), "wb") as file:
             file.write(codec.encode(record.to_map()))
         ids.append(job_id)

@@ -24,9 +24,15 @@ def on_terminal(
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        list(argv), stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=env, start_new_session=True,
+        list(argv),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=cwd,
+        env=env,
+        start_new_session=True,
         preexec_fn=_take_terminal,
-    )  # fmt: skip
+    )
     os.close(theirs)
     shown, mark, todo = "", 0, list(typed)
     deadline = time.monotonic() + seconds

@@ -207,9 +207,17 @@ def test_every_error_is_in_the_drawing() -> None:
 # ---- what nobody may use
 
 FORBIDDEN = {
-    "pickle", "cPickle", "cloudpickle", "dill", "shelve", "marshal", "multiprocessing", "multiprocess", "billiard",
+    "pickle",
+    "cPickle",
+    "cloudpickle",
+    "dill",
+    "shelve",
+    "marshal",
+    "multiprocessing",
+    "multiprocess",
+    "billiard",
     "joblib",
-}  # fmt: skip
+}
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_CALLS = {"os.system", "os.popen", "os.fork", "os.forkpty", "subprocess.getoutput"}
 
@@ -254,13 +262,36 @@ def test_no_place_of_anybodys_machine() -> None:
 
 
 OF_OS = {
-    "rename", "renames", "link", "symlink", "unlink", "remove", "replace", "mkdir", "makedirs", "rmdir", "fsync",
-    "chmod", "truncate", "ftruncate", "rmtree", "move",
-}  # fmt: skip
+    "rename",
+    "renames",
+    "link",
+    "symlink",
+    "unlink",
+    "remove",
+    "replace",
+    "mkdir",
+    "makedirs",
+    "rmdir",
+    "fsync",
+    "chmod",
+    "truncate",
+    "ftruncate",
+    "rmtree",
+    "move",
+}
 OF_PATH = {
-    "rename", "unlink", "replace", "mkdir", "rmdir", "touch", "write_text", "write_bytes", "chmod", "symlink_to",
+    "rename",
+    "unlink",
+    "replace",
+    "mkdir",
+    "rmdir",
+    "touch",
+    "write_text",
+    "write_bytes",
+    "chmod",
+    "symlink_to",
     "hardlink_to",
-}  # fmt: skip
+}
 #: What changes files outside fsops, and why it may.
 EXCEPTIONS = {
     "logs": OF_PATH,  # turns over logs; nothing is decided by them
@@ -283,10 +314,11 @@ def test_only_fsops_changes_files() -> None:
     """The crash-point loops see what goes through its seam, and nothing else."""
     behind = [
         f"{path.stem}:{call.lineno}: {ast.unparse(call)[:80]}"
-        for path in _sources(POOL) if path.stem != "fsops"
+        for path in _sources(POOL)
+        if path.stem != "fsops"
         for call, name in _calls(path)
         if _changes(call, name) and name.rpartition(".")[2] not in EXCEPTIONS.get(path.stem, set())
-    ]  # fmt: skip
+    ]
     assert behind == []
 
 
@@ -308,10 +340,30 @@ def _loaded(program: str, env: dict[str, str]) -> set[str]:
 
 
 HEAVY = {
-    "torch", "cv2", "numpy", "fastapi", "uvicorn", "psutil", "pydantic", "jsonschema", "typer", "rich", "click",
-    "loguru", "watchdog", "filelock", "asyncio", "multiprocessing", "http", "email", "ssl", "socketserver", "unittest",
-    "inference", "opentelemetry",
-}  # fmt: skip
+    "torch",
+    "cv2",
+    "numpy",
+    "fastapi",
+    "uvicorn",
+    "psutil",
+    "pydantic",
+    "jsonschema",
+    "typer",
+    "rich",
+    "click",
+    "loguru",
+    "watchdog",
+    "filelock",
+    "asyncio",
+    "multiprocessing",
+    "http",
+    "email",
+    "ssl",
+    "socketserver",
+    "unittest",
+    "inference",
+    "opentelemetry",
+}
 
 
 def test_the_name_of_the_pool_costs_nothing(child_env: dict[str, str]) -> None:

@@ -17,8 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 KEYS = {
     "floor": ("p50_ms", "p99_ms", "durable.p50_ms", "files_per_s", "durable_files_per_s"),
     "roundtrip": (
-        "p50_ms", "p99_ms", "floor_p50_ms", "ratio",
-        "durable.p50_ms", "durable.p99_ms", "durable.floor_p50_ms", "durable.ratio",
+        "p50_ms",
+        "p99_ms",
+        "floor_p50_ms",
+        "ratio",
+        "durable.p50_ms",
+        "durable.p99_ms",
+        "durable.floor_p50_ms",
+        "durable.ratio",
     ),
     "throughput": ("jobs_per_s", "durable_jobs_per_s", "durable_floor_per_s", "map_items_per_s"),
     "payload": ("mb_per_s", "k64_jobs_per_s"),
@@ -28,7 +34,7 @@ KEYS = {
     "backlog": ("claim_us_1k", "claim_us_100k", "ratio", "roundtrip.before.p50_ms", "roundtrip.after.p50_ms"),
     "jobs": ("build_ms", "page_ms", "moving_ms", "more_ms", "waiting_ms", "arriving_ms", "tags_ms"),
     "footprint": ("shm_bytes", "import_ms", "import_heavy"),
-}  # fmt: skip
+}
 
 
 def run(*arguments: str, at: Path) -> str:

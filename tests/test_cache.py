@@ -145,22 +145,24 @@ def test_a_value_comes_back_with_its_files(cache: ResultCache, media: Path) -> N
     assert hit[0]["text"] == "ü"
     assert list(hit[0]["array"]) == [0, 1, 2, 3, 4]
     assert [(original, copy.read_bytes()) for original, copy in hit[1]] == [
-        (str(media / "out.mp4"), b"out.mp4"), (str(media / "out.srt"), b"out.srt"),
-    ]  # fmt: skip
+        (str(media / "out.mp4"), b"out.mp4"),
+        (str(media / "out.srt"), b"out.srt"),
+    ]
     assert cache.load("another") is None
 
 
 def test_paths_in_a_value_become_those_of_the_new_call() -> None:
     value = {"output": "/old.mp4", "all": ["/old.mp4", "/older.mp4", {"x": "/old.mp4"}], "text": "see /old.mp4", "n": 1}
     assert swap_paths(value, {"/old.mp4": "/new.mp4"}) == {
-        "output": "/new.mp4", "all": ["/new.mp4", "/older.mp4", {"x": "/new.mp4"}], "text": "see /old.mp4", "n": 1,
-    }  # fmt: skip
+        "output": "/new.mp4",
+        "all": ["/new.mp4", "/older.mp4", {"x": "/new.mp4"}],
+        "text": "see /old.mp4",
+        "n": 1,
+    }
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "another map", "no list", "a copy is gone", "its folder is gone"])
-def test_a_damaged_entry_is_no_hit_and_is_made_anew(
-    cache: ResultCache, spool: Spool, media: Path, damage: str
-) -> None:
+def test_a_damaged_entry_is_no_hit_and_is_made_anew(cache: ResultCache, spool: Spool, media: Path, damage: str) -> None:
     cache.store("key", {"n": 1}, [media / "a.wav"])
     entry = spool.root / "cache" / "results" / "key.msgpack"
     copies = spool.root / "cache" / "results" / "key"
@@ -284,8 +286,10 @@ def test_the_second_call_is_a_copy_with_its_own_paths(run: Callable[..., Record]
     first, second = run(), run()
     assert (first.cached, second.cached, Counting.runs) == (False, True, 1)
     assert second.value == {
-        "output": str(media / "out-1.mp4"), "subtitles": str(media / "out-1.srt"), "run": 1,
-    }  # fmt: skip
+        "output": str(media / "out-1.mp4"),
+        "subtitles": str(media / "out-1.srt"),
+        "run": 1,
+    }
     assert (media / "out-1.mp4").read_bytes() == b".mp4 1"  # whatever the order in which they were written
     assert (media / "out-1.srt").read_bytes() == b".srt 1"
     assert {file["path"] for file in second.files} == {str(media / "out-1.mp4"), str(media / "out-1.srt")}

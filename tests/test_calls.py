@@ -56,11 +56,21 @@ def test_terms_of_the_wrong_type(pool: FilePool, spool: Spool, key: str, value: 
         assert refused(call, spool).path == key
 
 
-@pytest.mark.parametrize(("more", "path"), [
-    ({"id": 5}, "id"), ({"id": b"a"}, "id"), ({"consume": 1}, "consume"), ({"consume": "no"}, "consume"),
-    ({"params": []}, "params"), ({"params": "a=1"}, "params"), ({"params": [("a", 1)]}, "params"),
-    ({"params": 0}, "params"), ({"params": {1: 2}}, "params"), ({"params": {"a": 1}, "a": 1}, "params.a"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ({"id": 5}, "id"),
+        ({"id": b"a"}, "id"),
+        ({"consume": 1}, "consume"),
+        ({"consume": "no"}, "consume"),
+        ({"params": []}, "params"),
+        ({"params": "a=1"}, "params"),
+        ({"params": [("a", 1)]}, "params"),
+        ({"params": 0}, "params"),
+        ({"params": {1: 2}}, "params"),
+        ({"params": {"a": 1}, "a": 1}, "params.a"),
+    ],
+)
 def test_arguments_of_submit(pool: FilePool, spool: Spool, more: dict[str, Any], path: str) -> None:
     assert refused(lambda: pool.submit("echo", **more), spool).path == path
 
@@ -77,10 +87,20 @@ def test_an_engine_that_is_none(pool: FilePool, spool: Spool, engine: Any) -> No
         assert error.path == "engine"
 
 
-@pytest.mark.parametrize(("calls", "path"), [
-    ("abc", "calls"), (b"abc", "calls"), ({"a": 1}, "calls"), (None, "calls"), (5, "calls"),
-    ([{}, "a"], "calls[1]"), ([{}, {}, None], "calls[2]"), ([{}, [("a", 1)]], "calls[1]"), ([{1: 2}], "calls[0]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("calls", "path"),
+    [
+        ("abc", "calls"),
+        (b"abc", "calls"),
+        ({"a": 1}, "calls"),
+        (None, "calls"),
+        (5, "calls"),
+        ([{}, "a"], "calls[1]"),
+        ([{}, {}, None], "calls[2]"),
+        ([{}, [("a", 1)]], "calls[1]"),
+        ([{1: 2}], "calls[0]"),
+    ],
+)
 def test_calls_that_are_none(pool: FilePool, spool: Spool, calls: Any, path: str) -> None:
     assert refused(lambda: pool.submit_many("echo", calls), spool).path == path
     assert refused(lambda: pool.map("echo", calls, chunksize=2), spool).path == path

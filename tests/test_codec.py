@@ -23,21 +23,19 @@ from pool.format import codec
 from pool.spool import arrays
 
 SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False)
-    | st.text()
-    | st.binary()
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
 )
 KEYS = st.text() | st.integers(-(2**63), 2**64 - 1) | st.booleans() | st.none() | st.binary()
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=5) | st.dictionaries(KEYS, v, max_size=5), max_leaves=20)
 TEXT_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda v: st.lists(v, max_size=5) | st.dictionaries(st.text(), v, max_size=5),
     max_leaves=20,
-)  # fmt: skip
+)
 DTYPES = ["?", "i1", "u1", "<i2", ">i2", "<u4", ">i8", "<f2", "<f4", ">f8", "<f8", "<c8", "<c16", np.dtype("g").str]
 
 
@@ -160,8 +158,13 @@ class Anything:
     """Encodes as nothing and compares with nothing."""
 
 
-@given(st.recursive(SCALARS | st.builds(Anything) | st.builds(complex), lambda v: st.lists(v) | st.tuples(v, v)
-       | st.dictionaries(KEYS | st.tuples(st.integers()), v), max_leaves=10))  # fmt: skip
+@given(
+    st.recursive(
+        SCALARS | st.builds(Anything) | st.builds(complex),
+        lambda v: st.lists(v) | st.tuples(v, v) | st.dictionaries(KEYS | st.tuples(st.integers()), v),
+        max_leaves=10,
+    )
+)
 def test_encode_answers_with_bytes_that_decode_or_protocol_error(value: Any) -> None:
     try:
         data = codec.encode(value)
@@ -412,9 +415,18 @@ def test_bombs_are_defused_in_half_a_gigabyte(child_env: dict[str, str]) -> None
 
 def test_json_for_people_is_json_for_every_language() -> None:
     value = {
-        "nan": math.nan, "inf": [math.inf], "bytes": b"1234", "array": np.zeros((2, 3), "f4"), "path": Path("/a"),
-        "scalar": np.int64(3), "flag": np.bool_(True), "half": np.float32(0.5), 7: "number", b"k": "bytes", "ä": "ü",
-    }  # fmt: skip
+        "nan": math.nan,
+        "inf": [math.inf],
+        "bytes": b"1234",
+        "array": np.zeros((2, 3), "f4"),
+        "path": Path("/a"),
+        "scalar": np.int64(3),
+        "flag": np.bool_(True),
+        "half": np.float32(0.5),
+        7: "number",
+        b"k": "bytes",
+        "ä": "ü",
+    }
     text = codec.to_json(value)
     back = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert back["nan"] is None

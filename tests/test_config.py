@@ -144,14 +144,28 @@ WRONG_ENGINE: list[tuple[dict[str, Any], str, str]] = [
     ({"max_concurrent_tasks": 0}, "max_concurrent_tasks", "from 1 to 1024"),
     ({"workers": "2"}, "workers", "whole number"),
     ({"workers": 2, "max_concurrent_tasks": 3}, "workers", "keep one of them"),
-    *(({"device": value}, "device", word) for value, word in (
-        ("gpu", 'did you mean "cuda"?'), ("GPU 0", 'did you mean "cuda:0"?'), ("cuda0", 'did you mean "cuda:0"?'),
-        ("CUDA:1", 'did you mean "cuda:1"?'), ("cuda:01", 'did you mean "cuda:1"?'), (1, 'did you mean "cuda:1"?'),
-        ("0", 'did you mean "cuda:0"?'), ("metal", 'did you mean "mps"?'), ("cpu:0", 'did you mean "cpu"?'),
-        ("cuad", 'did you mean "cuda"?'), ("tpu", 'did you mean "xla"?'), ("", "is no device"), (True, "is no device"),
-        ("auto", '"cpu", "cuda", "cuda:1"'), (None, "is no device"),
-        (["cuda:0"], "is no device"), ("cuda:1000", "is no device"),
-    )),
+    *(
+        ({"device": value}, "device", word)
+        for value, word in (
+            ("gpu", 'did you mean "cuda"?'),
+            ("GPU 0", 'did you mean "cuda:0"?'),
+            ("cuda0", 'did you mean "cuda:0"?'),
+            ("CUDA:1", 'did you mean "cuda:1"?'),
+            ("cuda:01", 'did you mean "cuda:1"?'),
+            (1, 'did you mean "cuda:1"?'),
+            ("0", 'did you mean "cuda:0"?'),
+            ("metal", 'did you mean "mps"?'),
+            ("cpu:0", 'did you mean "cpu"?'),
+            ("cuad", 'did you mean "cuda"?'),
+            ("tpu", 'did you mean "xla"?'),
+            ("", "is no device"),
+            (True, "is no device"),
+            ("auto", '"cpu", "cuda", "cuda:1"'),
+            (None, "is no device"),
+            (["cuda:0"], "is no device"),
+            ("cuda:1000", "is no device"),
+        )
+    ),
     ({"devices": ["cpu", "cuda:"]}, "devices[1]", 'did you mean "cuda"?'),
     ({"devices": "cuda:0"}, "devices", "must be a list"),
     ({"env": {"A": 1.5}}, "env.A", "a string"),
@@ -183,9 +197,7 @@ def test_each_mistake_in_an_engine_has_its_path(engine: dict[str, Any], path: st
 
 
 def test_what_the_properties_say() -> None:
-    found = echo(
-        workers=3, retry_times=0, task_timeout_minutes=1.5, memory_limit_mb=2, recycle={"max_jobs": 7}
-    )
+    found = echo(workers=3, retry_times=0, task_timeout_minutes=1.5, memory_limit_mb=2, recycle={"max_jobs": 7})
     assert (found.workers, found.retries, found.task_timeout_s) == (3, Retries(0), 90.0)
     assert found.memory_limit_bytes == 2 << 20
     assert found.recycle == RecycleConfig(max_jobs=7)
@@ -279,9 +291,7 @@ def test_the_new_form_wins_and_other_engines_stay() -> None:
 # --- slots
 
 
-def seats(
-    tmp_path: Path, environ: dict[str, str] | None = None, cores: int = 8, **engine: Any
-) -> list[SlotSpec]:
+def seats(tmp_path: Path, environ: dict[str, str] | None = None, cores: int = 8, **engine: Any) -> list[SlotSpec]:
     return list(slots(config(tmp_path, **engine), environ=environ or {}, cores=cores))
 
 
@@ -326,9 +336,7 @@ def test_gpus_count_within_what_the_pool_was_given(tmp_path: Path) -> None:
         ({"OMP_NUM_THREADS": "4,2"}, {}, 8, "4,2"),
     ],
 )
-def test_threads(
-    tmp_path: Path, environ: dict[str, str], engine: dict[str, Any], threads: int, said: str
-) -> None:
+def test_threads(tmp_path: Path, environ: dict[str, str], engine: dict[str, Any], threads: int, said: str) -> None:
     slot = seats(tmp_path, environ, **engine)[0]
     assert (slot.threads, slot.env["OMP_NUM_THREADS"]) == (threads, said)
     assert slot.env["OPENBLAS_NUM_THREADS"] == str(threads)
@@ -366,9 +374,7 @@ def test_another_interpreter(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     slot = seats(tmp_path, {"PYTHONHOME": "/p"}, python="bin/python")[0]
-    assert slot.python == str(
-        tmp_path / "bin" / "python"
-    )  # the link itself: a virtual environment goes by it
+    assert slot.python == str(tmp_path / "bin" / "python")  # the link itself: a virtual environment goes by it
     assert "PYTHONHOME" not in slot.env
     for missing in ("python2.2", "bin/absent", "bin"):
         with pytest.raises(ConfigError, match="no interpreter") as caught:
@@ -434,9 +440,7 @@ def test_the_documentation_lists_the_same_keys_defaults_and_ranges(heading: str,
             continue
         value = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
         shown = json.loads(default)
-        assert (
-            str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        ) == shown
+        assert (str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value) == shown
         assert ("nullable" in type_words) == ("None" in str(field.type)), name
         if type_words.startswith(("integer", "number")):
             low, high = type_words.split(",")[1].split(" … ")

@@ -25,7 +25,7 @@ from pool.runfiles.heartbeat import Heartbeat
 from pool.spool import fsops, lookup
 from pool.spool.attempts import cancel_path, partial_path, read_partials, scratch_dir, sweep_attempt
 from pool.spool.store import Spool
-from pool.work.context import JobCancelled, JobContext, RefusedInput  # fmt: skip
+from pool.work.context import JobCancelled, JobContext, RefusedInput
 
 ContextMaker = Callable[..., JobContext]
 
@@ -185,10 +185,22 @@ def test_publishing_goes_on_where_an_error_stopped_it(make_context: ContextMaker
 
 
 NAMES = [
-    "x" * 251 + ".mp4", "録" * 83 + ".mp4", "a" + "録" * 83 + ".srt", "x" * 255, "." + "x" * 250, "a." + "x" * 253,
-    "a b.mp4", "new\nline.mp4", "-rf.mp4", "'q\".mp4", "no suffix", ".mp4", "x" * 100 + ".tar.gz", "\udcff\udcfe.mp4",
+    "x" * 251 + ".mp4",
+    "録" * 83 + ".mp4",
+    "a" + "録" * 83 + ".srt",
+    "x" * 255,
+    "." + "x" * 250,
+    "a." + "x" * 253,
+    "a b.mp4",
+    "new\nline.mp4",
+    "-rf.mp4",
+    "'q\".mp4",
+    "no suffix",
+    ".mp4",
+    "x" * 100 + ".tar.gz",
+    "\udcff\udcfe.mp4",
     "a\x1cb\u2028c.mp4",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)

@@ -115,9 +115,15 @@ LINTERS = {
     "hadolint": ["hadolint", "Dockerfile"],
     "docker-compose": ["docker-compose", "config", "-q"],
     "docker-compose with a GPU": [
-        "docker-compose", "-f", "compose.yaml", "-f", "deploy/compose.cuda.yaml", "config", "-q",
+        "docker-compose",
+        "-f",
+        "compose.yaml",
+        "-f",
+        "deploy/compose.cuda.yaml",
+        "config",
+        "-q",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LINTERS)

@@ -332,10 +332,22 @@ def test_every_operation_announces_itself_before_it_is_done(tmp_path: Path) -> N
     fsops.remove_dir(f"{root}/d")
     fsops.remove_tree(f"{root}/e")
     assert [entry[:2] for entry in trace] == [
-        ("mkdir", "d"), ("create", "a"), ("write", "a"), ("write", "a"), ("fsync", "a"), ("rename", "b"), ("link", "c"),
-        ("replace", "b"), ("unlink", "c"), ("publish", "e"), ("fsync", "e"), ("syncdir", tmp_path.name), ("renew", "d"),
-        ("rmdir", "d"), ("rmtree", "e"),
-    ]  # fmt: skip
+        ("mkdir", "d"),
+        ("create", "a"),
+        ("write", "a"),
+        ("write", "a"),
+        ("fsync", "a"),
+        ("rename", "b"),
+        ("link", "c"),
+        ("replace", "b"),
+        ("unlink", "c"),
+        ("publish", "e"),
+        ("fsync", "e"),
+        ("syncdir", tmp_path.name),
+        ("renew", "d"),
+        ("rmdir", "d"),
+        ("rmtree", "e"),
+    ]
     before = {operation: names for operation, _, names in trace}
     assert "d" not in before["mkdir"]
     assert "a" not in before["create"]

@@ -96,9 +96,14 @@ def _quarantine(spool: Spool) -> dict[str, str]:
 
 def test_a_drop_becomes_a_job(spool: Spool, taker: Intake, box: Path) -> None:
     drop = {
-        "engine": "echo", "params": {"text": "ü"}, "id": "mine", "priority": 5, "timeout_s": 1.5, "retry_times": 3,
+        "engine": "echo",
+        "params": {"text": "ü"},
+        "id": "mine",
+        "priority": 5,
+        "timeout_s": 1.5,
+        "retry_times": 3,
         "retry_on": ["timeout", "engine"],
-    }  # fmt: skip
+    }
     _drop(box, "job.json", json.dumps(drop).encode())
     _take(taker, box)
     assert os.listdir(box) == []
@@ -450,8 +455,13 @@ def test_quarantine_keeps_everything(spool: Spool, taker: Intake, box: Path) -> 
         _take(taker, box)
     names = sorted(os.listdir(spool.root / "quarantine"))
     assert names == [
-        "bad.json", "bad.json.2", "bad.json.2.reason.txt", "bad.json.3", "bad.json.3.reason.txt", "bad.json.reason.txt",
-    ]  # fmt: skip
+        "bad.json",
+        "bad.json.2",
+        "bad.json.2.reason.txt",
+        "bad.json.3",
+        "bad.json.3.reason.txt",
+        "bad.json.reason.txt",
+    ]
     assert (spool.root / "quarantine" / "bad.json.3").read_bytes() == b"[2]"
 
 
@@ -508,8 +518,10 @@ def test_drops_of_another_user_that_cannot_be_read_or_moved(open_folder: Path, c
     assert len(os.listdir(root / "ready" / "echo")) == 1
     quarantine = root / "quarantine"
     assert sorted(os.listdir(quarantine)) == [
-        "folder.json.reason.txt", "unreadable.json", "unreadable.json.reason.txt",
-    ]  # fmt: skip
+        "folder.json.reason.txt",
+        "unreadable.json",
+        "unreadable.json.reason.txt",
+    ]
     assert "cannot be read (Permission denied)" in (quarantine / "unreadable.json.reason.txt").read_text()
     reason = (quarantine / "folder.json.reason.txt").read_text()
     assert "it is a directory" in reason
@@ -520,8 +532,7 @@ LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.float
 WORDS = st.sampled_from(["engine", "params", "id", "priority", "timeout_s", "retry_times", "echo"])
 ENTRIES = st.binary(max_size=60) | st.recursive(
     LEAVES | st.binary(max_size=5),
-    lambda v: st.lists(v, max_size=3)
-    | st.dictionaries(WORDS | st.text(max_size=3), v | st.just("echo"), max_size=4),
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(WORDS | st.text(max_size=3), v | st.just("echo"), max_size=4),
     max_leaves=8,
 )
 

@@ -22,26 +22,66 @@ ANYTHING = st.recursive(
 TIMES = st.integers(0, 10**16)
 WORDS = st.text(max_size=8)
 FAILURES = st.builds(
-    Failure, st.sampled_from([kind.value for kind in FailureKind]), WORDS, WORDS, st.integers(0, 99), WORDS, WORDS,
-    st.none() | st.integers(0, 255), WORDS, WORDS, WORDS, WORDS, TIMES, st.just(()), WORDS,
-    st.none() | st.just({"key": "memory_limit_mb", "value": 60, "measured": 61}), WORDS,
-)  # fmt: skip
+    Failure,
+    st.sampled_from([kind.value for kind in FailureKind]),
+    WORDS,
+    WORDS,
+    st.integers(0, 99),
+    WORDS,
+    WORDS,
+    st.none() | st.integers(0, 255),
+    WORDS,
+    WORDS,
+    WORDS,
+    WORDS,
+    TIMES,
+    st.just(()),
+    WORDS,
+    st.none() | st.just({"key": "memory_limit_mb", "value": 60, "measured": 61}),
+    WORDS,
+)
 TERMS = st.builds(
-    Terms, st.integers(-100, 100), st.none() | st.floats(0.001, 1e9), st.none() | st.integers(0, 98),
-    st.none() | st.lists(st.sampled_from(KINDS)), st.booleans(),
-)  # fmt: skip
+    Terms,
+    st.integers(-100, 100),
+    st.none() | st.floats(0.001, 1e9),
+    st.none() | st.integers(0, 98),
+    st.none() | st.lists(st.sampled_from(KINDS)),
+    st.booleans(),
+)
 JOBS = st.builds(
-    Job, WORDS, WORDS, st.just({"a": 1}), st.none() | st.just(()) | st.just(({"a": 1}, {})), TIMES, TERMS, WORDS,
-    st.sampled_from(["", "json"]), WORDS,
-)  # fmt: skip
+    Job,
+    WORDS,
+    WORDS,
+    st.just({"a": 1}),
+    st.none() | st.just(()) | st.just(({"a": 1}, {})),
+    TIMES,
+    TERMS,
+    WORDS,
+    st.sampled_from(["", "json"]),
+    WORDS,
+)
 ENDS = st.tuples(st.just(JobState.COMPLETED), st.none()) | st.tuples(
     st.sampled_from([JobState.FAILED, JobState.CANCELLED]), FAILURES
 )
-RECORDS = ENDS.flatmap(lambda end: st.builds(
-    Record, WORDS, WORDS, st.just(end[0]), st.integers(1, 99), TIMES, TIMES, TIMES, WORDS, st.just({"a": 1}),
-    st.just(end[1]), st.tuples(FAILURES) | st.just(()),
-    st.just(()) | st.just(({"path": "/a", "size": 1, "sha256": "x"},)), st.booleans(), WORDS,
-))  # fmt: skip
+RECORDS = ENDS.flatmap(
+    lambda end: st.builds(
+        Record,
+        WORDS,
+        WORDS,
+        st.just(end[0]),
+        st.integers(1, 99),
+        TIMES,
+        TIMES,
+        TIMES,
+        WORDS,
+        st.just({"a": 1}),
+        st.just(end[1]),
+        st.tuples(FAILURES) | st.just(()),
+        st.just(()) | st.just(({"path": "/a", "size": 1, "sha256": "x"},)),
+        st.booleans(),
+        WORDS,
+    )
+)
 
 
 def _travel(value: Any) -> Any:

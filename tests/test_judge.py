@@ -18,19 +18,35 @@ S = 1_000_000_000
 NOW = 10_000 * S
 MB = 1 << 20
 ENGINE = EngineConfig(
-    name="echo", engine="inference.fake:Echo", boot_timeout_s=30, load_timeout_s=600, warmup_timeout_s=300,
-    stall_timeout_s=120, stop_grace_s=5, memory_limit_mb=100,
-)  # fmt: skip
+    name="echo",
+    engine="inference.fake:Echo",
+    boot_timeout_s=30,
+    load_timeout_s=600,
+    warmup_timeout_s=300,
+    stall_timeout_s=120,
+    stop_grace_s=5,
+    memory_limit_mb=100,
+)
 
 
 def _beat(phase: Phase, since_s: float, silent_s: float | None = None, **more: Any) -> Beat:
     """A beat whose phase began `since_s` ago and that was last written `silent_s` ago (default: at once)."""
     silent = since_s if silent_s is None else silent_s
     fields: dict[str, Any] = {
-        "pid": 1, "beat_ns": NOW - int(silent * S), "phase_ns": NOW - int(since_s * S), "progress": 0, "jobs_done": 0,
-        "baseline": 500 * MB, "gpu_bytes": 0,
-        "succeeded_at": 0, "row": 0, "phase": phase, "standby": False, "job": "job", "stage": "inference",
-    }  # fmt: skip
+        "pid": 1,
+        "beat_ns": NOW - int(silent * S),
+        "phase_ns": NOW - int(since_s * S),
+        "progress": 0,
+        "jobs_done": 0,
+        "baseline": 500 * MB,
+        "gpu_bytes": 0,
+        "succeeded_at": 0,
+        "row": 0,
+        "phase": phase,
+        "standby": False,
+        "job": "job",
+        "stage": "inference",
+    }
     return Beat(**{**fields, **more})
 
 

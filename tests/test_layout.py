@@ -64,9 +64,7 @@ def test_modes_whatever_the_umask(root: Path, umask: int) -> None:
     Spool.create(root)
     os.umask(0o022)
     wrong = {
-        name: oct(mode)
-        for name, mode in _tree(root).items()
-        if mode != (0o700 if (root / name).is_dir() else 0o600)
+        name: oct(mode) for name, mode in _tree(root).items() if mode != (0o700 if (root / name).is_dir() else 0o600)
     }
     assert not wrong
 

@@ -18,9 +18,7 @@ from pool.format import names
 from pool.format.names import MAX_ATTEMPTS, JobName, WorkerName, job_name, parse_job, parse_worker
 
 ALNUM = string.ascii_letters + string.digits
-IDS = st.builds(
-    lambda first, rest: first + rest, st.sampled_from(ALNUM), st.text(ALNUM + "_-", max_size=99)
-)
+IDS = st.builds(lambda first, rest: first + rest, st.sampled_from(ALNUM), st.text(ALNUM + "_-", max_size=99))
 BORN = st.integers(0, 10**16 - 1)
 JOBS = st.builds(JobName, st.integers(400, 600), BORN, IDS, st.integers(0, MAX_ATTEMPTS))
 ENGINES = st.from_regex(r"[a-z][a-z0-9_]{0,31}", fullmatch=True, alphabet=st.characters(max_codepoint=127))
@@ -97,9 +95,36 @@ def test_attempts_go_up_at_the_claim_and_back_only_at_release() -> None:
 # ---- what is foreign
 
 NO_IDS: list[Any] = [
-    "", ".", "..", "../x", "a/b", "/etc/passwd", "a.b", "-a", "_a", "a b", "a\n", "\na", "a\0", "ä", "１", "²",
-    "a" * 101, "a\\b", "a'b", 'a"b', "a;b", "$(a)", "\udcff", "\u202e", None, 7, b"abc", ["a"], True,
-]  # fmt: skip
+    "",
+    ".",
+    "..",
+    "../x",
+    "a/b",
+    "/etc/passwd",
+    "a.b",
+    "-a",
+    "_a",
+    "a b",
+    "a\n",
+    "\na",
+    "a\0",
+    "ä",
+    "１",
+    "²",
+    "a" * 101,
+    "a\\b",
+    "a'b",
+    'a"b',
+    "a;b",
+    "$(a)",
+    "\udcff",
+    "\u202e",
+    None,
+    7,
+    b"abc",
+    ["a"],
+    True,
+]
 
 
 @pytest.mark.parametrize("job_id", NO_IDS, ids=ascii)
@@ -124,12 +149,25 @@ def test_what_is_no_engine(engine: Any) -> None:
 
 GOOD = "500.0000000000000001.job.01.msgpack"
 FOREIGN = [
-    "", GOOD + "\n", "\n" + GOOD, GOOD + ".part", "." + GOOD, GOOD.upper(), GOOD.replace("job", "../job"),
-    GOOD.replace("job", "j.b"), GOOD.replace("500", "50"), GOOD.replace("500", "+50"), GOOD.replace("500", "５００"),
-    GOOD.replace(".01.", ".1."), GOOD.replace(".01.", ".001."), GOOD.replace("msgpack", "json"), "README.md",
-    GOOD.replace("0000000000000001", "²" * 16), GOOD.replace("0000000000000001", "١" * 16),
+    "",
+    GOOD + "\n",
+    "\n" + GOOD,
+    GOOD + ".part",
+    "." + GOOD,
+    GOOD.upper(),
+    GOOD.replace("job", "../job"),
+    GOOD.replace("job", "j.b"),
+    GOOD.replace("500", "50"),
+    GOOD.replace("500", "+50"),
+    GOOD.replace("500", "５００"),
+    GOOD.replace(".01.", ".1."),
+    GOOD.replace(".01.", ".001."),
+    GOOD.replace("msgpack", "json"),
+    "README.md",
+    GOOD.replace("0000000000000001", "²" * 16),
+    GOOD.replace("0000000000000001", "١" * 16),
     GOOD.replace("job", "\udcff"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name", FOREIGN, ids=ascii)

@@ -54,9 +54,17 @@ def packages_of(extra: str) -> set[str]:
 
 def test_engines_weight_comes_with_extras_only() -> None:
     assert packages_of("") == {
-        "filelock", "jsonschema", "loguru", "msgpack", "platformdirs", "psutil", "pydantic", "rich", "typer",
+        "filelock",
+        "jsonschema",
+        "loguru",
+        "msgpack",
+        "platformdirs",
+        "psutil",
+        "pydantic",
+        "rich",
+        "typer",
         "watchdog",
-    }  # fmt: skip
+    }
     assert '"filepool[transcribe,lipsync,portrait,http,redis,otel]"' in PROJECT
     assert packages_of("lipsync") == packages_of("portrait")
 
@@ -148,9 +156,15 @@ class Elsewhere:
     def call(self, *words: str, code: int = 0) -> str:
         """What a command says on both streams; AssertionError when it ends with another code."""
         done = subprocess.run(
-            words, cwd=self.folder, env=self.env, timeout=3 * PATIENCE_S, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            words,
+            cwd=self.folder,
+            env=self.env,
+            timeout=3 * PATIENCE_S,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         assert done.returncode == code, done.stdout
         return done.stdout
 
@@ -173,9 +187,13 @@ class Elsewhere:
         """While `filepool serve` runs; it drains at the end."""
         with (self.folder / "serve.log").open("wb") as log:
             process = subprocess.Popen(
-                [str(self.program), "serve"], cwd=self.folder, env=self.env, stdout=log, stderr=log,
+                [str(self.program), "serve"],
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         try:
             wait_until((self.folder / "spool/run/status.json").exists, "a supervisor that serves")
             yield self
@@ -322,9 +340,16 @@ def test_a_picture_talks_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     example = ROOT / "examples"
     for _ in place.serve():
         result = place.json(
-            "submit", "portrait", f"image={example / 'portrait/mona_lisa.jpg'}", "digital_auth=1", "frames_num=8",
-            f"audio={example / 'speech/address.flac'}", "output=talking.mp4", "keep=crop", "size=256",
-        )["value"]  # fmt: skip
+            "submit",
+            "portrait",
+            f"image={example / 'portrait/mona_lisa.jpg'}",
+            "digital_auth=1",
+            "frames_num=8",
+            f"audio={example / 'speech/address.flac'}",
+            "output=talking.mp4",
+            "keep=crop",
+            "size=256",
+        )["value"]
         home = place.call(str(place.python), "-c", "import inference; print(inference.__file__)")
     assert (folder / "talking.mp4").stat().st_size > 1000
     assert result["output"] == str(folder / "talking.mp4")

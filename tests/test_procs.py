@@ -352,9 +352,7 @@ def test_scans_are_cheap(yard: Yard) -> None:
             times.append(time.thread_time() - begin)
         return min(times)
 
-    assert (
-        best(lambda: procs.members(yard.spool_id)) * 200 / count < 0.010
-    )  # 5 ms for 200, twice that for slow hosts
+    assert best(lambda: procs.members(yard.spool_id)) * 200 / count < 0.010  # 5 ms for 200, twice that for slow hosts
     assert best(lambda: procs.sample(identity)) < 200e-6
 
 
@@ -424,9 +422,7 @@ DEATHS = [
 
 
 @pytest.mark.parametrize(("code", "exit_code", "name", "sentence"), DEATHS)
-def test_death_in_words(
-    yard: Yard, code: str, exit_code: int | None, name: str | None, sentence: str
-) -> None:
+def test_death_in_words(yard: Yard, code: str, exit_code: int | None, name: str | None, sentence: str) -> None:
     found = death.death_of(yard.start(code).wait(10))
     assert (found.exit_code, found.signal, str(found)) == (exit_code, name, sentence)
 

@@ -55,9 +55,15 @@ def test_repair_makes_pairs(spool: Spool, place: Path) -> None:
     for _ in range(2):
         quarantine.repair(spool)
         assert sorted(os.listdir(place)) == [
-            "bare", "bare.reason.txt", "folder", "folder.reason.txt", "torn", "torn.reason.txt",
-            "well", "well.reason.txt",
-        ]  # fmt: skip
+            "bare",
+            "bare.reason.txt",
+            "folder",
+            "folder.reason.txt",
+            "torn",
+            "torn.reason.txt",
+            "well",
+            "well.reason.txt",
+        ]
     assert (place / "well.reason.txt").read_text() == "x is no job"
     for name in ("bare", "torn", "folder"):
         assert "Drop the file again" in (place / f"{name}.reason.txt").read_text()

@@ -26,9 +26,7 @@ def policy(**limits: float) -> SlotPolicy:
     return SlotPolicy(Limits(**limits), Middle())  # type: ignore[arg-type]
 
 
-def run(
-    slot: SlotPolicy, now: float, code: int | None = None, signal: str | None = None, **how: object
-) -> End:
+def run(slot: SlotPolicy, now: float, code: int | None = None, signal: str | None = None, **how: object) -> End:
     slot.started(now)
     return slot.exited(now, code, signal, **how)  # type: ignore[arg-type]
 

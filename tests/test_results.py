@@ -83,9 +83,14 @@ def test_a_failure_is_raised_with_its_record_and_the_remote_trace(pool: FilePool
     future = pool.submit("echo")
     claim = hand.claim()
     failure = Failure(
-        "engine", "division by zero", "inference", 1, "ZeroDivisionError", traceback="Traceback …\n  x = 1 / 0\n",
+        "engine",
+        "division by zero",
+        "inference",
+        1,
+        "ZeroDivisionError",
+        traceback="Traceback …\n  x = 1 / 0\n",
         worker="echo-0.1",
-    )  # fmt: skip
+    )
     hand.spool.finish(claim, replace(record_of(claim, JobState.FAILED), failure=failure))
     with pytest.raises(JobFailed, match="division by zero") as caught:
         future.result(timeout=10)

@@ -68,9 +68,7 @@ def test_records_expire_by_their_own_time(spool: Spool, sweeper: Retention) -> N
 
 
 @pytest.mark.invariant(30)
-def test_a_jump_of_the_wall_clock_expires_nothing(
-    root: Path, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_jump_of_the_wall_clock_expires_nothing(root: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool.create(root, durable=False)
     _record(spool, "mine", 1)
     real = time.time_ns
@@ -161,9 +159,7 @@ def test_purge_takes_what_it_is_told_to(spool: Spool) -> None:
     assert places(spool) == {}
 
 
-def test_killed_anywhere_in_a_removal_the_job_is_decided_or_gone(
-    root: Path, spool: Spool, make_job: JobMaker
-) -> None:
+def test_killed_anywhere_in_a_removal_the_job_is_decided_or_gone(root: Path, spool: Spool, make_job: JobMaker) -> None:
     """Never a job file in dead/ or an id without a record that nobody could explain."""
     for number in range(1, 30):
         spool.submit(make_job(id="mine"))
@@ -218,10 +214,15 @@ def test_files_of_the_living_stay_and_of_the_dead_go(spool: Spool, sleeper: subp
     owner, ours = _owner(sleeper.pid), os.path.basename(spool.temp())
     pid, start, boot = owner.split("-")
     names = {
-        "alive": f"{owner}.0", "ours": ours, "another boot": f"{pid}-{start}-{'0' * 12}.0",
-        "reused": f"{pid}-1-{boot}.0", "gone": f"4194305-{start}-{boot}.0", "foreign": "README",
-        "foreign number": "123", "foreign dashes": "a-b-c",
-    }  # fmt: skip
+        "alive": f"{owner}.0",
+        "ours": ours,
+        "another boot": f"{pid}-{start}-{'0' * 12}.0",
+        "reused": f"{pid}-1-{boot}.0",
+        "gone": f"4194305-{start}-{boot}.0",
+        "foreign": "README",
+        "foreign number": "123",
+        "foreign dashes": "a-b-c",
+    }
     for name in names.values():
         (tmp / name).touch()
         os.utime(tmp / name, (0, 0))  # ten years back or more: age decides nothing
@@ -243,11 +244,14 @@ def test_files_of_the_living_stay_and_of_the_dead_go(spool: Spool, sleeper: subp
 def _everything(spool: Spool, job_id: str) -> dict[str, Path]:
     """All that a job may leave in the spool, made by hand."""
     made = {
-        "note": Path(spool.note_path(job_id, 1)), "progress": spool.root / "progress" / job_id,
-        "partial": Path(partial_path(spool, job_id, 1)), "scratch": scratch_dir(spool, job_id, 1),
-        "files": spool.files_dir(job_id), "dead": spool.root / "dead" / f"echo.{job_name(0, 1, job_id)}",
+        "note": Path(spool.note_path(job_id, 1)),
+        "progress": spool.root / "progress" / job_id,
+        "partial": Path(partial_path(spool, job_id, 1)),
+        "scratch": scratch_dir(spool, job_id, 1),
+        "files": spool.files_dir(job_id),
+        "dead": spool.root / "dead" / f"echo.{job_name(0, 1, job_id)}",
         "id": spool.root / "run" / "ids" / job_id,
-    }  # fmt: skip
+    }
     for kind, path in made.items():
         if kind in ("scratch", "files"):
             path.mkdir(exist_ok=True)

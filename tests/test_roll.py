@@ -25,9 +25,7 @@ def roll_of(places: list[Place], *engines: str) -> Roll:
 
 
 @given(
-    st.lists(
-        st.tuples(st.sampled_from("ab"), st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=12
-    ),
+    st.lists(st.tuples(st.sampled_from("ab"), st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=12),
     st.sets(st.integers(0, 11)),
     st.data(),
 )
@@ -98,12 +96,31 @@ TEXT = (Path(__file__).parents[1] / "docs" / "CONFIG.md").read_text()
 ROWS = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", TEXT.split("## When a change takes effect")[1].split("\n## ")[0], re.M)
 EFFECT = {key: how for how, keys in ROWS for key in re.findall(r"`([a-z_]+)`", keys)}
 OTHER: dict[str, Any] = {
-    "engine": "a:C", "device": "cuda", "devices": ["cuda:0", "cuda:1"], "env": {"A": "1"}, "python": "python3",
-    "pythonpath": ["there"], "cwd": "/", "threads": 7, "options": {"a": 1}, "cache_enabled": True,
-    "delete_after_transcription": True, "recycle": {"max_jobs": 5}, "concurrency_mode": "lock", "memory_limit_mb": 5,
-    "durable": False, "media_roots": ["there"], "spool": "elsewhere", "log": {"keep": 9}, "backoff_max_s": 90,
-    "retry_times": 5, "retry_on": ["engine"], "http": {"port": 1}, "redis": {"port": 1}, "otel": True,
-}  # fmt: skip
+    "engine": "a:C",
+    "device": "cuda",
+    "devices": ["cuda:0", "cuda:1"],
+    "env": {"A": "1"},
+    "python": "python3",
+    "pythonpath": ["there"],
+    "cwd": "/",
+    "threads": 7,
+    "options": {"a": 1},
+    "cache_enabled": True,
+    "delete_after_transcription": True,
+    "recycle": {"max_jobs": 5},
+    "concurrency_mode": "lock",
+    "memory_limit_mb": 5,
+    "durable": False,
+    "media_roots": ["there"],
+    "spool": "elsewhere",
+    "log": {"keep": 9},
+    "backoff_max_s": 90,
+    "retry_times": 5,
+    "retry_on": ["engine"],
+    "http": {"port": 1},
+    "redis": {"port": 1},
+    "otel": True,
+}
 KEYS = [
     field.name
     for kind in (Config, EngineConfig)

@@ -57,12 +57,15 @@ GOOD = {"audio": "/a.wav"}
 @pytest.mark.parametrize(
     "params",
     [
-        GOOD, {"audio": "/a", "language": None}, {"audio": "/a", "language": "zh", "speakers": 10},
+        GOOD,
+        {"audio": "/a", "language": None},
+        {"audio": "/a", "language": "zh", "speakers": 10},
         {"audio": "/a", "segments": [{"start": 0}, {"start": 1.5}], "options": {"any": ["thing", {"at": "all"}]}},
-        {"audio": Path("/a.wav")}, {"audio": "/a", "options": {"array": np.zeros(3)}},
+        {"audio": Path("/a.wav")},
+        {"audio": "/a", "options": {"array": np.zeros(3)}},
         {"audio": "/a", "options": {"bytes": b"x", "tuple": (1, 2)}},
     ],
-)  # fmt: skip
+)
 def test_what_the_engine_takes_is_taken(schemas: Schemas, params: dict[str, Any]) -> None:
     schemas.check("echo", params)
 
@@ -94,10 +97,14 @@ def test_what_is_refused_names_the_key(schemas: Schemas, params: dict[str, Any],
 @pytest.mark.parametrize(
     "params",
     [
-        {**GOOD, "x" * 100_000: 1}, {**GOOD, "speakers": "x" * 100_000}, {**GOOD, "language": ["x" * 100_000]},
-        {**GOOD, "a\nb": 1}, {"audio": ["x" * 100_000]}, {**GOOD, "\udcff": 1},
+        {**GOOD, "x" * 100_000: 1},
+        {**GOOD, "speakers": "x" * 100_000},
+        {**GOOD, "language": ["x" * 100_000]},
+        {**GOOD, "a\nb": 1},
+        {"audio": ["x" * 100_000]},
+        {**GOOD, "\udcff": 1},
     ],
-)  # fmt: skip
+)
 def test_a_refusal_is_short_whatever_was_given(schemas: Schemas, params: dict[str, Any]) -> None:
     with pytest.raises(JobRefused) as caught:
         schemas.check("echo", params)
@@ -151,10 +158,21 @@ def test_an_engine_that_never_booted_takes_anything(spool: Spool) -> None:
 
 
 DAMAGED: list[Any] = [
-    "", "{", "[]", "7", "null", '"text"', {"schema": 7}, {"schema": "x"}, {"schema": []}, {"schema": {"type": "wrong"}},
-    {"schema": {"$ref": "#/nowhere"}}, {"schema": {"$ref": "#"}}, {"schema": {"properties": {"any": 7}}},
+    "",
+    "{",
+    "[]",
+    "7",
+    "null",
+    '"text"',
+    {"schema": 7},
+    {"schema": "x"},
+    {"schema": []},
+    {"schema": {"type": "wrong"}},
+    {"schema": {"$ref": "#/nowhere"}},
+    {"schema": {"$ref": "#"}},
+    {"schema": {"properties": {"any": 7}}},
     {"schema": {"properties": {"any": {"minimum": "x"}}}},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("value", DAMAGED)
@@ -213,9 +231,11 @@ def test_paths_are_made_absolute_where_they_are_meant(
     monkeypatch.chdir(tmp_path)
     given_ = {"audio": "a.wav", "language": "zh", "output": "out/o.mp4", "options": {"audio": "a.wav"}}
     assert schemas.fit("echo", given_) == {
-        "audio": str(tmp_path / "a.wav"), "language": "zh", "output": str(tmp_path / "out" / "o.mp4"),
+        "audio": str(tmp_path / "a.wav"),
+        "language": "zh",
+        "output": str(tmp_path / "out" / "o.mp4"),
         "options": {"audio": "a.wav"},
-    }  # fmt: skip
+    }
     absolute = {"audio": "/a.wav"}
     assert schemas.fit("echo", absolute)["audio"] == "/a.wav"
     assert schemas.fit("unknown", {"x": Path("a")}) == {"x": str(tmp_path / "a")}
@@ -245,7 +265,7 @@ def pool(spool: Spool, config: Config, schemas: Schemas) -> FilePool:
         (lambda pool: pool.submit_many("echo", [{"audio": "/a"}, {"audio": 7}]), "calls[1].audio", JobRefused),
         (lambda pool: list(pool.map("echo", [{"audio": "/a"}, {}])), "calls[1].audio", JobRefused),
     ],
-)  # fmt: skip
+)
 def test_a_refused_job_leaves_nothing(
     pool: FilePool, spool: Spool, call: Callable[[FilePool], object], path: str, kind: type[JobRefused]
 ) -> None:

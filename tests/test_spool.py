@@ -141,13 +141,24 @@ def test_a_durable_job_is_on_disk_before_it_is_acknowledged(root: Path, make_job
     spool = Spool(root, durable=True)
     trace = _trace(spool, lambda: spool.submit(make_job()))
     assert trace == [
-        "create tmp", "write tmp", "fsync tmp", "rename ready/echo", "mkdir ready/echo", "syncdir ready",
-        "rename ready/echo", "syncdir ready/echo",
-    ]  # fmt: skip
-    assert _trace(spool, lambda: spool.submit(make_job(id="mine"))) == [
-        "create tmp", "write tmp", "fsync tmp", "link run/ids", "syncdir run/ids", "rename ready/echo",
+        "create tmp",
+        "write tmp",
+        "fsync tmp",
+        "rename ready/echo",
+        "mkdir ready/echo",
+        "syncdir ready",
+        "rename ready/echo",
         "syncdir ready/echo",
-    ]  # fmt: skip
+    ]
+    assert _trace(spool, lambda: spool.submit(make_job(id="mine"))) == [
+        "create tmp",
+        "write tmp",
+        "fsync tmp",
+        "link run/ids",
+        "syncdir run/ids",
+        "rename ready/echo",
+        "syncdir ready/echo",
+    ]
 
 
 @pytest.mark.invariant(12)
@@ -158,10 +169,21 @@ def test_a_durable_record_is_on_disk_before_the_claim_goes(root: Path, make_job:
     value = {"large": np.zeros(ARRAY_FILE_BYTES, "u1")}
     trace = _trace(spool, lambda: spool.finish(claim, record_of(claim, value=value)))
     assert trace == [
-        "mkdir out/mine", "syncdir out", "create tmp", "write tmp", "write tmp", "fsync tmp", "replace out/mine",
-        "syncdir out/mine", "create tmp", "write tmp", "fsync tmp", "publish out", "syncdir out",
+        "mkdir out/mine",
+        "syncdir out",
+        "create tmp",
+        "write tmp",
+        "write tmp",
+        "fsync tmp",
+        "replace out/mine",
+        "syncdir out/mine",
+        "create tmp",
+        "write tmp",
+        "fsync tmp",
+        "publish out",
+        "syncdir out",
         "unlink work/echo-0.1",
-    ]  # fmt: skip
+    ]
 
 
 def test_without_durability_nothing_is_synced(spool: Spool, make_job: JobMaker) -> None:
@@ -272,10 +294,20 @@ def test_foreign_files_are_not_touched(spool: Spool, make_job: JobMaker, hostile
 
 MINE = Job("mine", "echo").to_map()
 NO_JOBS: list[Any] = [
-    [1, 2], {"protocol": 1}, {**MINE, "protocol": 2}, {**MINE, "id": "another"}, {**MINE, "params": [1]},
-    {**MINE, "max_attempts": "3"}, {**MINE, "created": "now"}, {**MINE, "items": 7}, {**MINE, "items": [7]},
-    {**MINE, "timeout_s": "1"}, {**MINE, "engine": None}, {**MINE, "priority": 1.5}, {**MINE, "reply": ["json"]},
-]  # fmt: skip
+    [1, 2],
+    {"protocol": 1},
+    {**MINE, "protocol": 2},
+    {**MINE, "id": "another"},
+    {**MINE, "params": [1]},
+    {**MINE, "max_attempts": "3"},
+    {**MINE, "created": "now"},
+    {**MINE, "items": 7},
+    {**MINE, "items": [7]},
+    {**MINE, "timeout_s": "1"},
+    {**MINE, "engine": None},
+    {**MINE, "priority": 1.5},
+    {**MINE, "reply": ["json"]},
+]
 DAMAGED = [b"", b"\xc1", b"\x80", b"x" * 100, b"\x91" * 5000, b"\xdf\xff\xff\xff\xff", encode(MINE)[:-1]]
 
 

@@ -41,22 +41,66 @@ def config(root: Path = Path("/nowhere"), **engine: Any) -> Config:
 
 
 SLOT = SlotStatus(
-    slot="fake-0", engine="fake", seat="running", spare=False, worker="fake-0.1", pid=1, device="cpu", phase="idle",
-    phase_s=60.0, silent_s=0.1, job="", stage="", percent=None, message="", serving=True, trouble="", why="",
-    error=None, last_death="", ended=None, row=0, next_start_s=None,
-    starts=1, restarts=0, jobs_done=0, rss_bytes=0, gpu_bytes=0,
-)  # fmt: skip
+    slot="fake-0",
+    engine="fake",
+    seat="running",
+    spare=False,
+    worker="fake-0.1",
+    pid=1,
+    device="cpu",
+    phase="idle",
+    phase_s=60.0,
+    silent_s=0.1,
+    job="",
+    stage="",
+    percent=None,
+    message="",
+    serving=True,
+    trouble="",
+    why="",
+    error=None,
+    last_death="",
+    ended=None,
+    row=0,
+    next_start_s=None,
+    starts=1,
+    restarts=0,
+    jobs_done=0,
+    rss_bytes=0,
+    gpu_bytes=0,
+)
 ENGINE = EngineStatus(
-    name="fake", configured=True, workers=2, spares=0, serving=2, busy=0, queued=0, held=0, deferred=0, running=0,
-    dead=0, oldest_wait_s=None, max_ready=100,
-)  # fmt: skip
+    name="fake",
+    configured=True,
+    workers=2,
+    spares=0,
+    serving=2,
+    busy=0,
+    queued=0,
+    held=0,
+    deferred=0,
+    running=0,
+    dead=0,
+    oldest_wait_s=None,
+    max_ready=100,
+)
 POOL = PoolStatus(
-    at=0, spool="/nowhere/spool", health=Health("ok", ""),
+    at=0,
+    spool="/nowhere/spool",
+    health=Health("ok", ""),
     supervisor=SupervisorStatus(pid=7, started=0, tied=False, config=None, version="0", stopped=False),
-    draining=False, intake_paused="", watching=WatchingStatus("inotify"), engines=(ENGINE,),
-    slots=(SLOT, replace(SLOT, slot="fake-1")), dropped=0, quarantined=0, records=0,
-    free_bytes=1 << 40, total_bytes=1 << 41, min_free_bytes=1 << 30,
-)  # fmt: skip
+    draining=False,
+    intake_paused="",
+    watching=WatchingStatus("inotify"),
+    engines=(ENGINE,),
+    slots=(SLOT, replace(SLOT, slot="fake-1")),
+    dropped=0,
+    quarantined=0,
+    records=0,
+    free_bytes=1 << 40,
+    total_bytes=1 << 41,
+    min_free_bytes=1 << 30,
+)
 DEAD = replace(SLOT, seat="benched", phase="", serving=False, trouble="benched: model missing", error={"message": "m"})
 LOADING = replace(SLOT, phase="loading", phase_s=12.0, serving=False)
 
@@ -148,14 +192,17 @@ ALIVE = Sample(Status.SLEEPING, 1, 0.0)
         ({"seat": "benched", "why": "5 starts failed"}, None, None, None, "benched: 5 starts failed"),
         (
             {"seat": "benched", "why": "exit code 4", "error": {"message": "no model", "hint": "install it"}},
-            None, None, None, "benched: exit code 4; no model (install it)",
+            None,
+            None,
+            None,
+            "benched: exit code 4; no model (install it)",
         ),
         ({"seat": "benched"}, None, None, None, "benched: it failed too often"),
         ({"seat": "waiting", "next_start_s": 8, "last_death": "SIGKILL"}, None, None, None, "again in 8 s: SIGKILL"),
         ({"seat": "waiting", "next_start_s": 0}, None, None, None, "starts"),
         ({"seat": "ending", "why": "it is sick"}, BEAT, ALIVE, 1.0, "being ended: it is sick"),
     ],
-)  # fmt: skip
+)
 def test_the_trouble_of_a_slot(
     entry: dict[str, Any], beat: Beat | None, usage: Sample | None, silent_s: float | None, trouble: str
 ) -> None:
@@ -295,9 +342,17 @@ def test_what_a_terminal_shows() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.004, "4 ms"), (3.25, "3.2 s"), (59, "59 s"), (60, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min"),
-     (90000, "1 d 1 h"), (None, "")],
-)  # fmt: skip
+    [
+        (0.004, "4 ms"),
+        (3.25, "3.2 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 5 min"),
+        (90000, "1 d 1 h"),
+        (None, ""),
+    ],
+)
 def test_durations(value: float | None, text: str) -> None:
     assert seconds(value) == text
 

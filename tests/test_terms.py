@@ -31,17 +31,49 @@ TAKEN: list[tuple[str, Any, Any]] = [
     ("durable", False, False),
 ]
 REFUSED: list[tuple[str, Any]] = [
-    *((key, value) for key in ("priority", "retry_times") for value in (
-        1.5, 1.0, "1", True, b"1", [1], np.True_, math.nan,
-    )),
-    ("priority", 101), ("priority", -101), ("priority", 10**30),
-    ("retry_times", -1), ("retry_times", 99), ("retry_times", 10**30),
-    *(("timeout_s", value) for value in (
-        0, -1, 1e-9, 1.1e9, 10**400, math.nan, math.inf, -math.inf, "5", True, 1j, np.True_, np.array([1.0]), [5],
-        decimal.Decimal(5), datetime.timedelta(seconds=5),
-    )),
+    *(
+        (key, value)
+        for key in ("priority", "retry_times")
+        for value in (
+            1.5,
+            1.0,
+            "1",
+            True,
+            b"1",
+            [1],
+            np.True_,
+            math.nan,
+        )
+    ),
+    ("priority", 101),
+    ("priority", -101),
+    ("priority", 10**30),
+    ("retry_times", -1),
+    ("retry_times", 99),
+    ("retry_times", 10**30),
+    *(
+        ("timeout_s", value)
+        for value in (
+            0,
+            -1,
+            1e-9,
+            1.1e9,
+            10**400,
+            math.nan,
+            math.inf,
+            -math.inf,
+            "5",
+            True,
+            1j,
+            np.True_,
+            np.array([1.0]),
+            [5],
+            decimal.Decimal(5),
+            datetime.timedelta(seconds=5),
+        )
+    ),
     *(("durable", value) for value in ("yes", 1, 0, np.True_, "false")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("key", "value", "kept"), TAKEN)
@@ -82,9 +114,19 @@ def test_from_outside_only_what_outsiders_may_say() -> None:
 def test_a_job_file_of_version_0_1_0() -> None:
     """Byte for byte as that version wrote it; it took any time limit above 0."""
     old = {
-        "protocol": 1, "id": "mine", "engine": "echo", "params": {"a": 1}, "created": 5, "durable": True,
-        "priority": 7, "max_attempts": 4, "timeout_s": 2.5, "source": "in/x.json", "reply": "json", "digest": "d",
-    }  # fmt: skip
+        "protocol": 1,
+        "id": "mine",
+        "engine": "echo",
+        "params": {"a": 1},
+        "created": 5,
+        "durable": True,
+        "priority": 7,
+        "max_attempts": 4,
+        "timeout_s": 2.5,
+        "source": "in/x.json",
+        "reply": "json",
+        "digest": "d",
+    }
     job = Job.from_map(old)
     assert job.terms == Terms(priority=7, timeout_s=2.5, retry_times=3, durable=True)
     assert job.to_map() == old
@@ -105,10 +147,20 @@ def test_every_term_has_its_key() -> None:
 
 
 TAGS_REFUSED: list[tuple[object, str]] = [
-    ("nightly", "tags"), (b"x", "tags"), (5, "tags"), ({"a": 1}, "tags"), (["a b"], "tags.0"), (["ok", ""], "tags.1"),
-    (["x" * 65], "tags.0"), (["a,b"], "tags.0"), ([1], "tags.0"), (["a\n"], "tags.0"), (["\u202ea"], "tags.0"),
-    (["\ud800"], "tags.0"), ([f"t{n}" for n in range(17)], "tags"),
-]  # fmt: skip
+    ("nightly", "tags"),
+    (b"x", "tags"),
+    (5, "tags"),
+    ({"a": 1}, "tags"),
+    (["a b"], "tags.0"),
+    (["ok", ""], "tags.1"),
+    (["x" * 65], "tags.0"),
+    (["a,b"], "tags.0"),
+    ([1], "tags.0"),
+    (["a\n"], "tags.0"),
+    (["\u202ea"], "tags.0"),
+    (["\ud800"], "tags.0"),
+    ([f"t{n}" for n in range(17)], "tags"),
+]
 
 
 @pytest.mark.parametrize(("tags", "path"), TAGS_REFUSED, ids=range(len(TAGS_REFUSED)))
@@ -126,15 +178,29 @@ def test_notes_that_are_none(note: Any) -> None:
 
 
 LOG_CONTEXT_REFUSED: list[tuple[Any, str]] = [
-    ([("a", 1)], "log_context"), ("a=1", "log_context"), (5, "log_context"),
-    ({1: 1}, "log_context"), ({"a b": 1}, "log_context"), ({"": 1}, "log_context"), ({"1a": 1}, "log_context"),
-    ({"\u00e9": 1}, "log_context"), ({f"k{n}": n for n in range(17)}, "log_context"),
-    ({"a": "x" * 1022}, "log_context"), ({"a": "\u65e5" * 341}, "log_context"),
-    ({"a": None}, "log_context.a"), ({"a": {}}, "log_context.a"), ({"a": b"x"}, "log_context.a"),
-    ({"a": math.nan}, "log_context.a"), ({"a": math.inf}, "log_context.a"), ({"a": 1j}, "log_context.a"),
-    ({"a": 2**64}, "log_context.a"), ({"a": "two\nlines"}, "log_context.a"), ({"a": "\x1b[1m"}, "log_context.a"),
-    ({"a": "\ud800"}, "log_context.a"), ({"ok": 1, "a": [1]}, "log_context.a"),
-]  # fmt: skip
+    ([("a", 1)], "log_context"),
+    ("a=1", "log_context"),
+    (5, "log_context"),
+    ({1: 1}, "log_context"),
+    ({"a b": 1}, "log_context"),
+    ({"": 1}, "log_context"),
+    ({"1a": 1}, "log_context"),
+    ({"\u00e9": 1}, "log_context"),
+    ({f"k{n}": n for n in range(17)}, "log_context"),
+    ({"a": "x" * 1022}, "log_context"),
+    ({"a": "\u65e5" * 341}, "log_context"),
+    ({"a": None}, "log_context.a"),
+    ({"a": {}}, "log_context.a"),
+    ({"a": b"x"}, "log_context.a"),
+    ({"a": math.nan}, "log_context.a"),
+    ({"a": math.inf}, "log_context.a"),
+    ({"a": 1j}, "log_context.a"),
+    ({"a": 2**64}, "log_context.a"),
+    ({"a": "two\nlines"}, "log_context.a"),
+    ({"a": "\x1b[1m"}, "log_context.a"),
+    ({"a": "\ud800"}, "log_context.a"),
+    ({"ok": 1, "a": [1]}, "log_context.a"),
+]
 
 
 @pytest.mark.parametrize(("given", "path"), LOG_CONTEXT_REFUSED, ids=range(len(LOG_CONTEXT_REFUSED)))

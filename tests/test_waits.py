@@ -29,8 +29,9 @@ A, A2, B = Wait("a-0.1", "a1", {"x": "a"}), Wait("a-1.2", "a2", {"y": "a"}), Wai
         (Scene([A, A2], {"a1": "a-0.1", "a2": "a-1.2"}, {"a": ["a-0.1", "a-1.2"]}), {"x", "y"}),
         # a1 waits for b1, which runs; b1 waits for x, which only a-0 could take
         (
-            Scene([Wait("a-0.1", "a1", {"b1": "b"}), B], {"a1": "a-0.1", "b1": "b-0.3"},
-                  {"a": ["a-0.1"], "b": ["b-0.3"]}),
+            Scene(
+                [Wait("a-0.1", "a1", {"b1": "b"}), B], {"a1": "a-0.1", "b1": "b-0.3"}, {"a": ["a-0.1"], "b": ["b-0.3"]}
+            ),
             {"b1", "x"},
         ),
         # one of two that it waits for runs elsewhere: the benefit of the doubt
@@ -39,7 +40,7 @@ A, A2, B = Wait("a-0.1", "a1", {"x": "a"}), Wait("a-1.2", "a2", {"y": "a"}), Wai
         (Scene([A, Wait("a-0.1", "a1", {"z": "b"})], {"a1": "a-0.1"}, {"a": ["a-0.1"], "b": ["b-0.3"]}), set()),
         (Scene([]), set()),
     ],
-)  # fmt: skip
+)
 def test_what_is_stuck(scene: Scene, stuck: set[str]) -> None:
     found = scene.stuck()
     assert set(found) == stuck

@@ -61,6 +61,7 @@ def _expect(watcher: Watcher, *names: str, key: str = "ready") -> Arrivals:
 
 # ---- latency
 
+
 @linux
 @pytest.mark.invariant(21)
 def test_a_job_that_arrives_just_after_a_claim_is_noticed_at_once(ready: Path) -> None:

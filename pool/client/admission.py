@@ -51,8 +51,9 @@ class Admission:
         if serves and engine not in served:
             raise UnknownEngine(
                 f"the supervisor of {self._spool.root} runs what it read from {serves.config}, without an engine "
-                f"{engine!r}, only {', '.join(served)}: add it there, then `python -m pool reload`", "engine"
-            )  # fmt: skip
+                f"{engine!r}, only {', '.join(served)}: add it there, then `python -m pool reload`",
+                "engine",
+            )
         self._served[engine] = time.monotonic() + _BELIEVED_S
 
     def each(self, engine: str, calls: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -167,9 +167,15 @@ class Attendant:
         descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, env=env,
-                cwd=Path("/"), start_new_session=True, close_fds=True,
-            )  # fmt: skip
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                env=env,
+                cwd=Path("/"),
+                start_new_session=True,
+                close_fds=True,
+            )
         finally:
             os.close(descriptor)
         return self._process, mark

@@ -216,11 +216,25 @@ def info_of(spool: Spool, head: Head, now: int) -> JobInfo:
         if word is not None and word.attempt == head.attempt:
             percent, message = word.percent, word.message
     return JobInfo(
-        id=head.id, engine=head.engine, state=_STATES[head.state], created=head.created, started=started,
-        finished=head.finished, age_s=max(0.0, (now - head.created) / 1e6), took_s=took, attempt=head.attempt,
-        worker=head.worker, tags=head.tags, note=head.note, kind=head.kind, reason=head.reason, percent=percent,
-        message=message, items=head.items, rerun_of=head.rerun_of,
-    )  # fmt: skip
+        id=head.id,
+        engine=head.engine,
+        state=_STATES[head.state],
+        created=head.created,
+        started=started,
+        finished=head.finished,
+        age_s=max(0.0, (now - head.created) / 1e6),
+        took_s=took,
+        attempt=head.attempt,
+        worker=head.worker,
+        tags=head.tags,
+        note=head.note,
+        kind=head.kind,
+        reason=head.reason,
+        percent=percent,
+        message=message,
+        items=head.items,
+        rerun_of=head.rerun_of,
+    )
 
 
 # ---- what is asked for

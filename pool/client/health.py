@@ -81,9 +81,14 @@ def _assess(status: PoolStatus, config: Config) -> Health:
     waiting = sum(engine.queued + engine.held + engine.deferred for engine in status.engines)
     if status.supervisor is None:
         if any(slot.serving for slot in living):
-            return _verdict(DEGRADED, [
-                f"the supervisor is gone, {_count(len(living), 'worker')} work on for up to "
-                f"{config.orphan_grace_s:g} s: {_SERVE}, it takes them over", *reasons])  # fmt: skip
+            return _verdict(
+                DEGRADED,
+                [
+                    f"the supervisor is gone, {_count(len(living), 'worker')} work on for up to "
+                    f"{config.orphan_grace_s:g} s: {_SERVE}, it takes them over",
+                    *reasons,
+                ],
+            )
         jobs = f", {_count(waiting, 'job')} wait" if waiting else ""
         return _verdict(DOWN, [f"no supervisor serves this spool{jobs}: {_SERVE}", *reasons])
     if status.supervisor.stopped:

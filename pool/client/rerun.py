@@ -118,8 +118,9 @@ def _of_record(spool: Spool, job_id: str) -> Origin:
     left_out = kept.left_out
     if kept.params is None and kept.items is None:
         left_out = {"": "its record keeps no parameters, because another version wrote it or its file was damaged"}
-    return Origin(record.id, record.engine, record.state, kept.params or {}, left_out, terms, None, kept.items,
-                  kept.rerun_of)  # fmt: skip
+    return Origin(
+        record.id, record.engine, record.state, kept.params or {}, left_out, terms, None, kept.items, kept.rerun_of
+    )
 
 
 def _buried(spool: Spool, job_id: str) -> Job | None:

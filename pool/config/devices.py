@@ -25,10 +25,23 @@ KINDS = {
 _DEVICE = re.compile(r"([a-z]+)(?::(0|[1-9][0-9]{0,2}))?", re.ASCII)
 _LOOSE = re.compile(r"\s*([A-Za-z]*)[\s:_-]*([0-9]{0,3})\s*", re.ASCII)
 _MEANT = {
-    "gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "amd": "cuda", "": "cuda", "metal": "mps", "apple": "mps",
-    "ane": "mps", "intel": "xpu", "oneapi": "xpu", "ascend": "npu", "cann": "npu", "gaudi": "hpu", "tpu": "xla",
-    "directml": "dml", "processor": "cpu",
-}  # fmt: skip
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "rocm": "cuda",
+    "amd": "cuda",
+    "": "cuda",
+    "metal": "mps",
+    "apple": "mps",
+    "ane": "mps",
+    "intel": "xpu",
+    "oneapi": "xpu",
+    "ascend": "npu",
+    "cann": "npu",
+    "gaudi": "hpu",
+    "tpu": "xla",
+    "directml": "dml",
+    "processor": "cpu",
+}
 
 
 def check_device(value: object, at: At) -> str:

@@ -78,8 +78,9 @@ def _active(api: object) -> TraceContext | None:
         if not span.is_valid:
             return None
         state = span.trace_state.to_header()
-        return TraceContext(str(Parent(span.trace_id, span.span_id, int(span.trace_flags) & 3)),
-                            state if is_state(state) else "")  # fmt: skip
+        return TraceContext(
+            str(Parent(span.trace_id, span.span_id, int(span.trace_flags) & 3)), state if is_state(state) else ""
+        )
     except Exception:  # half imported, or a foreign span class: tracing must not cost a job
         return None
 

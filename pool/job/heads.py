@@ -72,8 +72,15 @@ def read_record(path: str, job_id: str) -> Head:
         if error.errno not in _UNREADABLE:
             raise
         what = f"its record cannot be read: {error.strerror}"
-    return Head(job_id, "", JobState.FAILED.value, 0, kind="infrastructure", reason=what[:_REASON_CHARS],
-                stamp=stamp or stamp_of(path))  # fmt: skip
+    return Head(
+        job_id,
+        "",
+        JobState.FAILED.value,
+        0,
+        kind="infrastructure",
+        reason=what[:_REASON_CHARS],
+        stamp=stamp or stamp_of(path),
+    )
 
 
 def read_job(path: str, state: JobState, attempt: int, worker: str = "") -> Head:
@@ -83,9 +90,19 @@ def read_job(path: str, state: JobState, attempt: int, worker: str = "") -> Head
         value, stamp = _read(path, "")
     try:
         terms = Terms.from_map(value)
-        return Head(str(value["id"]), str(value["engine"]), state.value, int(value["created"]), attempt,
-                    worker=worker, tags=terms.tags, note=terms.note, items=value.get("items") or 0,
-                    rerun_of=str(value.get("rerun_of", "")), stamp=stamp)  # fmt: skip
+        return Head(
+            str(value["id"]),
+            str(value["engine"]),
+            state.value,
+            int(value["created"]),
+            attempt,
+            worker=worker,
+            tags=terms.tags,
+            note=terms.note,
+            items=value.get("items") or 0,
+            rerun_of=str(value.get("rerun_of", "")),
+            stamp=stamp,
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"job lacks {error}") from None
 
@@ -107,9 +124,23 @@ def _of_record(value: dict[str, Any], job_id: str, stamp: str) -> Head:
         raise ProtocolError(f"record is incomplete: {error}") from None
     created, attempt, started, finished = numbers
     items = value.get("items")
-    return Head(job_id, texts[0], state.value, created, attempt, started, finished, texts[1], tags, texts[2],
-                failure.kind if failure else "", _line(failure.message) if failure else "",
-                items if type(items) is int else 0, texts[3], stamp)  # fmt: skip
+    return Head(
+        job_id,
+        texts[0],
+        state.value,
+        created,
+        attempt,
+        started,
+        finished,
+        texts[1],
+        tags,
+        texts[2],
+        failure.kind if failure else "",
+        _line(failure.message) if failure else "",
+        items if type(items) is int else 0,
+        texts[3],
+        stamp,
+    )
 
 
 def _read(path: str, end: str) -> tuple[dict[str, Any], str]:

@@ -124,9 +124,11 @@ def _unserved(engine: str, slots: Sequence[SlotFacts], starter: str | None) -> P
         return Prospect(engine, Outlook.FINE)  # its workers go on for a grace
     if starter:
         return Prospect(
-            engine, Outlook.HOPELESS, f"no supervisor serves this spool, and none can be started: {starter}",
+            engine,
+            Outlook.HOPELESS,
+            f"no supervisor serves this spool, and none can be started: {starter}",
             f"correct that: it is tried again while a caller waits; or `{SERVE}`",
-        )  # fmt: skip
+        )
     if starter is not None or any(slot.worker for slot in slots):
         return Prospect(engine, Outlook.COMING, "no supervisor serves this spool at the moment")
     return Prospect(engine, Outlook.HOPELESS, "no supervisor serves this spool", f"start one with `{SERVE}`")

@@ -138,11 +138,23 @@ def read(path: str) -> Beat | None:
 
 
 def _unpack(body: bytes) -> Beat | None:
-    (magic, pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, succeeded_at, row, phase, standby, job,
-     stage) = _BODY.unpack(body)  # fmt: skip
+    (magic, pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, succeeded_at, row, phase, standby, job, stage) = (
+        _BODY.unpack(body)
+    )
     if magic != HEARTBEAT_MAGIC or phase not in _PHASES:
         return None
     return Beat(
-        pid, beat_ns, phase_ns, progress, jobs, baseline, gpu, succeeded_at, row, Phase(phase), bool(standby),
-        job.rstrip(b"\0").decode(errors="replace"), stage.rstrip(b"\0").decode(errors="replace"),
-    )  # fmt: skip
+        pid,
+        beat_ns,
+        phase_ns,
+        progress,
+        jobs,
+        baseline,
+        gpu,
+        succeeded_at,
+        row,
+        Phase(phase),
+        bool(standby),
+        job.rstrip(b"\0").decode(errors="replace"),
+        stage.rstrip(b"\0").decode(errors="replace"),
+    )

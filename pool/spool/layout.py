@@ -22,8 +22,20 @@ from pool.system.clock import boot_ns
 from pool.system.host import mounts
 
 TOP = ("in", "ready", "work", "held", "deferred", "out", "dead", "quarantine", "progress", "run", "cache", "tmp")
-RUN = ("run/heartbeats", "run/slots", "run/logs", "run/ids", "run/attempts", "run/control", "run/clients",
-       "run/engines", "run/scratch", "run/waits", "run/expiry", "run/dependants")  # fmt: skip
+RUN = (
+    "run/heartbeats",
+    "run/slots",
+    "run/logs",
+    "run/ids",
+    "run/attempts",
+    "run/control",
+    "run/clients",
+    "run/engines",
+    "run/scratch",
+    "run/waits",
+    "run/expiry",
+    "run/dependants",
+)
 MARKER = "run/spool.json"
 
 

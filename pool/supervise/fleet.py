@@ -358,6 +358,11 @@ def _place(slot: Slot) -> Place:
     else:
         stand = Stand.FAILED if slot.policy.failing else Stand.STARTS
     return Place(
-        slot.spec.name, slot.spec.engine.name, stand, spare=slot.standby, busy=beat is not None and bool(beat.job),
-        leaving=slot.leaving, why=slot.last_death,
-    )  # fmt: skip
+        slot.spec.name,
+        slot.spec.engine.name,
+        stand,
+        spare=slot.standby,
+        busy=beat is not None and bool(beat.job),
+        leaving=slot.leaving,
+        why=slot.last_death,
+    )

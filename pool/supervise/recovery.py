@@ -140,9 +140,15 @@ class Recovery:
         engine = self.config.engines.get(claim.worker.engine, engine)
         retries = engine.retries if engine else Retries(0)
         settlement.settle(
-            spool, claim, job, failure, retries=retries, delay_s=delay, spare_attempts=spare_attempts,
+            spool,
+            claim,
+            job,
+            failure,
+            retries=retries,
+            delay_s=delay,
+            spare_attempts=spare_attempts,
             behind=end is not UNKNOWN_END,
-        )  # fmt: skip
+        )
         self._trace(claim, job, earlier, failure)
         return True
 

@@ -33,9 +33,14 @@ class Reporter:
         roll = {"digest": config.digest, **fleet.roll.to_map(len(fleet.configured()))}
         engines = {name: {"workers": e.workers, "spares": e.spares} for name, e in config.engines.items()}
         state = (
-            watcher.mode, watcher.reason, paused, fleet.draining, roll, engines,
+            watcher.mode,
+            watcher.reason,
+            paused,
+            fleet.draining,
+            roll,
+            engines,
             *(tuple(map(str, slot.values())) for slot in slots),
-        )  # fmt: skip
+        )
         if state == self._last:
             return
         body = {

@@ -160,8 +160,12 @@ class Slot:
 
     def _new_recycle(self) -> Recycle:
         limits = self.spec.engine.recycle
-        return Recycle(self._rng, max_jobs=limits.max_jobs, growth_bytes=limits.memory_growth_bytes,
-                       gpu_bytes=limits.gpu_memory_bytes)  # fmt: skip
+        return Recycle(
+            self._rng,
+            max_jobs=limits.max_jobs,
+            growth_bytes=limits.memory_growth_bytes,
+            gpu_bytes=limits.gpu_memory_bytes,
+        )
 
     # ---- watching
 
@@ -281,9 +285,13 @@ class Slot:
         self.error = read_error(self._spool, self.worker)
         self.ended = Ended(
             **{"cause": DIED, **({} if self.cause is None else self.verdict.to_map())},
-            exit_code=death.exit_code, signal=death.signal or "", out_of_memory=death.out_of_memory,
-            stage=stage, job=job, at=self._spool.now(),
-        )  # fmt: skip
+            exit_code=death.exit_code,
+            signal=death.signal or "",
+            out_of_memory=death.out_of_memory,
+            stage=stage,
+            job=job,
+            at=self._spool.now(),
+        )
         reason = load_error(self.error) or self.verdict.sentence
         self.last_death = f"{reason}; {death}" if reason else str(death)
         self.standby = False
@@ -296,8 +304,9 @@ class Slot:
 
 
 def _limits(engine: EngineConfig) -> Limits:
-    return Limits(engine.start_limit, engine.start_limit_window_s, engine.bench_s, engine.backoff_s,
-                  engine.backoff_max_s)  # fmt: skip
+    return Limits(
+        engine.start_limit, engine.start_limit_window_s, engine.bench_s, engine.backoff_s, engine.backoff_max_s
+    )
 
 
 def _launched_with(spool: Spool, worker: WorkerName) -> str:

@@ -109,8 +109,14 @@ class Supervisor:
         self._fleet.recovery.repair_requeues()
         self._read_proofs(os.listdir(self.spool.root / "run" / "attempts"))
         root = self.spool.root
-        places = {"in": root / "in", "control": root / "run" / "control", "notes": root / "run" / "attempts",
-                  "held": root / "held", "deferred": root / "deferred", "expiry": root / "run" / "expiry"}  # fmt: skip
+        places = {
+            "in": root / "in",
+            "control": root / "run" / "control",
+            "notes": root / "run" / "attempts",
+            "held": root / "held",
+            "deferred": root / "deferred",
+            "expiry": root / "run" / "expiry",
+        }
         with Watcher(places, closes=("in",)) as watcher:
             self._tell_watching(watcher)
             self._notifier.ready()
@@ -266,8 +272,9 @@ class Supervisor:
             if config.spool != self._config.spool:
                 raise ConfigError(
                     f"cannot change from {self._config.spool} to {config.spool} while the pool runs: drain it, then "
-                    "serve again", "spool"
-                )  # fmt: skip
+                    "serve again",
+                    "spool",
+                )
             self._fleet.use(config, time.monotonic())
         except ConfigError as error:
             message = str(error).removeprefix(f"{error.path}: ")
@@ -310,11 +317,19 @@ class Supervisor:
         me = procs.identity_of(os.getpid())
         assert me is not None
         running = Running(
-            me, self._started, self._tied, str(self._config.file) if self._config.file else None,
-            tuple(self._config.engines), pool.__version__, self._config.digest, self._loaded, self._asked,
-            self._refused, {engine.name: engine.slots for engine in self._config.engines.values()},
+            me,
+            self._started,
+            self._tied,
+            str(self._config.file) if self._config.file else None,
+            tuple(self._config.engines),
+            pool.__version__,
+            self._config.digest,
+            self._loaded,
+            self._asked,
+            self._refused,
+            {engine.name: engine.slots for engine in self._config.engines.values()},
             self._fleet.containment,
-        )  # fmt: skip
+        )
         temp = self.spool.temp()
         fsops.write_new(temp, [json.dumps(running.to_map()).encode()], sync=False)
         fsops.replace(temp, str(self._record))

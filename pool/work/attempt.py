@@ -222,8 +222,16 @@ class Executor:
         except BaseException as error:
             if self._is_cancel(error):
                 raise
-            return [_ERROR, failure_of(error, stage=context.stage, attempt=context.attempt,
-                                       stderr_tail=self._stderr_tail(), at=self._spool.now()).to_map()]  # fmt: skip
+            return [
+                _ERROR,
+                failure_of(
+                    error,
+                    stage=context.stage,
+                    attempt=context.attempt,
+                    stderr_tail=self._stderr_tail(),
+                    at=self._spool.now(),
+                ).to_map(),
+            ]
 
     @staticmethod
     def _restore(hit: tuple[Any, list[tuple[str, Path]]], outputs: Sequence[Path], context: JobContext) -> Any:
@@ -249,9 +257,23 @@ class Executor:
         context.ran = spool.now() if tracing.on() else 0
         files = self._insist(lambda: context.publish_outputs(sync=spool.durable and job.durable))
         before = earlier(spool.notes(job.id, attempt - 1), attempt) if attempt > 1 else ()
-        record = Record(job.id, job.engine, JobState.COMPLETED, attempt, job.created, started, spool.now(),
-                        str(claim.worker), done.value, None, before, files, done.cached, job.source,
-                        self._redactor.keep(job))  # fmt: skip
+        record = Record(
+            job.id,
+            job.engine,
+            JobState.COMPLETED,
+            attempt,
+            job.created,
+            started,
+            spool.now(),
+            str(claim.worker),
+            done.value,
+            None,
+            before,
+            files,
+            done.cached,
+            job.source,
+            self._redactor.keep(job),
+        )
         context.stage = "publish"
         published = self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
         if tracing.on():
@@ -295,26 +317,43 @@ class Executor:
         return any(issubclass(type(one), self._cancelled_type) for one in members_of(error))
 
     def _cancel(self, claim: Claim, job: Job, context: JobContext, started: int) -> bool:
-        failure = Failure("cancelled", "cancelled by request", context.stage, claim.name.attempts,
-                          worker=str(claim.worker), at=self._spool.now())  # fmt: skip
+        failure = Failure(
+            "cancelled",
+            "cancelled by request",
+            context.stage,
+            claim.name.attempts,
+            worker=str(claim.worker),
+            at=self._spool.now(),
+        )
         before = self._spool.notes(job.id, claim.name.attempts - 1) if tracing.on() else ()
         self._insist(lambda: settlement.end(self._spool, claim, job, JobState.CANCELLED, failure, started=started))
         self._trace(claim, job, context, (started, failure.at), before=before, failure=failure)
         return True
 
     def _fail(self, claim: Claim, job: Job, context: JobContext, error: BaseException, started: int) -> bool:
-        failure = failure_of(error, stage=context.stage, attempt=claim.name.attempts, worker=str(claim.worker),
-                             stderr_tail=self._stderr_tail(), at=self._spool.now())  # fmt: skip
+        failure = failure_of(
+            error,
+            stage=context.stage,
+            attempt=claim.name.attempts,
+            worker=str(claim.worker),
+            stderr_tail=self._stderr_tail(),
+            at=self._spool.now(),
+        )
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         before = self._spool.notes(job.id, claim.name.attempts - 1)
         self._beat.row += joins_the_row(before, failure.kind)
         opinion = second_opinion(claim.worker.slot, self._beat.row, failure.kind, before, siblings=self._siblings())
         self._insist(
             lambda: settlement.settle(
-                self._spool, claim, job, failure, retries=self._launch.retries, delay_s=delay,
+                self._spool,
+                claim,
+                job,
+                failure,
+                retries=self._launch.retries,
+                delay_s=delay,
                 spare_attempts=int(opinion),
             )
-        )  # fmt: skip
+        )
         self._trace(claim, job, context, (started, failure.at), before=before, failure=failure)
         self._forget_progress(context)
         return failure.kind == FailureKind.INPUT.value

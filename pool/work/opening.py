@@ -25,8 +25,15 @@ def open_claim(spool: Spool, claim: Claim, insist: Insist) -> Job | None:
     try:
         job = spool.read_claim(claim)
     except (ProtocolError, OSError) as error:
-        failure = Failure("infrastructure", f"the job file cannot be read: {error}", "read", claim.name.attempts,
-                          type(error).__name__, worker=str(claim.worker), at=spool.now())  # fmt: skip
+        failure = Failure(
+            "infrastructure",
+            f"the job file cannot be read: {error}",
+            "read",
+            claim.name.attempts,
+            type(error).__name__,
+            worker=str(claim.worker),
+            at=spool.now(),
+        )
         insist(lambda: settlement.end(spool, claim, None, JobState.FAILED, failure))
         return None
     waiting = claim._replace(name=claim.name.released())  # as it waited for us

@@ -172,9 +172,13 @@ class Worker:
         spool, launch = self._spool, self._launch
         spool.make_ready_dir(self._name.engine)
         picker = Picker(
-            spool, self._name, launch.rescan_s, siblings=self._siblings.there, retries=launch.retries,
+            spool,
+            self._name,
+            launch.rescan_s,
+            siblings=self._siblings.there,
+            retries=launch.retries,
             suspect=lambda: self._beat.row >= SUSPECT_AFTER,
-        )  # fmt: skip
+        )
         batching = launch.max_batch > 1 and engine.has("run_batch")
         with Watcher({"ready": spool.ready_dir(self._name.engine)}) as watcher:
             self._enter(Phase.IDLE)

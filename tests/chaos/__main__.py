@@ -27,13 +27,30 @@ from chaos.storm import Storm, set_up  # noqa: E402
 
 EXAMPLES = TESTS.parent / "examples"
 REAL: dict[str, dict[str, Any]] = {
-    "transcribe": {"engine": "inference.transcribe:Transcribe", "max_concurrent_tasks": 1, "retry_times": 90,
-                   "start_limit": 1000, "bench_s": 2},
-    "portrait": {"engine": "inference.portrait:Portrait", "max_concurrent_tasks": 1, "options": {"backend": "mesh"},
-                 "retry_times": 90, "start_limit": 1000, "bench_s": 2},
-    "lipsync": {"engine": "inference.lipsync:LipSync", "max_concurrent_tasks": 1, "options": {"backend": "mesh"},
-                "retry_times": 90, "start_limit": 1000, "bench_s": 2},
-}  # fmt: skip
+    "transcribe": {
+        "engine": "inference.transcribe:Transcribe",
+        "max_concurrent_tasks": 1,
+        "retry_times": 90,
+        "start_limit": 1000,
+        "bench_s": 2,
+    },
+    "portrait": {
+        "engine": "inference.portrait:Portrait",
+        "max_concurrent_tasks": 1,
+        "options": {"backend": "mesh"},
+        "retry_times": 90,
+        "start_limit": 1000,
+        "bench_s": 2,
+    },
+    "lipsync": {
+        "engine": "inference.lipsync:LipSync",
+        "max_concurrent_tasks": 1,
+        "options": {"backend": "mesh"},
+        "retry_times": 90,
+        "start_limit": 1000,
+        "bench_s": 2,
+    },
+}
 for section in REAL.values():
     section.update(stall_timeout_s=300, load_timeout_s=600)
 

@@ -46,8 +46,16 @@ class Client:
 
     def run(self) -> None:
         actions = [
-            self.one, self.named, self.batch, self.cancel, self.again, self.media, self.drop, self.fork, self.threads,
-        ]  # fmt: skip
+            self.one,
+            self.named,
+            self.batch,
+            self.cancel,
+            self.again,
+            self.media,
+            self.drop,
+            self.fork,
+            self.threads,
+        ]
         while True:
             self.rng.choices(actions, [10, 4, 2, 1, 1, 2, 1, 0.5, 0.5])[0]()
             while len(self.pending) > OUTSTANDING or (self.pending and self.rng.random() < 0.2):
@@ -69,10 +77,18 @@ class Client:
     def one(self) -> None:
         """One in ten raises or crashes wherever it runs."""
         params = self.rng.choices(
-            [{}, {"do": "sleep", "seconds": self.rng.uniform(0, 0.06)}, {"do": "raise", "until_attempt": 1},
-             {"do": "input"}, {"do": "partials"}, {"do": "kill", "until_attempt": 1}, {"do": "raise"}, {"do": "kill"}],
+            [
+                {},
+                {"do": "sleep", "seconds": self.rng.uniform(0, 0.06)},
+                {"do": "raise", "until_attempt": 1},
+                {"do": "input"},
+                {"do": "partials"},
+                {"do": "kill", "until_attempt": 1},
+                {"do": "raise"},
+                {"do": "kill"},
+            ],
             [55, 22, 3, 3, 3, 0.5, 7, 2],
-        )[0]  # fmt: skip
+        )[0]
         bad = params.get("do") in ("raise", "kill") and "until_attempt" not in params
         self.submit(params, **({"retry_times": self.rng.randint(0, 2)} if bad else {}))
 

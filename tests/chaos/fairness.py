@@ -121,10 +121,12 @@ class Order:
                 "bound": f"{slots}, and {slots} for every {BEHIND_S:g} s of the wait",
             },
             "longest wait": {
-                "seconds": round(longest.seconds, 2), "were before it": longest.before, "began meanwhile": longest.left,
+                "seconds": round(longest.seconds, 2),
+                "were before it": longest.before,
+                "began meanwhile": longest.left,
             },
             "moments not seen": self.lost,
-        }  # fmt: skip
+        }
 
 
 class Witness:

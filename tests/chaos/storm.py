@@ -33,8 +33,17 @@ from pool.supervise.retention import sweep_remains, sweep_tmp
 from .fairness import Witness
 
 CLIENT = Path(__file__).resolve().parent / "client.py"
-STRIKES = {"kill worker": 14, "stop worker": 3, "kill supervisor": 4, "stop supervisor": 1, "kill client": 2,
-           "stop client": 1, "drain": 1, "rival": 1, "reload": 4}  # fmt: skip
+STRIKES = {
+    "kill worker": 14,
+    "stop worker": 3,
+    "kill supervisor": 4,
+    "stop supervisor": 1,
+    "kill client": 2,
+    "stop client": 1,
+    "drain": 1,
+    "rival": 1,
+    "reload": 4,
+}
 SAMPLE_S, SAMPLES = 0.1, 5  # how often how many accepted jobs are looked for
 WORKERS, SPARES = (2, 4), (0, 1)  # of a reload, at least and at most
 SLOTS = WORKERS[1] + SPARES[1]
@@ -202,8 +211,15 @@ class Storm:
 
     def _start_client(self) -> None:
         self.started += 1
-        argv = [sys.executable, str(CLIENT), str(self.world.config), str(self.history.folder),
-                f"c{self.seed}-{self.started}", str(self.outputs), json.dumps(self.real)]  # fmt: skip
+        argv = [
+            sys.executable,
+            str(CLIENT),
+            str(self.world.config),
+            str(self.history.folder),
+            f"c{self.seed}-{self.started}",
+            str(self.outputs),
+            json.dumps(self.real),
+        ]
         with open(self.world.folder / "clients.err", "ab") as errors:
             self.clients.append(subprocess.Popen(argv, cwd=ROOT, stderr=errors))
 

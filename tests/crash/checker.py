@@ -145,9 +145,14 @@ class Spoolview:
 
 
 def check(
-    root: Path, told: Told, witness: Path | None = None, *, drained: bool = True, counted: bool = True,
+    root: Path,
+    told: Told,
+    witness: Path | None = None,
+    *,
+    drained: bool = True,
+    counted: bool = True,
     forgetful: bool = False,
-) -> Report:  # fmt: skip
+) -> Report:
     """The report. drained: everything that waited has run, and recovery and sweeping are done. counted: nothing gave
     attempts back (a drain does), so each is begun exactly once. forgetful: the disk has lost names that were not
     synced, so a job may wait that is decided."""

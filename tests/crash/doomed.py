@@ -1,6 +1,6 @@
 """Real processes that die at an operation: an engine that dooms its worker, and a supervisor.
 
-    python doomed.py CONFIG NUMBER NOTE         serve, and be killed at durable operation NUMBER
+python doomed.py CONFIG NUMBER NOTE         serve, and be killed at durable operation NUMBER
 """
 
 from __future__ import annotations

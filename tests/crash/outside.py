@@ -1,6 +1,6 @@
 """A few jobs from submit to record in one fresh process, for whoever injects faults from outside.
 
-    python outside.py FOLDER
+python outside.py FOLDER
 """
 
 from __future__ import annotations

@@ -28,8 +28,18 @@ from typing import NamedTuple
 import msgpack
 
 #: What is worth dropping by itself; other places hold nothing that a job is lost with.
-_TELLING = ("spool/ready", "spool/work", "spool/held", "spool/deferred", "spool/out", "spool/dead", "spool/in",
-            "spool/run/ids", "spool/run/attempts", "media")  # fmt: skip
+_TELLING = (
+    "spool/ready",
+    "spool/work",
+    "spool/held",
+    "spool/deferred",
+    "spool/out",
+    "spool/dead",
+    "spool/in",
+    "spool/run/ids",
+    "spool/run/attempts",
+    "media",
+)
 _FOLDERS = ("spool", "media")
 
 
@@ -150,8 +160,11 @@ class Disk:
                 groups.setdefault(one.inode, {})[name] = (old, new)
         for names in groups.values():
             folders = {os.path.dirname(name) for name in names}
-            syncs = (later + 1 for later in range(number + 1, len(self.moments))
-                     if self.moments[later].operation == "syncdir" and self.moments[later].path in folders)  # fmt: skip
+            syncs = (
+                later + 1
+                for later in range(number + 1, len(self.moments))
+                if self.moments[later].operation == "syncdir" and self.moments[later].path in folders
+            )
             yield Change(names, number, next(syncs, len(self.moments)))
 
     def states(self, rng: random.Random, per_moment: int) -> Iterator[State]:

@@ -168,8 +168,10 @@ class Rig:
             path.mkdir(mode=0o700, exist_ok=True)
         self.durable, self.retry_times = durable, retry_times
         self.options = {"witness": str(self.witness)}
-        engines = {name: {"engine": spec, "options": self.options, "retry_times": retry_times}
-                   for name, spec in ENGINES.items()}  # fmt: skip
+        engines = {
+            name: {"engine": spec, "options": self.options, "retry_times": retry_times}
+            for name, spec in ENGINES.items()
+        }
         document = {"spool": str(self.root), "durable": durable, "min_free_mb": 0, "engines": engines, **top}
         self.config = parse_config(document, folder)
         self.spool = Spool.create(self.root, durable=durable)
@@ -217,10 +219,14 @@ class Rig:
     def launch(self, engine: str = "fake") -> Launch:
         """What a new worker is told."""
         return Launch(
-            spool=str(self.root), worker=str(self.seat(engine)), spec=ENGINES[engine], options=self.options,
-            durable=self.durable, retry_times=self.retry_times,
+            spool=str(self.root),
+            worker=str(self.seat(engine)),
+            spec=ENGINES[engine],
+            options=self.options,
+            durable=self.durable,
+            retry_times=self.retry_times,
             media_roots=tuple(os.path.realpath(root) for root in self.config.media_roots),
-        )  # fmt: skip
+        )
 
     def work(self, at: At = 0, engine: str = "fake") -> bool:
         """A new worker comes and runs what waits."""

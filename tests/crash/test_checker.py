@@ -87,13 +87,16 @@ BROKEN: dict[str, tuple[str, Callable[[Rig], object]]] = {
     "two runs at once": ("overlapping", lambda rig: _log(rig, "start plain 1 overlap")),
     "an attempt twice": ("miscounted", lambda rig: _log(rig, "start broken 2 ok", "end broken 2")),
     "an attempt that is not in its name": (
-        "miscounted", lambda rig: (_put(rig, "x", "ready/fake", 1), _log(rig, "start x 2 ok", "end x 2")),
+        "miscounted",
+        lambda rig: (_put(rig, "x", "ready/fake", 1), _log(rig, "start x 2 ok", "end x 2")),
     ),
     "no reason": ("partial", lambda rig: _rewrite(rig, "broken", failure=None)),
     "a reason is missing": ("unexplained", lambda rig: _rewrite(rig, "broken", attempts=())),
     "a strange kind": ("unexplained", lambda rig: _rewrite(rig, "broken", failure=Failure("bad luck", "it broke"))),
-    "cancelled by nobody": ("unexplained", lambda rig: _rewrite(rig, "plain", state=JobState.CANCELLED,
-                                                                failure=Failure("cancelled", "stop"))),
+    "cancelled by nobody": (
+        "unexplained",
+        lambda rig: _rewrite(rig, "plain", state=JobState.CANCELLED, failure=Failure("cancelled", "stop")),
+    ),
     "a half-written file": ("untidy", lambda rig: (rig.root / "tmp" / "1-1-x.1").touch()),
     "a claim": ("untidy", lambda rig: _put(rig, "x", "work/fake-0.99", 1)),
     "not buried": ("untidy", lambda rig: shutil.rmtree(rig.root / "dead") or (rig.root / "dead").mkdir()),
@@ -102,7 +105,7 @@ BROKEN: dict[str, tuple[str, Callable[[Rig], object]]] = {
     "refused without a reason": ("untidy", lambda rig: (rig.root / "quarantine" / "x.json").touch()),
     "a reason of nothing": ("untidy", lambda rig: (rig.root / "quarantine" / "x.json.reason.txt").touch()),
     "files of nobody": ("untidy", lambda rig: (rig.root / "out" / "x").mkdir()),
-}  # fmt: skip
+}
 
 
 def test_a_spool_that_is_well(rig: Rig) -> None:

@@ -38,8 +38,19 @@ def _strace(rig: Rig, call: str, fault: str, number: int) -> int:
     """The jobs of `outside` while the n-th call of each thread has a fault; the exit code."""
     if why := _why_not():
         pytest.skip(why)
-    argv = ["strace", "-f", "-o", str(rig.folder / "strace"), "-e", f"trace={call}",
-            "-e", f"inject={call}:{fault}:when={number}", sys.executable, str(OUTSIDE), str(rig.folder)]  # fmt: skip
+    argv = [
+        "strace",
+        "-f",
+        "-o",
+        str(rig.folder / "strace"),
+        "-e",
+        f"trace={call}",
+        "-e",
+        f"inject={call}:{fault}:when={number}",
+        sys.executable,
+        str(OUTSIDE),
+        str(rig.folder),
+    ]
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     with open(rig.folder / "stderr", "ab") as said:
         return subprocess.run(argv, env=env, stdout=said, stderr=said, timeout=100).returncode
@@ -74,9 +85,16 @@ def test_killed_at_every_system_call(tmp_path: Path, call: str) -> None:
 
 @pytest.mark.parametrize(
     ("call", "error", "number"),
-    [("fsync", "EIO", 2), ("fsync", "EIO", 16), ("close", "EIO", 150), ("write", "ENOSPC", 4), ("write", "ENOSPC", 30),
-     ("rename", "EIO", 9), ("renameat2", "ENOSPC", 2)],
-)  # fmt: skip
+    [
+        ("fsync", "EIO", 2),
+        ("fsync", "EIO", 16),
+        ("close", "EIO", 150),
+        ("write", "ENOSPC", 4),
+        ("write", "ENOSPC", 30),
+        ("rename", "EIO", 9),
+        ("renameat2", "ENOSPC", 2),
+    ],
+)
 @pytest.mark.invariant(16)
 def test_a_system_call_that_fails(tmp_path: Path, call: str, error: str, number: int) -> None:
     """Whoever asked is told, or it is tried again; nothing half-written is visible, and nothing is lost."""

@@ -315,12 +315,37 @@ def start(rig: Rig) -> Act:
 
 
 SCENES: list[Scene] = [
-    submit_plain, submit_named, submit_batch, submit_later, submit_dependent, cancel, retry, consume, purged,
+    submit_plain,
+    submit_named,
+    submit_batch,
+    submit_later,
+    submit_dependent,
+    cancel,
+    retry,
+    consume,
+    purged,
     expired,
-    publish, publish_array, fail,
-    intake, release, recover, wake, cancel_waiting, cancel_later, expire, expire_at_claim,
-    cancel_held, mend, strange, start, let_go, begin_dependent, fail_dependent, fail_handed, cancel_dependent,
-]  # fmt: skip
+    publish,
+    publish_array,
+    fail,
+    intake,
+    release,
+    recover,
+    wake,
+    cancel_waiting,
+    cancel_later,
+    expire,
+    expire_at_claim,
+    cancel_held,
+    mend,
+    strange,
+    start,
+    let_go,
+    begin_dependent,
+    fail_dependent,
+    fail_handed,
+    cancel_dependent,
+]
 
 # ---- what each scene promises beyond what the checker asks of all
 
@@ -507,9 +532,7 @@ def test_killed_while_the_spool_is_made(tmp_path: Path) -> None:
 
 @pytest.mark.invariant(3)
 @pytest.mark.parametrize("scene", [submit_named, publish, intake], ids=lambda scene: scene.__name__)
-def test_killed_at_any_piece_of_a_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: Scene
-) -> None:
+def test_killed_at_any_piece_of_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: Scene) -> None:
     """Files are written in pieces of 512 bytes; killed between any two, nothing that can be seen is cut."""
 
     def write_in_pieces(fd: int, chunk: bytes | memoryview) -> None:

@@ -38,12 +38,29 @@ from .test_points import (
     submit_named,
     submit_plain,
     wake,
-)  # fmt: skip
+)
 
 SCENES: list[Scene] = [
-    submit_plain, submit_named, submit_batch, intake, publish, publish_array, fail, recover, wake, retry, consume,
-    cancel_held, submit_later, submit_dependent, expire, expire_at_claim, let_go, begin_dependent, fail_dependent,
-]  # fmt: skip
+    submit_plain,
+    submit_named,
+    submit_batch,
+    intake,
+    publish,
+    publish_array,
+    fail,
+    recover,
+    wake,
+    retry,
+    consume,
+    cancel_held,
+    submit_later,
+    submit_dependent,
+    expire,
+    expire_at_claim,
+    let_go,
+    begin_dependent,
+    fail_dependent,
+]
 
 
 MARK = (1, 1, 1)
@@ -92,8 +109,10 @@ def test_what_is_decided_and_waits_again_is_not_run_again(tmp_path: Path) -> Non
     with Client(rig) as client:
         client.submit("mine", do="write", output=str(rig.media / "out.bin"))
         client.submit("bad", do="input")
-    waiting = [(rig.root / "ready/fake" / name, (rig.root / "ready/fake" / name).read_bytes())
-               for name in rig.spool.list_ready("fake")]  # fmt: skip
+    waiting = [
+        (rig.root / "ready/fake" / name, (rig.root / "ready/fake" / name).read_bytes())
+        for name in rig.spool.list_ready("fake")
+    ]
     assert rig.work()
     for job_id in ("mine", "bad"):
         client.read(job_id)

@@ -44,15 +44,22 @@ def _serve_until_killed(world: World, number: int, patience: float) -> bool:
 @pytest.mark.invariant(7, 8, 9)
 @pytest.mark.parametrize(
     ("stride", "last", "patience"),
-    [(9, 6, 4), pytest.param(1, 60, 20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])], ids=["some", "all"],
-)  # fmt: skip
+    [(9, 6, 4), pytest.param(1, 60, 20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+    ids=["some", "all"],
+)
 def test_workers_and_supervisors_are_killed_at_once(world: World, stride: int, last: int, patience: float) -> None:
     witness, media, history = world.folder / "witness", world.folder / "media", History(world.folder / "history")
     for path in (witness, media):
         path.mkdir()
     options = {"witness": str(witness), "stride": stride, "last": last, "notes": str(world.folder)}
-    engine = {"engine": "crash.doomed:Doomed", "pythonpath": [str(ROOT / "tests")], "options": options,
-              "retry_times": 90, "start_limit": 1000, "bench_s": 1}  # fmt: skip
+    engine = {
+        "engine": "crash.doomed:Doomed",
+        "pythonpath": [str(ROOT / "tests")],
+        "options": options,
+        "retry_times": 90,
+        "start_limit": 1000,
+        "bench_s": 1,
+    }
     world.configure({"fake": engine}, durable=True)
     pool = world.pool()
     jobs = ({"do": "sleep", "seconds": 0.02}, {"do": "raise", "until_attempt": 1}, {"do": "write"}, {"do": "input"})

@@ -63,8 +63,17 @@ def _coverage(atheris: object, chosen: argparse.Namespace) -> None:
     corpus = Path(tempfile.mkdtemp(prefix="filepool-corpus-"))
     for number, data in enumerate(targets.SEEDS[chosen.target]):
         (corpus / str(number)).write_bytes(data)
-    argv = [sys.argv[0], f"-max_total_time={chosen.seconds}", f"-seed={chosen.seed}", "-timeout=5",
-            "-rss_limit_mb=1024", "-max_len=20000", "-print_final_stats=1", str(corpus), *chosen.corpus]  # fmt: skip
+    argv = [
+        sys.argv[0],
+        f"-max_total_time={chosen.seconds}",
+        f"-seed={chosen.seed}",
+        "-timeout=5",
+        "-rss_limit_mb=1024",
+        "-max_len=20000",
+        "-print_final_stats=1",
+        str(corpus),
+        *chosen.corpus,
+    ]
     atheris.Setup(argv, targets.TARGETS[chosen.target])  # type: ignore[attr-defined]
     atheris.Fuzz()  # type: ignore[attr-defined]
 

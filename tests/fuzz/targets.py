@@ -1,6 +1,6 @@
 """What is fuzzed. Each target takes any bytes, and raises only when something is wrong with the pool.
 
-    python -m fuzz TARGET [--seconds 60] [--seed N] [CORPUS …]      in tests/; atheris when it is installed
+python -m fuzz TARGET [--seconds 60] [--seed N] [CORPUS …]      in tests/; atheris when it is installed
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pool.format.names import (
     parse_note,
     parse_record,
     parse_worker,
-)  # fmt: skip
+)
 from pool.job import Failure, Job, Progress, Record, decode_failure
 from pool.spool.store import Spool
 from pool.supervise import intake
@@ -137,21 +137,36 @@ SEEDS: dict[str, list[bytes]] = {
     "decode": [
         codec.encode({"engine": "echo", "params": {"a": [1, 2.5, None, True, "ü", b"x"], "b": {"c": {}}}}),
         b'{"engine": "echo", "params": {"a": [1, 2.5, null, true, "\\u00fc"], "b": {"c": {}}}, "priority": 5}',
-        b"\xc7\x0a\x01\x93\xa3<f8\x91\x00\xc4\x00", b"\xd6\xff\x00\x00\x00\x01",
+        b"\xc7\x0a\x01\x93\xa3<f8\x91\x00\xc4\x00",
+        b"\xd6\xff\x00\x00\x00\x01",
         b"\xdf\x00\x00\x00\x01\xa1a\xcb\x7f\xf8" + b"\0" * 6,
     ],
     "record": [
         codec.encode(Job("mine", "echo", {"a": 1}, created=1, digest="d", items=({"a": 1},)).to_map()),
-        codec.encode({**Job("mine", "echo").to_map(), "state": "failed", "attempt": 1, "started": 1, "finished": 2,
-                      "worker": "echo-0.1", "value": None, "cached": False,
-                      "failure": Failure("engine", "it broke", attempts=(Failure("engine", "before"),)).to_map()}),
+        codec.encode(
+            {
+                **Job("mine", "echo").to_map(),
+                "state": "failed",
+                "attempt": 1,
+                "started": 1,
+                "finished": 2,
+                "worker": "echo-0.1",
+                "value": None,
+                "cached": False,
+                "failure": Failure("engine", "it broke", attempts=(Failure("engine", "before"),)).to_map(),
+            }
+        ),
         Progress("inference", 50.0, "half", 1, 2).to_bytes(),
         b"\xc7\x10\x02\x93\xa9array.npy\xa3<f8\x91\x01",
     ],
     "name": [
-        b"500.0000000000000001.mine.00.msgpack", b"fake-0.17",
+        b"500.0000000000000001.mine.00.msgpack",
+        b"fake-0.17",
         b"0000000000000001.echo.500.0000000000000001.x.01.msgpack",
-        b"echo.500.0000000000000001.mine.00.msgpack", b"mine.01.msgpack", b"mine.msgpack", b"mine.1-2-ab.record",
+        b"echo.500.0000000000000001.mine.00.msgpack",
+        b"mine.01.msgpack",
+        b"mine.msgpack",
+        b"mine.1-2-ab.record",
     ],
     "drop": [
         b'a.json\n{"engine": "echo", "params": {"a": [1, {"b": null}]}, "id": "mine", "priority": 3, "timeout_s": 1.5}',
@@ -159,4 +174,4 @@ SEEDS: dict[str, list[bytes]] = {
         b"c.msgpack\n" + codec.encode({"engine": "echo", "params": {"array": b"\0" * 8}, "id": "other"}),
         b'..json\n{"engine": "../echo", "params": {"output": "/etc/passwd"}, "id": "../../x"}',
     ],
-}  # fmt: skip
+}

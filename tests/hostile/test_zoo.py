@@ -22,8 +22,18 @@ from pool.supervise import intake
 from .zoo import BYTES, FILES, NAMES, ZOO, noise
 
 GOOD = 12
-ACTS = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.symlink": 1,
-        "os.truncate": 0, "os.chmod": 0, "os.chown": 0}  # fmt: skip
+ACTS = {
+    "open": 0,
+    "os.rename": 1,
+    "os.remove": 0,
+    "os.mkdir": 0,
+    "os.rmdir": 0,
+    "os.link": 1,
+    "os.symlink": 1,
+    "os.truncate": 0,
+    "os.chmod": 0,
+    "os.chown": 0,
+}
 NEVER = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class", "socket.connect")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -158,22 +168,35 @@ def test_media_are_read_and_written_where_it_is_allowed(rig: Rig, outside: Path)
     (rig.folder / "media-of-others").mkdir()
     media, secret = str(rig.media), str(outside / "secret.json")
     bad = {
-        "plain": {"do": "write", "output": f"{outside}/a.bin"}, "dots": {"do": "write", "output": f"{media}/../a.bin"},
-        "link": {"do": "write", "output": f"{media}/link/a.bin"}, "read": {"audio": secret},
-        "read-dots": {"audio": f"{media}/../../outside/secret.json"}, "read-link": {"audio": f"{media}/link.wav"},
+        "plain": {"do": "write", "output": f"{outside}/a.bin"},
+        "dots": {"do": "write", "output": f"{media}/../a.bin"},
+        "link": {"do": "write", "output": f"{media}/link/a.bin"},
+        "read": {"audio": secret},
+        "read-dots": {"audio": f"{media}/../../outside/secret.json"},
+        "read-link": {"audio": f"{media}/link.wav"},
         "into-spool": {"do": "write", "output": f"{rig.root}/out/good-0.msgpack"},
         "record": {"audio": f"{rig.root}/run/spool.json"},
         "prefix": {"do": "write", "output": f"{media}-of-others/a.bin"},
-        "proc": {"audio": "/proc/self/environ"}, "zero": {"do": "write", "output": f"{media}/a\0b"},
-        "zero-read": {"audio": f"{media}/in\0.wav"}, "zero-folder": {"do": "write", "output": f"{media}/a\0b/c"},
-        "long": {"do": "write", "output": f"{media}/{'x' * 300}.bin"}, "long-read": {"audio": f"{media}/{'x' * 300}"},
+        "proc": {"audio": "/proc/self/environ"},
+        "zero": {"do": "write", "output": f"{media}/a\0b"},
+        "zero-read": {"audio": f"{media}/in\0.wav"},
+        "zero-folder": {"do": "write", "output": f"{media}/a\0b/c"},
+        "long": {"do": "write", "output": f"{media}/{'x' * 300}.bin"},
+        "long-read": {"audio": f"{media}/{'x' * 300}"},
         "long-folder": {"do": "write", "output": f"{media}/{'x' * 300}/a"},
-        "longer": {"do": "write", "output": media + "/x" * 3000}, "folder": {"do": "write", "output": media},
-    }  # fmt: skip
+        "longer": {"do": "write", "output": media + "/x" * 3000},
+        "folder": {"do": "write", "output": media},
+    }
     for job_id, params in bad.items():
         rig.drop(f"{job_id}.json", {"engine": "fake", "id": job_id, "params": params}, job_id)
-    rig.drop("fine.json", {"engine": "fake", "id": "fine", "params": {"audio": f"{media}/in.wav", "do": "write",
-                                                                     "output": f"{media}/out.bin"}})  # fmt: skip
+    rig.drop(
+        "fine.json",
+        {
+            "engine": "fake",
+            "id": "fine",
+            "params": {"audio": f"{media}/in.wav", "do": "write", "output": f"{media}/out.bin"},
+        },
+    )
     _good(rig)
     _serve(rig, 4)
     _work(rig)

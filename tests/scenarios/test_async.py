@@ -21,8 +21,21 @@ from pool.job import JobState
 from pool.spool import fsops
 from scenarios.world import World, wait_until
 
-BLOCKING = ("open", "stat", "lstat", "statvfs", "listdir", "scandir", "read", "write", "fsync", "rename", "unlink",
-            "access", "mkdir")  # fmt: skip
+BLOCKING = (
+    "open",
+    "stat",
+    "lstat",
+    "statvfs",
+    "listdir",
+    "scandir",
+    "read",
+    "write",
+    "fsync",
+    "rename",
+    "unlink",
+    "access",
+    "mkdir",
+)
 
 
 @pytest.fixture(scope="module")

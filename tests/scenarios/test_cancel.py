@@ -148,9 +148,16 @@ def test_one_of_a_batch(world: World) -> None:
         "            time.sleep(0.02)\n"
     )
     world.configure(
-        {"fake": {"engine": "batcher:Batcher", "pythonpath": [str(world.folder)], "max_concurrent_tasks": 1,
-                  "max_batch": 4, "batch_wait_ms": 300}}
-    ).serve(ready=1)  # fmt: skip
+        {
+            "fake": {
+                "engine": "batcher:Batcher",
+                "pythonpath": [str(world.folder)],
+                "max_concurrent_tasks": 1,
+                "max_batch": 4,
+                "batch_wait_ms": 300,
+            }
+        }
+    ).serve(ready=1)
     pool = world.pool()
     futures = pool.submit_many("fake", [{"do": "sleep", "seconds": 0.2, "value": n} for n in range(4)])
     wait_until(lambda: pool.progress_of(futures[3].id).message == "4 at once", "the batch")

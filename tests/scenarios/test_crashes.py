@@ -33,35 +33,73 @@ class Death:
 
 
 TABLE = {
-    "raise": Death({"do": "raise", "value": "out of tune"}, "engine", "run", "out of tune", exception="RuntimeError",
-                   shows='raise RuntimeError(params.value or "")'),
+    "raise": Death(
+        {"do": "raise", "value": "out of tune"},
+        "engine",
+        "run",
+        "out of tune",
+        exception="RuntimeError",
+        shows='raise RuntimeError(params.value or "")',
+    ),
     "raise, no words": Death({"do": "raise"}, "engine", says="RuntimeError", exception="RuntimeError"),
-    "input": Death({"do": "input"}, "input", says="this input cannot be used", exception="inference.base.InputError",
-                   hint="give another one", retries=2),
+    "input": Death(
+        {"do": "input"},
+        "input",
+        says="this input cannot be used",
+        exception="inference.base.InputError",
+        hint="give another one",
+        retries=2,
+    ),
     "exit 0": Death({"do": "exit"}, "infrastructure", says="exited with code 0", exit_code=0),
     "exit 1": Death({"do": "exit", "code": 1}, "infrastructure", says="exited with code 1", exit_code=1),
     "exit 4": Death({"do": "exit", "code": 4}, "infrastructure", says="exited with code 4", exit_code=4, retries=0),
     "sys.exit": Death({"do": "sys_exit", "code": 3}, "engine", says="sys.exit(3)", exception="SystemExit"),
-    "segfault": Death({"do": "segfault"}, "infrastructure", says="SIGSEGV", signal="SIGSEGV", shows="in _segfault",
-                      hint="native code"),
+    "segfault": Death(
+        {"do": "segfault"}, "infrastructure", says="SIGSEGV", signal="SIGSEGV", shows="in _segfault", hint="native code"
+    ),
     "kill": Death({"do": "kill"}, "infrastructure", says="SIGKILL", signal="SIGKILL"),
-    "abort": Death({"do": "abort"}, "infrastructure", says="SIGABRT", signal="SIGABRT", shows="in _misbehave",
-                   retries=0),
-    "stack overflow": Death({"do": "overflow"}, "infrastructure", says="SIGSEGV", signal="SIGSEGV", shows="in _dive",
-                            retries=0),
-    "hang": Death({"do": "hang"}, "timeout", says="no progress for", signal="SIGABRT", shows="in _misbehave",
-                  hint="stall_timeout_s", retries=0),
-    "hang in C": Death({"do": "hang_c"}, "timeout", says="no progress for", signal="SIGABRT", shows="in _misbehave",
-                       retries=0),
-    "hang on a FIFO": Death({"do": "hang_fifo"}, "timeout", says="no progress for", signal="SIGABRT",
-                            shows="in _misbehave", retries=0),
-    "unencodable": Death({"do": "unencodable"}, "engine", "publish", "inner.thing: an object",
-                         exception="pool.errors.ProtocolError", hint="lists and maps"),
+    "abort": Death(
+        {"do": "abort"}, "infrastructure", says="SIGABRT", signal="SIGABRT", shows="in _misbehave", retries=0
+    ),
+    "stack overflow": Death(
+        {"do": "overflow"}, "infrastructure", says="SIGSEGV", signal="SIGSEGV", shows="in _dive", retries=0
+    ),
+    "hang": Death(
+        {"do": "hang"},
+        "timeout",
+        says="no progress for",
+        signal="SIGABRT",
+        shows="in _misbehave",
+        hint="stall_timeout_s",
+        retries=0,
+    ),
+    "hang in C": Death(
+        {"do": "hang_c"}, "timeout", says="no progress for", signal="SIGABRT", shows="in _misbehave", retries=0
+    ),
+    "hang on a FIFO": Death(
+        {"do": "hang_fifo"}, "timeout", says="no progress for", signal="SIGABRT", shows="in _misbehave", retries=0
+    ),
+    "unencodable": Death(
+        {"do": "unencodable"},
+        "engine",
+        "publish",
+        "inner.thing: an object",
+        exception="pool.errors.ProtocolError",
+        hint="lists and maps",
+    ),
     "not a map": Death({"do": "not_a_map"}, "engine", says="returned a list, not a map", exception="TypeError"),
     "noisy": Death({"do": "noisy"}, "engine", says="noisy end", exception="RuntimeError", shows="a line on stderr"),
-    "too long": Death({"do": "work", "seconds": 30}, "timeout", "inference", "time limit (0.5 s)", signal="SIGABRT",
-                      shows="in _act", hint="more time", more={"timeout_s": 0.5, "retry_on": ["timeout"]}),
-}  # fmt: skip
+    "too long": Death(
+        {"do": "work", "seconds": 30},
+        "timeout",
+        "inference",
+        "time limit (0.5 s)",
+        signal="SIGABRT",
+        shows="in _act",
+        hint="more time",
+        more={"timeout_s": 0.5, "retry_on": ["timeout"]},
+    ),
+}
 
 
 def failure_of(future: JobFuture) -> Failure:
@@ -194,10 +232,18 @@ def test_a_deaf_hang_is_killed_after_the_grace(world: World) -> None:
         "        context.partial({'child': child.pid})\n"
         "        time.sleep(600)\n"
     )
-    world.configure({
-        "fake": {"engine": "stubborn:Stubborn", "pythonpath": [str(world.folder)], "stall_timeout_s": 1,
-                 "stop_grace_s": 0.5, "max_concurrent_tasks": 1, "retry_on": ["timeout"]},
-    })  # fmt: skip
+    world.configure(
+        {
+            "fake": {
+                "engine": "stubborn:Stubborn",
+                "pythonpath": [str(world.folder)],
+                "stall_timeout_s": 1,
+                "stop_grace_s": 0.5,
+                "max_concurrent_tasks": 1,
+                "retry_on": ["timeout"],
+            },
+        }
+    )
     world.serve(ready=1)
     future = world.pool().submit("fake")
     assert future.result(60) == {"attempt": 2}

@@ -218,8 +218,18 @@ def test_dropped_files_in_any_order(shared: World) -> None:
 def test_command_line(shared: World, pool: FilePool) -> None:
     first = pool.submit("fake", value=3, id="cli-first")
     part = json.dumps(first["value"].placeholder())
-    argv = [sys.executable, "-m", "pool.submit", "--config", str(shared.config), "--json", "echo", f"got:={part}",
-            "--after", "cli-first"]  # fmt: skip
+    argv = [
+        sys.executable,
+        "-m",
+        "pool.submit",
+        "--config",
+        str(shared.config),
+        "--json",
+        "echo",
+        f"got:={part}",
+        "--after",
+        "cli-first",
+    ]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["value"] == {"got": 3}

@@ -158,10 +158,17 @@ def test_engine_that_hangs_in_close(world: World) -> None:
         "        time.sleep(600)\n"
     )
     world.configure(
-        {"fake": {"engine": "clingy:Clingy", "pythonpath": [str(world.folder)], "stop_grace_s": 0.5,
-                  "max_concurrent_tasks": 1, "recycle": {"max_jobs": 1}}},
+        {
+            "fake": {
+                "engine": "clingy:Clingy",
+                "pythonpath": [str(world.folder)],
+                "stop_grace_s": 0.5,
+                "max_concurrent_tasks": 1,
+                "recycle": {"max_jobs": 1},
+            }
+        },
         drain_grace_s=2,
-    ).serve(ready=1)  # fmt: skip
+    ).serve(ready=1)
     pool = world.pool()
     assert pool.submit("fake", value=1).result(30)["value"] == 1
     wait_until(lambda: [b.phase for b in world.beats().values()] == [Phase.DRAINING], "the recycling")

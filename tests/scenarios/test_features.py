@@ -61,10 +61,16 @@ def shared(make_shared: Callable[[str], World]) -> World:
             "single": {**one, "options": {"witness": str(world.folder / "witness")}},
             "cached": {**one, "cache_enabled": True},
             "deleting": {**one, "delete_after_transcription": True},
-            "batch": {**one, "engine": "batcher:Batcher", "pythonpath": [str(world.folder)], "max_batch": 8,
-                      "batch_wait_ms": 150, "retry_times": 0},
+            "batch": {
+                **one,
+                "engine": "batcher:Batcher",
+                "pythonpath": [str(world.folder)],
+                "max_batch": 8,
+                "batch_wait_ms": 150,
+                "retry_times": 0,
+            },
         }
-    )  # fmt: skip
+    )
     world.serve(ready=6)
     return world
 

@@ -132,12 +132,20 @@ def test_a_child_submits_and_waits_in_every_way(served: World) -> None:
     )
     assert told == [
         {
-            "held_before": 0, "held": 1, "first": {"n": 1}, "waited": 5, "completed": 5,
-            "mapped": [{"n": n} for n in range(4)], "attached": 0, "inherited": 1, "rest": 3, "again": True,
+            "held_before": 0,
+            "held": 1,
+            "first": {"n": 1},
+            "waited": 5,
+            "completed": 5,
+            "mapped": [{"n": n} for n in range(4)],
+            "attached": 0,
+            "inherited": 1,
+            "rest": 3,
+            "again": True,
         },
         {"closed": True},
         {"parent": [0, 1, 2], "last": {"n": 2}},
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.invariant(4)
@@ -469,10 +477,21 @@ def ask(port: int, number: int) -> dict[str, Any]:
 
 _SERVERS = {
     "gunicorn": ["gunicorn", "--preload", "-w", "3", "-b", "127.0.0.1:{port}", "forkapp:app"],
-    "gunicorn, threads": ["gunicorn", "--preload", "-w", "2", "-k", "gthread", "--threads", "4", "-b",
-                          "127.0.0.1:{port}", "forkapp:app"],
+    "gunicorn, threads": [
+        "gunicorn",
+        "--preload",
+        "-w",
+        "2",
+        "-k",
+        "gthread",
+        "--threads",
+        "4",
+        "-b",
+        "127.0.0.1:{port}",
+        "forkapp:app",
+    ],
     "uvicorn": ["uvicorn", "--workers", "2", "--port", "{port}", "--log-level", "warning", "forkapp:aapp"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

@@ -110,9 +110,7 @@ def test_tagged_jobs_are_found_after_a_restart_and_run_again_with_changes(shared
 
 def test_a_secret_is_nowhere_but_in_the_job_file_and_asked_for_again(shared: World) -> None:
     pool = shared.pool()
-    first = pool.submit(
-        "vault", value="open", api_key=SECRET, nested={"token": SECRET}, marked=SECRET, tags=["vault"]
-    )
+    first = pool.submit("vault", value="open", api_key=SECRET, nested={"token": SECRET}, marked=SECRET, tags=["vault"])
     assert first.result(60)["secret_length"] == len(SECRET)
     kept = shared.record(first.id).kept
     assert kept.params == {"value": "open"}

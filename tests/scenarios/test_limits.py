@@ -219,9 +219,13 @@ def test_without_descriptors_each_call_says_so_and_nothing_is_lost(world: World,
     for name in ("submit", "submit_many", "attach", "cancel", "another", "with a supervisor", "result", "second"):
         assert "ulimit -n is 3" in said.pop(name), name
     assert said == {
-        "waited": [2, 0], "later": [0, 1, 2, 3], "there": True, "starved": "nothing was accepted", "again": "7",
+        "waited": [2, 0],
+        "later": [0, 1, 2, 3],
+        "there": True,
+        "starved": "nothing was accepted",
+        "again": "7",
         "pending": 0,
-    }  # fmt: skip
+    }
     assert world.names("tmp") == []
     assert world.names("run/ids") in ([], ["starved"])
 

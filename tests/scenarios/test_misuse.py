@@ -107,14 +107,18 @@ RAISED = {
     ),
     "str, repr, kind and hint interrupt": Reason(
         "class E(Exception):\n def __str__(self): raise KeyboardInterrupt\n __repr__ = __str__\n"
-        " kind = hint = property(__str__)\nraise E", "its str() raises", "E",
+        " kind = hint = property(__str__)\nraise E",
+        "its str() raises",
+        "E",
     ),
     "huge": Reason("raise ValueError('x' * 10_000_000)", "10,000,000 characters", "ValueError"),
     "surrogate": Reason("raise ValueError('bad \\ud800')", "bad ?", "ValueError"),
     "recursion": Reason("def f(): f()\nf()", "recursion depth", "RecursionError", "in f"),
     "group": Reason(
         "class G(Exception): pass\ng = G('two')\ng.message = 'two'\n"
-        "g.exceptions = (KeyError('a'), OSError('b'))\nraise g", "two: KeyError: 'a'; OSError: b", "G",
+        "g.exceptions = (KeyError('a'), OSError('b'))\nraise g",
+        "two: KeyError: 'a'; OSError: b",
+        "G",
     ),
     "generator": Reason("result = (n for n in [])", "a `yield` in it", "TypeError"),
     "coroutine": Reason("async def f(): pass\nresult = f()", "`async def`", "TypeError"),
@@ -124,13 +128,16 @@ RAISED = {
     "alarm that raises": Reason(
         "import signal, time\ndef late(*_): raise TimeoutError('too late')\n"
         "signal.signal(signal.SIGALRM, late)\nsignal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)\ntime.sleep(60)",
-        "too late", "TimeoutError", "in late",
+        "too late",
+        "TimeoutError",
+        "in late",
     ),
     "closed stderr, then": Reason(
-        "import sys, os\nsys.stderr.close()\nos.close(2)\nsys.stdout = None\nraise ValueError('dark')", "dark",
+        "import sys, os\nsys.stderr.close()\nos.close(2)\nsys.stdout = None\nraise ValueError('dark')",
+        "dark",
         "ValueError",
     ),
-}  # fmt: skip
+}
 
 CHANGED = {
     "close 0 to 2": "import os; [os.close(fd) for fd in (0, 1, 2)]",
@@ -145,10 +152,10 @@ CHANGED = {
     "tracing": "import sys, gc; sys.setprofile(print); sys.setprofile(None); sys.setrecursionlimit(9999); gc.disable()",
     "limits": "import resource; resource.setrlimit(7, (50, resource.getrlimit(7)[1]))",
     "loop": "import asyncio, signal\nasync def f():\n loop = asyncio.get_running_loop()\n"
-            " loop.add_signal_handler(10, print)\n loop.remove_signal_handler = print\nasyncio.run(f())",
+    " loop.add_signal_handler(10, print)\n loop.remove_signal_handler = print\nasyncio.run(f())",
     "exit in a thread": "import sys, threading; t = threading.Thread(target=sys.exit); t.start(); t.join()",
     "lists kept": "import sys, os; sys.path.append('/x'); os.environ.clear()",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -310,19 +317,33 @@ def test_the_other_methods_of_an_engine(world: World) -> None:
     """memory(), close() and load() that raise what they like; a fork that comes back from load(); fingerprint()."""
     interrupt = "raise KeyboardInterrupt('in {}')"
     forked = "import os\nif os.fork() == 0: raise RuntimeError('child')"
-    odd_world(world, {
-        "memory": {"options": {"memory": interrupt.format("memory")}},
-        "close": {"options": {"close": interrupt.format("close"), "load": forked}},
-        "load": {"options": {"load": "class E(BaseException):\n def __str__(self): 1 / 0\nraise E"}, "start_limit": 1},
-        "print": {"options": {"fingerprint": interrupt.format("fingerprint")}, "cache_enabled": True, "start_limit": 1},
-    })  # fmt: skip
+    odd_world(
+        world,
+        {
+            "memory": {"options": {"memory": interrupt.format("memory")}},
+            "close": {"options": {"close": interrupt.format("close"), "load": forked}},
+            "load": {
+                "options": {"load": "class E(BaseException):\n def __str__(self): 1 / 0\nraise E"},
+                "start_limit": 1,
+            },
+            "print": {
+                "options": {"fingerprint": interrupt.format("fingerprint")},
+                "cache_enabled": True,
+                "start_limit": 1,
+            },
+        },
+    )
     pool = world.pool()
     pids = {name: [pool.submit(name).result(60)["pid"] for _ in range(3)] for name in ("memory", "close")}
     assert all(len(set(each)) == 1 for each in pids.values())
     assert "memory() of the engine failed: KeyboardInterrupt: in memory" in log_of(world, "memory-0")
     assert "is a fork of this worker that came back from load(): ended" in log_of(world, "close-0")
-    errors = wait_until(lambda: [e for name in ("load-0", "print-0") if (e := world.slot(name).get("error"))][1:] and [
-        world.slot(name)["error"] for name in ("load-0", "print-0")])  # fmt: skip
+    errors = wait_until(
+        lambda: (
+            [e for name in ("load-0", "print-0") if (e := world.slot(name).get("error"))][1:]
+            and [world.slot(name)["error"] for name in ("load-0", "print-0")]
+        )
+    )
     assert "E(); its str() raises" in errors[0]["message"]
     assert errors[1]["message"] == "KeyboardInterrupt: in fingerprint"
     assert world.drain() == 0
@@ -408,8 +429,6 @@ def test_dead_children_that_nobody_waits_for_do_not_pile_up(world: World) -> Non
     assert "dead children that nobody waited for" in log_of(world)
     status = json.loads((world.spool / "run" / "status.json").read_bytes())
     assert status["slots"][0]["seat"] == "running"
-
-
 
 
 def test_a_group_holds_what_an_adopted_worker_left(world: World) -> None:

@@ -39,8 +39,11 @@ def shared(make_shared: Callable[[str], World]) -> World:
 def begun(world: World, job_id: str) -> list[int]:
     """When each attempt began, µs of the spool clock."""
     offset = Spool(world.spool).now() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
-    return [at // 1000 + offset for at, _, what, job, _, _ in history(world.folder / "witness")
-            if what == "start" and job == job_id]  # fmt: skip
+    return [
+        at // 1000 + offset
+        for at, _, what, job, _, _ in history(world.folder / "witness")
+        if what == "start" and job == job_id
+    ]
 
 
 def expired(world: World, job_id: str) -> Record:

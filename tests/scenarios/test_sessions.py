@@ -54,12 +54,23 @@ def test_what_a_call_does_not_say_is_filled_in(pool: FilePool) -> None:
     ]
     jobs = [waiting(pool, future.id) for future in futures]
     assert [(job.priority, job.timeout_s) for job in jobs] == [
-        (7, 50), (-1, 50), (7, 60), (7, 60), (9, 50), (9, 50), (7, 50)
-    ]  # fmt: skip
+        (7, 50),
+        (-1, 50),
+        (7, 60),
+        (7, 60),
+        (9, 50),
+        (9, 50),
+        (7, 50),
+    ]
     assert [job.params for job in jobs] == [
-        {"a": 1, "b": 20}, {"a": 10, "b": 2}, {"a": 1, "b": 2, "d": 1}, {"a": 0, "b": 2}, {"a": 1, "b": 3, "c": 4},
-        {"value": 5}, {"do": "sleep"},
-    ]  # fmt: skip
+        {"a": 1, "b": 20},
+        {"a": 10, "b": 2},
+        {"a": 1, "b": 2, "d": 1},
+        {"a": 0, "b": 2},
+        {"a": 1, "b": 3, "c": 4},
+        {"value": 5},
+        {"do": "sleep"},
+    ]
     assert all(job.not_before > job.created for job in jobs)
     assert sorted(session.cancel()) == sorted(future.id for future in (*futures[:4], futures[6]))
     assert sorted(inner.cancel()) == sorted(future.id for future in futures[4:6])
@@ -142,8 +153,19 @@ def test_many_are_cancelled_by_engine_and_state(pool: FilePool, shared: World) -
 
 def test_the_command_line_cancels_many(pool: FilePool, shared: World) -> None:
     futures = pool.submit_many("fake", [{}, {}], not_before="1h")
-    argv = [sys.executable, "-m", "pool", "cancel", "--config", str(shared.config), "--json", "--engine", "fake",
-            "--state", "deferred"]  # fmt: skip
+    argv = [
+        sys.executable,
+        "-m",
+        "pool",
+        "cancel",
+        "--config",
+        str(shared.config),
+        "--json",
+        "--engine",
+        "fake",
+        "--state",
+        "deferred",
+    ]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["jobs"] == {future.id: "cancelled" for future in futures}

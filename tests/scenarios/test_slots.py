@@ -34,8 +34,15 @@ def cpu_s(pid: int) -> float:
 @pytest.mark.long
 def test_spare_takes_over_without_a_load(world: World) -> None:
     """A killed worker is replaced by one that is loaded already; a new spare is loaded behind it."""
-    world.configure({"fake": {"max_concurrent_tasks": 1, "spares": 1,
-                              "options": {"load_s": 1.5, "loads": str(world.folder / "loads")}}})  # fmt: skip
+    world.configure(
+        {
+            "fake": {
+                "max_concurrent_tasks": 1,
+                "spares": 1,
+                "options": {"load_s": 1.5, "loads": str(world.folder / "loads")},
+            }
+        }
+    )
     world.serve(ready=2)
     spare = next(beat for beat in world.loaded().values() if beat.standby)
     worker = next(beat for beat in world.loaded().values() if not beat.standby)
@@ -108,8 +115,9 @@ def test_recycled_when_memory_has_grown(world: World) -> None:
 
 @pytest.mark.slow
 def test_recycling_with_a_spare_costs_no_load(world: World) -> None:
-    world.configure({"fake": {"max_concurrent_tasks": 1, "spares": 1, "recycle": {"max_jobs": 3},
-                              "options": {"load_s": 2.5}}}).serve(ready=2)  # fmt: skip
+    world.configure(
+        {"fake": {"max_concurrent_tasks": 1, "spares": 1, "recycle": {"max_jobs": 3}, "options": {"load_s": 2.5}}}
+    ).serve(ready=2)
     pool = world.pool()
     spare = next(beat for beat in world.loaded().values() if beat.standby)
     pids = [pool.submit("fake", do="sleep", seconds=0.01).result(30)["pid"] for _ in range(3)]
@@ -181,9 +189,16 @@ def test_bench_ends_by_itself(world: World) -> None:
         "        super().load(device, options)\n"
     )
     world.configure(
-        {"fake": {"engine": "moody:Moody", "pythonpath": [str(world.folder)], "max_concurrent_tasks": 1,
-                  "start_limit": 2, "bench_s": 0.5}}
-    ).serve()  # fmt: skip
+        {
+            "fake": {
+                "engine": "moody:Moody",
+                "pythonpath": [str(world.folder)],
+                "max_concurrent_tasks": 1,
+                "start_limit": 2,
+                "bench_s": 0.5,
+            }
+        }
+    ).serve()
     wait_until(lambda: world.slot("fake-0")["seat"] == "benched", "the bench")
     assert "starts failed" in world.slot("fake-0")["why"]
     flag.touch()
@@ -214,9 +229,16 @@ def test_sick_slot_does_not_empty_the_queue(world: World, how: str) -> None:
         "        return result\n"
     )
     world.configure(
-        {"fake": {"engine": "steady:Steady", "pythonpath": [str(world.folder)], "stall_timeout_s": 1,
-                  "retry_times": 2, "retry_on": ["engine", "infrastructure", "timeout"]}}
-    ).serve(ready=2)  # fmt: skip
+        {
+            "fake": {
+                "engine": "steady:Steady",
+                "pythonpath": [str(world.folder)],
+                "stall_timeout_s": 1,
+                "retry_times": 2,
+                "retry_on": ["engine", "infrastructure", "timeout"],
+            }
+        }
+    ).serve(ready=2)
     pool = world.pool()
     futures: list[JobFuture] = []
 
@@ -283,9 +305,7 @@ def test_a_fresh_process_may_cure_it(world: World) -> None:
         "            raise RuntimeError('the device has a bad day')\n"
         "        return super().run(params, context)\n"
     )
-    world.configure(
-        {"fake": {"engine": "worn:Worn", "pythonpath": [str(world.folder)]}}
-    ).serve(ready=2)  # fmt: skip
+    world.configure({"fake": {"engine": "worn:Worn", "pythonpath": [str(world.folder)]}}).serve(ready=2)
     pool = world.pool()
     futures = pool.submit_many("fake", [{"do": "sleep", "seconds": 0.1} for _ in range(12)])
     assert all(future.result(60) for future in futures)
@@ -309,14 +329,17 @@ def mixed_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
 
 
-@pytest.mark.parametrize(("engine", "share", "how", "retries"), [
-    ("fake", 0.25, "raise", 1),
-    ("fake", 0.1, "kill", 0),
-    ("four", 0.25, "raise", 0),
-    pytest.param("four", 0.1, "kill", 2, marks=pytest.mark.long),
-    pytest.param("fake", 0.05, "exit", 3, marks=pytest.mark.long),
-    pytest.param("four", 0.25, "exit", 1, marks=pytest.mark.long),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("engine", "share", "how", "retries"),
+    [
+        ("fake", 0.25, "raise", 1),
+        ("fake", 0.1, "kill", 0),
+        ("four", 0.25, "raise", 0),
+        pytest.param("four", 0.1, "kill", 2, marks=pytest.mark.long),
+        pytest.param("fake", 0.05, "exit", 3, marks=pytest.mark.long),
+        pytest.param("four", 0.25, "exit", 1, marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.invariant(10, 11)
 def test_bad_jobs_bench_nobody(mixed_world: World, engine: str, share: float, how: str, retries: int) -> None:
     """Jobs that raise or crash wherever they run are to blame themselves; good ones among them are not hurt."""
@@ -354,8 +377,13 @@ def test_poison_waits_behind(mixed_world: World) -> None:
     assert [future.result(60)["value"] for future in ordinary] == list(range(300))
     assert all(future.exception(90) is not None for future in poison)
     last = max(future.record.started for future in ordinary if future.record)
-    retries = [failure.at for future in poison if future.record and future.record.failure
-               for failure in future.record.failure.attempts if failure.attempt > 1]  # fmt: skip
+    retries = [
+        failure.at
+        for future in poison
+        if future.record and future.record.failure
+        for failure in future.record.failure.attempts
+        if failure.attempt > 1
+    ]
     assert len(retries) >= 12
     assert min(retries) > last
 
@@ -368,7 +396,6 @@ def test_why_a_worker_ended_is_data(mixed_world: World) -> None:
     assert isinstance(error, JobFailed)
     assert (error.failure.cause, error.failure.exit_code, error.failure.limit) == ("died", 9, None)
     where = error.failure.worker.rpartition(".")[0]
-
 
     def told() -> Ended | None:
         ended = next(slot for slot in pool.status().slots if slot.slot == where).ended

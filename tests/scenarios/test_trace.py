@@ -95,13 +95,25 @@ def test_lines_and_children_of_a_job_know_whose_it_is_and_those_of_the_next_do_n
 
 
 def test_jobs_in_one_call_of_the_engine_tell_what_they_share(world: World) -> None:
-    (world.folder / "many.py").write_text(ENGINE.replace("Telling", "Many") + """
+    (world.folder / "many.py").write_text(
+        ENGINE.replace("Telling", "Many")
+        + """
     def run_batch(self, batch, contexts):
         logging.warning("batch of %d", len(batch))
         return [{"n": len(batch)} for _ in batch]
-""")
-    world.configure({"fake": {"engine": "many:Many", "pythonpath": [str(world.folder)], "max_concurrent_tasks": 1,
-                              "max_batch": 2, "batch_wait_ms": 5000}})  # fmt: skip
+"""
+    )
+    world.configure(
+        {
+            "fake": {
+                "engine": "many:Many",
+                "pythonpath": [str(world.folder)],
+                "max_concurrent_tasks": 1,
+                "max_batch": 2,
+                "batch_wait_ms": 5000,
+            }
+        }
+    )
     pool = world.pool()
     futures = [pool.submit("fake", word="x", log_context={"request": "r", "user": user}) for user in (1, 2)]
     world.serve(ready=1)
@@ -130,8 +142,9 @@ def test_every_way_in_takes_it_and_the_record_keeps_it(world: World) -> None:
     ids.append("dropped")
     argv = [sys.executable, "-m", "pool.submit", "fake", "value=5", "--id", "typed", "--config", str(world.config)]
     given = [word for name, one in FIELDS.items() for word in ("--log-context", f"{name}={one}")]
-    done = subprocess.run([*argv, *given], cwd=ROOT, env={**os.environ, "TRACEPARENT": PARENT}, capture_output=True,
-                          text=True)  # fmt: skip
+    done = subprocess.run(
+        [*argv, *given], cwd=ROOT, env={**os.environ, "TRACEPARENT": PARENT}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     ids.append("typed")
     for job_id in ids:
@@ -144,10 +157,13 @@ def test_every_way_in_takes_it_and_the_record_keeps_it(world: World) -> None:
     assert "traceparent" not in terms
 
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"log_context": {"a b": 1}}, "log_context"), ({"log_context": {"a": [1]}}, "log_context.a"),
-        ({"log_context": {"a": "x" * 1024}}, "log_context"), ({"traceparent": "00-1-2-3"}, "traceparent"),
-        ({"tracestate": "a=1"}, "tracestate"), ({"traceparent": PARENT, "tracestate": "="}, "tracestate"),
-    ]  # fmt: skip
+        ({"log_context": {"a b": 1}}, "log_context"),
+        ({"log_context": {"a": [1]}}, "log_context.a"),
+        ({"log_context": {"a": "x" * 1024}}, "log_context"),
+        ({"traceparent": "00-1-2-3"}, "traceparent"),
+        ({"tracestate": "a=1"}, "tracestate"),
+        ({"traceparent": PARENT, "tracestate": "="}, "tracestate"),
+    ]
     for wrong, path in refused:
         with pytest.raises(JobRefused) as caught:
             pool.submit("fake", **wrong)
@@ -201,12 +217,19 @@ class Receiver:
             for scope in resource.scope_spans:
                 for span in scope.spans:
                     about = {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
-                    self.spans.append({
-                        "name": span.name, "trace": span.trace_id.hex(), "id": span.span_id.hex(),
-                        "parent": span.parent_span_id.hex(), "begun": span.start_time_unix_nano,
-                        "ended": span.end_time_unix_nano, "error": span.status.code == 2, "said": span.status.message,
-                        **{key.removeprefix("filepool."): value for key, value in about.items()},
-                    })  # fmt: skip
+                    self.spans.append(
+                        {
+                            "name": span.name,
+                            "trace": span.trace_id.hex(),
+                            "id": span.span_id.hex(),
+                            "parent": span.parent_span_id.hex(),
+                            "begun": span.start_time_unix_nano,
+                            "ended": span.end_time_unix_nano,
+                            "error": span.status.code == 2,
+                            "said": span.status.message,
+                            **{key.removeprefix("filepool."): value for key, value in about.items()},
+                        }
+                    )
 
     def tree(self, job_id: str) -> dict[str, dict[str, Any]]:
         """The spans of a job once its end has come: {"job": …, "run 1": …}; each was sent once."""

@@ -93,9 +93,18 @@ def by_partials(future: JobFuture) -> BaseException | None:
 
 
 @pytest.mark.parametrize(
-    "way", [by_result, lambda f: f.exception(LIMIT_S), by_wait, by_as_completed, by_asyncio, by_polling, by_progress,
-            by_partials],
-)  # fmt: skip
+    "way",
+    [
+        by_result,
+        lambda f: f.exception(LIMIT_S),
+        by_wait,
+        by_as_completed,
+        by_asyncio,
+        by_polling,
+        by_progress,
+        by_partials,
+    ],
+)
 def test_every_way_to_wait_ends_with_the_reason(
     pool: FilePool, way: Callable[[JobFuture], BaseException | None]
 ) -> None:
@@ -318,8 +327,13 @@ class Nest:
 
 def nest(folder: Path, config: Path, workers: int) -> dict[str, Any]:
     (folder / "nest.py").write_text(NEST)
-    return {"engine": "nest:Nest", "pythonpath": [str(folder)], "max_concurrent_tasks": workers, "retry_times": 0,
-            "options": {"config": str(config)}}  # fmt: skip
+    return {
+        "engine": "nest:Nest",
+        "pythonpath": [str(folder)],
+        "max_concurrent_tasks": workers,
+        "retry_times": 0,
+        "options": {"config": str(config)},
+    }
 
 
 @pytest.fixture(scope="module")

@@ -70,8 +70,12 @@ def make() -> Callable[[str], Any]:
 def values_world(make_shared: Callable[[str], World]) -> World:
     world = make_shared("values")
     (world.folder / "values_engine.py").write_text(ENGINE)
-    spec = {"engine": "values_engine:Values", "pythonpath": [str(world.folder)], "max_concurrent_tasks": 1,
-            "retry_times": 0}  # fmt: skip
+    spec = {
+        "engine": "values_engine:Values",
+        "pythonpath": [str(world.folder)],
+        "max_concurrent_tasks": 1,
+        "retry_times": 0,
+    }
     world.configure({"values": spec}).serve(ready=1)
     return world
 

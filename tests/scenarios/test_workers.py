@@ -62,8 +62,9 @@ def test_killed_worker_costs_one_attempt_and_leaves_no_children(world: World, tm
     (tmp_path / "family.py").write_text(FAMILY)
     witness = tmp_path / "witness"
     witness.mkdir()
-    world.configure({"fake": {"engine": "family:Parent", "pythonpath": [str(tmp_path)],
-                              "options": {"witness": str(witness)}}})  # fmt: skip
+    world.configure(
+        {"fake": {"engine": "family:Parent", "pythonpath": [str(tmp_path)], "options": {"witness": str(witness)}}}
+    )
     world.serve(ready=2)
     pool = world.pool()
     notes = tmp_path / "children.txt"
