@@ -30,13 +30,13 @@ What a job may ask of each engine (`params`), and how each is set up (`options` 
 that are configured. Made by `python docs/engines.py`.
 
 The packages of an engine come with the extra of its name (`pip install 'filepool[lipsync]'`; `funasr` for the backend
-funasr). A worker that misses one does not load: `status`, `engines` and every wait for it name the packages and the
+funasr). A worker that lacks one does not load: `status`, `engines` and every wait for it name the packages and the
 command. `opencv-python` is linked against libGL: where `libGL.so.1` is missing, `apt-get install libgl1`, or
 `pip uninstall opencv-python && pip install opencv-python-headless`; the engines open no window. Do not install both:
 each overwrites files of the other.
 
-Weights lie in `FILEPOOL_WEIGHTS`; without it in `weights/` of a checkout that has such a folder, else in the user's
-cache (`~/.cache/filepool/weights`). `python -m inference.weights` says where, and what is there.
+Weights are in `FILEPOOL_WEIGHTS`; without it in `weights/` of a checkout that has such a folder, else in the user's
+cache (`~/.cache/filepool/weights`). `python -m inference.weights` shows the folder and its content.
 """
 
 
