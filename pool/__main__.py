@@ -1,4 +1,4 @@
-"""`python -m pool`: serve a spool, look at it, act on its jobs."""
+"""`python -m pool`: serve a spool, inspect it, act on its jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EPILOG = "\n\n".join(
         "python -m pool rerun ID speakers=3",
         "python -m pool retry --all transcribe",
         "python -m pool purge --older-than 7d --state failed",
-        "[bold]Exit codes[/bold] 0 done, 1 it did not work, 2 wrong usage, 3 timed out, 141 nobody reads its output",
+        "[bold]Exit codes[/bold] 0 done, 1 failed, 2 wrong usage, 3 timed out, 141 the reader of stdout has gone",
     )
 )
 
@@ -55,7 +55,7 @@ app.command("purge", rich_help_panel=_JOBS)(admin.purge)
 
 
 def main() -> None:
-    """Run a command of the pool; ends the process with its exit code."""
+    """Run the command line and end the process with its exit code."""
     run(app, "python -m pool")
 
 

@@ -1,4 +1,4 @@
-"""`python -m pool.submit`: give a job to the pool, watch it, print its result."""
+"""`python -m pool.submit`: submit a job, follow it, print its result."""
 
 from pool.cli.submit import main as main
 

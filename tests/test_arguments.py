@@ -123,13 +123,13 @@ def test_without_a_schema_files_that_exist_are_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["speech.wav"], r"'speech.wav' is no key=value: write for example audio=speech.wav"),
-        (["=5"], "is no key=value"),
-        (["whole=1", "whole=2"], "params.whole: given twice"),
+        (["speech.wav"], r"'speech.wav' is not key=value: write for example audio=speech.wav"),
+        (["=5"], "is not key=value"),
+        (["whole=1", "whole=2"], "params.whole: is given twice"),
         (["hole=1"], 'params.hole: unknown parameter, did you mean "whole"'),
         (["zzz=1"], "params.zzz: unknown parameter; known: text, maybe"),
-        (["whole:=one"], "params.whole: 'one' is not JSON .*for text write whole="),
-        (["text=@absent.txt"], "absent.txt cannot be read: No such file.*begins with @ write @@"),
+        (["whole:=one"], "params.whole: 'one' is not JSON .*for a string write whole="),
+        (["text=@absent.txt"], "absent.txt cannot be read: No such file.*write @@ for a value that starts with @"),
         (["text=@."], "cannot be read: Is a directory"),
     ],
 )
@@ -140,7 +140,7 @@ def test_wrong_words_are_told(words: list[str], message: str, tmp_path: Path) ->
 
 def test_media_do_not_travel_by_value(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(JobRefused, match="is no text: pass its path, without @"):
+    with pytest.raises(JobRefused, match="is not UTF-8 text: pass its path, without the @"):
         parse_words(["text=@a.wav"], SCHEMA, tmp_path)
     with open(tmp_path / "big", "wb") as big:
         big.truncate(MAX_VALUE_BYTES + 1)

@@ -165,7 +165,7 @@ def test_a_transcript_is_read_by_people(world: World, cli: Cli) -> None:
     ]
     assert "[00:00.0 → 00:03.0] Hello [there]." in said.err  # as it came, without a speaker yet
     assert "! the end is faint" in said.err
-    assert "· en · 2 speakers · 6.2 s of sound" in said.err
+    assert "· en · 2 speakers · 6.2 s of audio" in said.err
     assert f"wrote {world.folder}/o.txt" in said.err
     assert (world.folder / "o.txt").read_text() == "done"
 
@@ -242,7 +242,7 @@ def test_an_engine_that_cannot_start_is_told_at_once(world: World, cli: Cli) -> 
     ("words", "message"),
     [
         (["fak"], "no engine 'fak' in {config}, did you mean \"fake\""),
-        (["fake", "speech.wav"], "'speech.wav' is no key=value"),
+        (["fake", "speech.wav"], "'speech.wav' is not key=value"),
         (["fake", "valu=3"], 'params.valu: unknown parameter, did you mean "value"'),
         (["fake", "do=slep"], "params.do: 'slep' is not one of ['echo', 'sleep'"),
         (["fake", "seconds=abc"], "params.seconds: 'abc' is not of type 'number'"),
@@ -256,7 +256,7 @@ def test_an_engine_that_cannot_start_is_told_at_once(world: World, cli: Cli) -> 
         (["fake", "--config", "absent.json"], "absent.json does not exist; a small one: {{"),
         (["--attach", "nobody"], "no job 'nobody' in this spool"),
         (["fake", "--attach", "nobody"], "--attach takes no engine"),
-        ([], "name an engine and its parameters"),
+        ([], "give an engine and its parameters"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(world: World, cli: Cli, words: list[str], message: str) -> None:
@@ -329,7 +329,7 @@ def test_jobs_are_listed_shown_and_run_again(world: World, cli: Cli) -> None:
     ("words", "message"),
     [
         (["jobs", "--state", "faild"], "state: no state 'faild', did you mean \"failed\""),
-        (["jobs", "--state", "failed,"], "an empty word"),
+        (["jobs", "--state", "failed,"], "a list has an empty item"),
         (["jobs", "--engine", "fakee"], "no engine 'fakee'"),
         (["jobs", "--since", "soon"], "since: 'soon' is no time"),
         (["jobs", "--after", "x"], "after: 'x' is no cursor"),
@@ -385,7 +385,7 @@ def test_cancelling_what_is_done_changes_nothing(world: World, cli: Cli) -> None
     said = cli(world, "cancel", "done", "--json")
     assert said.code == 1
     assert said.json()["jobs"] == {"done": "completed"}
-    assert "✗ done is completed already" in said.err
+    assert "✗ done is already completed" in said.err
 
 
 # --- Ctrl-C
@@ -527,7 +527,7 @@ def test_failed_jobs_run_again_and_old_ones_go(world: World, cli: Cli) -> None:
     assert said.code == 2
     assert "job fine is completed: only a failed job can be run again" in said.err
     assert cli(world, "retry", "nobody").code == 2
-    assert "name jobs, or --all" in cli(world, "retry").err
+    assert "give the ids of jobs, or --all" in cli(world, "retry").err
     assert 'did you mean "fake"' in cli(world, "retry", "--all", "fakee").err
 
     said = cli(world, "purge", "--older-than", "0", "--state", "failed")
@@ -543,13 +543,13 @@ def test_benched_slots_come_back(world: World, cli: Cli) -> None:
     wait_until(lambda: world.slot("bad-0")["seat"] == "benched")
     before = world.slot("bad-0")["starts"]
     said = cli(world, "recover", "bad-0", "fake-0")
-    assert "✓ bad-0 is asked back" in said.err
+    assert "✓ bad-0 will start again" in said.err
     assert "fake-0 is not benched" in said.err
     wait_until(lambda: world.slot("bad-0")["starts"] > before)
     wait_until(lambda: world.slot("bad-0")["seat"] == "benched")
     assert "✓ bad-0" in cli(world, "recover", "--all").err
     assert "no slot 'bad-9', did you mean \"bad-0\"" in cli(world, "recover", "bad-9").err
-    assert "name slots, or --all" in cli(world, "recover").err
+    assert "give the names of slots, or --all" in cli(world, "recover").err
 
 
 def test_a_second_supervisor_is_refused(world: World, cli: Cli) -> None:
@@ -565,10 +565,10 @@ def test_a_second_supervisor_is_refused(world: World, cli: Cli) -> None:
 def test_without_a_supervisor_jobs_wait_or_bring_their_own(own: World, cli: Cli) -> None:
     said = cli(own, "submit", "fake", "value=1", "--no-wait", "--json")
     assert said.json()["served"] is False
-    assert "no supervisor serves this spool; the job waits for one: python -m pool serve" in said.err
+    assert "no supervisor serves this spool: start one with `python -m pool serve`" in said.err
     assert cli(own, "status", "--check").code == 1
     assert "nothing to drain" in cli(own, "drain").err
-    assert "every slot afresh" in cli(own, "recover", "fake-0").err
+    assert "starts every slot" in cli(own, "recover", "fake-0").err
     waits = said.json()["id"]
     said = cli(own, "submit", "fake", "value=2")
     assert said.json()["value"] == 2
@@ -581,7 +581,7 @@ def test_no_spool_is_made_by_looking(cli: Cli, tmp_path: Path) -> None:
         said = cli(tmp_path, *command.split())
         assert said.code == 2
         assert "does not exist yet: start the pool with `python -m pool serve`" in said.err
-    assert "not known before a worker has started" in cli(tmp_path, "engines").out
+    assert "unknown until a worker has started" in cli(tmp_path, "engines").out
     assert not (tmp_path / "spool").exists()
 
 

@@ -35,7 +35,7 @@ _POLL_S = 0.05
 
 
 class State(str, Enum):
-    """What purge may remove."""
+    """States of jobs that purge removes."""
 
     completed = "completed"
     failed = "failed"
@@ -44,18 +44,18 @@ class State(str, Enum):
 
 def result(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until the job is over.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job is over.")] = False,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="With --wait: this long at most.", show_default=False)
+        float | None, typer.Option(metavar="SECONDS", help="With --wait: wait at most this long.", show_default=False)
     ] = None,
     patience: PatienceOption = PATIENCE_S,
     as_json: JsonOption = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With the worker's traceback on failure.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the worker's traceback on failure.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """The result of a job, or why it failed.
+    """Print the result of a job, or why it failed.
 
-    Exit codes: 0 completed, 1 failed or cancelled, or no worker can run it, 3 not over yet.
+    Exit codes: 0 completed; 1 failed or cancelled, or no worker can run it; 3 not over.
     """
     from pool.cli import outcome
     from pool.format.names import check_id
@@ -86,7 +86,10 @@ def _say_progress(job_id: str, progress: Progress, why: EngineUnavailable | None
 
 
 def _await(config: Config, job_id: str, timeout: float | None, patience: float) -> EngineUnavailable | None:
-    """Wait for the end of a job; why that is in vain, or None. Raises UnknownJob."""
+    """Wait for the end of a job, at most `timeout` seconds; the error when no worker can run it, else None.
+
+    Raises UnknownJob.
+    """
     from concurrent.futures import wait
 
     from pool.client.filepool import FilePool
@@ -102,19 +105,22 @@ def _await(config: Config, job_id: str, timeout: float | None, patience: float) 
 
 def cancel(
     job_ids: Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)] = None,
-    engine: Annotated[str | None, typer.Option(help="Those of this engine, not over.", show_default=False)] = None,
-    where: Annotated[
-        str | None, typer.Option("--state", help="Those held, deferred, queued or running.", show_default=False)
+    engine: Annotated[
+        str | None, typer.Option(help="Jobs of this engine that are not over.", show_default=False)
     ] = None,
-    tag: Annotated[str | None, typer.Option(help="Those with this tag.", show_default=False)] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until they have stopped.")] = True,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Wait this long at most.")] = 30.0,
+    where: Annotated[
+        str | None,
+        typer.Option("--state", help="Jobs in this state: held, deferred, queued or running.", show_default=False),
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="Jobs with this tag.", show_default=False)] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until they have stopped.")] = True,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Wait at most this long.")] = 30.0,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Stop jobs: a waiting one never starts, a running one is ended with all that it started.
+    """Cancel jobs: a waiting job never starts; a running job is ended with all processes that it started.
 
-    Exit code 1 when one of them was over before, 3 when one has not stopped in time.
+    Exit code 1 when a job was over already, 3 when one has not stopped in time.
     """
     from pool.client.filepool import FilePool
     from pool.job import JobState
@@ -141,16 +147,17 @@ def cancel(
             say(f"✓ {job_id} is cancelled", "green")
         elif state.terminal:
             code = max(code, 1)
-            say(f"✗ {job_id} is {state.value} already", "yellow")
+            say(f"✗ {job_id} is already {state.value}", "yellow")
         elif not wait or not served:
             say(f"{job_id} will be cancelled{'' if served else ' by the next supervisor: python -m pool serve'}", "dim")
         else:
             code = 3
-            say(f"✗ {job_id} is still {state.value} after {timeout:g} s; it was asked to stop", "yellow")
+            say(f"✗ {job_id} is still {state.value} after {timeout:g} s; the cancellation stays in force", "yellow")
     raise typer.Exit(code)
 
 
 def _await_end(spool: Spool, job_id: str, deadline: float) -> JobState:
+    """The state of a job once it is over, or at `deadline` (monotonic seconds)."""
     from pool.spool import lookup
 
     while True:
@@ -161,12 +168,16 @@ def _await_end(spool: Spool, job_id: str, deadline: float) -> JobState:
 
 
 def retry(
-    words: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Jobs; with --all: engines.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All failed jobs, of the engines named or of all.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="Ids of jobs; with --all: names of engines.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All failed jobs of the named engines, or of all engines.")
+    ] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Run failed jobs again, with all their attempts."""
+    """Run failed jobs again; they keep their ids and get all their attempts."""
     from pool.format.names import check_id
     from pool.runfiles.server import supervisor_identity
 
@@ -174,13 +185,13 @@ def retry(
     spool = open_spool(configured)
     failed = _failed(spool)
     if every:
-        for word in words or []:
-            known_engine(configured, word)
-        ids = [job_id for job_id, (_, engine, _) in failed.items() if not words or engine in words]
-    elif words:
-        ids = list(dict.fromkeys(check_id(word) for word in words))
+        for name in names or []:
+            known_engine(configured, name)
+        ids = [job_id for job_id, (_, engine, _) in failed.items() if not names or engine in names]
+    elif names:
+        ids = list(dict.fromkeys(check_id(name) for name in names))
     else:
-        raise CallerError(f"name jobs, or --all; failed now: {len(failed)}")
+        raise CallerError(f"give the ids of jobs, or --all ({len(failed)} failed)")
     again = [job_id for job_id in ids if _retry(spool, job_id, failed.get(job_id), missing_ok=every)]
     identity = supervisor_identity(spool.root / "run" / "supervisor.json")
     served = identity is not None and identity.alive()
@@ -191,7 +202,7 @@ def retry(
     else:
         say(f"✓ {len(again)} jobs are queued again" if again else "no job has failed", "green" if again else "dim")
     if again and not served:
-        say("no supervisor serves this spool; they wait for one: python -m pool serve", "yellow")
+        say("no supervisor serves this spool: start one with `python -m pool serve`", "yellow")
 
 
 _Dead: TypeAlias = "tuple[str, str, JobName]"  # file name in dead/, engine, job name
@@ -217,7 +228,7 @@ def _retry(spool: Spool, job_id: str, dead: _Dead | None, *, missing_ok: bool) -
             spool.requeue(*dead)
             return True
     except FileNotFoundError:
-        pass  # RACE: somebody else was faster
+        pass  # RACE: another process has retried or purged it
     except JobRefused as reason:
         if not missing_ok:
             raise
@@ -229,17 +240,19 @@ def _retry(spool: Spool, job_id: str, dead: _Dead | None, *, missing_ok: bool) -
 
 
 def purge(
-    older_than: Annotated[str, typer.Option(metavar="TIME", help="Such as 90s, 30m, 24h, 7d, 0.")] = "24h",
+    older_than: Annotated[
+        str, typer.Option(metavar="TIME", help="Age since the end of the job: 90s, 30m, 24h, 7d, 0.")
+    ] = "24h",
     state: Annotated[
-        list[State] | None, typer.Option(help="Only these; again for more. Default: all.", show_default=False)
+        list[State] | None, typer.Option(help="Only jobs in this state. Repeatable. Default: all.", show_default=False)
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Remove jobs that are over: their records, the files in the spool, and what `retry` would need.
+    """Remove jobs that are over: their records, their files in the spool, and what `retry` needs.
 
-    Files that a job wrote to a path of yours stay.
+    Files that a job wrote outside the spool stay.
     """
     from pool.cli.terminal import seconds
     from pool.client.durations import span

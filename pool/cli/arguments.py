@@ -1,14 +1,14 @@
-"""`key=value` words of a command line as parameters of an engine.
+"""`key=value` arguments of a command line as parameters of an engine.
 
-    key=value       the engine's schema decides: text where it wants text, else JSON where the value is JSON
-    key=@file       the same, the value read from a file
-    key=@@name      the text "@name"
-    key:=json       JSON in any case
+    key=value       a string where the engine's schema allows one, else JSON if the value is valid JSON
+    key=@file       the same, with the value read from a file
+    key=@@name      the string "@name"
+    key:=json       always JSON
     key:=@file      JSON from a file
 
-Paths that are typed here are meant from here: what the schema calls a path becomes absolute before it travels to
-a worker, which has another working directory. An engine that no worker has described yet has no schema; then a
-value that names an existing file, and anything under `output`, is taken for a path.
+Relative paths start at the caller's working directory. A value that the schema declares as a path becomes absolute,
+because workers have another working directory. Without a schema (no worker of the engine has started yet), the name
+of an existing file and the value of `output` are treated as paths.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from pool.config.checks import nearest
 from pool.errors import JobRefused
 
-MAX_VALUE_BYTES = 4 * 1024 * 1024  # of one key=@file: media go by path, not by value
+MAX_VALUE_BYTES = 4 * 1024 * 1024  # of one key=@file; media files are passed by path
 _WORD = re.compile(r"(?P<key>[^=:\s][^=\s]*?)(?P<how>:?=)(?P<value>.*)\Z", re.DOTALL)
 _PATHS = frozenset({"path", "file-path", "directory-path"})
 _JSON_TYPES: dict[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
@@ -31,10 +31,10 @@ _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 
 def parse_words(words: Iterable[str], schema: Mapping[str, Any] | None, base: Path | None = None) -> dict[str, Any]:
-    """Parameters from `key=value` words. schema: of the engine, None when nobody described it yet. base: where
-    relative paths begin, by default the working directory.
+    """Parameters from `key=value` arguments. schema: JSON schema of the engine, None while it is unknown. base: where
+    relative paths start; default: the working directory.
 
-    Raises JobRefused naming the word or the key.
+    Raises JobRefused with the argument or the key.
     """
     here = Path.cwd() if base is None else base
     known = (schema or {}).get("properties", {})
@@ -42,10 +42,12 @@ def parse_words(words: Iterable[str], schema: Mapping[str, Any] | None, base: Pa
     for word in words:
         match = _WORD.match(word)
         if match is None:
-            raise JobRefused(f"{word!r} is no key=value: write for example audio=speech.wav{_one_key(known)}", "params")
+            raise JobRefused(
+                f"{word!r} is not key=value: write for example audio=speech.wav{_known_keys(known)}", "params"
+            )
         key = match["key"]
         if key in params:
-            raise JobRefused("given twice; keep one of them", f"params.{key}")
+            raise JobRefused("is given twice: remove one of them", f"params.{key}")
         if schema is not None and key not in known and schema.get("additionalProperties") is False:
             near = nearest(key, list(known)) or f"; known: {', '.join(known) or 'none'}"
             raise JobRefused(f"unknown parameter{near}", f"params.{key}")
@@ -60,21 +62,24 @@ def parse_words(words: Iterable[str], schema: Mapping[str, Any] | None, base: Pa
 
 
 def parse_fields(words: Iterable[str]) -> dict[str, Any]:
-    """`log_context` from `key=value` words; numbers, true and false are such, all else is text. JobRefused."""
+    """`log_context` from `key=value` arguments: numbers and booleans where the value is one, else strings.
+
+    Raises JobRefused.
+    """
     fields: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
-            raise JobRefused(f"{word!r} is no key=value: write for example request=r-17", "log_context")
+            raise JobRefused(f"{word!r} is not key=value: write for example request=r-17", "log_context")
         if key in fields:
-            raise JobRefused("given twice; keep one of them", f"log_context.{key}")
+            raise JobRefused("is given twice: remove one of them", f"log_context.{key}")
         value, is_json = _try_json(text)
         fields[key] = value if is_json and isinstance(value, (bool, int, float)) else text
     return fields
 
 
 def _as_wanted(text: str, options: list[Mapping[str, Any]], here: Path) -> Any:
-    """The value in the first form that the schema allows; text when none fits, so that the schema says why."""
+    """The value as a type that the schema allows; a string when none fits, so that validation reports the mismatch."""
     types = {str(kind) for option in options for kind in _types(option)}
     value, is_json = _try_json(text)
     if is_json and not isinstance(value, str) and _fits(value, types):
@@ -102,13 +107,13 @@ def _types(option: Mapping[str, Any]) -> list[Any]:
     said = option.get("type", [])
     if said:
         return list(said) if isinstance(said, list) else [said]
-    if "const" in option or "enum" in option:  # enumerations carry no type of their own
+    if "const" in option or "enum" in option:  # an enumeration needs no type in the schema
         return [_JSON_TYPES.get(type(item), "object") for item in option.get("enum", [option.get("const")])]
     return []
 
 
 def _options(entry: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The alternatives that a key may hold, references followed; an empty one means anything."""
+    """The alternative schemas of a key, with references resolved; an empty schema allows anything."""
     if "$ref" in entry:
         name = str(entry["$ref"]).rpartition("/")[2]
         return _options(schema.get("$defs", {}).get(name, {}), schema)
@@ -128,7 +133,7 @@ def _guess(key: str, text: str, here: Path) -> Any:
 
 
 def absolute(text: str, here: Path) -> str:
-    """A path as typed by a person, `~` included, as an absolute one; links stay as they are."""
+    """The absolute path of `text` relative to `here`, with `~` expanded; links are not resolved."""
     try:
         path = Path(text).expanduser()
     except RuntimeError:  # no home directory
@@ -139,7 +144,7 @@ def absolute(text: str, here: Path) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long, a NUL: no path at all
+    except (OSError, ValueError):  # not a path: too long, or with a NUL
         return False
 
 
@@ -152,13 +157,13 @@ def _content(value: str, key: str, here: Path) -> str:
     try:
         if path.stat().st_size > MAX_VALUE_BYTES:
             raise JobRefused(
-                f"{path} is larger than {MAX_VALUE_BYTES >> 20} MB: pass its path, without @", f"params.{key}"
+                f"{path} is larger than {MAX_VALUE_BYTES >> 20} MB: pass its path, without the @", f"params.{key}"
             )
         return path.read_text("utf-8-sig").rstrip("\n")
     except UnicodeDecodeError:
-        raise JobRefused(f"{path} is no text: pass its path, without @", f"params.{key}") from None
+        raise JobRefused(f"{path} is not UTF-8 text: pass its path, without the @", f"params.{key}") from None
     except OSError as error:
-        hint = "; for a value that begins with @ write @@" if isinstance(error, FileNotFoundError) else ""
+        hint = "; write @@ for a value that starts with @" if isinstance(error, FileNotFoundError) else ""
         raise JobRefused(f"{path} cannot be read: {error.strerror}{hint}", f"params.{key}") from None
 
 
@@ -166,7 +171,7 @@ def _json(text: str, key: str) -> Any:
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise JobRefused(f"{text[:60]!r} is not JSON ({error}); for text write {key}=…", f"params.{key}") from None
+        raise JobRefused(f"{text[:60]!r} is not JSON ({error}); for a string write {key}=…", f"params.{key}") from None
 
 
 def _try_json(text: str) -> tuple[Any, bool]:
@@ -177,8 +182,8 @@ def _try_json(text: str) -> tuple[Any, bool]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number that JSON knows")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def _one_key(known: Mapping[str, Any]) -> str:
+def _known_keys(known: Mapping[str, Any]) -> str:
     return f" (parameters: {', '.join(known)})" if known else ""

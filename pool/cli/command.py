@@ -1,4 +1,4 @@
-"""What all commands share: options, exit codes of errors, opening the spool. No traceback for a mistake of a person."""
+"""What all commands share: options, exit codes, error messages without tracebacks, opening the spool."""
 
 from __future__ import annotations
 
@@ -30,21 +30,23 @@ ConfigOption = Annotated[
 PatienceOption = Annotated[
     float,
     typer.Option(
-        min=0, metavar="SECONDS", help="How long to wait while no worker can run before somebody acts; inf: for ever."
+        min=0,
+        metavar="SECONDS",
+        help="How long to wait while no worker can run without an operator's help; inf: no limit.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; notes go to stderr.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; messages go to stderr.")]
 NotBeforeOption = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Wait until then: 90s, 2h, 1d, 2030-01-31T08:00+01:00.", show_default=False),
+    typer.Option(metavar="TIME", help="Earliest start: 90s, 2h, 1d, 2030-01-31T08:00+01:00.", show_default=False),
 ]
 ExpiresOption = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Fail when no worker has begun it by then.", show_default=False),
+    typer.Option(metavar="TIME", help="Fail the job if it has not started by then.", show_default=False),
 ]
 AfterOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="ID", help="Wait until this job has completed; again for more.", show_default=False),
+    typer.Option(metavar="ID", help="Start only after this job has completed. Repeatable.", show_default=False),
 ]
 
 
@@ -55,7 +57,7 @@ def _version(wanted: bool) -> None:
 
 
 VersionOption = Annotated[
-    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
 ]
 
 _SPOOL = re.compile(r'"spool"\s*:\s*("(?:[^"\\\n]|\\.)*")')
@@ -63,7 +65,7 @@ _FAILED, _USAGE, _TIMED_OUT, _LOCKED = 1, 2, 3, 6
 
 
 def run(app: typer.Typer, prog: str, argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line and end the process with its exit code."""
+    """Run a command line and end the process with its exit code. prog: its name in help texts. argv: the arguments."""
     streams.settle()
     try:
         code = _run(app, prog, list(sys.argv[1:] if argv is None else argv))
@@ -83,15 +85,15 @@ def _run(app: typer.Typer, prog: str, words: list[str]) -> int | str | None:
     except SystemExit as end:
         return end.code
     except PoolError as error:
-        return _tell(error, str(error), "--json" in words)
+        return _report(error, str(error), "--json" in words)
     except OSError as error:
         what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-        return _tell(error, what, "--json" in words)
+        return _report(error, what, "--json" in words)
     return 0
 
 
-def _tell(error: Exception, message: str, as_json: bool) -> int:
-    """Say it in red, for programs as an object, too; the exit code."""
+def _report(error: Exception, message: str, as_json: bool) -> int:
+    """Print an error on stderr, as JSON on stdout, too, if asked for; returns the exit code."""
     say_error(message)
     code = _FAILED if isinstance(error, OSError) else _USAGE
     if isinstance(error, JobFailed):
@@ -105,7 +107,7 @@ def _tell(error: Exception, message: str, as_json: bool) -> int:
 
 
 def say_error(message: str) -> None:
-    """One red line on stderr; what follows the first line stays plain."""
+    """Print an error on stderr, its first line in red."""
     from rich.text import Text
 
     from pool.cli.terminal import make_console, plain
@@ -118,7 +120,7 @@ def say_error(message: str) -> None:
 
 
 def say(message: str, style: str = "") -> None:
-    """A note on stderr."""
+    """Print a message on stderr. style: of rich, such as "green"."""
     from rich.text import Text
 
     from pool.cli.terminal import make_console, plain
@@ -127,15 +129,15 @@ def say(message: str, style: str = "") -> None:
 
 
 def load(config: Path | None, *, engines: bool = False) -> Config:
-    """The configuration; engines: it must name one. Raises ConfigError."""
+    """The configuration. engines: whether it must have at least one. Raises ConfigError."""
     from pool.config.settings import load_config
 
     return load_config(config, engines=engines)
 
 
 def load_running(config: Path | None) -> tuple[Config, ConfigError | None]:
-    """The configuration; of a file that is wrong, no more than its spool, and the error. Raises ConfigError when it is
-    wrong and no supervisor serves what it said before."""
+    """(configuration, None); for an invalid file that a running supervisor has loaded in an earlier version,
+    (a configuration with the spool alone, the error). Raises ConfigError for any other invalid file."""
     from pool.config.settings import FILE_NAME, parse_config
     from pool.runfiles.server import running
 
@@ -151,49 +153,51 @@ def load_running(config: Path | None) -> tuple[Config, ConfigError | None]:
         except (OSError, ValueError, ConfigError):
             raise error from None
         serves = running(only_spool.spool)
-        if serves is None or serves.config != str(file):  # the proof that it is the right one
+        if serves is None or serves.config != str(
+            file
+        ):  # only a supervisor of this file proves that the spool is the right one
             raise
         return only_spool, error
 
 
 def open_spool(config: Config) -> Spool:
-    """The spool of a configuration, which must exist: a command that looks makes none. Raises SpoolError."""
+    """The spool of a configuration. Raises SpoolError when it does not exist: commands that read do not create it."""
     from pool.spool.store import Spool
 
     if not config.spool.is_dir():
         where = f" of {config.file}" if config.file else f" (there is no config.json in {config.root})"
         raise SpoolError(
             f"{config.spool}, the spool{where}, does not exist yet: start the pool with `python -m pool serve`, "
-            "or name another configuration with --config"
+            "or give another configuration with --config"
         )
     return Spool(config.spool, durable=config.durable)
 
 
 def known_engine(config: Config, name: str) -> None:
-    """Raises UnknownEngine with the nearest name."""
+    """Raise UnknownEngine, with the nearest known name, or ConfigError unless the configuration has the engine."""
     from pool.config.checks import nearest
     from pool.errors import UnknownEngine
 
     if name in config.engines:
         return
     if not config.engines:
-        raise ConfigError("none is configured: name a configuration with --config", "engines")
+        raise ConfigError("no engine is configured: give a configuration with --config", "engines")
     near = nearest(name, list(config.engines))
     where = f" in {config.file}" if config.file else ""
     raise UnknownEngine(f"no engine {name!r}{where}{near}; there are: {', '.join(config.engines)}", "engine")
 
 
-def standing(word: Progress) -> str:
-    """How far a job is, in words: "inference 31 % (19 of 62 s)"."""
+def standing(progress: Progress) -> str:
+    """The progress of a job as text: "inference 31 % (19 of 62 s)"."""
     from pool.cli.terminal import one_line
 
-    percent = f" {word.percent:.0f} %" if word.percent else ""
-    return f"{word.status}{percent}{f' ({one_line(word.message)})' if word.message else ''}"
+    percent = f" {progress.percent:.0f} %" if progress.percent else ""
+    return f"{progress.status}{percent}{f' ({one_line(progress.message)})' if progress.message else ''}"
 
 
 @contextlib.contextmanager
 def starting(silent: bool) -> Iterator[None]:
-    """Say that a supervisor is being started when it takes a moment."""
+    """Show "starting the pool" on a terminal while the body runs. silent: show nothing."""
     from pool.cli.terminal import make_console
 
     console = make_console(stderr=True)
@@ -205,5 +209,5 @@ def starting(silent: bool) -> Iterator[None]:
 
 
 def print_json(value: object) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     print(json.dumps(value, ensure_ascii=False, indent=2, default=str))

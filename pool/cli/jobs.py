@@ -1,4 +1,4 @@
-"""Commands that look through jobs: jobs, jobs show, rerun."""
+"""Commands that list, show and rerun jobs: jobs, jobs show, rerun."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ jobs_app = typer.Typer(context_settings=CONTEXT, rich_markup_mode="rich")
 def jobs(
     context: typer.Context,
     engine: Annotated[
-        list[str] | None, typer.Option(metavar="NAME,…", help="Only of these engines.", show_default=False)
+        list[str] | None, typer.Option(metavar="NAME,…", help="Jobs of these engines.", show_default=False)
     ] = None,
     state: Annotated[
         list[str] | None,
@@ -44,34 +44,35 @@ def jobs(
         ),
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(metavar="TAG,…", help="Only with all of these tags.", show_default=False)
+        list[str] | None, typer.Option(metavar="TAG,…", help="Jobs with all of these tags.", show_default=False)
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Submitted within 90s, 30m, 2h, 7d.", show_default=False)
+        str | None, typer.Option(metavar="TIME", help="Jobs submitted within 90s, 30m, 2h, 7d.", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option("-n", "--limit", help="So many, at most 1000.")] = 50,
+    limit: Annotated[int, typer.Option("-n", "--limit", help="Most jobs to print, up to 1000.")] = 50,
     after: Annotated[
-        str, typer.Option(metavar="CURSOR", help="The next page: the cursor under the last one.", show_default=False)
+        str,
+        typer.Option(metavar="CURSOR", help="Print the next page: the cursor under the last page.", show_default=False),
     ] = "",
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks.")] = 2.0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two refreshes.")] = 2.0,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Jobs that wait, run and ended, newest first. `jobs show ID`: one of them with its parameters."""
+    """List waiting, running and ended jobs, newest first. `jobs show ID` prints one job with its parameters."""
     if context.invoked_subcommand is not None:
         return
     from pool.client import browse
 
     configured = load(config)
     spool = open_spool(configured)
-    engines = _words(engine)
+    engines = _items(engine)
     for name in engines:
         _known(spool, configured, name)
 
     def look() -> JobPage:
         return browse.page(
-            spool, engine=engines, state=_words(state), tag=_words(tag), since=since, limit=limit, after=after
+            spool, engine=engines, state=_items(state), tag=_items(tag), since=since, limit=limit, after=after
         )
 
     if watch:
@@ -86,7 +87,7 @@ def show(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """One job with its parameters, terms, tags and note. Secrets are not shown."""
+    """Print one job with its parameters, terms, tags and note. Secrets are not shown."""
     from pool.cli.tables import job_view
     from pool.cli.terminal import make_console
     from pool.client import browse, rerun
@@ -104,27 +105,27 @@ def show(
 def rerun(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
     values: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="What is to be different.", show_default=False)
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changed parameters.", show_default=False)
     ] = None,
     without: Annotated[
-        list[str] | None, typer.Option(metavar="KEY,…", help="Leave this parameter out.", show_default=False)
+        list[str] | None, typer.Option(metavar="KEY,…", help="Remove these parameters.", show_default=False)
     ] = None,
     priority: Annotated[int | None, typer.Option(help="-100 to 100.", show_default=False)] = None,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="An attempt may run this long.", show_default=False)
+        float | None, typer.Option(metavar="SECONDS", help="Limit of one attempt.", show_default=False)
     ] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts after the first.", show_default=False)] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(metavar="TAG,…", help="Instead of its tags.", show_default=False)
+        list[str] | None, typer.Option(metavar="TAG,…", help="Replace the tags.", show_default=False)
     ] = None,
-    note: Annotated[str | None, typer.Option(help="Instead of its note.", show_default=False)] = None,
-    new_id: Annotated[str | None, typer.Option("--id", help="Your own name for it.", show_default=False)] = None,
+    note: Annotated[str | None, typer.Option(help="Replace the note.", show_default=False)] = None,
+    new_id: Annotated[str | None, typer.Option("--id", help="Your id for the new job.", show_default=False)] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Submit a new job like an old one, whatever became of that, with changes.
+    """Submit a changed copy of a job, in whatever state that is.
 
-    The old job stays as it is; `retry` is what runs a failed job itself again.
+    The old job stays as it is. `retry` runs a failed job itself again.
     """
     from pool.cli.arguments import parse_words
     from pool.client.filepool import FilePool
@@ -141,11 +142,11 @@ def rerun(
             job_id,
             id=new_id,
             params=params,
-            without=_words(without),
+            without=_items(without),
             priority=priority,
             timeout_s=timeout,
             retry_times=retries,
-            tags=None if tag is None else _words(tag),
+            tags=None if tag is None else _items(tag),
             note=note,
         )
         served = pool.status().supervisor is not None
@@ -156,10 +157,10 @@ def rerun(
         print(future.id)
         say(f"accepted; follow it: python -m pool.submit --attach {future.id}", "dim")
     if not served:
-        say("no supervisor serves this spool; the job waits for one: python -m pool serve", "yellow")
+        say("no supervisor serves this spool: start one with `python -m pool serve`", "yellow")
 
 
-# ---- how it is shown
+# ---- output
 
 
 def _print(page: JobPage, as_json: bool) -> None:
@@ -207,16 +208,16 @@ def _watch(look: Callable[[], JobPage], interval: float, as_json: bool) -> None:
         return
 
 
-def _words(given: list[str] | None) -> list[str]:
-    """ "a,b" and "c" as given with an option that may be repeated."""
-    words = [word.strip() for text in given or [] for word in text.split(",")]
-    if any(not word for word in words):
-        raise CallerError("an empty word in a list: write for example --state failed,running")
-    return words
+def _items(given: list[str] | None) -> list[str]:
+    """The items of a list option, which may be repeated: ["a,b", "c"] gives a, b, c. Raises CallerError."""
+    items = [item.strip() for text in given or [] for item in text.split(",")]
+    if any(not item for item in items):
+        raise CallerError("a list has an empty item: write for example --state failed,running")
+    return items
 
 
 def _known(spool: Spool, config: Config, name: str) -> None:
-    """An engine that the configuration names, or that jobs in the spool were for."""
+    """Raise unless the configuration or the spool has the engine: JobRefused, UnknownEngine, ConfigError."""
     from pool.format.names import check_engine
 
     check_engine(name)

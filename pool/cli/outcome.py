@@ -1,4 +1,4 @@
-"""The end of a job for people and programs: result, failure, exit code, and one line of a partial result."""
+"""The end of a job as text, as JSON and as an exit code; partial results as lines."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pool.format import codec
 from pool.job import Failure, FailureKind, JobState, Record
 
 EXIT_COMPLETED = 0
-EXIT_FAILED = 1  # cancelled, too
-EXIT_USAGE = 2  # nothing was done: wrong words, wrong configuration, a job that was refused
-EXIT_TIMED_OUT = 3  # the job, or the wait for it
+EXIT_FAILED = 1  # failed or cancelled
+EXIT_USAGE = 2  # nothing was done: wrong usage or configuration, a refused job
+EXIT_TIMED_OUT = 3  # the job or the wait for it
 EXIT_INTERRUPTED = 130  # Ctrl-C; the job goes on
 
-#: Kinds of failure that are matters of time.
+#: Kinds of failure with the exit code EXIT_TIMED_OUT.
 LATE = (FailureKind.TIMEOUT.value, FailureKind.EXPIRED.value)
 
 _TAIL_LINES = 15
 
 
 def exit_code(record: Record) -> int:
-    """What a shell gets for a job that is over."""
+    """The exit code for a job that is over."""
     if record.state is JobState.COMPLETED:
         return EXIT_COMPLETED
     if record.failure is not None and record.failure.kind in LATE:
@@ -44,14 +44,14 @@ def record_json(record: Record) -> str:
 
 
 def result_lines(value: Any) -> list[str]:
-    """A result as text: a transcript line by line, anything else as JSON."""
+    """The lines of a result: a transcript as one line per segment, anything else as JSON."""
     if isinstance(value, Mapping) and _is_transcript(value.get("segments")):
         return [str(part_line(segment)) for segment in value["segments"]]
     return codec.to_json(value).splitlines()
 
 
 def part_line(part: Any) -> str:
-    """One line for a partial record: a segment as "[00:03.2 → 00:07.9] spk0: text", anything else as JSON."""
+    """The line of a partial record: a segment as "[00:03.2 → 00:07.9] spk0: text", anything else as JSON."""
     if not isinstance(part, Mapping) or not _is_segment(part):
         return json.dumps(json.loads(codec.to_json(part)), ensure_ascii=False)
     speaker = f"{plain(part['speaker'])}: " if part.get("speaker") else ""
@@ -59,7 +59,7 @@ def part_line(part: Any) -> str:
 
 
 def clock(value: float) -> str:
-    """Minutes and seconds, hours when there are any: 00:03.2, 1:02:03.4."""
+    """A time in seconds as [hours:]minutes:seconds: 00:03.2, 1:02:03.4."""
     tenths = round(max(0.0, float(value)) * 10)
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
@@ -68,12 +68,13 @@ def clock(value: float) -> str:
 
 
 def warnings_of(value: Any) -> list[str]:
+    """The warnings of a result, one line each: the list under its key "warnings", if any."""
     found = value.get("warnings") if isinstance(value, Mapping) else None
     return [one_line(item) for item in found] if isinstance(found, Sequence) and not isinstance(found, str) else []
 
 
 def summary(record: Record) -> Text:
-    """One line about a job that completed: how long, where, which attempt, what was written."""
+    """One line about a completed job: duration, worker, attempt, facts about a transcript."""
     took = seconds(max(0.0, (record.finished - record.started) / 1e6))
     text = Text.assemble(("✓ completed", "bold green"), f" in {took}")
     if record.cached:
@@ -93,7 +94,7 @@ def files_of(record: Record) -> list[str]:
 
 
 def _facts(value: Any) -> Iterator[str]:
-    """What is worth a word in the summary of a transcript."""
+    """Facts about a transcript for its summary: language, number of speakers, duration."""
     if not isinstance(value, Mapping) or not isinstance(value.get("segments"), Sequence):
         return
     if value.get("language"):
@@ -102,7 +103,7 @@ def _facts(value: Any) -> Iterator[str]:
     if isinstance(speakers, Sequence) and speakers:
         yield f"{len(speakers)} speaker{'' if len(speakers) == 1 else 's'}"
     if isinstance(value.get("duration_s"), (int, float)):
-        yield f"{seconds(value['duration_s'])} of sound"
+        yield f"{seconds(value['duration_s'])} of audio"
 
 
 def _is_transcript(value: Any) -> bool:
@@ -153,7 +154,7 @@ def present(
 
 
 def failure_text(record: Record, *, verbose: bool = False) -> Text:
-    """Why a job did not complete, with one reason per attempt. verbose: the worker's traceback, too."""
+    """Why a job did not complete, with the failure of each attempt. verbose: with the worker's traceback."""
     failure = record.failure or Failure(FailureKind.INFRASTRUCTURE.value, "the record gives no reason")
     if record.state is JobState.CANCELLED:
         text = Text.assemble(("✗ cancelled", "bold yellow"), f"  {plain(failure.message)}")
@@ -183,7 +184,7 @@ def failure_text(record: Record, *, verbose: bool = False) -> Text:
 
 
 def attempt_line(failure: Failure) -> str:
-    """One attempt that failed, in one line."""
+    """One line about a failed attempt."""
     where = f" in {failure.stage}" if failure.stage else ""
     worker = f" ({failure.worker})" if failure.worker else ""
     return f"{failure.kind}{where}: {one_line(failure.message)}{worker}"

@@ -1,6 +1,6 @@
-"""How the progress of a job is shown: a live bar on a terminal, plain lines elsewhere, or not at all.
+"""Shows the progress of a job: a live bar on a terminal, plain lines elsewhere, or only failures.
 
-All of it goes to stderr: stdout is for the result.
+All output goes to stderr: stdout is for the result.
 """
 
 from __future__ import annotations
@@ -19,22 +19,27 @@ from pool.client.follow import Event, Notice, Part, Setback
 from pool.job import Progress
 
 _PLAIN_STEP = 10.0  # percent between two plain lines
-_PLAIN_PAUSE_S = 10.0  # or this long, when something changed
+_PLAIN_PAUSE_S = 10.0  # or seconds
 
 
 class View(Protocol):
     """Shows events of one job."""
 
-    def show(self, event: Event) -> None: ...
-    def pause(self) -> None:
-        """Leave the terminal alone for a question."""
+    def show(self, event: Event) -> None:
+        """Print one event."""
 
-    def resume(self) -> None: ...
-    def close(self) -> None: ...
+    def pause(self) -> None:
+        """Stop drawing, so that the terminal can ask a question."""
+
+    def resume(self) -> None:
+        """Draw again."""
+
+    def close(self) -> None:
+        """Stop drawing for good."""
 
 
 class LiveView:
-    """One line that moves, everything else above it."""
+    """A progress bar in the last line, everything else above it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -53,6 +58,7 @@ class LiveView:
         self._bar.start()
 
     def show(self, event: Event) -> None:
+        """Print one event."""
         if isinstance(event, Progress):
             message = one_line(event.message)
             if event.attempt > 1:
@@ -68,17 +74,20 @@ class LiveView:
             self._console.print(_notice(event))
 
     def pause(self) -> None:
+        """Hide the bar."""
         self._bar.stop()
 
     def resume(self) -> None:
+        """Show the bar again."""
         self._bar.start()
 
     def close(self) -> None:
+        """Remove the bar."""
         self._bar.stop()
 
 
 class PlainView:
-    """Lines for a log: a change of status, every tenth percent, a note."""
+    """Lines for a log: each change of status, each 10 %, each notice."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -88,6 +97,7 @@ class PlainView:
         self._printed_at = 0.0
 
     def show(self, event: Event) -> None:
+        """Print one event."""
         if isinstance(event, Progress):
             self._progress(event)
         elif isinstance(event, Part):
@@ -99,40 +109,41 @@ class PlainView:
         else:
             self._print(_notice(event))
 
-    def _progress(self, word: Progress) -> None:
+    def _progress(self, progress: Progress) -> None:
         last, now = self._last, time.monotonic()
-        news = word.status != last.status or word.attempt != last.attempt
-        moved = abs(word.percent - last.percent) >= _PLAIN_STEP
+        news = progress.status != last.status or progress.attempt != last.attempt
+        moved = abs(progress.percent - last.percent) >= _PLAIN_STEP
         if news or moved or now - self._printed_at >= _PLAIN_PAUSE_S:
-            self._last, self._printed_at = word, now
-            percent = f" {word.percent:3.0f} %" if word.percent or word.status != "queued" else ""
-            attempt = f" attempt {word.attempt}" if word.attempt > 1 else ""
-            line = f"{now - self._begun:6.1f} s  {word.status}{percent}{attempt}  {one_line(word.message)}"
+            self._last, self._printed_at = progress, now
+            percent = f" {progress.percent:3.0f} %" if progress.percent or progress.status != "queued" else ""
+            attempt = f" attempt {progress.attempt}" if progress.attempt > 1 else ""
+            line = f"{now - self._begun:6.1f} s  {progress.status}{percent}{attempt}  {one_line(progress.message)}"
             self._print(Text(line.rstrip()))
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=True)
 
     def pause(self) -> None:
-        """Nothing moves."""
+        """Do nothing: lines need no pause."""
 
     def resume(self) -> None:
-        """Nothing moves."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 class SilentView(PlainView):
-    """Only what went wrong."""
+    """Prints notices and failed attempts only."""
 
     def show(self, event: Event) -> None:
+        """Print one event, unless it is progress or a partial result."""
         if isinstance(event, (Notice, Setback)):
             super().show(event)
 
 
 def make_view(console: Console, *, quiet: bool) -> LiveView | PlainView:
-    """The view that fits where stderr leads."""
+    """The view for this stderr. quiet: notices and failed attempts only."""
     if quiet:
         return SilentView(console)
     return LiveView(console) if console.is_terminal and not console.is_dumb_terminal else PlainView(console)

@@ -42,8 +42,8 @@ def serve(
 ) -> None:
     """Start the workers and serve the spool until Ctrl-C or SIGTERM.
 
-    The first signal drains: running jobs may finish. The second one ends at once. SIGHUP reads the configuration
-    again, as `reload` does. Logs go to stderr and to run/logs/supervisor.log in the spool.
+    The first signal drains: running jobs may finish. The second signal ends the pool at once. SIGHUP reads the
+    configuration again, as `reload` does. Logs go to stderr and to run/logs/supervisor.log in the spool.
     Exit codes: 0 drained, 4 wrong configuration, 6 another supervisor serves.
     """
     from pool.constants import EXIT_CONFIG, EXIT_LOCKED
@@ -94,20 +94,21 @@ def _what_is_served(config: Config) -> Iterator[str]:
     where = f" --config {config.file}" if config.file and config.file.parent != Path.cwd() else ""
     first = next(iter(config.engines))
     yield f"spool: {config.spool} (drop jobs into {config.spool}/in)"
-    yield f"submit: python -m pool.submit {first} key=value …{where}    look: python -m pool status --watch{where}"
-    yield "Ctrl-C drains, twice ends at once"
+    yield f"submit: python -m pool.submit {first} key=value …{where}    status: python -m pool status --watch{where}"
+    yield "Ctrl-C drains, a second Ctrl-C ends at once"
 
 
 def _who_serves(config: Config) -> str:
     identity = _server(config)
     who = f" (pid {identity.pid})" if identity else ""
-    return f"{who}: use that one, or end it first with `python -m pool drain`"
+    return f"{who}: use it, or end it first with `python -m pool drain`"
 
 
 def _take_over(config: Config, other: Identity) -> bool:
-    """Put ourselves in the place of a supervisor that a client started for itself.
+    """Replace a supervisor that a client started for itself; whether that succeeded.
 
-    It is killed, not drained: its workers go on, with their models and jobs, and we adopt them.
+    The old supervisor is killed, not drained: its workers go on, with their models and jobs, and the new one adopts
+    them. False: it was not started by a client, its workers would not survive, or it did not end in time.
     """
     from pool.system.procs import SIGKILL, signal_process
 
@@ -123,7 +124,7 @@ def _take_over(config: Config, other: Identity) -> bool:
 
 
 def _server(config: Config) -> Identity | None:
-    """The supervisor that serves a spool now."""
+    """The supervisor that serves the spool, None when there is none."""
     from pool.runfiles.server import supervisor_identity
 
     identity = supervisor_identity(config.spool / "run" / "supervisor.json")
@@ -131,7 +132,7 @@ def _server(config: Config) -> Identity | None:
 
 
 def _is_stderr(file: Path) -> bool:
-    """Whether our stderr is that very file: a client that starts us makes it so; no line is to stand there twice."""
+    """Whether stderr is this file, as in a supervisor that a client starts; then each line is logged once."""
     try:
         return os.path.samestat(os.fstat(2), os.stat(file))
     except OSError:
@@ -143,17 +144,17 @@ def _is_stderr(file: Path) -> bool:
 
 def status(
     config: ConfigOption = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks.")] = 1.0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two refreshes.")] = 1.0,
     as_json: JsonOption = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit code 1 unless all is well.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 unless the pool is healthy.")] = False,
 ) -> None:
-    """Health, queues per engine and what every worker is doing."""
+    """Print the health of the pool, the queues of its engines and the state of its workers."""
     configured, wrong = load_running(config)
     spool = open_spool(configured)
     if wrong:
         say_error(f"{wrong}")
-        say("what is shown is the pool as it runs, with what it read before", "yellow")
+        say("the status below is that of the running pool, with the configuration that it loaded before", "yellow")
     if watch:
         _watch(spool, configured, interval, as_json)
         return
@@ -198,13 +199,13 @@ def _watch(spool: Spool, config: Config, interval: float, as_json: bool) -> None
 
 def drain(
     config: ConfigOption = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until the supervisor is gone.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the supervisor has ended.")] = True,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Wait this long at most.", show_default=False)
+        float | None, typer.Option(metavar="SECONDS", help="Wait at most this long.", show_default=False)
     ] = None,
-    now: Annotated[bool, typer.Option("--now", help="End at once; what runs is given back to the queue.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="End at once; running jobs go back to the queue.")] = False,
 ) -> None:
-    """End the pool: running jobs may finish, the rest waits in the spool."""
+    """End the pool: running jobs may finish, waiting jobs stay in the spool."""
     from pool.system.procs import signal_process
 
     configured = load(config)
@@ -216,7 +217,7 @@ def drain(
     if not signal_process(identity, signal.SIGTERM):
         raise ConfigError(f"the supervisor (pid {identity.pid}) cannot be signalled: it belongs to another user")
     if now:
-        time.sleep(2 * _POLL_S)  # two signals at once would be one
+        time.sleep(2 * _POLL_S)  # signals that are sent at the same time arrive as one
         signal_process(identity, signal.SIGTERM)
     if not wait:
         say(f"asked pid {identity.pid} to drain", "dim")
@@ -227,15 +228,16 @@ def drain(
 def _await_drain(spool: Spool, identity: Identity, timeout: float | None) -> int:
     from pool.spool import lookup
 
-    begun, told = time.monotonic(), -1
+    begun, reported = time.monotonic(), -1
     while identity.alive():
         running = sum(1 for _ in lookup.running(spool))
-        if running != told:
-            told = running
+        if running != reported:
+            reported = running
             say(f"draining: {running} job{'' if running == 1 else 's'} still running", "dim")
         if timeout is not None and time.monotonic() - begun >= timeout:
             say(
-                f"✗ not drained after {timeout:g} s; it goes on draining (python -m pool drain --now ends it)", "yellow"
+                f"✗ not drained after {timeout:g} s; still draining (`python -m pool drain --now` ends it at once)",
+                "yellow",
             )
             return 3
         time.sleep(_POLL_S)
@@ -250,7 +252,7 @@ def recover(
     every: Annotated[bool, typer.Option("--all", help="All benched slots.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Take benched slots back into service, once the cause is mended."""
+    """Start benched slots again, after the cause is repaired."""
     from pool.client.inspection import read_status
     from pool.config.checks import nearest
     from pool.spool import fsops
@@ -259,11 +261,11 @@ def recover(
     spool = open_spool(configured)
     found = read_status(spool, configured)
     if found.supervisor is None:
-        raise ConfigError("no supervisor serves this spool: `python -m pool serve` starts every slot afresh")
+        raise ConfigError("no supervisor serves this spool: `python -m pool serve` starts every slot")
     known = {slot.slot: slot for slot in found.slots}
     benched = [slot.slot for slot in found.slots if slot.seat in ("benched", "off")]
     if every == bool(slots):
-        raise CallerError(f"name slots, or --all; benched: {', '.join(benched) or 'none'}")
+        raise CallerError(f"give the names of slots, or --all; benched: {', '.join(benched) or 'none'}")
     for name in slots or benched:
         if name not in known:
             raise JobRefused(f"no slot {name!r}{nearest(name, list(known))}; there are: {', '.join(known)}")
@@ -273,7 +275,7 @@ def recover(
         temp = spool.temp()
         fsops.write_new(temp, [b""], sync=False)
         fsops.replace(temp, f"{spool.root}/run/control/{name}.recover")
-        say(f"✓ {name} is asked back", "green")
+        say(f"✓ {name} will start again", "green")
     if every and not benched:
         say("no slot is benched", "dim")
 
@@ -282,11 +284,11 @@ def recover(
 
 
 def engines(
-    name: Annotated[str | None, typer.Argument(help="One engine only.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="List this engine only.", show_default=False)] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The engines of the configuration and the parameters that they accept."""
+    """List the engines of the configuration and the parameters that they accept."""
     from pool.runfiles.schemas import Schemas
 
     configured = load(config)
@@ -318,12 +320,12 @@ def engines(
     from pool.cli.terminal import engines_view, make_console
 
     if not entries:
-        raise ConfigError("none is configured: name a configuration with --config", "engines")
+        raise ConfigError("no engine is configured: give a configuration with --config", "engines")
     make_console().print(engines_view(entries))
 
 
 def _load_errors(configured: Config) -> dict[str, str]:
-    """By engine: why its workers cannot load it, in their own words. Empty while no supervisor serves."""
+    """Engine -> the error with which its workers fail to load it. Empty while no supervisor serves."""
     from pool.client.inspection import read_status
     from pool.policy.prospects import load_error
 
@@ -335,24 +337,24 @@ def _load_errors(configured: Config) -> dict[str, str]:
 
 def show_logs(
     slot: Annotated[str | None, typer.Argument(help="transcribe-0, or supervisor.", show_default=False)] = None,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=1, max=100_000, help="The last ones.")] = 40,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="And what comes, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=1, max=100_000, help="Number of lines from the end.")] = 40,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until Ctrl-C.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """The log of one slot, or of the supervisor."""
+    """Print the log of one slot, or of the supervisor."""
     from pool.config.checks import nearest
     from pool.system.logs import mark, tail
 
     folder = open_spool(load(config)).root / "run" / "logs"
     known = sorted(path.stem for path in folder.glob("*.log"))
     if slot is None or slot not in known:
-        what = "name a log" if slot is None else f"no log of {slot!r}{nearest(slot, known)}"
+        what = "give the name of a log" if slot is None else f"no log of {slot!r}{nearest(slot, known)}"
         raise JobRefused(f"{what}; there are: {', '.join(known) or 'none yet'}")
     path = folder / f"{slot}.log"
     while True:
         place = mark(path)
         text = tail(path, lines, 200 * lines + 16384)
-        if not follow or mark(path) == place:  # RACE: else a line may be shown twice, or never
+        if not follow or mark(path) == place:  # RACE: otherwise a line may be printed twice, or never
             break
     print(text, flush=True)
     if follow:
@@ -366,7 +368,7 @@ def _follow(path: Path, place: int) -> None:
     try:
         while True:
             length = mark(path)
-            if length < place:  # turned over
+            if length < place:  # rotated
                 place = 0
             if length > place:
                 with open(path, "rb") as stream:

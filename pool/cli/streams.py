@@ -1,13 +1,13 @@
-"""Standard streams of a command: what a shell may have done with them must end no command in a traceback.
+"""Standard streams of a command: no state of them ends a command with a traceback.
 
-    stdout   closed             like /dev/null: nobody wants it
-             nobody reads       the command ends quietly with 141, what a shell says of a program that SIGPIPE ended
+    stdout   closed             like /dev/null
+             reader has gone    the command ends silently with 141, as a shell reports a program ended by SIGPIPE
              full, or broken    one line on stderr, exit code 1
-    stderr   closed or broken   what would be said there is not said; the command goes on
+    stderr   closed or broken   messages are discarded; the command goes on
     stdin    closed             like /dev/null
 
-A descriptor that is closed is taken by /dev/null, because otherwise the next file that is opened would get its number,
-and with it whatever a library prints.
+A closed descriptor is opened on /dev/null. Otherwise the next file to be opened would get its number, and receive
+whatever a library prints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXIT_UNREAD = 141  # 128 + SIGPIPE
 
 
 class OutputFailed(Exception):
-    """Writing to stdout failed. No OSError, so that nobody takes it for one of the spool's files."""
+    """Writing to stdout failed. Not an OSError, so that no handler takes it for an error of a file in the spool."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"stdout: {error.strerror or error}")
@@ -31,48 +31,48 @@ class OutputFailed(Exception):
 
 
 class _Sink(io.FileIO):
-    """A descriptor whose first failure is told once and after which everything is discarded. told: by OutputFailed,
-    or not at all."""
+    """A descriptor that discards everything after its first failure. raises: whether that failure raises
+    OutputFailed."""
 
-    def __init__(self, descriptor: int, *, told: bool) -> None:
+    def __init__(self, descriptor: int, *, raises: bool) -> None:
         super().__init__(descriptor, "wb", closefd=False)
-        self._told, self._failed = told, False
+        self._raises, self._failed = raises, False
 
     def write(self, data: Any, /) -> int:
         if not self._failed:
             try:
-                while (count := super().write(data)) is None:  # somebody who shares it made it non-blocking
+                while (count := super().write(data)) is None:  # another process that shares it made it non-blocking
                     select.select([], [self], [])
                 return count
             except OSError as error:
                 self._failed = True
-                if self._told:
+                if self._raises:
                     raise OutputFailed(error) from None
         return memoryview(data).nbytes
 
 
 def settle() -> None:
-    """Make the standard streams of this process safe to use. Streams that somebody has put in their place stay."""
+    """Make the standard streams of this process safe to use. Streams that other code has replaced stay."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the process's life
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _stream(1, sys.stdout, told=True)
+        sys.stdout = _stream(1, sys.stdout, raises=True)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _stream(2, sys.stderr, told=False)
+        sys.stderr = _stream(2, sys.stderr, raises=False)
 
 
-def _stream(descriptor: int, before: TextIO | None, *, told: bool) -> TextIO:
-    """As the interpreter made it, but that a terminal without "→" gets "?" and that failures are ours."""
+def _stream(descriptor: int, before: TextIO | None, *, raises: bool) -> TextIO:
+    """A stream like the interpreter's, but over a _Sink, and with "?" for characters that it cannot encode."""
     if before is not None:
         before.flush()
     terminal = os.isatty(descriptor)
     return io.TextIOWrapper(
-        io.BufferedWriter(_Sink(descriptor, told=told)),
+        io.BufferedWriter(_Sink(descriptor, raises=raises)),
         encoding=getattr(before, "encoding", None) or "utf-8",
         errors="replace",
         newline="\n",

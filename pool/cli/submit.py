@@ -1,4 +1,4 @@
-"""`python -m pool.submit`: give a job to the pool, watch it, print its result."""
+"""`python -m pool.submit`: submit a job, follow it, print its result."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from pool.client.future import JobFuture
     from pool.config.settings import Config
 
-_DESCRIBE_S = 5.0  # how long a pool that has just started may take to say what an engine accepts
-_EPILOG = "\n\n".join(  # the help joins lines within a paragraph, so each is one
+_DESCRIBE_S = 5.0  # how long to wait for the schema of an engine after the start of a pool
+_EPILOG = "\n\n".join(  # the help joins the lines of a paragraph, so each line is a paragraph
     (
         "[bold]Examples[/bold]",
         "python -m pool.submit transcribe audio=speech.wav",
@@ -49,11 +49,11 @@ _EPILOG = "\n\n".join(  # the help joins lines within a paragraph, so each is on
         "python -m pool.submit transcribe audio=talk.mp4 hotword=@names.txt --json > talk.json",
         "python -m pool.submit transcribe audio=long.wav --no-wait --id interview-7",
         "python -m pool.submit --attach interview-7",
-        "[bold]Values[/bold] are text where the engine wants text, else JSON where it is JSON. key=@file reads the "
-        "value from a file, key:=json is JSON in any case, key=@@name begins with @. Relative paths begin here. "
-        "What an engine accepts: python -m pool engines",
+        "[bold]Values[/bold] are strings where the engine takes a string, else JSON if they are valid JSON. "
+        "key=@file reads the value from a file, key:=json is always JSON, key=@@name is the string @name. Relative "
+        "paths start at the working directory. `python -m pool engines` lists the parameters of the engines",
         "[bold]Exit codes[/bold] 0 completed, 1 failed or cancelled, or no worker can run it, 2 wrong usage or "
-        "refused, 3 timed out, 130 left with Ctrl-C (the job goes on), 141 nobody reads its output",
+        "refused, 3 timed out, 130 left with Ctrl-C (the job goes on), 141 the reader of stdout has gone",
     )
 )
 
@@ -64,65 +64,70 @@ def submit(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Parameters of the engine.", show_default=False)
     ] = None,
     config: ConfigOption = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job, or only hand it over.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job, or only submit it.")] = True,
     as_json: JsonOption = False,
     priority: Annotated[int, typer.Option(help="-100 to 100; higher runs first.")] = 0,
     job_id: Annotated[
         str | None,
-        typer.Option("--id", help="Your own name for the job: the same again is the same job.", show_default=False),
+        typer.Option("--id", help="Your id for the job: the same id again is the same job.", show_default=False),
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="An attempt may run this long, then it is ended.", show_default=False),
+        typer.Option(metavar="SECONDS", help="Limit of one attempt.", show_default=False),
     ] = None,
     retries: Annotated[
         int | None, typer.Option(help="Further attempts after the first one failed.", show_default=False)
     ] = None,
     retry_on: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help=f"Only after this: {', '.join(KINDS)}; again for more.", show_default=False),
+        typer.Option(
+            metavar="KIND", help=f"Retry only after this kind: {', '.join(KINDS)}. Repeatable.", show_default=False
+        ),
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(metavar="TAG,…", help="To find it by, in `jobs`.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="TAG,…", help="Labels to find the job by, in `jobs`.", show_default=False),
     ] = None,
-    note: Annotated[str, typer.Option(help="A few words, shown in lists of jobs.", show_default=False)] = "",
+    note: Annotated[str, typer.Option(help="A comment, shown in lists of jobs.", show_default=False)] = "",
     log_context: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="In each line that its engine logs; repeat it.", show_default=False),
+        typer.Option(metavar="KEY=VALUE", help="Field for every log line of the job. Repeatable.", show_default=False),
     ] = None,
     traceparent: Annotated[
         str, typer.Option(envvar="TRACEPARENT", help="W3C trace context that the job belongs to.", show_default=False)
     ] = "",
     tracestate: Annotated[
-        str, typer.Option(envvar="TRACESTATE", help="What vendors say beside it.", show_default=False)
+        str, typer.Option(envvar="TRACESTATE", help="W3C trace state, sent with traceparent.", show_default=False)
     ] = "",
     not_before: NotBeforeOption = None,
     expires: ExpiresOption = None,
     after: AfterOption = None,
     wait_timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Wait this long at most; the job goes on.", show_default=False),
+        typer.Option(metavar="SECONDS", help="Wait at most this long; the job goes on.", show_default=False),
     ] = None,
     patience: PatienceOption = PATIENCE_S,
     output_record: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the whole record of the job there, as JSON.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Write the whole record of the job to this file, as JSON.", show_default=False
+        ),
     ] = None,
     attach: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Follow a job that was submitted before.", show_default=False),
+        typer.Option(metavar="ID", help="Follow this job instead of submitting one.", show_default=False),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With the worker's traceback on failure.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress, only the result.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the worker's traceback on failure.")] = False,
     version: VersionOption = False,
 ) -> None:
     """Submit a job, follow it, print its result.
 
-    Progress goes to stderr, the result to stdout. When nobody serves the spool, a pool is started for this command.
+    Progress goes to stderr, the result to stdout. If no supervisor serves the spool, one is started for this command.
     """
     if (attach is None) == (engine is None):
-        missing = "name an engine and its parameters, for example: python -m pool.submit transcribe audio=speech.wav"
-        raise CallerError(missing if attach is None else "--attach takes no engine: the job has its own")
+        missing = "give an engine and its parameters, for example: python -m pool.submit transcribe audio=speech.wav"
+        raise CallerError(missing if attach is None else "--attach takes no engine: the job has one already")
     from pool.cli.arguments import parse_fields
     from pool.client.filepool import FilePool
 
@@ -156,7 +161,7 @@ def submit(
                     log_context=fields,
                 )
             if not wait:
-                _handed_over(pool, future, as_json=as_json, quiet=quiet)
+                _print_accepted(pool, future, as_json=as_json, quiet=quiet)
                 return
             code = Waiting(
                 pool, future, asked, as_json=as_json, quiet=quiet, verbose=verbose, output_record=output_record
@@ -167,7 +172,10 @@ def submit(
 
 
 def _parameters(pool: FilePool, config: Config, engine: str, words: list[str], *, started: bool) -> dict[str, Any]:
-    """Values as the engine's schema wants them; a pool that just started is given a moment to say what that is."""
+    """Parameters, converted as the engine's schema says. started: wait up to _DESCRIBE_S for the schema.
+
+    Raises JobRefused.
+    """
     from pool.cli.arguments import parse_words
     from pool.runfiles.schemas import Schemas
 
@@ -175,12 +183,12 @@ def _parameters(pool: FilePool, config: Config, engine: str, words: list[str], *
     deadline = time.monotonic() + _DESCRIBE_S
     while (about := schemas.describe(engine)) is None and started and time.monotonic() < deadline:
         if any(slot.trouble for slot in pool.status().of(engine)):
-            break  # it cannot even start: the job waits, and the reason is shown
+            break  # the worker cannot start: the job waits, and the reason is shown
         time.sleep(0.05)
     return parse_words(words, about.get("schema") or {} if about else None)
 
 
-def _handed_over(pool: FilePool, future: JobFuture, *, as_json: bool, quiet: bool) -> None:
+def _print_accepted(pool: FilePool, future: JobFuture, *, as_json: bool, quiet: bool) -> None:
     served = pool.status().supervisor is not None
     if as_json:
         state = pool.state(future.id).value
@@ -190,11 +198,11 @@ def _handed_over(pool: FilePool, future: JobFuture, *, as_json: bool, quiet: boo
     if not as_json and not quiet:
         say(f"accepted; its result: python -m pool result {future.id} --wait", "dim")
     if not served:
-        say("no supervisor serves this spool; the job waits for one: python -m pool serve", "yellow")
+        say("no supervisor serves this spool: start one with `python -m pool serve`", "yellow")
 
 
 class Waiting:
-    """One person, or one script, that waits for one job. asked: how often Ctrl-C was pressed."""
+    """Follows one job for a person or a script. asked: returns how often Ctrl-C was pressed."""
 
     def __init__(
         self,
@@ -214,7 +222,7 @@ class Waiting:
         self._cancelling = False
 
     def until(self, timeout: float | None) -> int:
-        """Follow the job to its end, at most `timeout` seconds; the exit code."""
+        """Follow the job to its end, at most `timeout` seconds (None: no limit); returns the exit code."""
         from pool.cli.outcome import EXIT_FAILED
         from pool.cli.progress import make_view
         from pool.cli.terminal import make_console
@@ -228,7 +236,7 @@ class Waiting:
         view = make_view(console, quiet=self._quiet)
         try:
             while True:
-                over = follower.over  # asked first: what comes before the end is then shown, too
+                over = follower.over  # read before the events, so that all events before the end are shown
                 for event in follower.poll():
                     view.show(event)
                 if over:
@@ -255,7 +263,7 @@ class Waiting:
         if follower.future.unavailable is not None:
             return self._gave_up(view, follower.future.unavailable.sentence(), outcome.EXIT_FAILED)
         if record is None:
-            error = follower.future.exception()  # its record cannot be read
+            error = follower.future.exception()  # the record cannot be read
             raise error if error is not None else RuntimeError("a job without a record")
         if self._output_record is not None:
             _write(self._output_record, outcome.record_json(record) + "\n")
@@ -267,18 +275,18 @@ class Waiting:
         from pool.cli.outcome import EXIT_TIMED_OUT
 
         view.close()
-        word = self._pool.progress_of(self._future.id)
+        progress = self._pool.progress_of(self._future.id)
         if self._json:
-            more = {"status": word.status, "progress": word.percent, "message": word.message or why}
+            more = {"status": progress.status, "progress": progress.percent, "message": progress.message or why}
             print_json({**self._about(), "timed_out": code is None, **more})
-        say(f"✗ {why}: job {self._future.id} is {standing(word)}", "bold yellow")
-        self._say_how_to_come_back()
+        say(f"✗ {why}: job {self._future.id} is {standing(progress)}", "bold yellow")
+        self._print_next_commands()
         return EXIT_TIMED_OUT if code is None else code
 
     # ---- Ctrl-C
 
     def _interrupted(self, view: LiveView | PlainView) -> int | None:
-        """Ask what to do; None: go on waiting. A second Ctrl-C, or nobody to ask, leaves."""
+        """Handle Ctrl-C: the exit code to leave with, or None to go on. Asks on a terminal, the first time only."""
         from pool.cli.outcome import EXIT_INTERRUPTED
 
         self._answered = self._asked()
@@ -289,18 +297,18 @@ class Waiting:
         if answer == "c":
             self._cancelling = True
             self._future.cancel()
-            say("asked the job to stop; waiting for its end (Ctrl-C leaves at once)", "yellow")
+            say("cancelling the job; waiting for its end (Ctrl-C leaves at once)", "yellow")
         elif answer == "l":
             if self._json:
                 print_json({**self._about(), "left": True})
             say(f"left: job {self._future.id} goes on", "yellow")
-            self._say_how_to_come_back()
+            self._print_next_commands()
             return EXIT_INTERRUPTED
         view.resume()
         return None
 
     def _ask(self) -> str:
-        """The first letter of the answer. Ctrl-C, or the end of input, means leave."""
+        """The answer: "l" (leave), "c" (cancel) or "w" (wait). Ctrl-C or the end of input means leave."""
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             sys.stderr.write("\nleave the job running, cancel it, or wait on? [L/c/w] (Ctrl-C leaves) ")
@@ -314,9 +322,9 @@ class Waiting:
         letter = answer.strip().lower()[:1]
         return letter if letter in ("c", "w") else "l"
 
-    def _say_how_to_come_back(self) -> None:
+    def _print_next_commands(self) -> None:
         where = f" --config {self._pool.config.file}" if self._pool.config.file else ""
-        if self._tied():  # the workers end when we go
+        if self._tied():  # the workers end with this command
             grace = self._pool.config.drain_grace_s
             waits = f"what needs more than {grace:g} s goes back to the queue" if self._future.running() else "it waits"
             say(f"  this pool ends with this command, {waits}; to go on: python -m pool serve{where}")
@@ -324,7 +332,7 @@ class Waiting:
         say(f"  its result: python -m pool result {self._future.id} --wait{where}")
 
     def _tied(self) -> bool:
-        """Whether the supervisor ends with its clients, of which this one may be the last."""
+        """Whether the supervisor ends with its last client, which may be this command, or has ended."""
         supervisor = self._pool.status().supervisor
         return supervisor is None or supervisor.tied
 
@@ -335,7 +343,7 @@ class Waiting:
 
 @contextlib.contextmanager
 def _ctrl_c() -> Iterator[Callable[[], int]]:
-    """Count Ctrl-C instead of being torn out of whatever runs; the third one is an exception again."""
+    """Count Ctrl-C instead of raising KeyboardInterrupt; the third one raises again."""
     count = 0
 
     def pressed(number: int, frame: Any) -> None:
@@ -352,7 +360,7 @@ def _ctrl_c() -> Iterator[Callable[[], int]]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file, whole or not at all."""
+    """Write a file atomically. Raises OSError."""
     temp = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         temp.write_text(text, "utf-8")
@@ -366,4 +374,5 @@ app.command(context_settings=CONTEXT, epilog=_EPILOG)(submit)
 
 
 def main() -> None:
+    """Run the command line and end the process with its exit code."""
     run(app, "python -m pool.submit")

@@ -1,4 +1,4 @@
-"""Jobs as people see them: a table of many, one in detail."""
+"""Jobs on a terminal: a table of many, one in detail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOTE_CHARS, _REASON_CHARS = 40, 100
 
 
 def jobs_view(jobs: Sequence[JobInfo]) -> RenderableType:
-    """One line per job. Columns that all of them leave empty are left out."""
+    """A table with one row per job, without columns that are empty in all rows."""
     rows = [_row(job) for job in jobs]
     heads = ("id", "engine", "state", "age", "took", "attempt", "worker", "tags", "note", "")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
@@ -60,7 +60,7 @@ def _row(job: JobInfo) -> list[Text]:
 
 
 def job_view(job: JobInfo, origin: Origin) -> RenderableType:
-    """Everything about one job but its result."""
+    """All about one job except its result."""
     facts: list[tuple[str, str]] = [("engine", job.engine), ("submitted", f"{seconds(job.age_s)} ago")]
     if job.took_s is not None:
         facts.append(("took", seconds(job.took_s)))

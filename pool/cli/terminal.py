@@ -1,7 +1,7 @@
-"""What people see: status and engines as tables, small words for times and sizes.
+"""Status and engines as tables on a terminal; times and sizes as text.
 
-Text that comes from jobs, engines and logs is never read as markup, and control characters are taken out of it:
-a message must not be able to repaint a terminal.
+Text from jobs, engines and logs is never interpreted as markup, and control characters are removed from it: a message
+must not be able to control the terminal.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from pool.runfiles.server import OnDisk
 from pool.system.clock import moment
 
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_WIDE = 200  # columns for a table that goes into a file or a pipe
+_WIDE = 200  # columns of a table that goes to a file or a pipe
 _COLOURS = {OK: "green", DEGRADED: "yellow", DOWN: "red"}
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that adds nothing of its own: no highlighting, no markup, no cut lines outside a terminal."""
+    """A console for stdout or stderr without highlighting and markup; outside a terminal it cuts no lines."""
     stream = sys.stderr if stderr else sys.stdout
     wide = None if stream.isatty() or os.environ.get("COLUMNS") else _WIDE
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=wide)
 
 
 def plain(text: object) -> str:
-    """Text of others, safe to show: colours and control characters taken out, tabs and lines kept."""
+    """Text without escape sequences and control characters; tabs and newlines stay."""
     return _CONTROLS.sub("", str(text).replace("\r\n", "\n"))
 
 
 def one_line(text: object) -> str:
+    """As plain, with all white space replaced by single spaces."""
     return " ".join(plain(text).split())
 
 
 def seconds(value: float | None) -> str:
-    """A duration in the two units that matter."""
+    """A duration in seconds as text in at most two units: "350 ms", "2 h 5 min"; "" for None."""
     if value is None:
         return ""
     if value < 0.1:
@@ -59,7 +60,7 @@ def seconds(value: float | None) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people, in binary units."""
+    """A number of bytes as text, in units of 1024: "1.5 MB"."""
     amount = float(count)
     for unit in ("B", "KB", "MB", "GB"):
         if amount < 1024:
@@ -91,7 +92,7 @@ def status_view(status: PoolStatus) -> RenderableType:
 def _facts(status: PoolStatus) -> list[str]:
     supervisor = status.supervisor
     if supervisor is None:
-        served = "nobody"
+        served = "none"
     else:
         up = seconds(max(0.0, (status.at - supervisor.started) / 1e6))
         tied = ", ends with its clients" if supervisor.tied else ""
@@ -112,7 +113,7 @@ def _facts(status: PoolStatus) -> list[str]:
 def _configuration(about: ConfigurationStatus) -> list[str]:
     if about.file is None:
         return []
-    changed = "; the file has changed since: python -m pool reload" if about.disk == OnDisk.CHANGED.value else ""
+    changed = "; the file has changed: `python -m pool reload` loads it" if about.disk == OnDisk.CHANGED.value else ""
     return [f"config      {plain(about.file)}, read {moment(about.loaded)}{changed}"]
 
 
@@ -167,7 +168,7 @@ def _state(slot: SlotStatus) -> Text:
 
 
 def _what(slot: SlotStatus) -> Text:
-    """The job and how far it is, and what is wrong."""
+    """The slot's job with its progress, and its trouble."""
     lines = []
     if slot.job:
         percent = "" if slot.percent is None else f" {slot.percent:.0f} %"
@@ -201,9 +202,9 @@ def _parameters(entry: Mapping[str, Any]) -> RenderableType:
     schema = entry.get("schema")
     if not schema:
         known = (
-            "any: the engine checks them itself"
+            "any; the engine checks them itself"
             if entry.get("described")
-            else ("not known before a worker has started once: python -m pool serve")
+            else ("unknown until a worker has started once: python -m pool serve")
         )
         return Text(f"  parameters: {known}", style="dim")
     table = _table("parameter", "type", "default", "")
@@ -221,7 +222,7 @@ def _parameters(entry: Mapping[str, Any]) -> RenderableType:
 
 
 def type_of(about: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """The type of one parameter in few words, from its JSON schema."""
+    """The type of one parameter as short text, from its JSON schema. schema: the whole one, for references."""
     if "$ref" in about:
         name = str(about["$ref"]).rpartition("/")[2]
         return type_of(schema.get("$defs", {}).get(name, {}), schema)

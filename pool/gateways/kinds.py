@@ -1,11 +1,11 @@
-"""What an uploaded file is, by its first bytes: an image, audio or video that the engines may know, or nothing."""
+"""The media kind of a file, from its first bytes: image, audio or video."""
 
 from __future__ import annotations
 
 import re
 from pathlib import PurePath
 
-HEAD_BYTES = 512  # enough to tell
+HEAD_BYTES = 512  # enough for every signature below
 
 _IMAGE, _AUDIO, _VIDEO = "image", "audio", "video"
 _STARTS = (
@@ -32,7 +32,7 @@ _STARTS = (
 _AT_8 = {b"WAVE": _AUDIO, b"AVI ": _VIDEO, b"WEBP": _IMAGE, b"AIFF": _AUDIO, b"AIFC": _AUDIO}
 _AUDIO_BRANDS = (b"M4A", b"M4B", b"F4A")
 _IMAGE_BRANDS = (b"heic", b"heix", b"avif", b"mif1")
-#: Containers that hold either; the name tells which is meant.
+#: Containers may hold audio or video; the suffix of the file name decides.
 _SUFFIXES = {
     _AUDIO: {".mp3", ".m4a", ".aac", ".wav", ".ogg", ".oga", ".opus", ".flac", ".wma", ".mpga", ".weba", ".amr"},
     _VIDEO: {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".wmv", ".ogv", ".mpeg", ".mpg", ".ts", ".flv"},
@@ -41,12 +41,16 @@ _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
 
 
 def kind_of(head: bytes, name: str) -> str | None:
-    """ "image", "audio" or "video"; None: nothing that an engine could read. head: the first bytes of the file."""
-    told = _kind_by_bytes(head)
-    if told in (None, _IMAGE):
-        return told
+    """The kind of a file: "image", "audio" or "video"; None when no known format matches.
+
+    head: the first HEAD_BYTES bytes of the file, or all of a shorter one. name: the file name; its suffix decides
+    between audio and video.
+    """
+    detected = _kind_by_bytes(head)
+    if detected in (None, _IMAGE):
+        return detected
     suffix = PurePath(name).suffix.lower()
-    return next((kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes), told)
+    return next((kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes), detected)
 
 
 def _kind_by_bytes(head: bytes) -> str | None:
@@ -70,6 +74,6 @@ def _kind_by_bytes(head: bytes) -> str | None:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file name when it is a harmless one, else ""."""
+    """The suffix of a file name in lower case when it is a dot and 1-8 letters or digits, else ""."""
     suffix = PurePath(name).suffix.lower()
     return suffix if _SUFFIX.match(suffix) else ""

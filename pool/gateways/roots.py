@@ -1,7 +1,7 @@
-"""Which files a request may name: those under the allowed folders, symbolic links resolved, and uploaded ones.
+"""Which files a request may name: those under the allowed folders, with symbolic links resolved, and uploaded ones.
 
-A request is from anywhere, so it is not believed. Every text in it that reads like a path is checked, wherever it
-stands, and becomes the path that was checked: `..`, links and `~` lead nowhere else afterwards.
+Requests are untrusted. Every string in a request that looks like a path is resolved and checked, at any depth, and is
+replaced by the resolved path: `..`, links and `~` cannot lead elsewhere afterwards.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ TEMPFILE = "tempfile:"  # followed by the id of an uploaded file
 
 
 class OutsideRoots(JobRefused):
-    """A path that this gateway neither reads nor writes."""
+    """The path is outside the folders that this gateway may read and write."""
 
 
 class Roots:
-    """The allowed folders. closed: folders that are never open, though they lie inside (the spool).
+    """The allowed folders. closed: folders inside them that stay forbidden (the spool).
 
-    tempfile: the path of an uploaded file by its id; it raises JobRefused for one that is not there.
+    tempfile: returns the path of an uploaded file by its id; raises JobRefused when there is none.
     """
 
     def __init__(
@@ -39,22 +39,25 @@ class Roots:
         self._tempfile = tempfile
 
     def resolve(self, text: str, key: str) -> Path:
-        """The real path that `text` means; a relative one begins at the first root. Raises OutsideRoots, JobRefused."""
+        """The resolved path of `text`; a relative path starts at the first root.
+
+        key: the key of the request that holds the path, for the error. Raises OutsideRoots, JobRefused.
+        """
         if text.startswith(TEMPFILE) and self._tempfile is not None:
             return self._uploaded(text.removeprefix(TEMPFILE), key)
         if text.startswith("file:"):
             raise JobRefused(f"{text!r:.200} is a URL: give the path", key)
         if not text or "\0" in text or len(os.fsencode(_encodable(text))) > 4000:
-            raise JobRefused("is not a path", key)
+            raise JobRefused("is not a valid path", key)
         try:
             real = os.path.realpath(self.roots[0] / os.path.expanduser(_encodable(text)))
         except (OSError, ValueError) as error:
-            raise JobRefused(f"is not a path: {error}", key) from None
+            raise JobRefused(f"is not a valid path: {error}", key) from None
         if not any(_within(real, str(root)) for root in self.roots):
             allowed = ", ".join(map(str, self.roots))
-            raise OutsideRoots(f"{text!r:.200} lies outside the allowed folders ({allowed})", key)
+            raise OutsideRoots(f"{text!r:.200} is outside the allowed folders ({allowed})", key)
         if any(_within(real, folder) for folder in self._closed):
-            raise OutsideRoots(f"{text!r:.200} lies in a folder that belongs to the pool", key)
+            raise OutsideRoots(f"{text!r:.200} is in a folder that is reserved for the pool", key)
         return Path(real)
 
     def _uploaded(self, file_id: str, key: str) -> Path:
@@ -65,36 +68,39 @@ class Roots:
             raise JobRefused(str(error), key) from None
 
     def readable(self, text: str, key: str) -> Path:
-        """A file that exists and can be read."""
+        """The resolved path of a regular file that can be read. Raises OutsideRoots, JobRefused."""
         path = self.resolve(text, key)
         try:
             regular = stat.S_ISREG(os.stat(path).st_mode)
         except OSError:
             raise JobRefused(f"there is no file {text!r:.200}", key) from None
         if not regular or not os.access(path, os.R_OK):
-            raise JobRefused(f"{text!r:.200} is {'not readable' if regular else 'no file'}", key)
+            raise JobRefused(f"{text!r:.200} is {'not readable' if regular else 'not a regular file'}", key)
         return path
 
     def writable(self, text: str, key: str) -> Path:
-        """A file that can be written: its folder exists. Uploaded files cannot."""
+        """The resolved path of a file to write: its folder exists and is writable. Raises OutsideRoots, JobRefused."""
         if text.startswith(TEMPFILE):
-            raise JobRefused("an uploaded file cannot be written: name another place", key)
+            raise JobRefused("an uploaded file cannot be overwritten: give another path", key)
         path = self.resolve(text, key)
         if path.is_dir():
-            raise JobRefused(f"{text!r:.200} is a folder: name a file in it", key)
+            raise JobRefused(f"{text!r:.200} is a folder: give the path of a file in it", key)
         if not path.parent.is_dir():
             raise JobRefused(f"the folder of {text!r:.200} does not exist: create it first", key)
         if not os.access(path.parent, os.W_OK):
-            raise JobRefused(f"the folder of {text!r:.200} cannot be written", key)
+            raise JobRefused(f"the folder of {text!r:.200} is not writable", key)
         return path
 
     def params(self, params: Mapping[str, Any], path_keys: Collection[str] = ()) -> dict[str, Any]:
-        """Parameters of any engine with every path in them checked. path_keys: those that are paths for certain."""
+        """The parameters with every path replaced by its resolved path. path_keys: keys whose values are always paths.
+
+        Raises OutsideRoots, JobRefused.
+        """
         return {key: self._value(value, f"params.{key}", key in path_keys) for key, value in params.items()}
 
     def _value(self, value: Any, at: str, certain: bool) -> Any:
         if isinstance(value, str):
-            return str(self.resolve(value, at)) if certain or _reads_like_a_path(value) else value
+            return str(self.resolve(value, at)) if certain or _looks_like_a_path(value) else value
         if isinstance(value, Mapping):
             return {key: self._value(item, f"{at}.{key}", False) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -102,14 +108,14 @@ class Roots:
         return value
 
 
-def _reads_like_a_path(text: str) -> bool:
+def _looks_like_a_path(text: str) -> bool:
     if text.startswith(("/", TEMPFILE, "file:")):
         return True
     return ".." in text.split("/") or (text.startswith("~") and os.path.expanduser(text) != text)
 
 
 def _encodable(text: str) -> str:
-    """The text with what no file name can hold replaced, so that it is a path that does not exist."""
+    """The text with lone surrogates, which no file name can hold, replaced by "?"."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -1,10 +1,10 @@
-"""Uploaded files: named by an id, kept a day, removed by whoever passes by afterwards.
+"""Uploaded files: each has a random id, is kept for a limited time, and is removed by the next sweep after that.
 
     <file id><suffix>         the content
-    <file id>.json            what is known about it; written last, so a file without it is not there yet
-    <owner>.<number>.part     half-written, swept when its owner is dead
+    <file id>.json            its metadata; written last, so content without it does not count as a file yet
+    <owner>.<number>.part     partly written; swept when its owner process is dead
 
-The ids are random, so nobody finds another's file by counting.
+The ids are random, so that one client cannot guess the files of another.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pool.spool import fsops, owner
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _MAX_NAME = 255
-_MAX_ABOUT_BYTES = 65536
+_MAX_METADATA_BYTES = 65536
 
 
 class UnknownFile(JobRefused):
-    """No uploaded file of that id, or not any more."""
+    """No uploaded file has this id, or it has expired."""
 
     def __init__(self, file_id: str) -> None:
-        super().__init__(f"no uploaded file {ascii(file_id)[:60]}: it was never there, or its time is over")
+        super().__init__(f"no uploaded file {ascii(file_id)[:60]}: it never existed, or has expired")
 
 
 @dataclass(frozen=True)
@@ -46,52 +46,55 @@ class Tempfile:
 
 
 class Tempfiles:
-    """The files in one folder. now: µs; life_s: how long each is kept."""
+    """The uploaded files in one folder. now: the spool clock in µs. life_s: seconds for which each file is kept."""
 
     def __init__(self, folder: Path, now: Callable[[], int], life_s: float) -> None:
         self.folder = folder
         self._now, self._life_us = now, int(life_s * 1e6)
 
     def part(self) -> str:
-        """A fresh path for a file on its way in."""
+        """An unused path in the folder for a file that is being received."""
         return f"{self.folder}/{owner.fresh()}.part"
 
     def keep(self, part: str, file_type: str, name: str) -> Tempfile:
-        """Give the file at `part` an id. name: as the client calls it."""
+        """Store the file at `part` under a new id. file_type: its kind. name: its name on the client.
+
+        Raises OSError.
+        """
         shown = os.path.basename(name.replace("\\", "/")).encode("utf-8", "replace").decode()[-_MAX_NAME:]
         file_id, suffix = str(uuid.uuid4()), suffix_of(shown)
         if suffix in (".json", ".part"):
             suffix = ""
         about = Tempfile(file_id, file_type, shown, os.stat(part).st_size, self._now(), suffix)
         fsops.replace(part, str(self._content(about)))
-        note = json.dumps(asdict(about)).encode()
-        fsops.put(self.part(), f"{self.folder}/{file_id}.json", [note], sync=False)
+        metadata = json.dumps(asdict(about)).encode()
+        fsops.put(self.part(), f"{self.folder}/{file_id}.json", [metadata], sync=False)
         return about
 
     def discard(self, part: str) -> None:
-        """Forget what was on its way in."""
+        """Remove a file that was being received; a missing one is no error."""
         fsops.unlink(part, missing_ok=True)
 
     def find(self, file_id: str) -> tuple[Tempfile, Path]:
-        """What is known about a file, and where it is. Raises UnknownFile."""
+        """The metadata and the path of a file. Raises UnknownFile."""
         about = self._read(file_id) if _ID.match(file_id) else None
         if about is None or self._expired(about) or not self._content(about).is_file():
             raise UnknownFile(file_id)
         return about, self._content(about)
 
     def path(self, file_id: str) -> Path:
-        """Where a file is. Raises UnknownFile."""
+        """The path of a file. Raises UnknownFile."""
         return self.find(file_id)[1]
 
     def remove(self, file_id: str) -> None:
-        """Forget a file."""
+        """Remove a file and its metadata; a missing file is no error."""
         about = self._read(file_id)
         fsops.unlink(f"{self.folder}/{file_id}.json", missing_ok=True)
         if about is not None:
             fsops.unlink(str(self._content(about)), missing_ok=True)
 
     def sweep(self) -> int:
-        """Remove what is past its time and what the dead have left; how many files."""
+        """Remove expired files and those that dead processes left behind; returns how many."""
         names = set(os.listdir(self.folder))
         swept = 0
         for about in list(self._all(names)):
@@ -113,7 +116,7 @@ class Tempfiles:
                 yield about
 
     def _abandoned(self, name: str) -> bool:
-        """Content whose note was never written, by the file's own time: its writer died in between."""
+        """Whether content without metadata is past its time: its writer died before it wrote the metadata."""
         try:
             return self._now() - os.stat(self.folder / name).st_mtime_ns // 1000 > self._life_us
         except OSError:
@@ -127,7 +130,7 @@ class Tempfiles:
 
     def _read(self, file_id: str) -> Tempfile | None:
         try:
-            about = Tempfile(**json.loads(fsops.read_bounded(self.folder / f"{file_id}.json", _MAX_ABOUT_BYTES)))
+            about = Tempfile(**json.loads(fsops.read_bounded(self.folder / f"{file_id}.json", _MAX_METADATA_BYTES)))
         except (OSError, ValueError, TypeError):
             return None
         return about if about.file_id == file_id and suffix_of(f"x{about.suffix}") == about.suffix else None

@@ -120,7 +120,7 @@ def test_at_most_so_many_at_a_time(locked: Gateway) -> None:
         refused = look()
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) > 0
-    assert "4 requests at a time" in refused.json()["error"]["message"]
+    assert "4 requests may run at a time" in refused.json()["error"]["message"]
     assert locked.get("/health").status_code == 503  # is asked by those who watch, and never limited
     for client in clients:
         client.join()
@@ -216,7 +216,7 @@ def test_bound_for_others_without_a_token_it_does_not_start(world: World) -> Non
     configure(world)
     done = run(world, "--host", "0.0.0.0", "--port", "0")
     assert done.returncode == EXIT_CONFIG
-    assert "can be reached by others" in done.stderr
+    assert "is reachable from other machines" in done.stderr
     assert "--token-file" in done.stderr
     assert "Traceback" not in done.stderr
     absent = run(world, "--token-file", str(world.folder / "absent"))

@@ -189,7 +189,7 @@ def test_a_wrong_password(rig: Rig) -> None:
         client.config_set("requirepass", "right")
         try:
             assert examine(connect(replace(told, password="right")), told) == ""
-            with pytest.raises(ConfigError, match="refuses us"):
+            with pytest.raises(ConfigError, match="refuses the login"):
                 examine(connect(told), told)
         finally:
             client.config_set("requirepass", "")

@@ -141,15 +141,15 @@ def test_ids_of_jobs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "expected"),
+    ("progress", "expected"),
     [
         (Progress("inference", 31.0, "19 of 62 s"), ("inference", 31.0, "19 of 62 s")),
         (Progress("queued", 0.0, "2 ahead in the queue"), ("processing", 0.0, "queued: 2 ahead in the queue")),
         (Progress("queued"), ("processing", 0.0, "queued")),
     ],
 )
-def test_words_of_the_protocol(word: Progress, expected: tuple[str, float, str]) -> None:
-    assert wire.in_words(word) == expected
+def test_progress_in_terms_of_the_protocol(progress: Progress, expected: tuple[str, float, str]) -> None:
+    assert wire.describe(progress) == expected
 
 
 def test_a_message_is_bounded() -> None:
@@ -210,5 +210,5 @@ def test_nobody_at_the_address(tmp_path: Path) -> None:
 def test_a_transfer_is_given_up_at_the_end_of_the_gateway(service: Service, tmp_path: Path) -> None:
     over = threading.Event()
     over.set()
-    with pytest.raises(ServiceAway, match="given up"):
+    with pytest.raises(ServiceAway, match="aborted"):
         Remote(service.base, None, over.is_set).download(service.put(b"x" * 100), str(tmp_path / "x"), 100)

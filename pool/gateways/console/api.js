@@ -1,13 +1,13 @@
-// Talking to the gateway: the token, requests, uploads with progress, event streams.
+// The gateway's API: the token, requests, uploads with progress, event streams.
 
 const KEY = "filepool.token";
-const COOKIE = "filepool_token"; // for what can send no header: pictures, sound, video, downloads
+const COOKIE = "filepool_token"; // for requests that cannot send a header: images, audio, video, downloads
 const TIMEOUT_MS = 20_000;
 const COOKIE_SAFE = /^[\w!#$%&'*+\-.^`|~/=:@]+$/;
 
 let token = sessionStorage.getItem(KEY) ?? "";
 
-/** What the server said no to. status 0: it could not be reached. */
+/** A failed request. status: of HTTP, 0 when there is no valid answer. data: the job, when one failed. */
 export class Refused extends Error {
   constructor(status, message, retryAfterS = 0, data = null) {
     super(message);
@@ -19,7 +19,7 @@ export class Refused extends Error {
 
 export const hasToken = () => token !== "";
 
-/** Use a token from now on; "" forgets it. */
+/** Set the token; "" removes it. */
 export function useToken(text) {
   token = text.trim();
   if (token) sessionStorage.setItem(KEY, token);
@@ -38,7 +38,7 @@ function headers(more = {}) {
   return token ? { ...more, Authorization: `Bearer ${token}` } : more;
 }
 
-/** JSON of a route. Raises Refused with the server's own words. */
+/** Call a route; resolves to its JSON. Throws Refused with the server's message. */
 export async function call(method, path, body = undefined, signal = undefined) {
   const limit = AbortSignal.timeout(TIMEOUT_MS);
   let answer;
@@ -58,7 +58,7 @@ export async function call(method, path, body = undefined, signal = undefined) {
   try {
     found = await answer.json();
   } catch {
-    if (answer.ok) throw new Refused(0, "the gateway broke off in the middle");
+    if (answer.ok) throw new Refused(0, "the answer of the gateway is not valid JSON");
   }
   if (!answer.ok) throw refusal(answer.status, found, answer.headers.get("Retry-After"));
   return found;
@@ -77,7 +77,7 @@ export function upload(file, progress, signal) {
   return new Promise((resolve, reject) => {
     const form = new FormData();
     form.append("file", file, file.name || "recording");
-    const request = new XMLHttpRequest(); // fetch tells nothing about what has been sent
+    const request = new XMLHttpRequest(); // fetch reports no upload progress
     request.open("POST", "/api/tempfile/upload");
     for (const [key, value] of Object.entries(headers())) request.setRequestHeader(key, value);
     request.responseType = "json";
@@ -88,14 +88,14 @@ export function upload(file, progress, signal) {
       if (request.status === 200 && request.response?.file_id) resolve(request.response);
       else reject(refusal(request.status, request.response, request.getResponseHeader("Retry-After")));
     });
-    request.addEventListener("error", () => reject(new Refused(0, `${file.name} could not be sent: the connection broke`)));
+    request.addEventListener("error", () => reject(new Refused(0, `${file.name} could not be uploaded: the connection failed`)));
     request.addEventListener("abort", () => reject(new DOMException("stopped", "AbortError")));
     signal?.addEventListener("abort", () => request.abort());
     request.send(form);
   });
 }
 
-/** An address for <video src> and the like. Raises Refused; a blob's address is for `URL.revokeObjectURL`. */
+/** A URL for <video src> and similar. Throws Refused; release a blob URL with `URL.revokeObjectURL`. */
 export async function mediaAddress(path) {
   if (!token || COOKIE_SAFE.test(token)) {
     if (token) setCookie();
@@ -106,7 +106,7 @@ export async function mediaAddress(path) {
   return URL.createObjectURL(await answer.blob());
 }
 
-/** Whether a file is there, without fetching it. */
+/** Whether a file exists, without fetching it. */
 export async function exists(path) {
   try {
     return (await fetch(path, { method: "HEAD", headers: headers(), cache: "no-store" })).ok;
@@ -115,7 +115,7 @@ export async function exists(path) {
   }
 }
 
-/** Follow a job until its end: `on(event, data)` for each event, `broken(true|false)` as the connection goes and comes. */
+/** Follow a job until its end. Calls `on(event, data)` for each event, `broken(true)` when the connection fails, `broken(false)` when it is back. */
 export async function follow(id, on, broken, signal) {
   let last = "";
   for (let failures = 0; !signal.aborted; ) {
@@ -141,7 +141,7 @@ export async function follow(id, on, broken, signal) {
   }
 }
 
-/** Server-sent events of a body: {name, data, id}. */
+/** The server-sent events of a response body: {name, data, id}. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -161,7 +161,7 @@ async function* events(body) {
   }
 }
 
-/** Sleep, less when the signal comes. */
+/** Sleep until the time is over or the signal aborts. */
 export function pause(ms, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);

@@ -1,8 +1,8 @@
-// Elements from data. Whatever comes from the server becomes text, never markup: nothing here parses HTML.
+// Elements from data. Data from the server becomes text, never markup: nothing here parses HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element. props: class, text, dataset, on… handlers, properties such as `value`, else attributes. */
+/** Create an element. props: class, text, dataset, on… handlers, properties such as `value`; all others are attributes. */
 export function h(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props)) {
@@ -18,7 +18,7 @@ export function h(tag, props = {}, ...children) {
   return node;
 }
 
-/** An SVG element. */
+/** Create an SVG element. */
 export function s(tag, attributes = {}, ...children) {
   const node = document.createElementNS(SVG, tag);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, String(value));
@@ -28,7 +28,7 @@ export function s(tag, attributes = {}, ...children) {
 
 export const $ = (id) => document.getElementById(id);
 
-/** Set text only when it is another one, so that selections and screen readers are left in peace. */
+/** Set text only when it changes, so that selections survive and screen readers stay silent. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -39,7 +39,7 @@ export function mark(node, key, value) {
   else if (node.getAttribute(key) !== String(value)) node.setAttribute(key, String(value));
 }
 
-/** Bring the children of `parent` in line with `items`: made once per key, updated in place, in order. */
+/** Make the children of `parent` match `items`, in order: created once per key, then updated in place. */
 export function keyed(parent, items, key, make, update) {
   const known = parent.keyedParts ?? (parent.keyedParts = new Map());
   const wanted = new Set();
@@ -94,7 +94,7 @@ export function icon(name, size = 16) {
 
 const ROUND = 2 * Math.PI * 5.5;
 
-/** The sign of a job's state: a ring that fills while it runs. Returns {node, show(state, percent)}. */
+/** The icon of a job's state: a ring that fills while the job runs. Returns {node, show(state, percent)}. */
 export function stateSign() {
   const track = s("circle", { cx: 8, cy: 8, r: 5.5, class: "track" });
   const arc = s("circle", { cx: 8, cy: 8, r: 5.5, class: "arc", transform: "rotate(-90 8 8)" });
@@ -112,7 +112,7 @@ export function stateSign() {
   };
 }
 
-/** Let the browser save a text as a file. */
+/** Save a text as a file. */
 export function saveText(name, text, type = "text/plain") {
   const address = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
   h("a", { href: address, download: name }).click();

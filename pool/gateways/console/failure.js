@@ -1,42 +1,42 @@
-// Why a job failed, told in full: what, where, which attempt, how the process ended, what it wrote, what helps.
+// Why a job failed: message, stage, attempt, how the process ended, its output, a hint.
 
 import { h } from "./dom.js";
 import { clockTime } from "./format.js";
 
-const WHO = {
+const TITLES = {
   input: "The input must change",
   engine: "The engine failed",
   resource: "Not enough memory, disk or device",
-  infrastructure: "The machinery failed",
-  timeout: "It took too long",
-  cancelled: "It was cancelled",
-  dependency: "A job that it needed did not complete",
-  expired: "Nobody began it in time",
+  infrastructure: "The pool or the machine failed",
+  timeout: "The job timed out",
+  cancelled: "The job was cancelled",
+  dependency: "A job that it depends on did not complete",
+  expired: "The job did not start in time",
 };
 
-/** The failure of a job that is over, its attempts included. */
+/** The failure of a job that is over, with all its attempts. */
 export function drawFailure(failure) {
   const attempts = failure.attempts ?? [];
   const several = attempts.length > 1;
   return h(
     "section",
     { class: "failure", "aria-label": "Why it failed" },
-    h("h3", { text: WHO[failure.kind] ?? failure.kind }),
+    h("h3", { text: TITLES[failure.kind] ?? failure.kind }),
     h("p", { class: "message", text: failure.message }),
-    failure.hint ? h("p", { class: "hint" }, h("b", { text: "What helps" }), failure.hint) : null,
+    failure.hint ? h("p", { class: "hint" }, h("b", { text: "Hint" }), failure.hint) : null,
     drawDetails(failure),
     several ? h("h4", { text: `All ${attempts.length} attempts` }) : null,
     several ? drawAttempts(attempts) : null,
   );
 }
 
-/** Attempts as a list that opens. */
+/** Failed attempts as a list of expandable items. */
 export function drawAttempts(attempts) {
   const item = (failure) =>
     h(
       "li",
       {},
-      h("details", {}, h("summary", {}, h("b", { text: `Attempt ${failure.attempt}` }), h("span", { class: "kind", text: failure.kind }), h("span", { class: "message", text: failure.message })), failure.hint ? h("p", { class: "hint" }, h("b", { text: "What helps" }), failure.hint) : null, drawDetails(failure)),
+      h("details", {}, h("summary", {}, h("b", { text: `Attempt ${failure.attempt}` }), h("span", { class: "kind", text: failure.kind }), h("span", { class: "message", text: failure.message })), failure.hint ? h("p", { class: "hint" }, h("b", { text: "Hint" }), failure.hint) : null, drawDetails(failure)),
     );
   return h("ol", { class: "attempts" }, attempts.map(item));
 }
@@ -56,7 +56,7 @@ function drawDetails(failure) {
     "div",
     { class: "details" },
     h("dl", { class: "facts wide" }, facts.map(([key, value]) => h("div", { dataset: { fact: key } }, h("dt", { text: key }), h("dd", { text: value })))),
-    drawText("The end of what it wrote", failure.stderr_tail, true),
+    drawText("End of its output", failure.stderr_tail, true),
     drawText("Traceback", failure.traceback, false),
   );
 }

@@ -12,7 +12,7 @@ const ACCEPTS = [
   [/audio|sound|recording|speech/, ["audio", "video"]],
 ];
 
-/** What one parameter is: {key, kind, required, about, …}. kind: file, path, choice, switch, number, text, json. */
+/** The form field of one parameter: {key, kind, required, about, …}. kind: file, path, choice, switch, number, text, json. */
 function fieldOf(key, property, required) {
   const options = (property.anyOf ?? [property]).filter((option) => option.type !== "null");
   const one = options.length === 1 ? options[0] : null;
@@ -33,7 +33,7 @@ function accepts(key) {
   return ACCEPTS.find(([pattern]) => pattern.test(key))?.[1] ?? ["audio", "video", "image"];
 }
 
-/** The parameters of an engine, the required ones first; null when it has described none. */
+/** The fields of an engine's parameters, the required ones first; null without a schema. */
 export function fieldsOf(schema) {
   if (!schema?.properties) return null;
   const required = new Set(schema.required ?? []);
@@ -41,7 +41,7 @@ export function fieldsOf(schema) {
   return [...fields.filter((field) => field.required), ...fields.filter((field) => !field.required)];
 }
 
-/** What kind of file this is: "image", "audio", "video" or "". */
+/** The kind of a file: "image", "audio", "video" or "". */
 export function kindOf(file) {
   const kind = file.type.split("/")[0];
   if (["image", "audio", "video"].includes(kind)) return kind;
@@ -49,7 +49,7 @@ export function kindOf(file) {
   return /\.(mp4|mov|mkv|webm|avi|wmv|flv|ts|mpe?g)$/i.test(file.name) ? "video" : "";
 }
 
-/** Which file goes where: {key: files}, or null when some find no place. Several of one kind become several jobs. */
+/** Assign files to fields: {key: files}, or null when some fit no field. Several files for the only field make several jobs. */
 export function assign(fields, files) {
   const places = fields.filter((field) => field.kind === "file");
   const found = {};
@@ -65,18 +65,18 @@ export function assign(fields, files) {
   return rest.length ? null : found;
 }
 
-/** Fields as a form. changed(): after each. Returns {nodes: {needed, more}, read(), put(key, files), missing()}. */
+/** Fields as a form. changed(): called after each change. Returns {needed, more, put(key, files), missing(), read()}. */
 export function makeFields(fields, changed) {
   const made = fields.map((field) => ({ field, ...MAKERS[field.kind](field, changed) }));
   const first = made.filter(({ field }) => field.required);
-  // Where nothing is required, what stands first is what the engine is about.
+  // When no field is required, the first ones are the main ones.
   const needed = first.length ? first : made.slice(0, 2);
   return {
     needed: needed.map((one) => one.node),
     more: made.filter((one) => !needed.includes(one)).map((one) => one.node),
     put: (key, files) => made.find((one) => one.field.key === key)?.put?.(files),
     missing: () => made.filter(({ field, filled }) => field.required && !filled()).map(({ field }) => field.key),
-    /** {params, files: {key: [File]}}. Raises Error with the name of the field that cannot be read. */
+    /** {params, files: {key: [File]}}. Throws Error with the name of an invalid field. */
     read() {
       const [params, files] = [{}, {}];
       for (const { field, value, chosen } of made) {
@@ -113,7 +113,7 @@ const MAKERS = {
     const node = frame(field, input, h("div", { class: "pick" }, zone, path, other));
     const show = () => {
       const sum = files.reduce((total, file) => total + file.size, 0);
-      const names = files.length === 1 ? files[0].name : `${files.length} files, a job each`;
+      const names = files.length === 1 ? files[0].name : `${files.length} files, one job each`;
       zone.toggleAttribute("data-filled", files.length > 0);
       shown.replaceChildren(files.length ? h("b", { text: names }) : `Drop ${/^[aeiou]/.test(field.key) ? "an" : "a"} ${field.key.replaceAll("_", " ")} here, or choose`, files.length ? h("small", { text: bytes(sum) }) : "");
     };
@@ -143,7 +143,7 @@ const MAKERS = {
     const typed = () => !path.hidden && path.value.trim();
     return { node, put, chosen: () => (path.hidden ? files : []), value: () => typed() || undefined, filled: () => Boolean(typed() || (path.hidden && files.length)) };
   },
-  path: (field, changed) => text(field, changed, { placeholder: "its own place" }),
+  path: (field, changed) => text(field, changed, { placeholder: "default: in the spool" }),
   text: (field, changed) => text(field, changed),
   choice(field, changed) {
     const unset = field.initial === null && !field.required;

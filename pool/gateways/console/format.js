@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Numbers and times as text.
 
 /** 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d. */
 export function duration(seconds) {
@@ -14,7 +14,7 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 1440)} d`;
 }
 
-/** Whole seconds, for what counts on: no digits that flicker. */
+/** A duration in whole seconds, for counters: its digits do not flicker. */
 export function age(seconds) {
   const whole = Math.max(0, Math.round(seconds ?? 0));
   return whole < 10 ? `${whole} s` : duration(whole);
@@ -28,7 +28,7 @@ export function bytes(count) {
   return `${value >= 100 || step === 0 ? Math.round(value) : value.toFixed(1)} ${units[step]}`;
 }
 
-/** When something was: "now", "3 min ago", later the day. seconds: since 1970. */
+/** A past time: "now", "3 min ago", after 20 hours the date. seconds: since 1970. */
 export function ago(seconds, now = Date.now() / 1000) {
   if (!seconds) return "";
   const past = now - seconds;
@@ -43,7 +43,7 @@ export function moment(seconds) {
   return seconds ? new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "";
 }
 
-/** The time of the day, with the day when it was another one. */
+/** The time of day, with the date unless it is today. */
 export function clockTime(seconds) {
   if (!seconds) return "";
   const then = new Date(seconds * 1000);
@@ -59,7 +59,7 @@ export function clock(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
-/** 00:00:04,050 as SRT wants it. */
+/** 00:00:04,050, the format of SRT. */
 export function srtClock(seconds) {
   const ms = Math.round(Math.max(0, seconds) * 1000);
   const pad = (value, width) => String(value).padStart(width, "0");
@@ -70,7 +70,7 @@ export function count(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** A parameter's key as words: "batch_size_s" → "Batch size (s)". */
+/** A parameter's key as a label: "batch_size_s" → "Batch size (s)". */
 export function title(key) {
   const words = key.replace(/_s$/, " (s)").replace(/_mb$/, " (MB)").replaceAll("_", " ").trim();
   return words ? words[0].toUpperCase() + words.slice(1) : key;
@@ -78,8 +78,8 @@ export function title(key) {
 
 export const STATE_NAMES = {
   queued: "Waiting",
-  held: "Waits for other jobs",
-  deferred: "Waits for its time",
+  held: "Waiting for other jobs",
+  deferred: "Scheduled",
   running: "Running",
   completed: "Completed",
   failed: "Failed",
@@ -89,8 +89,8 @@ export const OVER = new Set(["completed", "failed", "cancelled"]);
 
 const STATUS_NAMES = { processing: "processing", downloading: "downloading", face_detecting: "looking at the face", inference: "inference", merging_audio: "merging audio" };
 
-/** The engine's word and its message as one line. */
+/** The status and the message of a job as one line. */
 export function stageLine(status, message) {
-  const word = STATUS_NAMES[status] ?? String(status ?? "").replaceAll("_", " ");
-  return [word, message].filter(Boolean).join(" · ");
+  const label = STATUS_NAMES[status] ?? String(status ?? "").replaceAll("_", " ");
+  return [label, message].filter(Boolean).join(" · ");
 }

@@ -1,4 +1,4 @@
-// The right pane: one job, followed live until its end, then with all that came of it.
+// The right pane: one job, followed live until its end, then with its result or failure.
 
 import { call, exists, follow, get, jobPath, Refused } from "./api.js";
 import { h, icon, mark, say, stateSign } from "./dom.js";
@@ -8,7 +8,7 @@ import { inputsOf, nameOf } from "./memory.js";
 import { drawResult } from "./result.js";
 import { liveTranscript } from "./transcript.js";
 
-const SURE_MS = 4000; // how long a button waits for its second press
+const SURE_MS = 4000; // how long a button waits for the confirming press
 
 /** The pane. actions: {close(), announce(text), toast(text, bad), changed()}. */
 export function makeJob(pane, actions) {
@@ -85,7 +85,7 @@ export function makeJob(pane, actions) {
     parts.after.replaceChildren();
     if (outcome.failure && outcome.state === "failed") parts.after.append(drawFailure(outcome.failure));
     if (outcome.state === "completed") dispose = drawResult(parts.after, outcome, actions);
-    if (outcome.state === "cancelled") parts.after.append(h("p", { class: "plain", text: "It was cancelled. What it had written is gone." }));
+    if (outcome.state === "cancelled") parts.after.append(h("p", { class: "plain", text: "The job was cancelled. Its partial output was removed." }));
     parts.settled();
   }
 
@@ -96,7 +96,7 @@ export function makeJob(pane, actions) {
 
   function missing(error) {
     parts.after.replaceChildren(
-      h("div", { class: "sorry" }, h("h3", { text: error.status === 404 ? "There is no such job" : "It cannot be shown" }), h("p", { text: error.message }), h("button", { type: "button", class: "quiet", text: "Try again", onclick: () => open(id) })),
+      h("div", { class: "sorry" }, h("h3", { text: error.status === 404 ? "There is no such job" : "The job cannot be shown" }), h("p", { text: error.message }), h("button", { type: "button", class: "quiet", text: "Try again", onclick: () => open(id) })),
     );
     parts.settled();
   }
@@ -117,7 +117,7 @@ export function makeJob(pane, actions) {
     const again = id;
     try {
       await call("POST", `${jobPath(again)}/retry`);
-      actions.announce("It runs again");
+      actions.announce("The job runs again");
       if (id === again) open(again);
     } catch (error) {
       actions.toast(error instanceof Refused ? error.message : String(error), true);
@@ -134,13 +134,13 @@ export function makeJob(pane, actions) {
     open,
     close,
     retry,
-    /** Cancel with a second press, as the button does. */
+    /** Press the Cancel button; the second press cancels. */
     askCancel: () => parts.cancel.hidden || parts.cancel.click(),
     get id() {
       return id;
     },
-    /** What the list says about the job: when somebody else ran it again, follow anew. */
-    told(listed) {
+    /** Take the job's state from the list: when it was retried elsewhere, follow it again. */
+    update(listed) {
       if (listed && view && listed.id === id && OVER.has(view.state) && !OVER.has(listed.state)) open(id);
     },
     get over() {
@@ -233,7 +233,7 @@ function build(pane, on) {
       say(stage, "being cancelled …");
     },
     broken: (value) => (broken.hidden = !value),
-    notice: (text) => { // once, although each new connection says it again
+    notice: (text) => { // once, although each new connection sends it again
       if (![...notices.children].some((item) => item.textContent === text)) notices.append(h("li", { text }));
     },
     setback(failure) {

@@ -1,11 +1,11 @@
-// The list of jobs: only the rows that are in sight exist, so a thousand jobs cost as much as twenty.
+// The list of jobs: only visible rows exist, so a thousand jobs cost as much as twenty.
 
 import { $, h, mark, say, stateSign } from "./dom.js";
 import { ago, duration, OVER, STATE_NAMES, stageLine } from "./format.js";
 import { nameOf } from "./memory.js";
 
 const STATES = ["", "running", "queued", "completed", "failed", "cancelled"];
-const SPARE = 4; // rows beyond what is in sight
+const SPARE = 4; // rows above and below the visible ones
 const ROW = 56;
 
 /** The list. actions: {open(id), filter(changes), more(), submit()}. */
@@ -50,7 +50,7 @@ export function makeList(actions) {
       parts.push(part);
       space.append(part.node);
     }
-    // A job keeps its row element for as long as it is in sight: only then do its bars glide.
+    // A job keeps its row element while it is visible, so that its progress bar is animated.
     const free = new Map(parts.map((part) => [part.id, part]));
     const shown = jobs.slice(first, last);
     const taken = new Map();
@@ -87,7 +87,7 @@ export function makeList(actions) {
     paint();
   }
 
-  /** What the engines' counts tell about one state, "" when they do not. */
+  /** The number of jobs in one state from the engines' counts, "" when they do not give it. */
   function figure(store, state) {
     const engines = (store.status?.engines ?? []).filter((engine) => !store.filter.engine || engine.name === store.filter.engine);
     const sum = (key) => engines.reduce((total, engine) => total + engine[key], 0);
@@ -108,7 +108,7 @@ export function makeList(actions) {
 
   function drawEmpty(store) {
     const filtered = store.filter.state || store.filter.engine || query;
-    const why = query ? "Enter opens the job with this id, if there is one." : "No job is in this state, of this engine.";
+    const why = query ? "Enter opens the job with this id, if there is one." : "No job has this state and this engine.";
     const wanted = filtered ? why : "first";
     if (empty.dataset.kind === wanted) return;
     empty.dataset.kind = wanted;
@@ -127,7 +127,7 @@ export function makeList(actions) {
   return {
     update,
     clear,
-    /** Which job the third pane shows. */
+    /** Mark the job that the right pane shows. */
     setOpened(id) {
       opened = id;
       if (id) cursor = id;
@@ -137,7 +137,7 @@ export function makeList(actions) {
       return cursor;
     },
     find: (id) => latest?.jobs.find((job) => job.id === id),
-    /** Move the cursor by so many rows; the id it is on then. */
+    /** Move the cursor by `by` rows; returns the id of its job. */
     move(by) {
       if (!jobs.length) return "";
       const at = jobs.findIndex((job) => job.id === cursor);
@@ -174,7 +174,7 @@ function makeRow() {
       const fresh = part.id !== job.id;
       part.id = job.id;
       node.hidden = false;
-      node.classList.toggle("fresh", fresh); // no gliding from another job's value
+      node.classList.toggle("fresh", fresh); // no animation from the value of another job
       node.id = `job-${job.id}`;
       node.dataset.job = job.id;
       node.style.transform = `translateY(${at * ROW}px)`;

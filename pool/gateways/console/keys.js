@@ -1,22 +1,22 @@
-// The keyboard: one letter per deed, and a page that lists them.
+// Keyboard shortcuts, and a dialog that lists them.
 
 import { $, h, icon } from "./dom.js";
 
-/** keys: [[keys as shown, what it does, {key: deed}]]. Nothing happens while somebody types or a dialog is open. */
+/** keys: [[keys as shown, description, {key: action}]]. Keys do nothing in a text field or while a dialog is open. */
 export function listen(keys) {
-  const deeds = Object.assign({}, ...keys.map(([, , deed]) => deed));
+  const actions = Object.assign({}, ...keys.map(([, , action]) => action));
   addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     if (document.querySelector("dialog[open]")) return;
     const typing = event.target.closest?.("input, textarea, select, [contenteditable]");
     if (typing && event.key !== "Escape") return;
     if (typing) return void event.target.blur();
-    // A button in focus keeps its own keys.
+    // A focused button keeps its own keys.
     if ([" ", "Enter"].includes(event.key) && event.target.closest?.("button, a, summary, video, audio, [role=slider]")) return;
-    const deed = deeds[event.key];
-    if (!deed) return;
+    const action = actions[event.key];
+    if (!action) return;
     event.preventDefault();
-    deed();
+    action();
   });
   const dialog = $("help");
   dialog.append(

@@ -1,4 +1,4 @@
-// The page, put together: one store, three panes, dialogs, keys.
+// The page: one store, three panes, dialogs, keyboard shortcuts.
 
 import { hasToken, useToken } from "./api.js";
 import { $, h, icon, mark, say } from "./dom.js";
@@ -39,7 +39,7 @@ const submit = makeSubmit({
   done(ids) {
     refresh();
     if (ids.length === 1) goTo(ids[0]);
-    else toast(`${ids.length} jobs are in the queue`);
+    else toast(`${ids.length} jobs are queued`);
     announce(ids.length === 1 ? "Job submitted" : `${ids.length} jobs submitted`);
   },
 });
@@ -74,7 +74,7 @@ function showTab(name) {
 function drawTheme() {
   const theme = window.filepoolTheme.get();
   $("theme").replaceChildren(icon(theme));
-  mark($("theme"), "aria-label", `Theme: ${theme === "auto" ? "as the system" : theme}`);
+  mark($("theme"), "aria-label", `Theme: ${theme === "auto" ? "system" : theme}`);
 }
 
 function nextTheme() {
@@ -82,21 +82,21 @@ function nextTheme() {
   drawTheme();
 }
 
-let spoken = "";
+let announced = "";
 
 function drawHealth() {
   const { link, status } = store;
   const verdict = link === "live" ? (status.draining ? "degraded" : status.health.verdict) : link === "connecting" ? "connecting" : "lost";
-  const words = { live: status?.draining ? "Draining" : { ok: status?.health.sentence, degraded: "Degraded", down: "Pool down" }[verdict], connecting: "Connecting …", lost: "Connection lost", refused: "Gateway troubled", token: "Token needed" };
+  const words = { live: status?.draining ? "Draining" : { ok: status?.health.sentence, degraded: "Degraded", down: "Pool down" }[verdict], connecting: "Connecting …", lost: "Connection lost", refused: "Gateway error", token: "Token required" };
   mark($("health"), "data-verdict", verdict);
   say($("health-text"), words[link] || verdict);
   mark(document.body, "data-link", link);
   $("sign-out").hidden = !hasToken();
   drawNotice(verdict);
-  const said = verdict === "ok" ? "The pool works" : `${words[link]}`;
-  if (said !== spoken && verdict !== "connecting") {
-    if (spoken) announce(said);
-    spoken = said;
+  const said = verdict === "ok" ? "The pool is healthy" : `${words[link]}`;
+  if (said !== announced && verdict !== "connecting") {
+    if (announced) announce(said);
+    announced = said;
   }
   const waiting = status?.engines.reduce((sum, engine) => sum + engine.running, 0) ?? 0;
   document.title = `${link === "lost" ? "⚠ " : waiting ? `(${waiting}) ` : ""}filepool`;
@@ -114,7 +114,7 @@ function drawNotice(verdict) {
     return void notice.replaceChildren();
   }
   const lines = troubled ? [trouble] : reasons.length ? reasons : [status.health.sentence];
-  const title = link === "lost" ? "Connection lost" : link === "refused" ? "The gateway answers, but not with what was asked for" : verdict === "down" ? "Nothing gets done until somebody acts" : "Not all is as it should be";
+  const title = link === "lost" ? "Connection lost" : link === "refused" ? "The gateway answers with an error" : verdict === "down" ? "The pool is down and needs an operator" : "The pool is degraded";
   const key = [title, ...lines].join("\n");
   if (notice.dataset.key !== key) {
     notice.dataset.key = key;
@@ -124,7 +124,7 @@ function drawNotice(verdict) {
     );
   }
   const next = notice.querySelector(".aside");
-  if (next) say(next, `What is shown is from before. Accepted jobs go on. Next try in ${age((retryAt - Date.now()) / 1000)}.`);
+  if (next) say(next, `The page shows the last known state. Accepted jobs go on. Next try in ${age((retryAt - Date.now()) / 1000)}.`);
 }
 
 subscribe(() => {
@@ -138,10 +138,10 @@ subscribe(() => {
     },
   });
   list.update(store);
-  job.told(list.find(job.id));
+  job.update(list.find(job.id));
 });
 
-// ---- deeds
+// ---- actions
 
 $("new-job").prepend(icon("plus"));
 $("new-job").addEventListener("click", () => submit.open());
@@ -180,16 +180,16 @@ function pickState(at) {
 listen([
   ["n", "New job", { n: () => submit.open() }],
   ["/", "Find a job", { "/": () => (showTab("jobs"), $("search").focus()) }],
-  ["j k", "Next and previous job; so do ↓ and ↑", { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1) }],
+  ["j k", "Next and previous job; also ↓ and ↑", { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1) }],
   ["Enter", "Open the job", { Enter: () => list.cursor && goTo(list.cursor) }],
   ["Esc", "Close the job", { Escape: () => job.id && leave() }],
   ["Space", "Play or pause", { " ": media }],
   ["r", "Retry the failed job", { r: () => job.retry() }],
-  ["c", "Cancel the job; twice, to be sure", { c: () => job.askCancel() }],
+  ["c", "Cancel the job; press twice", { c: () => job.askCancel() }],
   ["1 … 6", "All, running, waiting, completed, failed, cancelled", Object.fromEntries([1, 2, 3, 4, 5, 6].map((digit) => [String(digit), () => pickState(digit - 1)]))],
-  ["p", "Jobs or pool (on a narrow screen)", { p: () => showTab(panes.dataset.tab === "pool" ? "jobs" : "pool") }],
-  ["t", "Theme: as the system, light, dark", { t: nextTheme }],
-  ["?", "This list", { "?": () => $("help").showModal() }],
+  ["p", "Switch between jobs and pool (narrow screen)", { p: () => showTab(panes.dataset.tab === "pool" ? "jobs" : "pool") }],
+  ["t", "Theme: system, light, dark", { t: nextTheme }],
+  ["?", "Show this list", { "?": () => $("help").showModal() }],
 ]);
 
 drawTheme();

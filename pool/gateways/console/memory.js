@@ -1,4 +1,4 @@
-// What only this browser knows: which files went into a job. The pool keeps no parameters of jobs that are over.
+// The input files of jobs, kept in this browser: the gateway does not return the parameters of jobs.
 
 const KEY = "filepool.jobs";
 const MOST = 500;
@@ -10,7 +10,7 @@ try {
   known = {};
 }
 
-/** {field: {id, name, type}} of a job that was submitted from here, else {}. */
+/** {field: {id, name, type}} of a job that this browser submitted, else {}. */
 export function inputsOf(jobId) {
   const found = Object.hasOwn(known, jobId) ? known[jobId] : {};
   return found && typeof found === "object" ? found : {};
@@ -24,7 +24,7 @@ export function rememberInputs(jobId, inputs) {
   try {
     localStorage.setItem(KEY, JSON.stringify(known));
   } catch {
-    // full or forbidden: the names are lost with the page, nothing else
+    // storage is full or disabled: only the names are lost, when the page closes
   }
 }
 

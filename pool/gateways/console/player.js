@@ -1,4 +1,4 @@
-// A calm player: play, a track that shows who speaks when, time, speed.
+// A media player: play button, a track with the turns of the speakers, time, speed.
 
 import { h, icon, mark, say } from "./dom.js";
 import { clock } from "./format.js";
@@ -6,10 +6,10 @@ import { clock } from "./format.js";
 const SPEEDS = [1, 1.25, 1.5, 2, 0.75];
 
 /**
- * A player of one recording. seen: it has a picture. parts: {start, end, colour} for the track, seconds.
- * length: seconds, until the file itself tells. tell(time): called as it plays. broken(): it cannot be played.
+ * A player of one recording. seen: it has video. parts: {start, end, colour} for the track, in seconds.
+ * length: seconds, used until the metadata is loaded. moved(time): called as it plays. broken(): called when it cannot be played.
  */
-export function makePlayer({ address, seen, parts, length, tell, broken }) {
+export function makePlayer({ address, seen, parts, length, moved, broken }) {
   const media = h("video", { preload: "metadata", playsinline: true, hidden: !seen, src: address, "aria-label": "Recording" });
   const toggle = h("button", { type: "button", class: "toggle", "aria-label": "Play", title: "Play (space)" }, icon("play", 18));
   const time = h("span", { class: "time", text: "0:00" });
@@ -29,7 +29,7 @@ export function makePlayer({ address, seen, parts, length, tell, broken }) {
     mark(track, "aria-valuemax", Math.round(seconds));
     mark(track, "aria-valuenow", Math.round(now));
     mark(track, "aria-valuetext", `${clock(now)} of ${clock(seconds)}`);
-    tell(now);
+    moved(now);
   };
   const run = () => {
     show();
@@ -80,7 +80,7 @@ export function makePlayer({ address, seen, parts, length, tell, broken }) {
   });
 
   function drawBlocks() {
-    const most = 600; // more than pixels are of no use
+    const most = 600; // more than there are pixels would not show
     const step = Math.ceil(parts.length / most);
     blocks.replaceChildren(
       ...parts.filter((_, at) => at % step === 0).map((part) => {

@@ -1,4 +1,4 @@
-// The left pane: every engine with its queue, and the workers in its slots.
+// The left pane: every engine with its queue and the workers in its slots.
 
 import { h, keyed, mark, s, say } from "./dom.js";
 import { age, bytes, count, duration } from "./format.js";
@@ -29,10 +29,10 @@ function makeEngine(engine, actions) {
   const ready = h("span", { class: "ready" });
   const figures = ["queued", "running", "dead"].map((kind) => {
     const number = h("b");
-    const words = { queued: "waiting", running: "running", dead: "failed" };
+    const label = { queued: "waiting", running: "running", dead: "failed" };
     const state = { queued: "queued", running: "running", dead: "failed" }[kind];
-    const node = h("button", { type: "button", class: "figure", dataset: { kind }, onclick: () => actions.filter(engine.name, state) }, number, h("span", { text: words[kind] }));
-    return { kind, number, node, words: words[kind] };
+    const node = h("button", { type: "button", class: "figure", dataset: { kind }, onclick: () => actions.filter(engine.name, state) }, number, h("span", { text: label[kind] }));
+    return { kind, number, node, label: label[kind] };
   });
   const base = s("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT - 1, y2: HEIGHT - 1 });
   const line = s("polyline", { class: "line" });
@@ -40,7 +40,7 @@ function makeEngine(engine, actions) {
   const spark = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", class: "spark", "aria-hidden": "true" }, base, area, line);
   const note = h("p", { class: "aside" });
   const slots = h("ul", { class: "slots" });
-  const name = h("button", { type: "button", class: "name", text: engine.name, title: "Show its jobs only", onclick: () => actions.filter(engine.name, "") });
+  const name = h("button", { type: "button", class: "name", text: engine.name, title: "Show only its jobs", onclick: () => actions.filter(engine.name, "") });
   const node = h("section", { class: "engine", "aria-label": `Engine ${engine.name}`, dataset: { engine: engine.name } }, h("header", {}, h("h2", {}, name), ready), h("div", { class: "figures" }, figures.map((figure) => figure.node)), spark, note, slots);
   return {
     node,
@@ -51,13 +51,13 @@ function makeEngine(engine, actions) {
         const value = figure.kind === "queued" ? now.queued + now.held + now.deferred : now[figure.kind];
         say(figure.number, value.toLocaleString("en"));
         mark(figure.node, "data-zero", value === 0);
-        mark(figure.node, "aria-label", `${value} ${figure.words}: show them`);
+        mark(figure.node, "aria-label", `${value} ${figure.label}: show them`);
       }
       draw(now.past, line, area);
       mark(spark, "data-flat", !now.past.some(Boolean));
       const parts = [];
-      if (now.oldest_wait_s >= 2) parts.push(`oldest has waited ${age(now.oldest_wait_s)}`);
-      if (now.deferred) parts.push(`${now.deferred} due later`);
+      if (now.oldest_wait_s >= 2) parts.push(`longest wait ${age(now.oldest_wait_s)}`);
+      if (now.deferred) parts.push(`${now.deferred} scheduled`);
       if (now.held) parts.push(`${now.held} held for other jobs`);
       say(note, parts.join(" · "));
       note.hidden = !parts.length;
@@ -69,13 +69,13 @@ function makeEngine(engine, actions) {
 function draw(past, line, area) {
   const most = Math.max(1, ...past);
   const step = WIDTH / (HISTORY - 1);
-  const begin = WIDTH - (past.length - 1) * step; // the latest is at the right edge
+  const begin = WIDTH - (past.length - 1) * step; // the latest value is at the right edge
   const points = past.map((value, at) => `${(begin + at * step).toFixed(1)},${(HEIGHT - 2 - (value / most) * (HEIGHT - 4)).toFixed(1)}`);
   mark(line, "points", points.join(" "));
   mark(area, "points", `${begin.toFixed(1)},${HEIGHT} ${points.join(" ")} ${WIDTH},${HEIGHT}`);
 }
 
-/** What a slot is doing, as one of few moods for its colour. */
+/** The state of a slot as one of "bad", "warn", "busy", "idle", for its colour. */
 export function mood(slot) {
   if (["benched", "off"].includes(slot.seat) || slot.seat === "orphaned") return "bad";
   if (slot.trouble) return "warn";
@@ -140,7 +140,7 @@ function makeFoot() {
     node,
     update(status) {
       const parts = [`${bytes(status.free_bytes)} free`];
-      if (status.dropped) parts.push(`${count(status.dropped, "dropped file")} to take in`);
+      if (status.dropped) parts.push(`${count(status.dropped, "dropped file")} in in/`);
       if (status.quarantined) parts.push(`${status.quarantined} in quarantine`);
       if (status.supervisor) parts.push(`serving for ${duration(Math.round((status.at - status.supervisor.started) / 1e6))}`);
       if (status.supervisor?.version) parts.push(`version ${status.supervisor.version}`);

@@ -1,31 +1,31 @@
-// What the page knows of the pool, and the loop that keeps it fresh.
+// The state of the pool, and the loop that polls it.
 
 import { Refused, get, pause } from "./api.js";
 
 const EVERY_MS = 1000;
 const ENGINES_MS = 15_000;
-const SHARE = 4; // a look that took t is not repeated before 4 t have passed
+const SHARE = 4; // a poll that took t is not repeated before 4 t have passed
 const FEW = 200;
-const ALL = 1000; // the most that the gateway lists
-export const HISTORY = 150; // looks remembered per engine
+const ALL = 1000; // the limit of the gateway
+export const HISTORY = 150; // polls kept per engine
 
 export const store = {
   link: "connecting", // "connecting" | "live" | "lost" | "refused" | "token"
-  trouble: "", // why not live
-  retryAt: 0, // ms, when the next try is due
+  trouble: "", // why the link is not live
+  retryAt: 0, // ms since 1970, time of the next try
   status: null,
   engines: [],
   jobs: [],
   total: 0,
-  listed: false, // whether `jobs` belongs to the filter
+  listed: false, // whether `jobs` belongs to the current filter
   filter: { state: "", engine: "" },
   limit: FEW,
-  history: new Map(), // engine -> numbers of jobs that wait or run
+  history: new Map(), // engine -> numbers of waiting and running jobs
 };
 
 const listeners = new Set();
 let wake = new AbortController();
-let generation = 0; // of the filter: an answer to an older question is thrown away
+let generation = 0; // of the filter: answers for an older filter are dropped
 let enginesAt = 0;
 
 /** Call `listener` after every change. */
@@ -33,11 +33,11 @@ export function subscribe(listener) {
   listeners.add(listener);
 }
 
-function tell() {
+function notify() {
   for (const listener of listeners) listener(store);
 }
 
-/** Look again at once. */
+/** Poll at once. */
 export function refresh() {
   wake.abort();
 }
@@ -47,11 +47,11 @@ export function setFilter(changes) {
   generation += 1;
   store.limit = FEW;
   store.listed = false;
-  tell();
+  notify();
   refresh();
 }
 
-/** List more, when there are more. */
+/** List more jobs, if there are more. */
 export function listMore() {
   if (store.limit === ALL || store.total <= store.limit) return;
   store.limit = ALL;
@@ -72,7 +72,7 @@ async function loadEngines() {
 async function look() {
   const asked = generation;
   const { state, engine } = store.filter;
-  const states = state === "queued" ? ["queued", "deferred", "held"] : [state]; // all wait
+  const states = state === "queued" ? ["queued", "deferred", "held"] : [state]; // all waiting
   const [status, lists] = await Promise.all([get("/status"), Promise.all(states.map((one) => list(one, engine))), loadEngines()]);
   store.status = status;
   remember(status);
@@ -96,7 +96,7 @@ function remember(status) {
   }
 }
 
-/** Poll for as long as the page lives; while nobody looks at it, rarely. */
+/** Poll while the page is open; rarely while it is hidden. */
 export async function run() {
   document.addEventListener("visibilitychange", () => document.hidden || refresh());
   addEventListener("online", refresh);
@@ -116,7 +116,7 @@ export async function run() {
       const link = error.status === 401 ? "token" : error.status ? "refused" : "lost";
       Object.assign(store, { link, trouble: error.message, retryAt: Date.now() + wait });
     }
-    tell();
+    notify();
     await pause(store.link === "token" ? 3_600_000 : wait, wake.signal);
   }
 }

@@ -1,4 +1,4 @@
-// Making jobs: a form per engine, files dropped anywhere, uploads that show how far they are.
+// New jobs: a form per engine, files dropped anywhere, uploads with progress.
 
 import { call, Refused, upload } from "./api.js";
 import { $, h, icon, mark, say } from "./dom.js";
@@ -7,14 +7,14 @@ import { assign, fieldsOf, makeFields } from "./form.js";
 import { rememberInputs } from "./memory.js";
 
 const LAST = "filepool.engine";
-const AT_ONCE = 3; // uploads side by side
+const AT_ONCE = 3; // parallel uploads
 
 /** The dialog. actions: {engines(): [{name, schema, doc}], done(ids)}. */
 export function makeSubmit(actions) {
   const dialog = $("submit");
   let engine = null;
   let form = null;
-  let working = null; // AbortController while files are on their way
+  let working = null; // AbortController while files are uploaded
   const tabs = h("div", { class: "segments engines", role: "group", "aria-label": "Engine" });
   const doc = h("p", { class: "aside" });
   const needed = h("div", { class: "fields" });
@@ -42,10 +42,10 @@ export function makeSubmit(actions) {
     const choice = [whole, fitting, engines].find((list) => list.length) ?? [];
     if (!dialog.open) dialog.showModal();
     pick((choice.find((one) => one.name === last) ?? choice[0])?.name ?? "", files);
-    if (files.length && !fitting.length) fail("No engine takes such files: recordings, videos and pictures are taken.");
+    if (files.length && !fitting.length) fail("No engine takes these files. Recordings, videos and pictures can be used.");
   }
 
-  /** Whether these files are all that an engine needs. */
+  /** Whether these files fill all required file fields of an engine. */
   function complete(one, files) {
     const fields = fieldsOf(one.schema) ?? [];
     const found = assign(fields, files) ?? {};
@@ -59,7 +59,7 @@ export function makeSubmit(actions) {
     fail("");
     tabs.replaceChildren(...engines.map((one) => h("button", { type: "button", "aria-pressed": String(one === engine), text: one.name, onclick: () => pick(one.name) })));
     if (!engine) {
-      say(doc, "The pool tells of no engine yet.");
+      say(doc, "The pool has no engines.");
       send.disabled = true;
       return;
     }
@@ -79,7 +79,7 @@ export function makeSubmit(actions) {
   /** For an engine without a schema. */
   function plain(described) {
     const area = h("textarea", { id: "field-params", rows: 6, spellcheck: false, class: "mono", "aria-label": "Parameters as JSON", placeholder: "{ }", oninput: ready });
-    const why = described ? "This engine takes anything: parameters as a JSON object." : "No worker of this engine has described its parameters yet: give them as a JSON object.";
+    const why = described ? "This engine has no schema: give its parameters as a JSON object." : "The parameters of this engine are unknown until a worker has started once: give them as a JSON object.";
     const read = () => {
       const value = area.value.trim() ? JSON.parse(area.value) : {};
       if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("A JSON object is expected: { … }");
@@ -92,7 +92,7 @@ export function makeSubmit(actions) {
     const field = (id, name, about, input) => h("div", { class: "field" }, h("label", { for: id, text: name }), input, h("small", { text: about }));
     return [
       field("job-priority", "Priority", "higher runs first, −100 to 100", h("input", { id: "job-priority", type: "number", min: -100, max: 100, step: 1, placeholder: "0" })),
-      field("job-id", "Id", "your own name for it; the same again is the same job", h("input", { id: "job-id", type: "text", placeholder: "made for you", spellcheck: false })),
+      field("job-id", "Id", "your id for the job; the same id again is the same job", h("input", { id: "job-id", type: "text", placeholder: "generated", spellcheck: false })),
     ];
   }
 
@@ -102,7 +102,7 @@ export function makeSubmit(actions) {
     try {
       jobs = Math.max(1, ...Object.values(form.read().files).map((list) => list.length));
     } catch {
-      // it is said when the form is sent
+      // reported when the form is submitted
     }
     send.disabled = missing.length > 0 || working !== null;
     say(send, working ? "Sending …" : jobs > 1 ? `Submit ${count(jobs, "job")}` : "Submit");
@@ -144,7 +144,7 @@ export function makeSubmit(actions) {
     }
   }
 
-  /** Upload every file; {key: [uploaded]}. */
+  /** Upload all files; resolves to {key: [uploaded]}. */
   async function uploadAll(files, signal) {
     const list = Object.entries(files).flatMap(([key, chosen]) => chosen.map((file) => ({ key, file, part: 0, result: null })));
     const whole = list.reduce((sum, item) => sum + item.file.size, 0) || 1;
@@ -171,13 +171,13 @@ export function makeSubmit(actions) {
   return { open, get isOpen() { return dialog.open; } };
 }
 
-/** One map of inputs per job: what is there once goes into each. */
+/** One map of inputs per job: a single file of a field goes into each. */
 function combine(uploads) {
   const jobs = Math.max(1, ...Object.values(uploads).map((list) => list.length));
   return Array.from({ length: jobs }, (_, at) => Object.fromEntries(Object.entries(uploads).map(([key, list]) => [key, list[Math.min(at, list.length - 1)]])));
 }
 
-/** Files dropped anywhere on the page. */
+/** Call `open(files)` for files dropped anywhere on the page. */
 export function acceptDrops(open) {
   const veil = $("dropping");
   const holds = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");

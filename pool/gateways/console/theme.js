@@ -1,5 +1,5 @@
 "use strict";
-// Not a module: it runs before the first paint, so that no page flashes in the wrong colours.
+// Not a module: it runs before the first paint, so that the page never flashes in the wrong colours.
 (() => {
   const KEY = "filepool.theme";
   const ORDER = ["auto", "light", "dark"];
@@ -7,7 +7,7 @@
   try {
     theme = localStorage.getItem(KEY) || "auto";
   } catch {
-    // storage is forbidden here: the system's choice it is
+    // storage is disabled: use the theme of the system
   }
   const show = () => {
     document.documentElement.dataset.theme = ORDER.includes(theme) ? theme : "auto";
@@ -20,7 +20,7 @@
       try {
         localStorage.setItem(KEY, theme);
       } catch {
-        // it lasts as long as the page
+        // storage is disabled: the theme lasts until the page closes
       }
       show();
       return theme;

@@ -1,9 +1,9 @@
-// Asking for the bearer token, when the server wants one.
+// The dialog that asks for the bearer token.
 
 import { hasToken, useToken } from "./api.js";
 import { $, h, say } from "./dom.js";
 
-/** The dialog. given(): a token was typed. */
+/** The dialog. given(): called when a token was entered. */
 export function makeToken(given) {
   const dialog = $("token");
   const input = h("input", { id: "token-input", type: "password", autocomplete: "off", spellcheck: false, required: true });
@@ -11,13 +11,13 @@ export function makeToken(given) {
   const form = h(
     "form",
     { method: "dialog" },
-    h("p", { class: "aside", text: "This gateway serves only those who have its token. It is kept until this tab is closed." }),
+    h("p", { class: "aside", text: "This gateway requires a token. The browser keeps it until this tab is closed." }),
     h("div", { class: "field" }, h("label", { for: "token-input", text: "Bearer token" }), input),
     wrong,
-    h("footer", {}, h("button", { type: "submit", class: "primary", text: "Go in" })),
+    h("footer", {}, h("button", { type: "submit", class: "primary", text: "Sign in" })),
   );
-  dialog.append(h("header", {}, h("h2", { id: "token-title", text: "A token is needed" })), form);
-  dialog.addEventListener("cancel", (event) => event.preventDefault()); // nothing is behind it
+  dialog.append(h("header", {}, h("h2", { id: "token-title", text: "Token required" })), form);
+  dialog.addEventListener("cancel", (event) => event.preventDefault()); // the page is empty without a token
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     useToken(input.value);

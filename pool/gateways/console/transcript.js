@@ -1,4 +1,4 @@
-// A transcript that is read along with its sound: the word being spoken stands out, a click goes to it.
+// A transcript with its recording: the current word is highlighted, a click on a word plays from there.
 
 import { exists, mediaAddress } from "./api.js";
 import { h, icon, saveText } from "./dom.js";
@@ -7,7 +7,7 @@ import { inputsOf } from "./memory.js";
 import { makePlayer } from "./player.js";
 
 const COLOURS = 6;
-const HANDS_OFF_MS = 4000; // after somebody scrolled, the text does not run away from them
+const HANDS_OFF_MS = 4000; // no automatic scrolling for this long after the reader has scrolled
 
 export function isTranscript(value) {
   return Array.isArray(value?.segments) && value.segments.every(isSegment) && typeof value.text === "string";
@@ -17,7 +17,7 @@ function isSegment(record) {
   return typeof record?.start === "number" && typeof record?.end === "number" && typeof record?.text === "string";
 }
 
-/** Segments as they arrive while the job runs; other records as JSON. */
+/** Segments as they arrive while the job runs; other partial results as JSON. */
 export function liveTranscript() {
   const list = h("ol", { class: "said" });
   const node = h("section", { class: "transcript" }, h("h3", { text: "So far" }), list);
@@ -33,7 +33,7 @@ export function liveTranscript() {
   };
 }
 
-/** The whole transcript with its player, if the recording is at hand. */
+/** The whole transcript, with a player if the recording is available. */
 export function drawTranscript(outcome, release, actions) {
   const { value } = outcome;
   const names = speakers(value);
@@ -48,7 +48,7 @@ export function drawTranscript(outcome, release, actions) {
     { class: "transcript", "aria-label": "Transcript" },
     place,
     h("div", { class: "about" }, legend(value, names, colour), h("p", { class: "aside", text: [value.language, duration(value.duration_s), `${words.length.toLocaleString("en")} words`].filter(Boolean).join(" · ") })),
-    value.segments.length ? said : h("p", { class: "plain", text: "Nobody speaks in this recording." }),
+    value.segments.length ? said : h("p", { class: "plain", text: "This recording has no speech." }),
     h("div", { class: "saves" }, save(`${base}.txt`, () => asText(value)), save(`${base}.srt`, () => asSrt(value, names.length > 1))),
   );
   attach(outcome, place, { value, colour, said, segments, words }, release, actions);
@@ -60,13 +60,13 @@ function nameless(outcome) {
 }
 
 function speakers(value) {
-  const told = Array.isArray(value.speakers) ? value.speakers.map(String) : [];
-  return [...new Set([...told, ...value.segments.map((segment) => segment.speaker).filter(Boolean).map(String)])];
+  const listed = Array.isArray(value.speakers) ? value.speakers.map(String) : [];
+  return [...new Set([...listed, ...value.segments.map((segment) => segment.speaker).filter(Boolean).map(String)])];
 }
 
 function called(name, names) {
   const number = /^spk(\d+)$/.exec(name);
-  return number ? `Speaker ${Number(number[1]) + 1}` : name || (names.length ? "Somebody" : "");
+  return number ? `Speaker ${Number(number[1]) + 1}` : name || (names.length ? "Unknown speaker" : "");
 }
 
 function legend(value, names, colour) {
@@ -89,7 +89,7 @@ function drawSegment(segment, before, words, names, colour) {
   return { node, start: segment.start, end: segment.end, speaker: segment.speaker, first, last: words.length };
 }
 
-/** The segment's own text with its words wrapped where they stand in it: no script needs spaces for that. */
+/** Append the text of a segment with each word in an element. Works for scripts without spaces, too. */
 function spread(segment, parent, words) {
   let at = 0;
   const pieces = [];
@@ -106,7 +106,7 @@ function spread(segment, parent, words) {
   parent.append(...pieces, segment.text.slice(at));
 }
 
-/** Find the recording: what was uploaded here, else what the reader chooses. */
+/** Attach the recording: the file that this browser uploaded, else a file that the reader chooses. */
 async function attach(outcome, place, script, release, actions) {
   const input = Object.values(inputsOf(outcome.id)).find((one) => one.type !== "image");
   const path = input ? `/api/tempfile/download/${encodeURIComponent(input.id)}` : "";
@@ -119,7 +119,7 @@ async function attach(outcome, place, script, release, actions) {
     const [file] = chooser.files;
     if (file) play(place, URL.createObjectURL(file), file.type.startsWith("video/"), script, release, actions);
   });
-  const why = input ? `${input.name} is no longer kept here.` : "The recording was not sent from this browser.";
+  const why = input ? `${input.name} is no longer stored here.` : "The recording was not uploaded from this browser.";
   place.replaceChildren(h("label", { class: "chooser" }, icon("play"), h("span", {}, h("b", { text: "Choose the recording to read along" }), h("small", { text: why })), chooser));
 }
 
@@ -128,7 +128,7 @@ function play(place, address, seen, script, release, actions) {
   const parts = segments.map((segment) => ({ ...segment, colour: segment.speaker ? colour(segment.speaker) : null }));
   let current = { word: null, part: null };
   let touched = 0;
-  const tell = (time) => {
+  const moved = (time) => {
     const part = at(segments, time, 0.4);
     const word = part ? at(words.slice(part.first, part.last), time, 0.25) : null;
     if (word?.node !== current.word) {
@@ -142,7 +142,7 @@ function play(place, address, seen, script, release, actions) {
     }
     current = { word: word?.node ?? null, part: part?.node ?? null };
   };
-  const player = makePlayer({ address, seen, parts, length: value.duration_s, tell, broken: () => actions.toast("This browser cannot play the recording.", true) });
+  const player = makePlayer({ address, seen, parts, length: value.duration_s, moved, broken: () => actions.toast("This browser cannot play the recording.", true) });
   for (const kind of ["wheel", "touchmove"]) said.addEventListener(kind, () => (touched = Date.now()), { passive: true });
   said.addEventListener("click", (event) => {
     const seek = event.target.closest("[data-seek]")?.dataset.seek;
@@ -158,7 +158,7 @@ function play(place, address, seen, script, release, actions) {
   });
 }
 
-/** What is said at a time, by halving; up to `slack` seconds after its end it still counts. */
+/** The item of a sorted list at a time, by binary search; it counts until `slack` seconds after its end. */
 function at(list, time, slack) {
   let [low, high] = [0, list.length - 1];
   while (low <= high) {

@@ -1,11 +1,11 @@
 """The HTTP gateway: `python -m pool.gateways.http`. docs/HTTP.md is its reference.
 
-settings     what config.json, environment and command line say
-app          make_app(pool, settings): the ASGI application, put together
-guard        token, limits, foreign pages: before anything else sees a request
+settings     settings from config.json, the environment and the command line
+app          make_app(pool, settings): the ASGI application
+guard        token, rate limits, cross-site requests: checked before any route runs
 bodies       bounded JSON and streamed multipart
-errors       every failure as a true status and a message in the form that its client knows
-desk         what all routes share: the pool, one look at it for many, who waits for which job
-ledger       jobs that ended, remembered for lists and metrics
+errors       every failure as an HTTP status and a message in the format of its API
+desk         what all routes share: the pool, its cached status, the waits for jobs
+ledger       jobs that ended, kept for lists and metrics
 human, tempfile, jobs, events, speech, state, metrics     the routes
 """

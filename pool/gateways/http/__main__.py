@@ -21,7 +21,7 @@ _EPILOG = "\n\n".join(
         "[bold]Examples[/bold]",
         "python -m pool.gateways.http                                   this machine only, port 8308",
         "BASE_PATH=/data python -m pool.gateways.http --port 9000       media under /data",
-        "python -m pool.gateways.http --host 0.0.0.0 --token-file token   for others, with a token",
+        "python -m pool.gateways.http --host 0.0.0.0 --token-file token   all addresses, with a token",
         "curl localhost:8308/health",
         "curl -F file=@talk.m4a -F model=any localhost:8308/v1/audio/transcriptions",
         "[bold]Exit codes[/bold] 0 ended by a signal, 1 the address is taken, 4 wrong configuration",
@@ -36,22 +36,22 @@ app = typer.Typer(
 @app.command(epilog=_EPILOG)
 def serve(
     config: ConfigOption = None,
-    host: Annotated[str | None, typer.Option(help="Address to bind; other than loopback: a token.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: a free one. Default: 8308.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind. Any but loopback needs a token.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free port. Default: 8308.")] = None,
     base_path: Annotated[
         list[Path] | None,
-        typer.Option("--base-path", help="Folder that requests may read and write; again for more."),
+        typer.Option("--base-path", help="Folder that requests may read and write. Repeatable."),
     ] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the bearer token.")] = None,
-    start: Annotated[bool, typer.Option("--start/--no-start", help="Start a pool when none serves the spool.")] = True,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Start a supervisor if none serves.")] = True,
     patience: PatienceOption = PATIENCE_S,
-    access_log: Annotated[bool, typer.Option("--access-log", help="One line per request.")] = False,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
     version: VersionOption = False,
 ) -> None:
-    """The pool over HTTP: videos, transcripts, uploads, jobs, metrics.
+    """Serve the pool over HTTP: videos, transcripts, uploads, jobs, metrics.
 
-    A thin client of the pool: when it dies, accepted jobs go on, and another one finds their results. Options win over
-    the environment (BASE_PATH, FILEPOOL_HTTP_TOKEN), which wins over the section "http" of config.json.
+    When the gateway dies, accepted jobs go on, and the next gateway finds their results. Options override
+    the environment (BASE_PATH, FILEPOOL_HTTP_TOKEN), which overrides the section "http" of config.json.
     """
     from pool.gateways.http.settings import read_settings
 
@@ -89,6 +89,7 @@ def _serve(config: Config, settings: Settings, *, start: bool, patience: float, 
 
 
 def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
     run(app, "python -m pool.gateways.http")
 
 

@@ -1,4 +1,4 @@
-"""The application, put together: routes, guard, errors in the form of each client, the OpenAPI document."""
+"""The ASGI application: routes, guard, error handlers, the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from pool.gateways.http.guard import Guard
 from pool.gateways.http.settings import Settings
 from pool.gateways.http.traced import Traced
 
-_ASK = {"Cache-Control": "no-cache"}  # else browsers mix files of two versions
+_REVALIDATE = {"Cache-Control": "no-cache"}  # otherwise browsers mix files of two versions
 CONSOLE = Path(__file__).resolve().parents[1] / "console"  # index.html at /, the rest at /static
 
 
 def make_app(pool: FilePool, settings: Settings) -> FastAPI:
-    """The gateway to one pool. The folders of the settings must exist; the caller closes the pool."""
+    """The application that serves one pool. The folders of the settings must exist; the caller closes the pool."""
     desk = Desk(pool, settings)
 
     @contextlib.asynccontextmanager
@@ -53,21 +53,23 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
     docs.declare(app, settings)
     for kind in (RequestValidationError, HTTPException, PoolError, OSError, TimeoutError):
         app.add_exception_handler(kind, _on_error)
-    app.add_exception_handler(Exception, _on_surprise)
+    app.add_exception_handler(Exception, _on_unexpected)
     app.add_middleware(Traced)
     app.add_middleware(Guard, settings=settings)
     if CONSOLE.is_dir():
         app.mount("/static", _Assets(directory=CONSOLE), name="static")
-        app.add_api_route("/", lambda: FileResponse(CONSOLE / "index.html", headers=_ASK), include_in_schema=False)
+        app.add_api_route(
+            "/", lambda: FileResponse(CONSOLE / "index.html", headers=_REVALIDATE), include_in_schema=False
+        )
     return app
 
 
 class _Assets(StaticFiles):
-    """The console's own files."""
+    """The static files of the console, revalidated on every request."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update(_ASK)
+        response.headers.update(_REVALIDATE)
         return response
 
 
@@ -80,5 +82,5 @@ async def _on_error(request: Request, error: Exception) -> Response:
     return respond(request.url.path, problem)
 
 
-async def _on_surprise(request: Request, error: Exception) -> Response:
+async def _on_unexpected(request: Request, error: Exception) -> Response:
     return await _on_error(request, error)

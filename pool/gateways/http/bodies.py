@@ -1,7 +1,7 @@
-"""What clients send, read within bounds of size and time: JSON as a whole, files as a stream.
+"""Request bodies, read within limits of size and time: JSON as a whole, files as a stream.
 
-A file never is in memory as a whole: blocks go from the socket to the disk, and a client that is too slow, or sends
-too much, is told so at once.
+A file is never in memory as a whole: blocks go from the socket to the disk. A client that is too slow, or sends too
+much, gets an error at once.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class JsonRequest(Request):
     """A request whose body is one small JSON document."""
 
     async def body(self) -> bytes:
+        """The body, at most MAX_DROP_BYTES, read within JSON_BODY_S. Raises HTTPException 400, 408, 413, 415."""
         if not hasattr(self, "_body"):
             data = bytearray()
             try:
@@ -46,15 +47,16 @@ class JsonRequest(Request):
                         if len(data) > MAX_DROP_BYTES:
                             raise HTTPException(413, f"the body is longer than {MAX_DROP_BYTES} bytes: upload files")
             except TimeoutError:
-                raise HTTPException(408, f"the body did not come within {JSON_BODY_S:g} s") from None
+                raise HTTPException(408, f"the body did not arrive within {JSON_BODY_S:g} s") from None
             except ClientDisconnect:
-                raise HTTPException(400, "the body was cut short") from None
+                raise HTTPException(400, "the client disconnected before the end of the body") from None
             if data and not _is_json(self.headers.get("content-type", "")):
-                raise HTTPException(415, "the body has to be JSON: Content-Type: application/json")
+                raise HTTPException(415, "the body must be JSON: send Content-Type: application/json")
             self._body = bytes(data)
         return self._body
 
     async def json(self) -> Any:
+        """The decoded body. Raises HTTPException."""
         try:
             return codec.decode_json(await self.body())
         except ProtocolError as error:
@@ -65,6 +67,7 @@ class JsonRoute(APIRoute):
     """Routes whose bodies are read by JsonRequest."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler of the route, called with a JsonRequest."""
         handle = super().get_route_handler()
 
         async def bounded(request: Request) -> Response:
@@ -80,17 +83,22 @@ def _is_json(content_type: str) -> bool:
 
 @dataclass
 class Form:
-    """What a multipart body held: the file, and the other fields as text. A field given twice keeps all values."""
+    """A parsed multipart body: the file, and the other fields as text. A repeated field keeps all its values."""
 
     file: Tempfile | None = None
     fields: dict[str, list[str]] = field(default_factory=dict)
 
     def one(self, name: str) -> str:
+        """The last value of a field, "" when it is missing."""
         return self.fields[name][-1] if self.fields.get(name) else ""
 
 
 async def read_form(request: Request, store: Tempfiles, *, max_bytes: int, timeout_s: float) -> Form:
-    """Read a multipart body; its part "file" becomes an uploaded file. Raises HTTPException; leaves nothing half."""
+    """Read a multipart body; its part "file" becomes an uploaded file.
+
+    max_bytes: of the file. timeout_s: for the whole body. Raises HTTPException 400, 408, 413, 415, OSError; then no
+    partial file stays behind.
+    """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise HTTPException(415, 'send multipart/form-data with a part "file"')
@@ -112,7 +120,7 @@ async def read_form(request: Request, store: Tempfiles, *, max_bytes: int, timeo
     except TimeoutError:
         raise HTTPException(408, "the upload is too slow") from None
     except ClientDisconnect:
-        raise HTTPException(400, "the upload was cut short") from None
+        raise HTTPException(400, "the client disconnected before the end of the upload") from None
     except FormParserError as error:
         raise HTTPException(400, f"the multipart body cannot be read: {error}") from None
     finally:
@@ -120,7 +128,7 @@ async def read_form(request: Request, store: Tempfiles, *, max_bytes: int, timeo
 
 
 async def _blocks(request: Request) -> AsyncIterator[bytes]:
-    """Blocks of the body, each within its time. Raises TimeoutError."""
+    """The blocks of the body. Raises TimeoutError when the next one takes longer than _BLOCK_S."""
     stream = request.stream()
     while True:
         try:
@@ -132,7 +140,7 @@ async def _blocks(request: Request) -> AsyncIterator[bytes]:
 
 
 class _Reader:
-    """Takes the parser's events; the file goes to a .part in the store."""
+    """Handles the parser's events; writes the file to a .part in the store."""
 
     def __init__(self, store: Tempfiles, max_bytes: int) -> None:
         self._store, self._max_bytes = store, max_bytes
@@ -181,10 +189,10 @@ class _Reader:
         self._writing = self._field == "file"
         if not self._writing:
             if b"filename" in options:
-                raise HTTPException(400, f'the file has to be the part "file", not {self._field!r:.60}')
+                raise HTTPException(400, f'the file must be the part "file", not {self._field!r:.60}')
             return
         if self._path:
-            raise HTTPException(400, "one file at a time")
+            raise HTTPException(400, "send one file per request")
         self._file_name = options.get(b"filename", b"").decode("utf-8", "replace")
         self._path = self._store.part()
 
@@ -208,7 +216,7 @@ class _Reader:
         self.complete = True
 
     def flush(self) -> None:
-        """Write what has come. OSError."""
+        """Write the buffered bytes to the disk. Raises OSError, and HTTPException 415 for an unknown format."""
         if not self._path:
             return
         if self._output is None:
@@ -217,34 +225,34 @@ class _Reader:
         if len(self._head) < HEAD_BYTES:
             self._head += bytes(self._buffer[: HEAD_BYTES - len(self._head)])
             if len(self._head) == HEAD_BYTES:
-                self._judge()  # what is not wanted is not taken in to its end
+                self._detect()  # refuse an unknown format before the rest arrives
         view = memoryview(self._buffer)
         while view:
             view = view[self._output.write(view) :]
         view.release()
         self._buffer = bytearray()
 
-    def _judge(self) -> str:
+    def _detect(self) -> str:
         kind = kind_of(self._head, self._file_name)
         if kind is None:
             name = f"{self._file_name!r:.80}" if self._file_name else "the file"
-            raise HTTPException(415, f"{name} is no image, audio or video that is known here")
+            raise HTTPException(415, f"{name} is not a known image, audio or video format")
         return kind
 
     def finish(self) -> Form:
-        """The whole form; the file has its id."""
+        """The complete form, its file stored under an id. Raises HTTPException, OSError."""
         if self._path:
             self.flush()
             if not self._size:
                 raise HTTPException(400, "the file is empty")
-            kind = self._judge()
+            kind = self._detect()
             self.close(keep=True)
             self._form.file = self._store.keep(self._path, kind, self._file_name)
             self._path = ""
         return self._form
 
     def close(self, *, keep: bool = False) -> None:
-        """Let go of the file; what was not finished is removed."""
+        """Close the file. keep: do not remove it."""
         if self._output is not None:
             self._output.close()
             self._output = None

@@ -1,7 +1,7 @@
 """What all routes of one application share.
 
-One look at the pool serves everybody who asks within a short time; one future per job serves everybody who waits for
-it. Leaving a wait never touches the job: asyncio.wrap_future would cancel it with its client.
+The status of the pool is cached for a short time, and all waits for one job share one future. A client that stops
+waiting does not affect the job; asyncio.wrap_future would cancel the job with its client.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from pool.gateways.tempfiles import Tempfiles
 from pool.runfiles.schemas import Schemas, path_keys
 
 T = TypeVar("T")
-_BELIEVED_S = 0.5  # how long a look at the pool is believed
+_FRESH_S = 0.5  # how long a status stays valid
 _WAITING = ("held", "queued", "deferred")
-_SHARE = 10  # a look that took t is not repeated before 10 t have passed
+_SHARE = 10  # a status that took t to read is not read again before 10 t have passed
 _SWEEP_S = 300.0
-_LEDGER_S = 5.0  # whoever asks in between looks, too
+_LEDGER_S = 5.0  # requests in between refresh it, too
 
 
 @dataclass
 class _Wait:
-    """Those who wait for one job."""
+    """The shared wait for one job."""
 
     future: JobFuture
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Desk:
-    """The pool and what the gateway keeps about it. Routes run on one event loop; the pool's calls run on threads."""
+    """The pool and what the gateway caches about it. Routes run on one event loop; calls of the pool run on threads."""
 
     def __init__(self, pool: FilePool, settings: Settings) -> None:
         self.pool, self.settings = pool, settings
@@ -70,27 +70,30 @@ class Desk:
     # ---- the pool
 
     def status(self) -> PoolStatus:
-        """The pool a moment ago; blocks for one look at most."""
+        """The status of the pool, at most _FRESH_S old; blocks while it is read."""
         with self._look:
             begun = time.monotonic()
             if self._status is None or begun >= self._status_until:
                 self._status = self.pool.status()
                 took = time.monotonic() - begun
-                self._status_until = time.monotonic() + max(_BELIEVED_S, _SHARE * took)
+                self._status_until = time.monotonic() + max(_FRESH_S, _SHARE * took)
             return self._status
 
     def describe(self, engine: str) -> dict[str, Any] | None:
-        """{"engine", "schema", "doc"} of an engine whose workers have booted once."""
+        """{"engine", "schema", "doc"} of an engine; None until one of its workers has started once."""
         return self._schemas.describe(engine)
 
     def submit(self, engine: str, params: Mapping[str, Any], **options: Any) -> JobFuture:
-        """Submit with every path checked. Raises what FilePool.submit raises, OutsideRoots, EngineUnavailable."""
+        """Submit a job after checking every path in `params`.
+
+        Raises what FilePool.submit raises, OutsideRoots, EngineUnavailable.
+        """
         self.expect_worker(engine, options.get("id"))
         return self.pool.submit(engine, params=self._inside(engine, params), **options)
 
     def rerun(self, job_id: str, params: Mapping[str, Any], without: Iterable[str], **options: Any) -> JobFuture:
-        """Run a job again with changes, every path checked, the old ones too: who submitted it may have had other
-        rights. Raises what FilePool.rerun raises, OutsideRoots, EngineUnavailable."""
+        """Submit a changed copy of a job after checking every path, the unchanged ones, too: the submitter of the old
+        job may have had other rights. Raises what FilePool.rerun raises, OutsideRoots, EngineUnavailable."""
         old = self.pool.origin(job_id)
         self.expect_worker(old.engine)
         whole = {key: self._uploaded(value) for key, value in old.changed(params, without).items()}
@@ -102,7 +105,7 @@ class Desk:
         return self.pool.rerun(job_id, params=changed, without=gone, **options)
 
     def _uploaded(self, value: Any) -> Any:
-        """The path of an uploaded file under the name that a request may give it."""
+        """The `tempfile:<id>` of an uploaded file's path; any other value unchanged."""
         path = Path(value) if isinstance(value, str) else None
         if path is not None and path.parent == Path(os.path.realpath(self.settings.tempfiles)):
             return f"{TEMPFILE}{path.stem}"
@@ -115,10 +118,12 @@ class Desk:
         return self.roots.params(params, keys)
 
     def expect_worker(self, engine: str, job_id: str | None = None) -> None:
-        """EngineUnavailable when no worker of an engine can run before somebody acts: nothing is accepted then but
-        a job that is there already."""
+        """Raise EngineUnavailable when no worker of an engine can run without an operator's help.
+
+        job_id: of the job to submit; a job that exists already is accepted in any case.
+        """
         if engine not in self.pool.config.engines:
-            return  # the submit will say so
+            return  # submit raises UnknownEngine
         expected = self.pool.prospect(engine)
         if not expected.hopeless:
             return
@@ -129,32 +134,32 @@ class Desk:
         raise expected.error()
 
     def look(self, job_id: str) -> JobView:
-        """Where a job stands and, while it waits, what it may expect. Raises UnknownJob, JobRefused."""
+        """The state of a job and, while it waits, why. Raises UnknownJob, JobRefused."""
         view = views.look(self.pool.spool, job_id)
         if view.state in _WAITING and (why := self.pool.prospect_of(job_id, view.engine).sentence()):
             view.message = f"{view.message} · {why}".strip(" ·")
         return view
 
     async def receive(self, request: Request) -> Form:
-        """Take in a multipart body. Raises HTTPException."""
+        """Read a multipart body, unless the disk is nearly full. Raises HTTPException, OSError."""
         settings = self.settings
         floor = self.pool.config.min_free_mb << 20
         free = await in_thread(lambda: shutil.disk_usage(settings.tempfiles).free)
         length = request.headers.get("content-length", "")
         if free - (int(length) if length.isdigit() else 0) < floor:
-            raise HTTPException(503, f"{free >> 20} MB are free here: no room for an upload", retry_after())
+            raise HTTPException(503, f"{free >> 20} MB are free on this disk: not enough for an upload", retry_after())
         limit, timeout_s = settings.max_upload_bytes, settings.upload_timeout_s
         return await read_form(request, self.tempfiles, max_bytes=limit, timeout_s=timeout_s)
 
     # ---- waiting
 
     def expect(self, future: JobFuture) -> JobFuture:
-        """Whoever waits for this job from now on waits for this future, or for one that was here before."""
+        """Register a future for all further waits for its job; returns the one registered first."""
         wait = self._waits.get(future.id)
         if wait is None:
             wait = self._waits[future.id] = _Wait(future)
             loop = asyncio.get_running_loop()
-            future.add_done_callback(lambda _: _tell(loop, self._over, wait))
+            future.add_done_callback(lambda _: _notify(loop, self._over, wait))
         return wait.future
 
     async def future(self, job_id: str) -> JobFuture:
@@ -165,12 +170,12 @@ class Desk:
         return self.expect(await in_thread(lambda: self.pool.attach(job_id)))
 
     def renew(self, future: JobFuture) -> JobFuture:
-        """As expect, for a job that was over and begins again."""
+        """As expect, for a job that had ended and was retried: an older future is dropped."""
         self._waits.pop(future.id, None)
         return self.expect(future)
 
     async def wait(self, future: JobFuture, timeout_s: float | None) -> bool:
-        """Whether the job is over, at the latest after `timeout_s`."""
+        """Wait until the job is decided, at most `timeout_s` seconds (None: no limit); whether it is."""
         wait = self._waits.get(future.id)
         if wait is not None and wait.future is future:
             with move_on_after(timeout_s):
@@ -186,7 +191,7 @@ class Desk:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Sweep uploads and keep the ledger while the application runs."""
+        """Sweep uploads and refresh the ledger while the application runs."""
         tasks = [
             asyncio.create_task(_every(_SWEEP_S, self.tempfiles.sweep)),
             asyncio.create_task(_every(_LEDGER_S, self.ledger.refresh)),
@@ -201,11 +206,11 @@ class Desk:
 
 
 async def in_thread(call: Callable[[], T]) -> T:
-    """Run what blocks. The thread finishes even when the client has gone: a submit is never half."""
+    """Run a blocking call on a thread. It finishes even when the client disconnects, so no submit stops halfway."""
     return await to_thread.run_sync(call)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[_Wait], None], wait: _Wait) -> None:
+def _notify(loop: asyncio.AbstractEventLoop, call: Callable[[_Wait], None], wait: _Wait) -> None:
     with contextlib.suppress(RuntimeError):  # the loop was closed while the job went on
         loop.call_soon_threadsafe(call, wait)
 
@@ -213,6 +218,6 @@ def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[_Wait], None], wait: 
 async def _every(seconds: float, call: Callable[[], object]) -> None:
     while True:
         begun = time.monotonic()
-        with contextlib.suppress(Exception):  # a full disk, a spool that is being moved: the next turn may do better
+        with contextlib.suppress(Exception):  # such as a full disk; the next turn tries again
             await in_thread(call)
         await asyncio.sleep(max(seconds, _SHARE * (time.monotonic() - begun)))

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and a page that shows it without a script from anywhere else."""
+"""The OpenAPI document, and a page that shows it without third-party scripts."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ _METHODS = ("get", "post", "put", "delete", "head", "patch")
 
 
 def make_routes(app: FastAPI) -> APIRouter:
+    """The page /docs."""
     router = APIRouter()
 
     @router.get("/docs", include_in_schema=False)
@@ -32,7 +33,7 @@ def make_routes(app: FastAPI) -> APIRouter:
 
 
 def declare(app: FastAPI, settings: Settings) -> None:
-    """Say in the document what the guard asks for and what any route may answer."""
+    """Add to the document the bearer token, if one is set, and the error responses that every route may give."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -69,7 +70,7 @@ def _complete(path: str, operation: dict[str, Any], document: dict[str, Any], se
         return
     statuses = {"429": "Too many requests"}
     if settings.token is not None:
-        statuses["401"] = "No token, or a wrong one"
+        statuses["401"] = "The token is missing or wrong"
     for code, words in statuses.items():
         if schema is not None:
             found.setdefault(code, {"description": words, "content": schema})

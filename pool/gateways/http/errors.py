@@ -1,8 +1,8 @@
-"""Every failure as a true HTTP status and a message that is never empty, in the form that the client knows.
+"""Every failure as an HTTP status and a message that is never empty, in the format of the API that was called.
 
 /human, /health       {"code", "message", "data"}                        the digital-human service's envelope
 /api/tempfile         {"success": false, "message"}
-/v1                   {"error": {"message", "type", "param", "code"}}    as OpenAI's clients read it
+/v1                   {"error": {"message", "type", "param", "code"}}    the format of OpenAI's API
 everywhere else       {"error": {"type", "message", "path"}}             as `--json` of the command line
 """
 
@@ -35,7 +35,7 @@ from pool.gateways.tempfiles import UnknownFile
 from pool.job import Failure
 
 RETRY_AFTER_S = 5
-#: What a job that failed is to the client that waited for it.
+#: Kind of a job's failure -> status for the client that waited for the job.
 STATUS_OF_KIND = {
     "input": 422,
     "resource": 503,
@@ -63,7 +63,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, er
 
 @dataclass(frozen=True)
 class Problem:
-    """What a client is told. path: the key that is wrong. data: beside the message in the first envelope."""
+    """An error response. path: the key that is wrong. data: further fields for the formats that have `data`."""
 
     status: int
     type: str
@@ -74,7 +74,7 @@ class Problem:
 
 
 def problem_of(error: BaseException) -> Problem:
-    """The problem that an exception means; 500 only for what nobody foresaw."""
+    """The error response for an exception; 500 only for one that is not listed here."""
     name = type(error).__name__
     if isinstance(error, RequestValidationError):
         return _invalid(error)
@@ -85,44 +85,45 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, JobFailed):
         return failed(error.job_id, error.failure)
     if isinstance(error, TimeoutError):
-        return Problem(504, "Timeout", str(error) or "it took too long")
+        return Problem(504, "Timeout", str(error) or "the request timed out")
     if isinstance(error, OSError):
         label = "NoRoom" if error.errno in _NO_ROOM else "SpoolError"
-        message = f"this machine cannot do it now: {error.strerror or name}"
+        message = f"the gateway's machine cannot do this now: {error.strerror or name}"
         return Problem(503, label, message, headers=retry_after())
     for kind, status in _STATUS:
         if isinstance(error, kind):
             headers = retry_after() if status == 503 else {}
             return Problem(status, name, str(error) or name, getattr(error, "path", ""), headers)
-    return Problem(500, "InternalError", f"the gateway failed: {name}; its log has the rest")
+    return Problem(500, "InternalError", f"the gateway failed: {name}; see its log for the traceback")
 
 
 def failed(job_id: str, failure: Failure) -> Problem:
-    """The problem of a job that ended without a result."""
+    """The error response for a job that failed."""
     status = STATUS_OF_KIND.get(failure.kind, 502)
-    headers = {"x-should-retry": "false"}  # OpenAI's clients obey: the pool has tried it as often as it may
+    headers = {"x-should-retry": "false"}  # for OpenAI's clients: the pool has used all attempts
     return Problem(status, "JobFailed", failure.describe(), headers=headers, data={"task_id": job_id})
 
 
 def retry_after() -> dict[str, str]:
+    """The header that asks a client to wait RETRY_AFTER_S seconds."""
     return {"Retry-After": str(RETRY_AFTER_S)}
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    """The first thing that is wrong with a request, named as the client wrote it."""
-    first = next(iter(error.errors()), {"loc": (), "msg": "the request cannot be read"})
+    """The error response for the first invalid value of a request; its path is the key that the client wrote."""
+    first = next(iter(error.errors()), {"loc": (), "msg": "the request is not valid"})
     where = [str(part) for part in first["loc"]]
     path = ".".join(part for part in where[1:] if part) if len(where) > 1 else ""
-    message = {"missing": "is required", "extra_forbidden": "is not known here"}.get(
+    message = {"missing": "is required", "extra_forbidden": "is an unknown key"}.get(
         str(first.get("type")), str(first["msg"]).removeprefix("Value error, ")
     )
     if where == ["body"]:
-        message = "a JSON object is expected as the body"
+        message = "the body must be a JSON object"
     return Problem(422, "JobRefused", f"{path}: {message}" if path else message, path)
 
 
 def respond(path: str, problem: Problem) -> Response:
-    """A problem in the form of the route that met it."""
+    """An error response in the format of the API that `path` belongs to."""
     status, message = problem.status, problem.message.strip() or HTTPStatus(problem.status).phrase
     body: dict[str, Any]
     if path.startswith(("/human", "/health")):
@@ -142,6 +143,6 @@ def respond(path: str, problem: Problem) -> Response:
 
 
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON of anything that a record may hold: arrays, bytes, NaN and broken text are bent into it."""
+    """A JSON response from anything that a record may hold: arrays, bytes, NaN and lone surrogates are converted."""
     content = codec.to_json(body).encode("utf-8", "replace")
     return Response(content, status, headers=dict(headers or {}), media_type="application/json")

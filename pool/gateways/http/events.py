@@ -1,4 +1,4 @@
-"""A job as server-sent events, from its first word to its result."""
+"""A job as server-sent events, from its current state to its result."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _HEARTBEAT_S = 10.0
 
 
 async def stream(desk: Desk, future: JobFuture, last_event_id: str) -> AsyncIterator[str]:
-    """Events of one job. last_event_id: of a client that was here before; what it has seen is left out."""
+    """The events of one job. last_event_id: from a client that reconnects; partial results up to it are left out."""
     follower = Follower(desk.pool, future, desk.status)
-    teller = _Teller(last_event_id)
-    spoken = time.monotonic()
+    encoder = _Encoder(last_event_id)
+    sent_at = time.monotonic()
     yield "retry: 1000\n\n"
     while True:
         over = future.decided
         for event in await in_thread(follower.poll):
-            text = teller.tell(event)
+            text = encoder.encode(event)
             if text:
-                spoken = time.monotonic()
+                sent_at = time.monotonic()
                 yield text
         if over:
             break
-        if time.monotonic() - spoken >= _HEARTBEAT_S:
-            spoken = time.monotonic()
-            yield ": still here\n\n"
+        if time.monotonic() - sent_at >= _HEARTBEAT_S:
+            sent_at = time.monotonic()
+            yield ": keep-alive\n\n"
         await desk.wait(future, _LOOK_S)
     yield await in_thread(lambda: _result(future))
 
 
-class _Teller:
-    """Puts what a Follower sees into words of the stream."""
+class _Encoder:
+    """Encodes the events of a Follower as server-sent events."""
 
     def __init__(self, last_event_id: str) -> None:
         self._status = ""
@@ -50,7 +50,8 @@ class _Teller:
         attempt, _, number = last_event_id.partition(".")
         self._seen = (int(attempt), int(number)) if attempt.isdecimal() and number.isdecimal() else (0, 0)
 
-    def tell(self, event: Event) -> str:
+    def encode(self, event: Event) -> str:
+        """The text of one event, "" when the client has it already."""
         if isinstance(event, Part):
             self._number += 1
             if (self._attempt, self._number) <= self._seen:
@@ -72,15 +73,15 @@ def _result(future: JobFuture) -> str:
     record = future.record
     if record is None:
         error = future.exception(0)
-        if isinstance(error, EngineUnavailable):  # without an id: a client that comes back follows it further
+        if isinstance(error, EngineUnavailable):  # without an id: a client that reconnects follows the job further
             about = {"engine": error.engine, "reason": error.reason, "hint": error.hint}
             return _event("unavailable", {"id": future.id, "state": "queued", "message": str(error), **about})
         return _event(
-            "result", {"id": future.id, "state": "unknown", "message": str(error) or "it cannot be read"}, END
+            "result", {"id": future.id, "state": "unknown", "message": str(error) or "the record cannot be read"}, END
         )
     return _event("result", dict(views.outcome(record)), END)
 
 
 def _event(name: str, body: dict[str, Any], event_id: str = "") -> str:
-    data = json.dumps(json.loads(codec.to_json(body)))  # one line, whatever is in it
+    data = json.dumps(json.loads(codec.to_json(body)))  # one line, as the format requires
     return f"event: {name}\ndata: {data}\n{f'id: {event_id}' + chr(10) if event_id else ''}\n"

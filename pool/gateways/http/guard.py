@@ -1,8 +1,9 @@
-"""Who may come in, and how often: before anything else sees a request.
+"""Authentication and rate limits, checked before any route runs.
 
-With a token: every request but /health and the console's own files carries it, as `Authorization: Bearer …`, or for
-reading (a browser's video and event streams can send no header) as the cookie `filepool_token`. Without one, on
-loopback: only this machine, and no page of a foreign site through a browser on it (the Host must be an address).
+With a token, every request but those for /health and the console's static files must carry it, as
+`Authorization: Bearer …`. Safe methods may send it as the cookie `filepool_token` instead, because browsers send no
+header for media elements. Without a token the gateway binds loopback only, and refuses requests that another
+site makes through a browser on this machine (the Host must be an address).
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from pool.gateways.http.settings import Settings
 COOKIE = "filepool_token"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN = frozenset({"/health"})
-_OPEN_FILES = ("/", "/static/")  # the console: it asks for the token itself
-_MANY = 10_000  # clients remembered
+_OPEN_FILES = ("/", "/static/")  # the console, which asks for the token itself
+_MANY = 10_000  # clients whose buckets are kept
 
 
 class Buckets:
-    """Token buckets: so many requests a minute per client, in bursts of a tenth of them."""
+    """Token buckets: `per_minute` requests per client, in bursts of at most a tenth of that."""
 
     def __init__(self, per_minute: int, now: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._now = per_minute / 60, max(1.0, per_minute / 10), now
         self._levels: dict[str, tuple[float, float]] = {}
 
     def take(self, client: str) -> float:
-        """0.0 when the request may pass, else the seconds until the next one may."""
+        """Count one request of a client: 0.0 when it may pass, else the seconds until the next one may."""
         now = self._now()
         level, then = self._levels.get(client, (self._burst, now))
         level = min(self._burst, level + (now - then) * self._rate)
@@ -52,7 +53,7 @@ class Buckets:
 
 
 class Guard:
-    """ASGI middleware."""
+    """ASGI middleware that refuses requests without the token, above the limits, or from other sites."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
@@ -61,6 +62,7 @@ class Guard:
         self._running: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request, or pass it on. WebSockets are closed: the gateway has none."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -85,9 +87,9 @@ class Guard:
         if wait_s:
             headers = {"Retry-After": str(math.ceil(wait_s))}
             limit = self._settings.rate_per_minute
-            return Problem(429, "TooManyRequests", f"more than {limit} requests a minute", headers=headers)
+            return Problem(429, "TooManyRequests", f"more than {limit} requests per minute", headers=headers)
         if self._settings.concurrent and self._running[client] >= self._settings.concurrent:
-            message = f"{self._settings.concurrent} requests at a time are allowed: wait for one of them"
+            message = f"{self._settings.concurrent} requests may run at a time: wait for one to end"
             return Problem(429, "TooManyRequests", message, headers={"Retry-After": "1"})
         headers_in, safe = Headers(scope=scope), scope["method"] in _SAFE
         if self._token is None:
@@ -97,19 +99,19 @@ class Guard:
         given = _bearer(headers_in) or (_cookie(headers_in) if safe else "")
         if given and hmac.compare_digest(_digest(given), self._token):
             return None
-        message = "the token is wrong" if given else "a token is needed: Authorization: Bearer <token>"
+        message = "the token is wrong" if given else "a token is required: Authorization: Bearer <token>"
         return Problem(401, "Unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
 
 
 def _foreign(headers: Headers, safe: bool, settings: Settings) -> Problem | None:
-    """Without a token a browser on this machine would let any page in: by a name that leads here, or across sites."""
+    """Refuse requests of other sites: by DNS rebinding (a foreign name in Host), or by a cross-site write."""
     host = _host_of(f"//{headers.get('host', '')}")
     if host and host not in ("localhost", settings.host) and not _is_address(host):
-        message = f"{host!r:.100} is not how this gateway is called: use its address, or set a token"
+        message = f"{host!r:.100} is not an accepted host name: use the address of the gateway, or set a token"
         return Problem(403, "Forbidden", message)
     origin = headers.get("origin")
     if not safe and origin and _host_of(origin) != host:
-        return Problem(403, "Forbidden", "pages of other sites may not write here: set a token")
+        return Problem(403, "Forbidden", "cross-site writes are refused without a token: set one")
     return None
 
 
@@ -147,12 +149,12 @@ def _cookie(headers: Headers) -> str:
 
 
 def _digest(token: str) -> bytes:
-    """Of one length, so that comparing tells nothing about the token's."""
+    """SHA-256 of a token: of fixed length, so that the comparison does not reveal the length of the token."""
     return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
 def _plain(send: Send) -> Send:
-    """Uploaded and produced files are shown as what they are said to be, and in nobody's frame."""
+    """Add headers that forbid browsers to guess media types and to frame the response."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":

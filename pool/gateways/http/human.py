@@ -1,4 +1,4 @@
-"""The digital-human service: POST /human/generate answers when the video is there, GET /health tells the truth."""
+"""The digital-human service: POST /human/generate answers when the video is written; GET /health."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from pool.job import JobState
 from pool.policy.prospects import Outlook
 
 SERVICE = "digital-human-service"
-_VERDICTS = ((Outlook.FINE, "ok"), (Outlook.COMING, "starting"), (Outlook.HOPELESS, "down"))  # the best one counts
+_VERDICTS = ((Outlook.FINE, "ok"), (Outlook.COMING, "starting"), (Outlook.HOPELESS, "down"))  # the best engine decides
 
 
 def make_routes(desk: Desk) -> APIRouter:
+    """The routes /human/generate and /health."""
     router = APIRouter(route_class=JsonRoute)
     engine = desk.settings.lipsync
 
@@ -36,8 +37,8 @@ def make_routes(desk: Desk) -> APIRouter:
         responses=responses(FailedEnvelope, 400, 403, 408, 409, 410, 413, 415, 422, 502, 503, 504),
     )
     async def generate(body: Generate) -> Response:
-        """Answers when the video is written. The job goes on when the client leaves: the same `task_id` with the
-        same paths is the same job, and asks for its end again."""
+        """Answers when the video is written. The job goes on when the client disconnects: a second request with the
+        same `task_id` and the same paths waits for the same job."""
         if engine not in desk.pool.config.engines:
             raise HTTPException(503, f"this pool has no engine {engine!r}: add it to config.json", retry_after())
         task_id = body.task_id or str(uuid.uuid4())
@@ -52,24 +53,24 @@ def make_routes(desk: Desk) -> APIRouter:
             error = future.exception(0)
             if isinstance(error, JobFailed):
                 return respond("/human/generate", failed(task_id, error.failure))
-            raise error if error is not None else HTTPException(503, "the gateway ends", retry_after())
-        data = {"save_path": _as_asked(body, task_id), "task_id": task_id}
+            raise error if error is not None else HTTPException(503, "the gateway is shutting down", retry_after())
+        data = {"save_path": _save_path(body, task_id), "task_id": task_id}
         return json_response({"code": 200, "message": "success", "data": data})
 
     @router.get(
         "/health",
         tags=["pool"],
-        summary="Whether a worker can work",
+        summary="Whether a worker is ready",
         response_model=Health,
         responses={
             **responses(FailedEnvelope, 400, 404),
-            503: {"model": Health, "description": "No worker can work"},
+            503: {"model": Health, "description": "No worker is ready"},
         },
     )
     async def health(
-        engine: str | None = Query(default=None, max_length=32, description="default: the service's own"),
+        engine: str | None = Query(default=None, max_length=32, description="default: the engine of this service"),
     ) -> Response:
-        """`ok` while at least one worker of the engine is loaded, alive and taking jobs."""
+        """`ok` while at least one worker of the engine is alive, has loaded its model and takes jobs."""
         own, there = desk.settings.lipsync, desk.pool.config.engines
         wanted = check_engine(engine) if engine else own if own in there else None
         if wanted is not None and wanted not in there:
@@ -77,7 +78,7 @@ def make_routes(desk: Desk) -> APIRouter:
         status = await in_thread(desk.status)
         verdict, message = _verdict(status, wanted, desk.pool.starter)
         if desk.settings.token is not None:
-            message = ""  # anybody may ask, and reasons name paths and models: GET /status has them
+            message = ""  # /health needs no token, and reasons name paths and models; GET /status has them
         body = {"status": verdict, "service": SERVICE, "message": message}
         return json_response(body, 200 if verdict == "ok" else 503)
 
@@ -89,7 +90,7 @@ def _params(desk: Desk, body: Generate, task_id: str) -> dict[str, Any]:
     return {
         "audio": str(roots.readable(_absolute(body.audio_path, "audio_path"), "audio_path")),
         "video": str(roots.readable(_absolute(body.video_path, "video_path"), "video_path")),
-        "output": str(roots.writable(_absolute(_as_asked(body, task_id), "save_path"), "save_path")),
+        "output": str(roots.writable(_absolute(_save_path(body, task_id), "save_path"), "save_path")),
         "watermark": body.watermark,
         "digital_auth": body.digital_auth,
     }
@@ -97,12 +98,12 @@ def _params(desk: Desk, body: Generate, task_id: str) -> dict[str, Any]:
 
 def _absolute(text: str, key: str) -> str:
     if not text.startswith(("/", "tempfile:")):
-        raise JobRefused(f"{text!r:.200} is not absolute: the service has another working directory", key)
+        raise JobRefused(f"{text!r:.200} is not an absolute path: the service has another working directory", key)
     return text
 
 
-def _as_asked(body: Generate, task_id: str) -> str:
-    """save_path as the client wrote it; in a folder that it named with a slash, a file."""
+def _save_path(body: Generate, task_id: str) -> str:
+    """save_path as the client wrote it; when it ends in "/", <task_id>.mp4 in that folder."""
     return str(Path(body.save_path) / f"{task_id}.mp4") if body.save_path.endswith("/") else body.save_path
 
 

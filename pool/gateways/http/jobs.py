@@ -1,4 +1,4 @@
-"""Jobs: submit, look, follow, fetch, cancel, run again."""
+"""Routes for jobs: submit, list, view, follow, fetch, cancel, retry, rerun."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from pool.gateways.http.tempfile import send_file
 from pool.job import JobState, Record
 from pool.job.terms import OUTSIDE
 
-JobId = Annotated[str, InPath(max_length=200, description="as the submit answered")]
+JobId = Annotated[str, InPath(max_length=200, description="the id from the answer to the submit")]
 _MAX_WAIT_S = 300.0
 
 
@@ -57,7 +57,7 @@ def _submit_routes(router: APIRouter, desk: Desk) -> None:
         responses=responses(Failed, 400, 403, 404, 408, 409, 413, 415, 422, 503),
     )
     async def submit(engine: Annotated[str, InPath(max_length=200)], body: Submit, response: Response) -> JobView:
-        """When this answers, the job survives every crash. An `id` of your own makes it safe to send it twice."""
+        """After the answer the job survives every crash. A repeated request with the same `id` is the same job."""
         options = {name: getattr(body, name) for name in ("id", *OUTSIDE)}
         future = await in_thread(lambda: desk.submit(engine, body.params, **options))
         response.headers["Location"] = f"/jobs/{future.id}"
@@ -65,14 +65,14 @@ def _submit_routes(router: APIRouter, desk: Desk) -> None:
 
     @router.post(
         "/{job_id}/rerun",
-        summary="Run a job again as a new one, with changes",
+        summary="Submit a changed copy of a job",
         status_code=202,
         response_model=JobView,
         responses=responses(Failed, 400, 403, 404, 409, 413, 415, 422, 503),
     )
     async def rerun(job_id: JobId, body: Rerun, response: Response) -> JobView:
-        """Engine, parameters and terms of the old job, changed where asked. The old one stays as it is. A parameter
-        that is secret, or was too large to be kept, must be given again."""
+        """A new job with the engine, parameters and terms of the old one, except for what the body changes. The old job
+        stays as it is. Parameters that are secret, or were too large to be kept, must be given again."""
         options = body.model_dump(exclude={"params", "without"})
         future = await in_thread(lambda: desk.rerun(job_id, body.params, body.without, **options))
         response.headers["Location"] = f"/jobs/{future.id}"
@@ -89,15 +89,15 @@ def _list_routes(router: APIRouter, desk: Desk) -> None:
         *,
         state: State | None = None,
         engine: Annotated[str | None, Query(max_length=32)] = None,
-        tag: Annotated[list[str] | None, Query(description="all of these; a walk")] = None,
-        since: Annotated[str | None, Query(max_length=20, description="submitted within 2h, 30m, 90s; a walk")] = None,
+        tag: Annotated[list[str] | None, Query(description="with all of these tags; paged")] = None,
+        since: Annotated[str | None, Query(max_length=20, description="submitted within 2h, 30m, 90s; paged")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        after: Annotated[str | None, Query(max_length=300, description="`next` of the page before; a walk")] = None,
+        after: Annotated[str | None, Query(max_length=300, description="`next` of the previous page; paged")] = None,
     ) -> Response:
-        """Without `after`, `tag` and `since` a look: those that run, those that wait in their order, those that ended,
-        the last one first; a job that ended within the last second may be missing.
+        """Without `after`, `tag` and `since`: running jobs, waiting jobs in their order, then ended jobs, the latest
+        first. A job that ended within the last second may be missing.
 
-        With one of them a walk: newest first, page by page, every job once. It begins with an empty `after`.
+        With one of them: newest first, page by page, every job once. An empty `after` gives the first page.
         """
         if after is None and tag is None and since is None:
             found = await in_thread(
@@ -117,7 +117,7 @@ def _view_routes(router: APIRouter, desk: Desk) -> None:
     """One job: where it stands, and its events."""
 
     @router.get(
-        "/{job_id}", summary="Where a job stands", response_model=JobView, responses=responses(Failed, 403, 404, 422)
+        "/{job_id}", summary="The state of a job", response_model=JobView, responses=responses(Failed, 403, 404, 422)
     )
     async def job(job_id: JobId) -> Response:
         view = await in_thread(lambda: desk.look(job_id))
@@ -132,15 +132,15 @@ def _view_routes(router: APIRouter, desk: Desk) -> None:
                 "content": {"text/event-stream": {"schema": {"type": "string"}}},
                 "description": "Server-sent events",
             },
-            204: {"description": "The end was sent before (Last-Event-ID)"},
+            204: {"description": "The client has the end already (Last-Event-ID)"},
             **responses(Failed, 403, 404, 422),
         },
     )
     async def events(job_id: JobId, last_event_id: Annotated[str | None, Header()] = None) -> Response:
         """Events `status`, `progress`, `partial`, `setback`, `notice`, and at the end `result`; comments in between
         keep the connection open. When no worker of its engine can run, the stream ends with `unavailable` and the
-        reason; the job stays, and a client that comes back follows it further. Partial results are numbered
-        `attempt.number`, so that a client that comes back with `Last-Event-ID` gets each once."""
+        reason; the job stays, and a client that reconnects follows it further. Partial results have ids
+        `attempt.number`, so that a client that reconnects with `Last-Event-ID` gets each once."""
         if last_event_id == END:
             return Response(status_code=204)
         future = await desk.future(check_id(job_id))
@@ -160,10 +160,12 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
     )
     async def result(
         job_id: JobId,
-        wait_s: Annotated[float, Query(ge=0, le=_MAX_WAIT_S, description="how long to wait for its end")] = 0.0,
+        wait_s: Annotated[
+            float, Query(ge=0, le=_MAX_WAIT_S, description="how long to wait for the end of the job")
+        ] = 0.0,
     ) -> Response:
-        """200 with the value, 202 while it is not over, 503 when it was waited for and no worker of its engine can run.
-        A job that failed answers with the status of its kind (422 input, 502 engine, 503 resources, 504 timeout, 410
+        """200 with the value; 202 while the job is not over; 503 after a wait when no worker of its engine can run.
+        A failed job gives the status of its kind (422 input, 502 engine, 503 resources, 504 timeout, 410
         cancelled) and its failure."""
         record = await _record(desk, check_id(job_id), wait_s)
         if record is None:
@@ -177,17 +179,17 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
     @router.head("/{job_id}/files/{name}", include_in_schema=False)
     @router.get(
         "/{job_id}/files/{name}",
-        summary="Fetch a file that a job made",
+        summary="Fetch a file that a job produced",
         response_class=FileResponse,
         responses={
             200: {"content": {"application/octet-stream": {}}, "description": "The file"},
-            206: {"content": {"application/octet-stream": {}}, "description": "The ranges that were asked for"},
+            206: {"content": {"application/octet-stream": {}}, "description": "The requested ranges"},
             416: {"content": {"text/plain": {}}, "description": "No such range"},
             **responses(Failed, 403, 404, 422),
         },
     )
     async def file(job_id: JobId, name: Annotated[str, InPath(max_length=255)]) -> Response:
-        """Only what the record of the job names, whole or in ranges."""
+        """Only files that the record of the job names, whole or in ranges."""
         record = await _record(desk, check_id(job_id), 0.0)
         path = _path_in(record, name) if record is not None else ""
         if not path:
@@ -206,7 +208,7 @@ def _control_routes(router: APIRouter, desk: Desk) -> None:
         responses=responses(Failed, 403, 404, 409, 422, 503),
     )
     async def cancel(job_id: JobId) -> Response:
-        """A waiting job never starts, a running one is ended with all that it started."""
+        """A waiting job never starts; a running job is ended with all processes that it started."""
         stands = await in_thread(lambda: desk.pool.cancel(job_id))
         state = await in_thread(lambda: desk.pool.state(job_id))
         if not stands:
@@ -215,13 +217,13 @@ def _control_routes(router: APIRouter, desk: Desk) -> None:
 
     @router.post(
         "/{job_id}/retry",
-        summary="Run a failed job again",
+        summary="Retry a failed job",
         status_code=202,
         response_model=JobView,
         responses=responses(Failed, 403, 404, 409, 422, 503),
     )
     async def retry(job_id: JobId) -> Response:
-        """With all its attempts and the same id."""
+        """The job keeps its id and gets all its attempts again."""
         future = await in_thread(lambda: _retried(desk, job_id))
         desk.renew(future)
         view = await in_thread(lambda: desk.look(job_id))
@@ -229,7 +231,10 @@ def _control_routes(router: APIRouter, desk: Desk) -> None:
 
 
 async def _record(desk: Desk, job_id: str, wait_s: float) -> Record | None:
-    """The record of a job that is over, waited for. Raises UnknownJob, EngineUnavailable."""
+    """The record of a job, awaited for `wait_s` seconds; None while it is not over.
+
+    Raises UnknownJob, EngineUnavailable.
+    """
     spool = desk.pool.spool
     if not spool.decided(job_id):
         if not wait_s:
@@ -264,7 +269,7 @@ def _retried(desk: Desk, job_id: str) -> JobFuture:
         raise HTTPException(409, f"job {job_id} did not fail: it is {state.value}")
     try:
         return desk.pool.retry(job_id)
-    except FileNotFoundError:  # RACE: somebody else retries it
+    except FileNotFoundError:  # RACE: another client retries it
         return desk.pool.attach(job_id)
 
 
@@ -275,7 +280,10 @@ def _path_in(record: Record, name: str) -> str:
 
 
 def _produced(desk: Desk, job_id: str, path: str) -> Path:
-    """A file of a record may lie with the record, or under the allowed folders."""
+    """The path of a file that a record names. It must be in the job's folder in the spool, or under the roots.
+
+    Raises OutsideRoots, JobRefused.
+    """
     folder = desk.pool.spool.files_dir(job_id)
     inside = (folder / path.rpartition("/")[2]).resolve()
     if str(folder / inside.name) == path and inside.parent == folder.resolve():

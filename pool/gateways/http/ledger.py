@@ -1,7 +1,7 @@
-"""What has ended, remembered: the newest jobs for lists, outcomes and durations for metrics.
+"""Jobs that ended: the newest ones for lists, outcomes and durations for metrics.
 
-Each record is read once, a bounded time per turn. What was there before the gateway started is counted, too, so the
-counters begin with the jobs that retention has kept.
+Each record is read once, for a bounded time per turn. Records from before the start of the gateway count, too, so
+the counters start with the jobs that retention has kept.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from pool.spool.store import Spool
 BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 _KEPT = 10_000  # entries for lists
 _TURN_S = 0.2
-_BELIEVED_S = 0.2  # how long a turn is believed
-_SHARE = 5  # one that took t is not repeated before 5 t have passed
+_FRESH_S = 0.2  # how long the result of a turn stays valid
+_SHARE = 5  # a turn that took t is not repeated before 5 t have passed
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One job that ended. Times in µs of the spool clock. reason: of a failure, one line."""
+    """One job that ended. Times in µs of the spool clock. reason: of its failure, one line, else ""."""
 
     id: str
     engine: str
@@ -44,17 +44,18 @@ class Entry:
 
 @dataclass
 class Histogram:
-    """Counts per bucket of BUCKETS_S and beyond, and the sum, in seconds."""
+    """Counts per bucket of BUCKETS_S and above the last one, and the sum, in seconds."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
     total_s: float = 0.0
 
     def add(self, seconds: float) -> None:
+        """Count one duration."""
         self.counts[bisect.bisect_left(BUCKETS_S, seconds)] += 1
         self.total_s += seconds
 
     def cumulative(self) -> Iterator[tuple[str, float]]:
-        """(upper bound, count up to it), as Prometheus wants them."""
+        """(upper bound, count up to it) per bucket, the format of Prometheus."""
         running = 0
         for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), self.counts, strict=True):
             running += count
@@ -62,31 +63,31 @@ class Histogram:
 
 
 class Ledger:
-    """What is known about terminal records and restarts. Safe to use from several threads."""
+    """Counters over terminal records and worker restarts. Safe to use from several threads."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._lock = threading.Lock()
         self._fresh_until = 0.0
-        self._known: dict[str, tuple[int, int]] = {}  # id -> its record's file: another one after a retry
+        self._known: dict[str, tuple[int, int]] = {}  # id -> file of its record; a retry makes another file
         self._entries: dict[str, Entry] = {}
-        self._slots: dict[str, Mapping[str, int]] = {}  # restarts by reason at the last look
-        self._supervisor = 0  # who counts them, by when it was started
+        self._slots: dict[str, Mapping[str, int]] = {}  # slot -> restarts by reason, as last read
+        self._supervisor = 0  # start time of the supervisor that counts them
         self.outcomes: Counter[tuple[str, str, str]] = Counter()  # engine, state, kind of failure
         self.durations: dict[str, Histogram] = {}
         self.waits: dict[str, Histogram] = {}
         self.restarts: Counter[tuple[str, str]] = Counter()  # engine, reason
 
     def refresh(self) -> None:
-        """A turn, unless one was a moment ago."""
+        """Do a turn, unless the last one is still fresh."""
         if time.monotonic() >= self._fresh_until:
             begun = time.monotonic()
             self.turn()
             took = time.monotonic() - begun
-            self._fresh_until = time.monotonic() + max(_BELIEVED_S, _SHARE * took)
+            self._fresh_until = time.monotonic() + max(_FRESH_S, _SHARE * took)
 
     def turn(self) -> bool:
-        """Read what is new; False when there is more for another turn."""
+        """Read new records for at most _TURN_S; False when some are left for the next turn."""
         with self._lock:
             until = time.monotonic() + _TURN_S
             there = dict(self._there())
@@ -103,18 +104,18 @@ class Ledger:
                 except FileNotFoundError:
                     continue
                 except (ProtocolError, OSError):
-                    pass  # damaged: counted nowhere, and not read again
+                    pass  # damaged: not counted, and not read again
                 self._known[job_id] = file
             return True
 
     def newest(self) -> list[Entry]:
-        """Jobs that ended, the last one first."""
+        """Jobs that ended, the latest first."""
         self.refresh()
         with self._lock:
             return sorted(self._entries.values(), key=lambda entry: entry.finished, reverse=True)
 
     def watch_slots(self, status: PoolStatus) -> None:
-        """Count restarts by what the process before died of, each of them, however many came since the last look."""
+        """Count the restarts since the last call by the reason why the previous process ended."""
         if status.supervisor is None:
             return
         with self._lock:
@@ -125,12 +126,12 @@ class Ledger:
                 before = self._slots.get(slot.slot, {})
                 for reason, count in slot.restarts_by.items():
                     seen = before.get(reason, 0)
-                    # less than before: its slot was taken out and is there again, and counts anew
+                    # fewer than before: the slot was removed and added again, so its count starts over
                     self.restarts[slot.engine, reason] += count - seen if count >= seen else count
                 self._slots[slot.slot] = slot.restarts_by or before
 
     def _there(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Ids of records, and which file each is; the number alone may be given to the next file at once."""
+        """(id, (inode, mtime)) of every record. The inode alone is not enough: the next file may get it at once."""
         with os.scandir(self._spool.root / "out") as entries:
             for entry in entries:
                 job_id = parse_record(entry.name)

@@ -1,6 +1,6 @@
 """/metrics: queue lengths and ages, outcomes and durations by engine, workers, restarts, resident memory.
 
-Everything is read when Prometheus asks; nothing is counted on the way of a job.
+Everything is read when Prometheus scrapes; jobs update no counters while they run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VERDICTS = ("ok", "degraded", "down")
 
 
 def make_registry(desk: Desk) -> CollectorRegistry:
-    """A registry of this application alone: several may live in one process."""
+    """A registry for one application: one process may have several."""
     registry = CollectorRegistry()
     registry.register(_PoolCollector(desk))
     ProcessCollector(namespace="filepool_http", registry=registry)
@@ -35,7 +35,7 @@ def make_registry(desk: Desk) -> CollectorRegistry:
 
 
 def render(registry: CollectorRegistry) -> bytes:
-    """The text format."""
+    """The metrics in the text format of Prometheus."""
     return generate_latest(registry)
 
 
@@ -44,7 +44,7 @@ class _PoolCollector(Collector):
         self._desk = desk
 
     def describe(self) -> list[Metric]:
-        return []  # else registering would collect once
+        return []  # otherwise registering would collect once
 
     def collect(self) -> Iterator[Metric]:
         status, ledger = self._desk.status(), self._desk.ledger
@@ -61,7 +61,7 @@ class _PoolCollector(Collector):
         yield _histogram("filepool_job_duration_seconds", "From the last claim to the record", ledger.durations)
         yield _histogram("filepool_job_wait_seconds", "From submit to the last claim", ledger.waits)
         restarts = CounterMetricFamily(
-            "filepool_worker_restarts_by_reason", "Why workers were started again", labels=["engine", "reason"]
+            "filepool_worker_restarts_by_reason", "Restarts of workers by reason", labels=["engine", "reason"]
         )
         for (engine, reason), count in sorted(ledger.restarts.items()):
             restarts.add_metric([engine, reason], count)
@@ -69,7 +69,7 @@ class _PoolCollector(Collector):
 
 
 def _queues(status: PoolStatus) -> Iterator[Metric]:
-    jobs = GaugeMetricFamily("filepool_queue_jobs", "Jobs by place", labels=["engine", "state"])
+    jobs = GaugeMetricFamily("filepool_queue_jobs", "Jobs by state", labels=["engine", "state"])
     oldest = GaugeMetricFamily("filepool_queue_oldest_seconds", "Age of the oldest waiting job", labels=["engine"])
     for engine in status.engines:
         for state in ("queued", "held", "deferred", "running", "dead"):
@@ -78,39 +78,41 @@ def _queues(status: PoolStatus) -> Iterator[Metric]:
     yield jobs
     yield oldest
     for name, text, value in (
-        ("filepool_dropped_files", "Files in in/ that were not taken yet", status.dropped),
+        ("filepool_dropped_files", "Files in in/ that intake has not taken yet", status.dropped),
         ("filepool_quarantined_files", "Drops that were refused", status.quarantined),
         ("filepool_records", "Results, failures and cancellations that are kept", status.records),
-        ("filepool_disk_free_bytes", "On the disk of the spool", status.free_bytes),
+        ("filepool_disk_free_bytes", "Free bytes on the disk of the spool", status.free_bytes),
         ("filepool_supervisor_up", "1 while a supervisor serves the spool", status.supervisor is not None),
         ("filepool_draining", "1 while the pool drains", status.draining),
     ):
         gauge = GaugeMetricFamily(name, text)
         gauge.add_metric([], float(value))
         yield gauge
-    health = GaugeMetricFamily("filepool_health", "1 for the verdict of now", labels=["verdict"])
+    health = GaugeMetricFamily("filepool_health", "1 for the current verdict", labels=["verdict"])
     for verdict in _VERDICTS:
         health.add_metric([verdict], float(status.health.verdict == verdict))
     yield health
 
 
 def _workers(status: PoolStatus) -> Iterator[Metric]:
-    wanted = GaugeMetricFamily("filepool_workers_configured", "As config.json says", labels=["engine"])
+    wanted = GaugeMetricFamily("filepool_workers_configured", "Workers in config.json", labels=["engine"])
     for engine in status.engines:
         wanted.add_metric([engine.name], engine.workers)
     yield wanted
     labels = ["engine", "slot"]
     states = GaugeMetricFamily(
         "filepool_worker_state",
-        "1 for what the slot is now: a phase, or benched, waiting, …",
+        "1 for the current state of the slot: a phase, or benched, waiting, …",
         labels=[*labels, "state"],
     )
-    serving = GaugeMetricFamily("filepool_worker_serving", "1 while it takes jobs or works", labels=labels)
-    resident = GaugeMetricFamily("filepool_worker_resident_memory_bytes", "Of the worker's process", labels=labels)
-    gpu = GaugeMetricFamily("filepool_worker_gpu_memory_bytes", "As its engine says", labels=labels)
-    silent = GaugeMetricFamily("filepool_worker_silent_seconds", "Since its last sign of life", labels=labels)
-    starts = CounterMetricFamily("filepool_worker_starts", "Processes that the slot has had", labels=labels)
-    restarts = CounterMetricFamily("filepool_worker_restarts", "Starts after a death", labels=labels)
+    serving = GaugeMetricFamily("filepool_worker_serving", "1 while the worker takes or runs jobs", labels=labels)
+    resident = GaugeMetricFamily(
+        "filepool_worker_resident_memory_bytes", "Resident memory of the worker process", labels=labels
+    )
+    gpu = GaugeMetricFamily("filepool_worker_gpu_memory_bytes", "GPU memory as reported by the engine", labels=labels)
+    silent = GaugeMetricFamily("filepool_worker_silent_seconds", "Seconds since the last heartbeat", labels=labels)
+    starts = CounterMetricFamily("filepool_worker_starts", "Processes started in the slot", labels=labels)
+    restarts = CounterMetricFamily("filepool_worker_restarts", "Starts after the previous process ended", labels=labels)
     for slot in status.slots:
         names = [slot.engine, slot.slot]
         states.add_metric([*names, _state(slot)], 1.0)

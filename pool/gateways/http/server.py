@@ -1,4 +1,4 @@
-"""The process: uvicorn around the application, until a signal."""
+"""Runs uvicorn with the application until a signal."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pool.client.filepool import FilePool
 from pool.gateways.http.app import make_app
 from pool.gateways.http.settings import Settings
 
-_STOP_S = 5  # for requests that are still open; their jobs go on
+_STOP_S = 5  # for open requests at shutdown; their jobs go on
 _BACKLOG = 1024
-_CONNECTIONS = 2000  # at a time, all clients together; beyond: 503
+_CONNECTIONS = 2000  # of all clients at a time; above that: 503
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens: with port 0 nobody knows before."""
+    """Prints the addresses that it listens on: with port 0 the system chooses the port."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -31,7 +31,7 @@ class _Server(uvicorn.Server):
 
 def run_server(pool: FilePool, settings: Settings, *, access_log: bool = False) -> bool:
     """Serve until SIGINT or SIGTERM; False when the address could not be bound."""
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients get wrong is told to them
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # clients get these errors in the response
     server = _Server(
         uvicorn.Config(
             make_app(pool, settings),
@@ -45,11 +45,11 @@ def run_server(pool: FilePool, settings: Settings, *, access_log: bool = False) 
             server_header=False,
         )
     )
-    # uvicorn ends in peace, and then sends the signal once more to whoever was there before it: us
+    # uvicorn shuts down, restores the previous handlers and raises the signal again, which would end this process here
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run()
-    except SystemExit:  # it has logged that the address is taken
+    except SystemExit:  # uvicorn has logged why the address cannot be bound
         return False
     finally:
         for number, handler in before.items():

@@ -1,4 +1,4 @@
-"""What the gateway was told: config.json, then the environment, then the command line; the last word wins."""
+"""Settings of the HTTP gateway: command line over environment over config.json."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pool.config.settings import MB, Config
 from pool.errors import ConfigError
 from pool.spool import fsops
 
-TOKEN_VARIABLE = "FILEPOOL_HTTP_TOKEN"  # FILEPOOL_: it is not handed on to supervisor and workers
+TOKEN_VARIABLE = "FILEPOOL_HTTP_TOKEN"  # FILEPOOL_: not passed on to supervisor and workers
 ROOTS_VARIABLE = "BASE_PATH"
 MIN_TOKEN = 16
-_RATE, _CONCURRENT = 600, 32  # elsewhere than on loopback
+_RATE, _CONCURRENT = 600, 32  # defaults for addresses other than loopback
 _MAX_TOKEN_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the application needs to know beside the pool. None: no such limit, no token."""
+    """Settings of the application. None: no such limit, no token."""
 
     host: str
     port: int
@@ -38,6 +38,7 @@ class Settings:
 
     @property
     def loopback(self) -> bool:
+        """Whether the gateway binds a loopback address."""
         return is_loopback(self.host)
 
 
@@ -50,7 +51,7 @@ def read_settings(
     roots: Sequence[Path] = (),
     token_file: Path | None = None,
 ) -> Settings:
-    """Settings from all sources. Raises ConfigError: no token where one is needed, a token that is none."""
+    """Settings from all sources. Raises ConfigError, such as for a missing or malformed token."""
     http = config.http
     host = http.host if host is None else host
     if not host:
@@ -59,7 +60,7 @@ def read_settings(
     token = _token(config, environ, token_file)
     if token is None and not is_loopback(host):
         raise ConfigError(
-            f"{host} can be reached by others, and there is no token: write one into a file and name it with "
+            f"{host} is reachable from other machines, and no token is set: write one into a file and name it with "
             f"--token-file or http.token_file, or set {TOKEN_VARIABLE} "
             "(python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one); "
             "or bind 127.0.0.1",
@@ -83,7 +84,7 @@ def read_settings(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine can reach an address."""
+    """Whether an address is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -93,23 +94,23 @@ def is_loopback(host: str) -> bool:
 
 
 def prepare(settings: Settings) -> None:
-    """Make the folders that are missing. Raises ConfigError."""
+    """Create missing folders. Raises ConfigError."""
     for folder in (*settings.roots, settings.tempfiles):
         for path in (*reversed(folder.parents), folder):
             try:
                 if not path.is_dir():
                     fsops.make_dir(str(path))
             except OSError as error:
-                raise ConfigError(f"{path} cannot be made: {error.strerror}", "http.base_path") from None
+                raise ConfigError(f"{path} cannot be created: {error.strerror}", "http.base_path") from None
         if not folder.is_dir():
-            raise ConfigError(f"{folder} is no folder", "http.base_path")
+            raise ConfigError(f"{folder} is not a folder", "http.base_path")
 
 
 def places(config: Config, environ: Mapping[str, str], roots: Sequence[Path] = ()) -> tuple[tuple[Path, ...], Path]:
-    """The allowed folders, and the one of uploaded files; every gateway of a pool has the same."""
+    """(the allowed folders, the folder of uploaded files); the same for every gateway of a pool."""
     chosen = tuple(path.absolute() for path in roots) or _from_environment(environ) or config.http.base_path
     chosen = chosen or config.media_roots or (config.root / "media",)
-    base = (config.media_roots or chosen)[0]  # where the workers may read, too, and not at the root of the machine
+    base = (config.media_roots or chosen)[0]  # workers may read there, too; never directly below /
     return chosen, (base if base.parent != base else config.root / "media") / ".tempfiles"
 
 
@@ -138,5 +139,5 @@ def _read(path: Path, where: str) -> str:
 def _checked(token: str, where: str) -> str:
     token = token.strip()
     if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"a token has at least {MIN_TOKEN} letters, digits or signs, and no spaces", where)
+        raise ConfigError(f"a token must have at least {MIN_TOKEN} printable ASCII characters and no spaces", where)
     return token

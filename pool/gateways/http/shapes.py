@@ -1,4 +1,4 @@
-"""What goes over the wire, as models: they check what comes, and are the schemas of the OpenAPI document."""
+"""Request and response bodies as models: they validate requests and give the schemas of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -26,29 +26,33 @@ PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class Strict(BaseModel):
-    """Unknown keys are refused, and no type is guessed."""
+    """A body without unknown keys or type conversion."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Generate(Strict):
-    """Who shall say what, and where the video goes."""
+    """A request for a lip-synced video."""
 
-    audio_path: PathText = Field(description="what is said: a file under the allowed folders, or tempfile:<file_id>")
+    audio_path: PathText = Field(description="the speech: a file under the allowed folders, or tempfile:<file_id>")
     video_path: PathText = Field(description="the template: video or picture with the face of the speaker")
-    save_path: PathText = Field(description="the video that is written, .mp4; a folder: <task_id>.mp4 in it")
-    watermark: Switch = Field(default=0, description="1: a mark in the lower right corner")
-    digital_auth: Switch = Field(default=0, description="1: the mark of a digital human in the upper right corner")
-    task_id: Id | None = Field(default=None, description="your name for it; the same again is the same job")
+    save_path: PathText = Field(
+        description="the video to write, .mp4; with a trailing slash: <task_id>.mp4 in that folder"
+    )
+    watermark: Switch = Field(default=0, description="1: a watermark in the lower right corner")
+    digital_auth: Switch = Field(default=0, description="1: the digital-human label in the upper right corner")
+    task_id: Id | None = Field(default=None, description="your id for the job; the same id again is the same job")
 
 
 class Generated(BaseModel):
+    """The video of a completed task. save_path: as in the request."""
+
     save_path: str
     task_id: str
 
 
 class Envelope(BaseModel):
-    """What the digital-human service answers. code: the HTTP status; data: null when it failed."""
+    """The response of the digital-human service. code: the HTTP status; data: null when the task failed."""
 
     code: int
     message: str = Field(min_length=1)
@@ -56,18 +60,24 @@ class Envelope(BaseModel):
 
 
 class FailedEnvelope(BaseModel):
+    """An error response of the digital-human service. code: the HTTP status."""
+
     code: int
     message: str = Field(min_length=1)
     data: dict[str, Any] | None = None
 
 
 class Health(BaseModel):
+    """The health of one engine. message: the reason, empty when a token is set."""
+
     status: Literal["ok", "starting", "down"]
     service: str
     message: str = ""
 
 
 class Uploaded(BaseModel):
+    """An uploaded file. file_id: use it in jobs as tempfile:<file_id>."""
+
     success: Literal[True] = True
     file_id: str
     file_type: Literal["image", "audio", "video"]
@@ -75,43 +85,55 @@ class Uploaded(BaseModel):
 
 
 class UploadFailed(BaseModel):
+    """An error response of the temporary-file service."""
+
     success: Literal[False] = False
     message: str = Field(min_length=1)
 
 
 class Submit(Strict):
-    """A job for an engine; GET /engines tells its parameters."""
+    """A job for an engine; GET /engines gives its parameters."""
 
     params: dict[str, Any] = Field(
         default_factory=dict, description="paths: under the allowed folders, or tempfile:<id>"
     )
-    id: Id | None = Field(default=None, description="your name for it; the same again is the same job")
+    id: Id | None = Field(default=None, description="your id for the job; the same id again is the same job")
     priority: int = Field(default=0, ge=PRIORITY_LOWEST, le=PRIORITY_HIGHEST, description="higher runs first")
     timeout_s: float | None = Field(
-        default=None, ge=TIMEOUT_LEAST_S, le=TIMEOUT_MOST_S, description="of one attempt, instead of the engine's"
+        default=None, ge=TIMEOUT_LEAST_S, le=TIMEOUT_MOST_S, description="limit of one attempt; default: the engine's"
     )
-    retry_times: int | None = Field(default=None, ge=0, lt=MAX_ATTEMPTS, description="instead of the engine's")
-    retry_on: list[Kind] | None = Field(default=None, description="kinds of failure, instead of the engine's")
-    tags: list[str] = Field(default_factory=list, max_length=TAGS_MOST, description="words to find it by")
-    note: str = Field(default="", max_length=NOTE_CHARS, description="a few words for people")
+    retry_times: int | None = Field(
+        default=None, ge=0, lt=MAX_ATTEMPTS, description="further attempts; default: the engine's"
+    )
+    retry_on: list[Kind] | None = Field(default=None, description="kinds of failure to retry; default: the engine's")
+    tags: list[str] = Field(default_factory=list, max_length=TAGS_MOST, description="labels to find the job by")
+    note: str = Field(default="", max_length=NOTE_CHARS, description="a comment, shown in lists of jobs")
     log_context: dict[str, str | bool | int | float] | None = Field(
-        default=None, max_length=FIELDS_MOST, description="names and values in each line that its engine logs"
+        default=None, max_length=FIELDS_MOST, description="fields that are added to every log line of the job"
     )
-    traceparent: str = Field(default="", max_length=STATE_CHARS, description="W3C; by default that of the request")
-    tracestate: str = Field(default="", max_length=STATE_CHARS, description="W3C; beside traceparent")
+    traceparent: str = Field(
+        default="", max_length=STATE_CHARS, description="W3C trace context; default: the header of the request"
+    )
+    tracestate: str = Field(default="", max_length=STATE_CHARS, description="W3C trace state, sent with traceparent")
     not_before: float | str | None = Field(
-        default=None, description="waits until then: seconds from now, such as 2h, or a date and time with a time zone"
+        default=None, description="earliest start: seconds from now, such as 2h, or a date and time with a time zone"
     )
-    expires: float | str | None = Field(default=None, description="fails if not begun by then; as not_before")
-    depends_on: list[Id] = Field(default=[], max_length=DEPENDENCIES_MOST, description="jobs that must complete before")
+    expires: float | str | None = Field(
+        default=None, description="the job fails if it has not started by then; format as not_before"
+    )
+    depends_on: list[Id] = Field(
+        default=[], max_length=DEPENDENCIES_MOST, description="ids of jobs that must complete first"
+    )
 
 
 class Rerun(Strict):
-    """What is to be different from the old job; what is not given stays."""
+    """Changes to the old job; keys that are missing stay as they are."""
 
-    params: dict[str, Any] = Field(default_factory=dict, description="secret ones must be given again")
-    without: list[str] = Field(default_factory=list, description="parameters to leave out")
-    id: Id | None = Field(default=None, description="your name for the new job")
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="changed parameters; secret ones must be given again"
+    )
+    without: list[str] = Field(default_factory=list, description="keys of parameters to remove")
+    id: Id | None = Field(default=None, description="your id for the new job")
     priority: int | None = Field(default=None, ge=PRIORITY_LOWEST, le=PRIORITY_HIGHEST)
     timeout_s: float | None = Field(default=None, ge=TIMEOUT_LEAST_S, le=TIMEOUT_MOST_S)
     retry_times: int | None = Field(default=None, ge=0, lt=MAX_ATTEMPTS)
@@ -127,7 +149,8 @@ State = Literal["queued", "held", "deferred", "running", "completed", "failed", 
 
 
 class JobView(BaseModel):
-    """Where a job stands. Times are seconds since 1970. status: the engine's word; ahead: waiting before it."""
+    """The state of a job. Times: seconds since 1970. percent: 0-100. status: as the engine reports it; ahead: number of
+    jobs before it in the queue."""
 
     id: str
     engine: str
@@ -147,7 +170,7 @@ class JobView(BaseModel):
 
 
 class Outcome(JobView):
-    """A job that has ended. value: what the engine returned; files: each with name, size, sha256 and url."""
+    """A job that has ended. value: the result of the engine; files: each with name, size, sha256 and url."""
 
     value: Any = None
     files: list[dict[str, Any]] = []
@@ -155,14 +178,14 @@ class Outcome(JobView):
 
 
 class JobList(BaseModel):
-    """jobs: those that run, those that wait in their order, those that ended, the last one first."""
+    """jobs: running jobs, waiting ones in their order, then ended ones, the latest first. total: of all that match."""
 
     jobs: list[JobView]
     total: int
 
 
 class JobWalk(BaseModel):
-    """A page, newest first. next: `after` of the following page, "" when this was the last. trouble: why slow."""
+    """One page of jobs, newest first. next: `after` of the next page, "" on the last one. trouble: why it was slow."""
 
     jobs: list[JobView]
     next: str
@@ -170,12 +193,14 @@ class JobWalk(BaseModel):
 
 
 class Cancelled(BaseModel):
+    """A job after a cancel; a running job is still running until its worker has stopped."""
+
     id: str
     state: State
 
 
 class Problem(BaseModel):
-    """type: the kind of error; path: the key that is wrong."""
+    """An error. type: its class; path: the key that is wrong, "" when no key is; data: the job, when one failed."""
 
     type: str
     message: str = Field(min_length=1)
@@ -184,10 +209,14 @@ class Problem(BaseModel):
 
 
 class Failed(BaseModel):
+    """An error response."""
+
     error: Problem
 
 
 class OpenAIProblem(BaseModel):
+    """An error in the format of OpenAI's API."""
+
     message: str = Field(min_length=1)
     type: str
     param: str | None
@@ -195,29 +224,31 @@ class OpenAIProblem(BaseModel):
 
 
 class OpenAIFailed(BaseModel):
+    """An error response in the format of OpenAI's API."""
+
     error: OpenAIProblem
 
 
 def responses(model: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses`: these statuses have bodies of this model."""
-    return {status: {"model": model, "description": _WORDS[status]} for status in statuses}
+    """The `responses` argument of a route: these statuses have bodies of this model."""
+    return {status: {"model": model, "description": _DESCRIPTIONS[status]} for status in statuses}
 
 
-_WORDS = {
-    202: "Not over yet",
-    400: "The request is not acceptable",
-    401: "No token, or a wrong one",
-    403: "Outside of what is allowed",
-    404: "Not there",
-    408: "The request came too slowly",
-    409: "It is in another state, or the id is taken",
-    410: "It was cancelled",
+_DESCRIPTIONS = {
+    202: "The job is not over",
+    400: "The request is malformed",
+    401: "The token is missing or wrong",
+    403: "The path or the origin is not allowed",
+    404: "Not found",
+    408: "The request arrived too slowly",
+    409: "The job is in another state, or the id is taken",
+    410: "The job was cancelled",
     413: "Too large",
-    415: "Not a type that is known here",
+    415: "Unsupported media type",
     416: "No such range",
     422: "The input cannot be used",
     429: "Too many requests",
     502: "The engine failed",
-    503: "Not now: try again later",
-    504: "It took too long",
+    503: "Temporarily unavailable: try again later",
+    504: "Timed out",
 }

@@ -1,4 +1,4 @@
-"""POST /v1/audio/transcriptions as OpenAI's clients call it, done by the engine `transcribe`."""
+"""POST /v1/audio/transcriptions, compatible with OpenAI's API, run by the transcription engine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from pool.job import JobState
 
 _TEXT = {"type": "string"}
 _FIELDS: dict[str, dict[str, Any]] = {
-    "language": {**_TEXT, "description": "code such as en; default: detect"},
+    "language": {**_TEXT, "description": "language code such as en; default: detected"},
     "prompt": {**_TEXT, "description": "names and terms to expect"},
     "response_format": {**_TEXT, "enum": list(transcripts.FORMATS), "default": "json"},
-    "temperature": {"type": "number", "description": "accepted and not used"},
+    "temperature": {"type": "number", "description": "accepted and ignored"},
     "timestamp_granularities[]": {"type": "array", "items": {**_TEXT, "enum": ["word", "segment"]}},
-    "stream": {"type": "boolean", "description": "accepted and not used, as with whisper-1"},
+    "stream": {"type": "boolean", "description": "accepted and ignored, as with whisper-1"},
 }
 _GRANULARITIES = "timestamp_granularities"
 _AUDIO = ("audio", "video")
 
 
 def make_routes(desk: Desk) -> APIRouter:
+    """The routes below /v1/audio."""
     router = APIRouter(prefix="/v1/audio", tags=["speech"])
     engine = desk.settings.transcribe
 
@@ -46,10 +47,12 @@ def make_routes(desk: Desk) -> APIRouter:
             },
             **responses(OpenAIFailed, 400, 403, 408, 410, 413, 415, 502, 503, 504),
         },
-        openapi_extra=form({**FILE, "model": {**_TEXT, "description": "any: the pool's engine is used"}}, **_FIELDS),
+        openapi_extra=form(
+            {**FILE, "model": {**_TEXT, "description": "any text: the pool's engine is used"}}, **_FIELDS
+        ),
     )
     async def transcriptions(request: Request) -> Response:
-        """The upload is removed when the transcript is there."""
+        """The upload is removed once the job is over."""
         if engine not in desk.pool.config.engines:
             raise HTTPException(503, f"this pool has no engine {engine!r}: add it to config.json", retry_after())
         await in_thread(lambda: desk.expect_worker(engine))  # before the upload
@@ -58,7 +61,7 @@ def make_routes(desk: Desk) -> APIRouter:
             raise JobRefused("is required", "file")
         file_id, future = found.file.file_id, None
         try:
-            wanted, granularities = _asked(found)
+            wanted, granularities = _options(found)
             params = _params(found, str(await in_thread(lambda: desk.tempfiles.path(file_id))))
             future = desk.expect(await in_thread(lambda: desk.pool.submit(engine, params=params)))
             await desk.wait(future, None)
@@ -70,18 +73,18 @@ def make_routes(desk: Desk) -> APIRouter:
                 raise error
             return await in_thread(lambda: _render(future.result(0), wanted, granularities))
         finally:
-            if future is None or future.record is not None:  # else the job goes on, or waits, and needs it
+            if future is None or future.record is not None:  # otherwise the job is not over and still needs the file
                 with contextlib.suppress(OSError):
                     desk.tempfiles.remove(file_id)
 
     return router
 
 
-def _asked(found: Form) -> tuple[str, frozenset[str]]:
-    """Format and granularities. Raises JobRefused as OpenAI's service would."""
+def _options(found: Form) -> tuple[str, frozenset[str]]:
+    """(response format, timestamp granularities). Raises JobRefused where OpenAI's service refuses, too."""
     wanted = found.one("response_format") or "json"
     if wanted not in transcripts.FORMATS:
-        raise JobRefused(f"{wanted!r:.60} is none of {', '.join(transcripts.FORMATS)}", "response_format")
+        raise JobRefused(f"{wanted!r:.60} is not one of {', '.join(transcripts.FORMATS)}", "response_format")
     given = [*found.fields.get(f"{_GRANULARITIES}[]", ()), *found.fields.get(_GRANULARITIES, ())]
     for name in given:
         if name not in ("word", "segment"):
@@ -90,7 +93,7 @@ def _asked(found: Form) -> tuple[str, frozenset[str]]:
         raise JobRefused("is required", "model")
     assert found.file is not None
     if found.file.file_type not in _AUDIO:
-        raise JobRefused(f"{found.file.original_name!r:.100} holds no sound: it is an image", "file")
+        raise JobRefused(f"{found.file.original_name!r:.100} has no audio: it is an image", "file")
     return wanted, frozenset(given)
 
 
@@ -105,7 +108,7 @@ def _params(found: Form, audio: str) -> dict[str, Any]:
 
 def _render(result: Any, wanted: str, granularities: frozenset[str]) -> Response:
     if not isinstance(result, dict):
-        raise HTTPException(502, "the engine returned no transcript")
+        raise HTTPException(502, "the engine did not return a transcript")
     if wanted == "json":
         return json_response(transcripts.as_json(result))
     if wanted == "verbose_json":

@@ -1,4 +1,4 @@
-"""The pool as a whole: its state for a console, its engines and their parameters, metrics for Prometheus."""
+"""Routes for the pool as a whole: status, engines and their parameters, metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _OBJECT: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
 
 
 def make_routes(desk: Desk) -> APIRouter:
+    """The routes /status, /engines and /metrics."""
     router = APIRouter(tags=["pool"])
     registry = make_registry(desk)
 
@@ -45,7 +46,7 @@ def make_routes(desk: Desk) -> APIRouter:
 
     @router.get(
         "/metrics",
-        summary="For Prometheus",
+        summary="Metrics for Prometheus",
         response_class=Response,
         responses={
             200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Text format"},

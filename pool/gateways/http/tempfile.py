@@ -1,4 +1,4 @@
-"""Temporary files: upload one, get an id, use it in jobs as `tempfile:<id>`, fetch it in pieces."""
+"""Routes for temporary files: an upload gets an id, jobs use it as `tempfile:<id>`, a download may use ranges."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from starlette.responses import FileResponse, Response
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.shapes import Uploaded, UploadFailed, responses
 
-#: Shown in a browser; anything else is only saved, so that no upload becomes a page of this host.
+#: Shown in a browser; anything else is downloaded, so that no upload can run as a page of this host.
 _SHOWN = ("image/", "audio/", "video/")
 _NOT_SHOWN = ("image/svg+xml",)
 
 
 def form(required: dict[str, dict[str, Any]], **optional: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI of a multipart body that is read as a stream."""
+    """The OpenAPI description of a multipart body: fields and their schemas."""
     schema = {"type": "object", "properties": {**required, **optional}, "required": list(required)}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
@@ -29,6 +29,7 @@ FILE = {"file": {"type": "string", "format": "binary"}}
 
 
 def make_routes(desk: Desk) -> APIRouter:
+    """The routes below /api/tempfile."""
     router = APIRouter(prefix="/api/tempfile", tags=["temporary files"])
 
     @router.post(
@@ -41,7 +42,7 @@ def make_routes(desk: Desk) -> APIRouter:
     async def upload(request: Request) -> Uploaded:
         found = await desk.receive(request)
         if found.file is None:
-            raise HTTPException(400, 'there is no part "file" in the form')
+            raise HTTPException(400, 'the form has no part "file"')
         kind: Any = found.file.file_type
         return Uploaded(file_id=found.file.file_id, file_type=kind, original_name=found.file.original_name)
 
@@ -52,7 +53,7 @@ def make_routes(desk: Desk) -> APIRouter:
         response_class=FileResponse,
         responses={
             200: {"content": {"application/octet-stream": {}}, "description": "The file"},
-            206: {"content": {"application/octet-stream": {}}, "description": "The ranges that were asked for"},
+            206: {"content": {"application/octet-stream": {}}, "description": "The requested ranges"},
             416: {"content": {"text/plain": {}}, "description": "No such range"},
             **responses(UploadFailed, 403, 404),
         },
@@ -65,7 +66,7 @@ def make_routes(desk: Desk) -> APIRouter:
 
 
 async def send_file(path: Path, name: str) -> Response:
-    """A file with ranges. Raises HTTPException when it is gone."""
+    """The response with a file, or with the requested ranges of it. Raises HTTPException 404 when it is gone."""
     try:
         info = await in_thread(lambda: os.stat(path))
     except OSError:

@@ -1,7 +1,7 @@
-"""The trace context of a request: jobs that it submits belong to that trace.
+"""The trace context of a request: jobs that the request submits belong to that trace.
 
-As W3C wants it, a header that is malformed is not taken, and the request is served all the same: who sent it may be a
-proxy. It is said in the log.
+As the W3C recommendation says, a malformed header is ignored and the request is served, because a proxy may have
+added it. The log reports it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pool.format.trace_context import TraceContext, given, is_state, parse
 
 
 class Traced:
-    """ASGI middleware."""
+    """ASGI middleware that sets the trace context for the duration of a request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its trace context set."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -36,10 +37,10 @@ def _of(headers: Headers) -> TraceContext | None:
         return None
     parent = parse(parents[0].strip()) if len(parents) == 1 else None
     if parent is None:
-        logger.warning("a request with a malformed traceparent: {!r:.100}", ", ".join(parents))
+        logger.warning("ignored a malformed traceparent header: {!r:.100}", ", ".join(parents))
         return None
     state = ",".join(headers.getlist("tracestate"))
     if not is_state(state):
-        logger.warning("a request with a malformed tracestate: {!r:.100}", state)
+        logger.warning("ignored a malformed tracestate header: {!r:.100}", state)
         state = ""
     return TraceContext(str(parent), state)

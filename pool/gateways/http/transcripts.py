@@ -1,4 +1,4 @@
-"""A transcript in the forms that OpenAI's clients ask for: json, verbose_json, diarized_json, text, srt, vtt."""
+"""A transcript in the response formats of OpenAI's API: json, verbose_json, diarized_json, text, srt, vtt."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ FORMATS = ("json", "verbose_json", "diarized_json", "text", "srt", "vtt")
 
 
 def as_json(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The text, and how long the sound was."""
+    """The text and the duration of the recording, in seconds rounded up."""
     return {"text": _text(result), "usage": _usage(result)}
 
 
 def as_verbose_json(result: Mapping[str, Any], granularities: Collection[str]) -> dict[str, Any]:
-    """With segments (also their speakers) and, when "word" is asked for, words. Times in seconds."""
+    """The text with segments (with their speakers), words, or both, as `granularities` says; empty: segments.
+
+    Times in seconds.
+    """
     found: dict[str, Any] = {
         "task": "transcribe",
         "language": str(result.get("language") or ""),
@@ -34,7 +37,7 @@ def as_verbose_json(result: Mapping[str, Any], granularities: Collection[str]) -
 
 
 def as_diarized_json(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Who said what."""
+    """The segments with their speakers. Times in seconds."""
     segments = [
         {
             "id": f"seg_{number}",
@@ -51,11 +54,12 @@ def as_diarized_json(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_text(result: Mapping[str, Any]) -> str:
+    """The text alone, with a newline at its end."""
     return f"{_text(result)}\n"
 
 
 def as_srt(result: Mapping[str, Any]) -> str:
-    """SubRip subtitles, speakers named when there are several."""
+    """SubRip subtitles, with the speaker in each cue when there are several speakers."""
     cues = []
     for number, segment in enumerate(result.get("segments") or [], 1):
         times = f"{_clock(segment['start'], ',')} --> {_clock(segment['end'], ',')}"
@@ -64,7 +68,7 @@ def as_srt(result: Mapping[str, Any]) -> str:
 
 
 def as_vtt(result: Mapping[str, Any]) -> str:
-    """WebVTT subtitles."""
+    """WebVTT subtitles, with the speaker in each cue when there are several speakers."""
     cues = ["WEBVTT\n"]
     for segment in result.get("segments") or []:
         times = f"{_clock(segment['start'], '.')} --> {_clock(segment['end'], '.')}"
@@ -81,7 +85,7 @@ def _usage(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _segment(number: int, segment: Mapping[str, Any]) -> dict[str, Any]:
-    """With the fields that Whisper's own have. What the engine does not tell is neutral: 0, no tokens."""
+    """A segment with all fields of Whisper's. Fields that the engine does not report are 0 or empty."""
     text = str(segment["text"])
     plain = text.encode("utf-8", "replace")
     chances = [float(word["probability"]) for word in segment.get("words") or () if word.get("probability")]

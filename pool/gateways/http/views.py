@@ -1,4 +1,4 @@
-"""How jobs are shown: JobView and Outcome, from wherever the job is at this moment."""
+"""JobView and Outcome of a job, from the directory of the spool that holds it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pool.spool.store import Spool
 
 
 def look(spool: Spool, job_id: str) -> JobView:
-    """Where a job stands. Raises UnknownJob, JobRefused."""
+    """The state of a job. Raises UnknownJob, JobRefused."""
     check_id(job_id)
     try:
         if spool.decided(job_id):
@@ -28,7 +28,7 @@ def look(spool: Spool, job_id: str) -> JobView:
             return _of_place(spool, job_id, place, detail=True)
         return of_record(spool.read_record(job_id, arrays=False))
     except FileNotFoundError:
-        raise UnknownJob(job_id) from None  # RACE: it was consumed, or retried, at this moment
+        raise UnknownJob(job_id) from None  # RACE: consumed or retried at this moment
     except ProtocolError as error:
         reason = Failure("infrastructure", f"its record is damaged: {error}", "read")
         state: Any = JobState.FAILED.value
@@ -45,7 +45,7 @@ def look(spool: Spool, job_id: str) -> JobView:
 
 
 def of_record(record: Record) -> JobView:
-    """A job that has ended, without its value."""
+    """The view of a job that has ended, without its value."""
     state: Any = record.state.value
     return JobView(
         id=record.id,
@@ -66,7 +66,7 @@ def of_record(record: Record) -> JobView:
 
 
 def of_info(info: JobInfo) -> JobView:
-    """A job in a walk."""
+    """The view of a job on a page of jobs."""
     state: Any = info.state.value
     status, message = state, info.message or info.reason
     if info.state is JobState.RUNNING:
@@ -91,7 +91,7 @@ def of_info(info: JobInfo) -> JobView:
 
 
 def outcome(record: Record) -> Outcome:
-    """A job that has ended, with what it returned."""
+    """A job that has ended, with its value and the URLs of its files."""
     files = [
         {**file, "name": name, "url": f"/jobs/{record.id}/files/{name}"}
         for file in record.files
@@ -103,7 +103,7 @@ def outcome(record: Record) -> Outcome:
 def listed(
     spool: Spool, ended: Callable[[], list[Entry]], *, state: str | None, engine: str | None, limit: int
 ) -> JobList:
-    """Jobs of one state, of one engine, or all of them. ended: those that are over, the last one first."""
+    """At most `limit` jobs, of one state and engine when given. ended: returns the jobs that are over, latest first."""
     places: list[Location] = []
     if state not in ("completed", "failed", "cancelled"):
         places = [*lookup.running(spool), *sorted(lookup.waiting(spool), key=_order)]
@@ -138,10 +138,10 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
     attempt = place.name.attempts if place.name else 0
     status, percent, message, ahead = "queued", 0.0, "", None
     if place.state is JobState.RUNNING:
-        word = lookup.progress(spool, job_id)
+        progress = lookup.progress(spool, job_id)
         status = "processing"
-        if word is not None and word.attempt == attempt:
-            status, percent, message = word.status, word.percent, word.message
+        if progress is not None and progress.attempt == attempt:
+            status, percent, message = progress.status, progress.percent, progress.message
     elif place.state is JobState.HELD:
         message = lookup.held_sentence(spool, place) if detail else ""
     elif place.state is JobState.DEFERRED:
@@ -151,7 +151,7 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
         message = f"{ahead} ahead in the queue" if ahead else "next in the queue"
     tags, note, rerun_of = list[str](), "", ""
     if detail:
-        with contextlib.suppress(OSError, ProtocolError):  # RACE: it has moved on; the next look finds them
+        with contextlib.suppress(OSError, ProtocolError):  # RACE: the job has moved; the next request finds them
             head = heads.read_job(place.path, place.state, attempt)
             tags, note, rerun_of = list(head.tags), head.note, head.rerun_of
     state: Any = place.state.value

@@ -1,17 +1,18 @@
 """The Redis gateway: `python -m pool.gateways.redis`. docs/REDIS.md is its reference.
 
-    settings     what config.json, environment and command line say
-    wire         the protocol: a job as clients write it, a message as they read it, the names of keys
-    link         the connection, and what is said when it is lost
-    files        ids of the temporary-file service as paths, results as ids
-    remote       a temporary-file service at BASE_URL
-    taker        one thread per queue: list -> spool, so that no job is in neither
-    herald       progress and ends of jobs -> channel, as soon as Redis is there to hear them
-    gateway      all of it, put together
+    settings     settings from config.json, the environment and the command line
+    wire         the protocol: jobs, messages, names of keys
+    link         the connection, and the log of its outages
+    files        inputs: file ids to paths; results: paths to file ids
+    remote       client of a temporary-file service at BASE_URL
+    taker        one thread per queue: list -> spool, so that a job is always in at least one of them
+    herald       progress and ends of jobs -> channel, as soon as Redis is reachable
+    ends         the last message about a job
+    gateway      the takers and the herald around one FilePool
 
-    list --LMOVE--> processing --submit--> spool --MULTI--> accepted (a hash, processing forgets it)
-                                                            the last message --MULTI--> accepted forgets it
+    list --LMOVE--> processing --submit--> spool --MULTI--> accepted (a hash), removed from processing
+                                                            last message --MULTI--> removed from accepted
 
-Whoever dies between two arrows leaves the job where the next start takes it up: the task's id makes a second submit
-the same job.
+A gateway that dies between two steps leaves the job where the next gateway finds it. The job's id is derived from
+the task's id, so a second submit gives the same job.
 """

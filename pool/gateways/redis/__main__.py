@@ -18,15 +18,15 @@ _EPILOG = "\n\n".join(
         "[bold]Examples[/bold]",
         "python -m pool.gateways.redis                       Redis on this machine, queue task_queue_gpu_0",
         "REDIS_HOST=redis REDIS_PASSWORD=… python -m pool.gateways.redis --gpu 0 --gpu 1",
-        "[bold]A job[/bold] by hand, and what is said about it",
+        "[bold]A job[/bold] by hand, and its messages",
         "redis-cli subscribe task_progress",
         'redis-cli rpush task_queue_gpu_0 \'{"task_id": "t1", "session_id": "s1", "ref_image_id": "…", '
         '"audio_id": "…"}\'',
         "redis-cli get task_progress:t1",
         "[bold]Environment[/bold] REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_PASSWORD, TASK_QUEUE_NAME, "
-        "PROGRESS_CHANNEL, BASE_URL (and BASE_URL_TOKEN), BASE_PATH: they win over config.json",
-        "[bold]Exit codes[/bold] 0 ended by a signal, 1 --check: not well, 4 wrong configuration",
-        "docs/REDIS.md has the whole protocol.",
+        "PROGRESS_CHANNEL, BASE_URL (and BASE_URL_TOKEN), BASE_PATH: they override config.json",
+        "[bold]Exit codes[/bold] 0 ended by a signal, 1 --check found a queue without a gateway, 4 wrong configuration",
+        "docs/REDIS.md describes the protocol.",
     )
 )
 app = typer.Typer(
@@ -39,19 +39,19 @@ def serve(
     config: ConfigOption = None,
     gpu: Annotated[
         list[int] | None,
-        typer.Option("--gpu", min=0, max=9999, help="Serve the queue of this number; again for more. Default: 0."),
+        typer.Option("--gpu", min=0, max=9999, help="Serve the queue of this number. Repeatable. Default: 0."),
     ] = None,
-    start: Annotated[bool, typer.Option("--start/--no-start", help="Start a pool when none serves the spool.")] = True,
-    check: Annotated[bool, typer.Option("--check", help="Say whether a gateway serves these queues, and end.")] = False,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Start a supervisor if none serves.")] = True,
+    check: Annotated[bool, typer.Option("--check", help="Check that a gateway serves these queues.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log in detail.")] = False,
     version: VersionOption = False,
 ) -> None:
-    """Jobs from lists in Redis into the pool, progress and results back on a channel.
+    """Take jobs from lists in Redis; publish progress and results on a channel.
 
-    A thin client of the pool: a job is in the spool before Redis forgets it.
-    When this gateway or Redis dies, accepted jobs go on, and their ends are
-    told when both are back. Options win over the environment, which wins over
-    the section "redis" of config.json.
+    A job is in the spool before it is removed from Redis. When this gateway or
+    Redis dies, accepted jobs go on, and their results are published when both
+    are back. Options override the environment, which overrides the section
+    "redis" of config.json.
     """
     try:
         code = _serve(config, gpu or [], start, check, verbose)
@@ -86,11 +86,13 @@ def _serve(config: Path | None, gpu: list[int], start: bool, check: bool, verbos
         say(f"! {note}", "yellow")
     prepare(settings)
     for queue in settings.queues:
-        say(f"{queue.name}: jobs for {settings.engine}, at most {queue.limit} taken at a time")
-    say(f"files: {settings.tempfiles}, else {settings.base_url}")
+        say(f"{queue.name}: jobs for {settings.engine}, at most {queue.limit} at a time")
+    say(f"files: from {settings.tempfiles}, otherwise from {settings.base_url}")
     trouble = examine(client, settings)
-    say(f"Redis at {settings.address}{f' is away ({trouble}); waiting for it' if trouble else ''}")
-    with FilePool(configured, start=start, patience=None) as pool:  # what was taken from a queue waits for a repair
+    say(f"Redis at {settings.address}{f' is unreachable ({trouble}); waiting for it' if trouble else ''}")
+    with FilePool(
+        configured, start=start, patience=None
+    ) as pool:  # accepted jobs wait until an operator has repaired the engine
         gateway = Gateway(pool, settings, client)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, gateway.end)
@@ -102,7 +104,7 @@ def _serve(config: Path | None, gpu: list[int], start: bool, check: bool, verbos
 
 
 def _check(client: object, address: str, gpu_ids: set[int]) -> int:
-    """1 unless a gateway has told within half a minute that it serves every queue."""
+    """Exit code 0 when every queue has a gateway that has reported within half a minute, else 1."""
     from redis.exceptions import RedisError
 
     try:
@@ -111,11 +113,12 @@ def _check(client: object, address: str, gpu_ids: set[int]) -> int:
         say_error(f"Redis at {address}: {error}")
         return 1
     for number, state in states.items():
-        say(f"gpu_status:{number} {state.decode() if state else 'nobody serves it'}", "" if state else "red")
+        say(f"gpu_status:{number} {state.decode() if state else 'no gateway'}", "" if state else "red")
     return 0 if all(states.values()) else 1
 
 
 def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
     run(app, "python -m pool.gateways.redis")
 
 

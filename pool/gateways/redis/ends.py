@@ -1,7 +1,7 @@
-"""How a job ends for its client: the last message, with ids of the files that were made.
+"""The last message about a job, with the ids of its files.
 
-Keeping files takes time (they may go to another machine), so it is done on threads of its own, and tried again for a
-while: the job has succeeded, the result is in the spool.
+Storing files takes time (they may be uploaded to another machine), so threads of their own do it, and retry for up to
+_PATIENCE_S: the job has completed, and its result is in the spool.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ _MAX_VALUE = 32 * 1024
 
 @dataclass
 class Follow:
-    """One accepted job and who asked for it. future: None for a job of which nothing is known any more.
+    """One accepted job and the task that it belongs to. future: None when the job's record is gone.
 
-    named: the client named the engine, so it is told more than a video. remote: its files came from BASE_URL.
+    named: the client named the engine, so its last message has all files and the value. remote: an input came from
+    BASE_URL, so results are uploaded there. said: the last progress message. Times: seconds of the monotonic clock.
     """
 
     queue: Queue
@@ -50,13 +51,13 @@ class Follow:
     keeping: Future[bytes] | None = None
 
     def note(self) -> bytes:
-        """What Redis remembers of it."""
+        """The value of the job in the hash of accepted jobs."""
         known = {"task_id": self.task_id, "session_id": self.session_id, "named": self.named, "remote": self.remote}
         return json.dumps(known).encode()
 
     @classmethod
     def from_note(cls, queue: Queue, job_id: str, note: bytes, future: JobFuture | None) -> Follow:
-        """Raises ValueError, KeyError, TypeError for what is no note."""
+        """The inverse of `note`. Raises ValueError, KeyError, TypeError for a malformed note."""
         known = json.loads(note)
         return cls(
             queue, job_id, str(known["task_id"]), str(known["session_id"]), known["named"], known["remote"], future
@@ -64,20 +65,20 @@ class Follow:
 
 
 class Ends:
-    """Makes the last message of jobs."""
+    """Makes the last messages about jobs."""
 
     def __init__(self, files: Files, stop: threading.Event) -> None:
         self._files, self._stop = files, stop
         self._threads = ThreadPoolExecutor(_THREADS, "filepool-redis-keep")
 
     def close(self) -> None:
-        """What is being kept is given up; the next gateway does it."""
+        """Stop storing files; the next gateway starts again."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def end(self, follow: Follow, ready: Callable[[], object]) -> bytes | None:
-        """The last message about a job that is over; None while its files are on their way: `ready` is called then."""
+        """The last message about a job that is over; None while its files are being stored: `ready` is called then."""
         if follow.future is None:
-            gone = "its record was removed before its end could be told: it is past its retention, or was purged"
+            gone = "its record was removed before it could be published: past its retention, or purged"
             return self._failed(follow, gone)
         record = follow.future.record
         if record is None or record.state is not JobState.COMPLETED:
@@ -92,13 +93,15 @@ class Ends:
             return follow.keeping.result()
         if isinstance(error, ServiceAway) and self._stop.is_set():
             return None
-        return self._failed(follow, f"the result was made and could not be kept: {error or type(error).__name__}")
+        return self._failed(
+            follow, f"the job completed; its result could not be stored: {error or type(error).__name__}"
+        )
 
     def _failed(self, follow: Follow, reason: str) -> bytes:
         return message(follow.task_id, follow.session_id, "failed", follow.said[1], reason, error=reason)
 
     def _completed(self, follow: Follow, record: Record) -> bytes:
-        kept = self._patiently(follow, record)
+        kept = self._keep(follow, record)
         video = next((file.file_id for file in kept if file.file_type == "video"), None)
         more: dict[str, Any] = {"video_file_id": video}
         if follow.named:
@@ -110,7 +113,7 @@ class Ends:
                 more["result_file_id"] = self._files.keep_value(record).file_id
         return message(follow.task_id, follow.session_id, "completed", 100.0, "completed", **more)
 
-    def _patiently(self, follow: Follow, record: Record) -> list[Kept]:
+    def _keep(self, follow: Follow, record: Record) -> list[Kept]:
         pause, deadline = _PAUSE_S, time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -120,13 +123,13 @@ class Ends:
             except (ServiceAway, OSError) as error:
                 if self._stop.is_set() or time.monotonic() > deadline:
                     raise
-                logger.warning("the result of task {} waits to be kept: {}", follow.task_id, error)
+                logger.warning("storing the result of task {} failed, trying again: {}", follow.task_id, error)
             self._stop.wait(pause)
             pause = min(2 * pause, _LONGEST_S)
 
 
 def _reason(future: JobFuture, record: Record | None) -> str:
-    """Never empty."""
+    """Why a job did not complete; never empty."""
     if record is not None and record.failure is not None:
         return record.failure.describe()
     try:

@@ -1,7 +1,7 @@
-"""Files that are named by ids: inputs as paths that workers can read, results as ids that clients can fetch.
+"""Files by id: input ids become paths that workers can read, result files get ids that clients can fetch.
 
-An id is looked for in the store of the HTTP gateway first, which lies on the same disk, then at BASE_URL. The answer
-goes back where the question came from: a job with a file from BASE_URL has its video uploaded there.
+An id is looked up in the store of the HTTP gateway on this machine first, then at BASE_URL. Results go to the same
+place: when an input came from BASE_URL, the results are uploaded there.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pool.job import Record
 from pool.runfiles.schemas import Schemas, path_keys
 from pool.spool import fsops, owner
 
-_PAUSES_S = (0.3, 1.0, 2.0)  # between tries at a service that is away
-_FETCHED_LIFE = 2.0  # times the life of uploads, since they were last asked for
+_PAUSES_S = (0.3, 1.0, 2.0)  # between attempts while the service is unreachable
+_FETCHED_LIFE = 2.0  # times the life of uploads, counted from their last use
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Kept:
 
 
 class Files:
-    """Used from several threads. stopped: whether the gateway is to end."""
+    """Safe to use from several threads. stopped: returns whether the gateway is shutting down."""
 
     def __init__(self, pool: FilePool, settings: Settings, stopped: Callable[[], bool]) -> None:
         spool = pool.spool
@@ -57,31 +57,31 @@ class Files:
 
     # ---- inputs
 
-    def params(self, order: Order, told: Callable[[str], None]) -> tuple[dict[str, object], bool]:
-        """Parameters with paths in the place of ids, and whether one came from BASE_URL. told: hears of downloads.
+    def params(self, order: Order, report: Callable[[str], None]) -> tuple[dict[str, object], bool]:
+        """(parameters with paths in place of ids, whether a file came from BASE_URL). report: called before a download.
 
-        Raises JobRefused naming the key; ServiceAway when the gateway is to end meanwhile.
+        Raises JobRefused with the key; ServiceAway when the gateway shuts down during a download.
         """
         about = self._schemas.describe(order.engine) or {}
         schema = about.get("schema")
         params = self._roots.params(order.params, path_keys(schema) if isinstance(schema, dict) else frozenset())
         remote = False
         for param, (key, file_id) in order.files.items():
-            path, came = self._path(file_id, key, told)
+            path, came = self._path(file_id, key, report)
             params[param] = str(path)
             remote |= came
         return params, remote
 
-    def _path(self, file_id: str, key: str, told: Callable[[str], None] = lambda _: None) -> tuple[Path, bool]:
+    def _path(self, file_id: str, key: str, report: Callable[[str], None] = lambda _: None) -> tuple[Path, bool]:
         with suppress(UnknownFile):
             return self._local.path(file_id), False
         if not FILE_ID.match(file_id):
-            raise JobRefused("is no id of the temporary-file service", key)
+            raise JobRefused("is not an id of the temporary-file service", key)
         path = self._folder / file_id
         with suppress(FileNotFoundError):
-            os.utime(path, ns=(self._now() * 1000, self._now() * 1000))  # wanted again: it stays
+            os.utime(path, ns=(self._now() * 1000, self._now() * 1000))  # used again: kept for longer
             return path, True
-        told(f"fetching {key}")
+        report(f"fetching {key}")
         for pause in (*_PAUSES_S, None):
             try:
                 self._fetch(file_id, path)
@@ -107,11 +107,11 @@ class Files:
     # ---- results
 
     def keep(self, record: Record, *, remote: bool) -> list[Kept]:
-        """The files that a job made, where its client can fetch them. Raises ServiceAway, OSError, JobRefused."""
+        """Store the files of a job where its client can fetch them. Raises ServiceAway, OSError, JobRefused."""
         return [self._keep(Path(str(file["path"])), remote) for file in record.files]
 
     def keep_value(self, record: Record) -> Kept:
-        """What a job returned, as a JSON file."""
+        """Store the value of a job as a JSON file. Raises OSError."""
         part = self._local.part()
         fsops.write_new(part, [codec.to_json(record.value).encode()], sync=False)
         kept = self._local.keep(part, "json", f"{record.id}.json")
@@ -126,7 +126,7 @@ class Files:
         part = self._local.part()
         try:
             try:
-                fsops.link(str(path), part)  # no copy: results are never changed, only removed
+                fsops.link(str(path), part)  # a link is enough: results are never changed, only removed
             except OSError:
                 shutil.copyfile(path, part)
             return Kept(self._local.keep(part, kind, path.name).file_id, kind, path.name)
@@ -136,7 +136,7 @@ class Files:
     # ---- tidying
 
     def sweep(self) -> None:
-        """Remove what is past its time."""
+        """Remove expired files. Raises OSError."""
         self._local.sweep()
         for name in os.listdir(self._folder):
             path = self._folder / name

@@ -1,4 +1,4 @@
-"""The gateway: takers and the herald around one FilePool, until it is told to stop."""
+"""The gateway: takers and the herald around one FilePool, until `end` is called."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pool.gateways.redis.taker import Shared, Taker
 from pool.gateways.redis.wire import Keys
 from pool.system.notify import Notifier
 
-_STOP_S = 15.0  # for takers that are in the middle of something
+_STOP_S = 15.0  # for takers to finish the job in hand
 _PAUSE_S = 0.5
 _SWEEP_S = 300.0
 
 
 class Gateway:
-    """Serves the queues of `settings` with one pool."""
+    """Serves the queues of `settings` with one pool. client: a connected Redis client."""
 
     def __init__(self, pool: FilePool, settings: Settings, client: Any) -> None:
         self.stop = threading.Event()
@@ -49,12 +49,12 @@ class Gateway:
         self._takers = [Taker(queue, shared) for queue in settings.queues]
 
     def end(self, *_: object) -> None:
-        """Ask `run` to return; good as a signal handler."""
+        """Make `run` return; usable as a signal handler."""
         self.stop.set()
         self._herald.wake.set()
 
     def run(self, notifier: Notifier) -> None:
-        """Take, follow and tell until `end`. Jobs that are not over then go on; the next gateway tells their end."""
+        """Take jobs and publish messages until `end`. Other jobs go on; the next gateway publishes their ends."""
         for taker in self._takers:
             taker.start()
         notifier.ready()
@@ -72,7 +72,7 @@ class Gateway:
             taker.join(max(0.0, deadline - time.monotonic()))
         self._ends.close()
         with suppress(RedisError):
-            self._herald.farewell()
+            self._herald.sign_off()
 
     def _turn(self) -> None:
         self._herald.wake.wait(self._herald.pause_s())
@@ -84,5 +84,5 @@ class Gateway:
             self._outage.begins(error)
             self.stop.wait(_PAUSE_S)
         except Exception:
-            logger.exception("an error of ours; going on")
+            logger.exception("unexpected error in the gateway; continuing")
             self.stop.wait(_PAUSE_S)

@@ -1,4 +1,4 @@
-"""The connection to Redis: made, examined, and what is said when it is lost."""
+"""The connection to Redis: how it is made and checked, and the log of its outages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from redis.retry import Retry
 from pool.errors import ConfigError
 from pool.gateways.redis.settings import Settings
 
-_ANSWER_S = 10.0  # longer than a take may block
+_ANSWER_S = 10.0  # longer than BLMOVE may block
 _OLDEST = (6, 2)  # LMOVE
 
 
 def connect(settings: Settings) -> Any:
-    """A client that says at once when Redis is away: a take that was sent twice would be two jobs."""
+    """A client that never retries a command by itself: a repeated BLMOVE would take two jobs."""
     return Redis(
         host=settings.host,
         port=settings.port,
@@ -36,13 +36,13 @@ def connect(settings: Settings) -> Any:
 
 
 def examine(client: Any, settings: Settings) -> str:
-    """ "" when Redis can be used now, else why it cannot yet. Raises ConfigError for what no waiting will mend."""
+    """ "" when Redis can be used now, else why not. Raises ConfigError when waiting cannot help."""
     try:
         version = str(client.info("server")["redis_version"])
     except NoPermissionError:
-        return ""  # an account that may do its work and no more
+        return ""  # the account may not run INFO; it may still run all else
     except AuthenticationError as error:
-        raise ConfigError(f"Redis at {settings.address} refuses us: {error}", "redis.password") from None
+        raise ConfigError(f"Redis at {settings.address} refuses the login: {error}", "redis.password") from None
     except RedisError as error:
         return str(error)
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST:
@@ -51,7 +51,7 @@ def examine(client: Any, settings: Settings) -> str:
 
 
 class Outage:
-    """Redis comes and goes: said once each, however many threads notice. address: for people."""
+    """Logs the begin and the end of an outage once each, however many threads notice. address: for the log."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -59,12 +59,14 @@ class Outage:
         self._since: float | None = None
 
     def begins(self, error: Exception) -> None:
+        """Log that Redis is unreachable, unless that is logged already."""
         with self._lock:
             if self._since is None:
                 self._since = time.monotonic()
-                logger.warning("Redis at {} is away ({}); jobs go on, it is tried again", self._address, error)
+                logger.warning("Redis at {} is unreachable ({}); jobs go on, connecting again", self._address, error)
 
     def over(self) -> None:
+        """Log that Redis is back, if an outage was logged."""
         with self._lock:
             if self._since is not None:
                 logger.info("Redis at {} is back after {:.1f} s", self._address, time.monotonic() - self._since)

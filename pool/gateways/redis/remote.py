@@ -1,4 +1,4 @@
-"""A temporary-file service at BASE_URL, as a client of its two routes: files go through in blocks, within bounds."""
+"""Client of a temporary-file service at BASE_URL: upload and download in blocks, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from typing import Any
 from pool.errors import JobRefused
 
 _BLOCK = 1 << 18
-_SILENT_S = 30.0  # without a byte
-_WHOLE_S = 600.0  # one file
+_SILENT_S = 30.0  # longest wait for the next bytes
+_WHOLE_S = 600.0  # longest transfer of one file
 _MAX_ANSWER = 65536
 
 
 class ServiceAway(Exception):
-    """The service cannot be reached, or is in trouble: another try may do better."""
+    """The service cannot be reached or answers with a temporary error: try again."""
 
 
 class Remote:
-    """stopped: asked between two blocks; a true answer gives the transfer up with ServiceAway."""
+    """A client of one service. stopped: called between two blocks; True aborts the transfer with ServiceAway."""
 
     def __init__(self, base_url: str, token: str | None, stopped: Callable[[], bool]) -> None:
         self._base, self._token, self._stopped = base_url, token, stopped
@@ -35,16 +35,16 @@ class Remote:
     def download(self, file_id: str, target: str, max_bytes: int) -> None:
         """Write a file to `target`, which must not exist. Raises JobRefused (no such file, too large), ServiceAway."""
         with self._open(self._request(f"download/{urllib.parse.quote(file_id, safe='')}")) as answer:
-            told = answer.headers.get("Content-Length", "")
-            if told.isdigit() and int(told) > max_bytes:
-                raise JobRefused(f"file {file_id} has {told} bytes, more than {max_bytes}")
+            declared = answer.headers.get("Content-Length", "")
+            if declared.isdigit() and int(declared) > max_bytes:
+                raise JobRefused(f"file {file_id} has {declared} bytes, more than {max_bytes}")
             with open(target, "xb") as out:
                 done = self._copy(answer, out.write, max_bytes)
-            if told.isdigit() and done != int(told):
-                raise ServiceAway(f"{self._base} ended after {done} of {told} bytes")
+            if declared.isdigit() and done != int(declared):
+                raise ServiceAway(f"{self._base} closed the connection after {done} of {declared} bytes")
 
     def upload(self, path: Path, name: str, media_type: str) -> str:
-        """Give a file to the service; its id. Raises JobRefused when the service does not want it, ServiceAway."""
+        """Upload a file; returns its id. Raises JobRefused when the service refuses it, ServiceAway, OSError."""
         boundary = uuid.uuid4().hex
         shown = urllib.parse.quote(name, safe=" ()[]{}+,;=@")
         head = (
@@ -83,14 +83,14 @@ class Remote:
             try:
                 block = answer.read(_BLOCK)
             except (OSError, http.client.HTTPException) as error:
-                raise ServiceAway(f"{self._base} broke off: {error}") from None
+                raise ServiceAway(f"{self._base} broke the connection: {error}") from None
             if not block:
                 return done
             done += len(block)
             if done > max_bytes:
                 raise JobRefused(f"the file has more than {max_bytes} bytes")
             if self._stopped() or time.monotonic() > deadline:
-                raise ServiceAway(f"given up after {done} bytes from {self._base}")
+                raise ServiceAway(f"download from {self._base} aborted after {done} bytes")
             write(block)
 
     def _body(self, head: bytes, read: Callable[[int], bytes], tail: bytes) -> Iterator[bytes]:
@@ -98,7 +98,7 @@ class Remote:
         yield head
         while block := read(_BLOCK):
             if self._stopped() or time.monotonic() > deadline:
-                raise ServiceAway(f"given up in the middle of an upload to {self._base}")
+                raise ServiceAway(f"upload to {self._base} aborted")
             yield block
         yield tail
 
@@ -109,11 +109,11 @@ class Remote:
                 return str(answer["file_id"])
         except (ValueError, KeyError, TypeError):
             pass
-        raise JobRefused(f"{self._base} did not keep the file: {data[:200].decode('utf-8', 'replace')}")
+        raise JobRefused(f"{self._base} did not store the file: {data[:200].decode('utf-8', 'replace')}")
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
-    """What the service says about it, when it does."""
+    """ ": " and the service's error message, "" when it gives none."""
     try:
         said = json.loads(error.read(_MAX_ANSWER))
         text = said.get("error") or said.get("message") or said.get("detail")

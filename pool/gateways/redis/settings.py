@@ -1,4 +1,4 @@
-"""What the gateway was told: config.json, then the environment, then the command line; the last word wins."""
+"""Settings of the Redis gateway: command line over environment over config.json."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pool.gateways.http.settings import places
 from pool.spool import fsops
 
 TOKEN_VARIABLE = "BASE_URL_TOKEN"
-SECRETS = ("REDIS_PASSWORD", TOKEN_VARIABLE)  # not for those that this process starts
+SECRETS = ("REDIS_PASSWORD", TOKEN_VARIABLE)  # not passed on to child processes
 _MAX_PASSWORD_BYTES = 4096
-#: Variable of the protocol -> key of the section.
+#: Environment variable -> key of the section "redis".
 VARIABLES = {
     "REDIS_HOST": "host",
     "REDIS_PORT": "port",
@@ -29,7 +29,7 @@ VARIABLES = {
 
 @dataclass(frozen=True)
 class Queue:
-    """One list of jobs. limit: jobs taken from it and not over yet."""
+    """One list of jobs. limit: most jobs that are taken from it and not over at a time."""
 
     gpu_id: int
     name: str
@@ -38,7 +38,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the gateway needs to know beside the pool. tempfile_s, last_word_s: how long each is kept."""
+    """Settings of the gateway. tempfile_s: seconds for which uploads are kept; last_word_s: for the last messages."""
 
     host: str
     port: int
@@ -57,53 +57,54 @@ class Settings:
 
     @property
     def address(self) -> str:
+        """host:port/db, for messages."""
         return f"{self.host}:{self.port}/{self.db}"
 
 
 def read_settings(config: Config, environ: Mapping[str, str], *, gpu_ids: Sequence[int] = ()) -> Settings:
-    """Settings from all sources. Raises ConfigError naming the key or the variable."""
-    told = _with_environment(config, environ)
-    if told.engine not in config.engines:
+    """Settings from all sources. Raises ConfigError with the key or the variable."""
+    section = _with_environment(config, environ)
+    if section.engine not in config.engines:
         known = f"there are: {', '.join(config.engines)}"
-        raise ConfigError(f"there is no engine {told.engine!r} in this pool; {known}", "redis.engine")
+        raise ConfigError(f"there is no engine {section.engine!r} in this pool; {known}", "redis.engine")
     roots, tempfiles = places(config, environ)
-    limit = told.max_in_flight or 2 * config.engines[told.engine].workers
+    limit = section.max_in_flight or 2 * config.engines[section.engine].workers
     return Settings(
-        host=told.host,
-        port=told.port,
-        db=told.db,
-        password=_password(told),
-        queues=_queues(told, tuple(gpu_ids) or told.gpu_ids, limit),
-        channel=told.progress_channel,
-        engine=told.engine,
-        base_url=told.base_url.rstrip("/"),
+        host=section.host,
+        port=section.port,
+        db=section.db,
+        password=_password(section),
+        queues=_queues(section, tuple(gpu_ids) or section.gpu_ids, limit),
+        channel=section.progress_channel,
+        engine=section.engine,
+        base_url=section.base_url.rstrip("/"),
         base_token=environ.get(TOKEN_VARIABLE) or None,
         roots=roots,
         tempfiles=tempfiles,
         tempfile_s=config.http.tempfile_hours * 3600,
         max_file_bytes=config.http.max_upload_mb * MB,
-        last_word_s=told.last_word_hours * 3600,
+        last_word_s=section.last_word_hours * 3600,
     )
 
 
 def prepare(settings: Settings) -> None:
-    """Make the folders of files that come and go. Raises ConfigError."""
+    """Create the folders of temporary files. Raises ConfigError."""
     for folder in (settings.tempfiles, fetched(settings)):
         for path in (*reversed(folder.parents), folder):
             try:
                 if not path.is_dir():
                     fsops.make_dir(str(path))
             except OSError as error:
-                raise ConfigError(f"{path} cannot be made: {error.strerror}", "http.base_path") from None
+                raise ConfigError(f"{path} cannot be created: {error.strerror}", "http.base_path") from None
 
 
 def fetched(settings: Settings) -> Path:
-    """Where files from the temporary-file service lie while jobs need them."""
+    """The folder of files downloaded from the temporary-file service."""
     return settings.tempfiles / "fetched"
 
 
 def _with_environment(config: Config, environ: Mapping[str, str]) -> RedisConfig:
-    """The section with what the variables say in its place; an empty variable says nothing."""
+    """The section with the values of the environment variables that are not empty."""
     section = {name: getattr(config.redis, name) for name in RedisConfig.__dataclass_fields__}
     for variable, name in VARIABLES.items():
         if text := environ.get(variable, ""):
@@ -115,23 +116,23 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> RedisConfig
     return RedisConfig(**section)
 
 
-def _queues(told: RedisConfig, gpu_ids: tuple[int, ...], limit: int) -> tuple[Queue, ...]:
+def _queues(section: RedisConfig, gpu_ids: tuple[int, ...], limit: int) -> tuple[Queue, ...]:
     if not gpu_ids:
-        raise ConfigError("is empty: name at least one, or there is no queue to take jobs from", "redis.gpu_ids")
-    queues = tuple(Queue(number, told.task_queue.replace("{gpu_id}", str(number)), limit) for number in gpu_ids)
+        raise ConfigError("is empty: give at least one id", "redis.gpu_ids")
+    queues = tuple(Queue(number, section.task_queue.replace("{gpu_id}", str(number)), limit) for number in gpu_ids)
     if len({queue.name for queue in queues}) < len(queues):
         raise ConfigError(
-            f"{told.task_queue!r} would be one queue for {len(queues)} gpu_ids: put {{gpu_id}} into it, or name one",
+            f"{section.task_queue!r} is one queue for {len(queues)} gpu_ids: put {{gpu_id}} into it, or give one id",
             "redis.task_queue",
         )
     return queues
 
 
-def _password(told: RedisConfig) -> str | None:
-    if told.password_file is None:
-        return told.password or None
+def _password(section: RedisConfig) -> str | None:
+    if section.password_file is None:
+        return section.password or None
     try:
-        text = fsops.read_bounded(told.password_file.resolve(), _MAX_PASSWORD_BYTES).decode()
+        text = fsops.read_bounded(section.password_file.resolve(), _MAX_PASSWORD_BYTES).decode()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{told.password_file} cannot be read: {error}", "redis.password_file") from None
+        raise ConfigError(f"{section.password_file} cannot be read: {error}", "redis.password_file") from None
     return text.strip() or None

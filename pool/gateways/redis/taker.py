@@ -1,8 +1,8 @@
 """From the list into the spool: one thread per queue.
 
-LMOVE brings a job from the list into `processing`; when it is in the spool, one transaction moves it from there into
-`accepted`. What lies in `processing` at a start, or after Redis was away, is taken up again: the task's id makes that
-the same job, however far it had come.
+BLMOVE moves a job from the list to `processing`; once it is in the spool, one transaction moves it from there to
+`accepted`. At the start and after each outage the taker handles all elements of `processing` again: the job's id is
+derived from the task's id, so a second submit gives the same job.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from pool.gateways.redis.remote import ServiceAway
 from pool.gateways.redis.settings import Queue
 from pool.gateways.redis.wire import BadJob, Keys, Order, read_job
 
-_BLOCK_S = 1.0  # how long Redis holds a take that finds nothing; so long a stop may last
+_BLOCK_S = 1.0  # how long BLMOVE blocks on an empty list, and so how long a stop may take
 _FULL_S = 0.1
 _ROOM_S = 1.0
-_FIRST_S, _LAST_S = 0.1, 2.0  # pauses while Redis is away
+_FIRST_S, _LAST_S = 0.1, 2.0  # pauses while Redis is unreachable
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the takers of one gateway share. engine: of jobs that name none. stop: set when the gateway is to end."""
+    """What the takers of one gateway share. engine: for jobs that name none. stop: set at shutdown."""
 
     pool: FilePool
     engine: str
@@ -56,10 +56,11 @@ class Taker(threading.Thread):
         self._processing, self._accepted = shared.keys.processing(queue.name), shared.keys.accepted(queue.name)
 
     def run(self) -> None:
+        """Take jobs until `stop` is set; errors are logged, and the thread goes on."""
         pause = _FIRST_S
         while not self._stop_event.is_set():
             try:
-                self._take_up()
+                self._resume_all()
                 self._outage.over()
                 self._herald.remind()
                 pause = _FIRST_S
@@ -70,11 +71,11 @@ class Taker(threading.Thread):
                 self._stop_event.wait(pause)
                 pause = min(2 * pause, _LAST_S)
             except Exception:
-                logger.exception("queue {}: an error of ours; going on", self._queue.name)
+                logger.exception("queue {}: unexpected error; continuing", self._queue.name)
                 self._stop_event.wait(_LAST_S)
 
-    def _take_up(self) -> None:
-        """What an earlier gateway, or an earlier connection, has left."""
+    def _resume_all(self) -> None:
+        """Resume the jobs in `accepted`, handle the elements of `processing` that were left before."""
         for field, note in self._client.hgetall(self._accepted).items():
             job_id = field.decode("utf-8", "replace")
             if not self._herald.follows(job_id):
@@ -95,7 +96,7 @@ class Taker(threading.Thread):
         try:
             self._herald.follow(Follow.from_note(self._queue, job_id, note, future))
         except (ValueError, KeyError, TypeError):
-            logger.warning("{}: not a note of ours about {}: {!r:.100}", self._accepted, job_id, note)
+            logger.warning("{}: removed a malformed entry of job {}: {!r:.100}", self._accepted, job_id, note)
             self._client.hdel(self._accepted, job_id)
 
     def _take(self) -> None:
@@ -129,7 +130,7 @@ class Taker(threading.Thread):
             self._herald.refuse(order.task_id, order.session_id, str(error), raw, self._queue, last=ours)
             return
         if submitted is None:
-            return  # we are to end; it lies in `processing`
+            return  # shutdown; the element stays in `processing`
         future, remote = submitted
         follow = Follow(self._queue, future.id, order.task_id, order.session_id, order.named, remote, future)
         try:
@@ -137,31 +138,31 @@ class Taker(threading.Thread):
             pipe.lrem(self._processing, 1, raw)
             pipe.hset(self._accepted, future.id, follow.note())
             pipe.execute()
-        finally:  # even when Redis is gone: the job is not
+        finally:  # even when Redis has failed: the job is in the spool
             self._herald.follow(follow)
 
     def _submit(self, order: Order, again: bool) -> tuple[JobFuture, bool] | None:
-        """Submit as soon as there is room; None when the gateway is to end before. Raises JobRefused, JobConflict."""
+        """Submit as soon as there is room; None when the gateway shuts down first. Raises JobRefused, JobConflict."""
 
-        def told(text: str, status: str = "processing") -> None:
+        def report(text: str, status: str = "processing") -> None:
             self._herald.say(order.task_id, order.session_id, status, 0.0, text, last=False)
 
-        if order.engine not in self._pool.config.engines:  # before files are fetched for it
+        if order.engine not in self._pool.config.engines:  # checked before its files are downloaded
             raise UnknownEngine(f"there is no engine {order.engine!r} in this pool", "engine")
-        told("taken")
+        report("taken")
         while True:
             try:
-                params, remote = self._files.params(order, lambda text: told(text, "downloading"))
+                params, remote = self._files.params(order, lambda text: report(text, "downloading"))
                 return self._pool.submit(order.engine, id=order.job_id, params=params), remote
             except JobRefused:
                 if again and (known := self._known(order)) is not None:
-                    return known, False  # its files may be gone since
+                    return known, False  # submitted before; its inputs may be gone by now
                 raise
             except ServiceAway:
                 return None
             except (SpoolFull, OperatorError, OSError) as error:
                 logger.warning("{}: task {} waits: {}", self._queue.name, order.task_id, error)
-                told(f"waits for room: {error}" if isinstance(error, SpoolFull) else f"waits: {error}")
+                report(f"waits for room: {error}" if isinstance(error, SpoolFull) else f"waits: {error}")
             if self._stop_event.wait(_ROOM_S):
                 return None
 

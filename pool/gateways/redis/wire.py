@@ -1,8 +1,8 @@
-"""The protocol: a job as clients push it, a message as they read it, the names of all keys.
+"""The protocol: the jobs that clients push, the messages that they receive, the names of all keys.
 
 A job is one JSON object. `task_id`, `session_id`, `ref_image_id` and `audio_id` are required strings; `steps`, `cfg`,
-`seed` and `frames_num` may be there. With `engine` it is a job for another engine: ids of files under their names,
-anything else in `params`. What else a client writes into it is let be.
+`seed` and `frames_num` are optional. With `engine` it is a job for another engine: file ids under their keys, all
+other parameters in `params`. Unknown keys are ignored.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pool.job import Progress
 
 MAX_JOB_BYTES = 64 * 1024
 _MAX_TEXT = 512
-FILE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\Z", re.ASCII)  # no path, no address
-#: Id in the job -> parameter of the engine.
+FILE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\Z", re.ASCII)  # neither a path nor a URL
+#: Key of a file id in the job -> parameter of the engine.
 FILES = {"ref_image_id": "image", "audio_id": "audio", "video_id": "video"}
 _REQUIRED = ("ref_image_id", "audio_id")
 _VALUES = ("steps", "cfg", "seed", "frames_num")
@@ -29,7 +29,7 @@ _STATUSES = frozenset({"processing", "downloading", "face_detecting", "inference
 
 
 class BadJob(JobRefused):
-    """What lies in the list is no job. task_id, session_id: as far as they could be read."""
+    """An element of the list is not a valid job. task_id, session_id: "" when they could not be read."""
 
     def __init__(self, message: str, key: str = "", task_id: str = "", session_id: str = "") -> None:
         super().__init__(message, key)
@@ -38,7 +38,7 @@ class BadJob(JobRefused):
 
 @dataclass(frozen=True)
 class Order:
-    """One job as a client wants it. files: parameter -> (key in the job, id). named: the client named the engine."""
+    """One job of a client. files: parameter -> (key in the job, file id). named: the client named the engine."""
 
     task_id: str
     session_id: str
@@ -49,18 +49,19 @@ class Order:
 
     @property
     def job_id(self) -> str:
+        """The id of the pool's job."""
         return job_id_of(self.task_id)
 
 
 def job_id_of(task_id: str) -> str:
-    """The id of the pool's job: the task's own where it can be one, else one made from it, always the same."""
+    """The id of the pool's job: the task's id where that is a valid job id, else a hash of it."""
     return task_id if is_id(task_id) else f"task-{hashlib.sha256(task_id.encode()).hexdigest()[:32]}"
 
 
 def read_job(raw: bytes, engine: str) -> Order:
-    """The job in an element of the list. engine: of jobs that name none. Raises BadJob."""
+    """Parse an element of the list. engine: for jobs that name none. Raises BadJob."""
     if len(raw) > MAX_JOB_BYTES:
-        raise BadJob(f"{len(raw)} bytes are no job: at most {MAX_JOB_BYTES}; send ids of files, not files")
+        raise BadJob(f"the job has {len(raw)} bytes, more than {MAX_JOB_BYTES}: send ids of files, not files")
     try:
         body = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -83,7 +84,7 @@ def _order(body: Mapping[str, Any], engine: str) -> Order:
         if body.get(key) is not None or (key in _REQUIRED and not named):
             file_id = _text(body, key)
             if not FILE_ID.match(file_id):
-                raise JobRefused("is no id of the temporary-file service: no path and no address", key)
+                raise JobRefused("is not an id of the temporary-file service: paths and URLs are refused", key)
             files[param] = (key, file_id)
     more = body.get("params") if named else None
     if more is not None and not isinstance(more, dict):
@@ -98,21 +99,21 @@ def _text(body: Mapping[str, Any], key: str) -> str:
     if value is None:
         raise JobRefused("is missing", key)
     if not isinstance(value, str) or not value:
-        raise JobRefused("must be a text that is not empty", key)
+        raise JobRefused("must be a string that is not empty", key)
     if len(value) > _MAX_TEXT or value != _readable(value):
-        raise JobRefused(f"must be a text of at most {_MAX_TEXT} characters that UTF-8 can hold", key)
+        raise JobRefused(f"must be a string of at most {_MAX_TEXT} characters without lone surrogates", key)
     return value
 
 
 def _readable(value: object) -> str:
-    """What can be told back of an id; "" when it is none."""
+    """An id in a form that messages can hold; "" when it is not a string or an integer."""
     if isinstance(value, str):
         return value[:_MAX_TEXT].encode("utf-8", "replace").decode()
     return str(value)[:_MAX_TEXT] if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number that JSON knows")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def message(
@@ -123,7 +124,10 @@ def message(
     text: str,
     **more: Any,
 ) -> bytes:
-    """One message of the channel. progress: 0.0-100.0, also as `percentage`, which some clients read."""
+    """One message of the channel. progress: 0.0-100.0, also sent as `percentage`, which some clients read.
+
+    more: further keys; None is left out.
+    """
     percent = round(min(100.0, max(0.0, progress)), 1)
     body = {
         "task_id": task_id,
@@ -137,31 +141,32 @@ def message(
     return json.dumps(body).encode()
 
 
-def in_words(word: Progress) -> tuple[str, float, str]:
-    """(status, progress, message) of a job that is not over, in the words of the protocol."""
-    if word.status in _STATUSES:
-        return word.status, word.percent, word.message
-    return "processing", 0.0, f"queued: {word.message}" if word.message else "queued"
+def describe(progress: Progress) -> tuple[str, float, str]:
+    """(status, progress, message) of a job that is not over, with a status of the protocol."""
+    if progress.status in _STATUSES:
+        return progress.status, progress.percent, progress.message
+    return "processing", 0.0, f"queued: {progress.message}" if progress.message else "queued"
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Names in Redis. spool: its id, because several pools may take from one list."""
+    """Names of keys in Redis. spool: the id of the spool, because several pools may take from one list."""
 
     channel: str
     spool: str
 
     def processing(self, queue: str) -> str:
-        """List: taken, and not in the spool for certain."""
+        """List of elements that were taken and are not known to be in the spool."""
         return f"{queue}:processing:{self.spool}"
 
     def accepted(self, queue: str) -> str:
-        """Hash, job id -> who asked: in the spool, its end not told yet."""
+        """Hash, job id -> note: jobs in the spool whose end is not published yet."""
         return f"{queue}:accepted:{self.spool}"
 
     def last(self, task_id: str) -> str:
-        """The last message about a task, for those who were not there to hear it."""
+        """Key of the last message about a task, for clients that were not subscribed."""
         return f"{self.channel}:{task_id}"
 
     def gpu(self, gpu_id: int) -> str:
+        """Key of the state of a queue: "idle" or "busy"; it expires without a gateway."""
         return f"gpu_status:{gpu_id}"
