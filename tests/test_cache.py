@@ -268,7 +268,16 @@ def run(spool: Spool, make_job: JobMaker, media: Path) -> Iterator[Callable[...,
     worker = seat(spool, 1, "fake")
     beat = Heartbeat(f"{spool.root}/run/heartbeats/{worker}")
     launch = Launch(str(spool.root), str(worker), "inference.fake:Fake", durable=False, cache_enabled=True)
-    executor = Executor(spool, launch, engine, beat, Keeper(ProcessState()), Cancelled, lambda: False, lambda: False)
+    executor = Executor(
+        spool,
+        launch,
+        engine,
+        beat,
+        keeper=Keeper(ProcessState()),
+        cancelled_type=Cancelled,
+        draining=lambda: False,
+        siblings=lambda: False,
+    )
     serial = itertools.count()
 
     def do(audio: str = "a.wav", **more: Any) -> Record:

@@ -433,7 +433,7 @@ def test_death_by_us_by_memory_by_others_and_unknown() -> None:
     assert proven.out_of_memory
     assert "the kernel's OOM killer" in str(proven)
     assert "another program" in str(death.death_of(-9, oom_before=2, oom_now=2))
-    assert "nobody knows" in str(death.death_of(None))
+    assert "exit status unknown" in str(death.death_of(None))
     assert death.signal_name(signal.SIGRTMIN + 3) == "SIGRTMIN+3"
     assert death.signal_name(500) == "signal 500"
 

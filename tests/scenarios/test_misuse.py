@@ -123,7 +123,7 @@ RAISED = {
     "generator": Reason("result = (n for n in [])", "a `yield` in it", "TypeError"),
     "coroutine": Reason("async def f(): pass\nresult = f()", "`async def`", "TypeError"),
     "cancelled by nobody": Reason(
-        "from inference.base import Cancelled\nraise Cancelled", "nobody had cancelled", "RuntimeError"
+        "from inference.base import Cancelled\nraise Cancelled", "the job was not cancelled", "RuntimeError"
     ),
     "alarm that raises": Reason(
         "import signal, time\ndef late(*_): raise TimeoutError('too late')\n"
@@ -426,7 +426,7 @@ def test_dead_children_that_nobody_waits_for_do_not_pile_up(world: World) -> Non
     pool.submit("odd", code=code).result(60)
     wait_until(lambda: not alive(pid), "the worker is replaced")
     assert pool.submit("odd").result(60)["pid"] != pid
-    assert "dead children that nobody waited for" in log_of(world)
+    assert "zombie children" in log_of(world)
     status = json.loads((world.spool / "run" / "status.json").read_bytes())
     assert status["slots"][0]["seat"] == "running"
 
