@@ -199,9 +199,8 @@ def test_a_broken_file_is_refused_and_what_runs_goes_on(shared: World) -> None:
     shared.configure({"fake": {**one, "options": {"fingerprint": "fake-3"}}})
     assert look(shared).configuration.disk == "changed"
     wait_until(lambda: look(shared).health.ok, "a file that was not asked for is no trouble")
-    assert "the file has changed: `python -m pool reload` loads it" in " ".join(
-        command(shared, "status").stdout.split()
-    )
+    shown = " ".join(command(shared, "status").stdout.split())
+    assert "the file has changed: `python -m pool reload` loads it" in shown
     attached = shared.pool()
     shared.config.write_text(good.replace('"stop_grace_s": 2', '"stop_grace_s": "two"'))
     said = command(shared, "reload", "--json")
