@@ -262,7 +262,7 @@ def _refuse_twice(value: object, at: At, file: Path) -> None:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number that JSON knows")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _float(literal: str) -> float:
