@@ -3,7 +3,7 @@
     pool.submit("lipsync", audio=speech["path"], video="person.mp4")       speech: a JobFuture
     {"audio": {"$result": "speech-7", "path": ["path"]}, "video": …}      the same in a dropped file, or over HTTP
 
-A placeholder is a map of just these two keys. Whoever holds one depends on the job that it names.
+A placeholder is a map of just these two keys. A job with one depends on the job that it names.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ class Recovery:
         return gone
 
     def repair_requeues(self) -> None:
-        """Whoever ran a job again was killed in the middle of it: its record goes back, or the remains of it go."""
+        """A process was killed while it ran a job again: put the record back, or remove what is left of it."""
         dead = f"{self._spool.root}/dead"
         entries = os.listdir(dead)
         failed = {parsed[1].id for parsed in map(parse_dead, entries) if parsed is not None}

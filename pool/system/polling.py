@@ -24,6 +24,13 @@ _TURN_S = 1.0  # how soon the thread notices that it is to end
 _FEW = 64  # files wanted by name: looking for each costs less than a listing
 
 
+def close_open(*descriptors: int) -> None:
+    """Close descriptors; -1 stands for one that is closed already."""
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
 @dataclass
 class Arrivals:
     """names: per watched key, in the order of arrival. rescan: events were lost, look everywhere."""
@@ -175,9 +182,7 @@ class Poller:
         """In a forked child: close the copies of the parent's descriptors."""
         reader, writer = self._reader, self._writer
         self._reader = self._writer = -1
-        for descriptor in (reader, writer):
-            if descriptor >= 0:
-                os.close(descriptor)
+        close_open(reader, writer)
 
     def _look_if_due(self) -> None:
         begun = time.monotonic()

@@ -23,7 +23,7 @@ from typing import Any
 from pool.errors import SpoolError
 from pool.system.host import mounts
 from pool.system.inotify import BindingsChanged, Inotify, why_not
-from pool.system.polling import Arrivals, Listing, Poller, Wanted
+from pool.system.polling import Arrivals, Listing, Poller, Wanted, close_open
 
 NETWORK_MOUNTS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "vboxsf", "vmhgfs"}
@@ -225,9 +225,7 @@ class _Observer:
         """Close the pipe alone; in a forked child there are no threads to end."""
         reader, writer = self._reader, self._writer
         self._reader = self._writer = -1
-        for descriptor in (reader, writer):
-            if descriptor >= 0:
-                os.close(descriptor)
+        close_open(reader, writer)
 
 
 def network_mount(path: str, table: str = "/proc/self/mounts") -> str:
