@@ -14,15 +14,18 @@ from pydantic import BaseModel
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from inference.foreign import engine as foreign  # noqa: E402
 from inference.lipsync import params as lipsync  # noqa: E402
 from inference.portrait import params as portrait  # noqa: E402
 from inference.transcribe import params as transcribe  # noqa: E402
 
 ENGINES = {
-    "transcribe": ("inference.transcribe:Transcribe", transcribe),
-    "lipsync": ("inference.lipsync:LipSync", lipsync),
-    "portrait": ("inference.portrait:Portrait", portrait),
+    "transcribe": ("inference.transcribe:Transcribe", transcribe.Params, transcribe.Options),
+    "lipsync": ("inference.lipsync:LipSync", lipsync.Params, lipsync.Options),
+    "portrait": ("inference.portrait:Portrait", portrait.Params, portrait.Options),
+    "foreign": ("inference.foreign:Foreign", foreign.ForeignParams, foreign.Options),
 }
+NESTED = {"lipsync": {"heygem": lipsync.HeyGemOptions}}
 HEAD = """# The engines
 
 What a job may ask of each engine (`params`), and how each is set up (`options` in config.json, see
@@ -80,10 +83,12 @@ def _number(value: float | None) -> str:
 def page() -> str:
     """The whole document."""
     parts = [HEAD]
-    for name, (spec, module) in ENGINES.items():
+    for name, (spec, params, options) in ENGINES.items():
         parts.append(f'## {name}\n\n`"engine": "{spec}"`\n')
-        parts.append(f"Parameters:\n\n{table(module.Params)}\n")
-        parts.append(f"Options:\n\n{table(module.Options)}\n")
+        parts.append(f"Parameters:\n\n{table(params)}\n")
+        parts.append(f"Options:\n\n{table(options)}\n")
+        for key, model in NESTED.get(name, {}).items():
+            parts.append(f"Option `{key}`:\n\n{table(model)}\n")
     return "\n".join(parts)
 
 

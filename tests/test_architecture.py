@@ -18,6 +18,7 @@ from pool import errors, spool
 from pool.spool import layout
 
 PROJECT = Path(__file__).resolve().parent.parent
+GUESTS = PROJECT / "inference" / "foreign" / "guest"  # what runs in the interpreters of SDKs
 POOL, INFERENCE, WORKER_MAIN = PROJECT / "pool", PROJECT / "inference", PROJECT / "worker_main.py"
 
 #: The floors of pool/: a package imports from its own floor's package and from floors below, never from a neighbour.
@@ -246,7 +247,9 @@ def _offences(call: ast.Call, name: str) -> Iterator[str]:
 
 
 def test_no_pickle_no_shell_no_code_from_text_no_shared_memory() -> None:
-    assert _who_imports(EVERYTHING, FORBIDDEN) == {}
+    assert _who_imports([path for path in EVERYTHING if path.parent != GUESTS], FORBIDDEN) == {}
+    # Guests set up, and watch, the processes that SDKs start.
+    assert _who_imports(GUESTS.glob("*.py"), FORBIDDEN - {"multiprocessing"}) == {}
     offences = []
     for path in EVERYTHING:
         bad = [name for name in _imports(path) if name.endswith(("shared_memory", "ProcessPoolExecutor"))]
@@ -254,6 +257,16 @@ def test_no_pickle_no_shell_no_code_from_text_no_shared_memory() -> None:
         for call, name in _calls(path):
             offences += [f"{path}:{call.lineno}: {what}: {ast.unparse(call)[:80]}" for what in _offences(call, name)]
     assert offences == []
+
+
+def test_guests_need_nothing_but_an_old_python() -> None:
+    """The standard library and each other, in the syntax of 3.6."""
+    own = {path.stem for path in GUESTS.glob("*.py")}
+    assert own
+    for path in GUESTS.glob("*.py"):
+        ast.parse(path.read_text("utf-8"), feature_version=(3, 6))
+        numpy = {"numpy"} if path.stem == "filepool_guest" else set()  # the SDK's own, for arrays
+        assert _tops(path) - own - numpy <= sys.stdlib_module_names - {"__future__"}, path
 
 
 def test_no_place_of_anybodys_machine() -> None:

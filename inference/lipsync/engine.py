@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from inference.encode import Encoding
 from inference.face.analysis import MAX_FRAMES, Decoding, TemplateAnalysis, cached
 from inference.face.model import FaceModel
 from inference.face.track import Choice
+from inference.foreign.probe import Finding
 from inference.join import join
 from inference.kept import Shelf
 from inference.lipsync import marks, sound
@@ -34,8 +35,8 @@ from inference.lipsync.frames import Template, loop
 from inference.lipsync.params import Backend as BackendName
 from inference.lipsync.params import Options
 from inference.lipsync.params import Params as LipSyncParams
-from inference.lipsync.pipeline import Film, Render
-from inference.lipsync.work import Backend, Work
+from inference.lipsync.pipeline import Render
+from inference.lipsync.work import Backend, Brush, Camera, Picture, Shot, Work
 from inference.paths import absolute, check_output
 from inference.probe import VideoInfo, probe_video
 
@@ -60,6 +61,7 @@ class LipSync:
     def __init__(self) -> None:
         self._options = Options()
         self._model: FaceModel | None = None
+        self._face_file: Path | None = None
         self._backends: dict[BackendName, Backend] = {}
         self._device = "cpu"
         self._threads = 1
@@ -74,8 +76,9 @@ class LipSync:
         marks.require(chosen.digital_auth, "digital_auth")
         self._device, self._threads = device, chosen.threads or threads_here()
         cv2.setNumThreads(1)  # segments run side by side; two threads in one network cost twice and gain nothing
-        self._face_file = weights.find("face-landmarker/face_landmarker.task", chosen.face_model)
-        self._model = FaceModel(self._face_file)
+        if chosen.backend != "heygem":  # which follows faces its own way
+            self._face_file = weights.find("face-landmarker/face_landmarker.task", chosen.face_model)
+            self._model = FaceModel(self._face_file)
         self._backends = {chosen.backend: self._make(chosen.backend)}
         if chosen.backend == "mesh" and chosen.checkpoint is not None:  # so jobs may ask for either
             self._backends["wav2lip"] = self._make("wav2lip")
@@ -85,6 +88,10 @@ class LipSync:
             from inference.lipsync.wav2lip import Wav2LipBackend
 
             return Wav2LipBackend(self._options, self._device)
+        if name == "heygem":
+            from inference.lipsync.heygem import HeyGemBackend
+
+            return HeyGemBackend(self._options)
         from inference.lipsync.mesh_backend import MeshBackend
 
         assert self._model is not None
@@ -92,9 +99,19 @@ class LipSync:
 
     def warmup(self) -> None:
         """Every model once, so that the first job meets no first-call cost."""
-        self._loaded().detect(np.zeros((256, 256, 3), np.uint8))
+        if self._model is not None:
+            self._model.detect(np.zeros((256, 256, 3), np.uint8))
         for backend in self._backends.values():
             backend.warmup()
+
+    @staticmethod
+    def diagnose(device: str, options: Mapping[str, object]) -> Iterator[Finding]:
+        """Look at what the engine would load, without loading it. Raises :class:`EngineError` for wrong options."""
+        chosen = read_options(Options, options)
+        if chosen.backend == "heygem":
+            from inference.lipsync import heygem
+
+            yield from heygem.diagnose(chosen)
 
     def check(self, params: Mapping[str, object]) -> LipSyncParams:
         """Types, files and headers, in 0.2 to 0.5 s; paths come back absolute. Raises :class:`InputError`."""
@@ -103,36 +120,44 @@ class LipSync:
 
     def run(self, params: LipSyncParams, context: Context) -> dict[str, Any]:
         """Make one video."""
-        started, steps = time.monotonic(), Steps(context)
+        started, steps, ffmpeg = time.monotonic(), Steps(context), self._options.ffmpeg
         task = self._read(params, steps)
-        analysis = self._follow(task, context.cache, steps)
-        film = self._film(task, analysis, context, steps)
+        backend = self._backends[task.backend]
+        with sound.Track(task.heard.path, context.scratch, task.heard.seconds, ffmpeg) as track:
+            if isinstance(backend, Camera):
+                picture = self._shoot(task, backend, context, steps)
+            else:
+                assert isinstance(backend, Brush)
+                picture = self._paint(task, backend, context, steps)
+            rendered = time.monotonic()
+            steps.begin("merging_audio", 100 * (1 - MERGE_SHARE), 100.0, "adding the sound")
+            output, heard = context.output(task.job.output, "output.mp4"), track.finish(steps.check)
+            join(picture.parts, output, heard, metadata=METADATA, check=steps.check, ffmpeg=ffmpeg)
         finished = time.monotonic()
         steps.part(1, 1)
-        job, info, render = task.job, task.info, film.render
         return {
-            "output": str(job.output) if job.output is not None else "output.mp4",
-            "width": info.width,
-            "height": info.height,
-            "fps": info.fps,
-            "frames": task.frames,
-            "duration_s": round(task.frames / info.fps, 3),
+            "output": str(task.job.output) if task.job.output is not None else "output.mp4",
+            "width": picture.width,
+            "height": picture.height,
+            "fps": picture.fps,
+            "frames": picture.frames,
+            "duration_s": round(picture.frames / picture.fps, 3),
             "audio_s": round(task.heard.seconds, 3),
             "backend": task.backend,
-            "encoder": render.codec,
-            "template_frames": analysis.frames,
-            "template_frames_with_face": int(analysis.found.sum()),
+            "encoder": picture.codec,
+            **picture.about,
             "seconds": {
-                "prepare": round(film.prepared - started, 3),
-                "render": round(film.rendered - film.prepared, 3),
-                "merge": round(finished - film.rendered, 3),
+                "prepare": round(picture.prepared - started, 3),
+                "render": round(rendered - picture.prepared, 3),
+                "merge": round(finished - rendered, 3),
             },
-            "warnings": _warnings(task, analysis, render),
+            "warnings": [*_warnings(task), *picture.warnings],
         }
 
     def _read(self, params: LipSyncParams, steps: Steps) -> Task:
         """Check the job once more, and read its sound."""
-        self._loaded()
+        if not self._backends:
+            raise EngineError("the engine is not loaded", hint="call load() first")
         steps.begin("face_detecting", 0.0, 0.0, "reading the sound")
         job, info = self._checked(params.model_dump())
         heard = sound.read(job.audio, self._options.max_audio_s, steps.check, self._options.ffmpeg)
@@ -142,12 +167,13 @@ class LipSync:
     def _follow(self, task: Task, cache: Path, steps: Steps) -> TemplateAnalysis:
         """The face in the template, followed now or by an earlier job."""
         info, options = task.info, self._options
+        assert self._model is not None
         steps.begin("face_detecting", 0.0, task.shares.follow, "following the face")
         threads = 1 if info.width * info.height <= SMALL else None  # it keeps up, and costs less
         return cached(
             Shelf(cache / "analyses", options.cache_mb << 20),
             info,
-            self._loaded(),
+            self._model,
             steps.part,
             choice=_choice(task.job),
             frames=task.frames,
@@ -155,15 +181,13 @@ class LipSync:
             decoding=Decoding(threads=threads, ffmpeg=options.ffmpeg),
         )
 
-    def _film(self, task: Task, analysis: TemplateAnalysis, context: Context, steps: Steps) -> Film:
-        """Paint, encode, join; the output lies where the context wants it."""
-        job, info, ffmpeg, scratch = task.job, task.info, self._options.ffmpeg, context.scratch
+    def _paint(self, task: Task, backend: Brush, context: Context, steps: Steps) -> Picture:
+        """Follow the face, paint over the template's frames, encode."""
+        analysis = self._follow(task, context.cache, steps)
+        info, ffmpeg, scratch = task.info, self._options.ffmpeg, context.scratch
         steps.begin("face_detecting", task.shares.follow, task.shares.look, "looking at the mouth")
         order = loop(task.frames, analysis.frames)
-        with (
-            sound.Track(task.heard.path, scratch, task.heard.seconds, ffmpeg) as track,
-            Template(info, analysis.frames, ffmpeg) as template,
-        ):
+        with Template(info, analysis.frames, ffmpeg) as template:
             template.prefetch(order)
             work = Work(
                 info=info,
@@ -175,17 +199,46 @@ class LipSync:
                 check=steps.check,
                 looked=lambda count: steps.part(count, analysis.frames),
             )
-            painter = self._backends[task.backend].painter(work)
+            painter = backend.painter(work)
             prepared = time.monotonic()
             steps.begin("inference", task.shares.look, 100 * (1 - MERGE_SHARE), f"{task.frames} frames")
-            encoding = self._encoding(job, info, scratch)
+            encoding = self._encoding(task, (info.width, info.height), info.fps, scratch)
             render = Render(template, order, painter, encoding, folder=scratch, workers=self._threads)
             parts = render.run(steps.check, lambda done: steps.part(done, task.frames))
-            rendered = time.monotonic()
-            steps.begin("merging_audio", 100 * (1 - MERGE_SHARE), 100.0, "adding the sound")
-            output, heard = context.output(job.output, "output.mp4"), track.finish(steps.check)
-            join(parts, output, heard, metadata=METADATA, check=steps.check, ffmpeg=ffmpeg)
-        return Film(render, prepared, rendered)
+        found = int(analysis.found.sum())
+        return Picture(
+            parts=parts,
+            width=info.width,
+            height=info.height,
+            fps=info.fps,
+            frames=task.frames,
+            codec=render.codec,
+            about={"template_frames": analysis.frames, "template_frames_with_face": found},
+            prepared=prepared,
+            warnings=_seen(analysis.frames - found, analysis.frames, render.note),
+        )
+
+    def _shoot(self, task: Task, backend: Camera, context: Context, steps: Steps) -> Picture:
+        """Have the backend make the picture its own way."""
+        looked = 10.0  #: per cent, before the first frame
+
+        def begin(status: str, message: str) -> None:
+            first = status == "face_detecting"
+            steps.begin(status, 0.0 if first else looked, looked if first else 100 * (1 - MERGE_SHARE), message)
+
+        return backend.shoot(
+            Shot(
+                audio=task.job.audio,
+                video=task.job.video,
+                info=task.info,
+                seconds=task.heard.seconds,
+                context=context,
+                encoding=lambda width, height, fps: self._encoding(task, (width, height), fps, context.scratch),
+                begin=begin,
+                part=steps.part,
+                check=steps.check,
+            )
+        )
 
     def files(self, params: LipSyncParams) -> Files:
         """What the job reads and writes."""
@@ -196,19 +249,19 @@ class LipSync:
         """Changes with the weights and with every option that may change a video."""
         if not self._fingerprint:
             options = self._options.model_dump(mode="json", exclude={"threads", "cache_mb", "ffmpeg"})
-            files = [self._face_file, *(path for backend in self._backends.values() for path in backend.files())]
+            backends = self._backends.values()
+            files = [path for backend in backends if isinstance(backend, Brush) for path in backend.files()]
+            files += [self._face_file] if self._face_file is not None else []
+            options["cameras"] = [backend.fingerprint() for backend in backends if isinstance(backend, Camera)]
             shape = {"version": PIPELINE_VERSION, "options": options, "weights": weights.fingerprint(files)}
             self._fingerprint = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
         return self._fingerprint
 
     def close(self) -> None:
         """Let go of the models."""
+        for backend in self._backends.values():
+            backend.close()
         self._backends, self._model = {}, None
-
-    def _loaded(self) -> FaceModel:
-        if self._model is None:
-            raise EngineError("the engine is not loaded", hint="call load() first")
-        return self._model
 
     def _checked(self, params: Mapping[str, object]) -> tuple[LipSyncParams, VideoInfo]:
         job = read_params(LipSyncParams, params)
@@ -217,6 +270,8 @@ class LipSync:
                 f"backend: {job.backend} is not set up here",
                 hint=f"leave it out to use {self._options.backend}; wav2lip needs the option `checkpoint`",
             )
+        if (job.backend or self._options.backend) == "heygem" and job.face != "largest":
+            raise InputError("face: the SDK of heygem chooses the face by itself", hint="leave `face` out")
         about = media.probe(job.audio, "audio", self._options.ffmpeg)
         if not about.has_audio:
             what = "a video without sound" if about.has_video else "a file without an audio stream"
@@ -238,18 +293,18 @@ class LipSync:
         output = None if job.output is None else check_output(job.output, inputs)
         return job.model_copy(update={"audio": about.path, "video": info.path, "output": output}), info
 
-    def _encoding(self, job: LipSyncParams, info: VideoInfo, scratch: Path) -> Encoding:
-        chosen = self._options
+    def _encoding(self, task: Task, size: tuple[int, int], fps: float, scratch: Path) -> Encoding:
+        chosen, job = self._options, task.job
         return Encoding(
-            width=info.width,
-            height=info.height,
-            fps=info.fps,
+            width=size[0],
+            height=size[1],
+            fps=fps,
             crf=job.crf,
             preset=chosen.preset,
             encoder=chosen.encoder,
-            color=info.color,
+            color=task.info.color,
             overlays=marks.overlays(
-                (info.width, info.height),
+                size,
                 scratch,
                 watermark=bool(job.watermark),
                 digital_auth=bool(job.digital_auth),
@@ -329,16 +384,15 @@ def _choice(job: LipSyncParams) -> Choice:
     return Choice(index=job.face) if isinstance(job.face, int) else Choice(point=job.face)
 
 
-def _warnings(task: Task, analysis: TemplateAnalysis, render: Render) -> list[str]:
-    """What was not as one would wish, for the caller."""
-    notes, info = [], task.info
-    lost = analysis.frames - int(analysis.found.sum())
-    if lost:
-        notes.append(f"video: no face in {lost} of {analysis.frames} frames; they stay as they are")
-    if info.variable_rate:
-        notes.append(f"video: its frames come at uneven times; the output has {info.fps:g} per second")
+def _warnings(task: Task) -> Iterator[str]:
+    """What was not as one would wish about the files, for the caller."""
+    if task.info.variable_rate:
+        yield f"video: its frames come at uneven times; the output has {task.info.fps:g} per second"
     if task.heard.complaint:
-        notes.append(f"audio: {task.heard.complaint}")
-    if render.note:
-        notes.append(render.note)
-    return notes
+        yield f"audio: {task.heard.complaint}"
+
+
+def _seen(lost: int, of: int, note: str) -> tuple[str, ...]:
+    """What was not as one would wish about the picture. note: why the encoder is not the one that was asked for."""
+    faces = (f"video: no face in {lost} of {of} frames; they stay as they are",) if lost else ()
+    return faces + ((note,) if note else ())

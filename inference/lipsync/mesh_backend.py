@@ -93,6 +93,9 @@ class MeshBackend:
         """A second of silence, so that the first job meets no first-call cost."""
         self._articulator.curve(np.zeros(16_000, np.float32))
 
+    def close(self) -> None:
+        """Nothing to end."""
+
 
 class MeshPainter:
     """Paints one segment (a :class:`inference.lipsync.pipeline.Painter`)."""

@@ -7,10 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from inference.foreign.home import HomeOptions
 from inference.video_params import Face, VideoParams
 
-BACKENDS = ("mesh", "wav2lip")
-Backend = Literal["mesh", "wav2lip"]
+BACKENDS = ("mesh", "wav2lip", "heygem")
+Backend = Literal["mesh", "wav2lip", "heygem"]
 
 
 class Params(VideoParams):
@@ -31,12 +32,27 @@ class Params(VideoParams):
     backend: Backend | None = Field(default=None, description="default: the one in the engine's options")
 
 
+class HeyGemOptions(HomeOptions):
+    """The option ``heygem``: the SDK, its interpreter and its switches."""
+
+    chaofen: Literal[0, 1] = Field(default=0, description="1: super-resolution of the face")
+    pn: Literal[0, 1] = Field(default=1, description="1: the template is played forth and back")
+    batch_size: int | None = Field(default=None, ge=1, le=64, description="frames at a time; default: the SDK's own")
+    warmup: tuple[Path, Path] | None = Field(
+        default=None, description="a recording and a template; their first second is made when the worker starts"
+    )
+
+
 class Options(BaseModel):
     """The engine's ``options`` in config.json."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backend: Backend = Field(default="mesh", description="mesh: nothing but what is installed; wav2lip: a checkpoint")
+    backend: Backend = Field(
+        default="mesh",
+        description="mesh: nothing but what is installed; wav2lip: a checkpoint; heygem: an SDK in a Python of its own",
+    )
+    heygem: HeyGemOptions | None = Field(default=None, description="heygem: where the SDK is, and its interpreter")
     checkpoint: Path | None = Field(default=None, description="wav2lip: file of the generator, 96×96 or 288×288 family")
     whisper: Path | None = Field(default=None, description="mesh: folder of the Whisper model (CTranslate2)")
     articulation: Path | None = Field(default=None, description="mesh: file of the articulation head")

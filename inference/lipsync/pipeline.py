@@ -16,7 +16,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -157,15 +157,6 @@ class Render:
     def _check(self) -> None:
         if self._stop.is_set():
             raise Stopped
-
-
-@dataclass(frozen=True)
-class Film:
-    """A finished picture, and when its parts were done, in seconds of the monotonic clock."""
-
-    render: Render
-    prepared: float
-    rendered: float
 
 
 def painted(painter: Painter, given: Sequence[Frame | Planes], outputs: Sequence[int]) -> Iterator[Frame | Planes]:

@@ -98,6 +98,9 @@ class Wav2LipBackend:
         """One pass, so that the first job meets no first-call cost."""
         self._model.warmup()
 
+    def close(self) -> None:
+        """Nothing to end."""
+
 
 class Wav2LipPainter:
     """Paints one segment (a :class:`inference.lipsync.pipeline.Painter`)."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.audio import Array
+from inference.base import Context
+from inference.encode import Encoding
 from inference.face.analysis import TemplateAnalysis
+from inference.join import Part
 from inference.lipsync.frames import Template
 from inference.lipsync.pipeline import Painter
 from inference.video import VideoInfo
@@ -31,17 +34,69 @@ class Work:
     looked: Callable[[int], None]  #: tells how many of the template's frames were looked at again
 
 
-class Backend(Protocol):
-    """What turns a face and a voice into frames: ``mesh`` and ``wav2lip``."""
+@dataclass(frozen=True)
+class Shot:
+    """One video to make by a backend that needs nothing of ours but the files."""
 
-    def painter(self, work: Work) -> Callable[[int, int], Painter]:
-        """What paints the output frames from start to stop; called in the threads of the segments."""
+    audio: Path
+    video: Path
+    info: VideoInfo  #: of the template
+    seconds: float  #: of the audio
+    context: Context
+    encoding: Callable[[int, int, float], Encoding]  #: of frames of that width, height and rate
+    begin: Callable[[str, str], None]  #: a step begins: its status and a message
+    part: Callable[[int, int], None]  #: so many of so many frames are there
+    check: Callable[[], None]  #: raises when the job was cancelled; call it often
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture, without sound."""
+
+    parts: list[Part]
+    width: int  #: pixels
+    height: int
+    fps: float
+    frames: int
+    codec: str
+    about: dict[str, Any]  #: more of the result
+    prepared: float  #: when the first frame could be made, in seconds of the monotonic clock
+    warnings: tuple[str, ...] = ()
+
+
+class Backend(Protocol):
+    """What turns a voice and a template into frames: a :class:`Brush` or a :class:`Camera`."""
+
+    def warmup(self) -> None:
+        """Run every model once."""
         ...
+
+    def close(self) -> None:
+        """Let go of the models."""
+        ...
+
+
+@runtime_checkable
+class Brush(Backend, Protocol):
+    """A backend that paints over the frames of a template whose face was followed: ``mesh`` and ``wav2lip``."""
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""
         ...
 
-    def warmup(self) -> None:
-        """Run every model once."""
+    def painter(self, work: Work) -> Callable[[int, int], Painter]:
+        """What paints the output frames from start to stop; called in the threads of the segments."""
+        ...
+
+
+@runtime_checkable
+class Camera(Backend, Protocol):
+    """A backend that makes the whole picture by itself: ``heygem``."""
+
+    def shoot(self, shot: Shot) -> Picture:
+        """Make one video."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes with what it makes its picture with."""
         ...

@@ -26,7 +26,7 @@ from inference.join import join
 from inference.lipsync import marks, sound
 from inference.lipsync.engine import Steps, threads_here
 from inference.lipsync.frames import Frame
-from inference.lipsync.pipeline import Film, Render
+from inference.lipsync.pipeline import Render
 from inference.paths import absolute, check_output
 from inference.portrait import reference
 from inference.portrait.params import Options
@@ -240,6 +240,15 @@ class Task:
     def seconds(self) -> float:
         """Length of the video."""
         return self.work.frames / self.work.job.fps
+
+
+@dataclass(frozen=True)
+class Film:
+    """A finished picture, and when its parts were done, in seconds of the monotonic clock."""
+
+    render: Render
+    prepared: float
+    rendered: float
 
 
 @dataclass(frozen=True)

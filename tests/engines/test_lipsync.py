@@ -344,7 +344,7 @@ def test_outside_the_face_nothing_changes(
     """Written without loss, everything but the lower face is the template's, bit by bit."""
     output = tmp_path / "lossless.mp4"
     Made.run(lipsync, {"audio": words, "video": template, "output": output, "crf": 0}, cache)
-    seen = face_analysis.cached(Shelf(cache / "analyses"), template, lipsync._loaded())
+    seen = face_analysis.cached(Shelf(cache / "analyses"), template, lipsync._model)
     order = loop(112, FRAMES)
     ours = Template(probe_video(output), 112).read(np.arange(112, dtype=np.int32))
     theirs = Template(probe_video(template), FRAMES).read(order)
@@ -567,7 +567,7 @@ def test_wav2lip_from_end_to_end(words: Path, template: Path, tmp_path: Path, ff
     assert made.result["backend"] == "wav2lip"
     again = Made.run(engine, {**params, "output": tmp_path / "y.mp4"}, tmp_path / "cache")
     assert again.digest == made.digest
-    seen = face_analysis.cached(Shelf(tmp_path / "cache" / "analyses"), template, engine._loaded())
+    seen = face_analysis.cached(Shelf(tmp_path / "cache" / "analyses"), template, engine._model)
     order = loop(25, FRAMES)
     with read_frames(probe_video(made.path)) as ours, read_frames(probe_video(template)) as theirs:
         originals = list(theirs)
