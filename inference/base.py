@@ -116,8 +116,9 @@ class Engine(Protocol):
 
     Optional, found by name when present: ``warmup()``, ``run_batch(batch, contexts)`` returning one result
     or exception per job, ``files(params) -> Files`` (cache key, media roots, deletion), ``fingerprint() ->
-    str`` (changes when weights or options that shape the result change; turns the result cache on), and
-    ``memory() -> {"gpu_bytes": …}``.
+    str`` (changes when weights or options that shape the result change; turns the result cache on),
+    ``memory() -> {"gpu_bytes": …}``, and, as a static method, ``diagnose(device, options)``, which looks at what
+    ``load`` would need and yields an :class:`inference.finding.Finding` for each thing.
     """
 
     Params: type[pydantic.BaseModel]  #: the job's parameters; unknown keys forbidden

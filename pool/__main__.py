@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from pool.cli import admin, jobs, reload, service
+from pool.cli import admin, doctor, jobs, reload, service
 from pool.cli.command import CONTEXT, VersionOption, run
 from pool.cli.submit import submit
 
 _EPILOG = "\n\n".join(
     (
         "[bold]Examples[/bold]",
+        "python -m pool doctor",
         "python -m pool serve",
         "python -m pool.submit transcribe audio=speech.wav",
         "python -m pool status --watch",
@@ -44,6 +45,7 @@ app.command("reload", rich_help_panel=_POOL)(reload.reload)
 app.command("drain", rich_help_panel=_POOL)(service.drain)
 app.command("recover", rich_help_panel=_POOL)(service.recover)
 app.command("engines", rich_help_panel=_POOL)(service.engines)
+app.command("doctor", rich_help_panel=_POOL)(doctor.doctor)
 app.command("logs", rich_help_panel=_POOL)(service.show_logs)
 app.command("submit", rich_help_panel=_JOBS)(submit)
 app.add_typer(jobs.jobs_app, name="jobs", rich_help_panel=_JOBS)

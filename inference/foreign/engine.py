@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference.base import Context, EngineError, Files, read_options, read_params
+from inference.finding import Finding
 from inference.foreign import probe
 from inference.foreign.home import HomeOptions
 from inference.foreign.host import GRACE_S, Guest
-from inference.foreign.probe import Finding
 from inference.paths import absolute, check_output
 
 

@@ -6,28 +6,14 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 
 from inference.base import EngineError
+from inference.finding import Finding
 from inference.foreign.host import GUEST, Home, environment
 
 OLDEST = (3, 6)  #: what a guest needs
 VERSION_S, IMPORT_S = 20.0, 300.0
 _VERSION = 'import sys; print("%d.%d.%d" % sys.version_info[:3])'
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. hint: what mends it; "" where there is nothing to mend."""
-
-    check: str
-    ok: bool
-    message: str
-    hint: str = ""
-
-    def to_map(self) -> dict[str, object]:
-        """As it is reported."""
-        return asdict(self)
 
 
 def version(python: str) -> str:
@@ -60,7 +46,7 @@ def examine(home: Home, modules: Sequence[str]) -> Iterator[Finding]:
     try:
         version(home.python)
     except EngineError as error:
-        yield Finding("python", False, str(error), error.hint)
+        yield Finding("sdk python", False, str(error), error.hint)
         return
     try:
         done = subprocess.run(
@@ -79,7 +65,7 @@ def examine(home: Home, modules: Sequence[str]) -> Iterator[Finding]:
         event = json.loads(line)
         if event["event"] == "python":
             what = f"{event['implementation']} {event['version']} ({event['abi'] or event['machine']})"
-            yield Finding("python", True, f"{what}, {event['executable']}")
+            yield Finding("sdk python", True, f"{what}, {event['executable']}")
         elif event["event"] == "importing":
             importing = event["module"]
         elif event["event"] == "imported":
@@ -90,22 +76,22 @@ def examine(home: Home, modules: Sequence[str]) -> Iterator[Finding]:
     if importing:
         end = f"did not end within {IMPORT_S:g} s" if code is None else f"ended the interpreter with {_end(code)}"
         yield Finding(
-            f"import {importing}", False, f"the import {end}", "it is built for another machine, driver or Python"
+            f"sdk import {importing}", False, f"the import {end}", "it is built for another machine, driver or Python"
         )
 
 
 def _import_finding(module: str, release: str, problem: dict[str, str] | None) -> Finding:
     if problem is None:
-        return Finding(f"import {module}", True, release or "can be imported")
-    return Finding(f"import {module}", False, problem["message"], problem["hint"])
+        return Finding(f"sdk import {module}", True, release or "can be imported")
+    return Finding(f"sdk import {module}", False, problem["message"], problem["hint"])
 
 
 def _gpu_finding(event: dict[str, object]) -> Finding:
     found = event["gpus"]
     assert isinstance(found, list)
     if found:
-        return Finding("gpu", True, ", ".join(f"{each['name']} ({each['mb']} MiB)" for each in found))
-    return Finding("gpu", True, f"none: {event['problem']}")
+        return Finding("sdk gpu", True, ", ".join(f"{each['name']} ({each['mb']} MiB)" for each in found))
+    return Finding("sdk gpu", True, f"none: {event['problem']}")
 
 
 def _end(code: int) -> str:

@@ -27,7 +27,7 @@ from inference.encode import Encoding
 from inference.face.analysis import MAX_FRAMES, Decoding, TemplateAnalysis, cached
 from inference.face.model import FaceModel
 from inference.face.track import Choice
-from inference.foreign.probe import Finding
+from inference.finding import Finding, tried
 from inference.join import join
 from inference.kept import Shelf
 from inference.lipsync import marks, sound
@@ -108,10 +108,15 @@ class LipSync:
     def diagnose(device: str, options: Mapping[str, object]) -> Iterator[Finding]:
         """Look at what the engine would load, without loading it. Raises :class:`EngineError` for wrong options."""
         chosen = read_options(Options, options)
+        yield tried("ffmpeg", lambda: media.ffmpeg_binary(chosen.ffmpeg))
         if chosen.backend == "heygem":
             from inference.lipsync import heygem
 
             yield from heygem.diagnose(chosen)
+            return
+        yield tried("face model", lambda: weights.find("face-landmarker/face_landmarker.task", chosen.face_model))
+        if chosen.backend == "mesh":
+            yield tried("whisper", lambda: weights.find_model("whisper-base", chosen.whisper))
 
     def check(self, params: Mapping[str, object]) -> LipSyncParams:
         """Types, files and headers, in 0.2 to 0.5 s; paths come back absolute. Raises :class:`InputError`."""

@@ -29,9 +29,9 @@ from inference import media
 from inference.base import Context, EngineError
 from inference.encode import VideoWriter
 from inference.ffmpeg import Process
+from inference.finding import Finding
 from inference.foreign import probe
 from inference.foreign.host import Guest, Home, make_folder
-from inference.foreign.probe import Finding
 from inference.join import Part
 from inference.lipsync.params import HeyGemOptions, Options
 from inference.lipsync.work import Picture, Shot
@@ -39,6 +39,7 @@ from inference.lipsync.work import Picture, Shot
 SDK = "filepool_heygem:HeyGem"
 MODULE = "service.trans_dh_service"
 FRAMES = "frames"  #: folder of a job in its scratch, as the guest has it
+PACKAGES = ("numpy", "cv2", "torch", "onnxruntime", "librosa")  #: the larger ones that it imports
 WARMUP_S = 1.0
 _WRITTEN = ("temp", "result", "log")  #: folders of the SDK that it writes to
 EXAMPLE = ("example/audio.wav", "example/video.mp4")  #: in the SDK's folder, as it is published
@@ -322,11 +323,15 @@ def diagnose(options: Options) -> Iterator[Finding]:
     """Look at the interpreter and the SDK without starting it."""
     chosen = _chosen(options)
     home = home_of(chosen)
-    yield from probe.examine(home, ["cv2", "numpy", "torch", "onnxruntime", MODULE])
+    _require_sdk(chosen.folder)
+    found = list(probe.examine(home, [MODULE]))
+    if any(not finding.ok and MODULE in finding.check for finding in found):
+        found = list(probe.examine(home, [*PACKAGES, MODULE]))  # an import stops at the first that is missing
+    yield from found
     shm = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
     if shm is not None:
         size = shm.f_frsize * shm.f_blocks >> 20
-        yield Finding("shm", True, f"/dev/shm has {size} MiB; frames go through files, not through it")
+        yield Finding("sdk shm", True, f"/dev/shm has {size} MiB; frames go through files, not through it")
 
 
 def settings(path: Path, folders: Mapping[str, str], batch: int | None) -> str:

@@ -22,6 +22,7 @@ from inference import extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.encode import SD, Encoding
 from inference.face.model import FaceModel
+from inference.finding import Finding, tried
 from inference.join import join
 from inference.lipsync import marks, sound
 from inference.lipsync.engine import Steps, threads_here
@@ -88,6 +89,15 @@ class Portrait:
         model, backend = self._loaded()
         model.detect(np.zeros((256, 256, 3), np.uint8))
         backend.warmup()
+
+    @staticmethod
+    def diagnose(device: str, options: Mapping[str, object]) -> Iterator[Finding]:
+        """Look at what the engine would load, without loading it. Raises :class:`EngineError` for wrong options."""
+        chosen = read_options(Options, options)
+        yield tried("ffmpeg", lambda: media.ffmpeg_binary(chosen.ffmpeg))
+        yield tried("face model", lambda: weights.find("face-landmarker/face_landmarker.task", chosen.face_model))
+        if chosen.backend == "mesh":
+            yield tried("whisper", lambda: weights.find_model("whisper-base", chosen.whisper))
 
     def check(self, params: Mapping[str, object]) -> PortraitParams:
         """Types, files and headers, in about 0.1 s; paths come back absolute. Raises :class:`InputError`."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from inference import extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
+from inference.finding import Finding, tried
 from inference.paths import absolute, check_output
 from inference.transcribe import outputs
 from inference.transcribe.params import Options
@@ -71,6 +72,17 @@ class Transcribe:
     def warmup(self) -> None:
         """One second of hum through every model, so that the first job meets no first-call cost."""
         self._loaded().warmup()
+
+    @staticmethod
+    def diagnose(device: str, options: Mapping[str, object]) -> Iterator[Finding]:
+        """Look at what the engine would load, without loading it. Raises :class:`EngineError` for wrong options."""
+        chosen = read_options(Options, options)
+        yield tried("ffmpeg", lambda: media.ffmpeg_binary(chosen.ffmpeg))
+        if chosen.backend == "whisper":
+            known = chosen.model in (None, "whisper-base", "whisper-tiny.en")
+            name, folder = (chosen.model or "whisper-base", None) if known else ("whisper-base", chosen.model)
+            yield tried("whisper", lambda: weights.find_model(name, folder))
+            yield tried("voice detection", lambda: chosen.vad or weights.find_model("silero-vad"))
 
     def check(self, params: Mapping[str, object]) -> TranscribeParams:
         """Types, files and headers, in under 0.1 s; paths come back absolute. Raises :class:`InputError`."""

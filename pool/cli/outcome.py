@@ -24,6 +24,13 @@ EXIT_INTERRUPTED = 130  # Ctrl-C; the job goes on
 LATE = (FailureKind.TIMEOUT.value, FailureKind.EXPIRED.value)
 
 _TAIL_LINES = 15
+_CRASH_LINES = 30
+
+
+def _end_of(lines: list[str]) -> list[str]:
+    """The last lines; of a crash from its first line on, for the call that crashed is at the top of what it printed."""
+    crashes = [at for at, line in enumerate(lines) if line.startswith("Fatal Python error")]
+    return lines[crashes[-1] :][:_CRASH_LINES] if crashes else lines[-_TAIL_LINES:]
 
 
 def exit_code(record: Record) -> int:
@@ -179,7 +186,7 @@ def failure_text(record: Record, *, verbose: bool = False) -> Text:
     if verbose and failure.traceback:
         _block(text, "traceback", failure.traceback.rstrip().splitlines())
     if failure.stderr_tail.strip():
-        _block(text, "stderr", failure.stderr_tail.rstrip().splitlines()[-_TAIL_LINES:])
+        _block(text, "stderr", _end_of(failure.stderr_tail.rstrip().splitlines()))
     return text
 
 

@@ -2,6 +2,8 @@
 
     python filepool_probe.py '{"modules": ["cv2", "service.trans_dh_service"]}'
 
+"engine" in a request, {"spec", "device", "options", "load"}, has that engine look at what it would load.
+
 Standard library only, and valid for Python 3.6. Each line is {"event": …}: "python", then "importing" before and
 "imported" after each module (an import may end the interpreter, and then the last line says which one), then "gpus".
 """
@@ -15,6 +17,7 @@ import platform
 import re
 import sys
 import sysconfig
+import time
 from typing import Any, Dict, List, Optional, Tuple
 
 #: module -> the package that holds it, where the two differ
@@ -69,7 +72,7 @@ def explain(error: BaseException, places: Optional[List[str]] = None) -> Tuple[s
         return "library", "install the system's package that holds %s, or name its folder in LD_LIBRARY_PATH" % name
     if isinstance(error, ImportError) and any(words in said for words in _OTHER_ABI):
         return "abi", "it was built for another Python, numpy or system; install the versions that the SDK names"
-    if isinstance(error, ModuleNotFoundError) or (isinstance(error, ImportError) and error.name and not library):
+    if isinstance(error, ModuleNotFoundError):
         return _absent(str(error.name or ""), places or [os.getcwd()])
     if isinstance(error, SyntaxError):
         return "syntax", "%s needs a newer Python than %s" % (error.filename or "it", platform.python_version())
@@ -98,6 +101,10 @@ def _absent(name: str, places: List[str]) -> Tuple[str, str]:
                     folder = os.path.dirname(os.path.dirname(file) if file.endswith("__init__.py") else file)
                     if folder not in sys.path:
                         return "elsewhere", "it lies in %s: add that folder to `pythonpath`" % folder
+    within = sys.modules.get(name.rpartition(".")[0])
+    folders = list(getattr(within, "__path__", []))
+    if folders:
+        return "missing", "%s has no %s.py or %s.*.so: is it complete?" % (folders[0], last, last)
     package = PACKAGES.get(top, top)
     return "missing", "%s -m pip install %s" % (sys.executable, package)
 
@@ -108,6 +115,7 @@ def try_import(name: str) -> Optional[Dict[str, str]]:
         importlib.import_module(name)
     except BaseException as error:
         kind, hint = explain(error)
+        hint = str(getattr(error, "hint", "") or hint)
         said = "%s: %s" % (type(error).__name__, str(error).strip() or "no message")
         return {"kind": kind, "message": said[:1000], "hint": hint}
     return None
@@ -138,6 +146,9 @@ def gpus() -> Dict[str, Any]:
 
 def main(argv: List[str]) -> int:
     """Answer one request."""
+    global _out
+    _out = os.dup(1)  # what is imported may print, and close what it prints to
+    os.dup2(2, 1)
     request = json.loads(argv[1])
     about = {
         "event": "python",
@@ -154,16 +165,41 @@ def main(argv: List[str]) -> int:
         version = getattr(sys.modules.get(name), "__version__", "")
         _say({"event": "imported", "module": name, "problem": problem, "version": str(version)})
     _say(dict(gpus(), event="gpus"))
+    if "engine" in request:
+        _diagnose(request["engine"])
     return 0
 
 
-_OUT = os.dup(1)  # what is imported may print, and close what it prints to
+def _diagnose(about: Dict[str, Any]) -> None:
+    """Have an engine look at what it would load, and load it where that is asked for; one event for each finding."""
+    module, _, name = about["spec"].partition(":")
+    try:
+        engine = getattr(importlib.import_module(module), name)
+        if hasattr(engine, "diagnose"):
+            for found in engine.diagnose(about["device"], about["options"]):
+                hint = found.hint
+                _say({"event": "finding", "check": found.check, "ok": found.ok, "message": found.message, "hint": hint})
+        if about["load"]:
+            begun = time.monotonic()
+            made = engine()
+            made.load(about["device"], about["options"])
+            if hasattr(made, "warmup"):
+                made.warmup()
+            seconds = time.monotonic() - begun
+            made.close()
+            _say({"event": "finding", "check": "load", "ok": True, "message": "took %.1f s" % seconds, "hint": ""})
+    except BaseException as error:
+        hint = getattr(error, "hint", "") or explain(error)[1]
+        said = "%s: %s" % (type(error).__name__, str(error).strip() or "no message")
+        _say({"event": "finding", "check": "engine", "ok": False, "message": said, "hint": hint})
+
+
+_out = 1
 
 
 def _say(event: Dict[str, Any]) -> None:
-    os.write(_OUT, (json.dumps(event) + "\n").encode("ascii"))
+    os.write(_out, (json.dumps(event) + "\n").encode("ascii"))
 
 
 if __name__ == "__main__":
-    os.dup2(2, 1)  # only our own lines on stdout
     sys.exit(main(sys.argv))
