@@ -301,7 +301,7 @@ def test_kill_group_reaches_every_stray_and_nobody_else(yard: Yard, facts: Any) 
     assert all(stray is not None and stray.alive() for stray in strays)
     tag = {"spool_id": yard.spool_id, "worker": "echo-0.1"}
     assert {m.identity for m in procs.family(identity, **tag)} == {identity, *strays}
-    assert procs.sample(identity, children=True).children_rss_bytes > 2**22  # type: ignore[operator]
+    assert procs.sample(identity, children=True).children_bytes > 2**22  # type: ignore[operator]
     hit = procs.kill_group(identity, signal.SIGKILL, **tag)
     assert sorted(hit) == sorted([child.pid, *(s.pid for s in strays if s)])
     until(lambda: all(s is not None and not s.alive() for s in strays))
@@ -362,7 +362,7 @@ def test_sample_counts(yard: Yard, facts: Any) -> None:
     taken = procs.sample(identity)
     assert taken.rss_bytes > 32 << 20
     assert 0 < taken.cpu_s < 60
-    assert taken.children_rss_bytes is None
+    assert taken.children_bytes is None
     assert procs.resident_bytes() > 1 << 20
     busy, busy_identity = yard.worker(worker="echo-1.1")
     busy.kill()

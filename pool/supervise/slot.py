@@ -193,8 +193,10 @@ class Slot:
         """Judge the process now. timeout_s: asked only while it is busy."""
         assert self.identity is not None
         now_ns = boot_ns()
-        facts = procs.sample(self.identity)
-        self.rss = facts.rss_bytes
+        engine = self.spec.engine
+        counts = engine.memory_limit_mb is not None or engine.recycle.memory_growth_mb is not None
+        facts = procs.sample(self.identity, children=counts)
+        self.rss = facts.rss_bytes + (facts.children_bytes or 0)
         if facts.status is Status.STOPPED:
             self._stopped_ns = self._stopped_ns or now_ns
         else:
@@ -208,7 +210,7 @@ class Slot:
             now_ns,
             started_ns=self._started_ns,
             stopped_s=(now_ns - self._stopped_ns) / 1e9 if self._stopped_ns else 0.0,
-            rss_bytes=facts.rss_bytes,
+            rss_bytes=self.rss,
             timeout_s=timeout_s() if busy else None,
         )
 

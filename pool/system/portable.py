@@ -70,3 +70,11 @@ def stat_of(pid: int) -> Stat | None:
         return read_stat(pid)
     except OSError:
         return None
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that a process shares with nobody; 0 when it is gone or may not be seen."""
+    try:
+        return int(psutil.Process(pid).memory_full_info().uss)
+    except psutil.Error:
+        return 0

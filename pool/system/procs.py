@@ -83,7 +83,7 @@ class Sample:
     status: Status
     rss_bytes: int  # its own resident memory
     cpu_s: float  # user + system time since its start
-    children_rss_bytes: int | None = None  # of its session and all descendants, only when asked
+    children_bytes: int | None = None  # memory of all its descendants' own, only when asked
 
 
 def identity_of(pid: int) -> Identity | None:
@@ -242,15 +242,25 @@ def members(spool_id: str, worker: str | None = None) -> list[Member]:
 
 
 def sample(identity: Identity, *, children: bool = False) -> Sample:
-    """State, memory and processor time of a process; `children` adds the memory of its family (slower)."""
+    """State, memory and processor time of a process; `children` adds the memory of what it started (slower)."""
     stat = _facts.stat_of(identity.pid)
     if stat is None or stat.start != identity.start or identity.boot != boot_id():
         return Sample(Status.GONE, 0, 0.0, 0 if children else None)
-    below: int | None = None
-    if children:
-        others = [m.identity.pid for m in family(identity) if m.identity != identity]
-        below = sum(other.rss for pid in others if (other := _facts.stat_of(pid)) is not None)
+    below = memory_below(identity.pid) if children else None
     return Sample(stat.status, stat.rss, stat.cpu_s, below)
+
+
+def memory_below(pid: int) -> int:
+    """Bytes that all descendants of a process have for themselves: what they share with it is not counted twice."""
+    children: dict[int, list[int]] = {}
+    for each in _facts.pids():
+        stat = _facts.stat_of(each)
+        if stat is not None:
+            children.setdefault(stat.parent, []).append(each)
+    below: list[int] = list(children.get(pid, ()))
+    for each in below:  # which grows meanwhile
+        below.extend(children.get(each, ()))
+    return sum(map(_facts.private_bytes, below))
 
 
 def set_parent_death_signal(number: int, parent: int | None = None) -> bool:
@@ -290,9 +300,10 @@ def end_soon_after_parent(parent: int | None = None) -> bool:
 
 
 def resident_bytes() -> int:
-    """Our own resident memory in bytes: what a worker puts into its heartbeat."""
-    stat = _facts.stat_of(os.getpid())
-    return 0 if stat is None else stat.rss
+    """Memory in bytes of ourselves and all that we have started: what a worker puts into its heartbeat."""
+    own = os.getpid()
+    stat = _facts.stat_of(own)
+    return 0 if stat is None else stat.rss + memory_below(own)
 
 
 def _only_main_thread(name: str) -> None:

@@ -217,6 +217,48 @@ def test_memory_limit(world: World) -> None:
     assert pool.submit("fake", do="leak", mb=10).result(60)["attempt"] == 1
 
 
+FAMILY = """
+import os, subprocess, sys, time
+
+
+class Family:
+    def load(self, device, options):
+        self.weights = bytearray(os.urandom(1 << 20) * 150)
+
+    def check(self, params):
+        return params
+
+    def run(self, params, context):
+        if params["do"] == "fork":
+            pids = [pid for pid in (os.fork() for _ in range(3)) if pid or (time.sleep(2.5), os._exit(0))]
+            for pid in pids:
+                os.waitpid(pid, 0)
+            return {"forked": len(pids)}
+        code = "import os, time; block = bytearray(os.urandom(1 << 20) * 120); time.sleep(60)"
+        child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        while child.poll() is None:
+            context.progress("inference", 1.0, str(child.pid))
+            time.sleep(0.05)
+        return {}
+
+    def close(self):
+        pass
+"""
+
+
+@pytest.mark.long
+def test_memory_limit_counts_what_a_job_has_started(world: World) -> None:
+    """A child's own memory does; what forked children share with the worker does not."""
+    (world.folder / "family.py").write_text(FAMILY)
+    engine = {"engine": "family:Family", "pythonpath": ["."], "memory_limit_mb": 60, "max_concurrent_tasks": 1}
+    world.configure({"family": engine}).serve(ready=1)
+    pool = world.pool()
+    assert pool.submit("family", do="fork", retry_times=0).result(30) == {"forked": 3}
+    last = failure_of(pool.submit("family", do="child", retry_times=0))
+    assert last.kind == "resource"
+    assert "memory_limit_mb is 60" in last.message
+
+
 @pytest.mark.long
 def test_a_deaf_hang_is_killed_after_the_grace(world: World) -> None:
     """SIGABRT ignored: the second step is SIGKILL to the family."""
