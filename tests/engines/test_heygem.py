@@ -10,8 +10,11 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ import pytest
 pytest.importorskip("torch")
 
 import old_python
+from gateways.gateway import Gateway
 from scenarios.world import World, wait_until
 
 from inference import media
@@ -328,3 +332,54 @@ def test_a_cancel_reaches_it(world: World, media_files: Path, tmp_path: Path) ->
     wait_until(lambda: not psutil.Process(pid).children(recursive=True), "its processes end")
     assert submit(world, media_files, "ok", tmp_path).result(60)["frames"] == FRAMES
     assert worker in world.loaded(), "the worker itself goes on"
+
+
+def test_the_whole_service_of_the_first_documents(world: World, media_files: Path) -> None:
+    """`POST /human/generate` in front: one after the other, a fault with its reason, two at once, none lost."""
+    with Gateway(world) as gate:
+        gate.start()
+
+        def ask(fault: str) -> tuple[int, Any, Path]:
+            body = {
+                "audio_path": gate.file("speech.wav", (media_files / "speech.wav").read_bytes()),
+                "video_path": gate.file(f"person.{fault}.mp4", (media_files / "person.mp4").read_bytes()),
+                "save_path": str(gate.media / f"{fault}-{time.monotonic_ns()}.mp4"),
+            }
+            answer = gate.post("/human/generate", json=body)
+            return answer.status_code, answer.json(), Path(body["save_path"])
+
+        code, found, film = ask("ok")
+        assert (code, found["code"], found["message"]) == (200, 200, "success")
+        assert probe_video(film).frames == FRAMES
+        code, found, film = ask("reason")
+        assert code == 502
+        assert "the SDK stopped after 16 frames and gave no reason" in found["message"]
+        assert not film.exists()
+        with ThreadPoolExecutor(3) as clients:
+            answers = list(clients.map(ask, ["ok"] * 3))
+        assert [code for code, _, _ in answers] == [200] * 3
+        assert [probe_video(film).frames for _, _, film in answers] == [FRAMES] * 3
+
+
+def test_a_small_shared_memory_is_enough(python: str, sdk: Path, media_files: Path, tmp_path: Path) -> None:
+    """64 KiB of /dev/shm, in a namespace of its own: frames are files."""
+    code = (
+        "import sys\n"
+        "from inference.base import LocalContext\n"
+        "from inference.lipsync import LipSync\n"
+        f"engine = LipSync(); engine.load('cpu', {option(python, sdk)!r})\n"
+        f"with LocalContext(folder={str(tmp_path)!r}) as context:\n"
+        "    asked = engine.check({'audio': sys.argv[1], 'video': sys.argv[2]})\n"
+        "    print(engine.run(asked, context)['frames'])\n"
+        "engine.close()\n"
+    )
+    inside = f'mount -t tmpfs -o size=64k none /dev/shm && exec {sys.executable} -c "$1" "$2" "$3"'
+    files = [str(media_files / "speech.wav"), str(template(media_files, "ok", tmp_path))]
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", code, *files]
+    if shutil.which("unshare") is None or subprocess.run([*command[:4], "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces here")
+    env = {**os.environ, "PYTHONPATH": str(Path(heygem.__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+    if "permission denied" in done.stderr.lower() and "mount" in done.stderr:
+        pytest.skip("no mounts here")
+    assert done.stdout.strip() == str(FRAMES), done.stderr[-2000:]

@@ -47,7 +47,7 @@ from typing import Any, Dict, List, Optional
 
 from filepool_probe import explain
 
-POLL_S = 0.01
+POLL_S, IDLE_POLL_S = 0.01, 0.05
 WATCH_S = 0.25
 _TEXT = 4000  # characters of a message that are kept
 
@@ -301,12 +301,14 @@ class Guest:
 
     def _next(self, number: int) -> Optional[Dict[str, Any]]:
         stop, path = os.path.join(self._folder, "stop"), os.path.join(self._folder, "job-%d.json" % number)
+        pause = POLL_S
         while not os.path.exists(stop):
             about = get(path)
             if about is not None:
                 os.remove(path)
                 return about  # type: ignore[no-any-return]
-            time.sleep(POLL_S)
+            time.sleep(pause)
+            pause = min(IDLE_POLL_S, pause * 1.1)
         return None
 
     def _do(self, number: int, about: Dict[str, Any]) -> None:
