@@ -204,16 +204,16 @@ class Fleet:
 
     # ---- deaths
 
-    def bury_dead(self, now: float) -> bool:
+    def reap_dead(self, now: float) -> bool:
         """Recover after every worker that is proven dead; whether there was one."""
         dead = [slot for slot in self.living() if slot.dead()]
         for slot in dead:
-            self._bury(slot, now)
+            self._reap(slot, now)
             if slot.leaving:
                 self.slots.remove(slot)
         return bool(dead)
 
-    def _bury(self, slot: Slot, now: float) -> None:
+    def _reap(self, slot: Slot, now: float) -> None:
         worker, beat = slot.worker, slot.beat()
         assert worker is not None
         busy = beat is not None and beat.phase is Phase.BUSY

@@ -133,7 +133,7 @@ class Supervisor:
         self._wait(watcher)
         now = time.monotonic()
         self._take_signals(now)
-        if self._fleet.bury_dead(now):
+        if self._fleet.reap_dead(now):
             self._due["deferred"] = self._due["tick"] = self._due["control"] = now
         self._read_arrivals(watcher, now)
         if now >= self._due["tick"]:
