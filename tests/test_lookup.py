@@ -178,7 +178,7 @@ def test_a_damaged_word_is_no_word(spool: Spool, states: dict[JobState, str], co
     assert lookup.progress_now(spool, "running").status == "processing"
 
 
-def test_a_dead_job_is_awaited_until_it_is_buried(spool: Spool, states: dict[JobState, str]) -> None:
+def test_a_dead_job_is_awaited_until_it_is_in_dead(spool: Spool, states: dict[JobState, str]) -> None:
     entry, engine, name = lookup.await_dead(spool, "failed")
     assert (engine, name.id) == ("echo", "failed")
     assert entry in os.listdir(spool.root / "dead")

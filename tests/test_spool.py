@@ -516,7 +516,7 @@ def test_a_record_that_appears_meanwhile_wins(spool: Spool, make_job: JobMaker) 
     assert places(spool) == {"out": ["mine"], "ids": ["mine"]}
 
 
-def test_a_failed_job_is_buried_and_runs_again_on_request(spool: Spool, make_job: JobMaker) -> None:
+def test_a_failed_job_is_dead_and_runs_again_on_request(spool: Spool, make_job: JobMaker) -> None:
     name = spool.submit(make_job(id="mine"))
     claim = claim_next(spool, seat(spool))
     spool.finish(claim, record_of(claim, JobState.FAILED), reply="json")

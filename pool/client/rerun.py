@@ -78,7 +78,7 @@ def origin(spool: Spool, job_id: str) -> Origin:
     """What is known of a job. UnknownJob; JobRefused when its record cannot be read."""
     place = lookup.find(spool, check_id(job_id))
     if place.state.terminal:
-        job = _buried(spool, job_id) if place.state is JobState.FAILED else None
+        job = _dead_job(spool, job_id) if place.state is JobState.FAILED else None
         return _of_record(spool, job_id) if job is None else _of_job(spool, job, place.state)
     job = _read(place.path) or _elsewhere(spool, job_id)
     return _of_job(spool, job, place.state) if job is not None else _of_record(spool, job_id)
@@ -123,7 +123,7 @@ def _of_record(spool: Spool, job_id: str) -> Origin:
     )
 
 
-def _buried(spool: Spool, job_id: str) -> Job | None:
+def _dead_job(spool: Spool, job_id: str) -> Job | None:
     try:
         entry, _, _ = lookup.find_dead(spool, job_id)
     except UnknownJob:

@@ -123,9 +123,9 @@ class Spoolview:
             if held is not None:
                 yield self._sighting(held[1].id, "held", path, held[1].attempts)
         for path in sorted((self.root / "dead").iterdir()):
-            buried = parse_dead(path.name)
-            if buried is not None:
-                yield self._sighting(buried[1].id, "dead", path, 0)
+            found = parse_dead(path.name)
+            if found is not None:
+                yield self._sighting(found[1].id, "dead", path, 0)
 
     @staticmethod
     def _sighting(job_id: str, place: str, path: Path, attempts: int) -> Sighting:
@@ -187,7 +187,7 @@ def _presence(view: Spoolview, told: Told, drained: bool, forgetful: bool) -> Fo
             yield "duplicated", f"{job_id} is decided and in {places[0]}"
     for job_id in sorted(view.dead):
         if job_id in view.held and drained:
-            yield "duplicated", f"{job_id} is buried and in {view.held[job_id][0].place}"
+            yield "duplicated", f"{job_id} is in dead/ and in {view.held[job_id][0].place}"
 
 
 def _value(view: Spoolview, job_id: str) -> Any:
@@ -315,10 +315,10 @@ def _untidy(view: Spoolview, told: Told) -> Iterator[str]:
         if job_id in told.removed or record is None:
             continue
         if (record.state is JobState.FAILED) != (job_id in view.dead):
-            yield f"{job_id} is {record.state.value} and {'' if job_id in view.dead else 'not '}buried"
+            yield f"{job_id} is {record.state.value} and {'' if job_id in view.dead else 'not '}in dead/"
     for job_id in view.dead:
         if job_id not in view.records:
-            yield f"{job_id} is buried and has no record"
+            yield f"{job_id} is in dead/ and has no record"
 
 
 def _unpaired(names: list[str]) -> list[str]:
