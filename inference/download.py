@@ -184,21 +184,22 @@ class Download:
         self._check_disk((total or self.weight.size) - start)
         _write_note(self.part, note)
         self.report.begin(self.weight.name, total or self.weight.size, start)
-        with self.part.open("ab" if start else "wb") as out:
+        # Without a buffer: what has come is there, whatever ends this process.
+        with self.part.open("ab" if start else "wb", buffering=0) as out:
             got = self._copy(answer, out, start, total)
         if total is not None and got < total:
             raise _Broken("the connection ended early")
 
     def _copy(self, answer: Any, out: IO[bytes], got: int, total: int | None) -> int:
         most = total if total is not None else self.weight.size if self.weight.exact else None
-        try:
-            while chunk := answer.read1(CHUNK):
-                got += out.write(chunk)
-                if most is not None and got > most:
-                    raise Refused(f"the answer is larger than the {most} bytes expected")
-                self.report.at(got)
-        finally:
-            out.flush()
+        while chunk := answer.read1(CHUNK):
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[out.write(rest) :]
+            got += len(chunk)
+            if most is not None and got > most:
+                raise Refused(f"the answer is larger than the {most} bytes expected")
+            self.report.at(got)
         os.fsync(out.fileno())
         return got
 

@@ -227,6 +227,7 @@ def _install_said(models: Sequence[Model], options: argparse.Namespace) -> None:
     """Install, and tell on stderr what happens."""
     missing = [model for model in models if not is_installed(model, folder())]
     accept = options.accept_licence or _asked(missing, options.json)
+    _check_gates([] if accept else missing)
     report = reports.make(sys.stderr, options.json)
     try:
         weights = {weight.name: weight for model in missing for weight in model.files if not is_there(weight, folder())}

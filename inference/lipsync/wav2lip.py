@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from inference import weights
 from inference.audio import Array
 from inference.base import EngineError, ResourceError
 from inference.encode import Frame
@@ -37,6 +38,7 @@ CHIN_PAD = 0.05  #: share of the box's height added below the chin
 BOX_FRAMES = 5  #: frames over which boxes are averaged
 FEATHER = 0.06  #: share of the box's width over which the painted part fades
 BATCH_CPU, BATCH_GPU = 8, 64
+INSTALLED = "wav2lip/wav2lip_gan.pth"  #: of the manifest
 
 
 class Wav2Lip:
@@ -74,12 +76,7 @@ class Wav2LipBackend:
     """A generator of the user's, loaded once."""
 
     def __init__(self, options: Options, device: str) -> None:
-        if options.checkpoint is None:
-            raise EngineError(
-                "backend wav2lip needs a checkpoint",
-                hint='name one in the options: {"backend": "wav2lip", "checkpoint": "/path/wav2lip_gan.pth"}',
-            )
-        self._checkpoint = options.checkpoint.expanduser()
+        self._checkpoint = options.checkpoint.expanduser() if options.checkpoint is not None else _installed()
         self._model = Wav2Lip(self._checkpoint, device, options.batch)
 
     def painter(self, work: Work) -> Callable[[int, int], Wav2LipPainter]:
@@ -100,6 +97,18 @@ class Wav2LipBackend:
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+def _installed() -> Path:
+    """The weights that ``python -m inference.weights install wav2lip`` brings."""
+    try:
+        return weights.find(INSTALLED)
+    except weights.WeightError as error:
+        raise EngineError(
+            f"backend wav2lip needs a checkpoint: {error}",
+            hint="python -m inference.weights install wav2lip (not for commercial use), or name one in the options: "
+            '{"backend": "wav2lip", "checkpoint": "/path/wav2lip_gan.pth"}',
+        ) from error
 
 
 class Wav2LipPainter:
