@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from inference import extras, media, weights
+from inference import cuda, extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.encode import Encoding
 from inference.face.analysis import MAX_FRAMES, Decoding, TemplateAnalysis, cached
@@ -261,6 +261,10 @@ class LipSync:
             shape = {"version": PIPELINE_VERSION, "options": options, "weights": weights.fingerprint(files)}
             self._fingerprint = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
         return self._fingerprint
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of the GPU that are held: what ``recycle.gpu_memory_mb`` limits and ``status`` shows."""
+        return {"gpu_bytes": cuda.held(self._device)}
 
     def close(self) -> None:
         """Let go of the models."""

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference import weights
+from inference import cuda, weights
 from inference.audio import Array
-from inference.base import EngineError, ResourceError
+from inference.base import EngineError
 from inference.encode import Frame
 from inference.face import mesh
 from inference.lipsync import wav2lip_model
@@ -45,27 +45,45 @@ class Wav2Lip:
     """A loaded generator. Threads share it and take turns."""
 
     def __init__(self, checkpoint: Path, device: str, batch: int = 0) -> None:
+        cuda.require(device)
         self.device = device
-        self.network = wav2lip_model.load(checkpoint, device)
+        with cuda.guarded(device, f"the weights of {checkpoint}"):
+            self.network = wav2lip_model.load(checkpoint, device)
         self.side = self.network.family.side  #: pixels
-        self.batch = batch or (BATCH_GPU if device.startswith("cuda") else BATCH_CPU)
+        self.batch = batch or (BATCH_GPU if cuda.is_gpu(device) else BATCH_CPU)
         self._lock = threading.Lock()
 
     def paint(self, faces: NDArray[np.uint8], sounds: Array) -> NDArray[np.uint8]:
-        """(B, side, side, 3) BGR faces and (B, 16, 80) mel → the same faces speaking."""
+        """(B, side, side, 3) BGR faces and (B, 16, 80) mel → the same faces speaking.
+
+        Where memory is short for all at once, half as many are tried, down to one; later batches are that small.
+        """
+        step = len(faces)
+        while True:
+            try:
+                parts = [
+                    self._paint(faces[at : at + step], sounds[at : at + step]) for at in range(0, len(faces), step)
+                ]
+                return np.concatenate(parts)
+            except RuntimeError as error:
+                doing = f"{step} face(s) of {self.side}×{self.side}"
+                short = cuda.out_of_memory(error, self.device, doing, "use fewer workers on this device")
+                if short is None:
+                    raise
+                if step == 1:
+                    raise short from error
+                cuda.release(self.device)
+                step //= 2
+                self.batch = min(self.batch, step)
+
+    def _paint(self, faces: NDArray[np.uint8], sounds: Array) -> NDArray[np.uint8]:
         whole = torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2).float() / 255
         hidden = whole.clone()
         hidden[:, :, self.side // 2 :] = 0
         sound = torch.from_numpy(np.ascontiguousarray(sounds.transpose(0, 2, 1))).to(self.device)[:, None]
-        try:
-            with self._lock, torch.inference_mode():
-                out = self.network(sound, torch.cat((hidden, whole), dim=1))
-                return np.asarray((out * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-        except torch.cuda.OutOfMemoryError as error:
-            raise ResourceError(
-                f"{self.device} ran out of memory on {len(faces)} faces of {self.side}×{self.side}",
-                hint="lower the option `batch`, or use fewer workers on this device",
-            ) from error
+        with self._lock, torch.inference_mode():
+            out = self.network(sound, torch.cat((hidden, whole), dim=1))
+            return np.asarray((out * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
 
     def warmup(self) -> None:
         """One pass, so that the first job meets no first-call cost."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import extras, media, weights
+from inference import cuda, extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.encode import SD, Encoding
 from inference.face.model import FaceModel
@@ -62,6 +62,7 @@ class Portrait:
         self._backend: Backend | None = None
         self._model: FaceModel | None = None
         self._face_file = Path()
+        self._device = "cpu"
         self._threads = 1
         self._fingerprint = ""
 
@@ -72,7 +73,7 @@ class Portrait:
         media.ffmpeg_binary(self._options.ffmpeg)
         marks.require(self._options.watermark, "watermark")
         marks.require(self._options.digital_auth, "digital_auth")
-        self._threads = self._options.threads or threads_here()
+        self._device, self._threads = device, self._options.threads or threads_here()
         self._face_file = weights.find("face-landmarker/face_landmarker.task", self._options.face_model)
         self._model = FaceModel(self._face_file)
         if self._options.backend == "echomimic":
@@ -204,6 +205,10 @@ class Portrait:
             }
             self._fingerprint = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
         return self._fingerprint
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of the GPU that are held: what ``recycle.gpu_memory_mb`` limits and ``status`` shows."""
+        return {"gpu_bytes": cuda.held(self._device)}
 
     def close(self) -> None:
         """Let go of the models."""
