@@ -55,15 +55,27 @@ def git_blob_of(path: Path) -> str:
 
 def digest(path: Path, trust_memory: bool = True) -> str:
     """SHA-256 of a file as hex; remembered by size, modification time and inode."""
-    stat = path.stat()
-    stamp = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
     known = _remembered(path.parent).get(path.name)
-    if trust_memory and known is not None and known[0] == stamp:
+    if trust_memory and known is not None and known[0] == _stamp(path):
         return known[1]
-    value = sha256_of(path)
+    stamp, value = _stamp(path), sha256_of(path)
+    _remember(path, stamp, value)
+    return value
+
+
+def remember(path: Path, sha256: str) -> None:
+    """Keep the digest of a file that was read just now."""
+    _remember(path, _stamp(path), sha256)
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
+
+
+def _remember(path: Path, stamp: str, value: str) -> None:
     # RACE: two workers may write the memory at once; the loser's digest is computed again, nothing else.
     _write(path.parent / MEMORY, {**_remembered(path.parent), path.name: [stamp, value]})
-    return value
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

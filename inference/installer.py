@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +26,17 @@ def locked(place: Path, report: Report) -> Iterator[None]:
     """One installer per folder at a time; a second one waits. The system frees the lock of a dead one."""
     from filelock import FileLock, Timeout
 
-    place.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place / LOCK)
     try:
+        place.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         report.say(f"{place.name}: another installer is at it; waiting")
         lock.acquire()
+    except OSError as error:
+        raise WeightError(
+            f"{place} cannot be written: {error.strerror or error}", hint="name another folder with FILEPOOL_WEIGHTS"
+        ) from error
     try:
         yield
     finally:
@@ -59,6 +63,16 @@ class Installer:
     hub: str
     alone: bool  #: whether a single model is asked for: the source may then be its folder
 
+    def here(self, weights: Sequence[Weight]) -> dict[str, Path]:
+        """Those that are in their places already, without the lock."""
+        found = {}
+        for weight in weights:
+            with contextlib.suppress(WeightError):
+                verify(weight, self.place, trust_memory=True)
+                found[weight.name] = self.place / weight.name
+                self.report.say(f"{weight.name}: here already")
+        return found
+
     def bring(self, weight: Weight) -> Path:
         """The file in its place."""
         target = self.place / weight.name
@@ -71,13 +85,14 @@ class Installer:
         tried = self._refused_pickles(weight)
         for way in self._ways(weight):
             try:
-                vouched = self._from(way, weight, target)
+                vouched, sha256 = self._from(way, weight, target)
             except DiskFull:
                 raise
             except (OSError, WeightError, KeyError, zipfile.BadZipFile) as error:
                 tried.append(f"{way.name}: {error}")
                 self.report.say(f"{weight.name}: not from {way.name} ({error})")
                 continue
+            digests.remember(target, sha256)
             self._note(weight, target, vouched, way.name)
             self.report.say(f"{weight.name}: {megabytes(target.stat().st_size)} from {way.name} ({_in_words(vouched)})")
             return target
@@ -102,21 +117,21 @@ class Installer:
             return False
         return True
 
-    def _from(self, way: _Source, weight: Weight, target: Path) -> str:
-        """Fetch, verify, rename; who vouched for it."""
+    def _from(self, way: _Source, weight: Weight, target: Path) -> tuple[str, str]:
+        """Fetch, verify, rename; who vouched for it, and its SHA-256."""
         if way.resumes:
             return self._downloaded(way, weight, target)
         with digests.temporary(target) as part:
             way.fetch(part)
-            vouched = judge(weight, part, Promise())
+            verdict = judge(weight, part, Promise())
             part.replace(target)
-        return vouched
+        return verdict
 
-    def _downloaded(self, way: _Source, weight: Weight, target: Path) -> str:
+    def _downloaded(self, way: _Source, weight: Weight, target: Path) -> tuple[str, str]:
         part = target.with_name(f".{target.name}.part")
         promise = way.fetch(part) or Promise()
         try:
-            vouched = judge(weight, part, promise)
+            verdict = judge(weight, part, promise)
         except WeightError:
             discard(part)
             if not self._resumed:
@@ -124,7 +139,7 @@ class Installer:
             self.report.say(f"{weight.name}: what was here before does not fit; once more from the beginning")
             return self._downloaded(way, weight, target)
         finish(part, target)
-        return vouched
+        return verdict
 
     def _note(self, weight: Weight, target: Path, vouched: str, source: str) -> None:
         entry = Record(digests.digest(target), target.stat().st_size, vouched, source)

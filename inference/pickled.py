@@ -27,6 +27,7 @@ HARMLESS = re.compile(
     r"|_codecs\.encode"
 )
 LEGACY_PICKLES = 5  #: magic number, protocol, system, content, keys: how torch wrote before it wrote archives
+MOST = 64 << 20  #: bytes of names and shapes; those of the largest models are a few
 EXTENSIONS = ("EXT1", "EXT2", "EXT4")
 TEXTS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE", "SHORT_BINSTRING", "BINSTRING", "STRING")
 
@@ -55,6 +56,8 @@ def _archived(path: Path) -> Iterator[bytes]:
         if not names:
             raise ValueError("the archive holds no data.pkl")
         for name in names:
+            if archive.getinfo(name).file_size > MOST:
+                raise ValueError(f"{name} is too large for names and shapes")
             yield archive.read(name)
 
 

@@ -32,7 +32,7 @@ class Report(Protocol):
 
 
 class Lines:
-    """A line each 10 % or each 10 s."""
+    """A line each 10 % or each 10 s, and at the end."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -52,7 +52,8 @@ class Lines:
     def at(self, done: int) -> None:
         """Say so now and then."""
         percent, now = 100 * done / self._total, time.monotonic()
-        if percent >= self._told + STEP_PERCENT or now >= self._told_at + STEP_S:
+        last = done >= self._total and self._told < 100
+        if last or percent >= self._told + STEP_PERCENT or now >= self._told_at + STEP_S:
             self._told, self._told_at = percent, now
             self._write(f"{self._name}: {percent:.0f} % of {megabytes(self._total)}")
 

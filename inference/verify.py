@@ -34,18 +34,19 @@ def verify(weight: Weight, place: Path, trust_memory: bool, model: str = "") -> 
     return MANIFEST if weight.sha256 else known.vouched if known is not None else FIRST_USE
 
 
-def judge(weight: Weight, part: Path, promise: Promise) -> str:
-    """Who vouches for a file that has come; raise unless it is the one expected."""
+def judge(weight: Weight, part: Path, promise: Promise) -> tuple[str, str]:
+    """Who vouches for a file that has come, and its SHA-256; raise unless it is the one expected."""
     compare_size(part, weight.size if weight.exact else promise.size)
+    value = digests.sha256_of(part)
     if weight.sha256:
-        compare(part, weight.sha256, digests.sha256_of)
-        return MANIFEST
+        compare(part, weight.sha256, lambda _: value)
+        return MANIFEST, value
     if promise.sha256:
-        compare(part, promise.sha256, digests.sha256_of)
+        compare(part, promise.sha256, lambda _: value)
     elif promise.blob:
         compare(part, promise.blob, digests.git_blob_of)
     check_code(weight, part)
-    return HUB if promise.sha256 or promise.blob else FIRST_USE
+    return (HUB if promise.sha256 or promise.blob else FIRST_USE), value
 
 
 def check_code(weight: Weight, path: Path) -> None:

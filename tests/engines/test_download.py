@@ -98,6 +98,8 @@ def test_a_file_comes_whole(hub: Hub, place: Path, listed: Callable[..., None], 
     assert parts(place) == []
     assert hub.bodies() == [""]
     assert "SHA-256 as in the manifest" in told
+    assert weights.install(["m"], report=told) == [path]
+    assert "here already" in told
     assert "100 % of 0.3 MB" in told
 
 
@@ -111,6 +113,13 @@ def test_a_broken_connection_goes_on_where_it_broke(
     assert hub.bodies() == ["", "bytes=100000-", "bytes=200000-", "bytes=200000-", "bytes=200001-"]
     assert "the connection ended early at 0.1 MB of 0.3 MB; again in 0 s" in told
     assert "goes on at 0.2 MB of 0.3 MB" in told
+
+
+def test_as_often_as_it_breaks_while_bytes_come(hub: Hub, place: Path, listed: Callable[..., None], told: Told) -> None:
+    listed(weight(f"{hub.url}/a/model.bin"))
+    hub.faults += [hubs.drop(at) for at in range(20_000, 300_000, 20_000)]
+    assert weights.install(["m"], report=told)[0].read_bytes() == CONTENT
+    assert len(hub.bodies()) == 15
 
 
 def test_no_progress_ends_it_and_the_next_installation_goes_on(
@@ -152,6 +161,21 @@ def test_a_file_that_changed_meanwhile_is_taken_anew(
     hub.faults.append(replaced)
     assert weights.install(["m"], report=told)[0].read_bytes() == CONTENT
     assert hub.asked[-1][1]["if-range"] == '"old"'
+
+
+def test_a_rest_with_another_etag_is_not_taken(hub: Hub, place: Path, listed: Callable[..., None], told: Told) -> None:
+    """A server that does not read If-Range, and a file of which no digest is known."""
+    hub.files["/a/model.txt"] = Served(OTHER, '"old"', conditions=False)
+    listed(weight(f"{hub.url}/a/model.txt", digest=False, name="m/model.txt"))
+
+    def replaced(handler: hubs.Handler, served: Served) -> bool:
+        hub.files["/a/model.txt"] = Served(CONTENT, '"new"', conditions=False)
+        return hubs.drop(100_000)(handler, served)
+
+    hub.faults.append(replaced)
+    assert weights.install(["m"], report=told)[0].read_bytes() == CONTENT
+    assert "the file there is another one than at the first try" in told
+    assert hub.bodies() == ["", "bytes=100000-", ""]
 
 
 def test_a_rest_of_another_file_is_found_by_the_digest(
@@ -267,6 +291,34 @@ def test_a_server_that_wants_too_much_patience_is_left(
     hub.faults.append(hubs.fails(429, **{"Retry-After": "86400"}))
     assert weights.install(["m"], report=told)[0].read_bytes() == CONTENT
     assert "wants 86400 s of patience" in told
+
+
+def test_a_silent_server_is_asked_again(
+    hub: Hub, place: Path, listed: Callable[..., None], told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
+    listed(weight(f"{hub.url}/a/model.bin"))
+    hub.faults.append(hubs.hold(100_000))
+    assert weights.install(["m"], report=told)[0].read_bytes() == CONTENT
+    assert "the connection broke (timed out) at 0.1 MB of 0.3 MB" in told
+
+
+def test_a_folder_that_cannot_be_written(
+    hub: Hub, place: Path, listed: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there is found without writing; for what is not, the folder is named."""
+    listed(weight(f"{hub.url}/a/model.bin"))
+    weights.install(["m"])
+    for hidden in (place / "m").glob(".*"):
+        hidden.unlink()
+    before = sorted(place.rglob("*"))
+    assert weights.install(["m"]) == [place / "m/model.bin"]
+    assert [path for path in sorted(place.rglob("*")) if path.name != digests.MEMORY] == before
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FILEPOOL_WEIGHTS", str(tmp_path / "file"))
+    with pytest.raises(weights.WeightError, match=r"file/m cannot be written: ") as caught:
+        weights.install(["m"])
+    assert "FILEPOOL_WEIGHTS" in caught.value.hint
 
 
 def test_nobody_there(place: Path, listed: Callable[..., None], told: Told) -> None:
@@ -573,7 +625,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not come about")
 
 
-def test_a_killed_installer_goes_on_where_it_was(hub: Hub, place: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_installer_goes_on_where_it_was(hub: Hub, place: Path, number: signal.Signals) -> None:
     file = weight(f"{hub.url}/a/model.bin")
     hub.faults.append(hubs.hold(200_000))
     part = place / "m/.model.bin.part"
@@ -581,8 +634,10 @@ def test_a_killed_installer_goes_on_where_it_was(hub: Hub, place: Path) -> None:
     try:
         wait_until(lambda: part.exists() and part.stat().st_size == 200_000)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.send_signal(number)
+        said = process.communicate()[1]
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert ("the same command goes on where it stopped" in said) == (number == signal.SIGINT)
     hub.go.set()
     assert not (place / "m/model.bin").exists()
     done = subprocess.run(command(file), cwd=ROOT, check=True, capture_output=True, text=True)
