@@ -64,6 +64,13 @@ def require(device: str) -> None:
         )
 
 
+def described(device: str) -> str:
+    """The device and its memory in words. Raises EngineError when torch cannot use it."""
+    require(device)
+    room = free_and_total(device)
+    return device if room is None else f"{device}, {room[0] // MIB} of {room[1] // MIB} MiB free"
+
+
 def half(device: str) -> Any:
     """The type that weights of large networks are held in: torch.float16 on a GPU, else torch.float32.
 

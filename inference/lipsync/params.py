@@ -11,6 +11,7 @@ from inference.foreign.home import HomeOptions
 from inference.video_params import Face, VideoParams
 
 BACKENDS = ("mesh", "wav2lip", "heygem")
+INSTALLED_WAV2LIP = "wav2lip/wav2lip_gan.pth"  #: of the manifest of weights
 Backend = Literal["mesh", "wav2lip", "heygem"]
 
 

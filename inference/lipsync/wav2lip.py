@@ -23,7 +23,7 @@ from inference.base import EngineError
 from inference.encode import Frame
 from inference.face import mesh
 from inference.lipsync import wav2lip_model
-from inference.lipsync.params import Options
+from inference.lipsync.params import INSTALLED_WAV2LIP, Options
 from inference.lipsync.wav2lip_model import MEL_BANDS, MEL_FRAMES
 from inference.lipsync.work import Work
 
@@ -38,7 +38,6 @@ CHIN_PAD = 0.05  #: share of the box's height added below the chin
 BOX_FRAMES = 5  #: frames over which boxes are averaged
 FEATHER = 0.06  #: share of the box's width over which the painted part fades
 BATCH_CPU, BATCH_GPU = 8, 64
-INSTALLED = "wav2lip/wav2lip_gan.pth"  #: of the manifest
 
 
 class Wav2Lip:
@@ -120,7 +119,7 @@ class Wav2LipBackend:
 def _installed() -> Path:
     """The weights that ``python -m inference.weights install wav2lip`` brings."""
     try:
-        return weights.find(INSTALLED)
+        return weights.find(INSTALLED_WAV2LIP)
     except weights.WeightError as error:
         raise EngineError(
             f"backend wav2lip needs a checkpoint: {error}",

@@ -25,7 +25,7 @@ from inference.face.model import FaceModel
 from inference.finding import Finding, tried
 from inference.join import join
 from inference.lipsync import marks, sound
-from inference.lipsync.engine import Steps, threads_here
+from inference.lipsync.engine import Steps, diagnose_gpu, threads_here
 from inference.lipsync.frames import Frame
 from inference.lipsync.pipeline import Render
 from inference.paths import absolute, check_output
@@ -99,6 +99,7 @@ class Portrait:
         yield tried("face model", lambda: weights.find("face-landmarker/face_landmarker.task", chosen.face_model))
         if chosen.backend == "mesh":
             yield tried("whisper", lambda: weights.find_model("whisper-base", chosen.whisper))
+        yield from diagnose_gpu(device, chosen.encoder, chosen.ffmpeg)
 
     def check(self, params: Mapping[str, object]) -> PortraitParams:
         """Types, files and headers, in about 0.1 s; paths come back absolute. Raises :class:`InputError`."""

@@ -24,8 +24,9 @@ from inference.articulation import Articulator  # noqa: E402
 from inference.audio import Array  # noqa: E402
 from inference.base import EngineError, LocalContext, ResourceError  # noqa: E402
 from inference.lipsync import LipSync, wav2lip  # noqa: E402
-from inference.lipsync.params import Options  # noqa: E402
+from inference.lipsync.params import INSTALLED_WAV2LIP, Options  # noqa: E402
 from inference.manifest import Model, Weight  # noqa: E402
+from inference.portrait import Portrait  # noqa: E402
 from inference.transcribe import Transcribe  # noqa: E402
 
 MIB = cuda.MIB
@@ -244,10 +245,10 @@ def test_wav2lip_takes_the_installed_checkpoint(
     with pytest.raises(EngineError, match="needs a checkpoint: weights missing") as caught:
         wav2lip.Wav2LipBackend(Options(backend="wav2lip"), "cpu")
     assert "python -m inference.weights install wav2lip" in caught.value.hint
-    file = Weight(wav2lip.INSTALLED, checkpoint.stat().st_size, weights.digest(checkpoint), "ours")
+    file = Weight(INSTALLED_WAV2LIP, checkpoint.stat().st_size, weights.digest(checkpoint), "ours")
     monkeypatch.setattr(manifest, "MODELS", (Model("wav2lip", "test", False, (file,)),))
     weights.install(["wav2lip"], checkpoint.parent)
-    assert wav2lip.Wav2LipBackend(Options(backend="wav2lip"), "cpu").files() == [tmp_path / wav2lip.INSTALLED]
+    assert wav2lip.Wav2LipBackend(Options(backend="wav2lip"), "cpu").files() == [tmp_path / INSTALLED_WAV2LIP]
 
 
 # ---- the encoder of a GPU
@@ -306,6 +307,30 @@ def test_a_gpu_that_takes_no_further_video(
     assert type(caught.value) is kind
     assert words in str(caught.value)
     assert ("fewer workers on this GPU" in caught.value.hint) == (kind is ResourceError)
+
+
+# ---- the doctor
+
+
+def test_the_doctor_asks_torch_and_ffmpeg(
+    gpus: dict[str, Any], ffmpeg: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FILEPOOL_WEIGHTS", str(tmp_path))
+    options = {
+        "backend": "wav2lip",
+        "encoder": "nvenc",
+        "ffmpeg": ffmpeg("echo 'No capable devices found' >&2; exit 1"),
+    }
+    found = {each.check: each for each in LipSync.diagnose("cuda:1", options)}
+    assert found["torch"].message == "cuda:1, 300 of 24000 MiB free"
+    assert found["encoder nvenc"].message == "nvenc: No capable devices found"
+    assert not found["encoder nvenc"].ok
+    assert not found["checkpoint"].ok
+    assert "install wav2lip" in found["checkpoint"].hint
+    gpus["there"] = False
+    (torchs,) = [each for each in Portrait.diagnose("cuda", {}) if each.check == "torch"]
+    assert (torchs.ok, "finds no GPU" in torchs.message) == (False, True)
+    assert not [each for each in Portrait.diagnose("cpu", {}) if each.check in ("torch", "encoder nvenc")]
 
 
 # ---- the command
