@@ -42,6 +42,8 @@ MATRICES = frozenset(
 #: x264 in little more than half the time of `veryfast`, for files a fifth to a third larger: `superfast`, but with its
 #: look into the future, which makes them about half as large as without
 SUPERFAST_MBTREE = "rc-lookahead=10:mbtree=1:weightp=0:bframes=1"
+#: What ffmpeg says when the GPU takes no further session, or has no memory for it.
+NVENC_FULL = re.compile(r"OpenEncodeSessionEx failed|out of memory", re.IGNORECASE)
 #: BGR → U, V of BT.601, limited range, plus offset
 _CHROMA = np.array([[0.439216, -0.290993, -0.148223, 128.0], [-0.071427, -0.367788, 0.439216, 128.0]])
 
@@ -203,7 +205,11 @@ class VideoWriter:
             self.abort()
 
     def _failure(self) -> EngineError:
-        return failure(self._process, f"{self.path} after {self.frames} frames")
+        found = failure(self._process, f"{self.path} after {self.frames} frames")
+        if self.codec == "h264_nvenc" and NVENC_FULL.search(str(found)):
+            # It worked when it was tried: the GPU encodes only so many at once, and has only so much memory.
+            return ResourceError(str(found), hint='fewer workers on this GPU, or "encoder": "cpu" in the options')
+        return found
 
 
 def to_planes(frame: Frame, planes: Planes) -> None:

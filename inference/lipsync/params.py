@@ -11,6 +11,7 @@ from inference.foreign.home import HomeOptions
 from inference.video_params import Face, VideoParams
 
 BACKENDS = ("mesh", "wav2lip", "heygem")
+INSTALLED_WAV2LIP = "wav2lip/wav2lip_gan.pth"  #: of the manifest of weights
 Backend = Literal["mesh", "wav2lip", "heygem"]
 
 
@@ -53,7 +54,9 @@ class Options(BaseModel):
         description="mesh: nothing but what is installed; wav2lip: a checkpoint; heygem: an SDK in a Python of its own",
     )
     heygem: HeyGemOptions | None = Field(default=None, description="heygem: where the SDK is, and its interpreter")
-    checkpoint: Path | None = Field(default=None, description="wav2lip: file of the generator, 96×96 or 288×288 family")
+    checkpoint: Path | None = Field(
+        default=None, description="wav2lip: file of the generator, 96×96 or 288×288 family; default: the installed one"
+    )
     whisper: Path | None = Field(default=None, description="mesh: folder of the Whisper model (CTranslate2)")
     articulation: Path | None = Field(default=None, description="mesh: file of the articulation head")
     face_model: Path | None = Field(default=None, description="face_landmarker.task, instead of the installed one")

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from inference import cuda, weights
 from inference.audio import Array
-from inference.base import EngineError, ResourceError
+from inference.base import EngineError
 from inference.encode import Frame
 from inference.face import mesh
 from inference.lipsync import wav2lip_model
-from inference.lipsync.params import Options
+from inference.lipsync.params import INSTALLED_WAV2LIP, Options
 from inference.lipsync.wav2lip_model import MEL_BANDS, MEL_FRAMES
 from inference.lipsync.work import Work
 
@@ -43,27 +44,45 @@ class Wav2Lip:
     """A loaded generator. Threads share it and take turns."""
 
     def __init__(self, checkpoint: Path, device: str, batch: int = 0) -> None:
+        cuda.require(device)
         self.device = device
-        self.network = wav2lip_model.load(checkpoint, device)
+        with cuda.guarded(device, f"the weights of {checkpoint}"):
+            self.network = wav2lip_model.load(checkpoint, device)
         self.side = self.network.family.side  #: pixels
-        self.batch = batch or (BATCH_GPU if device.startswith("cuda") else BATCH_CPU)
+        self.batch = batch or (BATCH_GPU if cuda.is_gpu(device) else BATCH_CPU)
         self._lock = threading.Lock()
 
     def paint(self, faces: NDArray[np.uint8], sounds: Array) -> NDArray[np.uint8]:
-        """(B, side, side, 3) BGR faces and (B, 16, 80) mel → the same faces speaking."""
+        """(B, side, side, 3) BGR faces and (B, 16, 80) mel → the same faces speaking.
+
+        Where memory is short for all at once, half as many are tried, down to one; later batches are that small.
+        """
+        step = len(faces)
+        while True:
+            try:
+                parts = [
+                    self._paint(faces[at : at + step], sounds[at : at + step]) for at in range(0, len(faces), step)
+                ]
+                return np.concatenate(parts)
+            except RuntimeError as error:
+                doing = f"{step} face(s) of {self.side}×{self.side}"
+                short = cuda.out_of_memory(error, self.device, doing, "use fewer workers on this device")
+                if short is None:
+                    raise
+                if step == 1:
+                    raise short from error
+                cuda.release(self.device)
+                step //= 2
+                self.batch = min(self.batch, step)
+
+    def _paint(self, faces: NDArray[np.uint8], sounds: Array) -> NDArray[np.uint8]:
         whole = torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2).float() / 255
         hidden = whole.clone()
         hidden[:, :, self.side // 2 :] = 0
         sound = torch.from_numpy(np.ascontiguousarray(sounds.transpose(0, 2, 1))).to(self.device)[:, None]
-        try:
-            with self._lock, torch.inference_mode():
-                out = self.network(sound, torch.cat((hidden, whole), dim=1))
-                return np.asarray((out * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-        except torch.cuda.OutOfMemoryError as error:
-            raise ResourceError(
-                f"{self.device} ran out of memory on {len(faces)} faces of {self.side}×{self.side}",
-                hint="lower the option `batch`, or use fewer workers on this device",
-            ) from error
+        with self._lock, torch.inference_mode():
+            out = self.network(sound, torch.cat((hidden, whole), dim=1))
+            return np.asarray((out * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
 
     def warmup(self) -> None:
         """One pass, so that the first job meets no first-call cost."""
@@ -74,12 +93,7 @@ class Wav2LipBackend:
     """A generator of the user's, loaded once."""
 
     def __init__(self, options: Options, device: str) -> None:
-        if options.checkpoint is None:
-            raise EngineError(
-                "backend wav2lip needs a checkpoint",
-                hint='name one in the options: {"backend": "wav2lip", "checkpoint": "/path/wav2lip_gan.pth"}',
-            )
-        self._checkpoint = options.checkpoint.expanduser()
+        self._checkpoint = options.checkpoint.expanduser() if options.checkpoint is not None else _installed()
         self._model = Wav2Lip(self._checkpoint, device, options.batch)
 
     def painter(self, work: Work) -> Callable[[int, int], Wav2LipPainter]:
@@ -100,6 +114,18 @@ class Wav2LipBackend:
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+def _installed() -> Path:
+    """The weights that ``python -m inference.weights install wav2lip`` brings."""
+    try:
+        return weights.find(INSTALLED_WAV2LIP)
+    except weights.WeightError as error:
+        raise EngineError(
+            f"backend wav2lip needs a checkpoint: {error}",
+            hint="python -m inference.weights install wav2lip (not for commercial use), or name one in the options: "
+            '{"backend": "wav2lip", "checkpoint": "/path/wav2lip_gan.pth"}',
+        ) from error
 
 
 class Wav2LipPainter:

@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import extras, media, weights
+from inference import cuda, extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.encode import SD, Encoding
 from inference.face.model import FaceModel
 from inference.finding import Finding, tried
 from inference.join import join
 from inference.lipsync import marks, sound
-from inference.lipsync.engine import Steps, threads_here
+from inference.lipsync.engine import Steps, diagnose_gpu, threads_here
 from inference.lipsync.frames import Frame
 from inference.lipsync.pipeline import Render
 from inference.paths import absolute, check_output
@@ -62,6 +62,7 @@ class Portrait:
         self._backend: Backend | None = None
         self._model: FaceModel | None = None
         self._face_file = Path()
+        self._device = "cpu"
         self._threads = 1
         self._fingerprint = ""
 
@@ -72,7 +73,7 @@ class Portrait:
         media.ffmpeg_binary(self._options.ffmpeg)
         marks.require(self._options.watermark, "watermark")
         marks.require(self._options.digital_auth, "digital_auth")
-        self._threads = self._options.threads or threads_here()
+        self._device, self._threads = device, self._options.threads or threads_here()
         self._face_file = weights.find("face-landmarker/face_landmarker.task", self._options.face_model)
         self._model = FaceModel(self._face_file)
         if self._options.backend == "echomimic":
@@ -98,6 +99,7 @@ class Portrait:
         yield tried("face model", lambda: weights.find("face-landmarker/face_landmarker.task", chosen.face_model))
         if chosen.backend == "mesh":
             yield tried("whisper", lambda: weights.find_model("whisper-base", chosen.whisper))
+        yield from diagnose_gpu(device, chosen.encoder, chosen.ffmpeg)
 
     def check(self, params: Mapping[str, object]) -> PortraitParams:
         """Types, files and headers, in about 0.1 s; paths come back absolute. Raises :class:`InputError`."""
@@ -204,6 +206,10 @@ class Portrait:
             }
             self._fingerprint = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
         return self._fingerprint
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of the GPU that are held: what ``recycle.gpu_memory_mb`` limits and ``status`` shows."""
+        return {"gpu_bytes": cuda.held(self._device)}
 
     def close(self) -> None:
         """Let go of the models."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inference import cuda
 from inference.audio import Array, mel_filters, mel_spectrogram, raised
 from inference.base import EngineError
 
@@ -59,10 +60,11 @@ class SpeakerEncoder:
                 f"{path} holds no GE2E speaker encoder: {error}",
                 hint="python -m inference.weights install speaker-encoder",
             ) from error
-        self._lstm.to(device).eval()
-        self._linear.to(device).eval()
+        # CTranslate2 may know a GPU that this torch does not; the network is small.
+        self._device = "cpu" if cuda.missing(device) else device
+        self._lstm.to(self._device).eval()
+        self._linear.to(self._device).eval()
         self._torch: Any = torch
-        self._device = device
         self._filters = mel_filters(SAMPLE_RATE, N_FFT, MELS)
 
     def listen(self, speech: Array, start_s: float, hop_s: float, voices: Voices) -> None:
@@ -85,7 +87,7 @@ class SpeakerEncoder:
 
     def _encode(self, mels: Array) -> NDArray[np.float16]:
         torch = self._torch
-        with torch.inference_mode():
+        with cuda.guarded(self._device, f"{len(mels)} windows of a voice"), torch.inference_mode():
             _, (hidden, _) = self._lstm(torch.from_numpy(mels).to(self._device))
             raw = torch.relu(self._linear(hidden[-1]))
             unit = raw / raw.norm(dim=1, keepdim=True).clamp_min(1e-6)

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from inference import cuda
 from inference.audio import Array
-from inference.base import EngineError, InputError, ResourceError
+from inference.base import EngineError, InputError
 from inference.transcribe.windows import Window
 from inference.transcribe.words import Word
 
@@ -89,6 +90,7 @@ class Decoder:
     model: Any  #: faster-whisper's, which has no types
     beam: int  #: hypotheses kept
     at_once: int  #: windows per pass
+    device: str
 
 
 class Whisper:
@@ -119,12 +121,13 @@ class Whisper:
                 local_files_only=True,
             )
         except (RuntimeError, ValueError, OSError) as error:
-            if "out of memory" in str(error).lower():
-                raise ResourceError(f"{folder}: {error}", hint="fewer workers on this device") from error
+            short = cuda.out_of_memory(error, device, f"the weights of {folder}")
+            if short is not None:
+                raise short from error
             raise EngineError(f"{folder} could not be loaded on {device}: {error}") from error
         self._seed: Any = ctranslate2.set_random_seed
         self.languages = tuple(_LANGUAGE_CODES) if model.model.is_multilingual else ("en",)
-        self._decoder = Decoder(model, beam_size, window_batch or (1 if kind == "cpu" else 8))
+        self._decoder = Decoder(model, beam_size, window_batch or (1 if kind == "cpu" else 8), device)
 
     def session(self, language: str | None, hotword: str | None, prompt: str | None) -> WhisperSession:
         """Recognition of one recording; the same recording gives the same words whatever came before it."""
@@ -138,6 +141,7 @@ class WhisperSession:
 
     def __init__(self, decoder: Decoder, language: str | None, hotword: str | None, prompt: str | None) -> None:
         self._model, self._beam, self._at_once = decoder.model, decoder.beam, decoder.at_once
+        self._device = decoder.device
         self._hotword, self._prompt_text = hotword, prompt
         self._tokenizer: Any = None
         self._prompt: list[int] = []
@@ -145,9 +149,22 @@ class WhisperSession:
         self.language_probability = 1.0
 
     def recognise(self, windows: Sequence[Window]) -> Iterator[Heard]:
-        """Yield what each window says, in order, a few windows at a time."""
-        for at in range(0, len(windows), self._at_once):
-            yield from self._recognise(windows[at : at + self._at_once])
+        """Yield what each window says, in order, a few windows at a time; fewer where memory is short for them."""
+        at = 0
+        while at < len(windows):
+            part = windows[at : at + self._at_once]
+            try:
+                heard = list(self._recognise(part))
+            except RuntimeError as error:
+                short = cuda.out_of_memory(error, self._device, f"{len(part)} window(s) of speech at a time")
+                if short is None:
+                    raise
+                if len(part) == 1:
+                    raise short from error
+                self._at_once = len(part) // 2
+                continue
+            yield from heard
+            at += len(part)
 
     def _recognise(self, windows: Sequence[Window]) -> Iterator[Heard]:
         longest = max(window.seconds for window in windows)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference import media, weights
+from inference import cuda, media, weights
 from inference.audio import Array
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "speech"
@@ -18,16 +18,27 @@ RATE = media.SAMPLE_RATE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `model` need the weights; say how to get them when they are not there."""
+    """Tests marked `model` need the weights, `gpu` a GPU; say why when it is not there."""
     missing = ""
     try:
         for name in ("whisper-base", "silero-vad", "speaker-encoder"):
             weights.find_model(name)
     except weights.WeightError as error:
         missing = f"{error} ({error.hint})"
+    no_gpu = "no test of these needs one" if not any(item.get_closest_marker("gpu") for item in items) else _no_gpu()
     for item in items:
         if missing and item.get_closest_marker("model"):
             item.add_marker(pytest.mark.skip(reason=missing))
+        if no_gpu and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=no_gpu))
+
+
+def _no_gpu() -> str:
+    """Why torch cannot use a GPU here; "" when it can."""
+    try:
+        return cuda.missing("cuda")
+    except ImportError:
+        return "torch is not installed"
 
 
 @pytest.fixture(scope="session")

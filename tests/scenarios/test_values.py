@@ -159,6 +159,7 @@ def test_a_large_tensor_is_a_file_beside_the_record(values_world: World, tmp_pat
         np.save(tmp_path / "again.npy", found)
 
 
+@pytest.mark.gpu
 def test_a_tensor_on_a_gpu(values_world: World) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
