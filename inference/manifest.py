@@ -376,13 +376,16 @@ ffdccec4f3211f4c63310f2b7098f309fe70f3952cedc5e4d11e43f5b2379b98 1983 config.jso
 """,
             ),
             # MuseTalk itself gets this one from a network drive, which shows a page first.
-            *_files(
-                "musetalk/face-parse-bisent",
+            Weight(
+                "musetalk/face-parse-bisent/79999_iter.pth",
+                53289463,
+                "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
                 "MIT (zllrunning); trained on CelebAMask-HQ, whose pictures are for non-commercial research",
-                (_huggingface("ManyOtherFunctions/face-parse-bisent", "0073b233a5a3c4b1377d4dbf49245017938a72b5"),),
-                """
-468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567 53289463 79999_iter.pth
-""",
+                url=_huggingface("ManyOtherFunctions/face-parse-bisent", "0073b233a5a3c4b1377d4dbf49245017938a72b5")
+                + "79999_iter.pth",
+                mirrors=(
+                    "https://github.com/clibdev/face-parsing.PyTorch/releases/latest/download/face-parsing-bisenet.pth",
+                ),
             ),
         ),
         used_by="lipsync: backend musetalk",
