@@ -32,7 +32,7 @@ GUEST = Path(__file__).with_name("guest")
 MARK = "FILEPOOL_GUEST"  #: environment variable that what belongs to a guest carries
 PREFIX = "filepool-guest-"
 POLL_S = 0.01
-LOAD_S, STALL_S, GRACE_S, CHILD_S = 600.0, 90.0, 2.0, 15.0
+LOAD_S, STALL_S, GRACE_S, CHILD_S = 540.0, 90.0, 2.0, 15.0  #: shorter than the pool's own, which know less
 KEPT_LINES = 30
 LOG_BYTES = 4 << 20  #: the guest's own log is emptied beyond that; all of it went on to ours
 FAMILY_S = 1.0  #: between two looks at what the guest has started
@@ -174,8 +174,7 @@ class Guest:
         there is none, and ended when it is not fit for another job.
         """
         if not self.running:
-            context.progress("processing", 0.0, "loading the SDK")
-            self.start(context.check)
+            self.start(_telling(context))
         folder, number = self.folder, self._number
         self._number += 1
         about = {"id": context.job_id, "attempt": context.attempt, "scratch": str(context.scratch)}
@@ -412,6 +411,20 @@ def environment(home: Home) -> dict[str, str]:
     places = [str(GUEST), *(str(place) for place in home.path), *home.env.get("PYTHONPATH", "").split(os.pathsep)]
     env["PYTHONPATH"] = os.pathsep.join(place for place in places if place)
     return env
+
+
+def _telling(context: Watching) -> Callable[[], None]:
+    """What is called while the SDK is loaded for a job: the job lives, and may be cancelled."""
+    told = 0.0
+
+    def tell() -> None:
+        nonlocal told
+        context.check()
+        if time.monotonic() - told >= 1.0:
+            told = time.monotonic()
+            context.progress("processing", 0.0, "loading the SDK")
+
+    return tell
 
 
 def _doing(signs: Signs) -> str:

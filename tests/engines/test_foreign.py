@@ -151,6 +151,22 @@ def test_old_interpreters_say_why_they_ended(version: str, make: Make) -> None:
     assert run(engine, "echo")["got"] is None
 
 
+def test_a_job_lives_while_its_sdk_is_loaded_again(make: Make) -> None:
+    """However long that takes; and it may be cancelled meanwhile."""
+    engine = make(options={"load": 1.6})
+    with pytest.raises(GuestError):
+        run(engine, "exit")
+    with LocalContext() as context:
+        run(engine, "echo", context)
+        assert context.updates.count(("processing", 0.0, "loading the SDK")) >= 2
+    with pytest.raises(GuestError):
+        run(engine, "exit")
+    with LocalContext() as context:
+        context._is_cancelled = lambda: bool(context.updates)
+        with pytest.raises(Cancelled):
+            run(engine, "echo", context)
+
+
 def test_a_cancelled_job_ends_by_itself(make: Make) -> None:
     """Where the SDK looks, its process stays loaded."""
     engine = make(cancel_s=20)

@@ -19,6 +19,7 @@ class Sample(Sdk):
     def load(self, options):
         multiprocessing.set_start_method("spawn", force=True)
         do = options.get("do", "")
+        time.sleep(options.get("load", 0))
         if do == "raise":
             raise RuntimeError("the licence has expired")
         if do == "exit":
