@@ -12,11 +12,11 @@ import contextlib
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+from inference import console
 from inference.base import EngineError, ResourceError
 
 MIB = 1 << 20
@@ -207,5 +207,4 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may stop: `… | head`
-    sys.exit(main())
+    console.run(main)

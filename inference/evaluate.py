@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import media, weights
+from inference import console, media, weights
 from inference.base import EngineError
 from inference.face import mesh
 from inference.face.analysis import Decoding, TemplateAnalysis, analyse
@@ -349,4 +349,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

@@ -19,7 +19,6 @@ import itertools
 import json
 import re
 import resource
-import sys
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from inference import console
 from inference.base import LocalContext
 from inference.transcribe import Transcribe
 
@@ -206,4 +206,4 @@ def _sentence(total: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

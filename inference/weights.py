@@ -21,14 +21,13 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import platformdirs
 
-from inference import manifest, reports
+from inference import console, manifest, reports
 from inference.digests import MANIFEST, MEMORY, digest, fingerprint
 from inference.download import address_at
 from inference.fetch import WeightError, Wheels
@@ -283,5 +282,4 @@ def _print_model(model: Model, rows: Sequence[dict[str, object]]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may stop: `… | head`
-    sys.exit(main())
+    console.run(main)

@@ -21,7 +21,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from inference import weights
+from inference import console, weights
 from inference.articulation.curve import CHANNELS
 from inference.articulation.examples import Listener
 from inference.articulation.gate import sigmoid
@@ -196,4 +196,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

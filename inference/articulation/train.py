@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inference import console
 from inference.articulation.curve import CHANNELS, head_path
 from inference.articulation.evaluate import _say, arguments, figures, print_table
 from inference.articulation.head import Meta
@@ -69,4 +70,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from inference import console
 from inference.base import EngineError, LocalContext
 from inference.transcribe import Transcribe
 from inference.transcribe.outputs import as_txt
@@ -47,4 +48,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -215,3 +217,13 @@ def test_no_pickle_is_listed_where_the_same_weights_are_without_code() -> None:
     for weight in every_file():
         folders[Path(weight.name).parent].add(Path(weight.name).name)
     assert not [names for names in folders.values() for safe, other in installer.SAFE.items() if {safe, other} <= names]
+
+
+@pytest.mark.parametrize("module", ["inference.weights", "inference.cuda"])
+def test_a_reader_that_stops_ends_the_command_quietly(module: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", module]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=weights.ROOT, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
