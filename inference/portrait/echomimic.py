@@ -17,7 +17,7 @@ import sys
 import tempfile
 import wave
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +40,9 @@ DECODE_SHARE = 0.1  #: of the progress that decoding the frames takes
 CONFIG = "configs/inference/inference_v2.yaml"  #: of both releases
 FOLDERS = ("sd-vae-ft-mse", "sd-image-variations-diffusers")
 DRAWING = "src.utils.dwpose_util"
+ATTENTION = "src.models.mutual_self_attention"
+REFERENCE = "src.models.unet_2d_condition"
+EARS = "src.models.whisper.audio2feature"
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,14 @@ class Variant:
     ears: str  #: file of the Whisper model
     fast: bool = False  #: the distilled weights: few steps, no guidance
     poses: bool = False  #: whether it is guided by poses
-    modules: tuple[str, ...] = field(default=("src.models.unet_2d_condition", "src.models.whisper.audio2feature"))
+    modules: tuple[str, ...] = field(
+        default=("src.models.unet_2d_condition", "src.models.whisper.audio2feature", ATTENTION)
+    )
 
     @property
     def code(self) -> tuple[str, ...]:
         """The files of the checkout that must be there."""
-        names = (*self.modules, self.pipeline[0], self.denoiser[0], self.guide.module)
+        names = (REFERENCE, EARS, ATTENTION, self.pipeline[0], self.denoiser[0], self.guide.module)
         names += (DRAWING,) if self.poses else ()
         return (CONFIG, *(f"{name.replace('.', '/')}.py" for name in names))
 
@@ -206,6 +211,13 @@ class EchoMimic:
                 f"{self._device} ran out of memory on {request.frames} frames",
                 hint="ask for fewer with frames_num, or use fewer workers on this device",
             ) from error
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(
+                f"echomimic: the pipeline of {self.checkout} failed: {type(error).__name__}: {error}",
+                hint="code, weights and packages must be of the same release; see the README of the checkout",
+            ) from error
         finally:
             sound.unlink(missing_ok=True)
         return _as_frames(made, request.frames)
@@ -238,13 +250,14 @@ class EchoMimic:
         torch = self._import("torch")
         diffusers, omegaconf = self._import("diffusers"), self._import("omegaconf")
         variant, guide = self.variant, self.variant.guide
-        unet_2d = self._import(variant.modules[0]).UNet2DConditionModel
-        audio = self._import(variant.modules[1])
+        unet_2d = self._class(REFERENCE, "UNet2DConditionModel")
+        audio = self._import(EARS)
         unet_3d = self._class(*variant.denoiser)
         pipeline = self._class(*variant.pipeline)
         guiding = self._class(guide.module, guide.name)
         if variant.poses:
             self._import(DRAWING)
+        _place_masks(self._class(ATTENTION, "ReferenceAttentionControl").register_reference_hooks, torch, self._device)
         config = omegaconf.OmegaConf.load(str(self.checkout / CONFIG))
         # Halves are for GPUs; processors add them slowly or not at all.
         dtype = torch.float16 if self._device.startswith("cuda") else torch.float32
@@ -393,6 +406,14 @@ def _watched(
     finally:
         hook.remove()
         pipe.vae.decode, pipe.progress_bar = decode, bars
+
+
+def _place_masks(hooks: Any, torch: ModuleType, device: str) -> None:
+    """Its attention makes its masks on "cuda" by default, which is the first GPU whatever the pipeline is on."""
+    wanted = torch.device(device)
+    hooks.__defaults__ = tuple(
+        wanted if isinstance(value, torch.device) else value for value in hooks.__defaults__ or ()
+    )
 
 
 def _place(module: ModuleType) -> str:

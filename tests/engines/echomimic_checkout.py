@@ -40,6 +40,7 @@ class DDIMScheduler:
 
 PIPELINE = """
 import torch, wave
+from src.models.mutual_self_attention import ReferenceAttentionControl
 from PIL import Image
 
 class Output:
@@ -79,6 +80,8 @@ class NAME:
         assert frames == video_length, "the sound is too short for the picture"
         self.calls.append((num_inference_steps, guidance_scale, frames))
         shown = self.guide(PICTURES)
+        control = ReferenceAttentionControl(self.reference_unet, do_classifier_free_guidance=guidance_scale > 1)
+        assert control.mask.device == self.vae.device
         noise = torch.randn((1, 1, frames, 1, 1), generator=generator)
         picture = torch.tensor(list(ref_image.getdata())).reshape(height, width, 3).permute(2, 0, 1)[None, :, None]
         latents = (picture / 255).repeat(1, 1, frames, 1, 1)
@@ -151,13 +154,32 @@ class NAME(nn.Module):
         super().__init__()
         self.layer, self.motion = nn.Linear(2, 2), nn.Linear(3, 3)
     @classmethod
-    def from_pretrained_2d(cls, path, motion_module_path, subfolder, unet_additional_kwargs):
+    def from_pretrained_2d(cls, pretrained_model_path, motion_module_path, subfolder=None, unet_additional_kwargs=None,
+                           mm_zero_proj_out=False):
         assert unet_additional_kwargs.cross_attention_dim == 384
         model = cls()
         model.motion.load_state_dict(torch.load(motion_module_path, weights_only=True))
         return model
     def forward(self, latents, step):
         return latents
+"""
+
+ATTENTION = """
+import torch
+
+class ReferenceAttentionControl:
+    def __init__(self, unet, mode="write", do_classifier_free_guidance=False,
+                 attention_auto_machine_weight=float("inf"), gn_auto_machine_weight=1.0, style_fidelity=1.0,
+                 reference_attn=True, reference_adain=False, fusion_blocks="midup", batch_size=1):
+        self.unet = unet
+        self.register_reference_hooks(mode, do_classifier_free_guidance, attention_auto_machine_weight,
+                                      gn_auto_machine_weight, style_fidelity, reference_attn, reference_adain,
+                                      fusion_blocks, batch_size=batch_size)
+    def register_reference_hooks(self, mode, do_classifier_free_guidance, attention_auto_machine_weight,
+                                 gn_auto_machine_weight, style_fidelity, reference_attn, reference_adain,
+                                 dtype=torch.float16, batch_size=1, num_images_per_prompt=1,
+                                 device=torch.device("cuda"), fusion_blocks="midup"):
+        self.mask = torch.zeros(2).to(device).bool()
 """
 
 LOCATOR = """
@@ -170,8 +192,8 @@ class FaceLocator(nn.Module):
         assert (conditioning_embedding_channels, conditioning_channels) == (320, 1)
         assert block_out_channels == (16, 32, 96, 256)
         self.layer = nn.Conv3d(1, 1, 1)
-    def forward(self, mask):
-        return self.layer(mask)
+    def forward(self, conditioning):
+        return self.layer(conditioning)
 """
 
 POSE_ENCODER = """
@@ -239,6 +261,7 @@ COMMON = {
     "PIL/__init__.py": "",
     "PIL/Image.py": PILLOW,
     "src/models/unet_2d_condition.py": UNET_2D,
+    "src/models/mutual_self_attention.py": ATTENTION,
     "src/models/whisper/audio2feature.py": AUDIO,
     "src/models/whisper/whisper.py": WHISPER,
     "configs/inference/inference_v2.yaml": CONFIG,

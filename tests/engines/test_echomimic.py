@@ -361,3 +361,14 @@ def test_a_class_of_another_name(second: Path) -> None:
     module.write_text(module.read_text("utf-8").replace("EMOUNet3DConditionModel", "Other"), "utf-8")
     with pytest.raises(EngineError, match=r"src\.models\.unet_3d_emo of .* has no EMOUNet3DConditionModel"):
         load(second, variant="v2")
+
+
+def test_a_pipeline_that_fails(loaded: Portrait) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("shapes")
+
+    hook = loaded._backend._pipeline._pipe.denoising_unet.register_forward_hook(fail)  # type: ignore[union-attr]
+    job = {"image": str(IMAGE), "audio": str(AUDIO), "frames_num": 3, "steps": 1, "keep": "crop", "size": 128}
+    with pytest.raises(EngineError, match=r"pipeline of .* failed: AssertionError: shapes"), LocalContext() as context:
+        loaded.run(loaded.check(job), context)
+    hook.remove()
