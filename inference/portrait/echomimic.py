@@ -70,9 +70,6 @@ class Variant:
     ears: str  #: file of the Whisper model
     fast: bool = False  #: the distilled weights: few steps, no guidance
     poses: bool = False  #: whether it is guided by poses
-    modules: tuple[str, ...] = field(
-        default=("src.models.unet_2d_condition", "src.models.whisper.audio2feature", ATTENTION)
-    )
 
     @property
     def code(self) -> tuple[str, ...]:
