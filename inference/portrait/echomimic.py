@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import media
+from inference import checkpoints, media
 from inference.audio import Array
 from inference.base import EngineError, InputError, ResourceError
 from inference.portrait.echomimic_poses import Poses
@@ -74,8 +74,8 @@ class Variant:
     @property
     def code(self) -> tuple[str, ...]:
         """The files of the checkout that must be there."""
-        names = (REFERENCE, EARS, ATTENTION, self.pipeline[0], self.denoiser[0], self.guide.module)
-        names += (DRAWING,) if self.poses else ()
+        names = [REFERENCE, EARS, ATTENTION, self.pipeline[0], self.denoiser[0], self.guide.module]
+        names += [DRAWING] if self.poses else []
         return (CONFIG, *(f"{name.replace('.', '/')}.py" for name in names))
 
     @property
@@ -261,7 +261,7 @@ class EchoMimic:
         base = str(self.weights / FOLDERS[1])
 
         def state(name: str) -> Any:
-            return torch.load(str(self.weights / name), map_location="cpu", weights_only=True)
+            return checkpoints.read(self.weights / name, f"get {name} again from {variant.hub}")
 
         try:
             vae = diffusers.AutoencoderKL.from_pretrained(str(self.weights / FOLDERS[0]))
@@ -287,7 +287,9 @@ class EchoMimic:
             raise ResourceError(
                 f"{self._device} has no room for {variant.release}", hint="it wants about 12 GB"
             ) from error
-        except (RuntimeError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except EngineError:
+            raise
+        except Exception as error:
             raise EngineError(
                 f"echomimic: {self.checkout} with the weights in {self.weights} cannot be loaded: {error}",
                 hint="code and weights must be of the same release; see the README of the checkout",
