@@ -34,22 +34,29 @@ def read(file: Path, hint: str) -> Any:
     """
     import torch  # takes seconds
 
-    try:
-        with _numbers_allowed():
-            return torch.load(str(file), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises nearly every kind of exception for a file that is none of its own
-        names = foreign(file)
-        protocol = max((value for name, value in _operations(file) if name == "PROTO"), default=PROTOCOL)
-        if names or protocol > PROTOCOL:
-            raise _refusal(file, names, protocol) from error
-        # What torch says of pickled code is advice to run it.
-        reason = "" if "weights_only" in str(error) else f": {str(error).strip()[:200]}"
-        raise EngineError(f"checkpoint: {file} is no file of weights that can be read{reason}", hint=hint) from error
+    numbers = _numbers()
+    failed: Exception | None = None
+    # torch takes names of its own for what it lets in from 2.7 on, and lets anything in from 2.5 on
+    for let_in in (numbers, [each for each, _ in numbers]):
+        try:
+            with _allowed(let_in):
+                return torch.load(str(file), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises nearly every kind of exception for a file that is none of its own
+            failed = failed or error
+    names = foreign(file)
+    protocol = max((value for name, value in _operations(file) if name == "PROTO"), default=PROTOCOL)
+    if names or protocol > PROTOCOL:
+        raise _refusal(file, names, protocol) from failed
+    # What torch says of pickled code is advice to run it.
+    reason = "" if "weights_only" in str(failed) else f": {str(failed).strip()[:200]}"
+    raise EngineError(f"checkpoint: {file} is no file of weights that can be read{reason}", hint=hint) from failed
 
 
 def foreign(file: Path) -> list[str]:
-    """The classes and functions pickled in a file that are neither torch's nor numpy's own for numbers."""
-    known = {name for _, name in _numbers()}
+    """The classes and functions pickled in a file that are not torch's own, nor numpy's where torch takes these."""
+    import torch
+
+    known = {name for _, name in _numbers()} if hasattr(torch.serialization, "safe_globals") else set()
     found: list[str] = []
     for name in _looked_up(file):
         numeric = name in PLAIN or name in known or name.startswith(OWN)
@@ -93,26 +100,12 @@ def _numbers() -> list[tuple[Any, str]]:
     return made + [(kind, f"{kind.__module__}.{kind.__qualname__}") for kind in kinds]
 
 
-@contextlib.contextmanager
-def _numbers_allowed() -> Iterator[None]:
-    """Let torch take numpy's numbers, where it is new enough to be told (2.5; names of other versions: 2.6)."""
+def _allowed(what: list[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Let torch take these besides its own, where it is new enough to be told."""
     import torch
 
     allow = getattr(torch.serialization, "safe_globals", None)
-    if allow is None:
-        yield
-        return
-    numbers: list[Any] = list(_numbers())
-    try:
-        allowed = allow(numbers)
-        allowed.__enter__()
-    except (TypeError, AttributeError):
-        allowed = allow([each for each, _ in numbers])
-        allowed.__enter__()
-    try:
-        yield
-    finally:
-        allowed.__exit__(None, None, None)
+    return contextlib.nullcontext() if allow is None else allow(what)
 
 
 def _operations(file: Path) -> Iterator[tuple[str, Any]]:

@@ -181,6 +181,16 @@ def test_a_protocol_that_torch_does_not_read(tmp_path: Path, legacy: bool) -> No
     assert 'torch.save(saved, "weights.pth")' in caught.value.hint
 
 
+def test_numbers_of_numpy_where_torch_is_old(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 2.5, torch cannot be told what to let in."""
+    monkeypatch.delattr(torch.serialization, "safe_globals")
+    path = tmp_path / "numpy.pth"
+    torch.save(torch.load(checkpoint, weights_only=True) | {"loss": np.float64(0.1)}, path)
+    with pytest.raises(EngineError, match=r"holds more than weights: numpy\S+\.scalar") as caught:
+        wav2lip_model.load(path)
+    assert 'torch.save(saved["state_dict"]' in caught.value.hint
+
+
 def test_weights_as_arrays(tmp_path: Path) -> None:
     path = tmp_path / "arrays.pth"
     torch.save({name: value.numpy() for name, value in weights(published("96")).items()}, path)
