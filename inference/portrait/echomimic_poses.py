@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from inference.base import EngineError
 
 REFERENCE_WIDTH = 800  #: pixels at which its authors draw
-PLAIN = frozenset(
+PLAIN = {("_codecs", "encode")} | {
     (f"numpy{core}", name)
     for core in ("", ".core.multiarray", "._core.multiarray")
     for name in ("ndarray", "dtype", "_reconstruct", "scalar")
-)
+}
 
 
 class Poses:

@@ -207,7 +207,8 @@ def asked(model: str, job: Params, warnings: list[str]) -> dict[str, Any]:
         if model in DEAF:
             warnings.append(f"hotword means nothing to {model} and was not used")
     if job.language:
-        code = LANGUAGES.get(model, {job.language: job.language}).get(job.language)
+        known = LANGUAGES.get(model, {job.language: job.language})
+        code = job.language if job.language in known.values() else known.get(job.language)
         if code is None:
             warnings.append(f"language: {job.language!r} is none that {model} knows; it was left to find out")
         elif model in ("WhisperWarp", "OpenAIWhisperModel"):

@@ -90,10 +90,17 @@ class Reader:
             name, what = next(iter(self._odd.items()))
             raise self._no_text(what, name)
         words = self._words(wanted, sentences, self._units(said, wanted)) if wanted else []
-        self.warnings += [
-            f"{self.model} returned {what} in {name}, which was not used" for name, what in self._odd.items()
-        ]
+        self._tell_odd()
         return Said(list(segments(words)), text)
+
+    def _tell_odd(self) -> None:
+        """Name what was not used: the first of each field."""
+        kinds: dict[str, list[str]] = {}
+        for name in self._odd:
+            kinds.setdefault(re.sub(r"\[\d+\]", "", name), []).append(name)
+        for names in kinds.values():
+            more = f" and {len(names) - 1} more like it" if len(names) > 1 else ""
+            self.warnings.append(f"{self.model} returned {self._odd[names[0]]} in {names[0]}{more}: not used")
 
     def _result(self, found: Any) -> Mapping[str, Any]:
         results = list(found) if isinstance(found, (list, tuple)) else [found]
@@ -254,6 +261,11 @@ class Reader:
             self.warnings.append(
                 f"the times of {without} of {len(spans)} words are estimates: {self.model} gives none that fit"
             )
+        alone = sum(not places for places in in_sentence)
+        if alone and any(each.speaker is not None for each in sentences):
+            self.warnings.append(
+                f"{alone} of {len(spans)} words are in no sentence of {self.model}: they get the speaker beside them"
+            )
         used = {place for places in in_sentence for place in places}
         extra = len(sentences) - len(used)
         if extra:
@@ -380,9 +392,10 @@ def _listed(value: Any) -> list[Any] | None:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, of numpy or torch too; None for anything else."""
-    if isinstance(value, (bool, str, bytes)):
-        value = value if isinstance(value, str) else None
+    """A finite number, of numpy or torch too, or as text; None for anything else."""
+    single = getattr(value, "ndim", None) == 0
+    if isinstance(value, bool) or not (single or isinstance(value, (int, float, str))):
+        return None
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):

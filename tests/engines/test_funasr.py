@@ -213,6 +213,7 @@ def test_fun_asr_nano_gets_its_own_words() -> None:
     prompt = FunASRNano.get_prompt(None, how["hotwords"], how["language"])
     assert "[开放, 时间]" in prompt
     assert "语音转写成中文" in prompt
+    assert asked("FunASRNano", Params(audio=READING, language="中文"), warnings)["language"] == "中文"
     assert asked("FunASRNano", Params(audio=READING, language="sw"), warnings) == {}
     assert warnings == ["language: 'sw' is none that FunASRNano knows; it was left to find out"]
 
@@ -308,7 +309,13 @@ def test_words_that_sentences_dropped() -> None:
     assert [word[2] for word in words] == ["你", "好，", "世", "界"]
     assert [word[:2] for word in words] == [(at * 0.5, at * 0.5 + 0.4) for at in range(4)]
     assert {word[3] for word in words} == {0}
-    assert warnings == []
+    assert warnings == ["2 of 4 words are in no sentence of Paraformer: they get the speaker beside them"]
+
+
+def test_many_odd_fields_are_one_warning() -> None:
+    sentences = [sentence(text=letter, start=at, end=at + 1, spk=[]) for at, letter in enumerate("甲乙丙")]
+    _, warnings = said([{"text": "甲乙丙", "sentence_info": sentences}])
+    assert "Paraformer returned list ([]) in sentence_info[0].spk and 2 more like it: not used" in warnings
 
 
 def sentence(**changes: object) -> dict[str, object]:
