@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import checkpoints, media
+from inference import checkpoints, cuda, media
 from inference.audio import Array
-from inference.base import EngineError, InputError, ResourceError
+from inference.base import EngineError, InputError
 from inference.portrait.echomimic_poses import Poses
 
 Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
@@ -203,15 +203,12 @@ class EchoMimic:
                     context_overlap=CONTEXT_OVERLAP,
                     fps=request.fps,
                 ).videos
-        except torch.cuda.OutOfMemoryError as error:
-            raise ResourceError(
-                f"{self._device} ran out of memory on {request.frames} frames",
-                hint="ask for fewer with frames_num, or use fewer workers on this device",
-            ) from error
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(
+            hint = "ask for fewer with frames_num, or use fewer workers on this device"
+            short = cuda.out_of_memory(error, self._device, f"{request.frames} frames", hint)
+            raise short or EngineError(
                 f"echomimic: the pipeline of {self.checkout} failed: {type(error).__name__}: {error}",
                 hint="code, weights and packages must be of the same release; see the README of the checkout",
             ) from error
@@ -256,8 +253,8 @@ class EchoMimic:
             self._import(DRAWING)
         _place_masks(self._class(ATTENTION, "ReferenceAttentionControl").register_reference_hooks, torch, self._device)
         config = omegaconf.OmegaConf.load(str(self.checkout / CONFIG))
-        # Halves are for GPUs; processors add them slowly or not at all.
-        dtype = torch.float16 if self._device.startswith("cuda") else torch.float32
+        cuda.require(self._device)
+        dtype = cuda.half(self._device)
         base = str(self.weights / FOLDERS[1])
 
         def state(name: str) -> Any:
@@ -283,14 +280,12 @@ class EchoMimic:
             settings = omegaconf.OmegaConf.to_container(config.noise_scheduler_kwargs)
             pipe = pipeline(**parts, audio_guider=ears, scheduler=diffusers.DDIMScheduler(**settings))
             return pipe.to(self._device, dtype=dtype), torch, dtype
-        except torch.cuda.OutOfMemoryError as error:
-            raise ResourceError(
-                f"{self._device} has no room for {variant.release}", hint="it wants about 12 GB"
-            ) from error
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(
+            hint = "it wants about 12 GB; use fewer workers on this device"
+            short = cuda.out_of_memory(error, self._device, f"loading {variant.release}", hint)
+            raise short or EngineError(
                 f"echomimic: {self.checkout} with the weights in {self.weights} cannot be loaded: {error}",
                 hint="code and weights must be of the same release; see the README of the checkout",
             ) from error

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from inference import media
+from inference import cuda, media
 from inference.audio import SILENCE_DBFS, Array
 from inference.base import Context, EngineError, InputError, ResourceError
 from inference.transcribe.funasr_result import Reader, language
@@ -63,7 +63,7 @@ class FunAsrBackend:
     languages: tuple[str, ...] = ()
 
     def __init__(self, options: Options, device: str, threads: int) -> None:
-        self._options = options
+        self._options, self._device = options, device
         self._folders: list[Path] = []
         if not options.model:
             raise EngineError("options.model: the funasr backend needs a model folder", hint="set it in config.json")
@@ -75,6 +75,7 @@ class FunAsrBackend:
             raise EngineError(
                 f"the funasr package cannot be imported: {error}", hint="pip install 'filepool[funasr]'"
             ) from error
+        cuda.require(device)  # funasr itself would go on without a word on the processor
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # a checkpoint may hold tensors, not code
         quiet = {"disable_update": True, "disable_pbar": True, "disable_log": True, "log_level": "ERROR"}
         try:
@@ -82,7 +83,8 @@ class FunAsrBackend:
                 **{**quiet, "device": device, "ncpu": threads, "hub": options.hub, **options.funasr, **named}
             )
         except Exception as error:
-            raise EngineError(
+            short = cuda.out_of_memory(error, device, f"loading {', '.join(named.values())}")
+            raise short or EngineError(
                 f"funasr could not load {', '.join(named.values())}: {type(error).__name__}: {error}",
                 hint="each folder needs config.yaml and model.pt as published by its authors",
             ) from error
@@ -178,8 +180,9 @@ class FunAsrBackend:
         try:
             return self._model.generate(input=sound, **how)
         except Exception as error:
-            if not labels or _is_memory(error):
-                raise self._failure(error) from error
+            failure = self._failure(error)
+            if not labels or isinstance(failure, ResourceError):
+                raise failure from error
             warnings.append(f"speakers are not told apart: {type(error).__name__}: {error}")
         try:
             with _without_speakers(self._model):
@@ -193,10 +196,11 @@ class FunAsrBackend:
         return type(self._model.model).__name__
 
     def _failure(self, error: Exception) -> EngineError:
-        what = f"funasr: {self._class} failed: {type(error).__name__}: {error}"
-        if _is_memory(error):
-            return ResourceError(what, hint="lower batch_size_s, or use fewer workers on this device")
-        return EngineError(what)
+        doing = f"a recording, with {self._class}"
+        short = cuda.out_of_memory(
+            error, self._device, doing, "lower batch_size_s, or use fewer workers on this device"
+        )
+        return short or EngineError(f"funasr: {self._class} failed: {type(error).__name__}: {error}")
 
 
 def asked(model: str, job: Params, warnings: list[str]) -> dict[str, Any]:
@@ -242,11 +246,6 @@ def _check_arguments(options: Options) -> None:
         raise EngineError(
             f"options.funasr_generate: {', '.join(taken)} cannot be set", hint="it is set for each job; leave it out"
         )
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Whether a device ran out of memory: torch has a class for it in different places."""
-    return isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 
 @contextlib.contextmanager

@@ -200,8 +200,14 @@ def test_out_of_memory_is_worth_another_try(engine: Transcribe, monkeypatch: pyt
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(engine._backend._model.model, "inference", fail)  # type: ignore[union-attr]
-    with pytest.raises(ResourceError, match="CUDA out of memory"):
+    with pytest.raises(ResourceError, match="cpu ran out of memory on a recording, with Paraformer"):
         transcribe(engine)
+
+
+def test_no_gpu_is_said(models: dict[str, str]) -> None:
+    """funasr itself goes on without a word on the processor."""
+    with pytest.raises(EngineError, match="cuda:9 cannot be used"):
+        Transcribe().load("cuda:9", {"backend": "funasr", "cpu_threads": 1, **models})
 
 
 def test_fun_asr_nano_gets_its_own_words() -> None:

@@ -150,7 +150,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     evil = tmp_path / "evil.pth"
     torch.save({"state_dict": Payload(trace)}, evil)
-    refused(evil, r"holds more than weights: \S*getattr, pathlib\.Path\b")
+    refused(evil, r"holds more than weights: pathlib\.Path\b.*getattr")
     assert not trace.exists()
     other = tmp_path / "other.pth"
     torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, other)
@@ -176,7 +176,7 @@ def test_numbers_of_numpy_are_let_in(checkpoint: Path, tmp_path: Path, legacy: b
 def test_a_protocol_that_torch_does_not_read(tmp_path: Path, legacy: bool) -> None:
     path = tmp_path / "new.pth"
     torch.save(weights(published("96")), path, pickle_protocol=4, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(EngineError, match="is pickled with protocol 4; torch reads weights up to protocol 2") as caught:
+    with pytest.raises(EngineError, match="is pickled with protocol 4; torch reads weights up to 2") as caught:
         wav2lip_model.load(path)
     assert 'torch.save(saved, "weights.pth")' in caught.value.hint
 
@@ -213,9 +213,7 @@ def test_names_of_an_older_numpy(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_whole_pickled_model(checkpoint: Path, tmp_path: Path, legacy: bool) -> None:
     path = tmp_path / "model.pth"
     torch.save(wav2lip_model.load(checkpoint), path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(
-        EngineError, match=r"holds a whole pickled model \(inference\.lipsync\.wav2lip_model\."
-    ) as caught:
+    with pytest.raises(EngineError, match=r"a whole pickled model \(inference\.lipsync\.wav2lip_model\.") as caught:
         wav2lip_model.load(path)
     assert "torch.save(saved.state_dict()" in caught.value.hint
 
