@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inference import checkpoints
 from inference.base import EngineError
 
 MEL_BANDS, MEL_FRAMES = 80, 16  #: one piece of sound: 16 frames of 12.5 ms
@@ -114,6 +116,26 @@ SOUND: tuple[Step, ...] = (
     Step(512, 512, 1, 1, 0, 0),
 )
 
+HINT = "name a checkpoint of the 96×96 or the 288×288 family in the option `checkpoint`"
+_FIRST = "face_encoder_blocks.0.0.conv_block.0.weight"
+#: what else circulates beside the generators: a name among the weights, the shape it has, what they are. The three
+#: classes of https://github.com/primepake/wav2lip_288x288 are refused because that code can neither make nor run them
+#: (as of 2025): see docs/ENGINES.md.
+OTHERS: tuple[tuple[str, tuple[int, ...] | None, str], ...] = (
+    (
+        _FIRST,
+        (6, 6, 7, 7),
+        "a Wav2Lip_512_normal, a class that its published code cannot make",
+    ),
+    (
+        "sam.sa.conv1.weight",
+        None,
+        "a Wav2Lip_SAM or Wav2Lip_384, classes that their published code cannot run",
+    ),
+    ("binary_pred.0.weight", None, "a discriminator, which judged pictures in training and paints none"),
+    ("face_encoder.0.conv_block.0.weight", None, "a SyncNet, which judges lips and paints none"),
+)
+
 Activation = Callable[[], nn.Module]
 
 
@@ -183,7 +205,7 @@ class Generator(nn.Module):
 def load(path: str | Path, device: str = "cpu") -> Generator:
     """The generator of a checkpoint file, ready to run. Raises :class:`EngineError` naming the file and what to do.
 
-    Only tensors and plain containers are unpickled, never code. Optimizer state beside the weights and the
+    Only tensors, numbers and plain containers are unpickled, never code. Optimizer state beside the weights and the
     ``module.`` of parallel training are ignored; TorchScript archives are taken apart to their weights.
     """
     file = Path(path).expanduser()
@@ -205,10 +227,17 @@ def load(path: str | Path, device: str = "cpu") -> Generator:
                     module.num_batches_tracked = torch.zeros((), dtype=torch.long)
             return network.to(device).requires_grad_(False).eval()
         complaints.append((len(problems), f"{family.name}×{family.name}: {problems[0]}"))
+    other = next((what for mark, shape, what in OTHERS if _marked(weights, mark, shape)), "")
+    if other:
+        raise EngineError(f"{file} holds {other}", hint=HINT)
     raise EngineError(
         f"{file} is no Wav2Lip generator of a known family ({min(complaints)[1]})",
-        hint="name a checkpoint of the 96×96 or the 288×288 family in the option `checkpoint`",
+        hint=HINT,
     )
+
+
+def _marked(weights: Mapping[str, Tensor], mark: str, shape: tuple[int, ...] | None) -> bool:
+    return mark in weights and shape in (None, tuple(weights[mark].shape))
 
 
 def _differences(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
@@ -228,20 +257,28 @@ def _weights(file: Path) -> dict[str, Tensor]:
     hint = "name a Wav2Lip checkpoint (.pth) in the option `checkpoint`"
     if not file.is_file():
         raise EngineError(f"checkpoint: {file} does not exist", hint=hint)
-    try:
-        if _is_script(file):
+    if _is_script(file):
+        try:
             content: Any = torch.jit.load(str(file), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]  # torch gives it no types
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises nearly every kind of exception for a file that is none of its own
-        # What torch says of pickled code is advice to run it.
-        reason = "" if "weights_only" in str(error) else f": {str(error).strip()[:200]}"
-        raise EngineError(f"checkpoint: {file} is no file of weights that can be read{reason}", hint=hint) from error
+        except Exception as error:  # nearly every kind, for an archive that is damaged
+            reason = str(error).strip()[:200]
+            raise EngineError(
+                f"checkpoint: {file} is a TorchScript archive that cannot be read: {reason}", hint
+            ) from error
+    else:
+        content = checkpoints.read(file, hint)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise EngineError(f"checkpoint: {file} holds no table of weights", hint=hint)
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    if not isinstance(content, Mapping):
+        raise EngineError(f"checkpoint: {file} holds {type(content).__name__}, no table of weights", hint=hint)
+    odd = [str(name) for name, value in content.items() if not isinstance(value, (Tensor, np.ndarray, np.generic))]
+    if odd or not content:
+        shown = ", ".join(odd[:6]) + (" …" if len(odd) > 6 else "") or "nothing"
+        raise EngineError(
+            f"checkpoint: {file} holds no table of weights, neither at its top nor as state_dict, but {shown}",
+            hint=hint,
+        )
+    return {str(name).removeprefix("module."): torch.as_tensor(value) for name, value in content.items()}
 
 
 def _is_script(file: Path) -> bool:

@@ -1,8 +1,10 @@
-"""The ``echomimic`` backend: the published pipeline, loaded from a checkout and weights given by path.
+"""The ``echomimic`` backend: the published pipelines, loaded from a checkout and weights given by path.
 
-EchoMimic (Chen et al. 2024, https://github.com/BadToBest/EchoMimic) is not part of this project. What is here
-puts its parts together as its own ``infer_audio2vid.py`` does, on the device of the worker, with our own face
-finder, and hands progress and cancellation into its loops. Its packages are imported only when it is loaded.
+EchoMimic (Chen et al. 2024, https://github.com/antgroup/echomimic) moves a head, EchoMimicV2 (Meng et al. 2024,
+https://github.com/antgroup/echomimic_v2) head, arms and hands. Neither is part of this project. What is here
+puts their parts together as their own ``infer_audio2vid.py`` and ``infer.py`` do, on the device of the worker,
+with our own face finder, and hands progress and cancellation into their loops. Their packages are imported only
+when they are loaded. What differs between the releases stands in :data:`VARIANTS`.
 """
 
 from __future__ import annotations
@@ -23,37 +25,124 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import media
+from inference import checkpoints, cuda, media
 from inference.audio import Array
-from inference.base import EngineError, InputError, ResourceError
+from inference.base import EngineError, InputError
+from inference.portrait.echomimic_poses import Poses
 
 Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
 
-SIDE = 512  #: pixels; what the published weights were trained on
 CONTEXT_FRAMES, CONTEXT_OVERLAP = 12, 3  #: frames denoised together, as its authors do
 MASK_GROW = 0.1  #: share of the face's box added to the mask on every side
 TAIL_S = 0.5  #: silence added for the last frames' audio features
 DECODE_SHARE = 0.1  #: of the progress that decoding the frames takes
 
-CODE = (
-    "configs/inference/inference_v2.yaml",
-    "src/models/unet_2d_condition.py",
-    "src/models/unet_3d_echo.py",
-    "src/models/face_locator.py",
-    "src/models/whisper/audio2feature.py",
-)
-PIPELINES = {"standard": "pipeline_echo_mimic", "accelerated": "pipeline_echo_mimic_acc"}
-COMMON_WEIGHTS = ("reference_unet.pth", "face_locator.pth", "audio_processor/whisper_tiny.pt")
+CONFIG = "configs/inference/inference_v2.yaml"  #: of both releases
 FOLDERS = ("sd-vae-ft-mse", "sd-image-variations-diffusers")
-DENOISER = {"standard": "denoising_unet.pth", "accelerated": "denoising_unet_acc.pth"}
-MOTION = {"standard": "motion_module.pth", "accelerated": "motion_module_acc.pth"}
+DRAWING = "src.utils.dwpose_util"
+ATTENTION = "src.models.mutual_self_attention"
+REFERENCE = "src.models.unet_2d_condition"
+EARS = "src.models.whisper.audio2feature"
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The network that tells the denoiser where what is: a mask of the face, or drawn poses."""
+
+    module: str
+    name: str  #: of its class
+    argument: str  #: of the pipeline
+    channels: int  #: of the picture it takes
+    weights: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published pipeline: where its parts are in the checkout, and what its weights are called."""
+
+    release: str
+    source: str  #: of the code
+    hub: str  #: of the weights
+    side: int  #: pixels; what the published weights were trained on
+    pipeline: tuple[str, str]  #: module and class
+    denoiser: tuple[str, str]
+    guide: Guide
+    ears: str  #: file of the Whisper model
+    fast: bool = False  #: the distilled weights: few steps, no guidance
+    poses: bool = False  #: whether it is guided by poses
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The files of the checkout that must be there."""
+        names = [REFERENCE, EARS, ATTENTION, self.pipeline[0], self.denoiser[0], self.guide.module]
+        names += [DRAWING] if self.poses else []
+        return (CONFIG, *(f"{name.replace('.', '/')}.py" for name in names))
+
+    @property
+    def denoiser_weights(self) -> str:
+        """File of the denoiser."""
+        return "denoising_unet_acc.pth" if self.fast else "denoising_unet.pth"
+
+    @property
+    def motion_weights(self) -> str:
+        """File of the motion module."""
+        return "motion_module_acc.pth" if self.fast else "motion_module.pth"
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Every file of weights that is its own."""
+        return ("reference_unet.pth", self.denoiser_weights, self.motion_weights, self.guide.weights, self.ears)
+
+
+def _first(pipeline: str, fast: bool) -> Variant:
+    return Variant(
+        release="EchoMimic",
+        source="https://github.com/antgroup/echomimic",
+        hub="https://huggingface.co/BadToBest/EchoMimic",
+        side=512,
+        pipeline=(f"src.pipelines.{pipeline}", "Audio2VideoPipeline"),
+        denoiser=("src.models.unet_3d_echo", "EchoUNet3DConditionModel"),
+        guide=Guide("src.models.face_locator", "FaceLocator", "face_locator", 1, "face_locator.pth"),
+        ears="audio_processor/whisper_tiny.pt",
+        fast=fast,
+    )
+
+
+def _second(pipeline: str, fast: bool) -> Variant:
+    return Variant(
+        release="EchoMimicV2",
+        source="https://github.com/antgroup/echomimic_v2",
+        hub="https://huggingface.co/BadToBest/EchoMimicV2",
+        side=768,
+        pipeline=(f"src.pipelines.{pipeline}", "EchoMimicV2Pipeline"),
+        denoiser=("src.models.unet_3d_emo", "EMOUNet3DConditionModel"),
+        guide=Guide("src.models.pose_encoder", "PoseEncoder", "pose_encoder", 3, "pose_encoder.pth"),
+        ears="audio_processor/tiny.pt",
+        fast=fast,
+        poses=True,
+    )
+
+
+VARIANTS = {
+    "standard": _first("pipeline_echo_mimic", fast=False),
+    "accelerated": _first("pipeline_echo_mimic_acc", fast=True),
+    "v2": _second("pipeline_echomimicv2", fast=False),
+    "v2_accelerated": _second("pipeline_echomimicv2_acc", fast=True),
+}
+POSES = "assets/halfbody_demo/pose/01"  #: in a checkout of EchoMimicV2, unless others are named
+#: files by which a checkout of another release is known
+MARKS = {
+    "src/models/unet_3d_echo.py": "EchoMimic (variant standard or accelerated)",
+    "src/models/unet_3d_emo.py": "EchoMimicV2 (variant v2 or v2_accelerated)",
+    "src/pipeline_wan_fun_inpaint_audio.py": "EchoMimicV3, which is not supported (its forerunners are)",
+}
 
 
 @dataclass(frozen=True)
 class Request:
     """One video to make."""
 
-    face: Frame  #: (512, 512, 3) the face with room round it
+    face: Frame  #: (side, side, 3) the part of the picture that moves
     box: tuple[float, float, float, float]  #: left, top, right, bottom of the face in it, pixels
     samples: Array  #: 16 kHz mono
     frames: int
@@ -66,8 +155,14 @@ class Request:
 class EchoMimic:
     """The loaded pipeline. One job at a time."""
 
-    def __init__(self, checkout: Path | None, weights: Path | None, variant: str, device: str) -> None:
-        self.checkout, self.weights, self.variant = _folders(checkout, weights, variant)
+    def __init__(
+        self, checkout: Path | None, weights: Path | None, variant: str, device: str, *, poses: Path | None = None
+    ) -> None:
+        self.variant = VARIANTS[variant]
+        self.checkout, self.weights = _folders(checkout, weights, self.variant)
+        self._poses = None
+        if self.variant.poses:
+            self._poses = Poses(poses or self.checkout / POSES, self.variant.side)
         self._device = device
         self._links: tempfile.TemporaryDirectory[str] | None = None
         sys.path.insert(0, str(self.checkout))
@@ -79,30 +174,26 @@ class EchoMimic:
             raise
 
     def files(self) -> list[Path]:
-        """The weights that shape the result most."""
-        names = (*COMMON_WEIGHTS, DENOISER[self.variant], MOTION[self.variant])
-        return [self.weights / name for name in names]
+        """The weights that shape the result most, and the poses."""
+        return [*(self.weights / name for name in self.variant.weights), *(self._poses.files if self._poses else ())]
 
     def generate(
         self, request: Request, scratch: Path, check: Callable[[], None], progress: Callable[[float], None]
     ) -> NDArray[np.uint8]:
-        """(T, 512, 512, 3) BGR frames; ``progress`` gets 0..1, ``check`` may raise between passes."""
+        """(T, side, side, 3) BGR frames; ``progress`` gets 0..1, ``check`` may raise between passes."""
         torch = self._torch
         sound = scratch / "echomimic.wav"
         write_wav(sound, np.concatenate([request.samples, np.zeros(int(TAIL_S * media.SAMPLE_RATE), np.float32)]))
-        mask = np.zeros((SIDE, SIDE), np.float32)
-        left, top, right, bottom = (round(edge) for edge in _grown(request.box))
-        mask[top:bottom, left:right] = 1
-        tensor = torch.from_numpy(mask).to(device=self._device, dtype=self._dtype)[None, None, None]
-        image = importlib.import_module("PIL.Image").fromarray(np.ascontiguousarray(request.face[..., ::-1]))
+        image = self._import("PIL.Image").fromarray(np.ascontiguousarray(request.face[..., ::-1]))
+        side = self.variant.side
         try:
             with _watched(self._pipe, request.steps, request.frames, check, progress):
                 made = self._pipe(
                     image,
                     str(sound),
-                    tensor,
-                    SIDE,
-                    SIDE,
+                    self._guide(request, check),
+                    side,
+                    side,
                     request.frames,
                     request.steps,
                     request.cfg,
@@ -112,20 +203,36 @@ class EchoMimic:
                     context_overlap=CONTEXT_OVERLAP,
                     fps=request.fps,
                 ).videos
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                f"{self._device} ran out of memory on {request.frames} frames",
-                hint="ask for fewer with frames_num, or use fewer workers on this device",
+        except EngineError:
+            raise
+        except Exception as error:
+            hint = "ask for fewer with frames_num, or use fewer workers on this device"
+            short = cuda.out_of_memory(error, self._device, f"{request.frames} frames", hint)
+            raise short or EngineError(
+                f"echomimic: the pipeline of {self.checkout} failed: {type(error).__name__}: {error}",
+                hint="code, weights and packages must be of the same release; see the README of the checkout",
             ) from error
         finally:
             sound.unlink(missing_ok=True)
         return _as_frames(made, request.frames)
 
+    def _guide(self, request: Request, check: Callable[[], None]) -> Any:
+        """What the guide looks at, RGB in 0..1: (1, 1, 1, side, side) mask or (1, 3, frames, side, side) poses."""
+        if self._poses is None:
+            pictures = _mask(request.box, self.variant.side)[None]
+        else:
+            draw = self._import(DRAWING).draw_pose_select_v2
+            pictures = self._poses.drawn(request.frames, draw, check)
+        return self._torch.from_numpy(pictures).to(device=self._device).to(dtype=self._dtype)[None] / 255
+
     def close(self) -> None:
-        """Let go of the pipeline and of its place in ``sys.path``."""
+        """Let go of the pipeline, of its place in ``sys.path`` and of its modules."""
         self._pipe = None
         with contextlib.suppress(ValueError):
             sys.path.remove(str(self.checkout))
+        loaded = {name: module for name, module in sys.modules.items() if f"{name}.".startswith("src.")}
+        for name in [name for name, module in loaded.items() if self._is_ours(module)]:
+            del sys.modules[name]
         if self._links is not None:
             folders = os.environ.get("PATH", "").split(os.pathsep)
             os.environ["PATH"] = os.pathsep.join(part for part in folders if part != self._links.name)
@@ -133,20 +240,25 @@ class EchoMimic:
             self._links = None
 
     def _load(self) -> tuple[Any, ModuleType, Any]:
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # its loaders too: a checkpoint may hold tensors, not code
         torch = self._import("torch")
         diffusers, omegaconf = self._import("diffusers"), self._import("omegaconf")
-        unet_2d = self._import("src.models.unet_2d_condition").UNet2DConditionModel
-        unet_3d = self._import("src.models.unet_3d_echo").EchoUNet3DConditionModel
-        locator = self._import("src.models.face_locator").FaceLocator
-        audio = self._import("src.models.whisper.audio2feature")
-        pipeline = self._import(f"src.pipelines.{PIPELINES[self.variant]}").Audio2VideoPipeline
-        config = omegaconf.OmegaConf.load(str(self.checkout / CODE[0]))
-        # Halves are for GPUs; processors add them slowly or not at all.
-        dtype = torch.float16 if self._device.startswith("cuda") else torch.float32
+        variant, guide = self.variant, self.variant.guide
+        unet_2d = self._class(REFERENCE, "UNet2DConditionModel")
+        audio = self._import(EARS)
+        unet_3d = self._class(*variant.denoiser)
+        pipeline = self._class(*variant.pipeline)
+        guiding = self._class(guide.module, guide.name)
+        if variant.poses:
+            self._import(DRAWING)
+        _place_masks(self._class(ATTENTION, "ReferenceAttentionControl").register_reference_hooks, torch, self._device)
+        config = omegaconf.OmegaConf.load(str(self.checkout / CONFIG))
+        cuda.require(self._device)
+        dtype = cuda.half(self._device)
         base = str(self.weights / FOLDERS[1])
 
         def state(name: str) -> Any:
-            return torch.load(str(self.weights / name), map_location="cpu", weights_only=True)
+            return checkpoints.read(self.weights / name, f"get {name} again from {variant.hub}")
 
         try:
             vae = diffusers.AutoencoderKL.from_pretrained(str(self.weights / FOLDERS[0]))
@@ -154,45 +266,67 @@ class EchoMimic:
             reference.load_state_dict(state("reference_unet.pth"))
             denoiser = unet_3d.from_pretrained_2d(
                 base,
-                str(self.weights / MOTION[self.variant]),
+                str(self.weights / variant.motion_weights),
                 subfolder="unet",
                 unet_additional_kwargs=config.unet_additional_kwargs,
             )
-            denoiser.load_state_dict(state(DENOISER[self.variant]), strict=False)
-            face_locator = locator(320, conditioning_channels=1, block_out_channels=(16, 32, 96, 256))
-            face_locator.load_state_dict(state("face_locator.pth"))
-            ears = audio.load_audio_model(model_path=str(self.weights / COMMON_WEIGHTS[2]), device=self._device)
-            parts = {"vae": vae, "reference_unet": reference, "denoising_unet": denoiser, "face_locator": face_locator}
+            denoiser.load_state_dict(state(variant.denoiser_weights), strict=False)
+            looking = guiding(320, conditioning_channels=guide.channels, block_out_channels=(16, 32, 96, 256))
+            looking.load_state_dict(state(guide.weights))
+            ears = audio.load_audio_model(model_path=str(self.weights / variant.ears), device=self._device)
+            parts = {"vae": vae, "reference_unet": reference, "denoising_unet": denoiser, guide.argument: looking}
             for part in parts.values():
                 part.to(device=self._device, dtype=dtype)
             settings = omegaconf.OmegaConf.to_container(config.noise_scheduler_kwargs)
             pipe = pipeline(**parts, audio_guider=ears, scheduler=diffusers.DDIMScheduler(**settings))
             return pipe.to(self._device, dtype=dtype), torch, dtype
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(f"{self._device} has no room for EchoMimic", hint="it wants about 12 GB") from error
-        except (RuntimeError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EngineError(
+        except EngineError:
+            raise
+        except Exception as error:
+            hint = "it wants about 12 GB; use fewer workers on this device"
+            short = cuda.out_of_memory(error, self._device, f"loading {variant.release}", hint)
+            raise short or EngineError(
                 f"echomimic: {self.checkout} with the weights in {self.weights} cannot be loaded: {error}",
                 hint="code and weights must be of the same release; see the README of the checkout",
             ) from error
+
+    def _class(self, module: str, name: str) -> Any:
+        found = getattr(self._import(module), name, None)
+        if found is None:
+            raise EngineError(
+                f"echomimic: {module} of {self.checkout} has no {name}",
+                hint=f"the adapter fits {self.variant.source} as of 2025",
+            )
+        return found
 
     def _import(self, name: str) -> ModuleType:
         try:
             module = importlib.import_module(name)
         except ImportError as error:
+            self._no_stranger(name)
             missing = error.name or name
             raise EngineError(
                 f"echomimic needs the package {missing!r}, which cannot be imported: {error}",
                 hint=f"pip install -r {self.checkout / 'requirements.txt'}, or name its interpreter with `python` "
                 "in config.json",
             ) from error
-        file = getattr(module, "__file__", None)
-        if name.startswith("src.") and file and not Path(file).resolve().is_relative_to(self.checkout.resolve()):
-            raise EngineError(
-                f"echomimic: {name} was imported from {file}, not from {self.checkout}",
-                hint="another package named src is in the way; remove it from this interpreter",
-            )
+        self._no_stranger(name)
         return module
+
+    def _no_stranger(self, name: str) -> None:
+        """Complain of another package named src, which would be taken for that of the checkout."""
+        known = [each for each in ("src", name) if name.startswith("src.") and each in sys.modules]
+        for each in known:
+            if not self._is_ours(sys.modules[each]):
+                raise EngineError(
+                    f"echomimic: {each} was imported from {_place(sys.modules[each])}, not from {self.checkout}",
+                    hint="another package named src is in the way; remove it from this interpreter",
+                )
+
+    def _is_ours(self, module: ModuleType) -> bool:
+        """Whether a module is of the checkout. A folder without __init__.py has no file, but a path."""
+        place = _place(module)
+        return not place or Path(place).resolve().is_relative_to(self.checkout.resolve())
 
     def _ffmpeg_on_path(self) -> None:
         """Its audio reader calls a program named ffmpeg: offer ours where there is none."""
@@ -268,39 +402,61 @@ def _watched(
         pipe.vae.decode, pipe.progress_bar = decode, bars
 
 
-def _folders(checkout: Path | None, weights: Path | None, variant: str) -> tuple[Path, Path, str]:
+def _place_masks(hooks: Any, torch: ModuleType, device: str) -> None:
+    """Its attention makes its masks on "cuda" by default, which is the first GPU whatever the pipeline is on."""
+    wanted = torch.device(device)
+    hooks.__defaults__ = tuple(
+        wanted if isinstance(value, torch.device) else value for value in hooks.__defaults__ or ()
+    )
+
+
+def _place(module: ModuleType) -> str:
+    """Where a module or a package without a file was found."""
+    return str(getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), ""))
+
+
+def _folders(checkout: Path | None, weights: Path | None, variant: Variant) -> tuple[Path, Path]:
     """The folders, after a look whether everything is in them."""
     if checkout is None:
         raise EngineError(
             "echomimic: the option `checkout` is missing",
-            hint="git clone https://github.com/BadToBest/EchoMimic and name that folder",
+            hint=f"git clone {variant.source} and name that folder",
         )
     code = checkout.expanduser().absolute()
     if not code.is_dir():
         raise EngineError(f"echomimic: checkout {code} is no folder", hint="correct the option `checkout`")
     folder = (weights.expanduser() if weights is not None else code / "pretrained_weights").absolute()
-    wanted = [*(code / name for name in CODE), code / f"src/pipelines/{PIPELINES[variant]}.py"]
-    missing = [str(path) for path in wanted if not path.is_file()]
+    missing = [str(code / name) for name in variant.code if not (code / name).is_file()]
     if missing:
+        other = next((what for mark, what in MARKS.items() if mark not in variant.code and (code / mark).is_file()), "")
+        if other:
+            raise EngineError(
+                f"echomimic: {code} is a checkout of {other}",
+                hint=f"set `variant` to what the checkout is, or git clone {variant.source}",
+            )
         raise EngineError(
             f"echomimic: the checkout lacks {', '.join(missing)}",
-            hint="`checkout` must be the folder of the published code, with src/ and configs/ in it",
+            hint=f"`checkout` must be the folder of {variant.source}, with src/ and configs/ in it",
         )
-    wanted = [folder / name for name in (*COMMON_WEIGHTS, DENOISER[variant], MOTION[variant])]
-    missing = [str(path) for path in wanted if not path.is_file()]
+    missing = [str(folder / name) for name in variant.weights if not (folder / name).is_file()]
     missing += [str(folder / name) for name in FOLDERS if not (folder / name).is_dir()]
     if missing:
         raise EngineError(
             f"echomimic: weights missing: {', '.join(missing)}",
-            hint="git clone https://huggingface.co/BadToBest/EchoMimic (with git-lfs) and name it with `weights`",
+            hint=f"git clone {variant.hub} (with git-lfs) and name it with `weights`",
         )
-    return code, folder, variant
+    return code, folder
 
 
-def _grown(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+def _mask(box: tuple[float, float, float, float], side: int) -> NDArray[np.uint8]:
+    """(1, side, side) 255 where the face is, and a little round it."""
     left, top, right, bottom = box
     x, y = MASK_GROW * (right - left), MASK_GROW * (bottom - top)
-    return max(0, left - x), max(0, top - y), min(SIDE, right + x), min(SIDE, bottom + y)
+    grown = (max(0, left - x), max(0, top - y), min(side, right + x), min(side, bottom + y))
+    left, top, right, bottom = (round(edge) for edge in grown)
+    mask = np.zeros((1, side, side), np.uint8)
+    mask[:, top:bottom, left:right] = 255
+    return mask
 
 
 def _as_frames(made: Any, frames: int) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inference.video_params import Face, VideoParams
 
@@ -74,8 +74,14 @@ class Options(BaseModel):
     weights: Path | None = Field(
         default=None, description="echomimic: folder of its weights; default: pretrained_weights in the checkout"
     )
-    variant: Literal["standard", "accelerated"] = Field(
-        default="standard", description="echomimic: accelerated uses the *_acc weights and pipeline (6 steps, cfg 1)"
+    variant: Literal["standard", "accelerated", "v2", "v2_accelerated"] = Field(
+        default="standard",
+        description="echomimic: standard moves a head, v2 (EchoMimicV2) head, arms and hands; accelerated: the *_acc "
+        "weights and pipeline (6 steps, cfg 1)",
+    )
+    poses: Path | None = Field(
+        default=None,
+        description="echomimic v2: poses, 0.npy, 1.npy …; default: assets/halfbody_demo/pose/01 of the checkout",
     )
     max_frames: int = Field(default=1200, ge=1, description="echomimic: longer videos are refused (memory)")
     watermark: Path | None = Field(default=None, description="picture instead of our watermark")
@@ -87,3 +93,10 @@ class Options(BaseModel):
     )
     max_audio_s: float = Field(default=3600.0, gt=0, description="longer audio is refused")
     ffmpeg: str | None = Field(default=None, description="ffmpeg program, instead of the bundled one")
+
+    @field_validator("variant", mode="before")
+    @classmethod
+    def _release(cls, value: object) -> object:
+        if str(value).lower().startswith("v3"):
+            raise ValueError("EchoMimicV3 is not supported; standard, accelerated, v2 and v2_accelerated are")
+        return value

@@ -9,25 +9,52 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inference import media
+from inference import cuda, media
 from inference.audio import SILENCE_DBFS, Array
-from inference.base import Context, EngineError, InputError
+from inference.base import Context, EngineError, InputError, ResourceError
+from inference.transcribe.funasr_result import Reader, language
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
-from inference.transcribe.words import Word, segment_record, segments, speaker_name
+from inference.transcribe.words import segment_record, speaker_name
 
 SHARE_READ = 10.0  #: percent of the progress for reading the file
+READER_VERSION = 2  #: raise it when the same result of a model may give another transcript; part of the fingerprint
 MODELS = ("model", "vad_model", "punc_model", "spk_model")
-TAGS = re.compile(r"<\|([^|]*)\|>")  # SenseVoice writes language and mood into the text
-TOKENS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:['’-][^\W_]+)*")
-WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+#: Arguments of ``generate`` that have no effect as arguments of ``AutoModel`` (funasr 1.4)
+GENERATE_ONLY = (
+    "merge_vad",
+    "postprocess_hotwords",
+    "postprocess_hotword_file",
+    "postprocess_hotword_threshold",
+    "postprocess_hotword_fuzzy",
+    "return_postprocess_hotword_matches",
+)
+OURS = ("input", "input_len", "progress_callback", "fs", "batch_size_s")  #: arguments that come from the job
+
+# How classes of models want what a job asks for (the sources of funasr 1.4.16, and for the words of languages
+# the README of Fun-ASR: https://github.com/FunAudioLLM/Fun-ASR). Others are given `hotword` and `language` as they are.
+DEAF = (  #: classes without anything to put hotwords into
+    *("Paraformer", "BiCifParaformer", "ParaformerStreaming", "Paraformer_v2_community", "EParaformer"),
+    *("SenseVoiceSmall", "WhisperWarp", "OpenAIWhisperModel", "UniASR", "GLMASR", "Conformer", "Transformer", "CTC"),
+)
+SENSEVOICE_LANGUAGES = {code: code for code in ("zh", "en", "yue", "ja", "ko")}
+# fmt: off
+NANO_LANGUAGES = {
+    "zh": "中文", "en": "英文", "ja": "日文", "yue": "粤语", "ko": "韩文", "vi": "越南语",
+    "id": "印尼语", "th": "泰语", "ms": "马来语", "fil": "菲律宾语", "tl": "菲律宾语", "ar": "阿拉伯语",
+    "hi": "印地语", "bg": "保加利亚语", "hr": "克罗地亚语", "cs": "捷克语", "da": "丹麦语", "nl": "荷兰语",
+    "et": "爱沙尼亚语", "fi": "芬兰语", "el": "希腊语", "hu": "匈牙利语", "ga": "爱尔兰语", "lv": "拉脱维亚语",
+    "lt": "立陶宛语", "mt": "马耳他语", "pl": "波兰语", "pt": "葡萄牙语", "ro": "罗马尼亚语", "sk": "斯洛伐克语",
+    "sl": "斯洛文尼亚语", "sv": "瑞典语",
+}
+# fmt: on
+LANGUAGES: dict[str, dict[str, str]] = {"FunASRNano": NANO_LANGUAGES, "SenseVoiceSmall": SENSEVOICE_LANGUAGES}
 
 
 class FunAsrBackend:
@@ -36,10 +63,11 @@ class FunAsrBackend:
     languages: tuple[str, ...] = ()
 
     def __init__(self, options: Options, device: str, threads: int) -> None:
-        self._options = options
+        self._options, self._device = options, device
         self._folders: list[Path] = []
         if not options.model:
             raise EngineError("options.model: the funasr backend needs a model folder", hint="set it in config.json")
+        _check_arguments(options)
         named = {key: self._resolve(key, getattr(options, key)) for key in MODELS if getattr(options, key)}
         try:
             import funasr
@@ -47,6 +75,7 @@ class FunAsrBackend:
             raise EngineError(
                 f"the funasr package cannot be imported: {error}", hint="pip install 'filepool[funasr]'"
             ) from error
+        cuda.require(device)  # funasr itself would go on without a word on the processor
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # a checkpoint may hold tensors, not code
         quiet = {"disable_update": True, "disable_pbar": True, "disable_log": True, "log_level": "ERROR"}
         try:
@@ -54,7 +83,8 @@ class FunAsrBackend:
                 **{**quiet, "device": device, "ncpu": threads, "hub": options.hub, **options.funasr, **named}
             )
         except Exception as error:
-            raise EngineError(
+            short = cuda.out_of_memory(error, device, f"loading {', '.join(named.values())}")
+            raise short or EngineError(
                 f"funasr could not load {', '.join(named.values())}: {type(error).__name__}: {error}",
                 hint="each folder needs config.yaml and model.pt as published by its authors",
             ) from error
@@ -81,8 +111,8 @@ class FunAsrBackend:
 
     def settings(self) -> dict[str, object]:
         """The options that shape a transcript."""
-        shaping = {"backend", *MODELS, "funasr", "hub", "diarize"}
-        return self._options.model_dump(mode="json", include=shaping)
+        shaping = {"backend", *MODELS, "funasr", "funasr_generate", "hub", "diarize"}
+        return {"reader": READER_VERSION, **self._options.model_dump(mode="json", include=shaping)}
 
     def warmup(self) -> None:
         """One second of hum; what the models make of it does not matter."""
@@ -96,20 +126,20 @@ class FunAsrBackend:
         sound = self._read(about, context, warnings)
         seconds = len(sound) / media.SAMPLE_RATE
         context.progress("inference", SHARE_READ, f"0 of {seconds:.0f} s")
-        said = self._generate(sound, job, context, warnings)
+        found = self._generate(sound, job, context, warnings)
         context.progress("processing", 95.0, "putting the transcript together")
-        runs = _runs(said, seconds)
+        said = Reader(self._class, seconds, warnings).read(found)
+        runs = said.runs
         if not runs:
             silent = float(np.max(np.abs(sound))) < 10 ** (SILENCE_DBFS / 20)
             warnings.append("the recording is silent" if silent else "no speech was found")
-        _renumber(runs)
         records = [segment_record(run) for run in runs]
         for record in records:
             context.partial(record)
         people = sorted({run[0].speaker for run in runs if run[0].speaker is not None})
         return {
             "text": join_texts([str(record["text"]) for record in records]),
-            "language": job.language or _language(str(said.get("text", ""))),
+            "language": job.language or language(said.text),
             "duration_s": round(seconds, 3),
             "segments": records,
             "speakers": [speaker_name(person) for person in people],
@@ -131,29 +161,91 @@ class FunAsrBackend:
             warnings.append(f"the file is damaged or truncated ({stream.error}): {stream.position_s:.1f} s decoded")
         return np.concatenate(blocks)
 
-    def _generate(self, sound: Array, job: Params, context: Context, warnings: list[str]) -> Mapping[str, Any]:
+    def _generate(self, sound: Array, job: Params, context: Context, warnings: list[str]) -> Any:
+        """What the model returns, whatever that is."""
+
         def tick(*_: int) -> None:
             # Called after each batch of each of the models, without saying of how many: a sign of life only.
             context.check()
             context.progress("inference", SHARE_READ, f"recognising {len(sound) / media.SAMPLE_RATE:.0f} s")
 
-        how: dict[str, Any] = {"batch_size_s": max(1, round(job.batch_size_s)), "sentence_timestamp": True}
-        how |= {"hotword": job.hotword} if job.hotword else {}
-        how |= {"language": job.language} if job.language else {}
-        how |= {"preset_spk_num": job.speakers} if job.speakers else {}
-        how |= {"output_timestamp": True, "fs": media.SAMPLE_RATE, "progress_callback": tick}
+        how: dict[str, Any] = {"sentence_timestamp": True, "output_timestamp": True}
+        if self._class == "SenseVoiceSmall" and not {"use_itn", "text_norm"} & self._options.funasr.keys():
+            how["use_itn"] = True  # without it there is neither punctuation nor a digit in its text
+        how |= {**self._options.funasr_generate, **asked(self._class, job, warnings)}
+        how |= {"batch_size_s": max(1, round(job.batch_size_s)), "fs": media.SAMPLE_RATE, "progress_callback": tick}
         labels = self._model.spk_model is not None and self._options.diarize
         if not labels:
             how["return_spk_res"] = False
         try:
-            found = self._model.generate(input=sound, **how)
+            return self._model.generate(input=sound, **how)
         except Exception as error:
-            if not labels:
-                raise EngineError(f"funasr failed: {type(error).__name__}: {error}") from error
+            failure = self._failure(error)
+            if not labels or isinstance(failure, ResourceError):
+                raise failure from error
             warnings.append(f"speakers are not told apart: {type(error).__name__}: {error}")
+        try:
             with _without_speakers(self._model):
-                found = self._model.generate(input=sound, **how)
-        return found[0] if found else {}
+                return self._model.generate(input=sound, **how)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    @property
+    def _class(self) -> str:
+        """The class of the model that recognises: Paraformer, SenseVoiceSmall, FunASRNano …"""
+        return type(self._model.model).__name__
+
+    def _failure(self, error: Exception) -> EngineError:
+        doing = f"a recording, with {self._class}"
+        short = cuda.out_of_memory(
+            error, self._device, doing, "lower batch_size_s, or use fewer workers on this device"
+        )
+        return short or EngineError(f"funasr: {self._class} failed: {type(error).__name__}: {error}")
+
+
+def asked(model: str, job: Params, warnings: list[str]) -> dict[str, Any]:
+    """The arguments of ``generate`` for what a job asks of a class of models; warns of what means nothing to it."""
+    how: dict[str, Any] = {"preset_spk_num": job.speakers} if job.speakers else {}
+    if job.hotword:
+        how |= _hotwords(model, job.hotword)
+        if model in DEAF:
+            warnings.append(f"hotword means nothing to {model} and was not used")
+    if job.language:
+        known = LANGUAGES.get(model, {job.language: job.language})
+        code = job.language if job.language in known.values() else known.get(job.language)
+        if code is None:
+            warnings.append(f"language: {job.language!r} is none that {model} knows; it was left to find out")
+        elif model in ("WhisperWarp", "OpenAIWhisperModel"):
+            how["DecodingOptions"] = {"language": code}
+        else:
+            how["language"] = code
+    return how
+
+
+def _hotwords(model: str, words: str) -> dict[str, Any]:
+    if model in DEAF:
+        return {}
+    if model == "FunASRNano":
+        return {"hotwords": words.split()}
+    if model == "Qwen3ASR":
+        return {"context": words}
+    # The spaces keep what looks like the address of a list, or its path, from being fetched or opened.
+    return {"hotword": f" {words} "}
+
+
+def _check_arguments(options: Options) -> None:
+    """Refuse arguments that would silently do nothing, or that a job has to set."""
+    lost = [key for key in GENERATE_ONLY if key in options.funasr]
+    if lost:
+        raise EngineError(
+            f"options.funasr: {', '.join(lost)} has no effect on AutoModel",
+            hint="put it into the option `funasr_generate`, whose arguments go to generate()",
+        )
+    taken = [key for key in OURS if key in options.funasr_generate]
+    if taken:
+        raise EngineError(
+            f"options.funasr_generate: {', '.join(taken)} cannot be set", hint="it is set for each job; leave it out"
+        )
 
 
 @contextlib.contextmanager
@@ -164,56 +256,3 @@ def _without_speakers(model: Any) -> Iterator[None]:
         yield
     finally:
         model.spk_model = speakers
-
-
-def _runs(said: Mapping[str, Any], seconds: float) -> list[list[Word]]:
-    """Segments of words from what ``generate`` returns: sentences if it made any, else text and times."""
-    sentences: Sequence[Mapping[str, Any]] = said.get("sentence_info") or ()
-    if not sentences:
-        text, times = str(said.get("text", "")), said.get("timestamp") or ()
-        end = times[-1][1] if times else seconds * 1000
-        sentences = ({"text": text, "start": times[0][0] if times else 0, "end": end, "timestamp": times},)
-    said_words: list[Word] = []
-    for sentence in sentences:
-        text = TAGS.sub("", str(sentence.get("text") or sentence.get("sentence") or ""))
-        words = _words(text, sentence["start"] / 1000, sentence["end"] / 1000, sentence.get("timestamp") or ())
-        speaker = sentence.get("spk")
-        for word in words:
-            word.speaker = None if speaker is None else int(speaker)
-        said_words += words
-    return list(segments(said_words))
-
-
-def _words(text: str, start: float, end: float, times: Sequence[Sequence[float]]) -> list[Word]:
-    """Words (characters for Chinese) with their punctuation; spread evenly when the times do not match."""
-    found = list(TOKENS.finditer(text))
-    words = []
-    for at, match in enumerate(found):
-        until = found[at + 1].start() if at + 1 < len(found) else len(text)
-        piece = text[0 if at == 0 else match.start() : until].strip()
-        wide = WIDE.match(match[0]) or (at > 0 and WIDE.match(found[at - 1][0]))
-        lead = "" if wide else " "
-        if len(times) == len(found):
-            first, last = times[at][0] / 1000, times[at][1] / 1000
-        else:
-            step = (end - start) / len(found)
-            first, last = start + at * step, start + (at + 1) * step
-        words.append(Word(first, max(last, first + 0.02), lead + piece, None))
-    return words
-
-
-def _renumber(runs: Sequence[Sequence[Word]]) -> None:
-    """Speakers by order of appearance."""
-    order: dict[int, int] = {}
-    for run in runs:
-        for word in run:
-            if word.speaker is not None:
-                word.speaker = order.setdefault(word.speaker, len(order))
-
-
-def _language(text: str) -> str | None:
-    """From SenseVoice's tag, else Chinese by its script, else unknown."""
-    tag = TAGS.search(text)
-    if tag and tag[1] in ("zh", "en", "yue", "ja", "ko"):
-        return tag[1]
-    return "zh" if WIDE.search(text) else None

@@ -75,3 +75,6 @@ class Options(BaseModel):
     hub: Literal["ms", "hf"] = Field(default="ms", description="funasr: where names that are no folders come from")
     allow_download: bool = Field(default=False, description="funasr: names that are no folders may be fetched at load")
     funasr: dict[str, object] = Field(default_factory=dict, description="funasr: more arguments for AutoModel")
+    funasr_generate: dict[str, object] = Field(
+        default_factory=dict, description="funasr: more arguments for generate(): merge_vad, use_itn, …"
+    )

@@ -132,6 +132,40 @@ SPK: dict[str, Any] = {
     "frontend": "WavFrontend",
     "frontend_conf": {"fs": 16000},
 }
+SENSEVOICE: dict[str, Any] = {
+    "model": "SenseVoiceSmall",
+    "model_conf": {"length_normalized_loss": True, "sos": 1, "eos": 2, "ignore_id": -1},
+    "encoder": "SenseVoiceEncoderSmall",
+    "encoder_conf": {**ENCODER, "tp_blocks": 1},
+    "frontend": "WavFrontend",
+    "frontend_conf": {**FRONTEND, "lfr_m": 7, "lfr_n": 6},
+    "tokenizer": "SentencepiecesTokenizer",
+    "tokenizer_conf": {},
+}
+
+
+def make_sensevoice(folder: Path) -> str:
+    """Write a folder of SenseVoice, with a vocabulary of its own kind; its path."""
+    import sentencepiece
+    import torch
+    from funasr import AutoModel
+
+    characters = [chr(0x4E00 + at) for at in range(150)]  # the model reckons with a vocabulary of 125 and more
+    lines = ["the quick brown fox jumps over the lazy dog.", *map("".join, zip(*[iter(characters)] * 10, strict=True))]
+    (folder / "lines.txt").write_text("\n".join(lines), "utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "lines.txt"),
+        model_prefix=str(folder / "bpe"),
+        vocab_size=181,
+        minloglevel=2,
+        character_coverage=1.0,
+    )
+    config: dict[str, Any] = {**SENSEVOICE, "tokenizer_conf": {"bpemodel": str(folder / "bpe.model")}}
+    torch.manual_seed(1)
+    model, _ = AutoModel.build_model(**config, model_path=str(folder), device="cpu", ncpu=1, seed=1, disable_log=True)
+    torch.save(model.state_dict(), folder / "model.pt")
+    (folder / "config.yaml").write_text(json.dumps(config, ensure_ascii=False), "utf-8")
+    return str(folder)
 
 
 def make(root: Path) -> dict[str, str]:

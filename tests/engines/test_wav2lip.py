@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,7 +150,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     evil = tmp_path / "evil.pth"
     torch.save({"state_dict": Payload(trace)}, evil)
-    refused(evil, "no file of weights")
+    refused(evil, r"holds more than weights: pathlib\.Path\b.*getattr")
     assert not trace.exists()
     other = tmp_path / "other.pth"
     torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, other)
@@ -156,6 +159,113 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     wrong["output_block.1.weight"] = torch.zeros(1, 32, 1, 1)
     torch.save({"state_dict": wrong}, other)
     refused(other, r"output_block.1.weight is \(1, 32, 1, 1\) instead of \(3, 32, 1, 1\)")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_numbers_of_numpy_are_let_in(checkpoint: Path, tmp_path: Path, legacy: bool) -> None:
+    """Trainers save a loss or a step as what numpy made of it."""
+    path = tmp_path / "numpy.pth"
+    content = torch.load(checkpoint, weights_only=True)
+    content |= {"loss": np.float64(0.1), "step": np.int64(3), "learned": np.array([1.0, 2.0]), "flag": np.bool_(True)}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    network = wav2lip_model.load(path)
+    assert torch.equal(network.output_block[1].weight, content["state_dict"]["module.output_block.1.weight"])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_protocol_that_torch_does_not_read(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "new.pth"
+    torch.save(weights(published("96")), path, pickle_protocol=4, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(EngineError, match="is pickled with protocol 4; torch reads weights up to 2") as caught:
+        wav2lip_model.load(path)
+    assert 'torch.save(saved, "weights.pth")' in caught.value.hint
+
+
+def test_numbers_of_numpy_where_torch_is_old(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 2.5, torch cannot be told what to let in."""
+    monkeypatch.delattr(torch.serialization, "safe_globals")
+    path = tmp_path / "numpy.pth"
+    torch.save(torch.load(checkpoint, weights_only=True) | {"loss": np.float64(0.1)}, path)
+    with pytest.raises(EngineError, match=r"holds more than weights: numpy\S+\.scalar") as caught:
+        wav2lip_model.load(path)
+    assert 'torch.save(saved["state_dict"]' in caught.value.hint
+
+
+def test_weights_as_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "arrays.pth"
+    torch.save({name: value.numpy() for name, value in weights(published("96")).items()}, path)
+    assert wav2lip_model.load(path).family.side == 96
+
+
+def test_names_of_an_older_numpy(checkpoint: Path, tmp_path: Path) -> None:
+    """numpy 1 pickled numpy.core.multiarray.scalar where numpy 2 pickles numpy._core.multiarray.scalar."""
+    written = tmp_path / "new.pth"
+    torch.save({"state_dict": weights(published("96")), "loss": np.float32(0.5)}, written)
+    old = tmp_path / "old.pth"
+    with zipfile.ZipFile(written) as archive, zipfile.ZipFile(old, "w", zipfile.ZIP_STORED) as out:
+        for item in archive.infolist():
+            data = archive.read(item)
+            out.writestr(item, data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert wav2lip_model.load(old).family.side == 96
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_whole_pickled_model(checkpoint: Path, tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(wav2lip_model.load(checkpoint), path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(EngineError, match=r"a whole pickled model \(inference\.lipsync\.wav2lip_model\.") as caught:
+        wav2lip_model.load(path)
+    assert "torch.save(saved.state_dict()" in caught.value.hint
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_more_than_weights(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "more.pth"
+    torch.save(
+        {"state_dict": weights(published("96")), "arguments": argparse.Namespace(lr=1), "from": Path("x")},
+        path,
+        pickle_protocol=protocol,
+    )
+    with pytest.raises(EngineError, match=r"holds more than weights: argparse\.Namespace, pathlib\.\S+") as caught:
+        wav2lip_model.load(path)
+    saved: dict[str, Any] = {}
+    snippet = (
+        caught.value.hint.split(": ", 1)[1].rsplit("; ", 1)[0].replace("weights.pth", str(tmp_path / "weights.pth"))
+    )
+    exec(snippet, {"torch": torch}, saved)  # what the hint says to do does it
+    assert wav2lip_model.load(tmp_path / "weights.pth").family.side == 96
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([1, 2], "holds list, no table of weights"),
+        ({"generator": {"a": 1}, "epoch": 3}, "but generator, epoch"),
+        ({}, "holds no table of weights, neither at its top nor as state_dict, but nothing"),
+    ],
+)
+def test_no_table_of_weights(tmp_path: Path, content: object, says: str) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(content, path)
+    with pytest.raises(EngineError, match=says):
+        wav2lip_model.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "says"),
+    [
+        ("face_encoder_blocks.0.0.conv_block.0.weight", (6, 6, 7, 7), "Wav2Lip_512_normal, a class that"),
+        ("module.sam.sa.conv1.weight", (1, 2, 7, 7), "Wav2Lip_SAM or Wav2Lip_384"),
+        ("binary_pred.0.weight", (1, 512, 1, 1), "a discriminator"),
+        ("face_encoder.0.conv_block.0.weight", (32, 15, 7, 7), "a SyncNet"),
+    ],
+)
+def test_what_circulates_beside_the_generators(tmp_path: Path, name: str, shape: tuple[int, ...], says: str) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"state_dict": {name: torch.zeros(shape), "other": torch.zeros(1)}}, path)
+    with pytest.raises(EngineError, match=says) as caught:
+        wav2lip_model.load(path)
+    assert "96×96 or the 288×288" in caught.value.hint
 
 
 def test_sound_as_the_generator_heard_it_in_training(speech: dict[str, Array]) -> None:
