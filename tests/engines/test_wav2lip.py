@@ -219,7 +219,8 @@ def test_a_whole_pickled_model(checkpoint: Path, tmp_path: Path, legacy: bool) -
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_more_than_weights(tmp_path: Path, protocol: int) -> None:
+def test_more_than_weights(tmp_path: Path, protocol: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)  # of workers that run code of others
     path = tmp_path / "more.pth"
     torch.save(
         {"state_dict": weights(published("96")), "arguments": argparse.Namespace(lr=1), "from": Path("x")},
