@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 
 # what only the tests need: linters, pytest, mkdocs, and the packages of the optional backends
 $(TESTED): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,funasr,dev,docs]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,funasr,musetalk,dev,docs]"
 	$(BIN)/python -m inference.weights install
 	$(BIN)/python -m inference.weights install whisper-tiny.en
 	@touch $@

@@ -32,14 +32,15 @@ What a job may ask of each engine (`params`), and how each is set up (`options` 
 [CONFIG.md](CONFIG.md)). Unknown keys are refused in both. `python -m pool engines` shows the parameters of the engines
 that are configured. Made by `python docs/engines.py`.
 
-The packages of an engine come with the extra of its name (`pip install 'filepool[lipsync]'`; `funasr` for the backend
-funasr). A worker that lacks one does not load: `status`, `engines` and every wait for it name the packages and the
-command. `opencv-python` is linked against libGL: where `libGL.so.1` is missing, `apt-get install libgl1`, or
+The packages of an engine come with the extra of its name (`pip install 'filepool[lipsync]'`; `funasr` and `musetalk`
+for these backends). A worker that lacks one does not load: `status`, `engines` and every wait for it name the packages
+and the command. `opencv-python` is linked against libGL: where `libGL.so.1` is missing, `apt-get install libgl1`, or
 `pip uninstall opencv-python && pip install opencv-python-headless`; the engines open no window. Do not install both:
 each overwrites files of the other.
 
 A page for each system that runs under this pool, with what to install, what to write into config.json and what to
-expect: [HeyGem SDK](systems/heygem.md), [an SDK of your own in another Python](systems/foreign.md).
+expect: [HeyGem SDK](systems/heygem.md), [MuseTalk](systems/musetalk.md), [an SDK of your own in another
+Python](systems/foreign.md).
 
 Weights are in `FILEPOOL_WEIGHTS`; without it in `weights/` of a checkout that has such a folder, else in the user's
 cache (`~/.cache/filepool/weights`). `python -m inference.weights` shows the folder and its content.

@@ -22,6 +22,16 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "torch": "torch",
     },
     "lipsync": {"cv2": "opencv-python", "ffmpeg": "ffmpeg-python", "numpy": "numpy", "torch": "torch"},
+    "musetalk": {
+        "PIL": "pillow",
+        "cv2": "opencv-python",
+        "diffusers": "diffusers",
+        "ffmpeg": "ffmpeg-python",
+        "numpy": "numpy",
+        "safetensors": "safetensors",
+        "torch": "torch",
+        "transformers": "transformers",
+    },
     "portrait": {"cv2": "opencv-python", "ffmpeg": "ffmpeg-python", "numpy": "numpy", "torch": "torch"},
 }
 #: the start of a library's name -> what brings it to a machine without a desktop

@@ -3,7 +3,7 @@
     sound     what is said, as it is heard            speech   articulation → this face's openings
     frames    the template, forward and back          render/  the mesh renderer
     pipeline  segments decoded, painted, encoded side by side, then joined
-    mesh_backend, wav2lip   the two backends          engine   parameters in, video out
+    mesh_backend, wav2lip, musetalk   the backends     engine   parameters in, video out
 
 Importing this package is light; models load in ``LipSync.load``.
 """

@@ -85,12 +85,12 @@ class LipSync:
         marks.require(chosen.digital_auth, "digital_auth")
         self._device, self._threads = device, chosen.threads or threads_here()
         cv2.setNumThreads(1)  # segments run side by side; two threads in one network cost twice and gain nothing
-        if chosen.backend != "heygem":  # which follows faces its own way
+        others: dict[BackendName, Path | None] = {"wav2lip": chosen.checkpoint, "musetalk": chosen.musetalk}
+        names = {chosen.backend, *(name for name, place in others.items() if place is not None)}
+        if names != {"heygem"}:  # which follows faces its own way
             self._face_file = weights.find("face-landmarker/face_landmarker.task", chosen.face_model)
             self._model = FaceModel(self._face_file)
-        self._backends = {chosen.backend: self._make(chosen.backend)}
-        if chosen.backend == "mesh" and chosen.checkpoint is not None:  # so jobs may ask for either
-            self._backends["wav2lip"] = self._make("wav2lip")
+        self._backends = {name: self._make(name) for name in sorted(names)}  # jobs may ask for any of them
 
     def _make(self, name: BackendName) -> Backend:
         if name == "wav2lip":
@@ -101,6 +101,12 @@ class LipSync:
             from inference.lipsync.heygem import HeyGemBackend
 
             return HeyGemBackend(self._options)
+        if name == "musetalk":
+            extras.require("musetalk")
+            with extras.needed("musetalk"):
+                from inference.lipsync.musetalk.backend import MuseTalkBackend
+
+                return MuseTalkBackend(self._options, self._device)
         from inference.lipsync.mesh_backend import MeshBackend
 
         assert self._model is not None
@@ -128,6 +134,10 @@ class LipSync:
             yield tried("whisper", lambda: weights.find_model("whisper-base", chosen.whisper))
         if chosen.backend == "wav2lip":
             yield tried("checkpoint", lambda: weights.find(INSTALLED_WAV2LIP, chosen.checkpoint))
+        if chosen.backend == "musetalk" or chosen.musetalk is not None:
+            from inference.lipsync.musetalk import layout
+
+            yield from layout.diagnose(chosen.musetalk)
         yield from diagnose_gpu(device, chosen.encoder, chosen.ffmpeg)
 
     def check(self, params: Mapping[str, object]) -> LipSyncParams:
@@ -214,6 +224,7 @@ class LipSync:
                 samples=task.heard.samples,
                 cache=context.cache,
                 check=steps.check,
+                stop=context.check,
                 looked=lambda count: steps.part(count, analysis.frames),
             )
             painter = backend.painter(work)
@@ -289,7 +300,8 @@ class LipSync:
         if self._backends and job.backend is not None and job.backend not in self._backends:
             raise InputError(
                 f"backend: {job.backend} is not set up here",
-                hint=f"leave it out to use {self._options.backend}; wav2lip needs the option `checkpoint`",
+                hint=f"leave it out to use {self._options.backend}; wav2lip needs the option `checkpoint`, "
+                "musetalk the option `musetalk`",
             )
         if (job.backend or self._options.backend) == "heygem" and job.face != "largest":
             raise InputError("face: the SDK of heygem chooses the face by itself", hint="leave `face` out")

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from inference.foreign.home import HomeOptions
 from inference.video_params import Face, VideoParams
 
-BACKENDS = ("mesh", "wav2lip", "heygem")
+BACKENDS = ("mesh", "wav2lip", "musetalk", "heygem")
 INSTALLED_WAV2LIP = "wav2lip/wav2lip_gan.pth"  #: of the manifest of weights
-Backend = Literal["mesh", "wav2lip", "heygem"]
+Backend = Literal["mesh", "wav2lip", "musetalk", "heygem"]
 
 
 class Params(VideoParams):
@@ -51,11 +51,26 @@ class Options(BaseModel):
 
     backend: Backend = Field(
         default="mesh",
-        description="mesh: nothing but what is installed; wav2lip: a checkpoint; heygem: an SDK in a Python of its own",
+        description="mesh: nothing but what is installed; wav2lip: a checkpoint; musetalk: a folder of files; "
+        "heygem: an SDK in a Python of its own",
     )
     heygem: HeyGemOptions | None = Field(default=None, description="heygem: where the SDK is, and its interpreter")
     checkpoint: Path | None = Field(
         default=None, description="wav2lip: file of the generator, 96×96 or 288×288 family; default: the installed one"
+    )
+    musetalk: Path | None = Field(
+        default=None, description="musetalk: folder of the published files; default: the installed ones"
+    )
+    extra_margin: int = Field(default=10, ge=0, le=500, description="musetalk: pixels of the face's box below the chin")
+    parsing_mode: Literal["jaw", "neck", "raw"] = Field(
+        default="jaw",
+        description="musetalk, what is painted: raw the skin; neck also the neck; jaw skin with narrower cheeks",
+    )
+    left_cheek_width: int = Field(
+        default=90, ge=0, le=256, description="musetalk, jaw: where the cheek left in the picture begins, of 256"
+    )
+    right_cheek_width: int = Field(
+        default=90, ge=0, le=256, description="musetalk, jaw: the same on the right; narrower cheeks are painted less"
     )
     whisper: Path | None = Field(default=None, description="mesh: folder of the Whisper model (CTranslate2)")
     articulation: Path | None = Field(default=None, description="mesh: file of the articulation head")
@@ -69,7 +84,9 @@ class Options(BaseModel):
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = Field(
         default="superfast", description="x264: slower makes smaller files"
     )
-    batch: int = Field(default=0, ge=0, le=256, description="wav2lip: frames at a time; 0: 8 on CPU, 64 on GPU")
+    batch: int = Field(
+        default=0, ge=0, le=256, description="frames at a time; 0: wav2lip 8 (GPU 64), musetalk 2 (GPU by free memory)"
+    )
     max_audio_s: float = Field(default=3600.0, gt=0, description="longer audio is refused")
     cache_mb: int = Field(
         default=2048,

@@ -30,7 +30,8 @@ class Work:
     order: NDArray[np.int32]  #: (T,) the template frame of every output frame
     samples: Array  #: (N,) what is said, 16 kHz mono
     cache: Path  #: a folder that outlives jobs
-    check: Callable[[], None]  #: raises when the job was cancelled; call it often
+    check: Callable[[], None]  #: raises when the job was cancelled; call it often, before painting
+    stop: Callable[[], None]  #: the same while painting, in any thread
     looked: Callable[[int], None]  #: tells how many of the template's frames were looked at again
 
 
