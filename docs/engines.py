@@ -38,9 +38,11 @@ and the command. `opencv-python` is linked against libGL: where `libGL.so.1` is 
 `pip uninstall opencv-python && pip install opencv-python-headless`; the engines open no window. Do not install both:
 each overwrites files of the other.
 
-A page for each system that runs under this pool, with what to install, what to write into config.json and what to
-expect: [HeyGem SDK](systems/heygem.md), [MuseTalk](systems/musetalk.md), [an SDK of your own in another
-Python](systems/foreign.md).
+A page for each system that runs under this pool, with what to install, what to write into config.json, what to
+expect and what was tested: [HeyGem SDK](systems/heygem.md), [MuseTalk](systems/musetalk.md),
+[Wav2Lip](systems/wav2lip.md), [EchoMimic](systems/echomimic.md), [FunASR](systems/funasr.md), and
+[an SDK of your own in another Python](systems/foreign.md). `python -m inference.weights install MODEL` fetches
+published weights ([WEIGHTS.md](WEIGHTS.md)); on GPUs: [GPU.md](GPU.md).
 
 Weights are in `FILEPOOL_WEIGHTS`; without it in `weights/` of a checkout that has such a folder, else in the user's
 cache (`~/.cache/filepool/weights`). `python -m inference.weights` shows the folder and its content.

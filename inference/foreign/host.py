@@ -36,6 +36,7 @@ LOAD_S, STALL_S, GRACE_S, CHILD_S = 540.0, 90.0, 2.0, 15.0  #: shorter than the 
 KEPT_LINES = 30
 LOG_BYTES = 4 << 20  #: the guest's own log is emptied beyond that; all of it went on to ours
 FAMILY_S = 1.0  #: between two looks at what the guest has started
+REAP_S = 5.0
 _KILL_ROUNDS = 50
 
 
@@ -274,9 +275,7 @@ class Guest:
             psutil.wait_procs(family, timeout=1)
             if not family:
                 break
-        for pid in self._family:  # a worker inherits the orphans below it, and has to ask how they ended
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+        _reap(self._family)
         self._listen()
 
     def close(self) -> None:
@@ -500,3 +499,18 @@ def _marked(mark: str) -> list[psutil.Process]:
             if process.environ().get(MARK) == mark and _lives(process):
                 found.append(process)
     return found
+
+
+def _reap(family: Mapping[int, psutil.Process]) -> None:
+    """Wait until those that were killed are gone: a worker inherits orphans, and has to ask how they ended."""
+    pending, until = set(family), time.monotonic() + REAP_S
+    while pending and time.monotonic() < until:
+        for pid in list(pending):
+            try:
+                gone = os.waitpid(pid, os.WNOHANG)[0] != 0
+            except ChildProcessError:  # another's, or not left to us yet
+                gone = not _lives(family[pid])
+            if gone:
+                pending.discard(pid)
+        if pending:
+            time.sleep(0.002)

@@ -85,8 +85,12 @@ class LipSync:
         marks.require(chosen.digital_auth, "digital_auth")
         self._device, self._threads = device, chosen.threads or threads_here()
         cv2.setNumThreads(1)  # segments run side by side; two threads in one network cost twice and gain nothing
-        others: dict[BackendName, Path | None] = {"wav2lip": chosen.checkpoint, "musetalk": chosen.musetalk}
-        names = {chosen.backend, *(name for name, place in others.items() if place is not None)}
+        others: dict[BackendName, object] = {
+            "wav2lip": chosen.checkpoint,
+            "musetalk": chosen.musetalk,
+            "heygem": chosen.heygem,
+        }
+        names = {chosen.backend, *(name for name, option in others.items() if option is not None)}
         if names != {"heygem"}:  # which follows faces its own way
             self._face_file = weights.find("face-landmarker/face_landmarker.task", chosen.face_model)
             self._model = FaceModel(self._face_file)
@@ -124,10 +128,11 @@ class LipSync:
         """Look at what the engine would load, without loading it. Raises :class:`EngineError` for wrong options."""
         chosen = read_options(Options, options)
         yield tried("ffmpeg", lambda: media.ffmpeg_binary(chosen.ffmpeg))
-        if chosen.backend == "heygem":
+        if chosen.backend == "heygem" or chosen.heygem is not None:
             from inference.lipsync import heygem
 
             yield from heygem.diagnose(chosen)
+        if chosen.backend == "heygem":
             return
         yield tried("face model", lambda: weights.find("face-landmarker/face_landmarker.task", chosen.face_model))
         if chosen.backend == "mesh":
