@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from inference import checkpoints
 from inference.base import EngineError
 from inference.lipsync.musetalk.layout import GET
 
@@ -44,15 +45,14 @@ def weights(file: Path) -> dict[str, Tensor]:
     Only tensors and plain containers are unpickled, never code.
     """
     _refuse_stand_ins(file)
-    try:
-        if file.suffix == ".safetensors":
+    if file.suffix == ".safetensors":
+        try:
             content: Any = load_file(file)
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise nearly every kind for a file that is none of theirs
-        # What torch says of pickled code is advice to run it.
-        reason = "" if "weights_only" in str(error) else f": {str(error).strip()[:200]}"
-        raise EngineError(f"musetalk: {file} is no file of weights that can be read{reason}", hint=GET) from error
+        except Exception as error:  # safetensors has a kind of its own, and raises others, too
+            reason = str(error).strip()[:200]
+            raise EngineError(f"musetalk: {file} is no file of weights that can be read: {reason}", GET) from error
+    else:
+        content = checkpoints.read(file, GET)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
