@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference import checkpoints, cuda, media
+from inference import weights as installed_weights
 from inference.audio import Array
 from inference.base import EngineError, InputError
 from inference.portrait.echomimic_poses import Poses
@@ -70,6 +71,16 @@ class Variant:
     ears: str  #: file of the Whisper model
     fast: bool = False  #: the distilled weights: few steps, no guidance
     poses: bool = False  #: whether it is guided by poses
+
+    @property
+    def folder(self) -> str:
+        """Where its weights are installed, under the folder of all weights."""
+        return "echomimic-v2" if self.poses else "echomimic"
+
+    @property
+    def installed(self) -> str:
+        """What its weights are called by the installer."""
+        return f"{self.folder}-accelerated" if self.fast else self.folder
 
     @property
     def code(self) -> tuple[str, ...]:
@@ -425,7 +436,6 @@ def _folders(checkout: Path | None, weights: Path | None, variant: Variant) -> t
     code = checkout.expanduser().absolute()
     if not code.is_dir():
         raise EngineError(f"echomimic: checkout {code} is no folder", hint="correct the option `checkout`")
-    folder = (weights.expanduser() if weights is not None else code / "pretrained_weights").absolute()
     missing = [str(code / name) for name in variant.code if not (code / name).is_file()]
     if missing:
         other = next((what for mark, what in MARKS.items() if mark not in variant.code and (code / mark).is_file()), "")
@@ -438,14 +448,24 @@ def _folders(checkout: Path | None, weights: Path | None, variant: Variant) -> t
             f"echomimic: the checkout lacks {', '.join(missing)}",
             hint=f"`checkout` must be the folder of {variant.source}, with src/ and configs/ in it",
         )
+    folder = _weights_of(code, weights, variant)
     missing = [str(folder / name) for name in variant.weights if not (folder / name).is_file()]
     missing += [str(folder / name) for name in FOLDERS if not (folder / name).is_dir()]
     if missing:
         raise EngineError(
             f"echomimic: weights missing: {', '.join(missing)}",
-            hint=f"git clone {variant.hub} (with git-lfs) and name it with `weights`",
+            hint=f"python -m inference.weights install {variant.installed}; or git clone {variant.hub} (with git-lfs) "
+            "and name it with `weights`",
         )
     return code, folder
+
+
+def _weights_of(code: Path, named: Path | None, variant: Variant) -> Path:
+    """The folder of the weights: the one that is named, that of the checkout, or the installed one."""
+    if named is not None:
+        return named.expanduser().absolute()
+    own, installed = code / "pretrained_weights", installed_weights.folder() / variant.folder
+    return installed if installed.is_dir() and not own.is_dir() else own
 
 
 def _mask(box: tuple[float, float, float, float], side: int) -> NDArray[np.uint8]:

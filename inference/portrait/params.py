@@ -72,7 +72,8 @@ class Options(BaseModel):
     face_model: Path | None = Field(default=None, description="face_landmarker.task, instead of the installed one")
     checkout: Path | None = Field(default=None, description="echomimic: folder of the published code")
     weights: Path | None = Field(
-        default=None, description="echomimic: folder of its weights; default: pretrained_weights in the checkout"
+        default=None,
+        description="echomimic: folder of its weights; default: those in the checkout, else the installed ones",
     )
     variant: Literal["standard", "accelerated", "v2", "v2_accelerated"] = Field(
         default="standard",

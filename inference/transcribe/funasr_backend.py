@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from inference import cuda, media
+from inference import cuda, manifest, media, weights
 from inference.audio import SILENCE_DBFS, Array
 from inference.base import Context, EngineError, InputError, ResourceError
 from inference.transcribe.funasr_result import Reader, language
@@ -26,6 +26,8 @@ from inference.transcribe.words import segment_record, speaker_name
 SHARE_READ = 10.0  #: percent of the progress for reading the file
 READER_VERSION = 2  #: raise it when the same result of a model may give another transcript; part of the fingerprint
 MODELS = ("model", "vad_model", "punc_model", "spk_model")
+PREFIX = "funasr-"
+INSTALLABLE = tuple(model.name for model in manifest.MODELS if model.name.startswith(PREFIX))
 #: Arguments of ``generate`` that have no effect as arguments of ``AutoModel`` (funasr 1.4)
 GENERATE_ONLY = (
     "merge_vad",
@@ -66,7 +68,10 @@ class FunAsrBackend:
         self._options, self._device = options, device
         self._folders: list[Path] = []
         if not options.model:
-            raise EngineError("options.model: the funasr backend needs a model folder", hint="set it in config.json")
+            raise EngineError(
+                "options.model: the funasr backend needs a model",
+                hint=f'name one in config.json: a folder, or an installed one such as "{PREFIX}paraformer"',
+            )
         _check_arguments(options)
         named = {key: self._resolve(key, getattr(options, key)) for key in MODELS if getattr(options, key)}
         try:
@@ -90,6 +95,8 @@ class FunAsrBackend:
             ) from error
 
     def _resolve(self, key: str, name: str) -> str:
+        if name in INSTALLABLE:
+            name = str(weights.find_model(name))
         folder = Path(name).expanduser()
         if folder.is_dir():
             if not any((folder / config).is_file() for config in ("config.yaml", "configuration.json")):
@@ -99,15 +106,15 @@ class FunAsrBackend:
         if not self._options.allow_download:
             raise EngineError(
                 f"options.{key}: {name} is no folder",
-                hint='name a folder with the model, or set "allow_download": true to fetch it from the hub',
+                hint=f"name a folder with the model, one to be installed ({', '.join(INSTALLABLE)}), "
+                'or set "allow_download": true to fetch it from the hub',
             )
         return name
 
     def files(self) -> list[Path]:
-        """The files of the local model folders."""
-        return [
-            path for folder in self._folders for path in folder.iterdir() if path.is_file() and path.suffix != ".md"
-        ]
+        """The files of the local model folders, without notes about them: those of an installer, and readmes."""
+        files = [path for folder in self._folders for path in folder.iterdir() if path.is_file()]
+        return [path for path in files if path.suffix != ".md" and not path.name.startswith(".")]
 
     def settings(self) -> dict[str, object]:
         """The options that shape a transcript."""

@@ -52,7 +52,7 @@ class Options(BaseModel):
     model: str | None = Field(
         default=None,
         description="whisper: whisper-base (default), whisper-tiny.en, or a folder with a CTranslate2 model; "
-        "funasr: a model folder, or a name on its hub",
+        "funasr: a model folder, one that is installed (funasr-paraformer …), or a name on its hub",
     )
     cpu_threads: int = Field(default=0, ge=0, le=256, description="0: OMP_NUM_THREADS, else the cores there are")
     diarize: bool = Field(default=True, description="tell speakers apart")
@@ -69,9 +69,9 @@ class Options(BaseModel):
         default=None, description="whisper: style of the text; default: simplified for zh"
     )
 
-    vad_model: str | None = Field(default=None, description="funasr: folder or hub name")
-    punc_model: str | None = Field(default=None, description="funasr: folder or hub name")
-    spk_model: str | None = Field(default=None, description="funasr: folder or hub name")
+    vad_model: str | None = Field(default=None, description="funasr: folder, installed model or hub name")
+    punc_model: str | None = Field(default=None, description="funasr: folder, installed model or hub name")
+    spk_model: str | None = Field(default=None, description="funasr: folder, installed model or hub name")
     hub: Literal["ms", "hf"] = Field(default="ms", description="funasr: where names that are no folders come from")
     allow_download: bool = Field(default=False, description="funasr: names that are no folders may be fetched at load")
     funasr: dict[str, object] = Field(default_factory=dict, description="funasr: more arguments for AutoModel")

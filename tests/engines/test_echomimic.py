@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from echomimic_checkout import build, poses
 
+from inference import weights
 from inference.base import Cancelled, EngineError, InputError, LocalContext, ResourceError
 from inference.portrait import Portrait
 from inference.video import probe_video, read_frames
@@ -30,11 +31,15 @@ IMAGE, AUDIO = EXAMPLES / "portrait" / "mona_lisa.jpg", EXAMPLES / "speech" / "r
 
 @pytest.fixture
 def clean() -> Iterator[None]:
-    before = set(sys.modules)
+    """The packages of the stand-ins; after the test those that were there before, which other tests import."""
+    tops = ("src", "diffusers", "PIL")
+    before = {name: module for name, module in sys.modules.items() if name.split(".")[0] in tops}
+    for name in before:
+        del sys.modules[name]
     yield
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("src", "diffusers", "PIL"):
-            sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.split(".")[0] in tops]:
+        del sys.modules[name]
+    sys.modules.update(before)
 
 
 @pytest.fixture
@@ -162,6 +167,20 @@ def test_says_that_weights_do_not_fit(checkout: Path) -> None:
     torch.save({"layer.weight": torch.zeros(9, 9)}, checkout / "pretrained_weights" / "reference_unet.pth")
     with pytest.raises(EngineError, match="cannot be loaded"):
         Portrait().load("cpu", {"backend": "echomimic", "checkout": str(checkout)})
+
+
+def test_installed_weights_are_taken(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the checkout has none; and where there are none at all, the hint installs them."""
+    place = tmp_path / "installed"
+    place.mkdir()
+    (place / "face-landmarker").symlink_to(weights.folder() / "face-landmarker")
+    monkeypatch.setenv("FILEPOOL_WEIGHTS", str(place))
+    (checkout / "pretrained_weights").rename(place / "echomimic")
+    load(checkout).close()
+    (place / "echomimic").rename(place / "elsewhere")
+    with pytest.raises(EngineError, match=r"weights missing: .*pretrained_weights") as caught:
+        load(checkout, variant="accelerated")
+    assert "python -m inference.weights install echomimic-accelerated" in caught.value.hint
 
 
 def test_wants_a_checkout() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from inference.base import EngineError, InputError, LocalContext, ResourceError
 from inference.transcribe import Transcribe
-from inference.transcribe.funasr_backend import asked
+from inference.transcribe.funasr_backend import FunAsrBackend, asked
 from inference.transcribe.funasr_result import Reader, language
 from inference.transcribe.params import Params
 
@@ -77,15 +77,23 @@ def test_failing_labels_cost_only_the_labels(engine: Transcribe, monkeypatch: py
 
 def test_fingerprint_and_bad_input(engine: Transcribe, tmp_path: Path) -> None:
     assert engine.fingerprint() == engine.fingerprint()
+    assert isinstance(engine._backend, FunAsrBackend)
+    files = engine._backend.files()
+    assert files
+    assert not [path for path in files if path.name.startswith(".")], "notes of an installer change as they are read"
     (tmp_path / "x.wav").touch()
     with pytest.raises(InputError, match="empty"):
         engine.check({"audio": str(tmp_path / "x.wav")})
 
 
-def test_folders_are_checked(models: dict[str, str], tmp_path: Path) -> None:
+def test_folders_are_checked(models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="paraformer-zh is no folder") as caught:
         Transcribe().load("cpu", {"backend": "funasr", "model": "paraformer-zh"})
     assert "allow_download" in caught.value.hint
+    monkeypatch.setenv("FILEPOOL_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(EngineError, match=r"weights missing: .*funasr-paraformer") as caught:
+        Transcribe().load("cpu", {"backend": "funasr", "model": "funasr-paraformer"})
+    assert "python -m inference.weights install funasr-paraformer" in caught.value.hint
     with pytest.raises(EngineError, match=r"config\.yaml"):
         Transcribe().load("cpu", {"backend": "funasr", "model": str(tmp_path)})
 
