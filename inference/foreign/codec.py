@@ -22,7 +22,7 @@ def pack(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray)):
         return {"$bytes": base64.b64encode(bytes(value)).decode("ascii")}
     if isinstance(value, Mapping):
-        return {str(key): pack(each) for key, each in value.items()}
+        return {_key(key): pack(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [pack(each) for each in value]
     if isinstance(value, np.generic):
@@ -31,6 +31,12 @@ def pack(value: Any) -> Any:
         data = base64.b64encode(value.tobytes()).decode("ascii")
         return {"$array": data, "dtype": value.dtype.str, "shape": list(value.shape)}
     raise TypeError(f"a {type(value).__name__} cannot be carried: {value!r:.80}")
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"keys are texts, not {type(key).__name__}: {key!r:.80}")
+    return key
 
 
 def unpack(value: Any) -> Any:

@@ -174,12 +174,16 @@ class Guest:
         :class:`inference.base.InputError` or :class:`inference.base.ResourceError`. The guest is loaded first if
         there is none, and ended when it is not fit for another job.
         """
+        try:
+            packed = pack(params)
+        except TypeError as error:
+            raise InputError(str(error), hint="an SDK gets what JSON can hold, bytes, and arrays of numbers") from error
         if not self.running:
             self.start(_telling(context))
         folder, number = self.folder, self._number
         self._number += 1
         about = {"id": context.job_id, "attempt": context.attempt, "scratch": str(context.scratch)}
-        _write(folder / f"job-{number}.json", {**about, "params": pack(params)})
+        _write(folder / f"job-{number}.json", {**about, "params": packed})
         try:
             end = self._follow(number, context, tick)
         except BaseException as error:
@@ -187,6 +191,13 @@ class Guest:
                 raise
             self.end()
             raise
+        finally:
+            for left in (
+                *folder.glob(f"*-{number}.json"),
+                *folder.glob(f"partial-{number}-*"),
+                folder / f"cancel-{number}",
+            ):
+                left.unlink(missing_ok=True)
         self._talk.trim(self.folder / "output.log")
         if "failure" in end:
             failure = self._failure(end["failure"], "failed")

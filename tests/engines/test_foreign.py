@@ -93,11 +93,40 @@ def test_what_it_tells_arrives_while_it_works(version: str, make: Make) -> None:
         assert [percent for _, percent, _ in context.updates] == sorted(percent for _, percent, _ in context.updates)
 
 
+def test_no_file_of_a_job_stays(make: Make) -> None:
+    engine = make(cancel_s=20)
+    assert engine._guest is not None
+    run(engine, "tell")
+    with pytest.raises(InputError):
+        run(engine, "input")
+    with LocalContext() as context:
+        context._is_cancelled = lambda: True
+        with pytest.raises(Cancelled):
+            run(engine, "wait", context)
+    run(engine, "echo")
+    assert {path.name for path in engine._guest.folder.iterdir()} == {
+        "guest.json",
+        "host",
+        "output.log",
+        "ready.json",
+        "signs.json",
+    }
+
+
 def test_arrays_go_there_and_back(make: Make) -> None:
     result = run(make(), "sum", array=np.arange(6, dtype=np.float32).reshape(2, 3))
     assert result["type"] == "float32"
     assert result["nothing"] == 1.5
     np.testing.assert_array_equal(result["sum"], np.array([3, 5, 7], np.float32))
+
+
+def test_what_cannot_be_carried_there_is_refused(make: Make) -> None:
+    engine = make()
+    with pytest.raises(InputError, match="a set cannot be carried"):
+        run(engine, "echo", value={1, 2})
+    with pytest.raises(InputError, match="keys are texts, not int: 1"):
+        run(engine, "echo", value={1: 2})
+    assert run(engine, "echo")["jobs"] == 1
 
 
 def test_files_of_the_result(make: Make, tmp_path: Path) -> None:
