@@ -128,3 +128,10 @@ class Sample(Sdk):
         for _ in range(params["lines"]):
             print("x" * 1000)
         return {}
+
+    def do_grow(self, params, job):
+        self.block = bytearray(os.urandom(1 << 20) * params["mb"])
+        for _ in range(600):
+            job.progress("inference", 1)
+            time.sleep(0.1)
+        return {}
