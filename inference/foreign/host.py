@@ -8,7 +8,6 @@ the exit code or signal, what the SDK was doing, which of its processes died, th
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -26,7 +25,7 @@ from typing import Any, Protocol
 import psutil
 
 from inference.base import Cancelled, EngineError, InputError, ResourceError
-from inference.foreign.codec import pack, unpack
+from inference.foreign.guest.filepool_codec import get, pack, put, unpack
 
 GUEST = Path(__file__).with_name("guest")
 MARK = "FILEPOOL_GUEST"  #: environment variable that what belongs to a guest carries
@@ -127,7 +126,7 @@ class Guest:
         for left in folder.glob("*.json"):
             left.unlink()
         about = {"sdk": self._home.sdk, "options": pack(self._options), "host": os.getpid()}
-        (folder / "guest.json").write_text(json.dumps(about))
+        put(folder / "guest.json", about)
         (folder / "output.log").unlink(missing_ok=True)
         with open(folder / "output.log", "ab") as log:  # appending, so that it can be emptied while it is written
             try:
@@ -153,7 +152,7 @@ class Guest:
         while True:
             dead = self._process is None or self._process.poll() is not None
             self._listen()
-            found = _read(ready)
+            found = get(ready)
             if found is not None:
                 break
             if dead:
@@ -183,7 +182,7 @@ class Guest:
         folder, number = self.folder, self._number
         self._number += 1
         about = {"id": context.job_id, "attempt": context.attempt, "scratch": str(context.scratch)}
-        _write(folder / f"job-{number}.json", {**about, "params": packed})
+        put(folder / f"job-{number}.json", {**about, "params": packed})
         try:
             end = self._follow(number, context, tick)
         except BaseException as error:
@@ -216,9 +215,9 @@ class Guest:
         partials = 0
         while True:
             dead = self._process is None or self._process.poll() is not None
-            progress = _read(self.folder / f"progress-{number}.json")
+            progress = get(self.folder / f"progress-{number}.json")
             signs = self.signs(progress)
-            end = _read(self.folder / f"end-{number}.json")
+            end: dict[str, Any] | None = get(self.folder / f"end-{number}.json")
             talked = self._listen()
             if progress is not None and progress != seen:
                 context.progress(progress["status"], progress["percent"], progress["message"])
@@ -237,7 +236,7 @@ class Guest:
             time.sleep(POLL_S)
 
     def _take_partials(self, number: int, count: int, context: Watching) -> int:
-        while (found := _read(path := self.folder / f"partial-{number}-{count:06}.json")) is not None:
+        while (found := get(path := self.folder / f"partial-{number}-{count:06}.json")) is not None:
             path.unlink()
             context.partial(unpack(found))
             count += 1
@@ -245,7 +244,7 @@ class Guest:
 
     def signs(self, progress: Mapping[str, Any] | None = None) -> Signs:
         """What the SDK does, and its processes. progress: what it told last, for one that does not say more."""
-        found = _read(self.folder / "signs.json") or {}
+        found = get(self.folder / "signs.json") or {}
         children = tuple(Child(each["name"], each["pid"], each["end"]) for each in found.get("children", ()))
         told = "" if progress is None else f"{progress['status']} {progress['percent']:g} %: {progress['message']}"
         return Signs(str(found.get("doing", "")) or told.rstrip(": "), children)
@@ -450,20 +449,6 @@ def _end_words(code: int | None) -> str:
         return f"{signal.Signals(-code).name} (signal {-code})"
     except ValueError:
         return f"signal {-code}"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _write(path: Path, body: Mapping[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(body), "utf-8")
-    part.replace(path)
 
 
 def make_folder() -> Path:
