@@ -13,12 +13,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from inference import console
 from inference.base import EngineError, ResourceError
 
+T = TypeVar("T")
 MIB = 1 << 20
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: How torch, cuBLAS, cuDNN, CTranslate2 and ONNX Runtime say it.
@@ -138,6 +139,29 @@ def guarded(device: str, doing: str, hint: str = "") -> Iterator[None]:
         if short is None:
             raise
         raise short from error
+
+
+def in_batches(
+    work: Callable[[slice], T], count: int, device: str, what: str, smaller: Callable[[int], None]
+) -> list[T]:
+    """Do ``work`` on so many items: all at once or, where memory is short, half as many at a time, down to one.
+
+    ``smaller`` is told how many items a batch may have from now on. ``what`` names items, for the ResourceError that
+    is raised when there is no memory for a single one.
+    """
+    size = count
+    while True:
+        try:
+            return [work(slice(at, at + size)) for at in range(0, count, size)]
+        except RuntimeError as error:
+            short = out_of_memory(error, device, f"{size} {what}", "use fewer workers on this device")
+            if short is None:
+                raise
+            if size == 1:
+                raise short from error
+            release(device)
+            size //= 2
+            smaller(size)
 
 
 def survey() -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+T = TypeVar("T")
 POLL_S = 0.2
 KEEP_BYTES = 2 << 30
 
@@ -28,6 +31,17 @@ def locked(path: Path, check: Callable[[], None] | None = None) -> Iterator[None
         yield
     finally:
         lock.release()
+
+
+def recall(path: Path, load: Callable[[Path], T]) -> T | None:
+    """What is kept at ``path``, marked as used; None when there is nothing, or it is damaged or of another version."""
+    try:
+        known = load(path)
+        with contextlib.suppress(OSError):
+            os.utime(path)  # what was used last is pruned last
+        return known
+    except Exception:  # numpy and zipfile raise many kinds for a damaged file, which is simply made again
+        return None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ About 10 ms per 720p frame on one core, 6 KB per frame in memory and on disk. Fr
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import os
@@ -27,7 +26,7 @@ from inference.face import measure, mesh
 from inference.face.model import FaceModel, Frame
 from inference.face.pose import Pose, fit, median_shape
 from inference.face.track import Choice, Tracker
-from inference.kept import Shelf, locked
+from inference.kept import Shelf, locked, recall
 from inference.probe import VideoInfo
 
 VERSION = 2  #: of the file format and of whatever shapes the numbers; raise it when either changes
@@ -210,11 +209,11 @@ def cached(
     name = f"{_digest(info.path, check)}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
     shelf.folder.mkdir(parents=True, exist_ok=True)
     kept = shelf.folder / f"{name}.npz"
-    known = _recall(kept)
+    known = recall(kept, TemplateAnalysis.load)
     if known is not None:
         return known
     with locked(kept.with_suffix(".lock"), check):
-        known = _recall(kept)  # made by somebody else while we waited
+        known = recall(kept, TemplateAnalysis.load)  # made by somebody else while we waited
         if known is not None:
             return known
         made = analyse(info, model, progress, choice=choice, limit=limit, check=check, decoding=decoding)
@@ -291,13 +290,3 @@ def _digest(path: Path, check: Callable[[], None] | None) -> str:
             if check is not None:
                 check()
     return sha.hexdigest()[:32]
-
-
-def _recall(path: Path) -> TemplateAnalysis | None:
-    try:
-        known = TemplateAnalysis.load(path)
-        with contextlib.suppress(OSError):
-            os.utime(path)  # what was used last is pruned last
-        return known
-    except (OSError, ValueError):
-        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ from inference.audio import Array
 from inference.encode import Frame, Planes
 from inference.face.analysis import TemplateAnalysis
 from inference.face.model import FaceModel
-from inference.kept import Shelf, locked
+from inference.kept import Shelf, locked, recall
 from inference.lipsync import speech
 from inference.lipsync.frames import ahead
 from inference.lipsync.params import Options
@@ -63,11 +62,11 @@ class MeshBackend:
         folder = work.cache / "materials"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{_key(work.analysis, self._model)}.npz"
-        known = _recall(path)
+        known = recall(path, Materials.load)
         if known is not None:
             return known
         with locked(path.with_suffix(".lock"), work.check):
-            known = _recall(path)  # made by somebody else while we waited
+            known = recall(path, Materials.load)  # made by somebody else while we waited
             if known is not None:
                 return known
             made = self._look(work)
@@ -143,13 +142,3 @@ def _key(analysis: TemplateAnalysis, model: FaceModel) -> str:
     sha = hashlib.sha256(about.encode())
     sha.update(np.ascontiguousarray(analysis.points).data)
     return sha.hexdigest()[:32]
-
-
-def _recall(path: Path) -> Materials | None:
-    """What is kept; None when there is nothing, or it is damaged or of another version."""
-    try:
-        known = Materials.load(path)
-        os.utime(path)
-        return known
-    except Exception:  # numpy and zipfile raise many kinds for a damaged file, which is simply made again
-        return None

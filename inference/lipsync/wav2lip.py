@@ -57,23 +57,14 @@ class Wav2Lip:
 
         Where memory is short for all at once, half as many are tried, down to one; later batches are that small.
         """
-        step = len(faces)
-        while True:
-            try:
-                parts = [
-                    self._paint(faces[at : at + step], sounds[at : at + step]) for at in range(0, len(faces), step)
-                ]
-                return np.concatenate(parts)
-            except RuntimeError as error:
-                doing = f"{step} face(s) of {self.side}×{self.side}"
-                short = cuda.out_of_memory(error, self.device, doing, "use fewer workers on this device")
-                if short is None:
-                    raise
-                if step == 1:
-                    raise short from error
-                cuda.release(self.device)
-                step //= 2
-                self.batch = min(self.batch, step)
+        what = f"face(s) of {self.side}×{self.side}"
+        parts = cuda.in_batches(
+            lambda span: self._paint(faces[span], sounds[span]), len(faces), self.device, what, self._shrink
+        )
+        return np.concatenate(parts)
+
+    def _shrink(self, batch: int) -> None:
+        self.batch = min(self.batch, batch)
 
     def _paint(self, faces: NDArray[np.uint8], sounds: Array) -> NDArray[np.uint8]:
         whole = torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2).float() / 255

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from inference import weights
 from inference.encode import Frame
-from inference.kept import Shelf, locked
+from inference.kept import Shelf, locked, recall
 from inference.lipsync.frames import ahead
 from inference.lipsync.musetalk import avatar, layout
 from inference.lipsync.musetalk.avatar import Avatar
@@ -55,11 +54,11 @@ class MuseTalkBackend:
         folder = work.cache / "avatars"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self._key(work)}.npz"
-        known = _recall(path)
+        known = recall(path, Avatar.load)
         if known is not None and known.frames >= wanted:
             return known
         with locked(path.with_suffix(".lock"), work.check):
-            known = _recall(path)  # made by somebody else while we waited
+            known = recall(path, Avatar.load)  # made by somebody else while we waited
             if known is not None and known.frames >= wanted:
                 return known
             start = 0 if known is None else known.frames
@@ -126,13 +125,3 @@ class MuseTalkPainter:
                 mask = soft_mask(self._avatar.mask(index), box)
                 result[place] = laid(frames[place], face, box, mask)
         return result
-
-
-def _recall(path: Path) -> Avatar | None:
-    """What is kept; None when there is nothing, or it is damaged or of another version."""
-    try:
-        known = Avatar.load(path)
-        os.utime(path)
-        return known
-    except Exception:  # numpy and zipfile raise many kinds for a damaged file, which is simply made again
-        return None

@@ -88,21 +88,14 @@ class Networks:
         ``check`` is called before each network, and may raise. Where memory is short for all at once, half as many are
         tried, down to one; later batches are that small.
         """
-        step = len(latents)
-        while True:
-            try:
-                spans = [slice(at, at + step) for at in range(0, len(latents), step)]
-                return np.concatenate([self._paint(latents[span], sounds[span], check) for span in spans])
-            except RuntimeError as error:
-                hint = "use fewer workers on this device"
-                short = cuda.out_of_memory(error, self.device, f"{step} face(s) of {SIDE}×{SIDE}", hint)
-                if short is None:
-                    raise
-                if step == 1:
-                    raise short from error
-                cuda.release(self.device)
-                step //= 2
-                self.batch = min(self.batch, step)
+        what = f"face(s) of {SIDE}×{SIDE}"
+        parts = cuda.in_batches(
+            lambda span: self._paint(latents[span], sounds[span], check), len(latents), self.device, what, self._shrink
+        )
+        return np.concatenate(parts)
+
+    def _shrink(self, batch: int) -> None:
+        self.batch = min(self.batch, batch)
 
     def _paint(self, latents: NDArray[np.floating], sounds: Array, check: Callable[[], None]) -> Faces:
         with self._turn, torch.inference_mode():
