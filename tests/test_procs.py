@@ -303,7 +303,7 @@ def test_kill_group_reaches_every_stray_and_nobody_else(yard: Yard, facts: Any) 
     assert {m.identity for m in procs.family(identity, **tag)} == {identity, *strays}
     assert procs.sample(identity, children=True).children_bytes > 2**22  # type: ignore[operator]
     hit = procs.kill_group(identity, signal.SIGKILL, **tag)
-    assert sorted(hit) == sorted([child.pid, *(s.pid for s in strays if s)])
+    assert sorted(each.pid for each in hit) == sorted([child.pid, *(s.pid for s in strays if s)])
     until(lambda: all(s is not None and not s.alive() for s in strays))
     until(lambda: not identity.alive())
     assert other.poll() is None
@@ -333,7 +333,8 @@ def test_kill_group_never_hits_ourselves(monkeypatch: pytest.MonkeyPatch, yard: 
     sys.path.insert(0, {str(ROOT)!r})
     from pool.system import procs
     me = procs.identity_of(os.getpid())
-    print(procs.kill_group(me, signal.SIGKILL, spool_id={yard.spool_id!r}, worker="echo-0.1"), flush=True)
+    hit = procs.kill_group(me, signal.SIGKILL, spool_id={yard.spool_id!r}, worker="echo-0.1")
+    print([each.pid for each in hit], flush=True)
     """
     child, _ = yard.worker(code)
     assert child.poll() is None

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -273,10 +273,12 @@ class Slot:
         assert self.worker is not None
         cgroup.end(group_of(self._spool, self.worker), self._spool.id)
         # RACE: before the reap, while the pid cannot belong to another process
-        procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
+        hit = procs.kill_group(self.identity, signal.SIGKILL, spool_id=self._spool.id, worker=str(self.worker))
         deadline = time.monotonic() + _FAMILY_S
-        while procs.members(self._spool.id, str(self.worker)) and time.monotonic() < deadline:
-            time.sleep(0.001)  # killed, but not gone yet: what they write must be over before the job runs again
+        # RACE: killed, but not gone yet. What they write must be over, and what they hold of a GPU given back, before
+        # the job runs again. One that has given up its memory has lost its tag with it, and still holds its files.
+        while self._lives(hit) and time.monotonic() < deadline:
+            time.sleep(0.001)
         code = self._process.wait() if self._process is not None else None
         death = death_of(code, sent=self._sent, oom_before=self._oom, oom_now=host.oom_kills())
         if self.descriptor is not None:
@@ -299,6 +301,10 @@ class Slot:
         self.standby = False
         self.worker = None
         return death
+
+    def _lives(self, family: Sequence[Identity]) -> bool:
+        """Whether anything that the process started is still there."""
+        return any(each.alive() for each in family) or bool(procs.members(self._spool.id, str(self.worker)))
 
     def log_tail(self) -> str:
         """The end of what this process wrote."""

@@ -178,22 +178,22 @@ def signal_process(identity: Identity, number: int) -> bool:
     return True
 
 
-def kill_group(identity: Identity, number: int, *, spool_id: str = "", worker: str = "") -> list[int]:
-    """Signal a worker with all that it started; returns the pids that were signalled, never our own.
+def kill_group(identity: Identity, number: int, *, spool_id: str = "", worker: str = "") -> list[Identity]:
+    """Signal a worker with all that it started; returns what was signalled, never ourselves.
 
     Found are its process group and session, all descendants, and every process with the worker's tag in its
     environment, wherever it went. With SIGKILL the search is repeated until nothing new turns up. Call it
     before the worker is reaped: while its pid is taken, its session is known to be ours; afterwards only tags
     are believed.
     """
-    hit: dict[Identity, int] = {}
+    hit: list[Identity] = []
     for _ in range(_KILL_ROUNDS if number == SIGKILL else 1):
         found = [m.identity for m in family(identity, spool_id=spool_id, worker=worker)]
-        fresh = {i: i.pid for i in found if i not in hit and signal_process(i, number)}
-        hit.update(fresh)
+        fresh = [each for each in found if each not in hit and signal_process(each, number)]
+        hit += fresh
         if not fresh:
             break
-    return list(hit.values())
+    return hit
 
 
 def family(identity: Identity, *, spool_id: str = "", worker: str = "") -> list[Member]:

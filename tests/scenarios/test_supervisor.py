@@ -184,7 +184,7 @@ def test_orphans_end_themselves_with_their_children(world: World, grace: float) 
     assert all(alive(pid) for pid in children)
     world.kill_supervisor()
     wait_until(lambda: not world.processes(), "no orphans", 10)
-    assert not any(alive(pid) for pid in children)
+    wait_until(lambda: not any(alive(pid) for pid in children), "their children are gone", 10)
     world.serve(ready=2)
     assert future.result(30)["attempt"] == 2
 
