@@ -24,7 +24,7 @@ from pool.config.settings import Config, parse_config
 from pool.constants import ARRAY_FILE_BYTES, MAX_JOB_BYTES
 from pool.errors import JobRefused, ProtocolError, SpoolFull
 from pool.format.codec import encode
-from pool.format.names import WorkerName, job_name, parse_job
+from pool.format.names import WorkerName, job_name, parse_deferred, parse_job
 from pool.job import Failure, Job, JobState
 from pool.job.terms import Terms
 from pool.spool import fsops, lookup, settlement
@@ -373,6 +373,8 @@ def test_deferred_jobs_come_when_they_are_due_in_order(spool: Spool, make_job: J
         spool.submit(make_job(id=f"job-{number}"))
         spool.retry(claim_next(spool, worker), _failure(1), delay_s=delay_s)
     assert spool.list_ready("echo") == []
+    waiting = sorted(filter(None, map(parse_deferred, os.listdir(spool.root / "deferred"))))
+    due = [name.id for _, _, name in waiting]  # by when each is due: the delays began one after the other
     began, woken = spool.now(), []
     while len(woken) < 3:
         upcoming = spool.wake_deferred()
@@ -384,7 +386,7 @@ def test_deferred_jobs_come_when_they_are_due_in_order(spool: Spool, make_job: J
                 assert name.attempts == 1
         assert spool.now() - began < 5_000_000
         time.sleep(0.002)
-    assert woken == ["job-1", "job-3", "job-0"]
+    assert [*woken, "job-2"] == due
     assert places(spool)["deferred"] == ["job-2"]
     upcoming = spool.wake_deferred()
     assert upcoming is not None
