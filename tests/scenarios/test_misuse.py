@@ -161,7 +161,9 @@ CHANGED = {
 @pytest.fixture(scope="module")
 def misused(make_shared: Callable[[str], World]) -> World:
     """One worker, so that the next job is the next one in the same process."""
-    return odd_world(make_shared("misuse"), {"odd": {}})
+    world = odd_world(make_shared("misuse"), {"odd": {}})
+    world.wait_ready(1)
+    return world
 
 
 def odd_world(world: World, engines: dict[str, dict[str, Any]], **top: Any) -> World:

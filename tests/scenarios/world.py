@@ -103,11 +103,11 @@ class World:
         return process
 
     def wait_ready(self, count: int) -> None:
-        """Until a supervisor serves and that many workers are idle or busy, spares included."""
+        """Until a supervisor serves and has said so, and that many workers are idle or busy, spares included."""
 
         def look() -> bool:
             assert not self.serving or any(p.poll() is None for p in self.serving), self.log()
-            return self.supervisor() is not None and len(self.loaded()) >= count
+            return self.supervisor() is not None and len(self.loaded()) >= count and bool(self.status()["slots"])
 
         wait_until(look, f"{count} loaded workers")
 
