@@ -58,7 +58,7 @@ def test_dropped_json(shared: World) -> None:
     record = shared.record("hello")
     assert record.value["value"] == "grüß Gott"
     assert record.source == "in/hello.json"
-    assert "hello.json" not in shared.names("in")
+    wait_until(lambda: "hello.json" not in shared.names("in"), "the drop goes once its job is accepted")
     assert not [name for name in shared.names("quarantine") if name.startswith("hello")]
 
 
@@ -135,7 +135,7 @@ def test_two_hundred_at_once(shared: World) -> None:
     for number in range(200):
         assert shared.record(f"many-{number}").value["value"] == number
     assert not [name for name in shared.names("quarantine") if name.startswith("many-")]
-    assert shared.names("in") == []
+    wait_until(lambda: not shared.names("in"), "the drop goes")
 
 
 def test_same_name_again_is_another_job(shared: World) -> None:
@@ -182,7 +182,7 @@ def test_refused_with_a_reason_and_nobody_is_held_up(shared: World) -> None:
     assert "directory" in refusal(shared, "folder.json")
     assert "bytes, more than" in refusal(shared, "huge.json")
     assert outside.read_text() == '{"engine": "fake"}'
-    assert shared.names("in") == []
+    wait_until(lambda: not shared.names("in"), "the drop goes")
 
 
 @pytest.mark.long
