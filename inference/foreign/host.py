@@ -465,7 +465,12 @@ def make_folder() -> Path:
 
 
 def _started(pid: int) -> str:
-    """When a process began, which together with its pid names it; "" when there is none."""
+    """When a process began, which together with its pid names it; "" when there is none.
+
+    In clock ticks since boot where the kernel tells them: a date moves when the machine's clock is set.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     try:
         return f"{psutil.Process(pid).create_time():.2f}"
     except psutil.Error:
