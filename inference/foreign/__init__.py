@@ -1,7 +1,9 @@
 """Engines, or parts of one, that live in an interpreter of their own: an old Python, a conda environment, another CUDA.
 
     probe    what an interpreter is and what it can import, asked before anything is started in it
-    host     starts a guest there, once per worker, hands it jobs, ends it with all that it started
+    host     starts a guest there, once per worker, and hands it jobs
+    life     what a guest shows of itself, and whether it still lives
+    family   all that it has started, ended with it
     engine   `"engine": "inference.foreign:Foreign"`: an engine whose whole work is done by an SDK over there
     guest/   what runs over there: the standard library only, valid from Python 3.6 on
 

@@ -14,7 +14,8 @@ from inference.base import Context, EngineError, Files, read_options, read_param
 from inference.finding import Finding
 from inference.foreign import probe
 from inference.foreign.home import HomeOptions
-from inference.foreign.host import GRACE_S, Guest
+from inference.foreign.host import Guest
+from inference.foreign.life import GRACE_S
 from inference.paths import absolute, check_output
 
 

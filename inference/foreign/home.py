@@ -9,7 +9,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference.base import EngineError
-from inference.foreign.host import CHILD_S, GRACE_S, LOAD_S, STALL_S, Home, Patience
+from inference.foreign.host import Home
+from inference.foreign.life import CHILD_S, GRACE_S, LOAD_S, STALL_S, Patience
 
 
 class HomeOptions(BaseModel):

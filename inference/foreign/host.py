@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,18 +22,13 @@ from typing import Any, Protocol
 import psutil
 
 from inference.base import Cancelled, EngineError, InputError, ResourceError
+from inference.foreign.family import FAMILY_S, MARK, Family
 from inference.foreign.guest.filepool_codec import get, pack, put, unpack
+from inference.foreign.life import Child, Life, Patience, Signs, Talk
 
 GUEST = Path(__file__).with_name("guest")
-MARK = "FILEPOOL_GUEST"  #: environment variable that what belongs to a guest carries
 PREFIX = "filepool-guest-"
 POLL_S = 0.01
-LOAD_S, STALL_S, GRACE_S, CHILD_S = 540.0, 90.0, 2.0, 15.0  #: shorter than the pool's own, which know less
-KEPT_LINES = 30
-LOG_BYTES = 4 << 20  #: the guest's own log is emptied beyond that; all of it went on to ours
-FAMILY_S = 1.0  #: between two looks at what the guest has started
-REAP_S = 5.0
-_KILL_ROUNDS = 50
 
 
 class GuestError(EngineError):
@@ -75,16 +67,6 @@ class Home:
     name: str = ""  #: what messages call it; default: `sdk`
 
 
-@dataclass(frozen=True)
-class Patience:
-    """Seconds. How long the host waits before it ends a guest."""
-
-    load: float = LOAD_S
-    stall: float = STALL_S  #: without any sign of life during a job
-    child: float = CHILD_S  #: the same, once a process of the SDK has died with an error
-    cancel: float = GRACE_S  #: for the SDK to end a cancelled job by itself; 0: it cannot
-
-
 class Guest:
     """One guest. `start` once, then `run` for each job; `close` at the end. Not for several threads."""
 
@@ -95,11 +77,9 @@ class Guest:
         self._home, self._options, self._patience = home, options, patience or Patience()
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = folder
-        self._mark = ""
         self._number = 0
         self._talk = Talk()
-        self._family: dict[int, psutil.Process] = {}
-        self._counted = 0.0
+        self._family = Family()
         self.python = ""  #: version of the interpreter, once it is loaded
 
     @property
@@ -120,8 +100,8 @@ class Guest:
         Raises :class:`GuestError` that says why there is none.
         """
         self.end()
-        self._talk, self._mark, self._number = Talk(), secrets.token_hex(8), 0
-        self._family = {}
+        self._talk, self._number = Talk(), 0
+        self._family = Family()
         folder = self.folder
         for left in folder.glob("*.json"):
             left.unlink()
@@ -133,7 +113,7 @@ class Guest:
                 self._process = subprocess.Popen(
                     [self._home.python, "-u", str(GUEST / "filepool_guest.py"), str(folder)],
                     cwd=self._home.folder,
-                    env={**environment(self._home), MARK: self._mark},
+                    env={**environment(self._home), MARK: self._family.mark},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -224,11 +204,12 @@ class Guest:
             more = self._take_partials(number, partials, context)
             alive = tick() or talked or progress != seen or more > partials
             seen, partials = progress, more
-            self._count_family(FAMILY_S if end is None else 0.0)
+            if self._process is not None:
+                self._family.count(self._process.pid, every_s=FAMILY_S if end is None else 0.0)
             if end is not None:
                 return end
             if dead:
-                raise self._obituary(f"during a job; last it {_doing(signs)}")
+                raise self._obituary(f"during a job; last it {signs.words}")
             said = life.over(signs, alive)
             if said:
                 raise GuestError(f"{self._who} {said}{self._said()}")
@@ -260,38 +241,20 @@ class Guest:
             time.sleep(POLL_S)
         return False
 
-    def _count_family(self, every_s: float) -> None:
-        """Remember what the guest has started: once it has ended, the line from it to them is cut."""
-        if self._process is not None and time.monotonic() - self._counted >= every_s:
-            self._counted = time.monotonic()
-            self._family.update((each.pid, each) for each in _descendants(self._process.pid))
-
     # ---- ending
 
     def end(self) -> None:
         """Kill the guest and all that it started; its folder stays."""
-        self._count_family(0.0)
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for _ in range(_KILL_ROUNDS):
-            family = [*filter(_lives, self._family.values()), *_marked(self._mark)]
-            for member in family:
-                with contextlib.suppress(psutil.Error):
-                    member.kill()
-            psutil.wait_procs(family, timeout=1)
-            if not family:
-                break
-        _reap(self._family)
+        self._family.end(process)
         self._listen()
 
     def close(self) -> None:
         """Have the SDK let go of its model, end it, remove its folder."""
-        self._count_family(0.0)
         if self.running and self._process is not None:
+            self._family.count(self._process.pid)
             (self.folder / "stop").touch()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(self._patience.cancel + 1)
@@ -331,88 +294,6 @@ class Guest:
         return kind(message, hint=about["hint"])
 
 
-@dataclass(frozen=True)
-class Child:
-    """A process that the SDK started with `multiprocessing`."""
-
-    name: str
-    pid: int
-    end: str  #: "" while it lives, else "exit code 1" or "SIGKILL"
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended with an error."""
-        return self.end not in ("", "exit code 0")
-
-    def __str__(self) -> str:
-        return f"{self.name} (pid {self.pid}) with {self.end}" if self.end else f"{self.name} (pid {self.pid})"
-
-
-@dataclass(frozen=True)
-class Signs:
-    """What an SDK shows of itself."""
-
-    doing: str
-    children: tuple[Child, ...]
-
-
-class Life:
-    """Whether a guest that works on a job still lives."""
-
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
-        self._signs: Signs | None = None
-        self._at = time.monotonic()
-
-    def over(self, signs: Signs, alive: bool) -> str:
-        """Why the wait is over, "" while it is not. alive: whether anything else was seen since the last call."""
-        now = time.monotonic()
-        if alive or signs != self._signs:
-            self._signs, self._at = signs, now
-        silent = now - self._at
-        dead = [str(child) for child in signs.children if child.failed]
-        if dead and silent > self._patience.child:
-            return f"waits for a process that is dead: {', '.join(dead)}; last it {_doing(signs)}"
-        if silent > self._patience.stall:
-            living = ", ".join(str(child) for child in signs.children if not child.end)
-            about = f"; its processes: {living}" if living else ""
-            return f"hangs: no sign of life for {silent:.0f} s, last it {_doing(signs)}{about}"
-        return ""
-
-
-class Talk:
-    """What a guest prints: handed on to our stderr as it comes, its end kept for messages."""
-
-    def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self._offset = 0
-
-    def read(self, path: Path) -> bool:
-        """What was printed since the last call; whether there was anything."""
-        try:
-            with open(path, "rb") as stream:
-                stream.seek(self._offset)
-                data = stream.read()
-        except OSError:
-            return False
-        if data:
-            self._offset += len(data)
-            sys.stderr.write(data.decode("utf-8", "backslashreplace"))
-            sys.stderr.flush()
-            self._lines.extend(data.decode("utf-8", "replace").splitlines())
-        return bool(data)
-
-    def trim(self, path: Path) -> None:
-        """Empty a log that has grown long. Between jobs: what is printed between a read and this is lost."""
-        if self._offset > LOG_BYTES and not self.read(path):
-            os.truncate(path, 0)
-            self._offset = 0
-
-    def end(self) -> str:
-        """The last lines."""
-        return "\n".join(line for line in self._lines if line.strip())
-
-
 def environment(home: Home) -> dict[str, str]:
     """The environment of an SDK's interpreter: ours, what the options name, and where modules are found."""
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
@@ -434,10 +315,6 @@ def _telling(context: Watching) -> Callable[[], None]:
             context.progress("processing", 0.0, "loading the SDK")
 
     return tell
-
-
-def _doing(signs: Signs) -> str:
-    return f"was at: {signs.doing}" if signs.doing else "had not said what it does"
 
 
 def _end_words(code: int | None) -> str:
@@ -475,43 +352,3 @@ def _started(pid: int) -> str:
         return f"{psutil.Process(pid).create_time():.2f}"
     except psutil.Error:
         return ""
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    """What a process has started and what that has started, as far as the line holds."""
-    try:
-        return list(psutil.Process(pid).children(recursive=True))
-    except psutil.Error:
-        return []
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    """Every living process of a guest, whatever group or session it is in."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == mark and _lives(process):
-                found.append(process)
-    return found
-
-
-def _reap(family: Mapping[int, psutil.Process]) -> None:
-    """Wait until those that were killed are gone: a worker inherits orphans, and has to ask how they ended."""
-    pending, until = set(family), time.monotonic() + REAP_S
-    while pending and time.monotonic() < until:
-        for pid in list(pending):
-            try:
-                gone = os.waitpid(pid, os.WNOHANG)[0] != 0
-            except ChildProcessError:  # another's, or not left to us yet
-                gone = not _lives(family[pid])
-            if gone:
-                pending.discard(pid)
-        if pending:
-            time.sleep(0.002)
