@@ -34,7 +34,7 @@ FLOORS = (
     {"runfiles"},
     {"client", "work", "supervise"},
     {"cli"},
-    {"gateways"},
+    {"gateways", "cluster"},
     {"submit", "__main__"},
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -25,7 +25,7 @@ from pool.config.settings import Config, parse_config
 from pool.constants import MAX_DROP_BYTES
 from pool.job import Job
 from pool.job.terms import Terms
-from pool.spool import fsops, quarantine
+from pool.spool import fsops, owner, quarantine
 from pool.spool.store import Spool
 from pool.supervise import intake
 from pool.supervise.intake import Intake
@@ -133,6 +133,44 @@ def test_ids_come_from_names_and_never_collide(spool: Spool, taker: Intake, box:
     assert len([job_id for job_id in ids if job_id.startswith("speech-")]) == 1
     assert len([job_id for job_id in ids if job_id.startswith("drop-")]) == 2
     assert _quarantine(spool) == {}
+
+
+@pytest.mark.parametrize("when", ["before the move", "after the move"])
+def test_a_drop_that_comes_while_the_one_of_its_name_goes_is_a_job(
+    spool: Spool, taker: Intake, box: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A program that sees its first job done writes the next one into the same file; the first is only then removed."""
+    marks = intake._mark_at
+    looked: list[str] = []
+
+    def mark_at(path: str) -> tuple[int, int, int] | None:
+        found = marks(path)
+        looked.append(path)
+        if len(looked) == (1 if when == "before the move" else 2):
+            (box / "job.json").write_bytes(GOOD.replace(b"hello", b"again"))
+        return found
+
+    _drop(box, "job.json")
+    monkeypatch.setattr(intake, "_mark_at", mark_at)
+    _take(taker, box)
+    monkeypatch.undo()
+    _take(taker, box)
+    assert sorted(job.params["text"] for job in _jobs(spool)) == ["again", "hello"]
+    assert os.listdir(box) == []
+
+
+def test_what_a_killed_supervisor_had_moved_aside_is_looked_at_again(
+    spool: Spool, taker: Intake, box: Path, config: Config
+) -> None:
+    _drop(box, "job.json")
+    _take(taker, box)
+    _drop(box, ".job.json.1-1-otherboot.token-1.taken", GOOD.replace(b"hello", b"other"))
+    _drop(box, f".job.json.{owner.fresh()}.taken")  # of one that lives
+    fresh = Intake(spool, config)
+    _take(fresh, box)
+    _take(fresh, box)
+    assert sorted(job.params["text"] for job in _jobs(spool)) == ["hello", "other"]
+    assert len(os.listdir(box)) == 1
 
 
 def test_the_same_name_again_is_another_job(spool: Spool, taker: Intake, box: Path) -> None:

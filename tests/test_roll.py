@@ -119,6 +119,7 @@ OTHER: dict[str, Any] = {
     "retry_on": ["engine"],
     "http": {"port": 1},
     "redis": {"port": 1},
+    "cluster": {"lease_s": 9},
     "otel": True,
 }
 KEYS = [

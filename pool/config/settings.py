@@ -27,6 +27,8 @@ from pool.system import limits
 FILE_NAME = "config.json"
 ENGINE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)  # no "-": a slot is called engine-index
 _KEY = re.compile(r"[!-~]{1,200}", re.ASCII)
+_SERVER = re.compile(r"(nats|tls|ws|wss)://[!-~]{1,500}", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+(/[!-~]*)?", re.ASCII)
 MB = 1024 * 1024
 _DAY_S = 86400.0
@@ -167,6 +169,29 @@ class RedisConfig:
     last_word_hours: float = key(24.0, checks.number(0.001, 24 * 365))
 
 
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The NATS servers that join several pools. Without any, the pool is on its own."""
+
+    servers: tuple[str, ...] = key((), checks.items(checks.matching(_SERVER, "an address like nats://host:4222")))
+    name: str | None = key(None, checks.nullable(checks.matching(_WORD, "a name of letters, digits, _ and -")))
+    labels: tuple[str, ...] = key((), checks.items(checks.matching(_WORD, "a word of letters, digits, _ and -")))
+    user: str | None = key(None, checks.nullable(checks.text))
+    password_file: Path | None = key(None, checks.nullable(checks.path))
+    token_file: Path | None = key(None, checks.nullable(checks.path))
+    tls_ca: Path | None = key(None, checks.nullable(checks.path))
+    tls_cert: Path | None = key(None, checks.nullable(checks.path))
+    tls_key: Path | None = key(None, checks.nullable(checks.path))
+    replicas: int = key(1, checks.integer(1, 5))  # of what the servers store, when this machine is the first to need it
+    lease_s: float = key(30.0, checks.number(1, 3600))  # a node that is silent for so long has lost its jobs
+    deliveries: int = key(4, checks.integer(1, 100))  # nodes that a job may lose before it fails
+    cold_after_s: float = key(5.0, checks.number(0, 3600))  # a node without the model leaves a job to others so long
+    max_waiting: int = key(100_000, checks.integer(1, 10**8))  # jobs in the stream
+    result_hours: float = key(24.0, checks.number(0.01, 24 * 365))  # how long results and media are kept there
+    cache_mb: int = key(10_000, checks.integer(1, 10**8))  # media on the disk of a node
+    shared: tuple[str, ...] = key((), checks.items(checks.text))  # beginnings of paths and URLs that all machines see
+
+
 def _engines(value: object, at: At) -> dict[str, EngineConfig]:
     return {name: _engine(name, entry, at.down(name)) for name, entry in checks.table(value, at).items()}
 
@@ -192,6 +217,7 @@ class Config:
     log: LogConfig = key(LogConfig(), checks.section(LogConfig))
     http: HttpConfig = key(HttpConfig(), checks.section(HttpConfig))
     redis: RedisConfig = key(RedisConfig(), checks.section(RedisConfig))
+    cluster: ClusterConfig = key(ClusterConfig(), checks.section(ClusterConfig))
     engines: Mapping[str, EngineConfig] = key(None, _engines, factory=dict)
 
     @property

@@ -14,11 +14,14 @@ jobs, no descriptors left) leaves it where it is, and `paused` says why.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +34,7 @@ from pool.format.names import base32, check_engine, check_id, id_from_stem
 from pool.job import Job, digest_of, references
 from pool.job.terms import OUTSIDE, Terms
 from pool.runfiles.schemas import Schemas
-from pool.spool import dependencies, fsops, quarantine
+from pool.spool import dependencies, fsops, owner, quarantine
 from pool.spool.store import NO_SPACE, Spool
 
 _BATCH, _LOOKS, _TURN_S = 64, 2000, 0.1  # drops taken, looked at, seconds per turn: supervision goes on meanwhile
@@ -42,6 +45,7 @@ _PAUSE_S = 1.0
 _KEYS = ("engine", "params", "id", *OUTSIDE)
 
 
+_ASIDE = re.compile(r"\.(.+)\.([0-9]+-[^.]+)\.[^.]+\.taken\Z", re.DOTALL)
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # no fault of the file that cannot be opened
 
 
@@ -88,6 +92,7 @@ class Intake:
         except FileNotFoundError:
             fsops.make_dir(self._in)
             names = []
+        names = sorted({*names, *self._repair(names)})
         self._forget_all_but(set(names))
         self.paused = self._no_room() if names else ""
         if self.paused:
@@ -205,8 +210,51 @@ class Intake:
                 self._submit(self._job(fields, stem or f"drop-{unique}", unique, source, reply))
             except JobConflict:
                 self._submit(self._job(fields, f"{stem or 'drop'}-{unique}", unique, source, reply))
-        if _mark_at(path) == mark:  # RACE: else another drop of that name came while we took this one
+        self._remove(name, path, mark)
+
+    def _remove(self, name: str, path: str, mark: tuple[int, int, int]) -> None:
+        """Remove a drop whose job is accepted. RACE: another one of that name may come at any moment, also as new
+        content of the same file; so it is moved aside first, where nobody finds it, and looked at there."""
+        aside = f"{self._in}/.{name}.{owner.fresh()}.taken"
+        if _mark_at(path) != mark:
+            return
+        try:
+            fsops.rename(path, aside)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
             fsops.unlink(path, missing_ok=True)
+            return
+        try:
+            if _mark_at(aside) == mark:
+                fsops.unlink(aside, missing_ok=True)
+                return
+        except OSError:
+            self._put_back(aside, name)
+            raise
+        self._put_back(aside, name)
+
+    def _put_back(self, aside: str, name: str) -> str:
+        """Give what was moved aside its name again, or one like it when another drop has that; that name."""
+        stem, suffix = os.path.splitext(name)
+        for place in (name, f"{stem[:200]}-{base32(os.lstat(aside).st_ino & 0xFFFFFFFFFF, 8)}{suffix}"):
+            try:
+                fsops.rename_noreplace(aside, f"{self._in}/{place}")
+            except FileExistsError:
+                continue
+            self._closed.add(place)
+            return place
+        raise FileExistsError(aside)
+
+    def _repair(self, names: Iterable[str]) -> Iterator[str]:
+        """Names of what a killed supervisor had moved aside: it is looked at again, and found to be the same job."""
+        for entry in names:
+            match = _ASIDE.match(entry)
+            if match is not None and not owner.alive(match[2]):
+                with contextlib.suppress(FileNotFoundError, FileExistsError):
+                    yield self._put_back(f"{self._in}/{entry}", match[1])
 
     def _submit(self, job: Job) -> None:
         now = time.monotonic()

@@ -1,0 +1,18 @@
+"""Several machines: the same pool, with NATS JetStream between the spools of the machines.
+
+    client machine                     NATS servers                        node (each machine that works)
+    spool  <->  port process   <->   stream JOBS, buckets, media   <->   agent process  <->  spool, workers
+
+A client submits into a spool of its own, its branch of the cluster. The *port* of that branch sends the jobs to the
+stream and brings progress and results back, into the same directories that workers of this machine would write. The
+*agent* of a node fetches jobs for free workers, submits them into the spool of its machine, and sends back what they
+end with. Neither holds anything that is not in a spool or on the servers: both may be killed at any instruction.
+
+    wire        names of streams, buckets and subjects, and what is sent, checked on arrival
+    link        the connection
+    media       files by their SHA-256, in the object store and on the disk of a node
+    parcels     parameters and results, with media in place of paths
+    port        client side
+    agent       node side
+    server      a nats-server for a start, and the configuration of several
+"""
