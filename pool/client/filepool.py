@@ -272,6 +272,24 @@ class FilePool:
 
         return Mapped(chunked(self._admission.each(engine, calls), size), submit, limit)
 
+    @clear
+    def accept(self, job: Job) -> JobFuture:
+        """Accept a job that was made elsewhere: by a client on another machine. It gets an id of this spool from its
+        maker, and its age from here; engine and parameters are checked as those of any job.
+
+        Raises what `submit` does.
+        """
+        self._open()
+        self._admission.known(job.engine)
+        made = self._admission.job(
+            job.engine,
+            job.params if job.items is not None else self._admission.fit(job.engine, job.params),
+            job.terms,
+            job_id=job.id,
+            items=None if job.items is None else tuple(self._admission.fit(job.engine, item) for item in job.items),
+        )
+        return self._accept(made, False)
+
     # ---- follow
 
     @clear

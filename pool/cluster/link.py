@@ -1,0 +1,199 @@
+"""The connection to the servers of a cluster: opened once, kept up for ever, and how it is told at any time.
+
+NATS' client reconnects by itself. What it cannot know is here: whether there was a gap (`unbroken_s`), why there is no
+connection (`trouble`), and that a server which answers may still have no quorum, which a request of JetStream tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from loguru import logger
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, ServiceUnavailableError
+from nats.js.kv import KeyValue
+
+from pool.config.settings import ClusterConfig
+from pool.errors import ConfigError, OperatorError
+
+T = TypeVar("T")
+_CONNECT_S, _AGAIN_S = 5, 0.5
+_REQUEST_S = 5.0
+_PAYLOAD = 1 << 20  # what a server takes that says nothing else
+
+#: What a call may raise while the servers are away, or have no leader.
+AWAY = (NatsError, TimeoutError, asyncio.TimeoutError, ServiceUnavailableError, OSError)
+
+
+class ClusterAway(OperatorError):
+    """The servers of the cluster do not answer."""
+
+    def __init__(self, servers: str, trouble: str) -> None:
+        super().__init__(f"the cluster at {servers} does not answer: {trouble}")
+
+
+class Link:
+    """One connection. `open` returns when it stands; from then on it comes back by itself."""
+
+    def __init__(self, config: ClusterConfig, name: str) -> None:
+        if not config.servers:
+            raise ConfigError('no servers are given; for example ["nats://10.0.0.1:4222"]', "cluster.servers")
+        self._config, self._name = config, name
+        self.client = Client()
+        self.trouble = "not connected yet"
+        self._since: float | None = None  # monotonic: connected without a gap
+        self._buckets: dict[str, KeyValue] = {}
+        self.js: JetStreamContext = self.client.jetstream(timeout=_REQUEST_S)
+        self.on_gap: list[Callable[[], None]] = []  # called on the loop when a connection stands again
+
+    # ---- how it is
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._since is not None and self.client.is_connected
+
+    @property
+    def unbroken_s(self) -> float:
+        """For how long the connection has stood without a gap; 0 without one."""
+        return time.monotonic() - self._since if self.connected and self._since is not None else 0.0
+
+    @property
+    def servers(self) -> str:
+        """The addresses, for people: without passwords."""
+        return ", ".join(map(plain, self._config.servers))
+
+    @property
+    def room(self) -> int:
+        """How many bytes of a message the servers take."""
+        return (self.client.max_payload or _PAYLOAD) - 16_384  # headers, and the rest of the message
+
+    # ---- begin and end
+
+    async def open(self, *, patience_s: float | None = None) -> Link:
+        """Connect. patience_s: how long to try; None: for ever. Raises ClusterAway, ConfigError."""
+        deadline = None if patience_s is None else time.monotonic() + patience_s
+        options = self._options()
+        while True:
+            try:
+                await self.client.connect(servers=list(self._config.servers), **options)
+            except AWAY as error:
+                self._broken(_words(error))
+                if deadline is not None and time.monotonic() > deadline:
+                    raise ClusterAway(self.servers, self.trouble) from None
+                self.client = Client()
+                self.js = self.client.jetstream(timeout=_REQUEST_S)
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                self._since, self.trouble = time.monotonic(), ""
+                return self
+
+    async def close(self) -> None:
+        """Say good-bye; what was sent is out."""
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self.client.flush(timeout=2), 3)
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self.client.close(), 3)
+
+    def _options(self) -> dict[str, Any]:
+        config = self._config
+        return {
+            "name": self._name,
+            "user": config.user,
+            "password": _secret(config.password_file, "cluster.password_file"),
+            "token": _secret(config.token_file, "cluster.token_file"),
+            "tls": self._tls(),
+            "connect_timeout": _CONNECT_S,
+            "reconnect_time_wait": _AGAIN_S,
+            "max_reconnect_attempts": -1,
+            "ping_interval": max(1, int(config.lease_s / 6)),
+            "max_outstanding_pings": 2,
+            "disconnected_cb": self._disconnected,
+            "reconnected_cb": self._reconnected,
+            "error_cb": self._error,
+            "pending_size": 64 << 20,
+        }
+
+    def _tls(self) -> ssl.SSLContext | None:
+        config = self._config
+        if not (config.tls_ca or config.tls_cert or any(one.startswith(("tls:", "wss:")) for one in config.servers)):
+            return None
+        context = ssl.create_default_context(cafile=str(config.tls_ca) if config.tls_ca else None)
+        if config.tls_cert:
+            context.load_cert_chain(str(config.tls_cert), str(config.tls_key) if config.tls_key else None)
+        return context
+
+    async def _disconnected(self) -> None:
+        self._broken("the connection broke")
+
+    async def _reconnected(self) -> None:
+        self._since, self.trouble = time.monotonic(), ""
+        logger.info("connected again to the cluster")
+        for call in self.on_gap:
+            call()
+
+    async def _error(self, error: Exception) -> None:
+        if not self.connected:
+            self._broken(_words(error))
+        else:
+            logger.debug("cluster: {}", _words(error))
+
+    def _broken(self, why: str) -> None:
+        if self._since is not None or self.trouble != why:
+            logger.warning("the cluster at {} does not answer: {}", self.servers, why)
+        self._since, self.trouble = None, why
+
+    # ---- buckets
+
+    async def bucket(self, name: str) -> KeyValue:
+        """A bucket that exists. Raises what JetStream raises."""
+        found = self._buckets.get(name)
+        if found is None or found._js is not self.js:
+            found = self._buckets[name] = await self.js.key_value(name)
+        return found
+
+    async def until_done(self, call: Callable[[], Awaitable[T]], what: str) -> T:
+        """What a call returns, tried again for as long as the servers are away; it must be one that may be repeated."""
+        pause = 0.05
+        while True:
+            try:
+                return await call()
+            except APIError as error:
+                if (error.code or 0) < 500:
+                    raise
+                reason = _words(error)
+            except AWAY as error:
+                reason = _words(error)
+            if pause >= 1.0:
+                logger.warning("{} waits for the cluster: {}", what, reason)
+            await asyncio.sleep(pause)
+            pause = min(5.0, pause * 2)
+
+
+def plain(url: str) -> str:
+    """An address without user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _secret(path: Path | None, key: str) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text("utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", key) from None
+
+
+def _words(error: BaseException) -> str:
+    text = str(error).removeprefix("nats: ").strip()
+    return text or type(error).__name__
