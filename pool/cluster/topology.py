@@ -1,0 +1,281 @@
+"""What the servers store for a cluster: streams and buckets, created once, never deleted, never shrunk.
+
+Any number of machines may call `ensure` at the same time: creating what exists is no error. A setting of something
+that exists stays as it is; `ensure` says where it differs. A user that may not create only looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pool.cluster import wire
+from pool.cluster.accounts import MEDIA_STREAM, stream_of
+from pool.errors import OperatorError
+
+if TYPE_CHECKING:
+    from nats.js import JetStreamContext
+    from nats.js.api import StreamConfig
+
+T = TypeVar("T")
+DAY_S = 24 * 3600.0
+MB = 1024 * 1024
+DUPLICATES_S = 120.0  # a job that is published twice within this time is stored once
+EVENTS_S, EVENTS_BYTES = 3600.0, 256 * MB
+_EXISTS, _SAME_SUBJECTS = 10058, 10065
+_NO_JETSTREAM = (10039, 10076)  # not for this account, not on this server
+_PATIENCE_S = 20.0  # for servers that elect a leader
+_PAUSE_S = 0.2
+
+
+class TopologyError(OperatorError):
+    """Streams and buckets cannot be created, or do not exist; the message says why and what helps."""
+
+
+async def ensure(
+    js: JetStreamContext,
+    *,
+    replicas: int,
+    max_waiting: int,
+    result_s: float,
+    lease_s: float,
+    patience_s: float = _PATIENCE_S,
+) -> tuple[str, ...]:
+    """Create what is missing. Returns notes about settings that differ from those asked for.
+
+    replicas: servers that store each job and result. max_waiting: jobs in the stream. result_s: seconds that results
+    and media are kept. lease_s: seconds after which a silent node is forgotten. patience_s: how long to wait for
+    servers that have no leader. Raises TopologyError.
+    """
+    wanted = streams(replicas=replicas, max_waiting=max_waiting, result_s=result_s, lease_s=lease_s)
+    notes: list[str] = []
+    for config in wanted:
+        notes += await _Patience(js, patience_s).ensure(config)
+    return tuple(notes)
+
+
+async def missing(js: JetStreamContext) -> tuple[str, ...]:
+    """Names of streams that do not exist. Raises TopologyError when that cannot be known."""
+    wanted = streams(replicas=1, max_waiting=1, result_s=DAY_S, lease_s=30)
+    found = [config.name or "" for config in wanted if await _Patience(js, _PATIENCE_S).look(config.name or "") is None]
+    return tuple(found)
+
+
+def streams(*, replicas: int, max_waiting: int, result_s: float, lease_s: float) -> list[StreamConfig]:
+    """The settings of all streams; a bucket is a stream, too."""
+    from nats.js import api
+
+    jobs = api.StreamConfig(
+        name=wire.JOBS,
+        description="filepool: jobs that wait or run",
+        subjects=["filepool.jobs.>"],
+        retention=api.RetentionPolicy.WORK_QUEUE,
+        storage=api.StorageType.FILE,
+        max_msgs=max_waiting,
+        discard=api.DiscardPolicy.NEW,  # a full stream refuses
+        duplicate_window=DUPLICATES_S,
+        num_replicas=replicas,
+        deny_delete=True,
+    )
+    return [
+        jobs,
+        _events(replicas),
+        _bucket(wire.IDS, replicas, result_s + 7 * DAY_S),
+        _bucket(wire.CLAIMS, replicas, result_s + 30 * DAY_S),
+        _bucket(wire.RESULTS, replicas, result_s),
+        _bucket(wire.CANCEL, replicas, result_s),
+        _bucket(wire.NODES, replicas, lease_s),
+        _bucket(wire.ENGINES, replicas, 0),
+        _bucket(wire.REFS, replicas, result_s + 30 * DAY_S),
+        _media(replicas, result_s + 30 * DAY_S),
+    ]
+
+
+def _events(replicas: int) -> StreamConfig:
+    """Events need not survive a loss of power, and would cost one sync each. On one server they are in a file that is
+    written when it suits; a stream in memory would be gone after a restart. On several, which agree on what streams
+    there are, they are in the memory of each."""
+    from nats.js import api
+
+    alone = replicas == 1
+    return api.StreamConfig(
+        name=wire.EVENTS,
+        description="filepool: what happens to jobs",
+        subjects=["filepool.events.>"],
+        retention=api.RetentionPolicy.LIMITS,
+        storage=api.StorageType.FILE if alone else api.StorageType.MEMORY,
+        persist_mode=api.PersistMode.ASYNC if alone else None,
+        max_age=EVENTS_S,
+        max_bytes=EVENTS_BYTES,
+        discard=api.DiscardPolicy.OLD,
+        num_replicas=replicas,
+        allow_direct=True,
+        duplicate_window=DUPLICATES_S,
+    )
+
+
+def _bucket(name: str, replicas: int, ttl_s: float) -> StreamConfig:
+    """As clients of NATS make buckets. ttl_s: seconds, 0: for ever."""
+    from nats.js import api
+
+    return api.StreamConfig(
+        name=stream_of(name),
+        description="filepool",
+        subjects=[f"$KV.{name}.>"],
+        storage=api.StorageType.FILE,
+        max_age=ttl_s,
+        max_msgs_per_subject=1,
+        discard=api.DiscardPolicy.NEW,
+        duplicate_window=min(DUPLICATES_S, ttl_s) if ttl_s else DUPLICATES_S,
+        num_replicas=replicas,
+        deny_delete=True,
+        allow_rollup_hdrs=True,
+        allow_direct=True,
+        allow_msg_ttl=True,
+    )
+
+
+def _media(replicas: int, ttl_s: float) -> StreamConfig:
+    """As clients of NATS make object stores. Files go when nothing refers to them, at the latest after ttl_s."""
+    from nats.js import api
+
+    return api.StreamConfig(
+        name=MEDIA_STREAM,
+        description="filepool: files",
+        subjects=[f"$O.{wire.MEDIA}.C.>", f"$O.{wire.MEDIA}.M.>"],
+        storage=api.StorageType.FILE,
+        max_age=ttl_s,
+        discard=api.DiscardPolicy.NEW,
+        num_replicas=replicas,
+        allow_rollup_hdrs=True,
+        allow_direct=True,
+    )
+
+
+class _Patience:
+    """One stream, asked for until the servers have a leader or time is up."""
+
+    def __init__(self, js: JetStreamContext, seconds: float) -> None:
+        self._js = js
+        self._until = asyncio.get_running_loop().time() + seconds
+
+    async def ensure(self, config: StreamConfig) -> list[str]:
+        """Create it unless it exists; what differs from what was asked for."""
+        name = config.name or ""
+        found = await self.look(name)
+        if found is None:
+            found = await self._create(config)
+        return [f"{name}: {text}" for text in _differences(found, config)]
+
+    async def look(self, name: str) -> StreamConfig | None:
+        """The settings of a stream; None: there is none. Raises TopologyError."""
+        from nats.js.errors import NotFoundError
+
+        while True:
+            try:
+                return (await self._js.stream_info(name)).config
+            except NotFoundError:
+                return None
+            except Exception as error:
+                await self._again(error, f"{name} cannot be looked at")
+
+    async def _create(self, config: StreamConfig) -> StreamConfig:
+        from nats.js.errors import BadRequestError
+
+        name = config.name or ""
+        while True:
+            errors = _Refusals(self._js)
+            try:
+                return (await errors.or_answer(self._js.add_stream(config))).config
+            except BadRequestError as error:
+                # RACE: another machine was first, with its own settings
+                if error.err_code not in (_EXISTS, _SAME_SUBJECTS):
+                    raise TopologyError(f"{name} cannot be created: {error.description}") from None
+                found = await self.look(name)
+                if found is not None:
+                    return found
+                raise TopologyError(
+                    f"{name} cannot be created: another stream has its subjects ({error.description})"
+                ) from None
+            except _Refused:
+                found = await self.look(name)  # RACE: created meanwhile by one that may
+                if found is not None:
+                    return found
+                raise TopologyError(
+                    f"{name} does not exist, and this user may not create it: run `python -m pool.cluster setup` as "
+                    "admin, once"
+                ) from None
+            except Exception as error:
+                await self._again(error, f"{name} cannot be created")
+
+    async def _again(self, error: Exception, what: str) -> None:
+        """Wait for the next try. Raises TopologyError when it would not help or time is up."""
+        reason, lasting = _reason(error)
+        if lasting or asyncio.get_running_loop().time() + _PAUSE_S > self._until:
+            raise TopologyError(f"{what}: {reason}") from error
+        await asyncio.sleep(_PAUSE_S)
+
+
+class _Refused(Exception):
+    """The user may not publish this request."""
+
+
+class _Refusals:
+    """A server tells a refused request to the connection, not to the request, which would wait in vain."""
+
+    def __init__(self, js: JetStreamContext) -> None:
+        self._connection = js._nc
+        self._before = js._nc.last_error
+
+    async def or_answer(self, request: Coroutine[Any, Any, T]) -> T:
+        """The answer of a request. Raises _Refused, or what the request raises."""
+        task = asyncio.ensure_future(request)
+        try:
+            while True:
+                done, _ = await asyncio.wait([task], timeout=0.05)
+                if done:
+                    return task.result()
+                error = self._connection.last_error
+                if error is not self._before and "permissions violation for publish" in str(error).lower():
+                    raise _Refused
+        finally:
+            task.cancel()
+
+
+def _reason(error: Exception) -> tuple[str, bool]:
+    """(why, in words, whether waiting is of no use)."""
+    import nats.errors
+    from nats.js.errors import APIError, ServiceUnavailableError
+
+    code = error.err_code if isinstance(error, APIError) else None
+    text = (error.description if isinstance(error, APIError) else None) or str(error)
+    if code in _NO_JETSTREAM or (isinstance(error, ServiceUnavailableError) and code is None):
+        return "JetStream is off on the servers, or not for this account: their configuration needs `jetstream`", True
+    if "replicas > 1 not supported" in text:
+        return "one server cannot store replicas: set cluster.replicas to 1, or join three servers", True
+    if "no suitable peers" in text or "insufficient" in text:
+        return f"too few servers are up, or they have no room, for so many replicas ({text})", False
+    if isinstance(error, (nats.errors.ConnectionClosedError, nats.errors.AuthorizationError)):
+        return text, True
+    if isinstance(error, (asyncio.TimeoutError, nats.errors.TimeoutError)):
+        return "the servers do not answer: fewer than half of them are up, or they have no leader yet", False
+    return text, False
+
+
+def _differences(found: StreamConfig, wanted: StreamConfig) -> Sequence[str]:
+    names = {
+        "num_replicas": "replicas",
+        "max_msgs": "jobs at most",
+        "max_age": "seconds kept",
+        "max_bytes": "bytes at most",
+    }
+    return [
+        f"has {_plain(getattr(found, key))} {what}, {_plain(getattr(wanted, key))} asked for; it stays as it is"
+        for key, what in names.items()
+        if getattr(wanted, key) is not None and _plain(getattr(found, key)) != _plain(getattr(wanted, key))
+    ]
+
+
+def _plain(value: object) -> str:
+    return f"{float(value):g}" if isinstance(value, (int, float)) else "no limit on"
