@@ -14,5 +14,7 @@ end with. Neither holds anything that is not in a spool or on the servers: both 
     parcels     parameters and results, with media in place of paths
     port        client side
     agent       node side
-    server      a nats-server for a start, and the configuration of several
+    accounts    who may do what on the servers
+    topology    streams and buckets, created once
+    nats_server a nats-server for a start, and the configuration of several
 """

@@ -15,7 +15,7 @@ from typing import Any
 
 from scenarios.world import PATIENCE_S, wait_until
 
-from pool.cluster.server import LOOPBACK, Passwords, Peers, Settings, Tls, configuration, healthy, program
+from pool.cluster.nats_server import LOOPBACK, Passwords, Peers, Settings, Tls, configuration, healthy, program
 from pool.cluster.topology import ensure
 
 

@@ -14,7 +14,7 @@ from scenarios.world import wait_until
 
 from cluster.rig import Servers, free_ports
 from pool.cluster import accounts, topology, wire
-from pool.cluster.server import LOOPBACK, Passwords, healthy, program
+from pool.cluster.nats_server import LOOPBACK, Passwords, healthy, program
 from pool.cluster.topology import TopologyError, ensure, missing
 
 ASKED: dict[str, Any] = {"replicas": 1, "max_waiting": 100, "result_s": 3600.0, "lease_s": 30.0}
