@@ -10,7 +10,9 @@ end with. Neither holds anything that is not in a spool or on the servers: both 
 
     wire        names of streams, buckets and subjects, and what is sent, checked on arrival
     link        the connection
-    media       files by their SHA-256, in the object store and on the disk of a node
+    objects     files in the object store, in the messages of every client of NATS
+    media       files by their SHA-256, kept for as long as somebody needs them
+    mediacache  media on the disk of a node
     parcels     parameters and results, with media in place of paths
     port        client side
     agent       node side

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from pool import errors
 from pool.gateways.http.errors import STATUS_OF_KIND, json_response, problem_of, respond
-from pool.gateways.roots import OutsideRoots
+from pool.config.roots import OutsideRoots
 from pool.gateways.tempfiles import UnknownFile
 from pool.job import Failure, FailureKind
 

@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from pool.client.filepool import FilePool
 from pool.client.future import JobFuture
 from pool.client.status import PoolStatus
+from pool.config.roots import TEMPFILE, Roots
 from pool.errors import UnknownJob
 from pool.format.names import is_id
 from pool.gateways.http import views
@@ -32,7 +33,6 @@ from pool.gateways.http.errors import retry_after
 from pool.gateways.http.ledger import Ledger
 from pool.gateways.http.settings import Settings
 from pool.gateways.http.shapes import JobView
-from pool.gateways.roots import TEMPFILE, Roots
 from pool.gateways.tempfiles import Tempfiles
 from pool.runfiles.schemas import Schemas, path_keys
 

@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from pool.config.roots import OutsideRoots
 from pool.errors import (
     JobConflict,
     JobFailed,
@@ -30,7 +31,6 @@ from pool.errors import (
     UnknownJob,
 )
 from pool.format import codec
-from pool.gateways.roots import OutsideRoots
 from pool.gateways.tempfiles import UnknownFile
 from pool.job import Failure
 

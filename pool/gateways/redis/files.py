@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pool.client.filepool import FilePool
+from pool.config.roots import Roots
 from pool.errors import JobRefused
 from pool.format import codec
 from pool.gateways.kinds import HEAD_BYTES, kind_of
 from pool.gateways.redis.remote import Remote, ServiceAway
 from pool.gateways.redis.settings import Settings, fetched
 from pool.gateways.redis.wire import FILE_ID, Order
-from pool.gateways.roots import Roots
 from pool.gateways.tempfiles import Tempfiles, UnknownFile
 from pool.job import Record
 from pool.runfiles.schemas import Schemas, path_keys

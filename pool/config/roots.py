@@ -18,7 +18,7 @@ TEMPFILE = "tempfile:"  # followed by the id of an uploaded file
 
 
 class OutsideRoots(JobRefused):
-    """The path is outside the folders that this gateway may read and write."""
+    """The path is outside the folders that a request may read and write."""
 
 
 class Roots:
@@ -100,7 +100,7 @@ class Roots:
 
     def _value(self, value: Any, at: str, certain: bool) -> Any:
         if isinstance(value, str):
-            return str(self.resolve(value, at)) if certain or _looks_like_a_path(value) else value
+            return str(self.resolve(value, at)) if certain or looks_like_a_path(value) else value
         if isinstance(value, Mapping):
             return {key: self._value(item, f"{at}.{key}", False) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -108,7 +108,8 @@ class Roots:
         return value
 
 
-def _looks_like_a_path(text: str) -> bool:
+def looks_like_a_path(text: str) -> bool:
+    """Whether a string is meant as a path wherever it stands: absolute, with `~` or `..`, or an uploaded file."""
     if text.startswith(("/", TEMPFILE, "file:")):
         return True
     return ".." in text.split("/") or (text.startswith("~") and os.path.expanduser(text) != text)
