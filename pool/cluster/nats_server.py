@@ -28,6 +28,7 @@ from pathlib import Path
 
 from pool.cluster import accounts
 from pool.errors import ConfigError, OperatorError
+from pool.spool import fsops
 
 PORT, MONITOR_PORT = 4222, 8222
 MAX_PAYLOAD = 8 * 1024 * 1024
@@ -209,7 +210,7 @@ def is_loopback(host: str) -> bool:
 
 def make_passwords(folder: Path) -> Passwords:
     """The passwords in `folder`, one file each ("admin.password" …, mode 0600), made when there are none."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(folder)
     return Passwords(**{role: _password(password_file(folder, role)) for role in accounts.ROLES})
 
 
@@ -225,15 +226,22 @@ def _password(path: Path) -> str:
             if not found:
                 raise ConfigError(f"{path} is empty: remove it to have a password made, or write one into it")
             return found
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.unlink(missing_ok=True)
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"{secrets.token_hex(_SECRET_BYTES)}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        part = _part(path)
+        fsops.write_new(part, [f"{secrets.token_hex(_SECRET_BYTES)}\n".encode()], sync=True)
         with contextlib.suppress(FileExistsError):  # RACE: another server was first, its password counts
-            os.link(part, path)
-        part.unlink()
+            fsops.link(part, str(path))
+        fsops.unlink(part)
+
+
+def _part(path: Path) -> str:
+    return str(path.with_name(f".{path.name}.{secrets.token_hex(8)}"))
+
+
+def _make_folder(path: Path) -> None:
+    """A folder for its owner alone, with its parents."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            fsops.make_dir(str(folder))
 
 
 # ---- the program
@@ -321,14 +329,11 @@ class Server:
         return ServerFailed(f"nats-server {what}; the end of its log:\n{self.log() or '(nothing)'}")
 
     def _write(self) -> Path:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.settings.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(self._folder)
+        _make_folder(self.settings.store)
         path = self._folder / "nats-server.conf"
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.unlink(missing_ok=True)
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # it holds passwords
-            file.write(configuration(self.settings))
-        part.replace(path)
+        text = configuration(self.settings).encode()
+        fsops.put(_part(path), str(path), [text], sync=False)  # for its owner alone: it holds passwords
         return path
 
     def _check_ports(self) -> None:
@@ -410,6 +415,7 @@ def run(server: Server, *, ready: Sequence[str] = ()) -> int:
         for line in ready:
             print(line, flush=True)
         code = server.wait()
+        server.stop()  # its last lines
     if not asked:
         raise server.failure(f"ended by itself with exit code {code}")
     return 0
@@ -446,12 +452,8 @@ def _taken(host: str, port: int) -> str:
 
 
 def _holder(port: int) -> str:
-    """Who listens on a port: " (nats-server, process 17)"; "" where it cannot be known."""
-    import psutil
+    """Who listens on a port: " (nats-server, process 17 has it)"; "" where it cannot be known."""
+    from pool.system.portable import listener
 
-    with contextlib.suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections("tcp"):
-            local = connection.laddr
-            if connection.status == psutil.CONN_LISTEN and local and local.port == port and connection.pid:
-                return f" ({psutil.Process(connection.pid).name()}, process {connection.pid})"
-    return ""
+    found = listener(port)
+    return f" ({found[1]}, process {found[0]}, has it)" if found else ""

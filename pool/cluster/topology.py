@@ -83,12 +83,12 @@ def streams(*, replicas: int, max_waiting: int, result_s: float, lease_s: float)
         _events(replicas),
         _bucket(wire.IDS, replicas, result_s + 7 * DAY_S),
         _bucket(wire.CLAIMS, replicas, result_s + 30 * DAY_S),
-        _bucket(wire.RESULTS, replicas, result_s),
+        _bucket(wire.RESULTS, replicas, result_s, final=True),
         _bucket(wire.CANCEL, replicas, result_s),
         _bucket(wire.NODES, replicas, lease_s),
         _bucket(wire.ENGINES, replicas, 0),
-        _bucket(wire.REFS, replicas, result_s + 30 * DAY_S),
-        _media(replicas, result_s + 30 * DAY_S),
+        _bucket(wire.REFS, replicas, 2 * result_s),  # as media.Store says
+        _media(replicas),
     ]
 
 
@@ -115,8 +115,9 @@ def _events(replicas: int) -> StreamConfig:
     )
 
 
-def _bucket(name: str, replicas: int, ttl_s: float) -> StreamConfig:
-    """As clients of NATS make buckets. ttl_s: seconds, 0: for ever."""
+def _bucket(name: str, replicas: int, ttl_s: float, *, final: bool = False) -> StreamConfig:
+    """As clients of NATS make buckets. ttl_s: seconds, 0: for ever. final: the servers refuse a second value of a key,
+    and to delete it, whoever asks."""
     from nats.js import api
 
     return api.StreamConfig(
@@ -130,14 +131,15 @@ def _bucket(name: str, replicas: int, ttl_s: float) -> StreamConfig:
         duplicate_window=min(DUPLICATES_S, ttl_s) if ttl_s else DUPLICATES_S,
         num_replicas=replicas,
         deny_delete=True,
-        allow_rollup_hdrs=True,
+        discard_new_per_subject=final,
+        allow_rollup_hdrs=not final,
         allow_direct=True,
-        allow_msg_ttl=True,
+        allow_msg_ttl=not final,
     )
 
 
-def _media(replicas: int, ttl_s: float) -> StreamConfig:
-    """As clients of NATS make object stores. Files go when nothing refers to them, at the latest after ttl_s."""
+def _media(replicas: int) -> StreamConfig:
+    """As clients of NATS make object stores. Files are removed once nothing refers to them."""
     from nats.js import api
 
     return api.StreamConfig(
@@ -145,7 +147,6 @@ def _media(replicas: int, ttl_s: float) -> StreamConfig:
         description="filepool: files",
         subjects=[f"$O.{wire.MEDIA}.C.>", f"$O.{wire.MEDIA}.M.>"],
         storage=api.StorageType.FILE,
-        max_age=ttl_s,
         discard=api.DiscardPolicy.NEW,
         num_replicas=replicas,
         allow_rollup_hdrs=True,

@@ -1,7 +1,7 @@
 """What psutil says about processes, with the surface of `procfs`: for platforms without /proc.
 
 Slower (a millisecond where /proc costs 20 µs), and a start is a date there, not ticks since boot. The only
-module that needs psutil.
+module that needs psutil; `listener` is asked for on all platforms.
 """
 
 from __future__ import annotations
@@ -78,3 +78,15 @@ def private_bytes(pid: int) -> int:
         return int(psutil.Process(pid).memory_full_info().uss)
     except psutil.Error:
         return 0
+
+
+def listener(port: int) -> tuple[int, str] | None:
+    """Pid and name of the process that listens on a TCP port; None where that cannot be known."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            local = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and local and local.port == port and connection.pid:
+                return connection.pid, psutil.Process(connection.pid).name()
+    except (psutil.Error, OSError):
+        pass
+    return None

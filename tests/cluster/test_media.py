@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -20,8 +17,8 @@ import pytest
 from nats.js import JetStreamContext
 
 from pool.cluster import wire
-from pool.cluster.media import MediaChanged, MediaError, MediaGone, MediaUnreachable, Store
-from pool.cluster.objects import CHUNK, Objects
+from pool.cluster.media import MediaGone, Store
+from pool.cluster.objects import CHUNK
 from pool.cluster.wire import Blob, JobKey
 
 HOLDER = str(JobKey("0" * 32, "job-1"))

@@ -45,6 +45,29 @@ def test_everything_is_made_and_a_second_time_nothing_is_said(tmp_path: Path) ->
         asyncio.run(steps(servers))
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_first_result_counts_whatever_a_later_one_tries(tmp_path: Path, count: int) -> None:
+    async def steps(servers: Servers) -> None:
+        async with servers.connected() as client:
+            kv = await client.jetstream().key_value(wire.RESULTS)
+            first = await kv.create("a.b.0", b"first")
+            with pytest.raises(KeyWrongLastSequenceError):
+                await kv.create("a.b.0", b"second")
+            for late in (
+                kv.put("a.b.0", b"x"),
+                kv.update("a.b.0", b"x", last=first),
+                kv.delete("a.b.0"),
+                kv.purge("a.b.0"),
+            ):
+                with pytest.raises(APIError):
+                    await late
+            assert (await kv.get("a.b.0")).value == b"first"
+
+    with Servers(tmp_path, count) as servers:
+        asyncio.run(servers.ensure())
+        asyncio.run(steps(servers))
+
+
 def test_many_at_once(tmp_path: Path) -> None:
     async def one(servers: Servers, max_waiting: int) -> tuple[str, ...]:
         async with servers.connected() as client:
