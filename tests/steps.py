@@ -60,6 +60,7 @@ def places(spool: Spool) -> dict[str, list[str]]:
         found[state] = [name.id for name in map(parse_job, entries) if name]
     found["deferred"] = [entry[2].id for entry in map(parse_deferred, os.listdir(f"{root}/deferred")) if entry]
     found["held"] = [entry[1].id for entry in map(parse_dead, os.listdir(f"{root}/held")) if entry]
+    found["away"] = [entry[1].id for entry in map(parse_dead, os.listdir(f"{root}/away")) if entry]
     found["dead"] = [entry[1].id for entry in map(parse_dead, os.listdir(f"{root}/dead")) if entry]
     found["out"] = [name for name in map(parse_record, os.listdir(f"{root}/out")) if name]
     found["ids"] = os.listdir(f"{root}/run/ids")

@@ -19,12 +19,12 @@ from synthetic import fill
 from pool.client import browse, index, live
 from pool.client.browse import page
 from pool.errors import JobRefused
-from pool.format.names import new_id
+from pool.format.names import WorkerName, new_id, parse_job
 from pool.job import Failure, Job, JobState, heads
 from pool.job.heads import Head
-from pool.spool import fsops
+from pool.spool import away, fsops
 from pool.spool.lookup import find_dead
-from pool.spool.store import Spool
+from pool.spool.store import Claim, Spool
 
 
 def walk(spool: Spool, limit: int, **wanted: Any) -> list[str]:
@@ -107,7 +107,19 @@ class Mover:
 
     def step(self) -> None:
         with contextlib.suppress(FileNotFoundError, IndexError, StopIteration):
-            (self.claim, self.release, self.defer, self.wake, self.finish, self.fail, self.retry)[self.draw(7)]()
+            (
+                self.claim,
+                self.release,
+                self.defer,
+                self.wake,
+                self.finish,
+                self.fail,
+                self.retry,
+                self.send,
+                self.begin,
+                self.come_back,
+                self.end,
+            )[self.draw(11)]()
 
     def claim(self) -> None:
         claim_next(self.spool, self.workers[self.draw(2)])
@@ -138,6 +150,27 @@ class Mover:
         if not dead:
             return
         self.spool.requeue(*find_dead(self.spool, dead[self.draw(len(dead))].split(".")[3]))
+
+    def send(self) -> None:
+        name = parse_job(self.spool.list_ready("echo")[0])
+        assert name is not None
+        away.send(self.spool, "echo", name)
+
+    def _sent(self) -> Any:
+        sent = away.waiting(self.spool)
+        return sent[self.draw(len(sent))] if sent else next(iter(()))
+
+    def begin(self) -> None:
+        sent = self._sent()
+        away.begin(self.spool, sent, sent.name.attempts + 1)
+
+    def come_back(self) -> None:
+        away.come_back(self.spool, self._sent())
+
+    def end(self) -> None:
+        sent = self._sent()
+        claim = Claim(sent.path, sent.name, WorkerName(sent.engine, 0, 1))
+        away.finish(self.spool, sent, record_of(claim, (JobState.COMPLETED, JobState.FAILED)[self.draw(2)]))
 
 
 @contextlib.contextmanager

@@ -254,7 +254,7 @@ def test_a_jump_of_the_wall_clock_is_not_seen(root: Path, wall: Wall, years: int
     assert 0 <= later.now() - before < 5_000_000
 
 
-@pytest.mark.parametrize("place", ["ready/echo", "work/echo-0.1", "deferred"])
+@pytest.mark.parametrize("place", ["ready/echo", "work/echo-0.1", "deferred", "away"])
 def test_after_a_reboot_with_a_wrong_clock_time_goes_on(
     root: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -262,7 +262,8 @@ def test_after_a_reboot_with_a_wrong_clock_time_goes_on(
     last = spool.now()
     name = str(JobName(500, last, "job", 1))
     (root / place).mkdir(exist_ok=True)
-    (root / place / (f"{last:016d}.echo.{name}" if place == "deferred" else name)).touch()
+    before = {"deferred": f"{last:016d}.echo.", "away": "echo."}
+    (root / place / f"{before.get(place, '')}{name}").touch()
     wall.shift_us = -10 * YEAR_US
     _next_boot(root, monkeypatch)
     assert last < Spool(root).now() < last + 5_000_000

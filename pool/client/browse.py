@@ -36,6 +36,7 @@ LIMIT_MOST = 1000
 _CURSOR = "j1."
 _TRIES = 3
 _STATES = {state.value: state for state in JobState}
+_WAITS, _RUNS = JobState.QUEUED.value, JobState.RUNNING.value
 _OVER = frozenset(state.value for state in TERMINAL)
 
 
@@ -207,13 +208,13 @@ def info_of(spool: Spool, head: Head, now: int) -> JobInfo:
     """A head with what only the moment knows."""
     took = (head.finished - head.started) / 1e6 if head.finished else None
     started, percent, message = head.started, None, ""
-    if head.state == JobState.RUNNING.value:
-        beat = heartbeat.read(f"{spool.root}/run/heartbeats/{head.worker}")
+    if head.state in (_WAITS, _RUNS):  # in the cluster, a job that waits may say why
+        beat = heartbeat.read(f"{spool.root}/run/heartbeats/{head.worker}") if head.worker else None
         if beat is not None and beat.job == head.id:
             took = max(0.0, (boot_ns() - beat.phase_ns) / 1e9)
             started = now - int(took * 1e6)
         word = lookup.progress(spool, head.id)
-        if word is not None and word.attempt == head.attempt:
+        if word is not None and word.attempt == head.attempt and (head.state == word.status or head.state == _RUNS):
             percent, message = word.percent, word.message
     return JobInfo(
         id=head.id,

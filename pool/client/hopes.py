@@ -1,14 +1,14 @@
 """What waiting jobs may expect, each for itself: of its own engine, and of those of the jobs that it waits for.
 
 A job in held/ runs only after others. When one of those, or one that they wait for in turn, can never run as things
-are, neither can this one. A job that a living worker holds is well: it may end, whatever becomes of its engine.
+are, neither can this one. A job that a living worker holds is well, and so is one that has begun on another machine: it
+may end, whatever becomes of its engine.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 
 from pool.constants import MAX_JOB_BYTES
 from pool.errors import ProtocolError
@@ -16,7 +16,7 @@ from pool.format import codec
 from pool.format.names import parse_dead, parse_worker
 from pool.job import Job
 from pool.policy.prospects import Outlook, PoolFacts, Prospect, prospect
-from pool.spool import fsops, lookup
+from pool.spool import away, fsops, lookup
 from pool.spool.store import Spool
 
 _KEPT = 10_000  # jobs whose engine or needs are remembered
@@ -63,7 +63,7 @@ class Hopes:
             front = {other for job_id in front for other in found[job_id] if other in held and other not in found}
         unknown = {other for needs in found.values() for other in needs} - self._engines.keys()
         if unknown:  # RACE: one that moves just now is seen by the next look
-            for place in chain(lookup.waiting(self._spool), lookup.running(self._spool)):
+            for place in lookup.undecided(self._spool):
                 if place.name is not None and place.name.id in unknown:
                     self._engines[place.name.id] = place.engine
         return found
@@ -84,7 +84,7 @@ class _Look:
     def __init__(self, spool: Spool, facts: PoolFacts) -> None:
         self._spool, self._facts = spool, facts
         self._prospects: dict[str, Prospect] = {}
-        self._held: dict[str, frozenset[str]] = {}  # by engine: jobs that living workers hold
+        self._held: dict[str, frozenset[str]] = {}  # by engine: jobs that living workers hold, and other machines
 
     def of(self, job_id: str, engine: str) -> Prospect:
         found = self._prospect(engine)
@@ -98,6 +98,7 @@ class _Look:
     def all_fine(self, more: Iterable[str]) -> bool:
         """Whether all engines serve: those of the pool, those that have a queue, and more."""
         here = {slot.engine for slot in self._facts.slots}.union(self._facts.engines or (), more)
+        here.update(one.engine for one in away.waiting(self._spool))
         engines = here.union(os.listdir(f"{self._spool.root}/ready"))
         return all(self._prospect(engine).outlook is Outlook.FINE for engine in engines)
 
@@ -111,6 +112,7 @@ class _Look:
             worker = parse_worker(slot.worker) if slot.engine == engine else None
             if worker is not None:
                 yield from (claim.name.id for claim in self._spool.claims(worker))
+        yield from (one.name.id for one in away.waiting(self._spool) if one.engine == engine and one.name.attempts)
 
 
 def _behind(job_id: str, needs: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

@@ -190,11 +190,10 @@ def _engines(
         configured = {name: (about["workers"], about["spares"]) for name, about in told["engines"].items()}
     tallies: dict[str, Counter[str]] = {}
     oldest: dict[str, int] = {}
-    for source in (lookup.waiting, lookup.running):
-        for place in source(spool):
-            tallies.setdefault(place.engine, Counter())[place.state.value] += 1
-            if place.state is JobState.QUEUED and place.name is not None:
-                oldest[place.engine] = min(oldest.get(place.engine, place.name.born), place.name.born)
+    for place in lookup.undecided(spool):
+        tallies.setdefault(place.engine, Counter())[place.state.value] += 1
+        if place.state is JobState.QUEUED and place.name is not None:
+            oldest[place.engine] = min(oldest.get(place.engine, place.name.born), place.name.born)
     for entry in _names(spool.root / "dead"):
         parsed = parse_dead(entry)
         if parsed is not None:

@@ -1,10 +1,10 @@
 """One look at the jobs that wait and run, for a list of them: only names are read, but of the jobs that are shown.
 
-Order of the look: work, held, deferred, ready, work, held, deferred. A job on its way from ready/ to out/ is met in one
-of them; so is one whose attempt failed and that waits in deferred/. What was in work/ at first and is nowhere later
-was given back to ready/ behind our back, or has ended; its possible names there are looked at one by one. A job that
-was claimed and given back while ready/ was read could still be missed, so a queue is read twice, unless it is so long
-that reading it is what takes the time.
+Order of the look: work, away, held, deferred, ready, work, away, held, deferred. A job on its way from ready/ to out/
+is met in one of them; so is one whose attempt failed and that waits in deferred/. What was in work/ or away/ at first
+and is nowhere later was given back to ready/ behind our back, or has ended; its possible names there are looked at one
+by one. A job that was claimed and given back while ready/ was read could still be missed, so a queue is read twice,
+unless it is so long that reading it is what takes the time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pool.spool.lookup import Location
 
 _KEY = itemgetter(slice(4, -10))  # of a job file's name: what Head.key is
 _ID = slice(21, -11)
+_SENT = frozenset({JobState.QUEUED, JobState.RUNNING})  # what a job in away/ may be
 _TRIES = 5
 _LONG = 5000  # names
 
@@ -33,7 +34,7 @@ class Live:
     remembers long queues."""
 
     def __init__(self, index: Index, engines: Collection[str], states: Collection[JobState]) -> None:
-        self._index, self._engines, self._states = index, engines, states
+        self._index, self._engines, self._states = index, engines, frozenset(states)
         self._spool = index.spool
         self._ready: dict[str, list[str]] = {}
         self._early: dict[str, Location] = {}
@@ -138,6 +139,10 @@ class Live:
             for place in lookup.running(self._spool):
                 if place.name is not None and self._fits(place.engine):
                     yield key_of(place.name.born, place.name.id), place
+        if self._states & _SENT:
+            for place in lookup.sent(self._spool):
+                if place.name is not None and self._fits(place.engine) and place.state in self._states:
+                    yield key_of(place.name.born, place.name.id), place
 
     def _deferred(self) -> Iterator[tuple[str, Location]]:
         for entry in self._spool.list_held() if JobState.HELD in self._states else ():
@@ -154,7 +159,7 @@ class Live:
                 yield key_of(name.born, name.id), place
 
     def _given_back(self, place: Location) -> Location | None:
-        """RACE: a job that was released, or tried again at once, after ready/ was read."""
+        """RACE: a job that was released, tried again at once, or came back after ready/ was read."""
         name = place.name
         assert name is not None
         if JobState.QUEUED in self._states:

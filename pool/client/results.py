@@ -221,7 +221,7 @@ class Results:
         for future in futures:
             if future.lent and not future.decided:
                 try:
-                    lookup.find(self._spool, future.id)
+                    lookup.find(self._spool, future.id, local=True)
                 except UnknownJob as gone:
                     self._settle_all(future.id, gone)
                 except OSError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 
 from pool.errors import JobRefused, ProtocolError, UnknownJob
 from pool.format.names import check_engine
@@ -37,7 +36,7 @@ def chosen_jobs(
     if tag is not None:
         check_tag(tag, "tag")
     wanted = None if jobs is None else check_jobs(jobs, "jobs", most=None)
-    places = {place.name.id: place for place in chain(lookup.waiting(spool), lookup.running(spool)) if place.name}
+    places = {place.name.id: place for place in lookup.undecided(spool) if place.name}
     found = []
     for job_id in places if wanted is None else wanted:
         place = places.get(job_id) or lookup.find(spool, job_id)

@@ -10,7 +10,8 @@
                 born      16 digits, microseconds of the spool clock at submit: age
                 attempts  2 digits: attempts begun so far; the claim rename raises it
     deferred    <due>.<engine>.<job file>               due: 16 digits, µs of the spool clock
-    held, dead  <engine>.<job file>
+    held, away, dead
+                <engine>.<job file>                     in away/, attempts are those begun on other machines, too
     aside       <id>.<owner>.<number>.record            record of a job that its owner, a process, runs again
     temp        <owner>.<number>                        half-written; see `pool.spool.owner`
     note        <id>.<attempt>.msgpack                  why that attempt failed
@@ -161,7 +162,7 @@ def parse_expiry(entry: str) -> tuple[int, str] | None:
 
 
 def parse_dead(entry: str) -> tuple[str, JobName] | None:
-    """(engine, job name) of a file in dead/ or held/."""
+    """(engine, job name) of a file in dead/, held/ or away/."""
     match = _DEAD.match(entry)
     name = parse_job(match[2]) if match else None
     return (match[1], name) if match and name else None

@@ -6,6 +6,8 @@ Directories (all on one file system, mode 0700, files 0600)
     ready/<engine>/     accepted jobs; they run in the order of their names
     work/<worker>/      claimed; one directory per worker process, <engine>-<index>.<generation>
     held/               <engine>.<job file>: a job that waits for the results of others
+    away/               <engine>.<job file>: a job that another machine has; attempts 00: it waits in the cluster, else
+                        it was begun there
     deferred/           <due>.<engine>.<job file>: a job, or its next attempt, that waits for its time (16 digits, µs)
     out/<id>.msgpack    the one terminal record; out/<id>/ the files it names; out/<id>.json a rendering
     dead/               <engine>.<job file> of jobs that failed, for `retry`
@@ -16,7 +18,8 @@ Directories (all on one file system, mode 0700, files 0600)
                         attempts/<id>.<attempt>.msgpack (why that attempt failed), clock-<boot>, jobs.* (an index),
                         attempts/<id>.<attempt>.proof (the same, for the supervisor: the job completed in another slot),
                         expiry/<due>.<id> (when a job ends that was not begun),
-                        dependants/<id>/<id> (the result of the first one is kept for the second one)
+                        dependants/<id>/<id> (the result of the first one is kept for the second one),
+                        cluster/ (only with a port: see `pool.spool.elsewhere`)
     cache/  tmp/        results by content hash; half-written files, named by their owner's process
 
 Names: see `pool.format.names`.
@@ -31,15 +34,20 @@ Transitions and their commit points
     let go      held -> ready or deferred  rename                                  its dependencies have completed
     hold        work -> held              rename that takes the attempt back       they have not: power was lost
     due         deferred -> ready         rename                                   by the supervisor
+    send        ready -> away             rename                                   another machine is to do it
+    begin       away -> away              rename that raises the attempt           it was begun there
+    come back   away -> ready             rename                                   nobody there could
+    import      tmp -> away               rename, then fsync of away/              another client's job is known here
     finish      media, tmp -> out         no-replace rename, fsync of out/         the job is decided
-                then the claim goes       unlink, or rename work -> dead           tidying
+                then the claim goes       unlink, or rename work, away -> dead     tidying
     requeue     out -> dead, dead -> ready                                         `retry` of a dead job
     seize       held, deferred, ready -> work   rename into work/<engine>-9999.<n>   the supervisor ends a waiting job
 
 A crash between two steps leaves the job where the last commit point put it: state(id) is the furthest-along
-directory that holds the id, in the order held, deferred, ready, work, out. A claim whose record exists is decided, and
-recovery only tidies it. Readers scan in flow order and take one empty pass as no evidence.
+directory that holds the id, in the order held, deferred, ready, work, away, out. A claim whose record exists is
+decided, and recovery only tidies it; so does the port with a file in away/, which nothing else moves. Readers scan in
+flow order and take one empty pass as no evidence.
 
 Durable jobs sync file and directory at submit and finish; a claim is not synced: after power loss the job is in
-ready/ or in work/, either is recovered.
+ready/ or in work/, either is recovered; so it is with away/.
 """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pool.errors import SpoolFull
 from pool.format.names import JobName
@@ -19,16 +20,29 @@ from pool.spool import fsops
 from pool.spool.placement import place, waiting_folders
 from pool.spool.tree import Tree
 
+if TYPE_CHECKING:
+    from pool.spool.ids import Place
+
 
 def accept(spool: Tree, jobs: Sequence[Job]) -> list[JobName]:
     """Accept a batch with one sync of each directory; none is acknowledged before all are safe, nor written before all
     are found to be storable."""
     encoded = [packed(job, f"jobs[{n}]." if len(jobs) > 1 else "") for n, job in enumerate(jobs)]
-    names = [_stage(spool, job, data) for job, data in zip(jobs, encoded)]  # noqa: B905 - old interpreters
+
+    def put(source: str, job: Job) -> None:
+        place(spool, source, job)
+
+    names = [_stage(spool, job, data, put) for job, data in zip(jobs, encoded)]  # noqa: B905 - old interpreters
     if spool.durable:
         for folder in {folder for job in jobs if job.durable for folder in waiting_folders(spool, job)}:
             fsops.sync_dir(folder)
     return names
+
+
+def bring(spool: Tree, job: Job, put: Place) -> None:
+    """Write a job that was accepted on another machine, which sees to its moments and dependencies; take its id when it
+    is the caller's; move it with `put`. JobConflict, SpoolFull, JobRefused."""
+    _stage(spool, job, packed(job), put, marked=False)
 
 
 def in_flight(spool: Tree, mark: str) -> bool:
@@ -40,18 +54,19 @@ def in_flight(spool: Tree, mark: str) -> bool:
     return bool(temp) and os.path.basename(temp) == temp and os.path.lexists(f"{spool.root}/tmp/{temp}")
 
 
-def _stage(spool: Tree, job: Job, data: bytes) -> JobName:
+def _stage(spool: Tree, job: Job, data: bytes, put: Place, *, marked: bool = True) -> JobName:
     name = job.file_name
     sync = spool.durable and job.durable
     temp = spool.temp()
     marks: list[str] = []
     try:
         fsops.write_new(temp, [data], sync=sync)
-        _mark(spool, job, os.path.basename(temp), marks)
+        if marked:
+            _mark(spool, job, os.path.basename(temp), marks)
         if job.digest:
-            spool.ids.accept(job, temp, lambda source, which: place(spool, source, which), sync=sync)
+            spool.ids.accept(job, temp, put, sync=sync)
         else:
-            place(spool, temp, job)
+            put(temp, job)
     except BaseException as error:
         with contextlib.suppress(OSError):
             fsops.unlink(temp, missing_ok=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 from pool.errors import ProtocolError, UnknownJob
@@ -31,11 +30,11 @@ class Standing:
     waits: tuple[str, ...] = ()
 
 
-def check(spool: Spool, ids: Iterable[str]) -> None:
-    """Raise UnknownJob when a job is named that is not there."""
+def check(spool: Spool, ids: Iterable[str], *, local: bool = False) -> None:
+    """Raise UnknownJob when a job is named that is not there. local: nor here."""
     for job_id in ids:
         if not spool.decided(job_id):
-            lookup.find(spool, job_id)
+            lookup.find(spool, job_id, local=local)
 
 
 def look(spool: Spool, ids: Iterable[str], *, known: Iterable[str] = ()) -> Standing:
@@ -53,7 +52,7 @@ def gone(spool: Spool, ids: Iterable[str]) -> Failure | None:
     """Why a job that waits for these will never run: one of them is not there any more."""
     for job_id in ids:
         try:
-            lookup.find(spool, job_id)
+            lookup.find(spool, job_id, local=True)
         except UnknownJob:
             return _failure(f"job {job_id}, whose result it needs, is gone: removed before its result was used")
     return None
@@ -115,8 +114,7 @@ def needed(spool: Spool) -> frozenset[str]:
     found: set[str] = set()
     dependencies = _names(folder)
     for number in range(_PASSES if dependencies else 0):  # one empty pass is no evidence: a job may be given back
-        sources = chain(lookup.waiting(spool), lookup.running(spool))
-        live = {place.name.id for place in sources if place.name and not spool.decided(place.name.id)}
+        live = {place.name.id for place in lookup.undecided(spool) if place.name and not spool.decided(place.name.id)}
         for dependency in set(dependencies) - found:
             for other in _names(f"{folder}/{dependency}"):
                 if other in live or (number == 0 and in_flight(spool, f"{folder}/{dependency}/{other}")):

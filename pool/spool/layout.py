@@ -14,14 +14,28 @@ from pathlib import Path
 
 from pool.constants import PROTOCOL
 from pool.errors import SpoolError
-from pool.format.names import parse_deferred, parse_job
+from pool.format.names import parse_dead, parse_deferred, parse_job
 from pool.spool import fsops, owner
 from pool.spool.owner import boot_tag
 from pool.system import limits
 from pool.system.clock import boot_ns
 from pool.system.host import mounts
 
-TOP = ("in", "ready", "work", "held", "deferred", "out", "dead", "quarantine", "progress", "run", "cache", "tmp")
+TOP = (
+    "in",
+    "ready",
+    "work",
+    "held",
+    "deferred",
+    "away",
+    "out",
+    "dead",
+    "quarantine",
+    "progress",
+    "run",
+    "cache",
+    "tmp",
+)
 RUN = (
     "run/heartbeats",
     "run/slots",
@@ -124,6 +138,14 @@ def clock_offset(root: Path) -> int:
     return int(path.read_bytes())
 
 
+def list_away(root: Path) -> list[str]:
+    """File names in away/; none in a tree of a version that had no such place."""
+    try:
+        return os.listdir(root / "away")
+    except FileNotFoundError:
+        return []
+
+
 def _newest(root: Path) -> int:
     newest = 0
     for directory in (root / "ready", root / "work"):
@@ -135,6 +157,9 @@ def _newest(root: Path) -> int:
     for name in os.listdir(root / "deferred"):
         waiting = parse_deferred(name)
         newest = max(newest, waiting[2].born if waiting else 0)  # when it is due may be in a year
+    for name in list_away(root):
+        sent = parse_dead(name)
+        newest = max(newest, sent[1].born if sent else 0)
     return newest
 
 

@@ -1,7 +1,7 @@
 """Where a job is, and how many are where: reading the spool without changing it.
 
 Directories are read in the order in which jobs flow, so a job that moves on while we look is met later, never
-missed; only a job given back (recovery, retry) can slip through, so an empty pass is repeated.
+missed; only a job given back (recovery, retry, from away/) can slip through, so an empty pass is repeated.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from pool.constants import MAX_JOB_BYTES, STATUSES
 from pool.errors import ProtocolError, UnknownJob
@@ -27,7 +28,7 @@ from pool.format.names import (
     parse_worker,
 )
 from pool.job import TERMINAL, Job, JobState, Progress
-from pool.spool import fsops
+from pool.spool import away, elsewhere, fsops
 from pool.spool.store import Spool
 
 _PASSES = 3
@@ -36,7 +37,8 @@ _BURIAL_S = 5.0
 
 @dataclass(frozen=True)
 class Location:
-    """A job file or record. path: the file; worker: who holds it (work/ only); due: µs (deferred/ only)."""
+    """A job file or record. path: the file; worker: who holds it (work/ only); due: µs (deferred/ only); away: another
+    machine has it (away/ only)."""
 
     state: JobState
     engine: str
@@ -44,6 +46,7 @@ class Location:
     name: JobName | None = None
     worker: WorkerName | None = None
     due: int = 0
+    away: bool = False
 
 
 def waiting(spool: Spool) -> Iterator[Location]:
@@ -76,8 +79,35 @@ def running(spool: Spool) -> Iterator[Location]:
             yield Location(JobState.RUNNING, worker.engine, claim.path, claim.name, worker)
 
 
-def find(spool: Spool, job_id: str) -> Location:
-    """Where the job is. UnknownJob after three empty passes."""
+def sent(spool: Spool) -> Iterator[Location]:
+    """Everything in away/: queued until it has begun there, and between two attempts."""
+    return (_sent(spool, one) for one in away.waiting(spool))
+
+
+def _sent(spool: Spool, one: away.Away) -> Location:
+    word = progress(spool, one.name.id) if one.name.attempts else None
+    waits = not one.name.attempts or (word is not None and word.status == "queued")
+    return Location(JobState.QUEUED if waits else JobState.RUNNING, one.engine, one.path, one.name, away=True)
+
+
+def undecided(spool: Spool) -> Iterator[Location]:
+    """Everything that waits, runs or is away, in the order in which jobs flow."""
+    return chain(waiting(spool), running(spool), sent(spool))
+
+
+def find(spool: Spool, job_id: str, *, local: bool = False) -> Location:
+    """Where the job is. UnknownJob after three empty passes, and when other machines do not know it either.
+
+    local: do not ask these. Whoever serves the spool does not, for it is the one to answer."""
+    place = _find(spool, job_id)
+    if place is None and not local and elsewhere.ask(spool, job_id):
+        place = _find(spool, job_id)
+    if place is None:
+        raise UnknownJob(job_id)
+    return place
+
+
+def _find(spool: Spool, job_id: str) -> Location | None:
     for number in range(_PASSES):
         if number:
             time.sleep(0.01)
@@ -85,6 +115,8 @@ def find(spool: Spool, job_id: str) -> Location:
         if not spool.decided(job_id):
             for source in (waiting, running):
                 held = next((place for place in source(spool) if place.name and place.name.id == job_id), held)
+            sent_one = away.find(spool, job_id)
+            held = _sent(spool, sent_one) if sent_one is not None else held
         try:
             record = spool.read_record(job_id, arrays=False)
             return Location(record.state, record.engine, spool.record_path(job_id))
@@ -96,7 +128,7 @@ def find(spool: Spool, job_id: str) -> Location:
         aside = _set_aside(spool, job_id)
         if aside is not None:
             return aside
-    raise UnknownJob(job_id)
+    return None
 
 
 def _set_aside(spool: Spool, job_id: str) -> Location | None:
@@ -167,6 +199,8 @@ def _progress_once(spool: Spool, job_id: str) -> Progress:
         return Progress("queued", 0.0, held_sentence(spool, place), attempt)
     if place.state is JobState.DEFERRED:
         return Progress("queued", 0.0, due_sentence(spool, place), attempt)
+    if place.away:
+        return Progress("queued", 0.0, sent_sentence(spool, place), attempt)
     rank = sum(1 for name in spool.list_ready(place.engine) if name < str(place.name))
     return Progress("queued", 0.0, f"{rank} ahead in the queue" if rank else "next in the queue", attempt)
 
@@ -176,6 +210,12 @@ def due_sentence(spool: Spool, place: Location) -> str:
     attempt = place.name.attempts if place.name else 0
     left = duration(max(0.0, (place.due - spool.now()) / 1e6))
     return f"attempt {attempt} failed; the next one in {left}" if attempt else f"waits for its time, in {left}"
+
+
+def sent_sentence(spool: Spool, place: Location) -> str:
+    """What a job in away/ that is queued waits for: in the words of its port, if it has any."""
+    word = progress(spool, place.name.id) if place.name else None
+    return word.message if word is not None and word.message else "waits in the cluster"
 
 
 def held_sentence(spool: Spool, place: Location) -> str:
@@ -200,9 +240,8 @@ def duration(seconds: float) -> str:
 def counts(spool: Spool) -> dict[str, Counter[str]]:
     """Jobs per engine: held, deferred, queued, running, dead."""
     table: dict[str, Counter[str]] = {}
-    for source in (waiting, running):
-        for place in source(spool):
-            table.setdefault(place.engine, Counter())[place.state.value] += 1
+    for place in undecided(spool):
+        table.setdefault(place.engine, Counter())[place.state.value] += 1
     for entry in _names(f"{spool.root}/dead"):
         parsed = parse_dead(entry)
         if parsed is not None:

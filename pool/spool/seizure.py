@@ -26,9 +26,11 @@ class Seizer:
         self._made: set[str] = set()  # directories
 
     def seize(self, place: Location) -> Claim | None:
-        """Take a waiting job; None when a worker was faster."""
+        """Take a job that waits here; None when a worker was faster, or the cluster."""
         name = place.name
         assert name is not None
+        if place.away:
+            return None
         worker = WorkerName(place.engine, SEIZER, self._generation)
         directory = self._spool.work_dir(worker)
         if directory not in self._made:

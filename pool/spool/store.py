@@ -59,9 +59,13 @@ class Spool(Tree):
 
     def read_claim(self, claim: Claim, *, arrays: bool = True) -> Job:
         """The job of a claim. ProtocolError when its file is not one of ours."""
-        job = Job.from_map(codec.decode(fsops.read_bounded(claim.path, MAX_JOB_BYTES), arrays=arrays))
-        if job.id != claim.name.id:
-            raise ProtocolError(f"the file names job {claim.name.id}, its content {job.id!r}")
+        return self.read_file(claim.path, claim.name, arrays=arrays)
+
+    def read_file(self, path: str, name: JobName, *, arrays: bool = True) -> Job:
+        """The job in a file of that name. ProtocolError when it is not one of ours."""
+        job = Job.from_map(codec.decode(fsops.read_bounded(path, MAX_JOB_BYTES), arrays=arrays))
+        if job.id != name.id:
+            raise ProtocolError(f"the file names job {name.id}, its content {job.id!r}")
         return job
 
     def release(self, claim: Claim) -> None:
@@ -169,21 +173,26 @@ class Spool(Tree):
 
     def tidy(self, claim: Claim, state: JobState | None = None, *, attempts: int = 1) -> None:
         """Remove a decided claim, or move it to dead/ when the record says failed. state None: look it up."""
+        state = self.bury(claim.path, claim.worker.engine, claim.name, state)
+        if attempts > 1:
+            if state is JobState.COMPLETED:
+                self._prove(claim)
+            self.forget_notes(claim.name.id, attempts)
+
+    def bury(self, path: str, engine: str, name: JobName, state: JobState | None) -> JobState:
+        """Remove the file of a decided job, or move it to dead/ when its record says failed; what that says."""
         if state is None:
             try:
-                state = self.read_record(claim.name.id, arrays=False).state
+                state = self.read_record(name.id, arrays=False).state
             except FileNotFoundError:
                 state = JobState.COMPLETED  # RACE: its caller has consumed it meanwhile
             except ProtocolError:
                 state = JobState.FAILED  # it is damaged: `retry` can run the job again
         if state is JobState.FAILED:
-            fsops.rename(claim.path, f"{self._at}/dead/{claim.worker.engine}.{claim.name.fresh()}")
+            fsops.rename(path, f"{self._at}/dead/{engine}.{name.fresh()}")
         else:
-            fsops.unlink(claim.path, missing_ok=True)
-        if attempts > 1:
-            if state is JobState.COMPLETED:
-                self._prove(claim)
-            self.forget_notes(claim.name.id, attempts)
+            fsops.unlink(path, missing_ok=True)
+        return state
 
     def _prove(self, claim: Claim) -> None:
         """A job failed in another slot and has completed here: its reasons are held against that slot."""

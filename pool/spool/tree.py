@@ -102,6 +102,14 @@ class Tree:
         """File names in held/."""
         return os.listdir(f"{self._at}/held")
 
+    def list_away(self) -> list[str]:
+        """File names in away/."""
+        return layout.list_away(self.root)
+
+    def progress_path(self, job_id: str) -> str:
+        """progress/<id>."""
+        return f"{self._at}/progress/{job_id}"
+
     def decided(self, job_id: str) -> bool:
         """Whether the job has its terminal record."""
         return os.path.lexists(self.record_path(job_id))

@@ -1,6 +1,7 @@
 """Requests that clients leave in run/control/: cancel a job, take a benched slot back, read the configuration again.
 
-A waiting job is seized and ends as cancelled. A running one is asked first (its engine looks at the request); after
+A waiting job is seized and ends as cancelled. For one that another machine has the request stays, for the port. A
+running one is asked first (its engine looks at the request); after
 the grace its worker is stopped, looked at, and killed only if it still holds that very job: the next job is never hit.
 """
 
@@ -10,7 +11,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
-from itertools import chain
 
 from pool.errors import UnknownJob
 from pool.format.names import is_id
@@ -67,8 +67,7 @@ class Control:
         """Where jobs are, when many are asked about: one look through the spool instead of one each."""
         if len(names) < _MANY:
             return {}
-        sources = chain(lookup.waiting(self._spool), lookup.running(self._spool))
-        return {place.name.id: place for place in sources if place.name is not None}
+        return {place.name.id: place for place in lookup.undecided(self._spool) if place.name is not None}
 
     def _done(self, name: str) -> None:
         fsops.unlink(f"{self._directory}/{name}", missing_ok=True)
@@ -82,13 +81,16 @@ class Control:
 
     def _cancel(self, job_id: str, seen: Location | None, now: float) -> None:
         try:
-            place = lookup.find(self._spool, job_id) if seen is None or self._spool.decided(job_id) else seen
+            known = seen is not None and not self._spool.decided(job_id)
+            place = seen if seen and known else lookup.find(self._spool, job_id, local=True)
         except UnknownJob:
             self._done(f"{job_id}.cancel")
             return
         if place.state.terminal:
             self._done(f"{job_id}.cancel")
             self._due.pop(job_id, None)
+        elif place.away:
+            pass  # the port sees to it: only the machine that has it can stop it
         elif place.worker is None:
             claim = self._seizer.seize(place)
             if claim is not None:  # RACE: else a worker was faster; the next turn finds it there

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from itertools import chain
 
 from pool.errors import UnknownJob
 from pool.format.names import parse_expiry
 from pool.job import Failure, JobState
-from pool.spool import fsops, lookup, settlement
+from pool.spool import away, fsops, lookup, settlement
 from pool.spool.acceptance import in_flight
 from pool.spool.lookup import Location
 from pool.spool.placement import put_back
@@ -42,9 +41,12 @@ class Expiry:
                 upcoming = parsed[0]
                 break
             due.setdefault(parsed[1], []).append(f"{self._folder}/{entry}")
+        if due:  # a job that waits in the cluster expires there: its mark stays until that is decided
+            sent = [one.name for one in away.waiting(self._spool) if not one.name.attempts]
+            due = {job_id: marks for job_id, marks in due.items() if job_id not in {name.id for name in sent}}
         if due:
-            sources = chain(lookup.waiting(self._spool), lookup.running(self._spool))
-            places = {place.name.id: place for place in sources if place.name and place.name.id in due}
+            found = lookup.undecided(self._spool)
+            places = {place.name.id: place for place in found if place.name and place.name.id in due}
             until = time.monotonic() + _TURN_S
             for job_id, marks in due.items():
                 if time.monotonic() > until:
@@ -62,6 +64,8 @@ class Expiry:
             return self._is_gone(job_id, marks)
         if place.name.attempts and place.worker is None:
             return True  # it was begun, and will be again
+        if place.away:
+            return False  # RACE: it has just been sent
         if place.worker is not None:
             return place.name.attempts > 1  # else it may yet come back as one that was not begun
         claim = self._seizer.seize(place)
@@ -82,6 +86,6 @@ class Expiry:
         if any(in_flight(self._spool, mark) for mark in marks):
             return False
         try:
-            return lookup.find(self._spool, job_id).state.terminal
+            return lookup.find(self._spool, job_id, local=True).state.terminal
         except UnknownJob:
             return True

@@ -34,7 +34,7 @@ from pool.format.names import base32, check_engine, check_id, id_from_stem
 from pool.job import Job, digest_of, references
 from pool.job.terms import OUTSIDE, Terms
 from pool.runfiles.schemas import Schemas
-from pool.spool import dependencies, fsops, owner, quarantine
+from pool.spool import dependencies, elsewhere, fsops, owner, quarantine
 from pool.spool.store import NO_SPACE, Spool
 
 _BATCH, _LOOKS, _TURN_S = 64, 2000, 0.1  # drops taken, looked at, seconds per turn: supervision goes on meanwhile
@@ -175,8 +175,8 @@ class Intake:
             seen.closed = False
             return 0
         except (JobRefused, JobConflict, UnknownJob, ProtocolError) as error:
-            if isinstance(error, UnknownJob) and not still:
-                return 0  # it may be dropped beside this one
+            if isinstance(error, UnknownJob) and (not still or elsewhere.ask(self._spool, error.job_id)):
+                return 0  # it may be dropped beside this one; or it is here now
             if isinstance(error, ProtocolError) and not still:
                 seen.closed = False  # closed between two writes, perhaps: the end may still come
                 return 0
@@ -267,7 +267,7 @@ class Intake:
             self._counts[job.engine] = (until, waiting)
             raise _Waits(f"{waiting} jobs wait for {job.engine} (max_ready); drops wait in in/")
         if job.depends_on:
-            dependencies.check(self._spool, job.depends_on)
+            dependencies.check(self._spool, job.depends_on, local=True)
         self._spool.submit(job)
 
     def _fields(self, value: Any) -> dict[str, Any]:

@@ -152,8 +152,7 @@ def sweep_remains(spool: Spool) -> int:
     for number in range(_PASSES):
         if number:
             time.sleep(0.01)
-        sources = (lookup.waiting, lookup.running)  # in the order in which jobs flow
-        live = {place.name.id for source in sources for place in source(spool) if place.name}
+        live = {place.name.id for place in lookup.undecided(spool) if place.name}
         live |= {aside[0] for aside in map(parse_aside, os.listdir(spool.root / "dead")) if aside is not None}
         known = live | set(lookup.records(spool))
         found = [item for item in found if item[1] not in (known if item[2] else live)]

@@ -118,10 +118,11 @@ class Spoolview:
             waiting = parse_deferred(path.name)
             if waiting is not None:
                 yield self._sighting(waiting[2].id, "deferred", path, waiting[2].attempts)
-        for path in sorted((self.root / "held").iterdir()):
-            held = parse_dead(path.name)
-            if held is not None:
-                yield self._sighting(held[1].id, "held", path, held[1].attempts)
+        for place in ("held", "away"):
+            for path in sorted((self.root / place).iterdir()):
+                held = parse_dead(path.name)
+                if held is not None:
+                    yield self._sighting(held[1].id, place, path, held[1].attempts)
         for path in sorted((self.root / "dead").iterdir()):
             found = parse_dead(path.name)
             if found is not None:
@@ -183,7 +184,7 @@ def _presence(view: Spoolview, told: Told, drained: bool, forgetful: bool) -> Fo
         places = [sighting.place for sighting in sightings]
         if len(places) > 1:
             yield "duplicated", f"{job_id} is in {' and '.join(places)}"
-        if job_id in view.records and not forgetful and (drained or places != ["work"]):
+        if job_id in view.records and not forgetful and (drained or places not in (["work"], ["away"])):
             yield "duplicated", f"{job_id} is decided and in {places[0]}"
     for job_id in sorted(view.dead):
         if job_id in view.held and drained:
@@ -292,7 +293,7 @@ def _untidy(view: Spoolview, told: Told) -> Iterator[str]:
     root = view.root
     works = sorted(f"work/{folder.name}" for folder in (root / "work").iterdir())
     marks = ("run/scratch", "run/attempts", "run/control", "run/expiry", "run/dependants")
-    for folder in ("tmp", *marks, "held", "deferred", *works):
+    for folder in ("tmp", *marks, "held", "deferred", "away", *works):
         for name in sorted(os.listdir(root / folder)):
             yield f"{name} is left in {folder}/"
     known = view.known()

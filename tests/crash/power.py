@@ -33,6 +33,7 @@ _TELLING = (
     "spool/work",
     "spool/held",
     "spool/deferred",
+    "spool/away",
     "spool/out",
     "spool/dead",
     "spool/in",

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ import inference.fake  # noqa: F401
 from pool.client.filepool import FilePool
 from pool.config.settings import parse_config
 from pool.format import codec
-from pool.format.names import WorkerName, parse_deferred
+from pool.format.names import WorkerName, parse_deferred, parse_job
+from pool.job import Failure, JobState, Progress, Record
 from pool.job.references import ResultRef
 from pool.policy import backoff
 from pool.runfiles.launch import Launch
-from pool.spool import fsops
+from pool.spool import away, fsops
+from pool.spool.attempts import cancel_path
 from pool.spool.store import Spool
 from pool.supervise.supervisor import Supervisor
 from pool.system.watch import Watcher
@@ -63,6 +65,42 @@ class Temp(Worker):
         picker.rescan()
         if not self._spool.list_ready(self._name.engine):
             self._draining = True
+
+
+class Port:
+    """Takes what waits to another machine that does it at once. Jobs whose value is "bad" fail there."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def run(self, *, back: bool = False) -> None:
+        """Until nothing is away. back: what waits goes and comes back once before."""
+        if back:
+            self._send()
+            for sent in away.waiting(self._spool):
+                away.come_back(self._spool, sent)
+        self._send()
+        for sent in away.waiting(self._spool):
+            self._end(sent if self._spool.decided(sent.name.id) else away.begin(self._spool, sent, 1))
+
+    def _send(self) -> None:
+        for engine in os.listdir(self._spool.root / "ready"):
+            for name in filter(None, map(parse_job, self._spool.list_ready(engine))):
+                away.send(self._spool, engine, name)
+
+    def _end(self, sent: away.Away) -> None:
+        job, now = away.read(self._spool, sent), self._spool.now()
+        state, failure = JobState.COMPLETED, None
+        if os.path.lexists(cancel_path(self._spool, job.id)):
+            state, failure = JobState.CANCELLED, Failure("cancelled", "cancelled by request", "queued", 1)
+        elif job.params["value"] == "bad":
+            state, failure = JobState.FAILED, Failure("input", "it is bad", "run", 1)
+        if failure is not None:
+            failure = replace(failure, attempts=(failure,))
+        record = Record(job.id, job.engine, state, 1, job.created, now, now, "node", job.params, failure)
+        word = Progress("inference", 50.0, "", 1).to_bytes()
+        fsops.put(self._spool.temp(), self._spool.progress_path(job.id), [word], sync=False)
+        away.finish(self._spool, sent, record)
 
 
 class History:
@@ -209,6 +247,10 @@ class Rig:
 
         return self.run(lambda supervisor: supervisor.run(), at, lambda: Unmanned(self.config))
 
+    def port(self, at: At = 0, *, back: bool = False) -> bool:
+        """A port comes, and another machine that does what waits."""
+        return self.run(lambda port: port.run(back=back), at, lambda: Port(Spool(self.root, durable=self.durable)))
+
     def seat(self, engine: str = "fake") -> WorkerName:
         """Name of a new worker, with its directory."""
         self._generation += 1
@@ -252,6 +294,8 @@ class Rig:
             waiting = {sighting.path.parent.name for found in Spoolview(self.root).held.values() for sighting in found}
             if not waiting:
                 break
+            if "away" in waiting:
+                assert self.port()
             for engine in sorted(waiting & ENGINES.keys()):
                 assert self.work(engine=engine)
             due = [parsed[0] for parsed in map(parse_deferred, os.listdir(self.root / "deferred")) if parsed]

@@ -314,6 +314,29 @@ def start(rig: Rig) -> Act:
     return lambda at: rig.run(lambda _: Unmanned(rig.config).run(), at)
 
 
+# ---- ports
+
+
+def send(rig: Rig) -> Act:
+    """Jobs that go to another machine, one that comes back first, one that fails there."""
+    with Client(rig) as client:
+        client.submit("mine")
+        client.submit("bad")
+        client.submit(value="plain")
+    return lambda at: rig.port(at, back=True)
+
+
+def cancel_sent(rig: Rig) -> Act:
+    """The supervisor leaves a request to stop to the port."""
+    with Client(rig) as client:
+        client.submit("mine")
+    assert not rig.port("away/fake.500")
+    assert not rig.port(f"replace {rig.root}/progress")
+    with Client(rig) as client:
+        client.cancel("mine")
+    return lambda at: rig.serve(at) and rig.port()
+
+
 SCENES: list[Scene] = [
     submit_plain,
     submit_named,
@@ -345,6 +368,8 @@ SCENES: list[Scene] = [
     fail_dependent,
     fail_handed,
     cancel_dependent,
+    send,
+    cancel_sent,
 ]
 
 # ---- what each scene promises beyond what the checker asks of all
@@ -352,7 +377,10 @@ SCENES: list[Scene] = [
 
 def _expect(scene: Scene, rig: Rig, came_through: bool) -> None:
     told, states, runs = rig.history.told(), _states(rig), _runs(rig)
-    if scene in (cancel, cancel_waiting, cancel_later, cancel_held, cancel_dependent) and "mine" in told.stands:
+    if (
+        scene in (cancel, cancel_waiting, cancel_later, cancel_held, cancel_dependent, cancel_sent)
+        and "mine" in told.stands
+    ):
         assert states.pop("first", JobState.COMPLETED) is JobState.COMPLETED
         assert states == {"mine": JobState.CANCELLED}
         assert runs["mine"] == 0
@@ -381,6 +409,10 @@ def _expect(scene: Scene, rig: Rig, came_through: bool) -> None:
             assert not states
         for job_id in {"completed", "failed", "cancelled"} - states.keys():
             assert not list(rig.root.rglob(f"*{job_id}*"))
+    elif scene is send:
+        assert sorted(map(str, states.values())) == sorted(map(str, [JobState.COMPLETED] * 2 + [states["bad"]]))
+        assert (JobState.FAILED if came_through else states["bad"]) is states["bad"]
+        assert not came_through or not runs
     elif scene is release:
         assert runs == {"held": 1}
         record = Spoolview(rig.root).records["held"]

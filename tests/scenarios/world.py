@@ -185,7 +185,7 @@ class World:
     def held(self) -> list[str]:
         """Job files that are somewhere on their way: none when all is decided."""
         found: set[str] = set()
-        tops = (("held", 1), ("deferred", 1), ("ready", 2), ("work", 2))
+        tops = (("held", 1), ("deferred", 1), ("ready", 2), ("work", 2), ("away", 1))
         for top, depth in tops * 2:  # one empty pass is no evidence
             for folder, _, files in os.walk(self.spool / top):  # directories may go while we look
                 inside = Path(folder).relative_to(self.spool)

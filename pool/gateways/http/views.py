@@ -106,7 +106,7 @@ def listed(
     """At most `limit` jobs, of one state and engine when given. ended: returns the jobs that are over, latest first."""
     places: list[Location] = []
     if state not in ("completed", "failed", "cancelled"):
-        places = [*lookup.running(spool), *sorted(lookup.waiting(spool), key=_order)]
+        places = sorted(lookup.undecided(spool), key=_order)
     seen: set[str] = set()
     views: list[JobView] = []
     total = 0
@@ -130,8 +130,11 @@ def _fits(state: str, engine: str, wanted_state: str | None, wanted_engine: str 
     return wanted_state in (None, state) and wanted_engine in (None, engine)
 
 
-def _order(place: Location) -> tuple[bool, str]:
-    return place.state is not JobState.QUEUED, str(place.name)
+def _order(place: Location) -> tuple[int, str]:
+    """What runs, in no order; what waits for a worker or in the cluster; the rest."""
+    if place.state is JobState.RUNNING:
+        return 0, ""
+    return 1 if place.state is JobState.QUEUED else 2, str(place.name)
 
 
 def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> JobView:
@@ -146,6 +149,8 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
         message = lookup.held_sentence(spool, place) if detail else ""
     elif place.state is JobState.DEFERRED:
         message = lookup.due_sentence(spool, place)
+    elif place.away:
+        message = lookup.sent_sentence(spool, place)
     elif detail:
         ahead = sum(1 for name in spool.list_ready(place.engine) if name < str(place.name))
         message = f"{ahead} ahead in the queue" if ahead else "next in the queue"
