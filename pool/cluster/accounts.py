@@ -30,10 +30,11 @@ STREAMS = (wire.JOBS, wire.EVENTS, *map(stream_of, BUCKETS), MEDIA_STREAM)
 
 @dataclass(frozen=True)
 class Permissions:
-    """Subjects that a user may publish to and subscribe to."""
+    """Subjects that a user may publish to and subscribe to. answers: whether it may reply to what it is asked."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    answers: bool = False
 
 
 def permissions(role: str) -> Permissions | None:
@@ -88,15 +89,23 @@ _COMMON = (
 )
 _SUBSCRIBE = ("_INBOX.>", "filepool.events.>")
 _CLIENT = Permissions(
-    publish=("filepool.jobs.>", *_writes(wire.IDS, wire.CANCEL, wire.RESULTS), *_COMMON),
+    publish=(
+        "filepool.jobs.>",
+        *_writes(wire.IDS, wire.CANCEL, wire.RESULTS),
+        f"$JS.API.CONSUMER.LIST.{wire.JOBS}",  # how much waits where
+        f"$JS.API.CONSUMER.INFO.{wire.JOBS}.*",
+        *_COMMON,
+    ),
     subscribe=_SUBSCRIBE,
 )
 _NODE = Permissions(
     publish=(
         "filepool.events.>",
+        "filepool.nodes.*",  # asks whether a node has a job
         *_writes(wire.CLAIMS, wire.RESULTS, wire.NODES, wire.ENGINES),
         *_consumers(wire.JOBS),
         *_COMMON,
     ),
-    subscribe=_SUBSCRIBE,
+    subscribe=(*_SUBSCRIBE, "filepool.nodes.*"),
+    answers=True,
 )

@@ -21,7 +21,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -148,6 +148,8 @@ def _user(role: str, password: str) -> list[str]:
         lines += [f"        {verb}: ["]
         lines += [f"          {_quoted(subject)}" for subject in getattr(allowed, verb)]
         lines += ["        ]"]
+    if allowed.answers:
+        lines.append('        allow_responses: { max: 1, expires: "10s" }')
     return [*lines, "      } }"]
 
 
@@ -405,14 +407,20 @@ def healthy(host: str, port: int, *, seconds: float = 1.0) -> bool:
         return False
 
 
-def run(server: Server, *, ready: Sequence[str] = ()) -> int:
+def run(server: Server, *, ready: Sequence[str] = (), begun: Callable[[], Sequence[str]] | None = None) -> int:
     """Serve in the foreground until SIGTERM or SIGINT, a second one ends it at once. Returns an exit code.
 
-    ready: lines printed on stdout when it serves. Raises ConfigError, ServerFailed.
+    begun: called when it serves, to create streams; what it returns is printed. ready: lines printed on stdout after
+    that. Raises ConfigError, ServerFailed, and what `begun` raises, after the server has ended.
     """
     with _signals(server) as asked:
         server.start()
-        for line in ready:
+        try:
+            lines = [*(begun() if begun is not None else ()), *ready]
+        except BaseException:
+            server.stop()
+            raise
+        for line in lines:
             print(line, flush=True)
         code = server.wait()
         server.stop()  # its last lines

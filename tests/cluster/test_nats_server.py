@@ -202,6 +202,7 @@ def test_a_client_may_what_it_needs(guarded: Servers) -> None:
             await kv.update("client.b.0", b"y", last=revision)
             await kv.purge("client.b.0")
         await (await js.key_value(wire.RESULTS)).create("client.b.0", b"cancelled")
+        await js.consumers_info(wire.JOBS)
         await use_media(js, "a" * 64)
         await follow_events(js)
         await client.subscribe("filepool.events.a.>")
@@ -243,6 +244,12 @@ def test_a_node_may_what_it_needs(guarded: Servers) -> None:
         await use_media(js, "b" * 64)
         await follow_events(js)
 
+        async def answer(message: Any) -> None:
+            await message.respond(b"mine")
+
+        await client.subscribe("filepool.nodes.me", cb=answer)
+        assert (await client.request("filepool.nodes.me", b"a.b.0", timeout=PATIENCE_S)).data == b"mine"
+
     asyncio.run(orders())
     as_user(guarded, "node", steps)
 
@@ -268,6 +275,7 @@ REFUSED = {
     "client": [
         *BOTH,
         "filepool.events.a.b",
+        "filepool.nodes.a",
         "$KV.filepool_nodes.gpu7",
         "$KV.filepool_claims.a.b.0",
         "$KV.filepool_engines.echo",
@@ -447,6 +455,20 @@ def test_one_that_does_not_start_shows_why(tmp_path: Path) -> None:
     server = Server(settings(tmp_path, tls=Tls(tmp_path / "no.crt", tmp_path / "no.key")), tmp_path)
     with pytest.raises(ServerFailed, match=r"(?s)ended with exit code 1 instead of starting; .*no\.crt"):
         server.start()
+
+
+def test_what_goes_wrong_after_the_start_ends_it(tmp_path: Path) -> None:
+    here = settings(tmp_path)
+    told: list[bool] = []
+
+    def begun() -> list[str]:
+        told.append(listens(here.port))
+        raise ConfigError("no streams")
+
+    with pytest.raises(ConfigError, match="no streams"):
+        nats_server.run(Server(here, tmp_path), begun=begun)
+    assert told == [True]
+    assert not listens(here.port)
 
 
 def test_one_that_is_killed_is_told(tmp_path: Path) -> None:
