@@ -94,7 +94,9 @@ class FakeParams(pydantic.BaseModel):
     )
     slot: str = pydantic.Field("", description="misbehave only in this worker slot")
     audio: Optional[str] = pydantic.Field(None, description="an input file")  # noqa: UP045
-    output: Optional[str] = pydantic.Field(None, description="an output file")  # noqa: UP045
+    output: Optional[str] = pydantic.Field(  # noqa: UP045
+        None, description="an output file", json_schema_extra={"output": True}
+    )
 
 
 class Fake:

@@ -24,7 +24,11 @@ class ForeignParams(BaseModel):
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
 
-    output: Path | None = Field(default=None, description="where the file of the result goes; default: out/<job id>/")
+    output: Path | None = Field(
+        default=None,
+        description="where the file of the result goes; default: out/<job id>/",
+        json_schema_extra={"output": True},
+    )
 
 
 class Options(HomeOptions):

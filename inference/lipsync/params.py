@@ -21,7 +21,9 @@ class Params(VideoParams):
     audio: Path = Field(description="what is said: audio, or a video with sound; any format and length")
     video: Path = Field(description="the template: a video, or a picture, with the face of the speaker")
     output: Path | None = Field(
-        default=None, description="where the video goes, .mp4; default: out/<job id>/output.mp4"
+        default=None,
+        description="where the video goes, .mp4; default: out/<job id>/output.mp4",
+        json_schema_extra={"output": True},
     )
     watermark: Literal[0, 1] = Field(default=0, description="1: a mark in the lower right corner")
     digital_auth: Literal[0, 1] = Field(default=0, description="1: a mark in the upper right corner, AI generated")

@@ -21,7 +21,9 @@ class Params(VideoParams):
     image: Path = Field(description="the picture: JPEG, PNG, WebP …; any size, a photo, drawing or painting")
     audio: Path = Field(description="what is said: audio, or a video with sound; any format")
     output: Path | None = Field(
-        default=None, description="where the video goes, .mp4; default: out/<job id>/output.mp4"
+        default=None,
+        description="where the video goes, .mp4; default: out/<job id>/output.mp4",
+        json_schema_extra={"output": True},
     )
     seed: int | None = Field(
         default=None,

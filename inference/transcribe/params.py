@@ -22,7 +22,11 @@ class Params(BaseModel):
         default=None, max_length=4000, description="names and terms to expect, separated by spaces"
     )
     batch_size_s: float = Field(default=300.0, gt=0, le=3600, description="seconds of speech recognised at a time")
-    output: Path | None = Field(default=None, description="also write the transcript here: .json, .srt or .txt")
+    output: Path | None = Field(
+        default=None,
+        description="also write the transcript here: .json, .srt or .txt",
+        json_schema_extra={"output": True},
+    )
 
     @field_validator("language")
     @classmethod

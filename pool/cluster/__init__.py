@@ -13,7 +13,9 @@ end with. Neither holds anything that is not in a spool or on the servers: both 
     objects     files in the object store, in the messages of every client of NATS
     media       files by their SHA-256, kept for as long as somebody needs them
     mediacache  media on the disk of a node
-    parcels     parameters and results, with media in place of paths
+    parcels     parameters with media in place of paths
+    landing     the files of a result, and where they go
+    shared      paths and URLs that all machines see
     port        client side
     agent       node side
     accounts    who may do what on the servers

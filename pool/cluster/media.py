@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import nats.errors
-from nats.js import JetStreamContext, api
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 from nats.js.kv import KeyValue
 
-from pool.cluster import wire
+from pool.cluster import accounts, topology, wire
 from pool.cluster.mediacache import Cache, CacheFull, safe_name
 from pool.cluster.objects import AWAY, Entry, Late, Objects, OtherContent, Torn, newest
 from pool.cluster.wire import Blob
@@ -86,23 +87,18 @@ class Store:
     ) -> Store:
         """Open the buckets, and make them when they are not there.
 
-        replicas: servers that keep each file. keep_s: half of the time after which a ref of a holder that is never
-        heard of again is dropped. max_payload: bytes that the server takes in one message.
+        replicas, keep_s: of `topology.streams`, which has the settings. max_payload: bytes that the server takes in one
+        message.
         """
         try:
             await js.object_store(wire.MEDIA)
-        except js_errors.BucketNotFoundError:
-            with contextlib.suppress(js_errors.BadRequestError):  # RACE: another client has made it, otherwise
-                await js.create_object_store(wire.MEDIA, storage=api.StorageType.FILE, replicas=replicas)
-        try:
             refs = await js.key_value(wire.REFS)
         except js_errors.BucketNotFoundError:
-            try:
-                refs = await js.create_key_value(
-                    bucket=wire.REFS, storage=api.StorageType.FILE, replicas=replicas, ttl=2 * keep_s
-                )
-            except js_errors.BadRequestError:  # RACE: as above
-                refs = await js.key_value(wire.REFS)
+            for config in topology.streams(replicas=replicas, max_waiting=1, result_s=keep_s, lease_s=1.0):
+                if config.name in (accounts.MEDIA_STREAM, accounts.stream_of(wire.REFS)):
+                    with contextlib.suppress(js_errors.BadRequestError):  # it exists, with other settings
+                        await js.add_stream(config)
+            refs = await js.key_value(wire.REFS)
         return cls(js, Objects(js, wire.MEDIA, max_payload), refs, patience_s)
 
     # ---- in
@@ -127,11 +123,22 @@ class Store:
         for sha in shas:
             await self._again(lambda sha=sha: self._refs.put(f"{sha}.{holder}", b""), sha)  # type: ignore[misc]
 
-    async def let_go(self, holder: str, shas: Iterable[str]) -> None:
-        """Say that a holder needs these contents no longer."""
+    async def let_go(self, holder: str, shas: Iterable[str] | None = None) -> None:
+        """Say that a holder needs these contents, or any, no longer."""
         _check(holder)
+        if shas is None:
+            shas = await self._again(lambda: self.held(holder), holder)
         for sha in shas:
             await self._again(lambda sha=sha: self._refs.purge(f"{sha}.{holder}"), sha)  # type: ignore[misc]
+
+    async def held(self, holder: str) -> list[str]:
+        """The contents that a holder needs, as far as the server that answers knows."""
+        stream, begin = accounts.stream_of(wire.REFS), f"$KV.{wire.REFS}."
+        return [
+            message.subject[len(begin) :].partition(".")[0]
+            async for message in newest(self._js, stream, f"{begin}*.{holder}", headers_only=True)
+            if not _is_dropped(message)
+        ]
 
     async def _store(self, blob: Blob, path: Path) -> None:
         for _ in range(_TRIES):
@@ -279,9 +286,9 @@ class Store:
         key = f"{_SWEEPER}.{secrets.token_hex(8)}"
         await self._refs.put(key, b"")
         now, names = None, set()
-        stream, begin = f"KV_{wire.REFS}", f"$KV.{wire.REFS}."
+        stream, begin = accounts.stream_of(wire.REFS), f"$KV.{wire.REFS}."
         async for message in newest(self._js, stream, begin + ">", headers_only=True):
-            if (message.headers or {}).get("KV-Operation") in ("DEL", "PURGE"):
+            if _is_dropped(message):
                 continue
             name = message.subject[len(begin) :]
             if name == key:
@@ -345,7 +352,7 @@ class _Sink:
                 view = view[os.write(self._fd, view) :]
 
     def complete(self) -> None:
-        os.fsync(self._fd)
+        fsops.sync_file(str(self._path))
 
     @property
     def digest(self) -> str:
@@ -372,6 +379,12 @@ def _digest(path: Path) -> tuple[str, int]:
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {limits.sentence(error)}", path) from None
     return digest.hexdigest(), size
+
+
+def _is_dropped(message: Msg) -> bool:
+    """Whether the newest message of a key says that it has no value, or expired."""
+    headers = message.headers or {}
+    return headers.get("KV-Operation") in ("DEL", "PURGE") or "Nats-Marker-Reason" in headers
 
 
 def _check(holder: str) -> None:

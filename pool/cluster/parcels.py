@@ -1,8 +1,8 @@
 """Parameters and results of a job with media in place of paths: what a client sends, and what a node gives the engine.
 
-    {"audio": "/home/ann/talk.m4a", "output": "/home/ann/talk.srt"}                        at the caller
-    {"audio": {"$media": {"sha256": …, "size": …, "name": "talk.m4a"}}, "output": {"$output": "talk.srt"}}
-    {"audio": "<cache>/<sha256>/talk.m4a", "output": "<folder of the job>/talk.srt"}       at the node
+    at the caller   {"audio": "/data/talk.m4a", "output": "/data/talk.srt"}
+    on the way      {"audio": {"$media": {"sha256", "size", "name": "talk.m4a"}}, "output": {"$output": "talk.srt"}}
+    at the node     {"audio": "<cache>/<sha256>/talk.m4a", "output": "<folder of the job>/talk.srt"}
 
 A string is taken for a path under a key that the engine's schema says so of, and elsewhere when it is absolute and a
 regular file is there. Paths and URLs that begin with one of `cluster.shared` travel as they are. What comes from the
@@ -19,13 +19,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pool.cluster.landing import Produced, land, landing, outgoing
 from pool.cluster.mediacache import safe_name
+from pool.cluster.shared import is_shared
 from pool.cluster.wire import Blob
 from pool.config.roots import Roots, looks_like_a_path
 from pool.constants import MAX_DEPTH
 from pool.errors import JobRefused, ProtocolError
 from pool.job import references
 from pool.system import limits
+
+__all__ = [
+    "Packed",
+    "Produced",
+    "blobs",
+    "find",
+    "is_shared",
+    "land",
+    "landing",
+    "outgoing",
+    "output_keys",
+    "outputs_of",
+    "pack",
+    "unpack",
+]
 
 MEDIA, OUTPUT = "$media", "$output"
 OUTPUT_KEYS = frozenset({"output"})  # of an engine whose schema marks none
@@ -96,6 +113,57 @@ def pack(
     return Packed(packed, inputs, walk.outputs, some)
 
 
+def output_keys(schema: Mapping[str, Any] | None) -> frozenset[str]:
+    """The parameters of an engine that name files which it writes: those that its JSON schema marks with
+    `"output": true`, or `output` when it marks none."""
+    about = (schema or {}).get("properties")
+    properties = about.items() if isinstance(about, Mapping) else ()
+    marked = {key for key, one in properties if isinstance(one, Mapping) and one.get("output") is True}
+    return frozenset(marked) or OUTPUT_KEYS
+
+
+def outputs_of(
+    params: Params,
+    *,
+    schema: Mapping[str, Any] | None = None,
+    shared: Collection[str] = (),
+    items: Iterable[Params] | None = None,
+) -> dict[str, Path]:
+    """`Packed.outputs` of a job that was packed before, whatever has become of its files since."""
+    names = _Outputs(output_keys(schema), shared)
+    for one in (params, *(items or ())):
+        for key, value in one.items():
+            if key in names.keys:
+                names.all(value)
+    return names.found
+
+
+class _Outputs:
+    """The files that a job writes, and their names in the parcel."""
+
+    def __init__(self, keys: Collection[str], shared: Collection[str]) -> None:
+        self.keys, self._shared, self.found = keys, shared, dict[str, Path]()
+
+    def all(self, value: Any) -> None:
+        """Name all paths of one parameter."""
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                self.all(item)
+        elif self.is_one(value):
+            self.name(Path(os.path.normpath(os.fspath(value))))
+
+    def is_one(self, value: Any) -> bool:
+        """Whether the value of such a parameter is the path of a file that has to come back."""
+        text = os.fspath(value) if isinstance(value, os.PathLike) else value
+        return isinstance(text, str) and bool(text) and not is_shared(text, self._shared)
+
+    def name(self, path: Path) -> str:
+        """Its name in the parcel, with the suffix that the caller chose."""
+        name = _fresh(safe_name(path.name), self.found)
+        self.found[name] = path
+        return name
+
+
 class _Packing:
     """One walk through parameters. media: what becomes of a path, None: it stays."""
 
@@ -106,9 +174,13 @@ class _Packing:
         shared: Collection[str],
         media: Callable[[Path, bool], Any],
     ) -> None:
-        self._path_keys, self._output_keys, self._shared, self._media = path_keys, output_keys, shared, media
-        self.outputs: dict[str, Path] = {}
+        self._path_keys, self._shared, self._media = path_keys, shared, media
+        self._outputs = _Outputs(output_keys, shared)
         self._read: dict[Path, str] = {}  # path -> key
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        return self._outputs.found
 
     def all(
         self, params: Params, items: Iterable[Params] | None
@@ -126,7 +198,7 @@ class _Packing:
         self._check(params, at)
         packed = {}
         for key, value in params.items():
-            if key in self._output_keys:
+            if key in self._outputs.keys:
                 packed[key] = self._output(value, f"{at}.{key}")
             else:
                 packed[key] = self._value(value, f"{at}.{key}", key in self._path_keys, 1)
@@ -161,20 +233,14 @@ class _Packing:
         return packed
 
     def _output(self, value: Any, at: str) -> Any:
-        if isinstance(value, os.PathLike):
-            value = os.fspath(value)
         if isinstance(value, (list, tuple)):
             return [self._output(item, f"{at}[{place}]") for place, item in enumerate(value)]
-        if not isinstance(value, str) or not value or is_shared(value, self._shared):
-            if isinstance(value, Mapping):
-                return self._value(value, at, False, 1)
-            return value
-        path = check_output(value, at)
+        if not self._outputs.is_one(value):
+            return self._value(value, at, False, 1)
+        path = check_output(os.fspath(value), at)
         if path in self.outputs.values():
             raise JobRefused(f"{path} is written twice by the same job: name another file", at)
-        name = _fresh(safe_name(path.name), self.outputs)
-        self.outputs[name] = path
-        return {OUTPUT: name}
+        return {OUTPUT: self._outputs.name(path)}
 
     @staticmethod
     def _check(value: Mapping[Any, Any], at: str) -> None:
@@ -220,22 +286,6 @@ def check_output(text: str, at: str) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise JobRefused(f"the folder {path.parent} is not writable", at)
     return path
-
-
-def is_shared(text: str, shared: Collection[str]) -> bool:
-    """Whether a path or URL is one that all machines see."""
-    if not shared:
-        return False
-    if "://" in text:
-        plain = text if ".." not in text.split("/") else ""
-    else:
-        plain = os.path.normpath(text) if os.path.isabs(text) else ""
-    return bool(plain) and any(_begins(plain, one) for one in shared)
-
-
-def _begins(text: str, begin: str) -> bool:
-    folder = begin.rstrip("/")
-    return bool(folder) and (text == folder or text.startswith(folder + "/"))
 
 
 def _is_file(path: Path) -> bool:
