@@ -20,7 +20,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-import nats.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js import errors as js_errors
@@ -233,7 +232,7 @@ class Store:
                 now = await self._again(lambda: self._objects.look(blob.sha256), said)
                 if now is not None and now.nuid != entry.nuid:
                     continue  # it was sent anew meanwhile
-            except nats.errors.Error as error:
+            except AWAY as error:
                 raise _unreachable(said, error) from None
             else:
                 if (sink.digest, sink.size) == (blob.sha256, blob.size):

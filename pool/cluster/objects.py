@@ -32,7 +32,7 @@ from nats.js import errors as js_errors
 CHUNK = 512 * 1024  # bytes; half of what a server takes in one message unless it is told otherwise
 WINDOW = 8  # chunks on their way at a time, in either direction
 _ACK_S = 20.0  # of one message
-_FETCH_S, _AGAIN_S = 5.0, 0.2
+_FETCH_S, _AGAIN_S = 2.0, 0.2
 _PAUSED_S = 600.0  # an upload that stood still for longer begins again: a sweeper may have taken its chunks
 _NEVER = "0001-01-01T00:00:00Z"  # the time of an object is that of its message
 _LATE = (10071, 10164)  # the server's numbers for "wrong last sequence"
@@ -203,7 +203,7 @@ class Objects:
         sent: deque[asyncio.Task[api.PubAck]] = deque()
         chunks = last = 0
         heard = loop.time()
-        source = _Source(path, self._chunk)
+        source, gaps = _Source(path, self._chunk), self._gaps
         try:
             while True:
                 data = await asyncio.to_thread(source.read)
@@ -212,7 +212,8 @@ class Objects:
                     publish = self._js.publish(subject, data, timeout=_ACK_S, stream=self.stream)
                     sent.append(asyncio.ensure_future(publish))
                 while sent and (not data or len(sent) >= WINDOW):
-                    ack = await sent.popleft()
+                    ack = await self._acknowledged(sent[0], gaps)
+                    sent.popleft()
                     if ack.seq <= last or loop.time() - heard > _PAUSED_S:
                         raise Torn
                     last, heard = ack.seq, loop.time()
@@ -227,11 +228,26 @@ class Objects:
             raise OtherContent
         return chunks
 
+    @property
+    def _gaps(self) -> int:
+        """How often the connection was made again."""
+        return int(self._js._nc.stats["reconnects"])
+
+    async def _acknowledged(self, task: asyncio.Task[api.PubAck], gaps: int) -> api.PubAck:
+        """An answer, which does not come when there was a gap in the connection. Raises ConnectionError for one."""
+        while not task.done():
+            await asyncio.wait({task}, timeout=_AGAIN_S)
+            if not task.done() and self._gaps != gaps:
+                raise ConnectionResetError("the connection broke")
+        return task.result()
+
     async def chunks(self, entry: Entry, patience_s: float) -> AsyncIterator[list[bytes]]:
         """The content of an object, some chunks at a time. Waits through outages shorter than `patience_s`; a longer
         one raises what is in AWAY. Raises Torn when the servers do not have it all."""
         loop = asyncio.get_running_loop()
         subject, done, last, heard = f"$O.{self.bucket}.C.{entry.nuid}", 0, 0, loop.time()
+        if entry.chunks and await self.count(entry.nuid) < entry.chunks:
+            raise Torn
         while done < entry.chunks:
             try:
                 async with _consumer(self._js, self.stream, subject, after=last) as consumer:
