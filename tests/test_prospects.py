@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.policy.prospects import Outlook, PoolFacts, SlotFacts, prospect
+from pool.policy.prospects import Outlook, PoolFacts, RemoteEngine, RemoteFacts, RemoteNode, SlotFacts, prospect
 
 FINE, COMING, HOPELESS = Outlook.FINE, Outlook.COMING, Outlook.HOPELESS
 IDLE = SlotFacts("e-0", "e", "running", worker="e-0.1", serving=True)
@@ -80,3 +82,50 @@ def test_nobody_is_given_up_while_a_process_lives_or_will_be_started(
     alive = any(slot.worker for slot in slots)
     coming = any(slot.seat not in ("benched", "off") for slot in slots) or not slots
     assert found.hopeless == (not alive and (not coming if served else starter is None))
+
+
+GPU7 = RemoteNode("gpu7", {"e": RemoteEngine(1, 1), "lipsync": RemoteEngine(1, 1)}, ("gpu24g", "x"))
+COLD = RemoteNode("cold", {"e": RemoteEngine(2, 0, "e-0: loading for 4 s")}, ("a100",))
+OTHER_NODE = RemoteNode("cpu1", {"other": RemoteEngine(1, 1)})
+ONE = ("nats://one:4222",)
+
+
+@pytest.mark.parametrize(
+    ("away", "labels", "outlook", "reason"),
+    [
+        (RemoteFacts(), (), COMING, "the connection to the cluster is being made"),
+        (RemoteFacts(True, False, "refused", ONE), (), HOPELESS, "the cluster does not answer: refused"),
+        (RemoteFacts(True, True, "no JetStream", ONE), (), HOPELESS, "the cluster does not work: no JetStream"),
+        (RemoteFacts(True, True), (), HOPELESS, "no node of the cluster offers e; no node is there"),
+        (RemoteFacts(True, True, nodes=[OTHER_NODE]), (), HOPELESS, "offers e; there are: cpu1 (other)"),
+        (RemoteFacts(True, True, nodes=[COLD, OTHER_NODE]), (), COMING, "cold: e-0: loading for 4 s"),
+        (RemoteFacts(True, True, nodes=[COLD, GPU7]), (), FINE, ""),
+        (RemoteFacts(True, True, nodes=[COLD, GPU7]), ("gpu24g", "x"), FINE, ""),
+        (RemoteFacts(True, True, nodes=[COLD, GPU7]), ("a100",), COMING, "cold: e-0: loading for 4 s"),
+        (RemoteFacts(True, True, nodes=[COLD, GPU7]), ("gpu80g", "x"), HOPELESS, "no node has gpu80g"),
+        (RemoteFacts(True, True, nodes=[COLD, GPU7]), ("a100", "x"), HOPELESS, "no node that offers e has a100 and x"),
+        (RemoteFacts(True, True, nodes=[replace(GPU7, draining=True)]), (), HOPELESS, "gpu7: draining"),
+        (RemoteFacts(True, True, nodes=[replace(GPU7, draining=True), COLD]), (), COMING, "cold: e-0"),
+    ],
+)
+def test_what_may_be_expected_of_a_cluster(
+    away: RemoteFacts, labels: tuple[str, ...], outlook: Outlook, reason: str
+) -> None:
+    facts = PoolFacts(True, engines=[], away=away)
+    found = prospect("e", facts, labels)
+    assert found.outlook is outlook
+    assert reason in found.reason
+    assert bool(found.reason) == (outlook is not FINE)
+    assert bool(found.hint) == found.hopeless
+    if away.trouble:
+        assert "nats://one:4222" in found.hint
+        assert "python -m pool.cluster status" in found.hint
+    unserved = prospect("e", replace(facts, served=False))
+    assert unserved.reason == "no supervisor serves this spool"
+
+
+def test_many_nodes_are_named_in_part() -> None:
+    nodes = [replace(OTHER_NODE, name=f"n{number}") for number in range(12)]
+    reason = prospect("e", PoolFacts(True, away=RemoteFacts(True, True, nodes=nodes))).reason
+    assert "n9 (other) and 2 more" in reason
+    assert "n10" not in reason

@@ -173,12 +173,22 @@ def open_spool(config: Config) -> Spool:
     return Spool(config.spool, durable=config.durable)
 
 
+def with_offers(config: Config) -> Config:
+    """The configuration; of a branch with the engines that its cluster has."""
+    from pool.client.offers import Offers
+
+    if not config.is_branch or not config.spool.is_dir():
+        return config
+    return Offers(config, open_spool(config)).config()
+
+
 def known_engine(config: Config, name: str) -> None:
-    """Raise UnknownEngine, with the nearest known name, or ConfigError unless the configuration has the engine."""
+    """Raise UnknownEngine, with the nearest known name, or ConfigError unless the configuration has the engine. That of
+    a branch names none: its FilePool asks what the cluster has."""
     from pool.config.checks import nearest
     from pool.errors import UnknownEngine
 
-    if name in config.engines:
+    if name in config.engines or config.is_branch:
         return
     if not config.engines:
         raise ConfigError("no engine is configured: give a configuration with --config", "engines")

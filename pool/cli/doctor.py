@@ -57,6 +57,7 @@ def doctor(
     configured = load(config, engines=True)
     for name in engines or ():
         known_engine(configured, name)
+        configured.engine(name)  # not one of a cluster: nothing of it is on this machine
     findings = [*_of_pool(configured)]
     for name in engines or configured.engines:
         findings += _of_engine(configured, name, load_models)

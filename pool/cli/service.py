@@ -23,8 +23,9 @@ from pool.cli.command import (
     print_json,
     say,
     say_error,
+    with_offers,
 )
-from pool.errors import CallerError, ConfigError, JobRefused, SupervisorRunning
+from pool.errors import CallerError, ConfigError, JobRefused, SupervisorRunning, UnknownEngine
 
 if TYPE_CHECKING:
     from pool.config.settings import Config
@@ -92,7 +93,11 @@ def _what_is_served(config: Config) -> Iterator[str]:
         workers = f"{engine.workers} worker{'' if engine.workers == 1 else 's'}{spares}"
         yield f"{name}: {engine.engine}, {workers} on {devices}"
     where = f" --config {config.file}" if config.file and config.file.parent != Path.cwd() else ""
-    first = next(iter(config.engines))
+    if config.is_branch:
+        from pool.runfiles.nodes import bare
+
+        yield f"jobs run on the nodes of the cluster at {', '.join(map(bare, config.cluster.servers))}"
+    first = next(iter(config.engines), "ENGINE")
     yield f"spool: {config.spool} (drop jobs into {config.spool}/in)"
     yield f"submit: python -m pool.submit {first} key=value …{where}    status: python -m pool status --watch{where}"
     yield "Ctrl-C drains, a second Ctrl-C ends at once"
@@ -262,8 +267,8 @@ def recover(
     found = read_status(spool, configured)
     if found.supervisor is None:
         raise ConfigError("no supervisor serves this spool: `python -m pool serve` starts every slot")
-    known = {slot.slot: slot for slot in found.slots}
-    benched = [slot.slot for slot in found.slots if slot.seat in ("benched", "off")]
+    known = {slot.slot: slot for slot in found.slots if not slot.node}
+    benched = [slot.slot for slot in known.values() if slot.seat in ("benched", "off")]
     if every == bool(slots):
         raise CallerError(f"give the names of slots, or --all; benched: {', '.join(benched) or 'none'}")
     for name in slots or benched:
@@ -291,9 +296,11 @@ def engines(
     """List the engines of the configuration and the parameters that they accept."""
     from pool.runfiles.schemas import Schemas
 
-    configured = load(config)
+    configured = with_offers(load(config))
     if name is not None:
         known_engine(configured, name)
+        if name not in configured.engines:
+            raise UnknownEngine(f"no node of the cluster offers {name}", "engine")
     schemas = Schemas(configured.spool)
     entries: list[dict[str, Any]] = []
     for engine in configured.engines.values():
@@ -331,7 +338,7 @@ def _load_errors(configured: Config) -> dict[str, str]:
 
     if not configured.spool.is_dir():
         return {}
-    slots = read_status(open_spool(configured), configured).slots
+    slots = [slot for slot in read_status(open_spool(configured), configured).slots if not slot.node]
     return {slot.engine: said for slot in slots if (said := load_error(slot.error))}
 
 

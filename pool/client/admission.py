@@ -11,6 +11,7 @@ from typing import Any
 from pool.client.attendant import Attendant
 from pool.client.calls import calls_of
 from pool.client.gate import Gate
+from pool.client.offers import Offers
 from pool.config.settings import Config
 from pool.errors import JobRefused, UnknownEngine, UnknownJob
 from pool.format import trace_context
@@ -32,13 +33,18 @@ class Admission:
     def __init__(self, config: Config, spool: Spool, attendant: Attendant | None) -> None:
         self._config, self._spool, self._attendant = config, spool, attendant
         self._schemas = Schemas(spool.root)
-        self._gate = Gate(config, spool)
+        self.offers = Offers(config, spool)
+        self._gate = Gate(config, spool, self.offers.full)
         self._served: dict[str, float] = {}  # engine -> until when it is believed to be there
 
     def known(self, engine: str) -> None:
-        """Raises UnknownEngine when no worker of this pool can ever do it. What runs counts, not what we read: the
-        supervisor may have read it again since."""
+        """Raises UnknownEngine when no worker of this pool, or of the cluster behind it, can ever do it. What runs
+        counts, not what we read: the supervisor may have read it again since."""
         if isinstance(engine, str) and self._served.get(engine, 0.0) > time.monotonic():
+            return
+        if self.offers.branch:
+            self.offers.known(engine)
+            self._served[engine] = time.monotonic() + _BELIEVED_S
             return
         here = isinstance(engine, str) and engine in self._config.engines
         if here and self._attendant is None:
@@ -108,8 +114,8 @@ class Admission:
 
     def fit(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The parameters as the engine's schema wants them. Raises JobRefused."""
-        if self._attendant is not None and self._schemas.describe(engine) is None:
-            self._attendant.await_description(engine, _DESCRIBE_S)
+        if self._attendant is not None and self._schemas.describe(engine) is None and not self.offers.branch:
+            self._attendant.await_description(engine, _DESCRIBE_S)  # a port has it before it says who offers what
         params, _ = references.pack(params)
         return self._schemas.fit(engine, params)
 

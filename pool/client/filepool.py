@@ -81,8 +81,9 @@ class FilePool:
 
     @property
     def config(self) -> Config:
-        """The configuration as this process read it."""
-        return self._config
+        """The configuration as this process read it. In a branch of a cluster its engines are those that the nodes
+        offer, with all their slots as workers."""
+        return self._admission.offers.config()
 
     # ---- submit
 
@@ -369,6 +370,8 @@ class FilePool:
         exception out of its `with` block cancels what is pending. Raises JobRefused, UnknownEngine."""
         from pool.client.session import Session
 
+        if params and self._admission.offers.branch:
+            self._admission.offers.await_word()
         return Session(self, terms, params or {}, cancel_on_error=cancel_on_error)
 
     @clear

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from pool.config.settings import Config
 from pool.errors import SpoolFull
@@ -15,18 +16,21 @@ _SHARE = 20  # a count that took t is not repeated before 20 t have passed
 
 
 class Gate:
-    """Counts what waits and what is free, not more often than that pays."""
+    """Counts what waits and what is free, not more often than that pays. full: why those who take the jobs of this
+    spool elsewhere take no more, "" while they do."""
 
-    def __init__(self, config: Config, spool: Spool) -> None:
-        self._config, self._spool = config, spool
+    def __init__(self, config: Config, spool: Spool, full: Callable[[], str]) -> None:
+        self._config, self._spool, self._full = config, spool, full
         self._waiting: dict[tuple[str, bool], tuple[float, int]] = {}  # -> (believed until, how many)
-        self._space = (0.0, 0)  # (believed until, bytes)
+        self._space = (0.0, 0, "")  # (believed until, bytes, why the cluster is full)
 
     def admit(self, engine: str, count: int, *, later: bool = False) -> None:
         """Raises SpoolFull when `count` more jobs for an engine are too many. later: jobs that wait for their time."""
         now = time.monotonic()
         if now >= self._space[0]:
-            self._space = (now + _BELIEVED_S, self._free_bytes())
+            self._space = (now + _BELIEVED_S, self._free_bytes(), self._full())
+        if self._space[2]:
+            raise SpoolFull(f"the cluster takes no more jobs now: {self._space[2]}: submit again later")
         if self._space[1] < self._config.min_free_mb << 20:
             raise SpoolFull(
                 f"{self._space[1] >> 20} MB free on the disk of {self._spool.root}, less than min_free_mb "

@@ -10,6 +10,7 @@ from pool.client.status import (
     DEGRADED,
     DOWN,
     OK,
+    ClusterStatus,
     ConfigurationStatus,
     EngineStatus,
     Health,
@@ -27,6 +28,7 @@ from pool.system.procs import Sample
 _UNCLAIMED_S = 10.0  # a job that waits this long beside an idle worker is not being seen …
 _UNCLAIMED_RESCANS = 10  # … nor one that waits for this many rescans, where events come late or never
 _STARTING = frozenset(phase.label for phase in STARTING)
+_SILENT_S = 30.0  # a port that has said nothing for so long hangs; it writes every five seconds
 _SERVE = f"start one with `{SERVE}`"
 
 
@@ -99,8 +101,12 @@ def _assess(status: PoolStatus, config: Config) -> Health:
     reasons += _configuration(status.configuration)
     dead = 0
     configured = [engine for engine in status.engines if engine.configured]
+    if status.cluster is not None:
+        if (down := _unreachable(status, status.cluster)) is not None:
+            return _verdict(DOWN, [down, *reasons])
+        reasons += _cluster(status, status.cluster)
     for engine in configured:
-        said, is_dead = _engine(engine, status, config)
+        said, is_dead = _engine(engine, status, config) if status.cluster is None else _remote_engine(engine, status)
         reasons += said
         dead += is_dead
     if configured and dead == len(configured):
@@ -108,8 +114,9 @@ def _assess(status: PoolStatus, config: Config) -> Health:
     if reasons:
         return _verdict(DEGRADED, reasons)
     serving = sum(engine.serving for engine in configured)
+    where = f" on {_count(len(status.nodes), 'node')}" if status.cluster is not None else ""
     running = sum(engine.running for engine in configured)
-    return Health(OK, f"{_count(serving, 'worker')} ready, {_count(running, 'job')} running, {waiting} waiting")
+    return Health(OK, f"{_count(serving, 'worker')} ready{where}, {_count(running, 'job')} running, {waiting} waiting")
 
 
 def _polling(status: PoolStatus) -> Iterator[str]:
@@ -150,6 +157,44 @@ def _configuration(about: ConfigurationStatus) -> Iterator[str]:
         )
     elif about.rolled < about.slots:
         yield f"a new configuration is rolled out: {about.rolled} of {about.slots} slots run it"
+
+
+def _unreachable(status: PoolStatus, cluster: ClusterStatus) -> str | None:
+    """Why the whole cluster does nothing for this branch, None when it does."""
+    if cluster.trouble:
+        what = "does not work" if cluster.connected else "does not answer"
+        return f"the cluster ({', '.join(cluster.servers) or 'no server'}) {what}: {cluster.trouble}"
+    if cluster.connected and not status.nodes:
+        return "the cluster has no node: start one with `python -m pool.cluster node`"
+    return None
+
+
+def _cluster(status: PoolStatus, cluster: ClusterStatus) -> Iterator[str]:
+    if not cluster.told or not cluster.connected:
+        yield "the connection to the cluster is being made"
+    if cluster.silent_s is not None and cluster.silent_s > _SILENT_S:
+        yield f"the port has said nothing of the cluster for {cluster.silent_s:.0f} s"
+    if cluster.full:
+        yield f"the cluster takes no more jobs now: {cluster.full}"
+    for node in status.nodes:
+        if node.draining:
+            yield f"{node.name} is draining: it takes no more jobs"
+
+
+def _remote_engine(engine: EngineStatus, status: PoolStatus) -> tuple[list[str], bool]:
+    """As `_engine`, of an engine that nodes of a cluster have."""
+    offering = [(node.name, node.engines[engine.name]) for node in status.nodes if engine.name in node.engines]
+    if not offering and not (engine.queued or engine.running):
+        return [], False  # nobody has it now, and nobody needs it
+    troubles = [f"{name}: {about['trouble']}" for name, about in offering if about["trouble"]]
+    expected = prospect(engine.name, replace(status.facts(), draining=False))
+    if expected.hopeless:
+        return [f"{engine.name}: no worker can run", expected.reason], True
+    if engine.serving == 0:
+        return [f"{engine.name}: no worker is ready yet", *(troubles or [expected.reason])], False
+    if engine.serving < engine.workers and not troubles:
+        return [f"{engine.name}: {engine.serving} of {engine.workers} workers are ready"], False
+    return [f"{engine.name}: {trouble}" for trouble in troubles], False
 
 
 def _engine(engine: EngineStatus, status: PoolStatus, config: Config) -> tuple[list[str], bool]:

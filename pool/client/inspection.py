@@ -7,18 +7,30 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pool.client.health import assess, trouble_of
-from pool.client.status import ConfigurationStatus, EngineStatus, Health, PoolStatus, SlotStatus, SupervisorStatus
+from pool.client.status import (
+    ClusterStatus,
+    ConfigurationStatus,
+    EngineStatus,
+    Health,
+    NodeStatus,
+    PoolStatus,
+    SlotStatus,
+    SupervisorStatus,
+)
 from pool.constants import SERVING, Phase
 from pool.format.names import WorkerName, parse_dead, parse_worker
 from pool.job import JobState
 from pool.policy.death import Ended
 from pool.runfiles import watchers
 from pool.runfiles.heartbeat import Beat, read
+from pool.runfiles.nodes import NodeFacts, Nodes, bare, described, offered
+from pool.runfiles.nodes import read as read_nodes
 from pool.runfiles.server import OnDisk, Running, running
 from pool.runfiles.snapshot import MAX_BYTES
 from pool.runfiles.watchers import WatchingStatus
@@ -40,6 +52,10 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
     if supervisor is None or (_number(told.get("at")) or 0.0) < supervisor.started:
         told = {}  # the word of one that is gone
     slots = tuple(_slots(spool, config, told, alive, served=supervisor is not None))
+    nodes = read_nodes(spool.root)
+    branch = nodes is not None or config.is_branch or (serves is not None and not serves.engines)
+    if nodes is not None:
+        slots += tuple(_remote_slots(nodes))
     disk = shutil.disk_usage(spool.root)
     facts = PoolStatus(
         at=spool.now(),
@@ -49,7 +65,7 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
         draining=bool(told.get("draining")),
         intake_paused=str(told.get("intake_paused") or ""),
         watching=WatchingStatus.from_map(told.get("watching")),
-        engines=tuple(_engines(spool, config, told, slots)),
+        engines=tuple(_engines(spool, config, told, slots, nodes, branch=branch)),
         slots=slots,
         dropped=_count(spool.root / "in", ""),
         quarantined=_count(spool.root / "quarantine", ".reason.txt"),
@@ -58,6 +74,8 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
         total_bytes=disk.total,
         min_free_bytes=config.min_free_mb << 20,
         configuration=_configuration(serves, told) if serves else ConfigurationStatus(),
+        nodes=tuple(_node(node, nodes, spool.now()) for node in nodes.nodes) if nodes else (),
+        cluster=_cluster(spool, config, nodes) if branch else None,
     )
     return replace(facts, health=assess(facts, config))
 
@@ -72,6 +90,65 @@ def _supervisor(serves: Running) -> SupervisorStatus:
         engines=serves.engines,
         containment=serves.containment,
         stopped=sample(serves.identity).status.value == "stopped",
+    )
+
+
+def _cluster(spool: Spool, config: Config, nodes: Nodes | None) -> ClusterStatus:
+    sent = (parse_dead(entry) for entry in _names(spool.root / "away"))
+    waiting = sum(1 for found in sent if found is not None and found[1].attempts == 0)
+    if nodes is None:
+        return ClusterStatus(tuple(map(bare, config.cluster.servers)), connected=False, waiting=waiting, told=False)
+    return ClusterStatus(
+        servers=nodes.servers,
+        connected=nodes.connected,
+        trouble=nodes.trouble,
+        full=nodes.full,
+        waiting=waiting,
+        told=nodes.told,
+        silent_s=max(0.0, (spool.now() - nodes.at) / 1e6),
+    )
+
+
+def _node(node: NodeFacts, nodes: Nodes, now: int) -> NodeStatus:
+    return NodeStatus(
+        name=node.name,
+        host=node.host,
+        version=node.version,
+        seen_s=node.seen_s + max(0.0, (now - nodes.at) / 1e6),
+        labels=node.labels,
+        draining=node.draining,
+        jobs=node.jobs,
+        engines=node.engines,
+    )
+
+
+def _remote_slots(nodes: Nodes) -> Iterator[SlotStatus]:
+    for node in nodes.nodes:
+        for entry in node.slots:
+            with suppress(TypeError, ValueError, AttributeError, KeyError):  # another version's
+                yield _remote_slot(node.name, entry)
+
+
+def _remote_slot(node: str, entry: Mapping[str, Any]) -> SlotStatus:
+    """A slot as its node reports it. Raises TypeError, ValueError, AttributeError, KeyError."""
+    slot = _reported(entry)
+    return replace(
+        slot,
+        node=node,
+        slot=f"{node}/{slot.slot}",
+        pid=None,  # of another machine
+        phase=str(entry.get("phase") or ""),
+        phase_s=_number(entry.get("phase_s")),
+        silent_s=_number(entry.get("silent_s")),
+        job=str(entry.get("job") or ""),
+        stage=str(entry.get("stage") or ""),
+        percent=_number(entry.get("percent")),
+        message=str(entry.get("message") or ""),
+        serving=entry.get("serving") is True,
+        trouble=str(entry.get("trouble") or ""),
+        jobs_done=int(entry.get("jobs_done") or 0),
+        rss_bytes=int(entry.get("rss_bytes") or 0),
+        gpu_bytes=int(entry.get("gpu_bytes") or 0),
     )
 
 
@@ -181,13 +258,28 @@ def _seconds_since(moment_ns: int) -> float:
     return max(0.0, (boot_ns() - moment_ns) / 1e9)
 
 
-def _engines(
-    spool: Spool, config: Config, told: Mapping[str, Any], slots: tuple[SlotStatus, ...]
-) -> Iterator[EngineStatus]:
-    """Those that run where a supervisor serves, else those of the file as we read it."""
-    configured = {name: (engine.workers, engine.spares) for name, engine in config.engines.items()}
+def _configured(
+    spool: Spool, config: Config, told: Mapping[str, Any], nodes: Nodes | None, *, branch: bool
+) -> dict[str, tuple[int, int]]:
+    """Engine -> workers, spares: those that run where a supervisor serves, else those of the file as we read it; in a
+    branch those of the cluster."""
+    if branch:
+        return {name: (slots, 0) for name, slots in offered(nodes, described(spool.root)).items()}
     if isinstance(told.get("engines"), dict):
-        configured = {name: (about["workers"], about["spares"]) for name, about in told["engines"].items()}
+        return {name: (about["workers"], about["spares"]) for name, about in told["engines"].items()}
+    return {name: (engine.workers, engine.spares) for name, engine in config.engines.items()}
+
+
+def _engines(
+    spool: Spool,
+    config: Config,
+    told: Mapping[str, Any],
+    slots: tuple[SlotStatus, ...],
+    nodes: Nodes | None,
+    *,
+    branch: bool,
+) -> Iterator[EngineStatus]:
+    configured = _configured(spool, config, told, nodes, branch=branch)
     tallies: dict[str, Counter[str]] = {}
     oldest: dict[str, int] = {}
     for place in lookup.undecided(spool):
@@ -203,14 +295,16 @@ def _engines(
     for name in [*configured, *sorted(others)]:
         counts = tallies.get(name, Counter())
         workers, spares = configured.get(name, (0, 0))
-        mine = [slot for slot in slots if slot.engine == name]
+        mine = [slot for slot in slots if slot.engine == name and not slot.node]
+        away = [node.engines[name] for node in nodes.nodes if name in node.engines] if nodes else []
         yield EngineStatus(
             name=name,
             configured=name in configured,
             workers=workers,
             spares=spares,
-            serving=sum(slot.serving for slot in mine),
-            busy=sum(slot.serving and slot.phase == Phase.BUSY.label for slot in mine),
+            serving=sum(slot.serving for slot in mine) + sum(int(about["serving"]) for about in away),
+            busy=sum(slot.serving and slot.phase == Phase.BUSY.label for slot in mine)
+            + sum(int(about["busy"]) for about in away),
             queued=counts["queued"],
             held=counts["held"],
             deferred=counts["deferred"],

@@ -12,6 +12,7 @@ from typing import Any
 from pool.constants import SERVING
 from pool.policy.prospects import PoolFacts, SlotFacts, load_error
 from pool.runfiles import heartbeat
+from pool.runfiles.nodes import NodesFile, remote
 from pool.runfiles.snapshot import ReplacedMap
 from pool.spool.store import Spool
 from pool.system.procs import Identity
@@ -22,6 +23,7 @@ class Scout:
 
     def __init__(self, spool: Spool) -> None:
         self._run = f"{spool.root}/run"
+        self._root, self._nodes = spool.root, NodesFile(spool.root)
         self._about, self._told = ReplacedMap(f"{self._run}/supervisor.json"), ReplacedMap(f"{self._run}/status.json")
 
     def look(self, starter: str | None) -> PoolFacts:
@@ -31,14 +33,16 @@ class Scout:
         told = self._told.read()
         if served and _number(told.get("at")) < _number(about.get("started")):
             told = {}  # the word of the one before
-        engines = about.get("engines")
+        listed = about.get("engines")
+        engines = [str(name) for name in listed] if isinstance(listed, list) else None
         return PoolFacts(
             served=served,
             slots=tuple(self._slots(told)),
             draining=served and bool(told.get("draining")),
-            engines=[str(name) for name in engines] if isinstance(engines, list) else None,
+            engines=engines,
             config=str(about.get("config") or ""),
             starter=starter,
+            away=remote(self._root, self._nodes.read(), engines if served else None),
         )
 
     def _slots(self, told: Mapping[str, Any]) -> Iterator[SlotFacts]:

@@ -15,7 +15,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pool.policy.death import Ended
-from pool.policy.prospects import PoolFacts, Prospect, SlotFacts, load_error, prospect
+from pool.policy.prospects import (
+    PoolFacts,
+    Prospect,
+    RemoteFacts,
+    RemoteNode,
+    SlotFacts,
+    load_error,
+    prospect,
+)
+from pool.runfiles.nodes import remote_engines
 from pool.runfiles.watchers import EVENTS, WatchingStatus
 
 if TYPE_CHECKING:
@@ -57,7 +66,8 @@ class SupervisorStatus:
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """One engine. workers, spares: configured. serving, busy: now. oldest_wait_s: of the queued jobs."""
+    """One engine. workers, spares: configured. serving, busy: now. oldest_wait_s: of the queued jobs. In a branch:
+    workers, serving and busy over all nodes, "configured" means that the cluster has it."""
 
     name: str
     configured: bool
@@ -81,7 +91,8 @@ class SlotStatus:
     phase: as its heartbeat says, "" without one. phase_s, silent_s: since the phase began, since the last sign of
     life (while busy: since the engine's last progress). serving: it takes jobs or works on one. trouble: why not,
     or what is wrong although it does; "" when nothing is. jobs_done: by this process; restarts: of the slot,
-    restarts_by: by reason, since the supervisor began.
+    restarts_by: by reason, since the supervisor began. node: the machine of a cluster that it is on, "" for this one;
+    then slot is "<node>/<slot>".
     """
 
     slot: str
@@ -113,6 +124,37 @@ class SlotStatus:
     gpu_bytes: int = 0
     restarts_by: Mapping[str, int] = field(default_factory=dict)
     watching: WatchingStatus = EVENTS  # of its process
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """One node of the cluster behind a branch. seen_s: since it was last heard of. draining: it takes no more jobs.
+    jobs: that it has, from all clients. engines: name -> {"slots", "serving", "busy", "waiting", "trouble"}."""
+
+    name: str
+    host: str
+    version: str
+    seen_s: float
+    labels: tuple[str, ...]
+    draining: bool
+    jobs: int
+    engines: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """The cluster behind a branch, as the port sees it. servers: without secrets. trouble: why they are not reached, or
+    do not work. full: why nothing more is accepted, "" when there is room. waiting: jobs of this branch that are on
+    their way and have not begun. told: the port has said all this; silent_s: how long ago."""
+
+    servers: tuple[str, ...]
+    connected: bool
+    trouble: str = ""
+    full: str = ""
+    waiting: int = 0
+    told: bool = True
+    silent_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +195,8 @@ class PoolStatus:
     total_bytes: int
     min_free_bytes: int
     configuration: ConfigurationStatus = ConfigurationStatus()
+    nodes: tuple[NodeStatus, ...] = ()
+    cluster: ClusterStatus | None = None  # None: a pool of its own
 
     def engine(self, name: str) -> EngineStatus | None:
         """One engine by name, None when there is none."""
@@ -171,15 +215,26 @@ class PoolStatus:
         supervisor = self.supervisor
         return PoolFacts(
             served=supervisor is not None,
-            slots=tuple(_facts_of(slot) for slot in self.slots),
+            slots=tuple(_facts_of(slot) for slot in self.slots if not slot.node),
             draining=self.draining,
             engines=supervisor.engines if supervisor else None,
             config=(supervisor.config if supervisor else None) or "",
+            away=_away(self.cluster, self.nodes) if self.cluster else None,
         )
 
     def to_map(self) -> dict[str, Any]:
         """Plain maps and lists, for --json."""
         return asdict(self)
+
+
+def _away(cluster: ClusterStatus, nodes: tuple[NodeStatus, ...]) -> RemoteFacts:
+    return RemoteFacts(
+        told=cluster.told,
+        connected=cluster.connected,
+        trouble=cluster.trouble,
+        servers=cluster.servers,
+        nodes=tuple(RemoteNode(node.name, remote_engines(node.engines), node.labels, node.draining) for node in nodes),
+    )
 
 
 def _facts_of(slot: SlotStatus) -> SlotFacts:

@@ -32,6 +32,7 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+(/[!-~]*)?", re.ASCII)
 MB = 1024 * 1024
 _DAY_S = 86400.0
+ELSEWHERE = "pool.cluster:elsewhere"  # what stands for an engine that nodes of a cluster have
 _LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 _EXAMPLE = '{"engines": {"transcribe": {"engine": "inference.transcribe:Transcribe", "workers": 2}}}'
 
@@ -225,6 +226,11 @@ class Config:
         """The same in seconds."""
         return self.retention_hours * 3600
 
+    @property
+    def is_branch(self) -> bool:
+        """Whether its jobs run on other machines: servers of a cluster are named, and no engine of its own."""
+        return bool(self.cluster.servers) and all(engine.engine == ELSEWHERE for engine in self.engines.values())
+
     def engine(self, name: str) -> EngineConfig:
         """Raises ConfigError with the nearest name."""
         if name not in self.engines:
@@ -236,7 +242,8 @@ class Config:
 def load_config(file: Path | str | None = None, *, engines: bool = True) -> Config:
     """The configuration in a file (or in a directory's config.json); None: ./config.json, else the defaults.
 
-    engines: raise when none is configured (nothing could run); False for commands that only look at a spool.
+    engines: raise when none is configured and no cluster is named (nothing could run); False for commands that only
+    look at a spool.
     """
     chosen = Path(FILE_NAME if file is None else file).absolute()
     if chosen.is_dir():
@@ -284,7 +291,7 @@ def parse_config(
             origin = old.origins[error.path]
             raise ConfigError(str(error).replace(f"{error.path}: ", "", 1), origin) from None
         raise
-    if not found.engines and engines:
+    if not found.engines and engines and not found.is_branch:
         raise ConfigError(f"none is configured{f' in {file}' if file else ''}; for example {_EXAMPLE}", "engines")
     for name, engine in found.engines.items():
         if engine.concurrency_mode == "lock":

@@ -196,9 +196,14 @@ def check_id(job_id: object) -> str:
     return job_id
 
 
+def is_engine(text: object) -> bool:
+    """Whether a text may be the name of an engine."""
+    return isinstance(text, str) and _ENGINE.match(text) is not None
+
+
 def check_engine(engine: object) -> str:
     """The name itself. Raises JobRefused."""
-    if not isinstance(engine, str) or _ENGINE.match(engine) is None:
+    if not isinstance(engine, str) or not is_engine(engine):
         raise JobRefused(f"{ascii(engine)[:120]} is not the name of an engine", "engine")
     return engine
 

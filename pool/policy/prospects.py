@@ -11,12 +11,14 @@ A model that loads for ten minutes is coming. So is a slot that starts again aft
 limit benches it. A benched slot is hopeless although it is tried again after bench_s: what benched it is still there.
 
 A job that a living worker holds is not meant here: it runs, whatever becomes of the others.
+
+In a branch of a cluster the workers are those of its nodes, and a job runs only on nodes that have its labels.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +26,8 @@ from pool.errors import EngineUnavailable
 
 SERVE = "python -m pool serve"
 RECOVER = "correct that, then `python -m pool recover --all`"
+CLUSTER_STATUS = "python -m pool.cluster status"
+_NODES_SHOWN = 10
 _OUT = ("benched", "off")  # no process is there, and none is to be started
 
 
@@ -84,10 +88,41 @@ class SlotFacts:
 
 
 @dataclass(frozen=True)
+class RemoteEngine:
+    """One engine on one node. slots: configured. serving: loaded. trouble: what is wrong with it, "" for nothing."""
+
+    slots: int = 0
+    serving: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class RemoteNode:
+    """One node of a cluster. draining: it takes no more jobs."""
+
+    name: str
+    engines: Mapping[str, RemoteEngine]
+    labels: Sequence[str] = ()
+    draining: bool = False
+
+
+@dataclass(frozen=True)
+class RemoteFacts:
+    """Of the cluster that does the jobs of a branch. told: the port of the branch has said how it stands. trouble: why
+    the servers are not reached, or do not work."""
+
+    told: bool = False
+    connected: bool = False
+    trouble: str = ""
+    servers: Sequence[str] = ()
+    nodes: Sequence[RemoteNode] = ()
+
+
+@dataclass(frozen=True)
 class PoolFacts:
     """served: a supervisor lives. engines: those it serves, None unknown. config: the file it reads.
     starter: what is known of a supervisor that the asker is about to start; None when the asker starts none, "" while
-    one may come, else why it cannot."""
+    one may come, else why it cannot. away: of a branch; None of a pool of its own."""
 
     served: bool
     slots: Sequence[SlotFacts] = ()
@@ -95,13 +130,16 @@ class PoolFacts:
     engines: Sequence[str] | None = None
     config: str = ""
     starter: str | None = None
+    away: RemoteFacts | None = None
 
 
-def prospect(engine: str, facts: PoolFacts) -> Prospect:
-    """What a job that waits for `engine` may expect."""
+def prospect(engine: str, facts: PoolFacts, labels: Sequence[str] = ()) -> Prospect:
+    """What a job that waits for `engine` may expect. labels: those it wants of a node, in a branch."""
     slots = [slot for slot in facts.slots if slot.engine == engine]
     if not facts.served:
         return _unserved(engine, slots, facts.starter)
+    if facts.away is not None:
+        return _after_the_drain(engine, facts.starter) if facts.draining else _elsewhere(engine, facts.away, labels)
     if facts.engines is not None and engine not in facts.engines:
         return Prospect(
             engine,
@@ -139,6 +177,48 @@ def _after_the_drain(engine: str, starter: str | None) -> Prospect:
     if starter is None:
         return Prospect(engine, Outlook.HOPELESS, reason, f"`{SERVE}` once it has ended")
     return Prospect(engine, Outlook.COMING, reason)
+
+
+def _elsewhere(engine: str, away: RemoteFacts, labels: Sequence[str]) -> Prospect:
+    if away.trouble:
+        what = "does not work" if away.connected else "does not answer"
+        servers = ", ".join(away.servers)
+        hint = f"{f'servers: {servers}; ' if servers else ''}see `{CLUSTER_STATUS}`"
+        return Prospect(engine, Outlook.HOPELESS, f"the cluster {what}: {away.trouble}", hint)
+    if not away.told or not away.connected:
+        return Prospect(engine, Outlook.COMING, "the connection to the cluster is being made")
+    offering = [node for node in away.nodes if engine in node.engines]
+    if not offering:
+        return Prospect(
+            engine, Outlook.HOPELESS, none_offers(engine, away.nodes), "start a node that has it, or wait for one"
+        )
+    fitting = [node for node in offering if set(labels) <= set(node.labels)]
+    if not fitting:
+        nowhere = [label for label in labels if not any(label in node.labels for node in away.nodes)]
+        reason = (
+            f"no node has {' or '.join(nowhere)}"
+            if nowhere
+            else f"no node that offers {engine} has {' and '.join(labels)}"
+        )
+        return Prospect(engine, Outlook.HOPELESS, reason, "give a node that label: `cluster.labels` in its config.json")
+    open_ones = [node for node in fitting if not node.draining]
+    if not open_ones:
+        names = ", ".join(node.name for node in fitting)
+        return Prospect(
+            engine, Outlook.HOPELESS, f"{names}: draining, no more jobs are taken", "start another node that has it"
+        )
+    if any(node.engines[engine].serving for node in open_ones):
+        return Prospect(engine, Outlook.FINE)
+    said = "; ".join(f"{node.name}: {node.engines[engine].trouble or 'not loaded yet'}" for node in open_ones)
+    return Prospect(engine, Outlook.COMING, said)
+
+
+def none_offers(engine: str, nodes: Iterable[RemoteNode]) -> str:
+    """Why a cluster does not do an engine: "no node of the cluster offers x; there are: gpu7 (transcribe, lipsync)"."""
+    there = [f"{node.name} ({', '.join(sorted(node.engines)) or 'no engine'})" for node in nodes]
+    more = f" and {len(there) - _NODES_SHOWN} more" if len(there) > _NODES_SHOWN else ""
+    listed = f"there are: {', '.join(there[:_NODES_SHOWN])}{more}" if there else "no node is there"
+    return f"no node of the cluster offers {engine}; {listed}"
 
 
 def reasons(slots: Sequence[SlotFacts]) -> str:

@@ -33,6 +33,8 @@ from pool.format import codec
 from pool.format.names import base32, check_engine, check_id, id_from_stem
 from pool.job import Job, digest_of, references
 from pool.job.terms import OUTSIDE, Terms
+from pool.runfiles.nodes import described, offered
+from pool.runfiles.nodes import read as read_nodes
 from pool.runfiles.schemas import Schemas
 from pool.spool import dependencies, elsewhere, fsops, owner, quarantine
 from pool.spool.store import NO_SPACE, Spool
@@ -138,7 +140,22 @@ class Intake:
         free = info.f_bavail * info.f_frsize
         if free < self.config.min_free_mb << 20:
             return f"{free >> 20} MB free, less than min_free_mb ({self.config.min_free_mb}); drops wait in in/"
+        return self._cluster_waits() if self.config.is_branch else ""
+
+    def _cluster_waits(self) -> str:
+        """Why a branch takes no drops yet: the cluster is full, or not known well enough to say what is no engine."""
+        nodes = read_nodes(self._spool.root)
+        if nodes is not None and nodes.full:
+            return f"the cluster takes no more jobs now: {nodes.full}; drops wait in in/"
+        if nodes is None or not nodes.connected:
+            return f"the cluster does not answer{f': {nodes.trouble}' if nodes else ''}; drops wait in in/"
         return ""
+
+    def _engines(self) -> list[str]:
+        if self.config.is_branch:
+            root = self._spool.root
+            return list(offered(read_nodes(root), described(root)))
+        return list(self.config.engines)
 
     def _consider(self, name: str) -> int:
         """1 when the entry left the drop box."""
@@ -287,9 +304,11 @@ class Intake:
 
     def _job(self, fields: dict[str, Any], job_id: str, unique: str, source: str, reply: str) -> Job:
         engine = check_engine(fields["engine"])
-        if engine not in self.config.engines:
-            near = checks.nearest(engine, list(self.config.engines))
-            raise JobRefused(f"no engine {engine!r}{near}; there are: {', '.join(self.config.engines)}", "engine")
+        there = self._engines()
+        if engine not in there:
+            raise JobRefused(
+                f"no engine {engine!r}{checks.nearest(engine, there)}; there are: {', '.join(there)}", "engine"
+            )
         params, others = references.pack(fields["params"])
         self._schemas.check(engine, params)
         born = self._spool.now()

@@ -15,6 +15,7 @@ from pool.spool import fsops
 TOKEN_VARIABLE = "BASE_URL_TOKEN"
 SECRETS = ("REDIS_PASSWORD", TOKEN_VARIABLE)  # not passed on to child processes
 _MAX_PASSWORD_BYTES = 4096
+_WORKERS_ELSEWHERE = 16  # taken for those of a cluster
 #: Environment variable -> key of the section "redis".
 VARIABLES = {
     "REDIS_HOST": "host",
@@ -64,11 +65,12 @@ class Settings:
 def read_settings(config: Config, environ: Mapping[str, str], *, gpu_ids: Sequence[int] = ()) -> Settings:
     """Settings from all sources. Raises ConfigError with the key or the variable."""
     section = _with_environment(config, environ)
-    if section.engine not in config.engines:
+    engine = config.engines.get(section.engine)
+    if engine is None and not config.is_branch:  # of a branch the nodes decide, which may all come later
         known = f"there are: {', '.join(config.engines)}"
         raise ConfigError(f"there is no engine {section.engine!r} in this pool; {known}", "redis.engine")
     roots, tempfiles = places(config, environ)
-    limit = section.max_in_flight or 2 * config.engines[section.engine].workers
+    limit = section.max_in_flight or 2 * (engine.workers if engine else _WORKERS_ELSEWHERE)
     return Settings(
         host=section.host,
         port=section.port,

@@ -1,0 +1,237 @@
+"""A branch of a cluster from outside: which engines there are, what is accepted, what a status says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from branch import CPU1, GPU7, SERVERS, Branch, engine
+
+from pool.client.filepool import FilePool
+from pool.client.inspection import read_status
+from pool.config.settings import ELSEWHERE, parse_config
+from pool.errors import ConfigError, EngineUnavailable, JobRefused, SpoolFull, UnknownEngine
+from pool.policy.prospects import Outlook
+from pool.runfiles.nodes import NodeFacts
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"audio": {"type": "string"}},
+    "required": ["audio"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture
+def branch(tmp_path: Path) -> Branch:
+    return Branch(tmp_path)
+
+
+def opened(branch: Branch, **how: Any) -> FilePool:
+    return FilePool(branch.config, start=False, **how)
+
+
+def command(branch: Branch, child_env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", *words, "--config", str(branch.file)]
+    return subprocess.run(argv, env=child_env, capture_output=True, text=True)
+
+
+# ---- configuration
+
+
+def test_servers_without_engines_are_a_branch(tmp_path: Path) -> None:
+    assert parse_config({"cluster": {"servers": list(SERVERS)}}, tmp_path).is_branch
+    own = {"e": {"engine": "inference.fake:Echo"}}
+    assert not parse_config({"cluster": {"servers": list(SERVERS)}, "engines": own}, tmp_path).is_branch
+    assert not parse_config({"engines": own}, tmp_path).is_branch
+    with pytest.raises(ConfigError, match="none is configured"):
+        parse_config({}, tmp_path)
+
+
+def test_its_engines_are_those_of_the_nodes(branch: Branch) -> None:
+    branch.serve(GPU7, CPU1)
+    branch.describe("portrait")
+    with opened(branch) as pool:
+        config = pool.config
+        assert {name: about.workers for name, about in config.engines.items()} == {
+            "lipsync": 1,
+            "portrait": 1,
+            "transcribe": 3,
+        }
+        assert {about.engine for about in config.engines.values()} == {ELSEWHERE}
+        assert config.is_branch
+        session = pool.session(params={"lipsync": {"crf": 20}})
+        with pytest.raises(UnknownEngine, match="no engine 'tts' here"):
+            session.session(params={"tts": {}})
+
+
+# ---- accepted or not
+
+
+def test_what_a_node_offers_is_accepted_and_what_none_offers_is_not(branch: Branch) -> None:
+    branch.serve(GPU7, CPU1)
+    branch.describe("portrait")
+    branch.describe("transcribe", SCHEMA)
+    pool = opened(branch)
+    assert pool.state(pool.submit("transcribe", audio="a.wav").id).value == "queued"
+    pool.submit("portrait", image="a.png")  # a node had it before
+    with pytest.raises(JobRefused, match=r"params\.audio: this parameter is required"):
+        pool.submit("transcribe")
+    with pytest.raises(UnknownEngine) as caught:
+        pool.submit("tts", text="x")
+    assert "no node of the cluster offers tts" in str(caught.value)
+    assert "gpu7 (lipsync, transcribe), cpu1 (transcribe)" in str(caught.value)
+
+
+def test_the_first_word_of_a_fresh_port_is_waited_for(branch: Branch) -> None:
+    branch.serve(connected=False)
+    said = threading.Timer(0.2, lambda: branch.serve(GPU7))
+    said.start()
+    pool = opened(branch)
+    assert not pool.submit("lipsync", audio="a.wav").decided
+    said.join()
+    with pytest.raises(UnknownEngine):
+        pool.submit("tts")
+
+
+def test_before_anything_was_heard_of_the_cluster_a_job_may_wait(branch: Branch) -> None:
+    pool = opened(branch)  # no port was ever there
+    pool.submit("tts", text="x")
+    branch.serve(connected=False, trouble="Connection refused")
+    pool = opened(branch)
+    pool.submit("tts", text="x")
+    branch.describe("lipsync")
+    with pytest.raises(UnknownEngine, match=r"there were: lipsync .the cluster does not answer: Connection refused"):
+        opened(branch).submit("tts", text="x")
+
+
+def test_a_full_cluster_refuses_and_a_call_may_be_repeated(branch: Branch) -> None:
+    branch.serve(GPU7, full="100000 jobs wait, max_waiting is 100000")
+    with pytest.raises(SpoolFull, match="100000 jobs wait, max_waiting is 100000: submit again later"):
+        opened(branch).submit("lipsync", audio="a.wav")
+    branch.serve(GPU7)
+    opened(branch).submit("lipsync", audio="a.wav")
+
+
+# ---- what may be expected
+
+
+def test_a_wait_ends_when_the_cluster_does_not_answer_and_goes_on_after_a_repair(branch: Branch) -> None:
+    branch.serve(GPU7)
+    pool = opened(branch, patience=0)
+    future = pool.submit("lipsync", audio="a.wav")
+    branch.serve(connected=False, trouble="Connection refused")
+    with pytest.raises(EngineUnavailable) as caught:
+        future.result(timeout=30)
+    for words in ("the cluster does not answer: Connection refused", *SERVERS, "python -m pool.cluster status"):
+        assert words in str(caught.value)
+    branch.serve(GPU7)
+    assert pool.prospect("lipsync").outlook is Outlook.FINE
+    with pytest.raises(TimeoutError):
+        pool.attach(future.id).result(timeout=1.5)
+
+
+def test_a_port_that_has_not_spoken_yet_is_no_reason_to_give_up(branch: Branch) -> None:
+    branch.serve(GPU7)
+    (branch.root / "run" / "nodes.json").unlink()
+    with opened(branch) as pool:
+        assert pool.prospect("lipsync").outlook is Outlook.COMING
+        assert pool.status().prospect("lipsync").outlook is Outlook.COMING
+
+
+def test_without_a_port_a_branch_is_an_unserved_spool(branch: Branch) -> None:
+    branch.serve(GPU7)
+    (branch.root / "run" / "supervisor.json").unlink()
+    (branch.root / "run" / "nodes.json").unlink()
+    with opened(branch) as pool:
+        assert pool.prospect("lipsync").reason == "no supervisor serves this spool"
+        status = pool.status()
+    assert (status.health.verdict, status.nodes) == ("down", ())
+    assert status.cluster is not None
+    assert (status.cluster.servers, status.cluster.told) == (SERVERS, False)
+
+
+# ---- status
+
+
+def sick(**changes: Any) -> NodeFacts:
+    return replace(GPU7, **changes)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "about", "verdict", "sentence"),
+    [
+        ((GPU7,), {}, "ok", "3 workers ready on 1 node, 0 jobs running, 0 waiting"),
+        ((GPU7, CPU1), {}, "degraded", "transcribe: cpu1: OSError: no model"),
+        ((CPU1,), {}, "degraded", "transcribe: no worker is ready yet (and 1 more)"),
+        ((), {}, "down", "the cluster has no node: start one with `python -m pool.cluster node`"),
+        ((GPU7,), {"connected": False, "trouble": "refused"}, "down", "does not answer: refused"),
+        ((GPU7,), {"trouble": "no JetStream"}, "down", "does not work: no JetStream"),
+        ((), {"connected": False}, "degraded", "the connection to the cluster is being made"),
+        ((GPU7,), {"full": "5 jobs wait"}, "degraded", "the cluster takes no more jobs now: 5 jobs wait"),
+        ((GPU7, sick(name="b", draining=True)), {}, "degraded", "b is draining: it takes no more jobs"),
+        ((sick(draining=True),), {}, "down", "gpu7 is draining: it takes no more jobs"),
+        ((sick(engines={"e": engine(2, 1)}),), {}, "degraded", "e: 1 of 2 workers are ready"),
+        ((GPU7,), {"at": 1}, "degraded", "the port has said nothing of the cluster for"),
+    ],
+)
+def test_the_verdict(
+    branch: Branch, nodes: tuple[NodeFacts, ...], about: dict[str, Any], verdict: str, sentence: str
+) -> None:
+    branch.serve(*nodes, **about)
+    health = read_status(branch.spool, branch.config).health
+    assert health.verdict == verdict, health
+    assert sentence in health.sentence
+
+
+def test_a_status_shows_the_nodes(branch: Branch, child_env: dict[str, str]) -> None:
+    branch.serve(GPU7, CPU1)
+    opened(branch).submit("lipsync", audio="a.wav")
+    (branch.root / "away").mkdir(exist_ok=True)
+    entry = next((branch.root / "ready" / "lipsync").iterdir())
+    entry.rename(branch.root / "away" / f"lipsync.{entry.name}")
+    done = command(branch, child_env, "pool", "status", "--json")
+    status = json.loads(done.stdout)
+    assert [node["name"] for node in status["nodes"]] == ["gpu7", "cpu1"]
+    gpu7 = status["nodes"][0]
+    assert (gpu7["host"], gpu7["labels"], gpu7["jobs"]) == ("10.0.0.7", ["gpu24g", "a100"], 1)
+    assert gpu7["engines"]["transcribe"] == engine(2, 2, 1)
+    cluster = status["cluster"]
+    assert (cluster["servers"], cluster["connected"], cluster["waiting"]) == (list(SERVERS), True, 1)
+    slots = {slot["slot"]: slot for slot in status["slots"]}
+    assert set(slots) == {"gpu7/transcribe-0", "gpu7/transcribe-1", "gpu7/lipsync-0"}
+    busy = slots["gpu7/transcribe-0"]
+    assert (busy["node"], busy["job"], busy["percent"], busy["pid"]) == ("gpu7", "j-1-g1", 40.0, None)
+    engines = {about["name"]: about for about in status["engines"]}
+    transcribe = engines["transcribe"]
+    assert (transcribe["configured"], transcribe["workers"]) == (True, 3)
+    assert (transcribe["serving"], transcribe["busy"]) == (2, 1)
+
+
+def test_a_pool_of_its_own_has_no_cluster(tmp_path: Path) -> None:
+    config = parse_config({"spool": "spool", "engines": {"e": {"engine": "inference.fake:Echo"}}}, tmp_path)
+    with FilePool(config, start=False) as pool:
+        status = pool.status()
+        assert pool.config is config
+    assert (status.cluster, status.nodes) == (None, ())
+
+
+def test_commands_know_the_engines_of_the_cluster(branch: Branch, child_env: dict[str, str]) -> None:
+    branch.serve(GPU7)
+    branch.describe("transcribe", SCHEMA)
+    done = command(branch, child_env, "pool", "engines", "--json")
+    entries = {entry["name"]: entry for entry in json.loads(done.stdout)["engines"]}
+    assert set(entries) == {"lipsync", "transcribe"}
+    assert entries["transcribe"]["schema"] == SCHEMA
+    done = command(branch, child_env, "pool.submit", "transcribe", "audio=a.wav", "--no-wait", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["served"] is True
+    done = command(branch, child_env, "pool.submit", "tts", "text=x", "--no-wait")
+    assert done.returncode == 2
+    assert "no node of the cluster offers tts" in done.stderr
