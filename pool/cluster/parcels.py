@@ -76,9 +76,11 @@ def find(
     """The files that the job reads and that have to be sent, each once. Raises JobRefused with the key's path."""
     found: dict[Path, None] = {}
 
-    def note(path: Path, certain: bool) -> None:
-        if certain or _is_file(path):
-            found[path] = None
+    def note(path: Path, certain: bool) -> bool | None:
+        if not certain and not _is_file(path):
+            return None
+        found[path] = None
+        return True
 
     walk = _Packing(path_keys, output_keys, shared, note)
     walk.all(params, items)

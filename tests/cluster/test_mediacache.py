@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.cluster.media import MediaGone
+from cluster.rig import Servers
+from pool.cluster.media import MediaGone, Store
 from pool.cluster.mediacache import Cache, CacheFull, safe_name
 from pool.cluster.wire import Blob
 from pool.errors import SpoolFull
@@ -190,6 +191,39 @@ def test_a_full_disk_takes_what_nobody_uses_and_is_then_an_error(tmp_path: Path,
             assert contents(cache) == {b.sha256}
 
     asyncio.run(main())
+
+
+def test_a_disk_that_is_really_full(tmp_path: Path, server: Servers) -> None:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "filepool-test", str(place)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+
+    async def main() -> None:
+        async with server.connected() as client:
+            store, cache = await Store.open(client.jetstream()), Cache(place / "cache", 1 << 30)
+            blobs = []
+            for name, size in (("a", 2 << 20), ("b", 2 << 20), ("c", 8 << 20)):
+                (tmp_path / name).write_bytes(name.encode() * size)
+                blobs.append(await store.put(tmp_path / name, holder="test"))
+            async with cache.have(store, blobs[:1]):
+                with pytest.raises(CacheFull, match="no room"):
+                    async with cache.have(store, blobs[1:2]):
+                        pytest.fail("there was no room")
+                assert contents(cache) == {blobs[0].sha256}
+            async with cache.have(store, blobs[1:2]):
+                assert contents(cache) == {blobs[1].sha256}
+            with pytest.raises(CacheFull, match="no room"):
+                async with cache.have(store, blobs[2:]):
+                    pytest.fail("there was no room")
+            assert contents(cache) == set()
+
+    try:
+        asyncio.run(main())
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 HOLD = """
