@@ -15,7 +15,7 @@ end with. Neither holds anything that is not in a spool or on the servers: both 
     mediacache  media on the disk of a node
     parcels     parameters with media in place of paths
     landing     the files of a result, and where they go
-    shared      paths and URLs that all machines see
+    shared      paths and URLs that all machines see; sharedfiles: the files at such URLs
     port        client side
     agent       node side
     accounts    who may do what on the servers

@@ -88,6 +88,21 @@ class Cache:
                 pins.close()
                 await asyncio.to_thread(self._shrink, 0)
 
+    def arriving(self) -> Path:
+        """A name in the folder for a file that is about to come; what a killed process leaves there is swept."""
+        return self.folder / f"{_IN}{owner.fresh()}"
+
+    async def adopt(self, path: Path, blob: Blob) -> None:
+        """Take over a file at a name from `arriving`, complete and synced, as the content that it is."""
+        async with self._fetching.setdefault(blob.sha256, asyncio.Lock()):
+            await asyncio.to_thread(self._shrink, blob.size)
+            try:
+                pin = self._settle(path, blob)
+            finally:
+                fsops.unlink(str(path), missing_ok=True)
+            if pin is not None:
+                pin.close()
+
     # ---- one content
 
     async def _pinned(self, store: Source, blob: Blob) -> _Pin:
@@ -116,29 +131,33 @@ class Cache:
 
     async def _fetch(self, store: Source, blob: Blob) -> _Pin | None:
         await asyncio.to_thread(self._shrink, blob.size)
-        arriving = self.folder / f"{_IN}{owner.fresh()}"
+        arriving = self.arriving()
         try:
             await self._get(store, blob, arriving)
-            pin = _Pin.take(arriving)  # before it can be seen, and removed
-            if pin is None:
-                return None
-            try:
-                fsops.make_dir(str(self.folder / blob.sha256))
-                fsops.rename_noreplace(str(arriving), str(self.folder / blob.sha256 / _BYTES))
-            except (FileNotFoundError, FileExistsError):
-                # RACE: another process removed the folder, or had the content sooner. What is there is not replaced:
-                # who holds its lock decides on it.
-                pin.close()
-                return None
-            except BaseException:
-                pin.close()
-                raise
-            return pin
+            return self._settle(arriving, blob)
         finally:
             fsops.unlink(str(arriving), missing_ok=True)
 
+    def _settle(self, arrived: Path, blob: Blob) -> _Pin | None:
+        """Give a complete file its place; None when another process was first, or removes what is there."""
+        pin = _Pin.take(arrived)  # before it can be seen, and removed
+        if pin is None:
+            return None
+        try:
+            fsops.make_dir(str(self.folder / blob.sha256))
+            fsops.rename_noreplace(str(arrived), str(self.folder / blob.sha256 / _BYTES))
+        except (FileNotFoundError, FileExistsError):
+            # RACE: another process removed the folder, or had the content sooner. What is there is not replaced: who
+            # holds its lock decides on it.
+            pin.close()
+            return None
+        except BaseException:
+            pin.close()
+            raise
+        return pin
+
     async def _get(self, store: Source, blob: Blob, path: Path) -> None:
-        temp = path.with_name(f"{_IN}{owner.fresh()}")
+        temp = self.arriving()
         try:
             await store.get(blob, path, mode=_MODE, temp=temp)
         except OSError as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from pool.system import limits
 __all__ = [
     "Packed",
     "Produced",
+    "SharedUrls",
     "blobs",
     "find",
     "is_shared",
@@ -41,6 +42,7 @@ __all__ = [
     "output_keys",
     "outputs_of",
     "pack",
+    "shared_urls",
     "unpack",
 ]
 
@@ -311,18 +313,47 @@ def _fresh(name: str, taken: Collection[str]) -> str:
 
 def blobs(params: Any) -> tuple[Blob, ...]:
     """The media in parameters, or in a list of them, each once. Raises ProtocolError."""
-    found: dict[Blob, None] = {}
+    return tuple(dict.fromkeys(inner for inner in _marks(params) if isinstance(inner, Blob)))
 
-    def walk(value: Any, depth: int) -> None:
-        inner = _inside(value, depth)
-        if isinstance(inner, Blob):
-            found[inner] = None
-        elif not isinstance(inner, str):
-            for item in inner or ():
-                walk(item, depth + 1)
 
-    walk(params, 0)
-    return tuple(found)
+@dataclass(frozen=True)
+class SharedUrls:
+    """Shared URLs where an engine wants paths. inputs: what it reads. outputs: what it writes, and the name of the file
+    in `outputs_dir` that has to be sent there."""
+
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, str]
+
+
+def shared_urls(
+    calls: Sequence[Params],
+    *,
+    path_keys: Collection[str] = (),
+    output_keys: Collection[str] = OUTPUT_KEYS,
+    shared: Collection[str] = (),
+) -> SharedUrls:
+    """The shared URLs in the parameters of a job (of each call, in a map job). Raises JobRefused."""
+    inputs: dict[str, None] = {}
+    outputs: dict[str, str] = {}
+    taken = {inner for inner in _marks(calls) if isinstance(inner, str)}
+    for params in calls:
+        for key, value in params.items():
+            wanted = key in output_keys
+            for text in value if isinstance(value, (list, tuple)) else (value,):
+                if not isinstance(text, str) or "://" not in text or not is_shared(text, shared):
+                    continue
+                if wanted and text in outputs:
+                    raise JobRefused(f"{text!r:.200} is written twice by the same job", f"params.{key}")
+                if wanted:
+                    name = _fresh(safe_name(text), taken)
+                    taken.add(name)
+                    outputs[text] = name
+                elif key in path_keys:
+                    inputs[text] = None
+    for text in outputs:
+        if text in inputs:
+            raise JobRefused(f"{text!r:.200} is read and written by the same job: name another file", "params")
+    return SharedUrls(tuple(inputs), outputs)
 
 
 def unpack(
@@ -333,13 +364,15 @@ def unpack(
     roots: Roots | None = None,
     shared: Collection[str] = (),
     path_keys: Collection[str] = (),
+    urls: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """The parameters as the engine gets them. Its files are then `outputs_dir/<name in the parcel>`.
 
     have: of every one of `blobs`. outputs_dir: a folder of this job alone, which exists when the job runs. roots: where
-    other paths may lead, None: nowhere. Raises ProtocolError when the parcel is none, OutsideRoots, JobRefused.
+    other paths may lead, None: nowhere. urls: shared URLs that have a file here, see `shared_urls`. Raises
+    ProtocolError when the parcel is none, OutsideRoots, JobRefused.
     """
-    walk = _Unpacking(have, outputs_dir, roots, shared)
+    walk = _Unpacking(have, outputs_dir, roots, shared, urls or {})
     unpacked = walk.value(params, "params", path_keys, False, 0)
     if not isinstance(unpacked, dict):
         raise ProtocolError("parameters that are no map")
@@ -350,9 +383,15 @@ class _Unpacking:
     """One walk through parameters that come from elsewhere."""
 
     def __init__(
-        self, have: Mapping[Blob, Path], outputs_dir: Path, roots: Roots | None, shared: Collection[str]
+        self,
+        have: Mapping[Blob, Path],
+        outputs_dir: Path,
+        roots: Roots | None,
+        shared: Collection[str],
+        urls: Mapping[str, Path],
     ) -> None:
         self._have, self._outputs_dir, self._roots, self._shared = have, outputs_dir, roots, shared
+        self._urls = urls
         self._names: set[str] = set()
 
     def value(self, value: Any, at: str, path_keys: Collection[str], certain: bool, depth: int) -> Any:
@@ -377,6 +416,8 @@ class _Unpacking:
         return value
 
     def _text(self, text: str, at: str, certain: bool) -> str:
+        if text in self._urls:
+            return str(self._urls[text])
         if not text or not (certain or looks_like_a_path(text)):
             return text
         if is_shared(text, self._shared):
@@ -407,6 +448,16 @@ def _inside(value: Any, depth: int) -> Blob | str | list[Any] | None:
     if depth >= MAX_DEPTH:
         raise ProtocolError("parameters nested too deeply")
     return inner
+
+
+def _marks(value: Any, depth: int = 0) -> Iterator[Blob | str]:
+    """All files and names of outputs."""
+    inner = _inside(value, depth)
+    if isinstance(inner, (Blob, str)):
+        yield inner
+    else:
+        for item in inner or ():
+            yield from _marks(item, depth + 1)
 
 
 def _media(value: Mapping[str, Any]) -> Blob:
