@@ -46,7 +46,8 @@ class ServerFailed(OperatorError):
 
 @dataclass(frozen=True)
 class Passwords:
-    """Of the three users. One that begins with "$" is the name of an environment variable of the server."""
+    """Of the three users. One that begins with "$" is the name of an environment variable of the server, whose value
+    begins with a letter (nats-server reads others as numbers)."""
 
     admin: str
     client: str
@@ -66,7 +67,11 @@ class Tls:
 @dataclass(frozen=True)
 class Peers:
     """The other servers. name: of the cluster. routes: "host:port" of each. password: the same on all of them; ""
-    only on loopback. One that begins with "$" is the name of an environment variable of the server."""
+    only on loopback.
+
+    What begins with "$" is the name of an environment variable of the server. With such a password the routes are
+    variables, too: "nats://route:<password>@host:port" of each.
+    """
 
     host: str
     port: int
@@ -78,7 +83,8 @@ class Peers:
 @dataclass(frozen=True)
 class Settings:
     """One server. store: where it keeps what is stored. max_store_mb, max_memory_mb: MiB, at most. sync: whether what
-    is acknowledged is on the disk. monitor: port on loopback for /healthz and metrics, `monitor_host`: elsewhere."""
+    is acknowledged is on the disk. monitor: port on loopback for /healthz and metrics, `monitor_host`: elsewhere.
+    name: of this server, once in the cluster; one that begins with "$" is the name of an environment variable."""
 
     store: Path
     host: str = LOOPBACK
@@ -100,7 +106,7 @@ def configuration(settings: Settings) -> str:
     peers = settings.peers
     parts = [
         "# written by filepool",
-        f"server_name: {_quoted(settings.name)}",
+        f"server_name: {_value(settings.name)}",
         f"listen: {_quoted(_address(settings.host, settings.port))}",
         *([f"http: {_quoted(_address(settings.monitor_host, settings.monitor))}"] if settings.monitor else []),
         f"max_payload: {MAX_PAYLOAD}",
@@ -140,7 +146,7 @@ def _accounts(passwords: Passwords | None) -> list[str]:
 
 def _user(role: str, password: str) -> list[str]:
     allowed = accounts.permissions(role)
-    head = f"user: {role}, password: {_secret(password)}"
+    head = f"user: {role}, password: {_value(password)}"
     if allowed is None:
         return [f"      {{ {head} }}"]
     lines = [f"      {{ {head}, permissions: {{"]
@@ -168,7 +174,7 @@ def _cluster(peers: Peers, tls: Tls | None) -> list[str]:
         f"  listen: {_quoted(_address(peers.host, peers.port))}",
     ]
     if peers.password:
-        lines.append(f"  authorization {{ user: route, password: {_secret(peers.password)}, timeout: 5 }}")
+        lines.append(f"  authorization {{ user: route, password: {_value(peers.password)}, timeout: 5 }}")
     if tls is not None and tls.ca is not None:
         lines += [f"  {line}" for line in _tls(Tls(tls.cert, tls.key, tls.ca, verify=True))]
     lines.append("  routes: [")
@@ -177,11 +183,12 @@ def _cluster(peers: Peers, tls: Tls | None) -> list[str]:
 
 
 def _route(password: str, address: str) -> str:
-    """A route carries the user and password of the other side; a variable cannot stand inside of a text, so that with
-    one the server's own `authorization` is sent."""
-    if password and not password.startswith("$"):
-        return _quoted(f"nats://route:{password}@{address}")
-    return _quoted(f"nats://{address}")
+    """One of the routes, which carries the user and password of the other side."""
+    if address.startswith("$"):
+        return address
+    if password.startswith("$"):  # a variable cannot stand inside of a text
+        raise ConfigError(f"the password of routes is the variable {password}: make {address} a variable, too")
+    return _quoted(f"nats://route:{password}@{address}" if password else f"nats://{address}")
 
 
 def _quoted(text: str) -> str:
@@ -190,7 +197,8 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _secret(text: str) -> str:
+def _value(text: str) -> str:
+    """A variable, or a text."""
     return text if text.startswith("$") else _quoted(text)
 
 

@@ -191,14 +191,10 @@ class _Patience:
                 return (await errors.or_answer(self._js.add_stream(config))).config
             except BadRequestError as error:
                 # RACE: another machine was first, with its own settings
-                if error.err_code not in (_EXISTS, _SAME_SUBJECTS):
-                    raise TopologyError(f"{name} cannot be created: {error.description}") from None
-                found = await self.look(name)
+                found = await self.look(name) if error.err_code in (_EXISTS, _SAME_SUBJECTS) else None
                 if found is not None:
                     return found
-                raise TopologyError(
-                    f"{name} cannot be created: another stream has its subjects ({error.description})"
-                ) from None
+                await self._again(error, f"{name} cannot be created")
             except _Refused:
                 found = await self.look(name)  # RACE: created meanwhile by one that may
                 if found is not None:
@@ -247,7 +243,7 @@ class _Refusals:
 def _reason(error: Exception) -> tuple[str, bool]:
     """(why, in words, whether waiting is of no use)."""
     import nats.errors
-    from nats.js.errors import APIError, ServiceUnavailableError
+    from nats.js.errors import APIError, BadRequestError, ServiceUnavailableError
 
     code = error.err_code if isinstance(error, APIError) else None
     text = (error.description if isinstance(error, APIError) else None) or str(error)
@@ -257,7 +253,9 @@ def _reason(error: Exception) -> tuple[str, bool]:
         return "one server cannot store replicas: set cluster.replicas to 1, or join three servers", True
     if "no suitable peers" in text or "insufficient" in text:
         return f"too few servers are up, or they have no room, for so many replicas ({text})", False
-    if isinstance(error, (nats.errors.ConnectionClosedError, nats.errors.AuthorizationError)):
+    if code == _SAME_SUBJECTS:
+        return f"another stream has its subjects ({text})", True
+    if isinstance(error, (BadRequestError, nats.errors.ConnectionClosedError, nats.errors.AuthorizationError)):
         return text, True
     if isinstance(error, (asyncio.TimeoutError, nats.errors.TimeoutError)):
         return "the servers do not answer: fewer than half of them are up, or they have no leader yet", False

@@ -75,10 +75,11 @@ def settings(folder: Path, **more: Any) -> Settings:
 def test_nats_server_accepts_every_configuration(kind: str, tmp_path: Path, tls: Tls) -> None:
     peers = Peers("10.0.0.1", 6222, ("10.0.0.1:6222", "10.0.0.2:6222"), password="p")
     variables = Passwords("$ADMIN_PASSWORD", "$CLIENT_PASSWORD", "$NODE_PASSWORD")
+    routed = replace(peers, password="$ROUTE_PASSWORD", routes=("$ROUTE",))
     more: dict[str, dict[str, Any]] = {
         "plain": {},
         "users": {"passwords": PASSWORDS},
-        "variables": {"passwords": variables, "host": "0.0.0.0", "peers": replace(peers, password="$ROUTE_PASSWORD")},
+        "variables": {"passwords": variables, "host": "0.0.0.0", "peers": routed},
         "tls": {"passwords": PASSWORDS, "tls": tls},
         "peers": {"peers": peers},
         "all": {"passwords": PASSWORDS, "tls": replace(tls, verify=True), "peers": peers, "host": "0.0.0.0"},
@@ -87,10 +88,17 @@ def test_nats_server_accepts_every_configuration(kind: str, tmp_path: Path, tls:
     path = tmp_path / "nats-server.conf"
     path.write_text(configuration(settings(tmp_path / 'odd "folder"', **more[kind])))
     environment = {f"{name}_PASSWORD": "x1" for name in ("ADMIN", "CLIENT", "NODE", "ROUTE")}
+    environment["ROUTE"] = "nats://route:x1@10.0.0.2:6222"
     done = subprocess.run(
         [nats_server.program(), "-c", str(path), "-t"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr + path.read_text()
+
+
+def test_a_password_that_is_a_variable_cannot_stand_inside_of_a_route(tmp_path: Path) -> None:
+    peers = Peers("10.0.0.1", 6222, ("10.0.0.2:6222",), password="$ROUTE_PASSWORD")
+    with pytest.raises(ConfigError, match=r"make 10\.0\.0\.2:6222 a variable, too"):
+        configuration(settings(tmp_path, peers=peers))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "cluster.example"])

@@ -176,6 +176,32 @@ def test_without_a_majority_it_says_so(tmp_path: Path) -> None:
         asyncio.run(steps(servers))
 
 
+def test_it_waits_for_a_server_that_is_not_up_yet(tmp_path: Path) -> None:
+    async def steps(servers: Servers) -> None:
+        async with servers.connected(index=0) as client:
+            asked = asyncio.create_task(ensure(client.jetstream(), **{**ASKED, "replicas": 3}, patience_s=60))
+            done, _ = await asyncio.wait([asked], timeout=0.5)
+            assert not done, asked.exception()
+            await asyncio.to_thread(servers.start, 2)
+            assert await asked == ()
+
+    with Servers(tmp_path, 3) as servers:
+        servers.kill(2)
+        asyncio.run(steps(servers))
+
+
+def test_subjects_of_another_stream_are_told(tmp_path: Path) -> None:
+    async def steps(servers: Servers) -> None:
+        async with servers.connected() as client:
+            js = client.jetstream()
+            await js.add_stream(name="OTHER", subjects=["filepool.jobs.echo.>"])
+            with pytest.raises(TopologyError, match="FILEPOOL_JOBS cannot be created: another stream has its subjects"):
+                await ensure(js, **ASKED)
+
+    with Servers(tmp_path) as servers:
+        asyncio.run(steps(servers))
+
+
 def test_a_server_without_jetstream(tmp_path: Path) -> None:
     port, monitor = free_ports(2)
     argv = [program(), "-a", LOOPBACK, "-p", str(port), "-m", str(monitor)]
