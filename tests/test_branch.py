@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from branch import CPU1, GPU7, SERVERS, Branch, engine
 
 from pool.client.filepool import FilePool
 from pool.client.inspection import read_status
-from pool.config.settings import ELSEWHERE, parse_config
+from pool.config.settings import ELSEWHERE, Config, parse_config
 from pool.errors import ConfigError, EngineUnavailable, JobRefused, SpoolFull, UnknownEngine
 from pool.policy.prospects import Outlook
 from pool.runfiles.nodes import NodeFacts
+from pool.spool.store import Spool
+from pool.supervise.intake import Intake
 
 SCHEMA = {
     "type": "object",
@@ -235,3 +239,107 @@ def test_commands_know_the_engines_of_the_cluster(branch: Branch, child_env: dic
     done = command(branch, child_env, "pool.submit", "tts", "text=x", "--no-wait")
     assert done.returncode == 2
     assert "no node of the cluster offers tts" in done.stderr
+
+
+# ---- labels
+
+
+def test_a_job_may_want_a_machine_with_labels(branch: Branch, child_env: dict[str, str]) -> None:
+    branch.serve(GPU7, CPU1)
+    branch.describe("transcribe", {"type": "object"})
+    pool = opened(branch)
+    future = pool.submit("transcribe", audio="a.wav", labels=["gpu24g"])
+    assert pool.prospect_of(future.id, "transcribe").outlook is Outlook.FINE
+    unfit = pool.submit("transcribe", audio="a.wav", labels=["gpu24g", "h100"])
+    assert "no node has h100" in pool.prospect_of(unfit.id, "transcribe").reason
+    assert "no node has h100" in unfit.status().message
+    (many,) = pool.submit_many("transcribe", [{}], labels=["h100"])
+    assert pool.origin(many.id).terms.labels == ("h100",)
+    again = pool.rerun(unfit.id)
+    assert pool.origin(again.id).terms.labels == ("gpu24g", "h100")
+    again = pool.rerun(unfit.id, labels=["a100"])
+    assert pool.origin(again.id).terms.labels == ("a100",)
+    inner = pool.session(labels=["a100"]).submit("transcribe", audio="a.wav")
+    assert pool.origin(inner.id).terms.labels == ("a100",)
+    done = command(
+        branch, child_env, "pool.submit", "lipsync", "--label", "gpu24g", "--label", "x1", "--no-wait", "--json"
+    )
+    assert pool.origin(json.loads(done.stdout)["id"]).terms.labels == ("gpu24g", "x1"), done.stderr
+    done = command(branch, child_env, "pool", "rerun", many.id, "--label", "a100", "--json")
+    assert pool.origin(json.loads(done.stdout)["id"]).terms.labels == ("a100",), done.stderr
+
+
+def test_a_wait_for_labels_that_no_node_has_ends(branch: Branch) -> None:
+    branch.serve(GPU7)
+    pool = opened(branch, patience=0)
+    fits = pool.submit("lipsync", labels=["gpu24g"])
+    unfit = pool.submit("lipsync", labels=["h100"])
+    for future in (unfit, pool.attach(unfit.id)):
+        with pytest.raises(EngineUnavailable, match="no node has h100"):
+            future.result(timeout=30)
+    behind = pool.submit("lipsync", depends_on=[unfit.id])
+    with pytest.raises(EngineUnavailable, match=f"no node has h100 .job {unfit.id}"):
+        behind.result(timeout=30)
+    with pytest.raises(TimeoutError):
+        fits.result(timeout=1.5)
+
+
+def test_a_pool_of_its_own_takes_jobs_for_the_labels_of_its_machine(tmp_path: Path) -> None:
+    engines = {"echo": {"engine": "inference.fake:Echo"}}
+    document = {"spool": "spool", "min_free_mb": 0, "engines": engines}
+    pool = FilePool(parse_config({**document, "cluster": {"labels": ["gpu24g", "a100"]}}, tmp_path), start=False)
+    pool.submit("echo", labels=["a100"])
+    with pytest.raises(JobRefused) as caught:
+        pool.submit("echo", labels=["a100", "h100"])
+    assert caught.value.path == "labels"
+    assert caught.value.reason == "no machine here has 'h100'; this one has: gpu24g, a100"
+    pool = FilePool(parse_config(document, tmp_path), start=False)
+    calls: list[Callable[[], Any]] = [
+        lambda: pool.submit("echo", labels=["a100"]),
+        lambda: pool.submit_many("echo", [{}], labels=["a100"]),
+        lambda: next(iter(pool.map("echo", [{}], labels=["a100"]))),
+    ]
+    for call in calls:
+        with pytest.raises(JobRefused, match="no machine here has 'a100'; this one has no labels"):
+            call()
+
+
+# ---- dropped files
+
+
+def test_a_drop_into_a_branch(branch: Branch) -> None:
+    box, taker = branch.root / "in", Intake(branch.spool, branch.config)
+
+    def take(name: str, **job: Any) -> None:
+        (branch.root / "tmp" / name).write_text(json.dumps(job))
+        (branch.root / "tmp" / name).rename(box / name)
+        taker.arrived([name])
+        taker.turn()
+
+    take("early.json", engine="lipsync")
+    assert (os.listdir(box), taker.paused) == (["early.json"], "the cluster does not answer; drops wait in in/")
+    branch.serve(GPU7, full="5 jobs wait")
+    taker.arrived(["early.json"])
+    taker.turn()
+    assert "the cluster takes no more jobs now: 5 jobs wait" in taker.paused
+    branch.serve(GPU7)
+    take("late.json", engine="lipsync", labels=["h100"])
+    take("wrong.json", engine="tts")
+    take("wrong2.json", engine="lipsync", labels="h100")
+    assert os.listdir(box) == []
+    pool = opened(branch)
+    labels = {pool.origin(info.id).terms.labels for info in pool.jobs()}
+    assert labels == {(), ("h100",)}
+    reasons = {path.name: path.read_text() for path in (branch.root / "quarantine").glob("*.reason.txt")}
+    assert "no engine 'tts'; there are: lipsync, transcribe" in reasons["wrong.json.reason.txt"]
+    assert "labels: 'h100' (str) is not a list of labels" in reasons["wrong2.json.reason.txt"]
+
+
+def test_a_drop_for_a_machine_that_is_not_here(spool: Spool, config: Config) -> None:
+    taker = Intake(spool, config)
+    (spool.root / "tmp" / "a").write_text('{"engine": "echo", "labels": ["h100"]}')
+    (spool.root / "tmp" / "a").rename(spool.root / "in" / "a.json")
+    taker.arrived(["a.json"])
+    taker.turn()
+    (reason,) = (spool.root / "quarantine").glob("*.reason.txt")
+    assert "labels: no machine here has 'h100'; this one has no labels" in reason.read_text()

@@ -42,6 +42,8 @@ TERMS: list[tuple[str, Any]] = [
     *(("retry_on", value) for value in ("timeout", ["timeouts"], ["input"], [1], 5, {"timeout": 1, "x": 2})),
     ("durable", "yes"),
     ("durable", 1),
+    ("labels", "gpu24g"),
+    ("labels", 5),
 ]
 
 

@@ -177,6 +177,39 @@ def test_notes_that_are_none(note: Any) -> None:
     assert error.value.path == "note"
 
 
+LABELS_REFUSED: list[tuple[object, str]] = [
+    ("gpu24g", "labels"),
+    (b"x", "labels"),
+    (5, "labels"),
+    ({"a": 1}, "labels"),
+    (["a b"], "labels.0"),
+    (["ok", ""], "labels.1"),
+    (["x" * 65], "labels.0"),
+    (["-a"], "labels.0"),
+    (["a.b"], "labels.0"),
+    (["a\n"], "labels.0"),
+    (["\u00e9"], "labels.0"),
+    ([1], "labels.0"),
+    ([f"l{n}" for n in range(9)], "labels"),
+]
+
+
+@pytest.mark.parametrize(("labels", "path"), LABELS_REFUSED, ids=range(len(LABELS_REFUSED)))
+def test_labels_that_are_none(labels: Any, path: str) -> None:
+    with pytest.raises(JobRefused) as error:
+        Terms(labels=labels)
+    assert error.value.path == path
+
+
+def test_labels_come_back_from_a_job_file() -> None:
+    terms = Terms(labels=iter(["gpu24g", "a-1", "gpu24g"]))  # type: ignore[arg-type]
+    assert terms.labels == ("gpu24g", "a-1")
+    assert Terms.from_map(msgpack.unpackb(msgpack.packb(terms.to_map()))) == terms
+    assert Terms(labels=[]).to_map() == {}  # type: ignore[arg-type]
+    with pytest.raises(ProtocolError, match="a term of the job is wrong"):
+        Terms.from_map({"labels": "gpu24g"})
+
+
 LOG_CONTEXT_REFUSED: list[tuple[Any, str]] = [
     ([("a", 1)], "log_context"),
     ("a=1", "log_context"),

@@ -119,6 +119,10 @@ def rerun(
         list[str] | None, typer.Option(metavar="TAG,…", help="Replace the tags.", show_default=False)
     ] = None,
     note: Annotated[str | None, typer.Option(help="Replace the note.", show_default=False)] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Replace the labels of the machine. Repeatable.", show_default=False),
+    ] = None,
     new_id: Annotated[str | None, typer.Option("--id", help="Your id for the new job.", show_default=False)] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -148,6 +152,7 @@ def rerun(
             retry_times=retries,
             tags=None if tag is None else _items(tag),
             note=note,
+            labels=label or None,
         )
         served = pool.status().supervisor is not None
         pool.close()

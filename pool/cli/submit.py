@@ -86,9 +86,15 @@ def submit(
     ] = None,
     tag: Annotated[
         list[str] | None,
-        typer.Option(metavar="TAG,…", help="Labels to find the job by, in `jobs`.", show_default=False),
+        typer.Option(metavar="TAG,…", help="Words to find the job by, in `jobs`.", show_default=False),
     ] = None,
     note: Annotated[str, typer.Option(help="A comment, shown in lists of jobs.", show_default=False)] = "",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL", help="Run it only on a machine that has this label. Repeatable.", show_default=False
+        ),
+    ] = None,
     log_context: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Field for every log line of the job. Repeatable.", show_default=False),
@@ -156,6 +162,7 @@ def submit(
                     not_before=not_before,
                     expires=expires,
                     depends_on=after or (),
+                    labels=label or (),
                     traceparent=traceparent,
                     tracestate=tracestate if traceparent else "",
                     log_context=fields,

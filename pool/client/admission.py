@@ -17,7 +17,7 @@ from pool.errors import JobRefused, UnknownEngine, UnknownJob
 from pool.format import trace_context
 from pool.format.names import check_id, new_id
 from pool.job import Job, digest_of, references
-from pool.job.terms import Terms
+from pool.job.terms import Terms, expect_labels
 from pool.runfiles.schemas import Schemas
 from pool.runfiles.server import running
 from pool.spool import dependencies, lookup
@@ -85,6 +85,8 @@ class Admission:
             terms = terms.after(references.pack(params)[1])
         elif any(references.pack(item)[1] for item in items):
             raise JobRefused("a map hands no results of other jobs on: use submit_many", "calls")
+        if terms.labels and not self.offers.branch:
+            expect_labels(terms.labels, self._config.cluster.labels)
         if terms.depends_on:
             self._look_for(terms.depends_on, job_id)
         if terms.durable is None:

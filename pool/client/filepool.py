@@ -105,6 +105,7 @@ class FilePool:
         consume: bool = False,
         tags: Iterable[str] = (),
         note: str = "",
+        labels: Iterable[str] = (),
         log_context: Mapping[str, Any] | None = None,
         traceparent: str = "",
         tracestate: str = "",
@@ -121,7 +122,8 @@ class FilePool:
         a datetime with a time zone). depends_on: ids or futures of jobs that must complete before; a future, or
         future["key"], among the parameters stands for its result and is waited for as well. When one of them does
         not complete, this job fails as "dependency". consume: remove the record once this future has read it, and no
-        other job needs it. tags, note: to find it by, in `jobs` and in its record. log_context: names and values that
+        other job needs it. tags, note: to find it by, in `jobs` and in its record. labels: that the
+        machine must have which runs it. log_context: names and values that
         stand in each line which the engine logs meanwhile. traceparent, tracestate: W3C trace context; by default that
         of the active OpenTelemetry span. params: for names that collide with the ones above.
 
@@ -138,6 +140,7 @@ class FilePool:
             not_before=not_before,
             expires=expires,
             depends_on=depends_on,
+            labels=labels,
             log_context=log_context,
             traceparent=traceparent,
             tracestate=tracestate,
@@ -156,7 +159,7 @@ class FilePool:
 
     def _accept(self, job: Job, consume: bool) -> JobFuture:
         self._admission.make_room(job.engine, [job])
-        future = JobFuture(self, job.id, job.engine, consume=consume)
+        future = JobFuture(self, job.id, job.engine, consume=consume, labels=job.terms.labels)
         self._results.expect(future)
         try:
             self.spool.submit(job)
@@ -183,6 +186,7 @@ class FilePool:
         consume: bool = False,
         tags: Iterable[str] = (),
         note: str = "",
+        labels: Iterable[str] = (),
         log_context: Mapping[str, Any] | None = None,
         traceparent: str = "",
         tracestate: str = "",
@@ -199,6 +203,7 @@ class FilePool:
             not_before=not_before,
             expires=expires,
             depends_on=depends_on,
+            labels=labels,
             log_context=log_context,
             traceparent=traceparent,
             tracestate=tracestate,
@@ -213,7 +218,7 @@ class FilePool:
     def _accept_many(self, engine: str, jobs: Sequence[Job], consume: bool) -> list[JobFuture]:
         self._open()
         self._admission.make_room(engine, jobs)
-        futures = [JobFuture(self, job.id, engine, consume=consume) for job in jobs]
+        futures = [JobFuture(self, job.id, engine, consume=consume, labels=job.terms.labels) for job in jobs]
         for future in futures:
             self._results.expect(future)
         try:
@@ -238,6 +243,7 @@ class FilePool:
         durable: bool | None = None,
         tags: Iterable[str] = (),
         note: str = "",
+        labels: Iterable[str] = (),
         log_context: Mapping[str, Any] | None = None,
         traceparent: str = "",
         tracestate: str = "",
@@ -259,6 +265,7 @@ class FilePool:
             note=note,
             not_before=not_before,
             expires=expires,
+            labels=labels,
             log_context=log_context,
             traceparent=traceparent,
             tracestate=tracestate,

@@ -75,12 +75,15 @@ class JobFuture(Future[Any], Referable):
     in the spool, and after a repair `FilePool.attach(id)` gives its result.
     """
 
-    def __init__(self, home: Home, job_id: str, engine: str, *, consume: bool = False) -> None:
+    def __init__(
+        self, home: Home, job_id: str, engine: str, *, consume: bool = False, labels: tuple[str, ...] | None = None
+    ) -> None:
         super().__init__()
         self.id = job_id
         self.engine = engine
         self.home = home
         self.consumes = consume
+        self.labels = labels  # that it wants; None: not known here
         self.lent = False  # its record may be removed by our parent
         self.patience = home.patience
         self._record: Record | None = None

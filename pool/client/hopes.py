@@ -8,7 +8,7 @@ may end, whatever becomes of its engine.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from pool.constants import MAX_JOB_BYTES
 from pool.errors import ProtocolError
@@ -29,16 +29,25 @@ class Hopes:
         self._spool = spool
         self._needs: dict[str, tuple[str, ...]] = {}
         self._engines: dict[str, str] = {}
+        self._labels: dict[str, tuple[str, ...]] = {}
+
+    def learn(self, job_id: str, labels: tuple[str, ...]) -> None:
+        """The labels that a job wants, from one who knows: its file need not be read for them."""
+        self._labels[job_id] = labels
 
     def of(self, jobs: Mapping[str, str], facts: PoolFacts) -> dict[str, Prospect]:
         """Job -> what it may expect now. jobs: id -> engine of jobs that are not decided."""
-        look = _Look(self._spool, facts)
+        look = _Look(self._spool, facts, self._labels)
+        if facts.away is not None:
+            self._learn_of(jobs)
         own = {job_id: look.of(job_id, engine) for job_id, engine in jobs.items()}
         parsed = ((entry, parse_dead(entry)) for entry in self._spool.list_held())
         held = {name[1].id: (entry, name[0]) for entry, name in parsed if name is not None}
-        if held.keys().isdisjoint(own) or look.all_fine(engine for _, engine in held.values()):
+        if held.keys().isdisjoint(own) or (facts.away is None and look.all_fine(engine for _, engine in held.values())):
             return own
         needs = self._chains(held, (job_id for job_id, found in own.items() if not found.hopeless))
+        if facts.away is not None:
+            self._learn_of({other for others in needs.values() for other in others})
         for job_id in needs.keys() & own.keys():
             for other in _behind(job_id, needs):
                 found = look.of(other, self._engines[other]) if other in self._engines else None
@@ -47,6 +56,17 @@ class Hopes:
                     if found.hopeless:
                         break
         return own
+
+    def _learn_of(self, jobs: Collection[str]) -> None:
+        """Read from their files which labels jobs want, as far as that is not known."""
+        if len(self._labels) > _KEPT + len(jobs):
+            self._labels = {job_id: self._labels[job_id] for job_id in jobs if job_id in self._labels}
+        unknown = set(jobs) - self._labels.keys()
+        for place in lookup.undecided(self._spool) if unknown else ():
+            if place.name is not None and place.name.id in unknown:
+                job = _read(place.path)
+                if job is not None:
+                    self._labels[job.id] = job.terms.labels
 
     def _chains(self, held: Mapping[str, tuple[str, str]], jobs: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """What jobs in held/ still wait for: these, and those behind them. held: id -> file name, engine."""
@@ -70,24 +90,30 @@ class Hopes:
 
     def _needs_of(self, job_id: str, entry: str) -> tuple[str, ...]:
         if job_id not in self._needs:
-            try:
-                data = fsops.read_bounded(f"{self._spool.root}/held/{entry}", MAX_JOB_BYTES)
-                self._needs[job_id] = tuple(Job.from_map(codec.decode(data, arrays=False)).depends_on)
-            except (OSError, ProtocolError):  # RACE: it was just let go
+            job = _read(f"{self._spool.root}/held/{entry}")
+            if job is None:
                 return ()
+            self._needs[job_id] = tuple(job.depends_on)
         return self._needs[job_id]
 
 
-class _Look:
-    """What holds at one moment."""
+def _read(path: str) -> Job | None:
+    try:
+        return Job.from_map(codec.decode(fsops.read_bounded(path, MAX_JOB_BYTES), arrays=False))
+    except (OSError, ProtocolError):  # RACE: it just moved on
+        return None
 
-    def __init__(self, spool: Spool, facts: PoolFacts) -> None:
-        self._spool, self._facts = spool, facts
-        self._prospects: dict[str, Prospect] = {}
+
+class _Look:
+    """What holds at one moment. labels: of jobs, as far as they are known."""
+
+    def __init__(self, spool: Spool, facts: PoolFacts, labels: Mapping[str, tuple[str, ...]]) -> None:
+        self._spool, self._facts, self._labels = spool, facts, labels
+        self._prospects: dict[tuple[str, tuple[str, ...]], Prospect] = {}
         self._held: dict[str, frozenset[str]] = {}  # by engine: jobs that living workers hold, and other machines
 
     def of(self, job_id: str, engine: str) -> Prospect:
-        found = self._prospect(engine)
+        found = self._prospect(engine, self._labels.get(job_id, ()))
         if found.hopeless:
             if engine not in self._held:
                 self._held[engine] = frozenset(self._holds(engine))
@@ -102,10 +128,11 @@ class _Look:
         engines = here.union(os.listdir(f"{self._spool.root}/ready"))
         return all(self._prospect(engine).outlook is Outlook.FINE for engine in engines)
 
-    def _prospect(self, engine: str) -> Prospect:
-        if engine not in self._prospects:
-            self._prospects[engine] = prospect(engine, self._facts)
-        return self._prospects[engine]
+    def _prospect(self, engine: str, labels: tuple[str, ...] = ()) -> Prospect:
+        key = (engine, labels)
+        if key not in self._prospects:
+            self._prospects[key] = prospect(engine, self._facts, labels)
+        return self._prospects[key]
 
     def _holds(self, engine: str) -> Iterator[str]:
         for slot in self._facts.slots:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 
 from pool.config.settings import ELSEWHERE, Config, EngineConfig
-from pool.errors import JobRefused, UnknownEngine
+from pool.errors import UnknownEngine
 from pool.format.names import check_engine
 from pool.policy.prospects import none_offers
 from pool.runfiles.nodes import Nodes, NodesFile, described, is_branch, offered, remote
@@ -78,15 +77,6 @@ class Offers:
         """Why the cluster takes nothing more now, "" when it has room."""
         nodes = self._file.read()
         return nodes.full if nodes else ""
-
-
-def check_labels(config: Config, labels: Iterable[str]) -> None:
-    """Raise JobRefused unless this machine, whose pool is on its own, has all of them."""
-    here = config.cluster.labels
-    for label in labels:
-        if label not in here:
-            has = f"this one has: {', '.join(here)}" if here else "this one has no labels (`cluster.labels`)"
-            raise JobRefused(f"no machine here has {label!r}; {has}", "labels")
 
 
 def _entry(name: str, slots: int) -> EngineConfig:

@@ -60,6 +60,9 @@ class Patience:
         clocks: dict[JobFuture, float] = {}
         facts = self._scout.look(self._starter()) if waiting else PoolFacts(served=True)
         stuck = dict(self._deadlocks(waiting, facts))
+        for future in waiting if facts.away is not None else ():
+            if future.labels is not None:
+                self._hopes.learn(future.id, future.labels)
         hopes = self._hopes.of({future.id: future.engine for future in waiting}, facts) if waiting else {}
         for future in waiting:
             expected = hopes[future.id]

@@ -14,6 +14,7 @@ import dataclasses
 import math
 import numbers
 import operator
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ from pool.policy.retries import KINDS
 TIMEOUT_LEAST_S, TIMEOUT_MOST_S = 0.001, 1e9
 TAGS_MOST, TAG_CHARS, NOTE_CHARS = 16, 64, 500
 DEPENDENCIES_MOST = 256
+LABELS_MOST = 8
+LABEL_PATTERN = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 FIELDS_MOST, FIELDS_BYTES = 16, 1024
 
 if TYPE_CHECKING:  # old interpreters
@@ -109,6 +112,29 @@ def tags(value: Any, key: str) -> tuple[str, ...]:
     return found
 
 
+def labels(value: Any, key: str) -> tuple[str, ...]:
+    """At most 8 words that a machine must have to run the job, each once, in the order given."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or isinstance(value, Mapping):
+        hint = f"write [{value!r:.40}]" if isinstance(value, str) else ""
+        raise refused(value, key, "a list of labels", hint)
+    found: dict[str, None] = {}
+    for at, item in enumerate(value):
+        if not isinstance(item, str) or _LABEL.match(item) is None:
+            raise refused(item, f"{key}.{at}", "a label", "at most 64 letters, digits, _ and -")
+        found[item] = None
+    if len(found) > LABELS_MOST:
+        raise JobRefused(f"{len(found)} labels are more than {LABELS_MOST}", key)
+    return tuple(found)
+
+
+def expect_labels(wanted: Iterable[str], here: Collection[str]) -> None:
+    """Raise JobRefused unless this machine, on which alone the job can run, has all labels."""
+    for label in wanted:
+        if label not in here:
+            has = f"this one has: {', '.join(here)}" if here else "this one has no labels (`cluster.labels`)"
+            raise JobRefused(f"no machine here has {label!r}; {has}", "labels")
+
+
 def note(value: Any, key: str) -> str:
     """A few words for people, at most 500 characters."""
     if not isinstance(value, str):
@@ -187,6 +213,7 @@ def jobs(value: Any, key: str, *, most: int | None = DEPENDENCIES_MOST) -> tuple
 
 MOMENTS = ("not_before", "expires")
 
+_LABEL = re.compile(LABEL_PATTERN + r"\Z")
 _attempts = whole(1, MAX_ATTEMPTS)
 _time = whole(0, 10**16 - 1)  # µs, 16 digits in a name
 _number64 = whole(-(2**63), 2**64 - 1)
@@ -213,8 +240,8 @@ class Terms:
     tags: words to find it by; note: a few words for people. Neither changes what is done.
     not_before: it waits until then. expires: a job that was not begun by then ends as failed, kind "expired". Both as
     `pool.job.moments` says; `fixed` brings them on the spool clock. depends_on: ids or futures of jobs that must have
-    completed before. log_context: names and values that stand in each line that its engine logs. traceparent,
-    tracestate: the trace that it belongs to.
+    completed before. labels: words that a machine must have to run it. log_context: names and values that stand in each
+    line that its engine logs. traceparent, tracestate: the trace that it belongs to.
     """
 
     priority: int = _term(0, whole(PRIORITY_LOWEST, PRIORITY_HIGHEST))
@@ -227,6 +254,7 @@ class Terms:
     not_before: Given | None = _term(None, moment)  # noqa: RUF009 - a field
     expires: Given | None = _term(None, moment)  # noqa: RUF009
     depends_on: Any = _term((), jobs)  # noqa: RUF009 - ids, in the end
+    labels: tuple[str, ...] = _term((), labels)
     log_context: Mapping[str, Any] | None = _term(None, fields)
     traceparent: str = _term("", traceparent)
     tracestate: str = _term("", tracestate)

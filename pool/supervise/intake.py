@@ -32,7 +32,7 @@ from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull, Unkno
 from pool.format import codec
 from pool.format.names import base32, check_engine, check_id, id_from_stem
 from pool.job import Job, digest_of, references
-from pool.job.terms import OUTSIDE, Terms
+from pool.job.terms import OUTSIDE, Terms, expect_labels
 from pool.runfiles.nodes import described, offered
 from pool.runfiles.nodes import read as read_nodes
 from pool.runfiles.schemas import Schemas
@@ -311,13 +311,16 @@ class Intake:
             )
         params, others = references.pack(fields["params"])
         self._schemas.check(engine, params)
+        terms = Terms.of(fields, OUTSIDE)
+        if not self.config.is_branch:
+            expect_labels(terms.labels, self.config.cluster.labels)
         born = self._spool.now()
         return Job(
             id=job_id,
             engine=engine,
             params=params,
             created=born,
-            terms=replace(Terms.of(fields, OUTSIDE), durable=self.config.durable).after(others).fixed(born),
+            terms=replace(terms, durable=self.config.durable).after(others).fixed(born),
             source=source,
             reply=reply,
             digest=digest_of(engine, params, unique or None),
@@ -348,8 +351,8 @@ _HELP = """A job looks like this; write it under another name and rename it into
     {"engine": "transcribe", "params": {"audio": "/data/speech.wav"}}
 
 Optional beside "engine": "id", "priority" (-100 … 100), "timeout_s", "retry_times", "retry_on", "not_before" and
-"expires" (seconds from now, "2h", or a date and time with a time zone), "depends_on" (a list of ids), "tags", "note",
-"log_context" (a flat map), "traceparent", "tracestate".
+"expires" (seconds from now, "2h", or a date and time with a time zone), "depends_on" (a list of ids), "labels" (of the
+machine that may run it), "tags", "note", "log_context" (a flat map), "traceparent", "tracestate".
 """
 
 

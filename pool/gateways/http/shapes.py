@@ -8,7 +8,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from pool.format.names import MAX_ATTEMPTS, PRIORITY_HIGHEST, PRIORITY_LOWEST
 from pool.format.trace_context import STATE_CHARS
-from pool.job.terms import DEPENDENCIES_MOST, FIELDS_MOST, NOTE_CHARS, TAGS_MOST, TIMEOUT_LEAST_S, TIMEOUT_MOST_S
+from pool.job.terms import (
+    DEPENDENCIES_MOST,
+    FIELDS_MOST,
+    LABEL_PATTERN,
+    LABELS_MOST,
+    NOTE_CHARS,
+    TAGS_MOST,
+    TIMEOUT_LEAST_S,
+    TIMEOUT_MOST_S,
+)
 
 _SWITCHES = {"0": 0, "1": 1, "true": 1, "false": 0, "": 0}
 
@@ -22,6 +31,7 @@ def _switch(value: object) -> object:
 Switch = Annotated[Literal[0, 1], BeforeValidator(_switch)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$", max_length=100)]
 Kind = Literal["infrastructure", "resource", "engine", "timeout"]
+Label = Annotated[str, Field(pattern=f"^{LABEL_PATTERN}$", max_length=64)]
 PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
@@ -106,7 +116,7 @@ class Submit(Strict):
         default=None, ge=0, lt=MAX_ATTEMPTS, description="further attempts; default: the engine's"
     )
     retry_on: list[Kind] | None = Field(default=None, description="kinds of failure to retry; default: the engine's")
-    tags: list[str] = Field(default_factory=list, max_length=TAGS_MOST, description="labels to find the job by")
+    tags: list[str] = Field(default_factory=list, max_length=TAGS_MOST, description="words to find the job by")
     note: str = Field(default="", max_length=NOTE_CHARS, description="a comment, shown in lists of jobs")
     log_context: dict[str, str | bool | int | float] | None = Field(
         default=None, max_length=FIELDS_MOST, description="fields that are added to every log line of the job"
@@ -123,6 +133,9 @@ class Submit(Strict):
     )
     depends_on: list[Id] = Field(
         default=[], max_length=DEPENDENCIES_MOST, description="ids of jobs that must complete first"
+    )
+    labels: list[Label] = Field(
+        default=[], max_length=LABELS_MOST, description="run it only on a machine that has all of these labels"
     )
 
 
@@ -143,6 +156,7 @@ class Rerun(Strict):
     log_context: dict[str, str | bool | int | float] | None = Field(default=None, max_length=FIELDS_MOST)
     not_before: float | str | None = Field(default=None)
     expires: float | str | None = Field(default=None)
+    labels: list[Label] | None = Field(default=None, max_length=LABELS_MOST)
 
 
 State = Literal["queued", "held", "deferred", "running", "completed", "failed", "cancelled"]
