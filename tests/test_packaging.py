@@ -240,7 +240,7 @@ def test_a_client_and_a_supervisor_need_nothing_of_the_engines(elsewhere: Elsewh
     program = (
         "import importlib, importlib.util, json, pkgutil, sys, pool, worker_main, inference.fake\n"
         "for module in pkgutil.walk_packages(pool.__path__, 'pool.'):\n"
-        "    if not module.name.startswith('pool.gateways.') and module.name != 'pool.__main__':\n"
+        "    if not module.name.startswith(('pool.gateways.', 'pool.cluster.')) and module.name != 'pool.__main__':\n"
         "        importlib.import_module(module.name)\n"
         f"found = [name for name in {HEAVY!r} if importlib.util.find_spec(name)]\n"
         "print(json.dumps({'home': pool.__file__, 'found': found}))"

@@ -20,5 +20,6 @@ end with. Neither holds anything that is not in a spool or on the servers: both 
     agent       node side
     accounts    who may do what on the servers
     topology    streams and buckets, created once
-    nats_server a nats-server for a start, and the configuration of several
+    nats_server a nats-server as a child, and the configuration of several
+    hosting     its command
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -224,6 +225,12 @@ def make_passwords(folder: Path) -> Passwords:
     return Passwords(**{role: _password(password_file(folder, role)) for role in accounts.ROLES})
 
 
+def route_password(folder: Path) -> str:
+    """The password between the servers of a cluster, in "route.password" as those of the users."""
+    _make_folder(folder)
+    return _password(password_file(folder, "route"))
+
+
 def password_file(folder: Path, role: str) -> Path:
     """The file with the password of a user."""
     return folder / f"{role}.password"
@@ -331,7 +338,7 @@ class Server:
     def url(self) -> str:
         """Where it is reached."""
         host = self.settings.host
-        host = socket.gethostname() if host in ("0.0.0.0", "::") else host
+        host = socket.gethostname() if host in ("0.0.0.0", "::") else host  # any address: its name
         return f"{'tls' if self.settings.tls else 'nats'}://{_address(host, self.settings.port)}"
 
     def failure(self, what: str) -> ServerFailed:
@@ -422,7 +429,12 @@ def run(server: Server, *, ready: Sequence[str] = (), begun: Callable[[], Sequen
     that. Raises ConfigError, ServerFailed, and what `begun` raises, after the server has ended.
     """
     with _signals(server) as asked:
-        server.start()
+        try:
+            server.start(seconds=math.inf if server.settings.peers else _START_S)  # until most of them are up
+        except ServerFailed:
+            if asked:
+                return 0
+            raise
         try:
             lines = [*(begun() if begun is not None else ()), *ready]
         except BaseException:
