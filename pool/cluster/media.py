@@ -60,7 +60,7 @@ class MediaGone(MediaError):
 
 
 class MediaUnreachable(MediaError):
-    """The servers did not answer for longer than a transfer waits; it can be tried again."""
+    """The servers did not answer, or had no room, for longer than a transfer waits; it can be tried again."""
 
 
 class Store:
@@ -306,9 +306,8 @@ class Store:
             try:
                 return await call()
             except AWAY as error:
-                if isinstance(error, js_errors.APIError) and (error.code or 0) < 500:
-                    raise
-                if loop.time() + pause > deadline:
+                final = isinstance(error, js_errors.APIError) and (error.code or 0) < 500
+                if final or loop.time() + pause > deadline:
                     raise _unreachable(what, error) from None
             await asyncio.sleep(pause)
             pause = min(2.0, 2 * pause)
@@ -392,5 +391,7 @@ def _check(holder: str) -> None:
 
 
 def _unreachable(what: str, error: BaseException) -> MediaUnreachable:
-    why = str(error) or type(error).__name__
+    if isinstance(error, js_errors.APIError):
+        return MediaUnreachable(f"{what}: the servers of the cluster refuse it ({error.description or error})")
+    why = str(error).removeprefix("nats: ") or type(error).__name__
     return MediaUnreachable(f"{what}: the servers of the cluster do not answer ({why}): try again")

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -299,6 +300,21 @@ def test_servers_that_stay_away_are_an_error_that_says_so(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+def test_servers_without_room_say_so_and_keep_nothing(tmp_path: Path) -> None:
+    large, small = made(tmp_path / "large", 12 * MB), made(tmp_path / "small", MB)
+
+    async def body(store: Store, js: JetStreamContext) -> None:
+        with pytest.raises(MediaUnreachable, match=r"large.*refuse.*(resource|storage|maximum)"):
+            await store.put(large, holder=HOLDER)
+        assert await chunks(js) == {}
+        await store.put(small, holder=HOLDER)
+
+    server = Servers(tmp_path)
+    server.settings[0] = replace(server.settings[0], max_store_mb=8)
+    with server:
+        run(server, body, patience_s=1.0)
+
+
 PUT = """
 import asyncio, sys, nats
 from pathlib import Path
@@ -336,6 +352,41 @@ def test_kill_9_amid_a_put_leaves_nothing_that_stays(
 
     run(server, body)
     assert of(tmp_path / "out") == of(source)
+
+
+GET = """
+import asyncio, sys, nats
+from pathlib import Path
+from pool.cluster.media import Store
+from pool.cluster.wire import Blob
+async def main():
+    client = await nats.connect(sys.argv[1])
+    store = await Store.open(client.jetstream())
+    await store.get(Blob(sys.argv[2], int(sys.argv[3]), "a.bin"), Path(sys.argv[4]))
+asyncio.run(main())
+"""
+
+
+def test_kill_9_amid_a_get_leaves_what_the_next_one_replaces(
+    server: Servers, tmp_path: Path, child_env: dict[str, str]
+) -> None:
+    source, folder = made(tmp_path / "a.bin", 100 * MB), tmp_path / "to"
+    folder.mkdir()
+
+    async def body(store: Store, js: JetStreamContext) -> None:
+        blob = await store.put(source, holder=HOLDER)
+        argv = [sys.executable, "-c", textwrap.dedent(GET), server.url, blob.sha256, str(blob.size), f"{folder}/out"]
+        with subprocess.Popen(argv, env=child_env) as child:
+            while not list(folder.iterdir()):
+                assert child.poll() is None
+                await asyncio.sleep(0.01)
+            child.kill()
+        assert [path.name.endswith(".part") for path in folder.iterdir()] == [True]
+        await store.get(blob, folder / "out")
+
+    run(server, body)
+    assert [path.name for path in folder.iterdir()] == ["out"]
+    assert of(folder / "out") == of(source)
 
 
 # ---- kept, and swept
