@@ -447,6 +447,24 @@ def test_a_sweeper_that_has_looked_is_late_when_the_object_is_put_again(server: 
     run(server, body)
 
 
+def test_the_ref_is_there_before_anybody_looks_for_the_object(
+    server: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made(tmp_path / "a.bin", MB)
+    look_up, seen = Objects.look, list[set[str]]()
+
+    async def body(store: Store, js: JetStreamContext) -> None:
+        async def watched(self: Objects, name: str) -> Entry | None:
+            seen.append(await refs(js))
+            return await look_up(self, name)
+
+        monkeypatch.setattr(Objects, "look", watched)
+        await store.put(source, holder=HOLDER)
+        assert seen[0] == {f"{of(source)}.{HOLDER}"}
+
+    run(server, body)
+
+
 def test_sweepers_and_puts_race(server: Servers, tmp_path: Path) -> None:
     """Whoever has put a file and holds it finds it there, however many sweepers without mercy are at work."""
     sources = [made(tmp_path / f"{number}.bin", 40_000, number) for number in range(3)]
