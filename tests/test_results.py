@@ -375,14 +375,21 @@ def test_what_was_not_accepted_is_not_waited_for(spool: Spool, config: Config, h
 # ---- consuming
 
 
-def test_a_consumed_record_leaves_nothing_once_its_claim_is_gone(pool: FilePool, hand: Hand) -> None:
+@pytest.mark.parametrize("after_s", [results._TIDY_S / 2, 5 * results._TIDY_S], ids=["soon", "later"])
+@pytest.mark.parametrize("others", [False, True], ids=["nothing else awaited", "something else awaited"])
+def test_a_consumed_record_leaves_nothing_once_its_claim_is_gone(
+    pool: FilePool, hand: Hand, after_s: float, others: bool
+) -> None:
+    """Also of a worker that is slow to tidy, on a crowded machine."""
     future = pool.submit("echo", consume=True)
     claim = hand.claim()
+    if others:
+        pool.submit("echo")
     record = record_of(claim)
     kept = Path(claim.path).read_bytes()
     hand.spool.finish(claim, record)
     Path(claim.path).write_bytes(kept)  # RACE: the record is out, the claim not yet gone
-    hand.later(0.05, lambda: os.unlink(claim.path))
+    hand.later(after_s, lambda: os.unlink(claim.path))
     future.result(timeout=10)
     deadline = time.monotonic() + 40
     while hand.spool.decided(future.id):

@@ -41,6 +41,7 @@ class Results:
         self._spool = spool
         self._awaited: dict[str, list[JobFuture]] = {}
         self._settling: set[JobFuture] = set()  # RACE: a fork between the record and the end of its future
+        self._read_up: list[Record] = []  # to be consumed once their claims are gone
         self.users = 0
         self._closed = False
         self._watcher: Watcher | None = None
@@ -63,6 +64,7 @@ class Results:
         for future in self._settling:
             self._awaited.setdefault(future.id, []).append(future)
         self._settling.clear()
+        self._read_up.clear()  # they are our parent's
 
     def expect(self, future: JobFuture) -> None:
         """Resolve this future when its record appears. Call before the job is submitted."""
@@ -133,6 +135,7 @@ class Results:
             with self._lock:
                 self._closed = True
             self._work.set()
+            self._consume_rest()
         for future in self.pending(pool):
             self.forget(future.id, future)
             _settle(future, reason)
@@ -160,7 +163,8 @@ class Results:
             if idle:
                 # RACE: set before the second look at what is awaited, so that an expect() in between wakes us
                 self._dozing = not self._work.wait(_RESCAN_S)
-                if self._dozing and not self._awaited and not self._closed:
+                self._consume_rest()
+                if self._dozing and not (self._awaited or self._read_up or self._closed):
                     self._work.wait()
                 self._dozing = False
             elif not self._armed:
@@ -209,7 +213,8 @@ class Results:
             self._resolve(job_id)
 
     def _look_after(self) -> None:
-        """Once a second: supervisors that died, waits without hope, records that will not come any more."""
+        """Once a second: supervisors that died, waits without hope, records that will not come or shall go."""
+        self._consume_rest()
         with self._lock:
             futures = [future for group in self._awaited.values() for future in group]
         by_pool: dict[Home, list[JobFuture]] = {}
@@ -246,8 +251,8 @@ class Results:
                 )
         for future in self._settle_all(job_id, record):
             if future.consumes and isinstance(record, Record):
-                with contextlib.suppress(OSError):  # it stays then, until its retention is over
-                    self._consume(record)
+                self._read_up.append(record)
+                self._consume_rest(_TIDY_S)
                 break
 
     def _settle_all(self, job_id: str, outcome: Record | PoolError | OSError) -> list[JobFuture]:
@@ -267,13 +272,26 @@ class Results:
             self._starved_at = time.monotonic()
         return time.monotonic() - self._starved_at >= _STARVING_S
 
+    def _consume_rest(self, wait_s: float = 0.0) -> None:
+        """Consume what was read, but for records whose claims are still there after so many seconds: they are looked at
+        once a second."""
+        deadline = time.monotonic() + wait_s
+        with self._lock:
+            records, self._read_up = self._read_up, []
+        for record in records:
+            with contextlib.suppress(OSError):  # it stays then, until its retention is over
+                while self._claimed(record):
+                    if time.monotonic() >= deadline:
+                        # its worker is slow, or died just then: recovery must still find it decided
+                        with self._lock:
+                            self._read_up.append(record)
+                        break
+                    time.sleep(0.0002)
+                else:
+                    self._consume(record)
+
     def _consume(self, record: Record) -> None:
         """Remove a record that its caller has in hand; mapped arrays stay readable until they are closed."""
-        deadline = time.monotonic() + _TIDY_S
-        while self._claimed(record) and time.monotonic() < deadline:
-            time.sleep(0.0002)
-        if self._claimed(record):
-            return  # its worker died just then: recovery must still find it decided; retention removes it
         if is_needed(self._spool, record.id):
             return  # others wait for it; retention removes it
         fsops.unlink(self._spool.record_path(record.id), missing_ok=True)
