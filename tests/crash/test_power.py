@@ -32,6 +32,7 @@ from .test_points import (
     publish_array,
     recover,
     retry,
+    send,
     submit_batch,
     submit_dependent,
     submit_later,
@@ -60,6 +61,7 @@ SCENES: list[Scene] = [
     let_go,
     begin_dependent,
     fail_dependent,
+    send,
 ]
 
 
