@@ -27,7 +27,7 @@ from pool.gateways.http import views
 from pool.job import Failure, Job, JobState, Progress, Record, digest_of
 from pool.job.moments import SpoolTime
 from pool.job.terms import Terms
-from pool.policy.prospects import Outlook, PoolFacts
+from pool.policy.prospects import Outlook, PoolFacts, SlotFacts
 from pool.spool import away, fsops, lookup, settlement
 from pool.spool.attempts import cancel_path, frame, partial_path
 from pool.spool.away import Away
@@ -393,6 +393,9 @@ def test_a_list_of_jobs_that_are_away(spool: Spool, sent: dict[str, Away]) -> No
     }
     assert [job.id for job in page(spool, state="queued")] == ["again", "waits"]
     assert [job.id for job in page(spool, state="running")] == ["runs"]
+    first = page(spool, state="queued", limit=1)
+    second = page(spool, state="queued", limit=1, after=first.next)
+    assert [job.id for job in (*first, *second)] == ["again", "waits"]
     assert [job.id for job in page(spool, state="held")] == []
     assert [job.id for job in page(spool, tag="runs")] == ["runs"]
     assert [job.id for job in page(spool, engine="fake")] == []
@@ -422,6 +425,16 @@ def test_what_a_job_may_expect_that_is_away(spool: Spool, make_job: JobMaker, se
     found = Hopes(spool).of(dict.fromkeys(names, "echo"), facts)
     assert found["waits"].outlook is found["never"].outlook is Outlook.HOPELESS
     assert found["runs"].outlook is Outlook.FINE
+
+
+def test_a_job_may_wait_for_one_of_an_engine_that_has_no_queue_here(spool: Spool, make_job: JobMaker) -> None:
+    away.import_job(spool, Job("theirs", "fake", {}, created=spool.now()))
+    spool.submit(make_job(id="mine", depends_on=["theirs"]))
+    slots = [SlotFacts("echo-0", "echo", "running", serving=True)]
+    facts = PoolFacts(served=True, slots=slots, engines=("echo",))
+    found = Hopes(spool).of({"mine": "echo"}, facts)["mine"]
+    assert (found.engine, found.outlook) == ("fake", Outlook.HOPELESS)
+    assert Hopes(spool).of({"theirs": "fake"}, facts)["theirs"].hopeless
 
 
 def test_what_belongs_to_a_job_that_is_away_stays(spool: Spool, make_job: JobMaker, sent: dict[str, Away]) -> None:

@@ -23,7 +23,11 @@ from pool.errors import UnknownJob
 from pool.gateways.http import views
 from pool.job import Job, JobState, Progress, Record
 from pool.spool import away, dependencies, elsewhere, fsops, lookup
+from pool.spool.attempts import cancel_path
+from pool.spool.seizure import Seizer
 from pool.spool.store import Spool
+from pool.supervise.control import Control
+from pool.supervise.expiry import Expiry
 from pool.supervise.intake import Intake
 from pool.system import procs
 
@@ -93,7 +97,15 @@ def test_whoever_serves_does_not_ask(spool: Spool, port: FakePort) -> None:
     with pytest.raises(UnknownJob):
         lookup.find(spool, "theirs", local=True)
     assert dependencies.gone(spool, ["theirs"]) is not None
+    seizer = Seizer(spool, 1)
+    request, mark = Path(cancel_path(spool, "theirs")), spool.root / "run" / "expiry" / f"{1:016d}.theirs"
+    request.touch()
+    mark.touch()
+    Control(spool, list, seizer, lambda: None).turn()
+    Expiry(spool, seizer).turn()
     assert port.asked == []
+    assert not request.exists()
+    assert not mark.exists()
 
 
 def test_all_that_follows_a_job_finds_it(spool: Spool, config: Config, port: FakePort) -> None:

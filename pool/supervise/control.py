@@ -89,11 +89,9 @@ class Control:
         if place.state.terminal:
             self._done(f"{job_id}.cancel")
             self._due.pop(job_id, None)
-        elif place.away:
-            pass  # the port sees to it: only the machine that has it can stop it
         elif place.worker is None:
             claim = self._seizer.seize(place)
-            if claim is not None:  # RACE: else a worker was faster; the next turn finds it there
+            if claim is not None:  # RACE: else a worker was faster; the next turn finds it there. Or it is away
                 self._end(claim)
         elif place.worker.index == SEIZER and place.name is not None:
             self._end(Claim(place.path, place.name, place.worker))

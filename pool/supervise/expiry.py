@@ -42,8 +42,8 @@ class Expiry:
                 break
             due.setdefault(parsed[1], []).append(f"{self._folder}/{entry}")
         if due:  # a job that waits in the cluster expires there: its mark stays until that is decided
-            sent = [one.name for one in away.waiting(self._spool) if not one.name.attempts]
-            due = {job_id: marks for job_id, marks in due.items() if job_id not in {name.id for name in sent}}
+            sent = {one.name.id for one in away.waiting(self._spool) if not one.name.attempts}
+            due = {job_id: marks for job_id, marks in due.items() if job_id not in sent}
         if due:
             found = lookup.undecided(self._spool)
             places = {place.name.id: place for place in found if place.name and place.name.id in due}
@@ -64,13 +64,11 @@ class Expiry:
             return self._is_gone(job_id, marks)
         if place.name.attempts and place.worker is None:
             return True  # it was begun, and will be again
-        if place.away:
-            return False  # RACE: it has just been sent
         if place.worker is not None:
             return place.name.attempts > 1  # else it may yet come back as one that was not begun
         claim = self._seizer.seize(place)
         if claim is None:
-            return False  # RACE: a worker was faster
+            return False  # RACE: a worker was faster, or the port
         job = self._seizer.read(claim)
         if job is None:
             reason: Failure | None = Failure("infrastructure", "it expired, and its file cannot be read", "queued")
