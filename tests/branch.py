@@ -58,11 +58,14 @@ class Branch:
         self.spool = Spool.create(self.config.spool, durable=False)
         self.root = self.spool.root
 
-    def serve(self, *nodes: NodeFacts, served: bool = True, **about: Any) -> Nodes:
-        """Say that a port serves, and what it sees. about: other fields of Nodes; connected unless it says not."""
-        if served:
-            running = {"identity": me().to_map(), "started": 1, "engines": [], "config": str(self.file)}
-            (self.root / "run" / "supervisor.json").write_text(json.dumps(running))
+    def serve(self, *nodes: NodeFacts, started: int = 1, described: bool = True, **about: Any) -> Nodes:
+        """Say that a port serves, and what it sees. about: other fields of Nodes; connected unless it says not.
+        started: the port, µs of the spool clock. described: with a description of each engine, unless there is one."""
+        for name in {name for node in nodes for name in node.engines} if described else ():
+            if not (self.root / "run" / "engines" / f"{name}.json").exists():
+                self.describe(name)
+        running = {"identity": me().to_map(), "started": started, "engines": [], "config": str(self.file)}
+        (self.root / "run" / "supervisor.json").write_text(json.dumps(running))
         told = Nodes(me(), self.spool.now(), SERVERS, connected=True, nodes=nodes)
         told = replace(told, **about)
         record.write(self.spool, told)

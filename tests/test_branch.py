@@ -104,6 +104,26 @@ def test_the_first_word_of_a_fresh_port_is_waited_for(branch: Branch) -> None:
         pool.submit("tts")
 
 
+def test_a_fresh_port_has_the_time_to_hear_of_the_nodes(branch: Branch) -> None:
+    branch.serve(started=branch.spool.now())  # connected, and no node was heard of yet
+    begun = branch.spool.now()
+    said = threading.Timer(0.2, lambda: branch.serve(GPU7, started=begun))
+    said.start()
+    pool = opened(branch)
+    pool.session(params={"lipsync": {"crf": 20}})
+    assert not pool.submit("lipsync", audio="a.wav").decided
+    said.join()
+
+
+def test_a_description_that_is_on_its_way_is_waited_for(branch: Branch) -> None:
+    branch.serve(GPU7, described=False)
+    said = threading.Timer(0.2, lambda: branch.describe("transcribe", SCHEMA))
+    said.start()
+    with pytest.raises(JobRefused, match=r"params\.audio: this parameter is required"):
+        opened(branch).submit("transcribe")
+    said.join()
+
+
 def test_before_anything_was_heard_of_the_cluster_a_job_may_wait(branch: Branch) -> None:
     pool = opened(branch)  # no port was ever there
     pool.submit("tts", text="x")
@@ -216,6 +236,20 @@ def test_a_status_shows_the_nodes(branch: Branch, child_env: dict[str, str]) -> 
     transcribe = engines["transcribe"]
     assert (transcribe["configured"], transcribe["workers"]) == (True, 3)
     assert (transcribe["serving"], transcribe["busy"]) == (2, 1)
+
+
+def test_a_terminal_shows_the_nodes(branch: Branch, child_env: dict[str, str]) -> None:
+    branch.serve(GPU7, CPU1, replace(GPU7, name="gpu8", draining=True, host="\x1b[31mevil"))
+    shown = command(branch, child_env, "pool", "status").stdout
+    assert f"cluster     {', '.join(SERVERS)}, connected, 3 nodes, 0 jobs sent and not begun" in shown
+    lines = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
+    assert "10.0.0.7" in lines["gpu7"]
+    assert "gpu24g, a100" in lines["gpu7"]
+    assert "transcribe: OSError: no model" in lines["cpu1"]
+    assert "draining" in lines["gpu8"]
+    assert "40 %" in shown
+    assert "gpu7/transcribe-0" in lines
+    assert "\x1b" not in shown
 
 
 def test_a_pool_of_its_own_has_no_cluster(tmp_path: Path) -> None:

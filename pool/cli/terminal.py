@@ -17,7 +17,17 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pool.client.status import DEGRADED, DOWN, OK, ConfigurationStatus, EngineStatus, PoolStatus, SlotStatus
+from pool.client.status import (
+    DEGRADED,
+    DOWN,
+    OK,
+    ClusterStatus,
+    ConfigurationStatus,
+    EngineStatus,
+    NodeStatus,
+    PoolStatus,
+    SlotStatus,
+)
 from pool.runfiles.server import OnDisk
 from pool.system.clock import moment
 
@@ -84,6 +94,8 @@ def status_view(status: PoolStatus) -> RenderableType:
     parts += [Text(f"  ! {one_line(note)}", style="yellow") for note in status.health.notes]
     parts += [Text(line, style="dim") for line in _facts(status)]
     parts += [Text(), _engine_table(status.engines)]
+    if status.nodes:
+        parts += [Text(), _node_table(status.nodes)]
     if status.slots:
         parts += [Text(), _slot_table(status.slots)]
     return Group(*parts)
@@ -104,10 +116,18 @@ def _facts(status: PoolStatus) -> list[str]:
         f"spool       {plain(status.spool)}",
         f"supervisor  {served}",
         *_configuration(status.configuration),
+        *(_cluster(status, status.cluster) if status.cluster else ()),
         f"watching    {watching}",
         f"disk        {size(status.free_bytes)} free of {size(status.total_bytes)}",
         f"files       {status.dropped} dropped, {status.quarantined} in quarantine, {status.records} results kept",
     ]
+
+
+def _cluster(status: PoolStatus, cluster: ClusterStatus) -> list[str]:
+    state = "connected" if cluster.connected and not cluster.trouble else "not connected"
+    nodes = f"{len(status.nodes)} node{'' if len(status.nodes) == 1 else 's'}"
+    sent = f"{cluster.waiting} job{'' if cluster.waiting == 1 else 's'} sent and not begun"
+    return [f"cluster     {plain(', '.join(cluster.servers))}, {state}, {nodes}, {sent}"]
 
 
 def _configuration(about: ConfigurationStatus) -> list[str]:
@@ -137,6 +157,25 @@ def _engine_table(engines: Sequence[EngineStatus]) -> Table:
     return table
 
 
+def _node_table(nodes: Sequence[NodeStatus]) -> Table:
+    table = _table("node", "host", "state", "engines (busy/ready/slots)", "jobs", "labels", "trouble")
+    table.columns[4].justify = "right"
+    for node in nodes:
+        engines = [f"{name} {a['busy']}/{a['serving']}/{a['slots']}" for name, a in sorted(node.engines.items())]
+        troubles = [f"{name}: {one_line(a['trouble'])}" for name, a in sorted(node.engines.items()) if a["trouble"]]
+        state = Text("draining", style="yellow") if node.draining else Text("works", style="green")
+        table.add_row(
+            Text(plain(node.name), no_wrap=True),
+            Text(plain(node.host)),
+            state.append(f" seen {seconds(node.seen_s)} ago", style="dim"),
+            Text("\n".join(engines)),
+            str(node.jobs),
+            Text(plain(", ".join(node.labels))),
+            Text("\n".join(troubles), style="yellow"),
+        )
+    return table
+
+
 def _slot_table(slots: Sequence[SlotStatus]) -> Table:
     table = _table("slot", "state", "memory", "jobs", "restarts", "what")
     for column in table.columns[2:5]:
@@ -146,7 +185,7 @@ def _slot_table(slots: Sequence[SlotStatus]) -> Table:
         if slot.gpu_bytes:
             memory += f"\n{size(slot.gpu_bytes)} GPU"
         table.add_row(
-            Text(slot.slot, no_wrap=True),
+            Text(plain(slot.slot), no_wrap=True),
             _state(slot),
             memory,
             str(slot.jobs_done),

@@ -116,8 +116,11 @@ class Admission:
 
     def fit(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The parameters as the engine's schema wants them. Raises JobRefused."""
-        if self._attendant is not None and self._schemas.describe(engine) is None and not self.offers.branch:
-            self._attendant.await_description(engine, _DESCRIBE_S)  # a port has it before it says who offers what
+        if self._schemas.describe(engine) is None:
+            if self.offers.branch:
+                self.offers.await_description(engine)
+            elif self._attendant is not None:
+                self._attendant.await_description(engine, _DESCRIBE_S)
         params, _ = references.pack(params)
         return self._schemas.fit(engine, params)
 

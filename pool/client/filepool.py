@@ -378,7 +378,7 @@ class FilePool:
         from pool.client.session import Session
 
         if params and self._admission.offers.branch:
-            self._admission.offers.await_word()
+            self._admission.offers.await_word(params)
         return Session(self, terms, params or {}, cancel_on_error=cancel_on_error)
 
     @clear

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from pool.config.settings import ELSEWHERE, Config, EngineConfig
 from pool.errors import UnknownEngine
 from pool.format.names import check_engine
 from pool.policy.prospects import none_offers
 from pool.runfiles.nodes import Nodes, NodesFile, described, is_branch, offered, remote
-from pool.runfiles.server import running
+from pool.runfiles.server import Running, running
 from pool.spool.store import Spool
 
 _FIRST_S = 5.0  # how long one waits for the first word of a fresh port
 _POLL_S = 0.01
+_NONE: Mapping[str, Any] = {"serving": 0}
 _BELIEVED_S = 0.5  # how long a list of engines is believed
 
 
@@ -25,6 +29,7 @@ class Offers:
         self._config, self._spool = config, spool
         self._file = NodesFile(spool.root)
         self._believed, self._offered = 0.0, config
+        self._asked: set[str] = set()  # engines whose description was waited for
 
     @property
     def branch(self) -> bool:
@@ -50,7 +55,7 @@ class Offers:
         """Raise UnknownEngine when the cluster has no such engine. As long as nothing was ever heard of any, the job
         may wait for a node that has it."""
         check_engine(engine)
-        nodes = self.await_word(engine)
+        nodes = self.await_word([engine])
         there = self.engines(nodes)
         if engine in there or (not there and (nodes is None or not nodes.connected)):
             return
@@ -61,17 +66,35 @@ class Offers:
             reason = f"no engine {engine!r} was heard of; there were: {', '.join(there)} ({why})"
         raise UnknownEngine(reason, "engine")
 
-    def await_word(self, engine: str = "") -> Nodes | None:
-        """What the port says, once it has said something: it may have been started just now. engine: one that is known
-        already need not be waited for."""
-        deadline = time.monotonic() + _FIRST_S
+    def await_word(self, engines: Iterable[str] = ()) -> Nodes | None:
+        """What the port says. Waits while nothing can be said of these engines yet, because the port was just started:
+        until it has seen the nodes, or says why it cannot."""
+        wanted, deadline = set(engines), time.monotonic() + _FIRST_S
         while True:
             nodes = self._file.read()
-            if (nodes is not None and nodes.told) or (engine and engine in described(self._spool.root)):
+            if wanted and wanted <= self.engines(nodes).keys():
                 return nodes
-            if time.monotonic() >= deadline or running(self._spool.root) is None:
+            serves = running(self._spool.root)
+            if serves is None or time.monotonic() >= deadline:
+                return nodes
+            if nodes is not None and (nodes.trouble or (nodes.connected and self._settled(serves))):
                 return nodes
             time.sleep(_POLL_S)
+
+    def await_description(self, engine: str) -> None:
+        """Wait, once for each engine, for the description that a node with a loaded worker has sent."""
+        path = f"{self._spool.root}/run/engines/{engine}.json"
+        deadline = time.monotonic() + _FIRST_S
+        while engine not in self._asked and not os.path.exists(path) and time.monotonic() < deadline:
+            nodes = self._file.read()
+            if not any(node.engines.get(engine, _NONE)["serving"] for node in (nodes.nodes if nodes else ())):
+                return
+            time.sleep(_POLL_S)
+        self._asked.add(engine)
+
+    def _settled(self, serves: Running) -> bool:
+        """Whether the port has had the time to hear of every node."""
+        return self._spool.now() - serves.started > _FIRST_S * 1e6
 
     def full(self) -> str:
         """Why the cluster takes nothing more now, "" when it has room."""

@@ -54,9 +54,21 @@ def test_it_serves_what_the_nodes_offer(branch: Branch, gateway: Gateway) -> Non
     assert again.status_code == 202
     status = get("/status").json()
     assert [node["name"] for node in status["nodes"]] == ["gpu7", "cpu1"]
+    metrics = get("/metrics").text
+    for line in (
+        "filepool_nodes 2.0",
+        "filepool_cluster_connected 1.0",
+        "filepool_cluster_waiting_jobs 0.0",
+        'filepool_node_slots{engine="transcribe",node="gpu7",state="busy"} 1.0',
+        'filepool_node_slots{engine="transcribe",node="gpu7",state="idle"} 1.0',
+        'filepool_node_slots{engine="transcribe",node="cpu1",state="down"} 1.0',
+    ):
+        assert line in metrics.splitlines()
+    assert "gpu7/transcribe-0" not in metrics  # its own gateway has it
     branch.serve(GPU7, full="5 jobs wait")
     text = wait_until(lambda: refused(post("lipsync")), "a refusal")  # a look is believed for half a second
     assert "5 jobs wait" in text
     branch.serve(connected=False, trouble="Connection refused")
     answer = post("lipsync")
     assert (answer.status_code, "the cluster does not answer: Connection refused" in answer.text) == (503, True)
+    assert "filepool_cluster_connected 0.0" in get("/metrics").text.splitlines()

@@ -1,4 +1,4 @@
-// The left pane: every engine with its queue and the workers in its slots.
+// The left pane: every engine with its queue and the workers in its slots; of a cluster also its nodes.
 
 import { h, keyed, mark, s, say } from "./dom.js";
 import { age, bytes, count, duration } from "./format.js";
@@ -22,7 +22,9 @@ export function drawPool(pane, store, actions) {
     slots: status.slots.filter((slot) => slot.engine === engine.name),
     past: store.history.get(engine.name) ?? [],
   }));
-  keyed(pane, [...engines, status], (item) => item.name ?? "", (item) => (item.name ? makeEngine(item, actions) : makeFoot()), (part, item) => part.update(item));
+  const cluster = status.cluster ? [{ part: "cluster", cluster: status.cluster, nodes: status.nodes }] : [];
+  const make = (item) => (item.part ? makeCluster() : item.name ? makeEngine(item, actions) : makeFoot());
+  keyed(pane, [...engines, ...cluster, status], (item) => (item.part ? "/cluster" : item.name ?? ""), make, (part, item) => part.update(item));
 }
 
 function makeEngine(engine, actions) {
@@ -106,9 +108,10 @@ function makeSlot(slot, actions) {
       say(what, now.trouble.replace(/^(benched|off): /, "") || (busy ? job : now.phase === "idle" ? idle : now.phase_s !== null && now.phase !== "" ? `for ${age(now.phase_s)}` : now.why));
       meter.hidden = !busy;
       bar.style.transform = `scaleX(${(now.percent ?? 0) / 100})`;
-      open.hidden = !now.job;
+      open.hidden = !now.job || Boolean(now.node); // a node has ids of its own
       open.dataset.job = now.job;
       const list = [
+        ["Node", now.node],
         ["Job", now.job],
         ["Stage", now.stage && now.percent !== null ? `${now.stage} · ${Math.round(now.percent)} %` : now.stage],
         ["Trouble", now.trouble],
@@ -123,6 +126,55 @@ function makeSlot(slot, actions) {
         ["Memory", [bytes(now.rss_bytes), now.gpu_bytes ? `${bytes(now.gpu_bytes)} GPU` : ""].filter(Boolean).join(" · ")],
         ["Device", now.device],
         ["Process", now.pid ? `${now.pid}${now.worker ? ` (${now.worker})` : ""}` : ""],
+      ].filter(([, value]) => value);
+      keyed(facts, list, ([key]) => key, ([key]) => makeFact(key), (part, [, value]) => say(part.value, value));
+    },
+  };
+}
+
+function makeCluster() {
+  const state = h("span", { class: "ready" });
+  const note = h("p", { class: "aside" });
+  const list = h("ul", { class: "slots" });
+  const node = h("section", { class: "engine", "aria-label": "Nodes of the cluster" }, h("header", {}, h("h2", { text: "Nodes" }), state), note, list);
+  return {
+    node,
+    update({ cluster, nodes }) {
+      const well = cluster.connected && !cluster.trouble;
+      say(state, well ? count(nodes.length, "node") : "not connected");
+      mark(state, "data-short", !well);
+      const parts = [cluster.trouble, cluster.full, cluster.waiting ? `${count(cluster.waiting, "job")} sent and not begun` : ""].filter(Boolean);
+      say(note, parts.join(" · "));
+      note.hidden = !parts.length;
+      keyed(list, nodes, (one) => one.name, (one) => makeNode(one), (part, one) => part.update(one));
+    },
+  };
+}
+
+function makeNode(node) {
+  const phase = h("span", { class: "phase" });
+  const ready = h("span", { class: "memory" });
+  const what = h("span", { class: "what" });
+  const facts = h("dl", { class: "facts" });
+  const summary = h("summary", {}, h("i", { class: "dot" }), h("span", { class: "slot", text: node.name }), phase, ready, what);
+  const item = h("li", { class: "seat", dataset: { node: node.name } }, h("details", {}, summary, facts));
+  return {
+    node: item,
+    update(now) {
+      const engines = Object.entries(now.engines).sort(([one], [other]) => (one < other ? -1 : 1));
+      const sum = (key) => engines.reduce((total, [, engine]) => total + engine[key], 0);
+      const troubles = engines.filter(([, engine]) => engine.trouble).map(([name, engine]) => `${name}: ${engine.trouble}`);
+      mark(item, "data-mood", now.draining || troubles.length ? "warn" : sum("busy") ? "busy" : "idle");
+      say(phase, now.draining ? "draining" : sum("busy") ? `${sum("busy")} busy` : sum("serving") ? "idle" : "not ready");
+      say(ready, `${sum("serving")}/${sum("slots")}`);
+      say(what, troubles.join("; ") || engines.map(([name]) => name).join(", "));
+      const list = [
+        ["Host", now.host],
+        ["Labels", now.labels.join(", ")],
+        ["Jobs", String(now.jobs)],
+        ...engines.map(([name, engine]) => [name, `${engine.busy} busy, ${engine.serving} of ${engine.slots} ready${engine.waiting ? `, ${engine.waiting} waiting` : ""}`]),
+        ["Version", now.version],
+        ["Seen", `${age(now.seen_s)} ago`],
       ].filter(([, value]) => value);
       keyed(facts, list, ([key]) => key, ([key]) => makeFact(key), (part, [, value]) => say(part.value, value));
     },

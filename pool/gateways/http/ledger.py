@@ -123,6 +123,8 @@ class Ledger:
                 self._supervisor = status.supervisor.started
                 self._slots.clear()
             for slot in status.slots:
+                if slot.node:
+                    continue
                 before = self._slots.get(slot.slot, {})
                 for reason, count in slot.restarts_by.items():
                     seen = before.get(reason, 0)

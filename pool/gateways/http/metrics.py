@@ -17,7 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from pool.client.status import PoolStatus, SlotStatus
+from pool.client.status import ClusterStatus, PoolStatus, SlotStatus
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.ledger import Histogram
 
@@ -52,6 +52,8 @@ class _PoolCollector(Collector):
         ledger.watch_slots(status)
         yield from _queues(status)
         yield from _workers(status)
+        if status.cluster is not None:
+            yield from _nodes(status, status.cluster)
         outcomes = CounterMetricFamily(
             "filepool_jobs", "Jobs that ended; kind: of the failure", labels=["engine", "state", "kind"]
         )
@@ -114,6 +116,8 @@ def _workers(status: PoolStatus) -> Iterator[Metric]:
     starts = CounterMetricFamily("filepool_worker_starts", "Processes started in the slot", labels=labels)
     restarts = CounterMetricFamily("filepool_worker_restarts", "Starts after the previous process ended", labels=labels)
     for slot in status.slots:
+        if slot.node:
+            continue  # the gateway of its machine has it
         names = [slot.engine, slot.slot]
         states.add_metric([*names, _state(slot)], 1.0)
         serving.add_metric(names, float(slot.serving))
@@ -123,6 +127,24 @@ def _workers(status: PoolStatus) -> Iterator[Metric]:
         starts.add_metric(names, slot.starts)
         restarts.add_metric(names, slot.restarts)
     yield from (states, serving, resident, gpu, silent, starts, restarts)
+
+
+def _nodes(status: PoolStatus, cluster: ClusterStatus) -> Iterator[Metric]:
+    connected = GaugeMetricFamily("filepool_cluster_connected", "1 while the servers of the cluster answer")
+    connected.add_metric([], float(cluster.connected and not cluster.trouble))
+    waiting = GaugeMetricFamily("filepool_cluster_waiting_jobs", "Jobs that were sent and have not begun on a node")
+    waiting.add_metric([], cluster.waiting)
+    count = GaugeMetricFamily("filepool_nodes", "Nodes of the cluster")
+    count.add_metric([], len(status.nodes))
+    slots = GaugeMetricFamily(
+        "filepool_node_slots", "Slots by state: busy, idle, or down", labels=["node", "engine", "state"]
+    )
+    for node in status.nodes:
+        for engine, about in sorted(node.engines.items()):
+            idle, down = about["serving"] - about["busy"], about["slots"] - about["serving"]
+            for state, number in (("busy", about["busy"]), ("idle", idle), ("down", down)):
+                slots.add_metric([node.name, engine, state], max(0, number))
+    yield from (connected, waiting, count, slots)
 
 
 def _state(slot: SlotStatus) -> str:
