@@ -86,6 +86,7 @@ class Store:
     ) -> Store:
         """Open the buckets, and make them when they are not there.
 
+        js: best of a connection of its own: on a slow line whatever shares it waits behind some megabytes of chunks.
         replicas, keep_s: of `topology.streams`, which has the settings. max_payload: bytes that the server takes in one
         message.
         """

@@ -31,7 +31,7 @@ from nats.js import errors as js_errors
 
 CHUNK = 512 * 1024  # bytes; half of what a server takes in one message unless it is told otherwise
 WINDOW = 8  # chunks on their way at a time, in either direction
-_ACK_S = 20.0  # of one message
+_SILENCE_S = 15.0  # without an answer, or a chunk, of several on their way: a slow line gives one of them sooner
 _FETCH_S, _AGAIN_S = 2.0, 0.2
 _PAUSED_S = 600.0  # an upload that stood still for longer begins again: a sweeper may have taken its chunks
 _NEVER = "0001-01-01T00:00:00Z"  # the time of an object is that of its message
@@ -127,7 +127,7 @@ class Objects:
         payload = entry.encode(self.bucket)
         try:
             await self._js.publish(
-                self._subject(entry.name), payload, timeout=_ACK_S, stream=self.stream, headers=headers
+                self._subject(entry.name), payload, timeout=_SILENCE_S, stream=self.stream, headers=headers
             )
         except js_errors.APIError as error:
             if error.err_code in _LATE:
@@ -209,7 +209,7 @@ class Objects:
                 data = await asyncio.to_thread(source.read)
                 if data:
                     chunks += 1
-                    publish = self._js.publish(subject, data, timeout=_ACK_S, stream=self.stream)
+                    publish = self._js.publish(subject, data, timeout=_PAUSED_S, stream=self.stream)
                     sent.append(asyncio.ensure_future(publish))
                 while sent and (not data or len(sent) >= WINDOW):
                     ack = await self._acknowledged(sent[0], gaps)
@@ -219,6 +219,10 @@ class Objects:
                     last, heard = ack.seq, loop.time()
                 if not data:
                     break
+        except Exception:
+            if sent:  # or one that the server has not stored yet comes behind the purge
+                await asyncio.wait(sent, timeout=_FETCH_S)
+            raise
         finally:
             for task in sent:
                 task.cancel()
@@ -234,11 +238,16 @@ class Objects:
         return int(self._js._nc.stats["reconnects"])
 
     async def _acknowledged(self, task: asyncio.Task[api.PubAck], gaps: int) -> api.PubAck:
-        """An answer, which does not come when there was a gap in the connection. Raises ConnectionError for one."""
+        """An answer, which does not come when there was a gap in the connection. Raises ConnectionError for one, and
+        TimeoutError."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         while not task.done():
             await asyncio.wait({task}, timeout=_AGAIN_S)
             if not task.done() and self._gaps != gaps:
                 raise ConnectionResetError("the connection broke")
+            if not task.done() and loop.time() - begun > _SILENCE_S:
+                raise asyncio.TimeoutError("no answer")
         return task.result()
 
     async def chunks(self, entry: Entry, patience_s: float) -> AsyncIterator[list[bytes]]:
@@ -252,11 +261,10 @@ class Objects:
             try:
                 async with _consumer(self._js, self.stream, subject, after=last) as consumer:
                     while done < entry.chunks:
-                        messages = await consumer.fetch(min(WINDOW, entry.chunks - done), timeout=_FETCH_S)
-                        if messages:
-                            done, last = done + len(messages), messages[-1].metadata.sequence.stream
-                            yield [message.data for message in messages]
-                            heard = loop.time()
+                        messages = await self._pulled(consumer, min(WINDOW, entry.chunks - done))
+                        done, last = done + len(messages), messages[-1].metadata.sequence.stream
+                        yield [message.data for message in messages]
+                        heard = loop.time()
             except AWAY:
                 if loop.time() - heard > patience_s:
                     raise
@@ -264,6 +272,20 @@ class Objects:
                 with contextlib.suppress(*AWAY):
                     if await self.count(entry.nuid) < entry.chunks:
                         raise Torn from None
+
+    async def _pulled(self, consumer: JetStreamContext.PullSubscription, most: int) -> list[Msg]:
+        """Some messages, at least one. Raises what is in AWAY."""
+        loop = asyncio.get_running_loop()
+        begun, gaps = loop.time(), self._gaps
+        while True:
+            try:
+                messages = await consumer.fetch(most, timeout=_FETCH_S)
+            except (nats.errors.TimeoutError, asyncio.TimeoutError):
+                messages = []
+            if messages:
+                return messages
+            if loop.time() - begun > _SILENCE_S or self._gaps != gaps:
+                raise asyncio.TimeoutError("no chunk came")
 
 
 class _Source:
