@@ -11,8 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from pool import errors
-from pool.gateways.http.errors import STATUS_OF_KIND, json_response, problem_of, respond
 from pool.config.roots import OutsideRoots
+from pool.gateways.http.errors import STATUS_OF_KIND, json_response, problem_of, respond
 from pool.gateways.tempfiles import UnknownFile
 from pool.job import Failure, FailureKind
 

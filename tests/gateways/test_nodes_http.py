@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 from branch import CPU1, GPU7, Branch
-from gateways.gateway import Gateway
 from scenarios.world import wait_until
+
+from gateways.gateway import Gateway
 
 
 @pytest.fixture
@@ -72,3 +73,12 @@ def test_it_serves_what_the_nodes_offer(branch: Branch, gateway: Gateway) -> Non
     answer = post("lipsync")
     assert (answer.status_code, "the cluster does not answer: Connection refused" in answer.text) == (503, True)
     assert "filepool_cluster_connected 0.0" in get("/metrics").text.splitlines()
+    branch.serve(CPU1)
+    (branch.root / "run" / "engines" / "lipsync.json").unlink()
+    body = {"audio_path": "/a.wav", "video_path": "/b.mp4", "save_path": "/c.mp4"}
+
+    def generated() -> str:
+        answer = gateway.session.post(f"{gateway.base}/human/generate", json=body)
+        return answer.text if answer.status_code == 503 else ""
+
+    assert "no node of the cluster offers lipsync; there are: cpu1 (transcribe)" in wait_until(generated, "a refusal")

@@ -117,6 +117,15 @@ class Desk:
         keys = path_keys(schema) if isinstance(schema, dict) else frozenset()
         return self.roots.params(params, keys)
 
+    def lacks(self, engine: str) -> str:
+        """Why the pool has no such engine, "" when it has."""
+        config = self.pool.config
+        if engine in config.engines:
+            return ""
+        if config.is_branch:
+            return self.pool.prospect(engine).sentence() or f"the cluster has not described {engine} yet"
+        return f"this pool has no engine {engine!r}: add it to config.json"
+
     def expect_worker(self, engine: str, job_id: str | None = None) -> None:
         """Raise EngineUnavailable when no worker of an engine can run without an operator's help.
 

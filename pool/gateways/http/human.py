@@ -39,8 +39,8 @@ def make_routes(desk: Desk) -> APIRouter:
     async def generate(body: Generate) -> Response:
         """Answers when the video is written. The job goes on when the client disconnects: a second request with the
         same `task_id` and the same paths waits for the same job."""
-        if engine not in desk.pool.config.engines:
-            raise HTTPException(503, f"this pool has no engine {engine!r}: add it to config.json", retry_after())
+        if lacks := await in_thread(lambda: desk.lacks(engine)):
+            raise HTTPException(503, lacks, retry_after())
         task_id = body.task_id or str(uuid.uuid4())
         params = await in_thread(lambda: _params(desk, body, task_id))
         await in_thread(lambda: desk.expect_worker(engine, task_id))

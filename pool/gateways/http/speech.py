@@ -53,8 +53,8 @@ def make_routes(desk: Desk) -> APIRouter:
     )
     async def transcriptions(request: Request) -> Response:
         """The upload is removed once the job is over."""
-        if engine not in desk.pool.config.engines:
-            raise HTTPException(503, f"this pool has no engine {engine!r}: add it to config.json", retry_after())
+        if lacks := await in_thread(lambda: desk.lacks(engine)):
+            raise HTTPException(503, lacks, retry_after())
         await in_thread(lambda: desk.expect_worker(engine))  # before the upload
         found = await desk.receive(request)
         if found.file is None:

@@ -147,7 +147,8 @@ class Taker(threading.Thread):
         def report(text: str, status: str = "processing") -> None:
             self._herald.say(order.task_id, order.session_id, status, 0.0, text, last=False)
 
-        if order.engine not in self._pool.config.engines:  # checked before its files are downloaded
+        config = self._pool.config
+        if order.engine not in config.engines and not config.is_branch:  # checked before its files are downloaded
             raise UnknownEngine(f"there is no engine {order.engine!r} in this pool", "engine")
         report("taken")
         while True:
