@@ -126,7 +126,7 @@ class Cache:
             self._remove(path.parent)
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)
+            os.utime(path.parent)  # its last use; engines know a file again by the times of the file
         return pin
 
     async def _fetch(self, store: Source, blob: Blob) -> _Pin | None:
@@ -207,8 +207,8 @@ class Cache:
             for entry in entries:
                 if _SHA.match(entry.name):
                     with contextlib.suppress(OSError):
-                        about = os.stat(f"{entry.path}/{_BYTES}")
-                        yield about.st_mtime_ns, about.st_size, Path(entry.path)
+                        size = os.stat(f"{entry.path}/{_BYTES}").st_size
+                        yield os.stat(entry.path).st_mtime_ns, size, Path(entry.path)
 
     def _remove(self, path: Path) -> bool:
         pin = _Pin.take(path / _BYTES, alone=True)

@@ -25,6 +25,7 @@ from pool.job import Record
 from pool.spool import fsops, owner
 
 _KNOWN = "urls"  # folder in the cache: <sha256 of a URL> -> what it was when it was fetched
+_NOTES = 10_000
 _BLOCK = 1 << 20
 #: A file is there whole or not at all when it is put, and moving it would copy it.
 _OBJECT_STORES = frozenset(
@@ -87,7 +88,9 @@ class _Url:
         finally:
             fsops.unlink(str(path), missing_ok=True)
         body = json.dumps({"key": key, **blob.to_map()}).encode()
-        fsops.make_dir(str(self._note.parent))
+        if not fsops.make_dir(str(self._note.parent)) and len(os.listdir(self._note.parent)) >= _NOTES:
+            fsops.remove_tree(str(self._note.parent))  # what is still of use is noted again
+            fsops.make_dir(str(self._note.parent))
         fsops.put(str(self._note.with_name(f".{owner.fresh()}")), str(self._note), [body], sync=False)
         return blob
 

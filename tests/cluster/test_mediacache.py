@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,22 @@ def test_a_content_is_fetched_once_and_has_all_its_names(tmp_path: Path, shelf: 
                     assert path.read_bytes() == shelf.contents[blob.sha256]
                     path.unlink()  # as an engine does with `delete_after_transcription`
         assert shelf.gets == [blob.sha256]
+
+    asyncio.run(main())
+
+
+def test_a_file_that_is_used_again_is_the_same_to_an_engine(tmp_path: Path, shelf: Shelf) -> None:
+    """They remember what they found out about a file by its number and times."""
+    blob = shelf.add(KB)
+
+    async def main() -> None:
+        cache, found = Cache(tmp_path, 100 * KB), set()
+        for _ in range(3):
+            async with cache.have(shelf, [blob]) as paths:
+                about = paths[blob].stat()
+                found.add((about.st_ino, about.st_mtime_ns, about.st_ctime_ns))
+            time.sleep(0.02)
+        assert len(found) == 1
 
     asyncio.run(main())
 

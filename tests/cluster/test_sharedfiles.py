@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from pool.cluster import parcels
+from pool.cluster import parcels, sharedfiles
 from pool.cluster.mediacache import Cache
 from pool.cluster.shared import is_shared
 from pool.cluster.sharedfiles import SharedError, fetched, send, sent
@@ -78,6 +78,20 @@ def test_a_copy_that_was_removed_is_fetched_again(tmp_path: Path, memory: Any) -
         for _ in range(2):
             async with fetched(["memory://bucket/a.wav"], cache) as paths:
                 assert paths["memory://bucket/a.wav"].read_bytes() == b"one"
+
+    asyncio.run(main())
+
+
+def test_notes_of_urls_have_a_bound(tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharedfiles, "_NOTES", 3)
+
+    async def main() -> None:
+        cache = Cache(tmp_path, 1 << 20)
+        for number in range(8):
+            memory.pipe(f"/bucket/{number}", b"%d" % number)
+            async with fetched([f"memory://bucket/{number}"], cache) as paths:
+                assert paths[f"memory://bucket/{number}"].read_bytes() == b"%d" % number
+            assert len(list((tmp_path / "urls").iterdir())) <= 3
 
     asyncio.run(main())
 
