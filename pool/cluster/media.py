@@ -37,6 +37,7 @@ __all__ = ["Cache", "CacheFull", "MediaChanged", "MediaError", "MediaGone", "Med
 
 T = TypeVar("T")
 PATIENCE_S = 60.0  # how long a transfer waits for the servers without any progress
+MARK_S = 60  # how long the mark of a removed key stays
 _TRANSFERS = 4  # at a time
 _TRIES = 5  # of an upload that was cut off, or met others at work on the same object
 _HOLDER = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
@@ -129,7 +130,15 @@ class Store:
         if shas is None:
             shas = await self._again(lambda: self.held(holder), holder)
         for sha in shas:
-            await self._again(lambda sha=sha: self._refs.purge(f"{sha}.{holder}"), sha)  # type: ignore[misc]
+            await self._again(lambda sha=sha: self._drop(f"{sha}.{holder}"), sha)  # type: ignore[misc]
+
+    async def _drop(self, key: str) -> None:
+        """Remove a key. What marks it as removed goes by itself: with a mark for every job of a month, each sweep would
+        read millions."""
+        try:
+            await self._refs.purge(key, msg_ttl=MARK_S)
+        except js_errors.BadRequestError:  # a bucket that another program made, without this
+            await self._refs.purge(key)
 
     async def held(self, holder: str) -> list[str]:
         """The contents that a holder needs, as far as the server that answers knows."""
@@ -294,7 +303,7 @@ class Store:
             if name == key:
                 now = message.metadata.timestamp
             names.add(name.partition(".")[0])
-        await self._refs.purge(key)
+        await self._drop(key)
         return None if now is None else (now, names)
 
     # ---- waiting

@@ -20,7 +20,7 @@ import pytest
 from nats.js import JetStreamContext
 
 from cluster.rig import Servers
-from pool.cluster import accounts, wire
+from pool.cluster import accounts, media, wire
 from pool.cluster.media import MediaChanged, MediaError, MediaGone, MediaUnreachable, Store
 from pool.cluster.nats_server import Passwords
 from pool.cluster.objects import CHUNK, Entry, Objects
@@ -417,6 +417,43 @@ def test_an_object_stays_as_long_as_anybody_needs_it(server: Servers, tmp_path: 
         await store.get(blob, tmp_path / "out")
 
     run(server, body)
+
+
+def test_refs_that_were_dropped_leave_nothing(server: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = made(tmp_path / "a.bin", 10)
+    monkeypatch.setattr(media, "MARK_S", 1)
+
+    async def body(store: Store, js: JetStreamContext) -> None:
+        stream = accounts.stream_of(wire.REFS)
+        for number in range(20):
+            await store.put(source, holder=f"job-{number}")
+            await store.let_go(f"job-{number}")
+        assert await store.sweep(0.0) == 1
+        while (await js.stream_info(stream)).state.messages:
+            await asyncio.sleep(0.1)
+
+    run(server, body)
+
+
+def test_a_bucket_without_times_of_its_keys_will_do(server: Servers, tmp_path: Path) -> None:
+    source = made(tmp_path / "a.bin", 10)
+
+    async def main() -> None:
+        async with connected(server) as js:
+            await js.delete_stream(accounts.stream_of(wire.REFS))
+            await js.add_stream(
+                name=accounts.stream_of(wire.REFS),
+                subjects=[f"$KV.{wire.REFS}.>"],
+                max_msgs_per_subject=1,
+                allow_rollup_hdrs=True,
+            )
+            store = await Store.open(js)
+            await store.put(source, holder=HOLDER)
+            await store.let_go(HOLDER)
+            assert await refs(js) == set()
+            assert await store.sweep(0.0) == 1
+
+    asyncio.run(main())
 
 
 def test_a_sweeper_that_has_looked_is_late_when_the_object_is_put_again(server: Servers, tmp_path: Path) -> None:
