@@ -81,7 +81,7 @@ def streams(*, replicas: int, max_waiting: int, result_s: float, lease_s: float)
     return [
         jobs,
         _events(replicas),
-        _bucket(wire.IDS, replicas, result_s + 7 * DAY_S),
+        _bucket(wire.IDS, replicas, result_s + 3 * DAY_S),  # each costs the servers half a KB of memory
         _bucket(wire.CLAIMS, replicas, result_s + 30 * DAY_S),
         _bucket(wire.RESULTS, replicas, result_s, final=True),
         _bucket(wire.CANCEL, replicas, result_s),
