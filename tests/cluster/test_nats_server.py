@@ -27,6 +27,7 @@ from scenarios.world import PATIENCE_S, alive, wait_until
 from cluster.rig import Servers, free_ports
 from pool.cluster import accounts, nats_server, wire
 from pool.cluster.accounts import STREAMS
+from pool.cluster.media import Store
 from pool.cluster.nats_server import (
     LOOPBACK,
     Passwords,
@@ -260,6 +261,21 @@ def test_a_node_may_what_it_needs(guarded: Servers) -> None:
 
     asyncio.run(orders())
     as_user(guarded, "node", steps)
+
+
+@pytest.mark.parametrize("user", ["client", "node"])
+def test_the_media_store_works_for_both(guarded: Servers, user: str, tmp_path: Path) -> None:
+    async def steps(client: Any, js: JetStreamContext, _: Complaints) -> None:
+        store = await Store.open(js)
+        path = tmp_path / "film"
+        path.write_bytes(os.urandom(1_200_000))
+        blob = await store.put(path, holder=user)
+        await store.get(blob, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+        await store.let_go(user, [blob.sha256])
+        await store.sweep(grace_s=0)
+
+    as_user(guarded, user, steps)
 
 
 BOTH = [
