@@ -163,7 +163,8 @@ class Attendant:
         mark = logs.mark(self._log)
         env = {key: value for key, value in os.environ.items() if not key.startswith("FILEPOOL_")}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [*FOUND_BY, env.get("PYTHONPATH", "")]))
-        argv = [sys.executable, "-m", "pool", "serve", "--tied", "--config", str(self._config.file)]
+        program = ["pool.cluster", "port"] if self._config.is_branch else ["pool", "serve"]
+        argv = [sys.executable, "-m", *program, "--tied", "--config", str(self._config.file)]
         descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._process = subprocess.Popen(

@@ -44,7 +44,8 @@ _SIZE = whole(1, 1_000_000)  # of a chunk
 class FilePool:
     """A pool of workers behind a spool.
 
-    config: path of config.json, a Config, or None for ./config.json. start: when no supervisor serves the spool,
+    config: path of config.json, a Config, the address of a cluster ("nats://host:4222", see docs/CLUSTER.md), or None
+    for ./config.json. start: when no supervisor serves the spool,
     start one as a process of its own; it ends after the last FilePool that asked for it is gone. start=False only
     submits and reads; the jobs wait for a supervisor. patience: seconds that a wait goes on while no worker can run
     until an operator must act; then the future ends with EngineUnavailable; 0 at once, None for ever (see JobFuture).
@@ -63,7 +64,7 @@ class FilePool:
         patience: float | None = PATIENCE_S,
     ) -> None:
         self.patience = seconds_to_wait(patience, "patience")
-        self._config = config if isinstance(config, Config) else load_config(Path(config) if config else None)
+        self._config = config if isinstance(config, Config) else load_config(config or None)
         root = self._config.spool
         layout.prepare(root)
         self.spool = Spool(root, durable=self._config.durable)

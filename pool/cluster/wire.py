@@ -25,7 +25,7 @@ from typing import Any
 
 from pool.errors import ProtocolError
 from pool.format import codec
-from pool.format.names import check_engine, is_id
+from pool.format.names import MAX_ATTEMPTS, check_engine, is_id
 
 VERSION = 1
 JOBS, EVENTS = "FILEPOOL_JOBS", "FILEPOOL_EVENTS"
@@ -193,11 +193,13 @@ class Identity:
 
 @dataclass(frozen=True)
 class Lost:
-    """A node that had a job and was lost with it. at: seconds of the wall clock of the node that noticed."""
+    """A node that had a job and was lost with it. attempts: that it had begun, at least 1. at: seconds of the wall
+    clock of the node that noticed."""
 
     node: str
     delivery: int
     at: float
+    attempts: int = 1
 
     def to_map(self) -> dict[str, Any]:
         """As it is stored."""
@@ -206,13 +208,15 @@ class Lost:
 
 @dataclass(frozen=True)
 class Hold:
-    """The node that has a job. boot: of its agent's spool. reply: where its lease is renewed. lost: those before it."""
+    """The node that has a job. spool: the id of its spool. reply: where its lease is renewed. lost: those before it.
+    attempts: that it has begun."""
 
     node: str
     spool: str
     delivery: int
     reply: str
     lost: tuple[Lost, ...] = ()
+    attempts: int = 1
 
     def pack(self) -> bytes:
         """As it is stored."""
@@ -223,17 +227,23 @@ class Hold:
         """Raises ProtocolError."""
         value = _open(data, "a claim")
         node, spool, delivery, reply = (value.get(name) for name in ("node", "spool", "delivery", "reply"))
-        lost = value.get("lost")
+        lost, begun = value.get("lost"), value.get("attempts")
         texts = isinstance(node, str) and isinstance(spool, str) and isinstance(reply, str)
-        if not texts or type(delivery) is not int or not isinstance(lost, list):
+        if not texts or type(delivery) is not int or type(begun) is not int or not isinstance(lost, list):
             raise ProtocolError("not a claim")
-        return cls(str(node), str(spool), delivery, str(reply), tuple(map(_lost, lost)))
+        return cls(str(node), str(spool), delivery, str(reply), tuple(map(_lost, lost)), _attempts(begun))
 
 
 def _lost(value: object) -> Lost:
     if not isinstance(value, dict) or not isinstance(value.get("node"), str) or type(value.get("delivery")) is not int:
         raise ProtocolError("not a lost node")
-    return Lost(value["node"], value["delivery"], _number(value.get("at"), "at"))
+    return Lost(value["node"], value["delivery"], _number(value.get("at"), "at"), _attempts(value.get("attempts")))
+
+
+def _attempts(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_ATTEMPTS:
+        raise ProtocolError("not a number of attempts")
+    return value
 
 
 @dataclass(frozen=True)
@@ -292,14 +302,14 @@ class End:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a job on a node. kind: "begun", "progress", "partial", "setback" or "back".
+    """Something that happened to a job on a node. kind: "progress", "partial" or "setback".
 
-    delivery, attempt: which attempt on which node. number: of partial results, 0, 1 …. body: what the kind holds.
+    attempt: counted over all nodes that had the job, from 1. number: of partial results, 0, 1 …. body: what the kind
+    holds.
     """
 
     run: int
     node: str
-    delivery: int
     attempt: int
     kind: str
     number: int = 0
@@ -313,15 +323,15 @@ class Event:
     def unpack(cls, data: bytes) -> Event:
         """Raises ProtocolError."""
         value = _open(data, "an event")
-        numbers = [value.get(name) for name in ("run", "delivery", "attempt", "number")]
+        numbers = [value.get(name) for name in ("run", "attempt", "number")]
         good = isinstance(value.get("node"), str) and value.get("kind") in EVENT_KINDS
         if not good or not all(type(one) is int and 0 <= one < 2**31 for one in numbers):
             raise ProtocolError("not an event")
-        run, delivery, attempt, number = (int(one or 0) for one in numbers)
-        return cls(run, value["node"], delivery, attempt, value["kind"], number, value.get("body"))
+        run, attempt, number = (int(one or 0) for one in numbers)
+        return cls(run, value["node"], max(1, attempt), value["kind"], number, value.get("body"))
 
 
-EVENT_KINDS = ("begun", "progress", "partial", "setback", "back")
+EVENT_KINDS = ("progress", "partial", "setback")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,278 @@
+"""`python -m pool.cluster`: a server for a start, the node of this machine, and how the cluster is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from pool.cli.command import CONTEXT, ConfigOption, JsonOption, VersionOption, load, run, say, say_error
+from pool.constants import EXIT_CONFIG, EXIT_LOCKED
+from pool.errors import ConfigError, SupervisorRunning
+
+if TYPE_CHECKING:
+    from pool.cluster.overview import Overview
+    from pool.config.settings import Config
+
+_EPILOG = "\n\n".join(
+    (
+        "[bold]A start on one machine[/bold]",
+        "python -m pool.cluster server                        NATS with JetStream, on this machine only",
+        "python -m pool.cluster node --server nats://127.0.0.1:4222   the workers of ./config.json serve it",
+        'FilePool("nats://127.0.0.1:4222")                    in a program; or --config nats://… of every command',
+        "[bold]Exit codes[/bold] 0 ended, 1 failed, 4 wrong configuration, 6 another process serves this spool",
+        "docs/CLUSTER.md has three servers, accounts, TLS, Kubernetes and Slurm.",
+    )
+)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings=CONTEXT,
+    no_args_is_help=True,
+    epilog=_EPILOG,
+    help="Join machines to one cluster.",
+)
+ServerOption = Annotated[
+    list[str] | None,
+    typer.Option("--server", "-s", metavar="URL", help="Address of a NATS server. Repeatable.", show_default=False),
+]
+_CONNECT_S = 10.0
+
+
+@app.callback()
+def root(version: VersionOption = False) -> None:
+    """Join machines to one cluster."""
+
+
+# ---- server
+
+
+@app.command()
+def server(
+    store: Annotated[Path, typer.Option(help="Folder for what the server keeps.")] = Path("nats"),
+    host: Annotated[str, typer.Option(help="Address to bind. Any but loopback gets passwords.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 4222,
+    monitor: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback for health and metrics.")] = 8222,
+    max_store_mb: Annotated[int, typer.Option(min=16, help="Most that it keeps, in MiB.")] = 20_000,
+) -> None:
+    """Run one NATS server with JetStream in the foreground: enough for a start. Several are in docs/CLUSTER.md."""
+    from pool.cluster import nats_server
+
+    try:
+        _run_server(store, host, port, monitor, max_store_mb)
+    except nats_server.ServerFailed as error:
+        say_error(str(error))
+        raise typer.Exit(1) from None
+    except ConfigError as error:
+        say_error(str(error))
+        raise typer.Exit(EXIT_CONFIG) from None
+
+
+def _run_server(store: Path, host: str, port: int, monitor: int, max_store_mb: int) -> None:
+    from pool.cluster import nats_server
+
+    open_to_others = not nats_server.is_loopback(host)
+    folder = store.absolute()
+    passwords = nats_server.make_passwords(folder) if open_to_others else None
+    settings = nats_server.Settings(
+        folder / "data", host, port, monitor=monitor or None, max_store_mb=max_store_mb, passwords=passwords
+    )
+    address = f"nats://{host}:{port}"
+    ready = [f"serving {address} (data in {folder}); next:"]
+    if passwords is None:
+        ready += [f"  python -m pool.cluster node --server {address}", f'  FilePool("{address}")']
+    else:
+        ready += [
+            f"  passwords of the users node and client are in {folder}",
+            f"  python -m pool.cluster node --server {address} --user node --password-file FILE",
+            f'  FilePool("{address}?user=client&password_file=FILE")',
+        ]
+    code = nats_server.run(nats_server.Server(settings, folder), ready=ready)
+    raise typer.Exit(code)
+
+
+# ---- node
+
+
+@app.command()
+def node(  # noqa: PLR0917 - options
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    name: Annotated[str | None, typer.Option(help="Name in the cluster. Default: the host name.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="What this machine has, as gpu24g. Repeatable.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Account on the servers.")] = None,
+    password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Start a supervisor if none serves.")] = True,
+) -> None:
+    """Serve the cluster with the workers of this machine. Ctrl-C or SIGTERM drains; a second one ends at once."""
+    from pool.cluster.service import serve_node
+    from pool.system import logs
+
+    try:
+        configured = _with(
+            load(config, engines=True), server, name=name, labels=label, user=user, password=password_file
+        )
+        file = configured.spool / "run" / "logs" / "node.log"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        logs.setup_logging(
+            configured.log.level, file, max_bytes=configured.log.max_bytes, keep=configured.log.keep, console=True
+        )
+        code = serve_node(configured, start=start)
+    except SupervisorRunning as error:
+        say_error(str(error))
+        raise typer.Exit(EXIT_LOCKED) from None
+    except ConfigError as error:
+        say_error(str(error))
+        raise typer.Exit(EXIT_CONFIG) from None
+    raise typer.Exit(code)
+
+
+def _with(
+    config: Config,
+    servers: list[str] | None,
+    *,
+    name: str | None = None,
+    labels: list[str] | None = None,
+    user: str | None = None,
+    password: Path | None = None,
+) -> Config:
+    """The configuration with what the command line says. Raises ConfigError."""
+    from pool.config.settings import checked_cluster
+
+    said: dict[str, Any] = {"servers": servers, "name": name, "labels": labels, "user": user}
+    said["password_file"] = str(password.absolute()) if password else None
+    return replace(config, cluster=checked_cluster(config.cluster, {key: one for key, one in said.items() if one}))
+
+
+@app.command()
+def drain(
+    config: ConfigOption = None,
+    timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for its end.")] = 600.0,
+) -> None:
+    """Have the node of this machine take no more jobs, finish or give back what it has, and end."""
+    from pool.cluster.service import agent_of
+    from pool.system import procs
+
+    identity = agent_of(load(config, engines=False).spool)
+    if identity is None:
+        say("no node runs here")
+        return
+    procs.signal_process(identity, 15)
+    deadline = time.monotonic() + timeout
+    while identity.alive():
+        if time.monotonic() > deadline:
+            say_error(f"the node (pid {identity.pid}) has not ended within {timeout:g} s; it goes on draining")
+            raise typer.Exit(1)
+        time.sleep(0.05)
+    say("drained")
+
+
+# ---- port
+
+
+@app.command(hidden=True)
+def port(
+    config: ConfigOption = None,
+    tied: Annotated[bool, typer.Option("--tied", help="End after the last client.")] = False,
+) -> None:
+    """Serve the branch of this machine: what a FilePool starts by itself."""
+    from pool.cluster.service import serve_port
+    from pool.system import logs
+
+    try:
+        configured = load(config, engines=True)
+        if not configured.is_branch:
+            raise ConfigError("a branch has cluster.servers and no engines", "engines")
+        file = configured.spool / "run" / "logs" / "supervisor.log"
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+        def begin_log(config: Config) -> None:
+            logs.setup_logging(
+                config.log.level, file, max_bytes=config.log.max_bytes, keep=config.log.keep, console=not tied
+            )
+
+        begin_log(configured)
+        code = serve_port(configured, tied=tied, on_reload=begin_log)
+    except SupervisorRunning as error:
+        say_error(str(error))
+        raise typer.Exit(EXIT_LOCKED) from None
+    except ConfigError as error:
+        say_error(str(error))
+        raise typer.Exit(EXIT_CONFIG) from None
+    raise typer.Exit(code)
+
+
+# ---- status, setup
+
+
+@app.command()
+def status(
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    user: Annotated[str | None, typer.Option(help="Account on the servers.")] = None,
+    password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the nodes of the cluster, what they do, and how many jobs wait."""
+    from pool.cluster.overview import look
+
+    configured = _with(load(config, engines=False), server, user=user, password=password_file)
+    found = asyncio.run(look(configured.cluster, patience_s=_CONNECT_S))
+    if as_json:
+        print(json.dumps(found.to_map(), ensure_ascii=False, indent=2))
+    else:
+        _show(found)
+
+
+@app.command()
+def setup(
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    user: Annotated[str | None, typer.Option(help="Account that may create streams.")] = None,
+    password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+) -> None:
+    """Create the streams and buckets, where nodes and clients have no right to."""
+    from pool.cluster.overview import set_up
+
+    configured = _with(load(config, engines=False), server, user=user, password=password_file)
+    for note in asyncio.run(set_up(configured.cluster, patience_s=_CONNECT_S)):
+        say(f"! {note}", "yellow")
+    say("the streams and buckets are there")
+
+
+def _show(found: Overview) -> None:
+    from rich.table import Table
+
+    from pool.cli.terminal import make_console, plain
+
+    console = make_console()
+    console.print(f"servers     {plain(found.servers)}")
+    console.print(f"jobs        {found.waiting} wait, {found.running} with nodes")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("node", "engine", "serving", "busy", "labels", "host", "version"):
+        table.add_column(title)
+    for node in found.nodes:
+        first = True
+        for engine, about in node.engines.items():
+            name = f"{node.name}{' (draining)' if node.draining else ''}" if first else ""
+            labels, host, version = (" ".join(node.labels), node.host, node.version) if first else ("", "", "")
+            serving = f"{about.serving} of {about.slots}"
+            table.add_row(*map(plain, (name, engine, serving, str(about.busy), labels, host, version)))
+            first = False
+    if found.nodes:
+        console.print(table)
+    else:
+        console.print("no node serves: start one with `python -m pool.cluster node`")
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    run(app, "python -m pool.cluster")

@@ -1,0 +1,78 @@
+"""The cluster as its servers know it: nodes, and jobs that wait. For `python -m pool.cluster status`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nats.js.errors import NoKeysError
+
+from pool.cluster import topology, wire
+from pool.cluster.link import Link, plain
+from pool.cluster.wire import NodeState
+from pool.config.settings import ClusterConfig
+from pool.errors import ProtocolError
+
+
+@dataclass(frozen=True)
+class Overview:
+    """waiting: jobs that no node has; queues: of them, by subject. running: jobs that nodes have."""
+
+    servers: str
+    nodes: tuple[NodeState, ...]
+    waiting: int
+    running: int
+    queues: dict[str, int]
+
+    def to_map(self) -> dict[str, Any]:
+        """Plain values, for --json."""
+        return asdict(self)
+
+
+async def look(config: ClusterConfig, *, patience_s: float) -> Overview:
+    """Ask the servers once. Raises ClusterAway, ConfigError, and what JetStream raises."""
+    link = await Link(config, "status").open(patience_s=patience_s)
+    try:
+        nodes = [state async for state in _nodes(link)]
+        info = await link.js.stream_info(wire.JOBS, subjects_filter="filepool.jobs.>")
+        consumers = await link.js.consumers_info(wire.JOBS)
+        running = sum(one.num_ack_pending or 0 for one in consumers)
+        queues = {
+            subject.removeprefix("filepool.jobs."): count for subject, count in (info.state.subjects or {}).items()
+        }
+        waiting = max(0, info.state.messages - running)
+        return Overview(", ".join(map(plain, config.servers)), tuple(nodes), waiting, running, queues)
+    finally:
+        await link.close()
+
+
+async def _nodes(link: Link) -> Any:
+    bucket = await link.bucket(wire.NODES)
+    try:
+        names = await bucket.keys()
+    except NoKeysError:
+        return
+    for name in sorted(names):
+        with contextlib.suppress(ProtocolError, KeyError, asyncio.TimeoutError):
+            yield NodeState.unpack((await bucket.get(name)).value or b"")
+
+
+async def set_up(config: ClusterConfig, *, patience_s: float) -> tuple[str, ...]:
+    """Create the streams and buckets; notes about those that are there and differ."""
+    from pool.cluster.media import Store
+
+    link = await Link(config, "setup").open(patience_s=patience_s)
+    try:
+        notes = await topology.ensure(
+            link.js,
+            replicas=config.replicas,
+            max_waiting=config.max_waiting,
+            result_s=config.result_hours * 3600,
+            lease_s=config.lease_s,
+        )
+        await Store.open(link.js, replicas=config.replicas, keep_s=config.result_hours * 3600)
+        return notes
+    finally:
+        await link.close()

@@ -1,0 +1,752 @@
+"""The port of a branch: takes jobs from the spool of a client's machine to the cluster, and brings their ends back.
+
+    ready/ -> away/ -> media, stream                          out
+    events, results -> progress/, run/attempts/, out/         back
+
+It holds no state but that of the spool and of the servers. Killed at any instruction, the next port finds what is in
+away/ and does all of it again; each step may be repeated. Watches and events are hints: what is away is looked for
+among the results now and then, as the directories of a spool are listed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+from nats.aio.msg import Msg
+from nats.js.api import DeliverPolicy
+from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+
+from pool.cluster import parcels, topology, wire
+from pool.cluster.link import AWAY, ClusterAway, Link, plain
+from pool.cluster.media import MediaError, Store
+from pool.cluster.wire import End, Event, Identity, JobKey, NodeState, Order
+from pool.config.settings import Config
+from pool.constants import STATUSES
+from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull
+from pool.format import codec
+from pool.format.names import MAX_ATTEMPTS, parse_expiry, parse_job
+from pool.job import Failure, FailureKind, Job, JobState, Progress, Record, decode_failure, earlier, references
+from pool.job.kept import NOTHING
+from pool.runfiles import nodes as noderecord
+from pool.runfiles.nodes import NodeFacts, Nodes
+from pool.runfiles.schemas import Schemas, path_keys
+from pool.spool import attempts, away, dependencies, elsewhere, fsops, reuse
+from pool.spool.away import Away
+from pool.spool.redaction import Redactor
+from pool.spool.store import NO_SPACE, Spool
+from pool.system import procs
+from pool.system.watch import Watcher
+
+_AT_ONCE = 32  # jobs on their way out, or back
+_FULL_S = 1.0  # how long a stream that was full is believed to be
+_LOOK_S = 5.0  # after which a job that is away is looked for among the results
+_FOREIGN_LOOK_S = 0.5
+_LOOKS = 100  # of those, a second
+_AGAIN_S = 1.0
+_NODES_S = 1.0
+_ASK_S = 0.05
+_NO_ROOM = frozenset({10077, 10047, 10023, 10053})  # error codes of JetStream: the stream, or its disk, is full
+
+
+@dataclass
+class Sent:
+    """A job that is away. frames: partial results in the file of each attempt. published: the stream has it."""
+
+    item: Away
+    job: Job
+    key: JobKey
+    looked_at: float = 0.0
+    frames: dict[int, int] = field(default_factory=dict)
+    landing: bool = False
+    published: bool = False
+
+
+class Port:
+    """Serves one branch. Runs on an event loop of its own; `run` ends when `stop` is set."""
+
+    def __init__(self, config: Config, spool: Spool) -> None:
+        self._config, self._spool = config, spool
+        self.link = Link(config.cluster, f"port {spool.id[:8]}")
+        self._sent: dict[str, Sent] = {}  # by id
+        self._schemas = Schemas(spool.root)
+        self._store: Store | None = None
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy: set[str] = set()  # ids on their way out
+        self._nodes: dict[str, tuple[NodeState, float]] = {}
+        self._full_until, self._full = 0.0, ""
+        self._retried: set[str] = set()
+        self._marks = 0
+        self._told: Nodes | None = None
+        self._stirred = asyncio.Event()
+        self.stop = asyncio.Event()
+
+    # ---- the whole
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        elsewhere.open_port(self._spool)
+        tasks = [asyncio.create_task(self._tell_nodes())]
+        try:
+            await self._open()
+            loops = (
+                self._mind_ready(),
+                self._hear(f"$KV.{wire.RESULTS}.{self._spool.id}.>", f"KV_{wire.RESULTS}", self._on_result),
+                self._hear(f"filepool.events.{self._spool.id}.>", wire.EVENTS, self._on_event),
+                self._mind_away(),
+                self._mind_nodes(),
+                self._mind_engines(),
+                self._mind_cancels(),
+                self._mind_asks(),
+            )
+            tasks += [asyncio.create_task(loop) for loop in loops]
+            tasks.append(asyncio.create_task(self._until_stop()))
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (*tasks, *self._tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
+            elsewhere.close_port(self._spool)
+            await self.link.close()
+
+    async def _until_stop(self) -> None:
+        await self.stop.wait()
+
+    async def _open(self) -> None:
+        settings = self._config.cluster
+        await self.link.open()
+        while True:
+            try:
+                notes = await topology.ensure(
+                    self.link.js,
+                    replicas=settings.replicas,
+                    max_waiting=settings.max_waiting,
+                    result_s=settings.result_hours * 3600,
+                    lease_s=settings.lease_s,
+                )
+                keep_s = settings.result_hours * 3600
+                self._store = await Store.open(self.link.js, replicas=settings.replicas, keep_s=keep_s)
+                break
+            except (*AWAY, APIError, topology.TopologyError, MediaError) as error:
+                self.link.trouble = str(error)
+                await asyncio.sleep(_AGAIN_S)
+        self.link.trouble = ""
+        for note in notes:
+            logger.warning("{}", note)
+        for item in await asyncio.to_thread(away.waiting, self._spool):
+            self._spawn(self._out(item.engine, item.name.id, item))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.opt(exception=error).error("a job could not be carried; it is tried again")
+            self._stirred.set()
+
+    # ---- out
+
+    async def _mind_ready(self) -> None:
+        """Jobs that wait in ready/ go out, in their order, while the cluster has room."""
+        queues = self._queues()
+        watcher = Watcher(queues)
+        loop = asyncio.get_running_loop()
+        try:
+            loop.add_reader(watcher.fileno(), self._stirred.set)
+            while True:
+                self._stirred.clear()
+                arrivals = watcher.read()
+                there = self._queues()
+                if there != queues or arrivals.rescan:
+                    queues = there
+                    loop.remove_reader(watcher.fileno())
+                    watcher.close()
+                    watcher = Watcher(queues)
+                    loop.add_reader(watcher.fileno(), self._stirred.set)
+                if self.link.connected and time.monotonic() >= self._full_until:
+                    for engine, names in (await asyncio.to_thread(self._ready)).items():
+                        for job_id in names:
+                            if job_id not in self._busy:
+                                self._busy.add(job_id)
+                                self._spawn(self._out(engine, job_id))
+                with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                    await asyncio.wait_for(self._stirred.wait(), self._config.rescan_s)
+        finally:
+            loop.remove_reader(watcher.fileno())
+            watcher.close()
+
+    def _queues(self) -> dict[str, Path]:
+        root = self._spool.root / "ready"
+        return {"": root, **{name: root / name for name in os.listdir(root)}}
+
+    def _ready(self) -> dict[str, list[str]]:
+        self._read_marks()
+        found = {}
+        for engine in os.listdir(self._spool.root / "ready"):
+            parsed = map(parse_job, self._spool.list_ready(engine))
+            found[engine] = [name.id for name in parsed if name is not None]
+        return found
+
+    def _read_marks(self) -> None:
+        """Jobs that were run again after they had failed: they have another run in the cluster."""
+        try:
+            again, self._marks = reuse.marked(self._spool.root, self._marks)
+        except ValueError:
+            again, self._marks = reuse.marked(self._spool.root, 0)
+        self._retried.update(again)
+
+    async def _out(self, engine: str, job_id: str, item: Away | None = None) -> None:
+        """Bring one job to the cluster. item: it is away already; an earlier port had begun this."""
+        try:
+            async with self._at_once:
+                await self._carry_out(engine, job_id, item)
+        except FileNotFoundError:
+            pass  # RACE: cancelled or expired meanwhile
+        finally:
+            self._busy.discard(job_id)
+
+    async def _carry_out(self, engine: str, job_id: str, item: Away | None) -> None:
+        again = item is not None
+        if item is None:
+            name = next((n for n in self._names(engine) if n.id == job_id), None)
+            if name is None:
+                return
+            job = await asyncio.to_thread(self._spool.read_file, f"{self._spool.ready_dir(engine)}/{name}", name)
+            key, conflict = await self._identify(job, again=False)
+            item = await asyncio.to_thread(away.send, self._spool, engine, name)
+            if item is None:
+                return
+        else:
+            try:
+                job = await asyncio.to_thread(away.read, self._spool, item)
+            except ProtocolError as error:
+                await self._fail(item, None, Failure("infrastructure", f"the job file cannot be read: {error}", "read"))
+                return
+            key, conflict = await self._identify(job, again=True)
+        if conflict:
+            failure = Failure(FailureKind.INPUT.value, str(JobConflict(job.id)), "submit", hint="choose another id")
+            await self._fail(item, job, failure)
+            return
+        sent = self._sent[job.id] = Sent(item, job, key)
+        if key.origin != self._spool.id:
+            sent.published = True  # another client's: we only follow it
+            return
+        if again and await self._look_for(sent):
+            return
+        await self._publish(sent)
+
+    def _names(self, engine: str) -> list[Any]:
+        return [name for name in map(parse_job, self._spool.list_ready(engine)) if name is not None]
+
+    async def _identify(self, job: Job, *, again: bool) -> tuple[JobKey, bool]:
+        """The key of a job in the cluster; whether its id is taken by another client's job with other content.
+
+        again: it went away before, under the run that the servers know."""
+        mine = self._spool.id
+        identity = Identity(mine, job.engine, 0, job.digest)
+
+        async def claim() -> Identity:
+            ids = await self.link.bucket(wire.IDS)
+            try:
+                await ids.create(job.id, identity.pack())
+            except KeyWrongLastSequenceError:
+                entry = await _get(ids, job.id)
+                if entry is None:
+                    raise TimeoutError from None  # RACE: it expired just now
+                there = Identity.unpack(entry.value or b"")
+                if again or there.origin != mine or job.id not in self._retried:
+                    return there
+                if await self._result(JobKey(mine, job.id, there.run)) is None:
+                    return there  # that run was never begun
+                there = replace(there, run=there.run + 1)
+                await ids.update(job.id, there.pack(), last=entry.revision)
+                return there
+            return identity
+
+        found = await self.link.until_done(claim, f"job {job.id}")
+        conflict = found.origin != mine and not (job.digest and found.digest == job.digest)
+        if conflict and self._is_import(job):
+            conflict = False
+        return JobKey(found.origin, job.id, found.run), conflict
+
+    @staticmethod
+    def _is_import(job: Job) -> bool:
+        return job.source == _IMPORTED
+
+    async def _publish(self, sent: Sent) -> None:
+        job, key = sent.job, sent.key
+        try:
+            filled = await asyncio.to_thread(self._filled, job)
+            order = await self._pack(key, filled)
+        except (JobRefused, references.MissingPart, ProtocolError, MediaError) as error:
+            kind = FailureKind.INPUT if isinstance(error, JobRefused) else FailureKind.INFRASTRUCTURE
+            await self._fail(sent.item, job, Failure(kind.value, str(error), "send"))
+            return
+        where = wire.subject(job.engine, order.labels, wire.urgency(job.priority))
+        data = order.pack()
+
+        async def publish() -> None:
+            await self.link.js.publish(where, data, headers={"Nats-Msg-Id": str(key)})
+
+        try:
+            await self.link.until_done(publish, f"job {job.id}")
+        except APIError as error:
+            if error.err_code in _NO_ROOM:
+                self._full = f"the cluster takes no more jobs for now: {error.description}; try again"
+                self._full_until = time.monotonic() + _FULL_S
+                self._sent.pop(job.id, None)
+                await asyncio.to_thread(away.come_back, self._spool, sent.item)
+                return
+            await self._fail(sent.item, job, Failure("infrastructure", f"the cluster refuses it: {error}", "send"))
+            return
+        self._full = ""
+        sent.published = True
+        sent.looked_at = time.monotonic()
+
+    def _filled(self, job: Job) -> Job:
+        return dependencies.hand_on(self._spool, job) if job.depends_on else job
+
+    def _keys(self, engine: str) -> tuple[frozenset[str], Mapping[str, Any]]:
+        schema = (self._schemas.describe(engine) or {}).get("schema")
+        found: Mapping[str, Any] = schema if isinstance(schema, dict) else {}
+        return path_keys(found), found
+
+    async def _pack(self, key: JobKey, job: Job) -> Order:
+        """The job with its media in the store. Raises JobRefused, MediaError."""
+        assert self._store is not None
+        keys, schema = self._keys(job.engine)
+        shared = self._config.cluster.shared
+        output_keys = parcels.output_keys(schema)
+        wanted: dict[str, Any] = {"path_keys": keys, "output_keys": output_keys, "shared": shared, "items": job.items}
+        blobs: dict[Path, wire.Blob] = {}
+        for path in await asyncio.to_thread(lambda: parcels.find(job.params, **wanted)):
+            blobs[path] = await self._store.put(path, holder=str(key))
+        sent = await asyncio.to_thread(lambda: parcels.pack(job.params, describe=blobs.get, **wanted))
+        packed = replace(job, params=sent.params, items=sent.items)
+        left_s = None if not job.expires else max(0.0, (job.expires - self._spool.now()) / 1e6)
+        return Order(key, packed.to_map(), tuple(job.terms.labels), left_s)
+
+    # ---- back
+
+    async def _hear(self, subject: str, stream: str, take: Any) -> None:
+        """Messages of a stream from now on; those before are looked for."""
+        while True:
+            gap = asyncio.Event()
+            self.link.on_gap.append(gap.set)
+            subscription = None
+            try:
+                subscription = await self.link.js.subscribe(
+                    subject, stream=stream, cb=take, ordered_consumer=True, deliver_policy=DeliverPolicy.NEW
+                )
+                for sent in self._sent.values():
+                    sent.looked_at = 0.0
+                await gap.wait()
+            except (*AWAY, APIError) as error:
+                logger.debug("{}: {}", subject, error)
+                await asyncio.sleep(_AGAIN_S)
+            finally:
+                self.link.on_gap.remove(gap.set)
+                if subscription is not None:
+                    with contextlib.suppress(Exception):
+                        await subscription.unsubscribe()
+
+    async def _on_result(self, message: Msg) -> None:
+        if not message.data:
+            return
+        try:
+            end = End.unpack(message.data)
+        except ProtocolError as error:
+            logger.error("a result at {} is none: {}", message.subject, error)
+            return
+        self._land_soon(end)
+
+    def _land_soon(self, end: End) -> None:
+        sent = self._sent.get(end.key.id)
+        if sent is not None and sent.key == end.key and not sent.landing:
+            sent.landing = True
+            self._spawn(self._land(sent, end))
+
+    async def _mind_away(self) -> None:
+        """Look for results that were not heard of, and end what has expired."""
+        while True:
+            await asyncio.sleep(min(_FOREIGN_LOOK_S, self._config.rescan_s))
+            now = time.monotonic()
+            due = [
+                sent
+                for sent in self._sent.values()
+                if sent.published
+                and not sent.landing
+                and now - sent.looked_at > (_LOOK_S if sent.key.origin == self._spool.id else _FOREIGN_LOOK_S)
+            ]
+            with contextlib.suppress(*AWAY, APIError, ProtocolError):
+                for sent in sorted(due, key=lambda one: one.looked_at)[:_LOOKS]:
+                    await self._look_for(sent)
+                await self._expire()
+
+    async def _look_for(self, sent: Sent) -> bool:
+        """Whether the job has ended; then it is landed."""
+        sent.looked_at = time.monotonic()
+        end = await self.link.until_done(lambda: self._result(sent.key), f"job {sent.job.id}")
+        if end is not None:
+            self._land_soon(end)
+        return end is not None
+
+    async def _result(self, key: JobKey) -> End | None:
+        entry = await _get(await self.link.bucket(wire.RESULTS), str(key))
+        return End.unpack(entry.value) if entry is not None and entry.value else None
+
+    async def _land(self, sent: Sent, end: End) -> None:
+        """Bring the end of a job into the spool: files first, then the record."""
+        assert self._store is not None
+        try:
+            async with self._at_once:
+                record = await self._record(sent, end)
+                await asyncio.to_thread(self._finish, sent, record)
+            self._sent.pop(sent.job.id, None)
+            self._retried.discard(sent.job.id)
+            with contextlib.suppress(*AWAY, APIError, MediaError):
+                await self._tidy(sent)
+        except (MediaError, OSError, *AWAY) as error:
+            logger.warning("the result of job {} is there and cannot be fetched yet: {}", sent.job.id, error)
+            sent.landing, sent.looked_at = False, time.monotonic()
+
+    async def _tidy(self, sent: Sent) -> None:
+        assert self._store is not None
+        blobs = parcels.inputs_of(sent.job) if hasattr(parcels, "inputs_of") else ()
+        await self._store.let_go(str(sent.key), [blob.sha256 for blob in blobs])
+
+    async def _record(self, sent: Sent, end: End) -> Record:
+        """The record of the end, with its files on this machine."""
+        assert self._store is not None
+        job, spool = sent.job, self._spool
+        folder = spool.files_dir(job.id)
+        raw = end.record
+        if end.body is not None:
+            path = Path(spool.temp())
+            await self._store.get(end.body, path)
+            raw = await asyncio.to_thread(path.read_bytes)
+            path.unlink(missing_ok=True)
+        record = Record.from_map(codec.decode(raw, arrays=False))
+        _, schema = self._keys(job.engine)
+        wishes = parcels.outputs_of(job.params, schema=schema) if job.items is None else {}
+        if end.arrays or end.outputs:
+            await asyncio.to_thread(spool.make_files_dir, job.id, sync=spool.durable)
+        for blob in end.arrays:
+            await self._store.get(blob, folder / blob.name)
+        record = await parcels.land(record, end.outputs, self._store, wishes=wishes, folder=folder)
+        return self._ours(sent, end, record)
+
+    def _ours(self, sent: Sent, end: End, record: Record) -> Record:
+        """The record as of a job of this spool: its id, times and attempts here."""
+        job, now = sent.job, self._spool.now()
+        worker = f"{end.node}/{record.worker}" if end.node and record.worker else end.node
+        begun = list(itertools.accumulate(one.attempts for one in end.lost))
+        shift = begun[-1] if begun else 0
+        lost = tuple(_lost_failure(one, number) for one, number in zip(end.lost, begun, strict=True))
+        before = (*lost, *(_shifted(one, end.node, shift) for one in record.attempts))
+        attempt = min(MAX_ATTEMPTS, record.attempt + shift)
+        failure = record.failure
+        if failure is not None:
+            failure = replace(_shifted(failure, end.node, shift), attempts=())
+            failure = replace(failure, attempts=(*before, failure))
+        return replace(
+            record,
+            id=job.id,
+            engine=job.engine,
+            attempt=attempt,
+            created=job.created,
+            started=now - max(0, record.finished - record.started),
+            finished=now,
+            worker=worker,
+            failure=failure,
+            attempts=before,
+            source=job.source if job.source != _IMPORTED else "",
+            kept=Redactor.of_spool(self._spool.root, job.engine).keep(job),
+        )
+
+    def _finish(self, sent: Sent, record: Record) -> None:
+        item = away.find(self._spool, sent.job.id)
+        if item is None:
+            return
+        away.finish(self._spool, item, record, reply=sent.job.reply, durable=sent.job.durable)
+        fsops.unlink(attempts.cancel_path(self._spool, sent.job.id), missing_ok=True)
+
+    async def _fail(self, item: Away, job: Job | None, failure: Failure) -> None:
+        """End a job that no node has begun."""
+        self._sent.pop(item.name.id, None)
+        now = self._spool.now()
+        reason = replace(failure, at=now, attempt=item.name.attempts)
+        before = earlier(self._spool.notes(item.name.id, item.name.attempts), item.name.attempts + 1)
+        state = JobState.CANCELLED if failure.kind == FailureKind.CANCELLED.value else JobState.FAILED
+        record = Record(
+            id=item.name.id,
+            engine=item.engine,
+            state=state,
+            attempt=item.name.attempts,
+            created=job.created if job else item.name.born,
+            started=now,
+            finished=now,
+            failure=replace(reason, attempts=(*before, reason)),
+            attempts=before,
+            source=job.source if job else "",
+            kept=Redactor.of_spool(self._spool.root, item.engine).keep(job) if job else NOTHING,
+        )
+        await asyncio.to_thread(away.finish, self._spool, item, record, reply=job.reply if job else "")
+        fsops.unlink(attempts.cancel_path(self._spool, item.name.id), missing_ok=True)
+
+    # ---- what happens on the way
+
+    async def _on_event(self, message: Msg) -> None:
+        parts = message.subject.split(".")
+        sent = self._sent.get(parts[3]) if len(parts) == 4 else None
+        if sent is None or sent.landing:
+            return
+        try:
+            event = Event.unpack(message.data)
+            if event.run == sent.key.run:
+                self._tell(sent, event)
+        except (ProtocolError, TypeError, ValueError) as error:
+            logger.error("an event at {} is none: {}", message.subject, error)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                logger.debug("progress of job {}: {}", sent.job.id, error)
+
+    def _tell(self, sent: Sent, event: Event) -> None:
+        spool, job_id = self._spool, sent.job.id
+        attempt = min(MAX_ATTEMPTS, event.attempt)
+        if event.kind in ("progress", "partial"):
+            sent.item = away.begin(spool, sent.item, attempt)
+        if event.kind == "progress":
+            status, percent, text = event.body
+            if status in STATUSES:
+                word = Progress(
+                    str(status), min(100.0, max(0.0, float(percent))), str(text)[:500], attempt, spool.now()
+                )
+                fsops.put(spool.temp(), spool.progress_path(job_id), [word.to_bytes()], sync=False)
+        elif event.kind == "partial":
+            path = attempts.partial_path(spool, job_id, attempt)
+            if attempt not in sent.frames:
+                sent.frames[attempt] = len(attempts.read_partials(path, 0)[0])
+            if event.number >= sent.frames[attempt] and isinstance(event.body, bytes):
+                codec.decode(event.body, strict=True)  # hostile bytes never reach a reader
+                fsops.append(path, attempts.frame(event.body))
+                sent.frames[attempt] += 1
+        elif event.kind == "setback":
+            failure = decode_failure(event.body)
+            spool.note(job_id, replace(failure, attempt=attempt, at=spool.now()))
+
+    # ---- cancel, expiry
+
+    async def _mind_cancels(self) -> None:
+        folder = str(self._spool.root / "run" / "control")
+        asked: dict[str, float] = {}
+        with Watcher({"control": folder}) as watcher:
+            stirred = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(watcher.fileno(), stirred.set)
+            try:
+                while True:
+                    stirred.clear()
+                    watcher.read()
+                    names = [name for name in os.listdir(folder) if name.endswith(".cancel")]
+                    for job_id in (name.removesuffix(".cancel") for name in names):
+                        sent = self._sent.get(job_id)
+                        if sent is not None and time.monotonic() - asked.get(job_id, -60.0) > _LOOK_S:
+                            asked[job_id] = time.monotonic()
+                            self._spawn(self._cancel(sent))
+                    asked = {job_id: at for job_id, at in asked.items() if f"{job_id}.cancel" in names}
+                    with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                        await asyncio.wait_for(stirred.wait(), self._config.rescan_s)
+            finally:
+                loop.remove_reader(watcher.fileno())
+
+    async def _cancel(self, sent: Sent) -> None:
+        """Ask the node that has the job to stop it; what no node has ends at once."""
+
+        async def ask() -> None:
+            cancel = await self.link.bucket(wire.CANCEL)
+            await cancel.put(str(sent.key), b"cancel")
+
+        await self.link.until_done(ask, f"cancel of job {sent.job.id}")
+        reason = Failure(FailureKind.CANCELLED.value, "cancelled by request before it started", "queued")
+        await self._end_waiting(sent, reason)
+
+    async def _end_waiting(self, sent: Sent, reason: Failure) -> None:
+        """End a job here that no node has; when one has begun it meanwhile, the first end counts."""
+        claims = await self.link.bucket(wire.CLAIMS)
+        if await _get(claims, str(sent.key)) is not None:
+            return
+        now = self._spool.now()
+        state = JobState.CANCELLED if reason.kind == FailureKind.CANCELLED.value else JobState.FAILED
+        record = Record(
+            sent.job.id, sent.job.engine, state, 0, sent.job.created, now, now, failure=replace(reason, at=now)
+        )
+        end = End(sent.key, "", 0, codec.encode(record.to_map()))
+        results = await self.link.bucket(wire.RESULTS)
+        with contextlib.suppress(KeyWrongLastSequenceError):
+            await results.create(str(sent.key), end.pack())
+
+    async def _expire(self) -> None:
+        now = self._spool.now()
+        for entry in os.listdir(self._spool.root / "run" / "expiry"):
+            parsed = parse_expiry(entry)
+            sent = self._sent.get(parsed[1]) if parsed is not None and parsed[0] <= now else None
+            if sent is not None and not sent.landing and not sent.item.name.attempts:
+                waited_s = (sent.job.expires - sent.job.created) / 1e6
+                text = f"it expired before a worker began it, {waited_s:.0f} s after it was submitted"
+                hint = "more nodes, a higher priority, or a later `expires`"
+                await self._end_waiting(sent, Failure(FailureKind.EXPIRED.value, text, "queued", hint=hint))
+
+    # ---- what the cluster is
+
+    async def _mind_nodes(self) -> None:
+        while True:
+            try:
+                nodes = await self.link.bucket(wire.NODES)
+                watch = await nodes.watchall()
+                until = time.monotonic() + 60.0
+                while time.monotonic() < until and self.link.connected:
+                    with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                        entry = await watch.updates(timeout=1.0)  # type: ignore[no-untyped-call]
+                        if entry is not None:
+                            self._heard_of(entry)
+                await watch.stop()  # type: ignore[no-untyped-call]
+            except (*AWAY, APIError) as error:
+                logger.debug("nodes: {}", error)
+            await asyncio.sleep(0.2)
+
+    def _heard_of(self, entry: KeyValue.Entry) -> None:
+        if entry.operation is not None:
+            self._nodes.pop(entry.key, None)
+            return
+        try:
+            self._nodes[entry.key] = (NodeState.unpack(entry.value or b""), time.monotonic())
+        except ProtocolError as error:
+            logger.error("node {}: {}", entry.key, error)
+
+    async def _tell_nodes(self) -> None:
+        """Keep run/nodes.json: what submitters and people here see of the cluster."""
+        me = procs.identity_of(os.getpid())
+        assert me is not None
+        while True:
+            now = time.monotonic()
+            self._nodes = {
+                name: (state, seen) for name, (state, seen) in self._nodes.items() if now - seen <= state.lease_s
+            }
+            if now >= self._full_until:
+                self._full = ""
+            said = Nodes(
+                me,
+                self._spool.now(),
+                tuple(map(plain, self._config.cluster.servers)),
+                self.link.connected and not self.link.trouble,
+                self.link.trouble,
+                self._full,
+                tuple(_facts(state, now - seen) for state, seen in self._nodes.values()),
+            )
+            if said.says(self._told) or said.at - self._told.at > 5_000_000:  # type: ignore[union-attr]
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(noderecord.write, self._spool, said)
+                    self._told = said
+            await asyncio.sleep(_NODES_S / 4)
+
+    async def _mind_engines(self) -> None:
+        """Descriptions of the engines that there are, where workers of this machine would leave theirs."""
+        while True:
+            try:
+                engines = await self.link.bucket(wire.ENGINES)
+                watch = await engines.watchall()
+                until = time.monotonic() + 60.0
+                while time.monotonic() < until and self.link.connected:
+                    with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                        entry = await watch.updates(timeout=1.0)  # type: ignore[no-untyped-call]
+                        if entry is not None and entry.operation is None:
+                            await asyncio.to_thread(self._describe, entry.key, entry.value or b"")
+                await watch.stop()  # type: ignore[no-untyped-call]
+            except (*AWAY, APIError) as error:
+                logger.debug("engines: {}", error)
+            await asyncio.sleep(0.2)
+
+    def _describe(self, engine: str, data: bytes) -> None:
+        with contextlib.suppress(ProtocolError, JobRefused, OSError):
+            about = codec.decode(data, strict=True)
+            if isinstance(about, dict) and about.get("engine"):
+                noderecord.describe(self._spool, engine, about)
+
+    # ---- jobs of other clients
+
+    async def _mind_asks(self) -> None:
+        while True:
+            for name, job_id in await asyncio.to_thread(elsewhere.requests, self._spool):
+                if self.link.connected:
+                    self._spawn(self._bring(name, job_id))
+            await asyncio.sleep(_ASK_S)
+
+    async def _bring(self, name: str, job_id: str) -> None:
+        known = False
+        with contextlib.suppress(*AWAY, APIError, ProtocolError, SpoolFull, ClusterAway):
+            entry = await _get(await self.link.bucket(wire.IDS), job_id)
+            if entry is not None:
+                identity = Identity.unpack(entry.value or b"")
+                job = Job(job_id, identity.engine, created=self._spool.now(), source=_IMPORTED)
+                item = await asyncio.to_thread(away.import_job, self._spool, job)
+                known = True
+                if item is not None and job_id not in self._sent:
+                    key = JobKey(identity.origin, job_id, identity.run)
+                    sent = self._sent[job_id] = Sent(item, job, key, published=True)
+                    end = await self._result(key)
+                    if end is not None:
+                        sent.landing = True
+                        await self._land(sent, end)
+        await asyncio.to_thread(elsewhere.answer, self._spool, name, known)
+
+
+_IMPORTED = "cluster"  # source of a job that another client has submitted
+
+
+async def _get(bucket: KeyValue, key: str) -> KeyValue.Entry | None:
+    try:
+        return await bucket.get(key)
+    except (KeyNotFoundError, KeyDeletedError):
+        return None
+
+
+def _lost_failure(lost: wire.Lost, attempt: int) -> Failure:
+    who = f"node {lost.node}" if lost.node else "an unknown node"
+    return Failure(
+        FailureKind.INFRASTRUCTURE.value, f"{who} was lost with the job: its lease ran out", "cluster", attempt
+    )
+
+
+def _shifted(failure: Failure, node: str, by: int) -> Failure:
+    worker = f"{node}/{failure.worker}" if node and failure.worker and "/" not in failure.worker else failure.worker
+    return replace(failure, attempt=min(MAX_ATTEMPTS, failure.attempt + by), worker=worker)
+
+
+def _facts(state: NodeState, seen_s: float) -> NodeFacts:
+    return NodeFacts(
+        state.name,
+        state.host,
+        state.version,
+        seen_s,
+        state.labels,
+        state.draining,
+        state.jobs,
+        {name: dict(vars(about)) for name, about in state.engines.items()},
+        state.slots,
+    )

@@ -1,0 +1,166 @@
+"""The two processes of a cluster that are ours: the port of a branch, and the agent of a node.
+
+The port's process is the supervisor of the branch, which has no workers, with the port on a thread beside it: intake,
+jobs that wait for others or for their time, expiry, retention and drain are what they are in every spool. When the port
+ends by a fault of its own, so does the process; whoever waits for a job starts another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from loguru import logger
+
+from pool.client.filepool import FilePool
+from pool.cluster.agent import Agent
+from pool.cluster.port import Port
+from pool.config.settings import Config
+from pool.constants import EXIT_DRAINED
+from pool.errors import SupervisorRunning
+from pool.spool import fsops, layout
+from pool.spool.store import Spool
+from pool.supervise import supervisor
+from pool.system import procs
+from pool.system.procs import Identity
+
+_STOP_S = 10.0
+_AGAIN_S = 1.0
+_FAULT = 70  # exit code: a fault of ours
+
+
+# ---- the port
+
+
+def serve_port(config: Config, *, tied: bool, on_reload: Callable[[Config], None] = lambda config: None) -> int:
+    """Serve a branch until its last client has gone (tied) or a signal comes; the exit code.
+
+    Raises SupervisorRunning, ConfigError, SpoolError."""
+    layout.prepare(config.spool)
+    runner = _Runner(config)
+    runner.start()
+    try:
+        return supervisor.serve(config, tied=tied, on_reload=on_reload)
+    finally:
+        runner.end()
+
+
+class _Runner:
+    """The port on its thread."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._port: Port | None = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="filepool-port", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop; what is on its way is done again by the next port."""
+        self._ending.set()
+        loop, port = self._loop, self._port
+        if loop is not None and port is not None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(port.stop.set)
+        self._thread.join(_STOP_S)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except Exception:
+            if not self._ending.is_set():
+                logger.exception("the port has failed; its process ends, and the next one goes on")
+                os._exit(_FAULT)
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._port = Port(self._config, Spool(self._config.spool, durable=self._config.durable))
+        if self._ending.is_set():
+            return
+        await self._port.run()
+
+
+# ---- the agent
+
+
+def serve_node(config: Config, *, start: bool = True) -> int:
+    """Serve the cluster with the workers of this machine until a signal comes; the exit code.
+
+    start: start a supervisor when none serves the spool. Raises SupervisorRunning, ConfigError, NameTaken.
+    """
+    layout.prepare(config.spool)
+    lock = FileLock(f"{config.spool}/run/node.lock", mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SupervisorRunning(f"another agent serves the cluster from {config.spool}") from None
+    with lock, _announced(config.spool / "run" / "node.json"), FilePool(config, start=False) as pool:
+        return asyncio.run(_serve(config, pool, start=start))
+
+
+async def _serve(config: Config, pool: FilePool, *, start: bool) -> int:
+    agent = Agent(config, pool)
+    loop = asyncio.get_running_loop()
+    asked = 0
+    started: FilePool | None = None
+    running = asyncio.create_task(agent.run())
+
+    def on_signal() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            logger.info("draining: no more jobs are taken; once more ends at once")
+            drains.append(asyncio.create_task(agent.drain(config.drain_grace_s)))
+        else:
+            running.cancel()
+
+    drains: list[asyncio.Task[None]] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        opened = asyncio.create_task(agent.opened.wait())
+        await asyncio.wait([opened, running], return_when=asyncio.FIRST_COMPLETED)
+        opened.cancel()
+        if start and not running.done():  # only now: what is no longer ours was cancelled before a worker took it
+            started = await asyncio.to_thread(FilePool, config)
+        await running
+    except asyncio.CancelledError:
+        return EXIT_DRAINED
+    finally:
+        if started is not None:
+            await asyncio.to_thread(started.close)
+    return EXIT_DRAINED
+
+
+@contextlib.contextmanager
+def _announced(path: Path) -> Iterator[None]:
+    """Say on disk which process the agent is, for `drain`."""
+    me = procs.identity_of(os.getpid())
+    assert me is not None
+    temp = f"{path}.{os.getpid()}"
+    fsops.write_new(temp, [json.dumps({"identity": me.to_map()}).encode()], sync=False)
+    fsops.replace(temp, str(path))
+    try:
+        yield
+    finally:
+        fsops.unlink(str(path), missing_ok=True)
+
+
+def agent_of(spool: Path) -> Identity | None:
+    """The process that serves the cluster from a spool, None when there is none."""
+    try:
+        told = json.loads((spool / "run" / "node.json").read_bytes())
+        identity = Identity.from_map(told["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return identity if identity.alive() else None
