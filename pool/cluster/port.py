@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import time
 from collections.abc import Coroutine, Mapping
@@ -34,7 +35,7 @@ from pool.config.settings import Config
 from pool.constants import STATUSES
 from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull
 from pool.format import codec
-from pool.format.names import MAX_ATTEMPTS, parse_expiry, parse_job
+from pool.format.names import MAX_ATTEMPTS, check_engine, parse_expiry, parse_job
 from pool.job import Failure, FailureKind, Job, JobState, Progress, Record, decode_failure, earlier, references
 from pool.job.kept import NOTHING
 from pool.runfiles import nodes as noderecord
@@ -686,7 +687,8 @@ class Port:
         with contextlib.suppress(ProtocolError, JobRefused, OSError):
             about = codec.decode(data, strict=True)
             if isinstance(about, dict) and about.get("engine"):
-                noderecord.describe(self._spool, engine, about)
+                path = f"{self._spool.root}/run/engines/{check_engine(engine)}.json"
+                fsops.put(self._spool.temp(), path, [json.dumps(about).encode()], sync=False)
 
     # ---- jobs of other clients
 
