@@ -125,6 +125,7 @@ class Carrier:
             parcels.unpack(params, paths, folder, roots=roots, shared=config.cluster.shared, path_keys=keys)
             for params in calls
         ]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         terms = replace(
             sent.terms,
             not_before=None,
