@@ -74,6 +74,7 @@ class Agent:
         self._status_at = 0.0
         self._others: dict[str, int] = {}  # engine -> jobs here that are not the cluster's
         self._cold: dict[str, float] = {}  # subject -> since when jobs wait there and no model is loaded here
+        self._cancelled: set[str] = set()  # keys of jobs that clients have asked to stop
         self._described: dict[str, bytes] = {}
         self._schemas = Schemas(pool.spool.root)
         self._carrier: Carrier | None = None
@@ -269,11 +270,17 @@ class Agent:
                 bucket = await self.link.bucket(wire.CANCEL)
                 watch = await bucket.watchall(meta_only=True)
                 until = time.monotonic() + max(10.0, self._lease_s)  # then anew: a watch may have gone deaf
+                there: set[str] = set()
                 while time.monotonic() < until:
                     with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                         entry = await watch.updates(timeout=1.0)  # type: ignore[no-untyped-call]
                         if entry is not None and entry.operation is None:
+                            there.add(entry.key)
+                            self._cancelled.add(entry.key)
                             await self._cancel(entry.key)
+                        elif entry is not None:
+                            self._cancelled.discard(entry.key)
+                self._cancelled = there
                 await watch.stop()  # type: ignore[no-untyped-call]
             except (*AWAY, APIError):
                 await asyncio.sleep(_AGAIN_S)
@@ -390,12 +397,14 @@ class Agent:
     async def _mine(self, carried: Carried, order: Order, message: Msg) -> bool:
         """Whether the job is to be run here now; else it has been given its way."""
         key, errand = str(order.key), carried.errand
-        buckets = [await self.link.bucket(name) for name in (wire.RESULTS, wire.CLAIMS, wire.CANCEL)]
-        result, claim, cancel = await asyncio.gather(*(_get(bucket, key) for bucket in buckets))
+        result = claim = None
+        if errand.delivery > 1 or order.again:
+            buckets = [await self.link.bucket(name) for name in (wire.RESULTS, wire.CLAIMS)]
+            result, claim = await asyncio.gather(*(_get(bucket, key) for bucket in buckets))
         if result is not None:
             await self._worker.acknowledge(errand)
             return False
-        if cancel is not None:
+        if key in self._cancelled:
             await self._worker.refuse(carried, _cancelled())
             return False
         if order.expires_s is not None and _age_s(message) > order.expires_s:

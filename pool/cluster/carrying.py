@@ -132,7 +132,7 @@ class Carrier:
             expires=None,
             depends_on=(),
             labels=(),
-            durable=True,
+            durable=False,  # power lost, the servers have it: the next node takes it
             tags=(TAG,),
             note=errand.note(),
         )
@@ -262,11 +262,10 @@ class Carrier:
 
     async def acknowledge(self, errand: Errand) -> None:
         """The message of the job is done with. Lost on its way, it comes again, and finds the result."""
-        with contextlib.suppress(Exception):
-            await self.link.client.request(errand.reply, b"+ACK", timeout=2.0)
-        with contextlib.suppress(Exception):
-            claims = await self.link.bucket(wire.CLAIMS)
-            await claims.purge(str(errand.key))
+        with contextlib.suppress(*AWAY):
+            await self.link.client.publish(errand.reply, b"+ACK")
+            headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
+            await self.link.client.publish(f"$KV.{wire.CLAIMS}.{errand.key}", b"", headers=headers)
 
     async def give_back(self, carried: Carried, delay_s: float = 0.0) -> None:
         """Leave the job to other nodes."""

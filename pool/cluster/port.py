@@ -35,7 +35,7 @@ from pool.config.settings import Config
 from pool.constants import STATUSES
 from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull
 from pool.format import codec
-from pool.format.names import MAX_ATTEMPTS, check_engine, parse_expiry, parse_job
+from pool.format.names import MAX_ATTEMPTS, JobName, check_engine, parse_expiry, parse_job
 from pool.job import Failure, FailureKind, Job, JobState, Progress, Record, decode_failure, earlier, references
 from pool.job.kept import NOTHING
 from pool.runfiles import nodes as noderecord
@@ -49,6 +49,7 @@ from pool.system import procs
 from pool.system.watch import Watcher
 
 _AT_ONCE = 32  # jobs on their way out, or back
+_AHEAD = 256  # of each engine, that wait for that
 _FULL_S = 1.0  # how long a stream that was full is believed to be
 _LOOK_S = 5.0  # after which a job that is away is looked for among the results
 _FOREIGN_LOOK_S = 0.5
@@ -147,7 +148,8 @@ class Port:
         for note in notes:
             logger.warning("{}", note)
         for item in await asyncio.to_thread(away.waiting, self._spool):
-            self._spawn(self._out(item.engine, item.name.id, item))
+            self._busy.add(item.name.id)
+            self._spawn(self._out(item.engine, item.name, item))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -181,10 +183,10 @@ class Port:
                     loop.add_reader(watcher.fileno(), self._stirred.set)
                 if self.link.connected and time.monotonic() >= self._full_until:
                     for engine, names in (await asyncio.to_thread(self._ready)).items():
-                        for job_id in names:
-                            if job_id not in self._busy:
-                                self._busy.add(job_id)
-                                self._spawn(self._out(engine, job_id))
+                        for name in names:
+                            if name.id not in self._busy:
+                                self._busy.add(name.id)
+                                self._spawn(self._out(engine, name))
                 with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                     await asyncio.wait_for(self._stirred.wait(), self._config.rescan_s)
         finally:
@@ -195,12 +197,13 @@ class Port:
         root = self._spool.root / "ready"
         return {"": root, **{name: root / name for name in os.listdir(root)}}
 
-    def _ready(self) -> dict[str, list[str]]:
+    def _ready(self) -> dict[str, list[JobName]]:
+        """What waits, in its order, as far as there is room on the way."""
         self._read_marks()
         found = {}
         for engine in os.listdir(self._spool.root / "ready"):
-            parsed = map(parse_job, self._spool.list_ready(engine))
-            found[engine] = [name.id for name in parsed if name is not None]
+            parsed = (parse_job(name) for name in self._spool.list_ready(engine)[:_AHEAD])
+            found[engine] = [name for name in parsed if name is not None]
         return found
 
     def _read_marks(self) -> None:
@@ -211,34 +214,36 @@ class Port:
             again, self._marks = reuse.marked(self._spool.root, 0)
         self._retried.update(again)
 
-    async def _out(self, engine: str, job_id: str, item: Away | None = None) -> None:
+    async def _out(self, engine: str, name: JobName, item: Away | None = None) -> None:
         """Bring one job to the cluster. item: it is away already; an earlier port had begun this."""
         try:
             async with self._at_once:
-                await self._carry_out(engine, job_id, item)
+                await self._carry_out(engine, name, item)
         except FileNotFoundError:
             pass  # RACE: cancelled or expired meanwhile
         finally:
-            self._busy.discard(job_id)
+            self._busy.discard(name.id)
+            if not self._busy:
+                self._stirred.set()  # the next ones
 
-    async def _carry_out(self, engine: str, job_id: str, item: Away | None) -> None:
+    async def _carry_out(self, engine: str, name: JobName, item: Away | None) -> None:
         again = item is not None
+        path = item.path if item is not None else f"{self._spool.ready_dir(engine)}/{name}"
+        try:
+            job = await asyncio.to_thread(self._spool.read_file, path, name)
+        except ProtocolError as error:
+            item = item or await asyncio.to_thread(away.send, self._spool, engine, name)
+            if item is not None:
+                await self._fail(item, None, Failure("infrastructure", f"the job file cannot be read: {error}", "read"))
+            return
+        fresh = not (again or job.digest or job.id in self._retried)
+        key, conflict = JobKey(self._spool.id, job.id), False
+        if not fresh:
+            key, conflict = await self._identify(job, again=again)
         if item is None:
-            name = next((n for n in self._names(engine) if n.id == job_id), None)
-            if name is None:
-                return
-            job = await asyncio.to_thread(self._spool.read_file, f"{self._spool.ready_dir(engine)}/{name}", name)
-            key, conflict = await self._identify(job, again=False)
             item = await asyncio.to_thread(away.send, self._spool, engine, name)
             if item is None:
                 return
-        else:
-            try:
-                job = await asyncio.to_thread(away.read, self._spool, item)
-            except ProtocolError as error:
-                await self._fail(item, None, Failure("infrastructure", f"the job file cannot be read: {error}", "read"))
-                return
-            key, conflict = await self._identify(job, again=True)
         if conflict:
             failure = Failure(FailureKind.INPUT.value, str(JobConflict(job.id)), "submit", hint="choose another id")
             await self._fail(item, job, failure)
@@ -249,10 +254,12 @@ class Port:
             return
         if again and await self._look_for(sent):
             return
-        await self._publish(sent)
-
-    def _names(self, engine: str) -> list[Any]:
-        return [name for name in map(parse_job, self._spool.list_ready(engine)) if name is not None]
+        identified = asyncio.create_task(self._identify(job, again=False)) if fresh else None
+        try:
+            await self._publish(sent, again=again)
+        finally:
+            if identified is not None:  # its id is its own: nobody else can have taken it meanwhile
+                await identified
 
     async def _identify(self, job: Job, *, again: bool) -> tuple[JobKey, bool]:
         """The key of a job in the cluster; whether its id is taken by another client's job with other content.
@@ -289,11 +296,11 @@ class Port:
     def _is_import(job: Job) -> bool:
         return job.source == _IMPORTED
 
-    async def _publish(self, sent: Sent) -> None:
+    async def _publish(self, sent: Sent, *, again: bool) -> None:
         job, key = sent.job, sent.key
         try:
             filled = await asyncio.to_thread(self._filled, job)
-            order = await self._pack(key, filled)
+            order = await self._pack(key, filled, again=again)
         except (JobRefused, references.MissingPart, ProtocolError, MediaError) as error:
             kind = FailureKind.INPUT if isinstance(error, JobRefused) else FailureKind.INFRASTRUCTURE
             await self._fail(sent.item, job, Failure(kind.value, str(error), "send"))
@@ -327,7 +334,7 @@ class Port:
         found: Mapping[str, Any] = schema if isinstance(schema, dict) else {}
         return path_keys(found), found
 
-    async def _pack(self, key: JobKey, job: Job) -> Order:
+    async def _pack(self, key: JobKey, job: Job, *, again: bool) -> Order:
         """The job with its media in the store. Raises JobRefused, MediaError."""
         assert self._store is not None
         keys, schema = self._keys(job.engine)
@@ -340,7 +347,7 @@ class Port:
         sent = await asyncio.to_thread(lambda: parcels.pack(job.params, describe=blobs.get, **wanted))
         packed = replace(job, params=sent.params, items=sent.items)
         left_s = None if not job.expires else max(0.0, (job.expires - self._spool.now()) / 1e6)
-        return Order(key, packed.to_map(), tuple(job.terms.labels), left_s)
+        return Order(key, packed.to_map(), tuple(job.terms.labels), left_s, again)
 
     # ---- back
 
@@ -481,10 +488,7 @@ class Port:
         )
 
     def _finish(self, sent: Sent, record: Record) -> None:
-        item = away.find(self._spool, sent.job.id)
-        if item is None:
-            return
-        away.finish(self._spool, item, record, reply=sent.job.reply, durable=sent.job.durable)
+        away.finish(self._spool, sent.item, record, reply=sent.job.reply, durable=sent.job.durable)
         fsops.unlink(attempts.cancel_path(self._spool, sent.job.id), missing_ok=True)
 
     async def _fail(self, item: Away, job: Job | None, failure: Failure) -> None:

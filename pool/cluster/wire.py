@@ -130,12 +130,14 @@ class Order:
     """A job on its way to a node. job: the map of a job file, with media and outputs in place of paths.
 
     expires_s: seconds from its publishing after which it is not worth beginning; None: none. labels: that it wants.
+    again: it may have been published before, so it is looked for whether it has ended.
     """
 
     key: JobKey
     job: Mapping[str, Any]
     labels: tuple[str, ...] = ()
     expires_s: float | None = None
+    again: bool = False
 
     def pack(self) -> bytes:
         """As it is sent. Raises ProtocolError when a value cannot be."""
@@ -145,6 +147,7 @@ class Order:
                 "key": str(self.key),
                 "labels": list(self.labels),
                 "expires_s": self.expires_s,
+                "again": self.again,
                 "job": self.job,
             }
         )
@@ -164,7 +167,7 @@ class Order:
             raise ProtocolError("labels that are none")
         if value.get("expires_s") is not None:
             expires_s = _number(value["expires_s"], "expires_s")
-        return cls(key, job, tuple(labels), expires_s)
+        return cls(key, job, tuple(labels), expires_s, value.get("again") is True)
 
 
 @dataclass(frozen=True)
