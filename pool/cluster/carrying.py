@@ -22,7 +22,7 @@ from pool.client.follow import Follower, Notice, Part, Setback
 from pool.client.future import JobFuture
 from pool.client.status import PoolStatus
 from pool.cluster import parcels, wire
-from pool.cluster.link import Link
+from pool.cluster.link import AWAY, Link
 from pool.cluster.local import TAG, Errand
 from pool.cluster.media import Cache, Store
 from pool.cluster.wire import End, Event, Hold, JobKey, Lost, Order
