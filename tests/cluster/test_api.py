@@ -146,23 +146,18 @@ def test_partials(pool: FilePool) -> None:
     assert list(future.partials()) == [{"number": number} for number in range(5)]
 
 
-def test_cancel_of_what_runs(pool: FilePool) -> None:
-    future = pool.submit("fake", do="children", seconds=600)
-    children = next(future.partials())["children"]
-    assert future.running()
+@pytest.mark.parametrize("do", ["sleep", "deaf"])
+def test_cancel_of_what_runs(pool: FilePool, do: str) -> None:
+    """Also of what does not listen."""
+    future = pool.submit("fake", do=do, seconds=600)
+    wait_until(future.running, "a worker is at it")
     assert future.cancel()
     with pytest.raises(CancelledError):
         future.result(LONG_S)
     assert future.cancelled()
-    for pid in children:
-        wait_until(lambda pid=pid: not _alive(pid), "a child of a cancelled job is gone")  # type: ignore[misc]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
+    assert future.record is not None
+    assert future.record.failure is not None
+    assert pool.state(future.id) is JobState.CANCELLED
 
 
 def test_cancel_of_what_waits(pool: FilePool) -> None:
