@@ -707,8 +707,8 @@ class Port:
         known = False
         with contextlib.suppress(*AWAY, APIError, ProtocolError, SpoolFull, ClusterAway):
             entry = await _get(await self.link.bucket(wire.IDS), job_id)
-            if entry is not None:
-                identity = Identity.unpack(entry.value or b"")
+            identity = Identity.unpack(entry.value or b"") if entry is not None else None
+            if identity is not None and identity.origin != self._spool.id:  # else it was here, and has gone
                 job = Job(job_id, identity.engine, created=self._spool.now(), source=_IMPORTED)
                 item = await asyncio.to_thread(away.import_job, self._spool, job)
                 known = True
