@@ -407,10 +407,12 @@ class Agent:
         if key in self._cancelled:
             await self._worker.refuse(carried, _cancelled())
             return False
-        if order.expires_s is not None and _age_s(message) > order.expires_s:
-            reason = f"it expired before a worker began it, {order.expires_s:.0f} s after it was sent"
-            await self._worker.refuse(carried, Failure(FailureKind.EXPIRED.value, reason, "queued"))
-            return False
+        if order.expires_s is not None:
+            carried.expires_s = order.expires_s - _age_s(message)
+            if carried.expires_s <= 0:
+                reason = f"it expired before a worker began it, {order.expires_s:.0f} s after it was sent"
+                await self._worker.refuse(carried, Failure(FailureKind.EXPIRED.value, reason, "queued"))
+                return False
         if self._draining or not set(order.labels) <= set(self._config.cluster.labels):
             await nak(self.link, errand.reply)
             return False

@@ -41,7 +41,7 @@ T = TypeVar("T")
 @dataclass
 class Carried:
     """A job that this node has. lost: nodes that had it before. attempt: the one that runs, counted here from 1.
-    number: of its next partial result. revision: of our claim."""
+    number: of its next partial result. revision: of our claim. expires_s: for how long it is worth beginning."""
 
     errand: Errand
     engine: str
@@ -53,6 +53,7 @@ class Carried:
     attempt: int = 1
     number: int = 0
     revision: int = 0
+    expires_s: float | None = None
 
     @property
     def key(self) -> JobKey:
@@ -107,16 +108,17 @@ class Carrier:
         sent = Job.from_map(dict(order.job))
         calls = sent.items if sent.items is not None else (sent.params,)
         async with self.cache.have(self.store, parcels.blobs(calls)) as paths:
-            job = await in_thread(lambda: self._job(carried.errand, sent, calls, paths))
+            job = await in_thread(lambda: self._job(carried, sent, calls, paths))
             carried.future = await in_thread(lambda: self.pool.accept(job))
             self.follow(carried)
             await carried.over.wait()
 
     def _job(
-        self, errand: Errand, sent: Job, calls: Sequence[Mapping[str, Any]], paths: Mapping[wire.Blob, Path]
+        self, carried: Carried, sent: Job, calls: Sequence[Mapping[str, Any]], paths: Mapping[wire.Blob, Path]
     ) -> Job:
         """The job as the spool of this node takes it."""
-        folder, config = self.outputs(errand), self.pool.config
+        errand, config = carried.errand, self.pool.config
+        folder = self.outputs(errand)
         roots = Roots(config.media_roots) if config.media_roots else None
         about = self._schemas.describe(sent.engine) or {}
         schema = about.get("schema")
@@ -129,7 +131,7 @@ class Carrier:
         terms = replace(
             sent.terms,
             not_before=None,
-            expires=None,
+            expires=carried.expires_s,
             depends_on=(),
             labels=(),
             durable=False,  # power lost, the servers have it: the next node takes it

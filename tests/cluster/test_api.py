@@ -162,12 +162,14 @@ def test_cancel_of_what_runs(pool: FilePool, do: str) -> None:
 
 def test_cancel_of_what_waits(pool: FilePool) -> None:
     blocking = pool.submit_many("fake", [{"do": "sleep", "seconds": 600}] * 16)
-    waiting = pool.submit("fake", value="never", priority=-5, tags=["waits"])
-    assert pool.cancel_many(tag="waits") == [waiting.id]
-    with pytest.raises(CancelledError):
-        waiting.result(LONG_S)
-    pool.cancel_many(blocking)
-    wait(blocking, LONG_S)
+    try:
+        waiting = pool.submit("fake", value="never", priority=-5, tags=["waits"])
+        assert pool.cancel_many(tag="waits") == [waiting.id]
+        with pytest.raises(CancelledError):
+            waiting.result(LONG_S)
+    finally:
+        pool.cancel_many(blocking)
+        wait(blocking, LONG_S)
     assert all(future.cancelled() for future in blocking)
 
 
@@ -215,10 +217,12 @@ def test_terms(pool: FilePool) -> None:
 
 def test_expires(pool: FilePool) -> None:
     blocking = pool.submit_many("fake", [{"do": "sleep", "seconds": 600}] * 16)
-    late = pool.submit("fake", priority=-5, expires=0.5)
-    error = late.exception(LONG_S)
-    pool.cancel_many(blocking)
-    wait(blocking, LONG_S)
+    try:
+        late = pool.submit("fake", priority=-5, expires=0.5)
+        error = late.exception(LONG_S)
+    finally:
+        pool.cancel_many(blocking)
+        wait(blocking, LONG_S)
     assert isinstance(error, JobFailed)
     assert error.failure.kind == "expired"
 
