@@ -2,10 +2,6 @@
 
 It holds no state but that of the spool: killed at any instruction, the next agent finds the jobs that it took by their
 tag and goes on with them, if the servers still say that they are this node's.
-
-A job that comes a second time was with a node whose lease ran out. It is taken over only when that node is proven not
-to have it: when nobody answers for it, and we have been connected for a whole lease, so that it had the time to come
-back from an outage that hit all of us.
 """
 
 from __future__ import annotations
@@ -21,20 +17,20 @@ from typing import Any
 
 from loguru import logger
 from nats.aio.msg import Msg
-from nats.errors import NoRespondersError
 from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError, KeyWrongLastSequenceError
-from nats.js.kv import KeyValue
 
 import pool
 from pool.client.filepool import FilePool
 from pool.client.status import PoolStatus, SlotStatus
 from pool.cluster import topology, wire
-from pool.cluster.carrying import Carried, Carrier, in_thread, nak, poisoned
-from pool.cluster.link import AWAY, Link
+from pool.cluster.carried import Carried
+from pool.cluster.carrying import Carrier, in_thread, nak
+from pool.cluster.claims import Claims, Way
+from pool.cluster.link import AWAY, Link, get_entry
 from pool.cluster.local import TAG, Errand
 from pool.cluster.media import Cache, MediaGone, Store
 from pool.cluster.pulling import Queue
-from pool.cluster.wire import EngineState, Hold, Lost, NodeState, Order
+from pool.cluster.wire import EngineState, Hold, NodeState, Order
 from pool.config.settings import Config
 from pool.errors import CallerError, ConfigError, ProtocolError, SpoolFull, UnknownJob
 from pool.format import codec
@@ -119,7 +115,7 @@ class Agent:
         store = await Store.open(self.link.js, replicas=settings.replicas, keep_s=settings.result_hours * 3600)
         cache = Cache(self._pool.spool.root / "cache" / "cluster-media", settings.cache_mb << 20)
         self._carrier = Carrier(self.link, self._pool, store, cache, node=self.name, status=self.status)
-        await self.link.client.subscribe(f"filepool.nodes.{self._pool.spool.id}", cb=self._answer)
+        await self.link.client.subscribe(wire.asking(self._pool.spool.id), cb=self._answer)
         await self._resume()
 
     async def drain(self, grace_s: float) -> None:
@@ -385,8 +381,7 @@ class Agent:
         carried = Carried(errand, str(order.job["engine"]))
         self._jobs[str(order.key)] = carried  # RACE: before anything is awaited, so that a second delivery finds it
         try:
-            if await self._mine(carried, order, message):
-                await self._carry(carried, order)
+            await self._decide(carried, order, message)
         except (*AWAY, APIError) as error:
             logger.warning("job {} comes again after its lease: {}", order.key.id, error)
         finally:
@@ -394,58 +389,19 @@ class Agent:
                 del self._jobs[str(order.key)]
             self._stirred.set()
 
-    async def _mine(self, carried: Carried, order: Order, message: Msg) -> bool:
-        """Whether the job is to be run here now; else it has been given its way."""
-        key, errand = str(order.key), carried.errand
-        result = claim = None
-        if errand.delivery > 1 or order.again:
-            buckets = [await self.link.bucket(name) for name in (wire.RESULTS, wire.CLAIMS)]
-            result, claim = await asyncio.gather(*(_get(bucket, key) for bucket in buckets))
-        if result is not None:
-            await self._worker.acknowledge(errand)
-            return False
-        if key in self._cancelled:
-            await self._worker.refuse(carried, _cancelled())
-            return False
-        if order.expires_s is not None:
-            carried.expires_s = order.expires_s - _age_s(message)
-            if carried.expires_s <= 0:
-                reason = f"it expired before a worker began it, {order.expires_s:.0f} s after it was sent"
-                await self._worker.refuse(carried, Failure(FailureKind.EXPIRED.value, reason, "queued"))
-                return False
-        if self._draining or not set(order.labels) <= set(self._config.cluster.labels):
-            await nak(self.link, errand.reply)
-            return False
-        revision = 0
-        if claim is not None:
-            hold, revision = Hold.unpack(claim.value or b""), int(claim.revision or 0)
-            if not await self._is_lost(hold, carried):
-                return False
-            carried.lost = (*hold.lost, Lost(hold.node, hold.delivery, time.time(), hold.attempts))
-        if len(carried.lost) >= self._config.cluster.deliveries:
-            await self._worker.refuse(carried, poisoned(carried.lost))
-            return False
-        if not await self._worker.claim(carried, revision):
-            await nak(self.link, errand.reply, self._lease_s / 2)
-            return False
-        return True
-
-    async def _is_lost(self, hold: Hold, carried: Carried) -> bool:
-        """Whether the node that had the job has it no more; else it is given its way."""
-        reply = carried.errand.reply
-        if hold.spool == self._pool.spool.id:
-            return True  # we had it, and know nothing of it: the spool was made anew, or it was given back
-        if self.link.unbroken_s < self._lease_s:
-            await nak(self.link, reply, self._lease_s - self.link.unbroken_s + 0.1)
-            return False
-        try:
-            said = await self.link.client.request(f"filepool.nodes.{hold.spool}", str(carried.key).encode(), timeout=2)
-        except (NoRespondersError, TimeoutError, asyncio.TimeoutError):
-            return True
-        if said.data == b"yes":
-            await nak(self.link, reply, self._lease_s / 2)
-            return False
-        return True
+    async def _decide(self, carried: Carried, order: Order, message: Msg) -> None:
+        claims = Claims(self.link, self._config.cluster, self._pool.spool.id, self.name)
+        decision = await claims.decide(
+            carried, order, _age_s(message), draining=self._draining, cancelled=str(carried.key) in self._cancelled
+        )
+        if decision.way is Way.OURS:
+            await self._carry(carried, order)
+        elif decision.way is Way.ENDED:
+            await self._worker.acknowledge(carried.errand)
+        elif decision.failure is not None:
+            await self._worker.refuse(carried, decision.failure)
+        else:
+            await nak(self.link, carried.errand.reply, decision.delay_s)
 
     # ---- one job
 
@@ -488,7 +444,7 @@ class Agent:
         """Go on with the jobs that an agent before us took."""
         for errand, engine, over in await in_thread(lambda: list(self._left())):
             claims = await self.link.bucket(wire.CLAIMS)
-            claim = await _get(claims, str(errand.key))
+            claim = await get_entry(claims, str(errand.key))
             hold = Hold.unpack(claim.value or b"") if claim is not None else None
             mine = hold is not None and hold.spool == self._pool.spool.id and hold.delivery == errand.delivery
             carried = Carried(errand, engine, hold.lost if hold is not None else ())
@@ -533,20 +489,9 @@ class Agent:
                 await self._worker.end(carried)
 
 
-async def _get(bucket: KeyValue, key: str) -> KeyValue.Entry | None:
-    try:
-        return await bucket.get(key)
-    except (KeyNotFoundError, KeyDeletedError):
-        return None
-
-
 def _age_s(message: Msg) -> float:
     """How long ago the servers took the message, by the wall clocks of both."""
     return time.time() - message.metadata.timestamp.timestamp()
-
-
-def _cancelled() -> Failure:
-    return Failure(FailureKind.CANCELLED.value, "cancelled by request before it started", "queued")
 
 
 def _slot_map(slot: SlotStatus) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +19,14 @@ from nats.js.errors import KeyWrongLastSequenceError
 
 from pool.client.filepool import FilePool
 from pool.client.follow import Follower, Notice, Part, Setback
-from pool.client.future import JobFuture
 from pool.client.status import PoolStatus
 from pool.cluster import parcels, wire
+from pool.cluster.carried import Carried
+from pool.cluster.claims import Claims
 from pool.cluster.link import AWAY, Link
 from pool.cluster.local import TAG, Errand
 from pool.cluster.media import Cache, Store
-from pool.cluster.wire import End, Event, Hold, JobKey, Lost, Order
+from pool.cluster.wire import End, Event, Order
 from pool.config.roots import Roots
 from pool.constants import MAX_RESULT_BYTES
 from pool.errors import ProtocolError
@@ -36,34 +37,6 @@ from pool.spool import fsops
 from pool.supervise import retention
 
 T = TypeVar("T")
-
-
-@dataclass
-class Carried:
-    """A job that this node has. lost: nodes that had it before. attempt: the one that runs, counted here from 1.
-    number: of its next partial result. revision: of our claim. expires_s: for how long it is worth beginning."""
-
-    errand: Errand
-    engine: str
-    lost: tuple[Lost, ...] = ()
-    future: JobFuture | None = None
-    follower: Follower | None = None
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    given_back: bool = False
-    attempt: int = 1
-    number: int = 0
-    revision: int = 0
-    expires_s: float | None = None
-
-    @property
-    def key(self) -> JobKey:
-        """The job."""
-        return self.errand.key
-
-    @property
-    def before(self) -> int:
-        """Attempts that were begun on other nodes."""
-        return sum(one.attempts for one in self.lost)
 
 
 class Carrier:
@@ -82,24 +55,10 @@ class Carrier:
     ) -> None:
         self.link, self.pool, self.store, self.cache, self.node = link, pool, store, cache, node
         self._status = status
+        self._claims = Claims(link, pool.config.cluster, pool.spool.id, node)
         self._schemas = Schemas(pool.spool.root)
 
     # ---- begin
-
-    async def claim(self, carried: Carried, revision: int) -> bool:
-        """Say that the job is ours. revision: of the claim that there is, 0: there is none. False: another node was
-        faster."""
-        errand = carried.errand
-        mine = Hold(self.node, self.pool.spool.id, errand.delivery, errand.reply, carried.lost, carried.attempt).pack()
-        claims = await self.link.bucket(wire.CLAIMS)
-        try:
-            if revision:
-                carried.revision = await claims.update(str(errand.key), mine, last=revision)
-            else:
-                carried.revision = await claims.create(str(errand.key), mine)
-        except KeyWrongLastSequenceError:
-            return False
-        return True
 
     async def run(self, carried: Carried, order: Order) -> None:
         """Bring the job into the spool of this node, and wait until it is over there; its media stay for so long.
@@ -303,14 +262,3 @@ async def nak(link: Link, reply: str, delay_s: float = 0.0) -> None:
 async def in_thread(call: Callable[[], T]) -> T:
     """Run a blocking call on a thread."""
     return await asyncio.to_thread(call)
-
-
-def poisoned(lost: Iterable[Lost]) -> Failure:
-    """Why a job that several nodes were lost with is not tried again."""
-    nodes = ", ".join(one.node or "an unknown node" for one in lost)
-    return Failure(
-        FailureKind.INFRASTRUCTURE.value,
-        f"the nodes that had it were lost with it, one after another: {nodes}",
-        "cluster",
-        hint="look at the logs of these machines; `cluster.deliveries` says how many a job may lose",
-    )

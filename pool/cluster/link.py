@@ -19,7 +19,7 @@ from loguru import logger
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, ServiceUnavailableError
+from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError, ServiceUnavailableError
 from nats.js.kv import KeyValue
 
 from pool.config.settings import ClusterConfig
@@ -197,3 +197,11 @@ def _secret(path: Path | None, key: str) -> str | None:
 def _words(error: BaseException) -> str:
     text = str(error).removeprefix("nats: ").strip()
     return text or type(error).__name__
+
+
+async def get_entry(bucket: KeyValue, key: str) -> KeyValue.Entry | None:
+    """What a bucket has under a key, None when it has nothing. Raises what JetStream raises."""
+    try:
+        return await bucket.get(key)
+    except (KeyNotFoundError, KeyDeletedError):
+        return None

@@ -24,11 +24,11 @@ from typing import Any
 from loguru import logger
 from nats.aio.msg import Msg
 from nats.js.api import DeliverPolicy
-from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import APIError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from pool.cluster import parcels, topology, wire
-from pool.cluster.link import AWAY, ClusterAway, Link, plain
+from pool.cluster.link import AWAY, ClusterAway, Link, get_entry, plain
 from pool.cluster.media import MediaError, Store
 from pool.cluster.wire import End, Event, Identity, JobKey, NodeState, Order
 from pool.config.settings import Config
@@ -273,7 +273,7 @@ class Port:
             try:
                 await ids.create(job.id, identity.pack())
             except KeyWrongLastSequenceError:
-                entry = await _get(ids, job.id)
+                entry = await get_entry(ids, job.id)
                 if entry is None:
                     raise TimeoutError from None  # RACE: it expired just now
                 there = Identity.unpack(entry.value or b"")
@@ -415,7 +415,7 @@ class Port:
         return end is not None
 
     async def _result(self, key: JobKey) -> End | None:
-        entry = await _get(await self.link.bucket(wire.RESULTS), str(key))
+        entry = await get_entry(await self.link.bucket(wire.RESULTS), str(key))
         return End.unpack(entry.value) if entry is not None and entry.value else None
 
     async def _land(self, sent: Sent, end: End) -> None:
@@ -594,7 +594,7 @@ class Port:
     async def _end_waiting(self, sent: Sent, reason: Failure) -> None:
         """End a job here that no node has; when one has begun it meanwhile, the first end counts."""
         claims = await self.link.bucket(wire.CLAIMS)
-        if await _get(claims, str(sent.key)) is not None:
+        if await get_entry(claims, str(sent.key)) is not None:
             return
         now = self._spool.now()
         state = JobState.CANCELLED if reason.kind == FailureKind.CANCELLED.value else JobState.FAILED
@@ -706,7 +706,7 @@ class Port:
     async def _bring(self, name: str, job_id: str) -> None:
         known = False
         with contextlib.suppress(*AWAY, APIError, ProtocolError, SpoolFull, ClusterAway):
-            entry = await _get(await self.link.bucket(wire.IDS), job_id)
+            entry = await get_entry(await self.link.bucket(wire.IDS), job_id)
             identity = Identity.unpack(entry.value or b"") if entry is not None else None
             if identity is not None and identity.origin != self._spool.id:  # else it was here, and has gone
                 job = Job(job_id, identity.engine, created=self._spool.now(), source=_IMPORTED)
@@ -723,13 +723,6 @@ class Port:
 
 
 _IMPORTED = "cluster"  # source of a job that another client has submitted
-
-
-async def _get(bucket: KeyValue, key: str) -> KeyValue.Entry | None:
-    try:
-        return await bucket.get(key)
-    except (KeyNotFoundError, KeyDeletedError):
-        return None
 
 
 def _lost_failure(lost: wire.Lost, attempt: int) -> Failure:

@@ -94,6 +94,11 @@ def parse_subject(text: str) -> tuple[str, frozenset[str], str] | None:
     return parts[2], wanted(parts[3]), parts[4]
 
 
+def asking(spool: str) -> str:
+    """Where the agent of a spool is asked whether it has a job."""
+    return f"filepool.nodes.{spool}"
+
+
 def consumer(engine: str, labels: Iterable[str], how_urgent: str) -> str:
     """The durable consumer that all nodes share for one subject."""
     return f"{engine}-{joined(labels).replace('+', '-and-')}-{how_urgent}"

@@ -1,0 +1,39 @@
+"""A job that a node has, as its agent knows it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from pool.client.follow import Follower
+from pool.client.future import JobFuture
+from pool.cluster.local import Errand
+from pool.cluster.wire import JobKey, Lost
+
+
+@dataclass
+class Carried:
+    """A job that this node has. lost: nodes that had it before. attempt: the one that runs, counted here from 1.
+    number: of its next partial result. revision: of our claim. expires_s: for how long it is worth beginning."""
+
+    errand: Errand
+    engine: str
+    lost: tuple[Lost, ...] = ()
+    future: JobFuture | None = None
+    follower: Follower | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    given_back: bool = False
+    attempt: int = 1
+    number: int = 0
+    revision: int = 0
+    expires_s: float | None = None
+
+    @property
+    def key(self) -> JobKey:
+        """The job."""
+        return self.errand.key
+
+    @property
+    def before(self) -> int:
+        """Attempts that were begun on other nodes."""
+        return sum(one.attempts for one in self.lost)
