@@ -25,7 +25,13 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="Default: ./config.json", show_default=False),
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Default: ./config.json. Or the address of a cluster: nats://host:4222.",
+        show_default=False,
+    ),
 ]
 PatienceOption = Annotated[
     float,
@@ -130,8 +136,11 @@ def say(message: str, style: str = "") -> None:
 
 def load(config: Path | None, *, engines: bool = False) -> Config:
     """The configuration. engines: whether it must have at least one. Raises ConfigError."""
+    from pool.client import branch
     from pool.config.settings import load_config
 
+    if config is not None and branch.is_address(config):
+        config = branch.prepare(config)
     return load_config(config, engines=engines)
 
 

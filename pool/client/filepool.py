@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pool.client import results
+from pool.client import branch, results
 from pool.client.admission import Admission
 from pool.client.attendant import Attendant
 from pool.client.calls import chunked, params_of, seconds_to_wait
@@ -18,7 +18,7 @@ from pool.client.future import JobFuture, sleep_until
 from pool.client.mapping import Chunk, Mapped
 from pool.client.patience import Patience
 from pool.client.selection import chosen_jobs
-from pool.config.settings import Config, load_config
+from pool.config.settings import Config
 from pool.constants import PATIENCE_S
 from pool.errors import PoolClosed
 from pool.format.names import check_id
@@ -64,7 +64,7 @@ class FilePool:
         patience: float | None = PATIENCE_S,
     ) -> None:
         self.patience = seconds_to_wait(patience, "patience")
-        self._config = config if isinstance(config, Config) else load_config(config or None)
+        self._config = branch.configured(config)
         root = self._config.spool
         layout.prepare(root)
         self.spool = Spool(root, durable=self._config.durable)

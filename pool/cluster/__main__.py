@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pool.cluster.command import main
+from pool.cluster.commands import main
 
 if __name__ == "__main__":
     main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import socket
 import time
 from collections.abc import Coroutine, Iterator
@@ -28,14 +29,16 @@ from pool.cluster.carrying import Carrier, in_thread, nak
 from pool.cluster.claims import Claims, Way
 from pool.cluster.link import AWAY, Link, get_entry
 from pool.cluster.local import TAG, Errand
-from pool.cluster.media import Cache, MediaGone, Store
+from pool.cluster.media import Cache, MediaError, MediaGone, MediaUnreachable, Store, open_store
 from pool.cluster.pulling import Queue
+from pool.cluster.sharedfiles import SharedError
 from pool.cluster.wire import EngineState, Hold, NodeState, Order
 from pool.config.settings import Config
 from pool.errors import CallerError, ConfigError, ProtocolError, SpoolFull, UnknownJob
 from pool.format import codec
 from pool.job import Failure, FailureKind
 from pool.runfiles.schemas import Schemas
+from pool.system.clock import REAL
 
 _TELL_S = 0.2  # between two looks at the progress of the jobs here
 _PULL_S = 5.0  # how long the servers keep a pull that finds nothing
@@ -43,6 +46,7 @@ _LOOK_S = 0.5  # how long a status of the pool is believed
 _LABELS_MOST = 64  # queues of one engine that a node with labels looks at
 _SLOTS_TOLD = 64
 _AGAIN_S = 1.0
+_SWEEP_S = 600.0  # about so often, of each node
 _AHEAD = 1  # jobs of an engine that wait here, so that a worker that gets free has one
 
 
@@ -57,6 +61,7 @@ class Agent:
         settings = config.cluster
         self.name = settings.name or socket.gethostname().split(".")[0]
         self.link = Link(settings, f"node {self.name}")
+        self._media_link = Link(settings, f"media of node {self.name}")
         self._config, self._pool = config, pool
         self._lease_s = settings.lease_s
         self._jobs: dict[str, Carried] = {}  # by key
@@ -74,6 +79,7 @@ class Agent:
         self._described: dict[str, bytes] = {}
         self._schemas = Schemas(pool.spool.root)
         self._carrier: Carrier | None = None
+        self._store: Store | None = None
 
     # ---- the whole
 
@@ -81,7 +87,7 @@ class Agent:
         """Serve until `drain`. Raises NameTaken, ClusterAway, ConfigError."""
         await self.open()
         self.opened.set()
-        loops = [self._announce(), self._renew(), self._tell(), self._mind_cancels(), self._fetch()]
+        loops = [self._announce(), self._renew(), self._tell(), self._mind_cancels(), self._fetch(), self._sweep()]
         tasks = [asyncio.create_task(loop) for loop in loops]
         logger.info("node {} serves the cluster at {}", self.name, self.link.servers)
         ended = asyncio.create_task(self._until_ended())
@@ -102,7 +108,7 @@ class Agent:
     async def open(self) -> None:
         """Connect, take the name, and go on with what this node had."""
         settings = self._config.cluster
-        await self.link.open()
+        await asyncio.gather(self.link.open(), self._media_link.open())
         for note in await topology.ensure(
             self.link.js,
             replicas=settings.replicas,
@@ -112,9 +118,9 @@ class Agent:
         ):
             logger.warning("{}", note)
         await self._take_name()
-        store = await Store.open(self.link.js, replicas=settings.replicas, keep_s=settings.result_hours * 3600)
+        self._store = await open_store(self._media_link, settings)
         cache = Cache(self._pool.spool.root / "cache" / "cluster-media", settings.cache_mb << 20)
-        self._carrier = Carrier(self.link, self._pool, store, cache, node=self.name, status=self.status)
+        self._carrier = Carrier(self.link, self._pool, self._store, cache, node=self.name, status=self.status)
         await self.link.client.subscribe(wire.asking(self._pool.spool.id), cb=self._answer)
         await self._resume()
 
@@ -137,6 +143,7 @@ class Agent:
         with contextlib.suppress(Exception):
             nodes = await self.link.bucket(wire.NODES)
             await asyncio.wait_for(nodes.purge(self.name), 2)
+        await self._media_link.close()
         await self.link.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -288,6 +295,16 @@ class Agent:
             with contextlib.suppress(UnknownJob):
                 await in_thread(carried.future.cancel)
 
+    async def _sweep(self) -> None:
+        """Remove media that no job needs; any number of nodes may do so at once."""
+        assert self._store is not None
+        while True:
+            await asyncio.sleep(random.uniform(0.5, 1.5) * _SWEEP_S)
+            with contextlib.suppress(*AWAY, APIError, MediaError):
+                gone = await self._store.sweep()
+                if gone:
+                    logger.info("removed {} files that no job needs from the media store", gone)
+
     # ---- taking jobs
 
     async def _fetch(self) -> None:
@@ -412,7 +429,13 @@ class Agent:
         except MediaGone as error:
             await worker.refuse(carried, Failure(FailureKind.INFRASTRUCTURE.value, str(error), "media"))
             return
-        except SpoolFull as error:
+        except SharedError as error:
+            if error.missing:
+                await worker.refuse(carried, Failure(FailureKind.INPUT.value, str(error), "media"))
+            else:
+                await self._unclaim(carried, _AGAIN_S)
+            return
+        except (SpoolFull, MediaUnreachable) as error:
             logger.warning("job {} is given back: {}", errand.key.id, error)
             await self._unclaim(carried, _AGAIN_S)
             return
@@ -450,13 +473,11 @@ class Agent:
             carried = Carried(errand, engine, hold.lost if hold is not None else ())
             carried.revision = int(claim.revision or 0) if claim is not None else 0
             if over:
+                carried.urls = await in_thread(lambda errand=errand: self._worker.urls_of(errand))  # type: ignore[misc]
                 self._spawn(self._finish(carried))
             elif mine:
-                with contextlib.suppress(UnknownJob):
-                    await in_thread(lambda carried=carried: self._worker.resume(carried))  # type: ignore[misc]
-                    self._jobs[str(errand.key)] = carried
-                    self._worker.follow(carried)
-                    self._spawn(self._await(carried))
+                self._jobs[str(errand.key)] = carried
+                self._spawn(self._await(carried))
             else:
                 logger.info("job {} is no longer ours", errand.key.id)
                 with contextlib.suppress(UnknownJob):
@@ -476,8 +497,9 @@ class Agent:
 
     async def _await(self, carried: Carried) -> None:
         try:
-            await carried.over.wait()
-            await self._finish(carried)
+            with contextlib.suppress(UnknownJob):  # it was removed here; it comes again after its lease
+                await self._worker.go_on(carried)
+                await self._finish(carried)
         finally:
             if self._jobs.get(str(carried.key)) is carried:
                 del self._jobs[str(carried.key)]
@@ -491,7 +513,7 @@ class Agent:
 
 def _age_s(message: Msg) -> float:
     """How long ago the servers took the message, by the wall clocks of both."""
-    return time.time() - message.metadata.timestamp.timestamp()
+    return REAL.wall() - message.metadata.timestamp.timestamp()
 
 
 def _slot_map(slot: SlotStatus) -> dict[str, Any]:

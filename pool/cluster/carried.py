@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pool.client.follow import Follower
 from pool.client.future import JobFuture
@@ -14,7 +15,8 @@ from pool.cluster.wire import JobKey, Lost
 @dataclass
 class Carried:
     """A job that this node has. lost: nodes that had it before. attempt: the one that runs, counted here from 1.
-    number: of its next partial result. revision: of our claim. expires_s: for how long it is worth beginning."""
+    number: of its next partial result. revision: of our claim. expires_s: for how long it is worth beginning.
+    urls: of outputs that go elsewhere than to the client, by the path here."""
 
     errand: Errand
     engine: str
@@ -27,6 +29,7 @@ class Carried:
     number: int = 0
     revision: int = 0
     expires_s: float | None = None
+    urls: dict[Path, str] = field(default_factory=dict)
 
     @property
     def key(self) -> JobKey:

@@ -20,7 +20,7 @@ from nats.js.errors import KeyWrongLastSequenceError
 from pool.client.filepool import FilePool
 from pool.client.follow import Follower, Notice, Part, Setback
 from pool.client.status import PoolStatus
-from pool.cluster import parcels, wire
+from pool.cluster import parcels, sharedfiles, wire
 from pool.cluster.carried import Carried
 from pool.cluster.claims import Claims
 from pool.cluster.link import AWAY, Link
@@ -28,15 +28,16 @@ from pool.cluster.local import TAG, Errand
 from pool.cluster.media import Cache, Store
 from pool.cluster.wire import End, Event, Order
 from pool.config.roots import Roots
-from pool.constants import MAX_RESULT_BYTES
-from pool.errors import ProtocolError
+from pool.constants import MAX_JOB_BYTES, MAX_RESULT_BYTES
+from pool.errors import ProtocolError, UnknownJob
 from pool.format import codec
 from pool.job import Failure, FailureKind, Job, JobState, Progress, Record
 from pool.runfiles.schemas import Schemas, path_keys
-from pool.spool import fsops
+from pool.spool import fsops, lookup
 from pool.supervise import retention
 
 T = TypeVar("T")
+_URLS = ".urls"  # beside the outputs of a job: where they go when that is not the client
 
 
 class Carrier:
@@ -63,30 +64,55 @@ class Carrier:
     async def run(self, carried: Carried, order: Order) -> None:
         """Bring the job into the spool of this node, and wait until it is over there; its media stay for so long.
 
-        Raises CallerError when this node must not run it, SpoolFull when it cannot now, and what the servers raise."""
+        Raises CallerError when this node must not run it, SpoolFull when it cannot now, MediaError, SharedError, and
+        what the servers raise."""
         sent = Job.from_map(dict(order.job))
         calls = sent.items if sent.items is not None else (sent.params,)
-        async with self.cache.have(self.store, parcels.blobs(calls)) as paths:
-            job = await in_thread(lambda: self._job(carried, sent, calls, paths))
+        keys = self._keys(sent.engine)
+        shared = parcels.shared_urls(calls, **keys, shared=self._shared)
+        async with (
+            self.cache.have(self.store, parcels.blobs(calls)) as paths,
+            sharedfiles.fetched(shared.inputs, self.cache) as fetched,
+        ):
+            folder = self.outputs(carried.errand)
+            await in_thread(lambda: _make(folder))
+            urls = {**fetched, **{url: folder / name for url, name in shared.outputs.items()}}
+            job = await in_thread(lambda: self._job(carried, sent, calls, paths, urls))
+            carried.urls = {folder / name: url for url, name in shared.outputs.items()}
+            if carried.urls:
+                await in_thread(lambda: self._keep_urls(carried))
             carried.future = await in_thread(lambda: self.pool.accept(job))
             self.follow(carried)
             await carried.over.wait()
 
+    @property
+    def _shared(self) -> tuple[str, ...]:
+        return self.pool.config.cluster.shared
+
+    def _keys(self, engine: str) -> dict[str, frozenset[str]]:
+        """Which parameters of an engine are paths, and which of them it writes."""
+        schema = (self._schemas.describe(engine) or {}).get("schema")
+        found: Mapping[str, Any] = schema if isinstance(schema, dict) else {}
+        return {"path_keys": path_keys(found), "output_keys": parcels.output_keys(found)}
+
     def _job(
-        self, carried: Carried, sent: Job, calls: Sequence[Mapping[str, Any]], paths: Mapping[wire.Blob, Path]
+        self,
+        carried: Carried,
+        sent: Job,
+        calls: Sequence[Mapping[str, Any]],
+        paths: Mapping[wire.Blob, Path],
+        urls: Mapping[str, Path],
     ) -> Job:
         """The job as the spool of this node takes it."""
         errand, config = carried.errand, self.pool.config
-        folder = self.outputs(errand)
         roots = Roots(config.media_roots) if config.media_roots else None
-        about = self._schemas.describe(sent.engine) or {}
-        schema = about.get("schema")
-        keys = path_keys(schema) if isinstance(schema, dict) else frozenset[str]()
+        keys = self._keys(sent.engine)["path_keys"]
         unpacked = [
-            parcels.unpack(params, paths, folder, roots=roots, shared=config.cluster.shared, path_keys=keys)
+            parcels.unpack(
+                params, paths, self.outputs(errand), roots=roots, shared=self._shared, path_keys=keys, urls=urls
+            )
             for params in calls
         ]
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         terms = replace(
             sent.terms,
             not_before=None,
@@ -113,9 +139,36 @@ class Carrier:
         """The folder of files for which the client gave a path."""
         return self.pool.spool.root / "cache" / "cluster-outputs" / errand.local_id
 
-    def resume(self, carried: Carried) -> None:
-        """Go on with a job that an agent before us brought into the spool. Raises UnknownJob. Blocks."""
-        carried.future = self.pool.attach(carried.errand.local_id)
+    async def go_on(self, carried: Carried) -> None:
+        """As `run`, with a job that an agent before us brought into the spool. Raises UnknownJob."""
+        carried.future = await in_thread(lambda: self.pool.attach(carried.errand.local_id))
+        self.follow(carried)
+        carried.urls = await in_thread(lambda: self.urls_of(carried.errand))
+        blobs = await in_thread(lambda: self._media_of(carried.errand.local_id))
+        async with self.cache.have(self.store, blobs):
+            await carried.over.wait()
+
+    def _keep_urls(self, carried: Carried) -> None:
+        """For an agent after us."""
+        plain = {path.name: url for path, url in carried.urls.items()}
+        path = self.outputs(carried.errand) / _URLS
+        fsops.put(self.pool.spool.temp(), str(path), [codec.encode(plain)], sync=False)
+
+    def urls_of(self, errand: Errand) -> dict[Path, str]:
+        """Outputs of a job that go elsewhere than to the client. Blocks."""
+        folder = self.outputs(errand)
+        with contextlib.suppress(OSError, ProtocolError):
+            kept = codec.decode(fsops.read_bounded(folder / _URLS, MAX_JOB_BYTES), strict=True)
+            return {folder / str(name): str(url) for name, url in kept.items()}
+        return {}
+
+    def _media_of(self, local_id: str) -> list[wire.Blob]:
+        """What a job in the spool uses of the cache."""
+        with contextlib.suppress(UnknownJob, OSError, ProtocolError):
+            place = lookup.find(self.pool.spool, local_id, local=True)
+            job = Job.from_map(codec.decode(fsops.read_bounded(place.path, MAX_JOB_BYTES), arrays=False))
+            return list(self.cache.inside([job.params, *(job.items or ())]))
+        return []
 
     def follow(self, carried: Carried) -> None:
         """Hear of the job from now on."""
@@ -174,16 +227,36 @@ class Carrier:
         """Bring the end of the job to the servers, then forget it here. May be repeated."""
         errand = carried.errand
         raw, record = await in_thread(lambda: self._read(errand.local_id))
-        produced = parcels.outgoing(record, self.pool.spool.files_dir(errand.local_id))
-        arrays = [await self.store.put(path, holder=str(errand.key)) for path in produced.arrays]
-        outputs = [await self.store.put(path, holder=str(errand.key)) for path in produced.files]
+        if carried.urls:
+            record, raw = await self._share(carried, record)
+        produced = parcels.outgoing(record, self.pool.spool.files_dir(errand.local_id), shared=self._shared)
+        holder = f"{errand.key}.end"  # another one than that of the inputs, which go before
+        arrays = [await self.store.put(path, holder=holder) for path in produced.arrays]
+        outputs = [await self.store.put(path, holder=holder) for path in produced.files]
         body = None
         if len(raw) > self.link.room // 2:
-            body, raw = await self.store.put(self._record_path(errand), holder=str(errand.key)), b""
+            body, raw = await self.store.put(await in_thread(lambda: self._spare(errand, raw)), holder=holder), b""
         end = End(errand.key, self.node, errand.delivery, raw, body, tuple(arrays), tuple(outputs), carried.lost)
         await self.publish(end)
         await self.acknowledge(errand)
         await in_thread(lambda: self.forget(errand))
+
+    async def _share(self, carried: Carried, record: Record) -> tuple[Record, bytes]:
+        """Write outputs to the URLs that the caller gave; the record that says so. Raises SharedError."""
+        there = {str(file["path"]) for file in record.files}
+        for path, url in carried.urls.items():
+            if str(path) in there:
+                await sharedfiles.send(path, url)
+        record = sharedfiles.sent(record, carried.urls)
+        return record, codec.encode(record.to_map())
+
+    def _spare(self, errand: Errand, raw: bytes) -> Path:
+        """A file with a record that is too long for a message."""
+        folder = self.outputs(errand)
+        _make(folder)
+        path = folder / "record.msgpack"
+        fsops.put(self.pool.spool.temp(), str(path), [raw], sync=False)
+        return path
 
     async def refuse(self, carried: Carried, failure: Failure) -> None:
         """End a job that no worker of this node has begun."""
@@ -237,9 +310,6 @@ class Carrier:
         raw = fsops.read_bounded(self.pool.spool.record_path(local_id), MAX_RESULT_BYTES)
         return raw, Record.from_map(codec.decode(raw, arrays=False))
 
-    def _record_path(self, errand: Errand) -> Path:
-        return Path(self.pool.spool.record_path(errand.local_id))
-
     def forget(self, errand: Errand) -> None:
         """Remove a job whose end the servers have. Blocks."""
         with contextlib.suppress(OSError):
@@ -251,6 +321,11 @@ class Carrier:
     def _abroad(self, failure: Failure) -> Failure:
         """A failure as other machines name it."""
         return replace(failure, worker=f"{self.node}/{failure.worker}" if failure.worker else self.node, attempts=())
+
+
+def _make(folder: Path) -> None:
+    fsops.make_dir(str(folder.parent))
+    fsops.make_dir(str(folder))
 
 
 async def nak(link: Link, reply: str, delay_s: float = 0.0) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from pool.cluster.link import Link, get_entry
 from pool.cluster.wire import Hold, Lost, Order
 from pool.config.settings import ClusterConfig
 from pool.job import Failure, FailureKind
+from pool.system.clock import REAL
 
 _ASK_S = 2.0  # how long a node may take to say whether it has a job
 
@@ -71,7 +71,7 @@ class Claims:
             wait_s = await self._still_there(hold, carried)
             if wait_s:
                 return Decision(Way.LEFT, delay_s=wait_s)
-            carried.lost = (*hold.lost, Lost(hold.node, hold.delivery, time.time(), hold.attempts))
+            carried.lost = (*hold.lost, Lost(hold.node, hold.delivery, REAL.wall(), hold.attempts))
             if len(carried.lost) >= self._config.deliveries:
                 return Decision(Way.REFUSED, poisoned(carried.lost))
         if not await self.claim(carried, revision):

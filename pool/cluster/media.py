@@ -26,9 +26,11 @@ from nats.js import errors as js_errors
 from nats.js.kv import KeyValue
 
 from pool.cluster import accounts, topology, wire
+from pool.cluster.link import Link
 from pool.cluster.mediacache import Cache, CacheFull, safe_name
 from pool.cluster.objects import AWAY, Entry, Late, Objects, OtherContent, Torn, newest
 from pool.cluster.wire import Blob
+from pool.config.settings import ClusterConfig
 from pool.errors import PoolError
 from pool.spool import fsops
 from pool.system import limits
@@ -405,3 +407,13 @@ def _unreachable(what: str, error: BaseException) -> MediaUnreachable:
         return MediaUnreachable(f"{what}: the servers of the cluster refuse it ({error.description or error})")
     why = str(error).removeprefix("nats: ") or type(error).__name__
     return MediaUnreachable(f"{what}: the servers of the cluster do not answer ({why}): try again")
+
+
+async def open_store(link: Link, config: ClusterConfig) -> Store:
+    """The media of the cluster that a connection leads to. Raises what JetStream raises."""
+    return await Store.open(
+        link.js,
+        replicas=config.replicas,
+        keep_s=config.result_hours * 3600,
+        max_payload=link.client.max_payload or 1 << 20,
+    )

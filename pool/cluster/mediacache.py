@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pool.cluster.wire import Blob
 from pool.errors import SpoolFull
@@ -102,6 +102,21 @@ class Cache:
                 fsops.unlink(str(path), missing_ok=True)
             if pin is not None:
                 pin.close()
+
+    def inside(self, value: Any) -> Iterator[Blob]:
+        """What of the cache is named in a value, such as the parameters of a job."""
+        if isinstance(value, str):
+            folder, _, name = value.rpartition("/")
+            sha = folder.removeprefix(f"{self.folder}/")
+            if _SHA.match(sha):
+                with contextlib.suppress(OSError):
+                    yield Blob(sha, os.stat(value).st_size, name)
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                yield from self.inside(item)
+        elif isinstance(value, Mapping):
+            for item in value.values():
+                yield from self.inside(item)
 
     # ---- one content
 

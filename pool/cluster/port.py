@@ -29,10 +29,10 @@ from nats.js.kv import KeyValue
 
 from pool.cluster import parcels, topology, wire
 from pool.cluster.link import AWAY, ClusterAway, Link, get_entry, plain
-from pool.cluster.media import MediaError, Store
+from pool.cluster.media import MediaError, Store, open_store
 from pool.cluster.wire import End, Event, Identity, JobKey, NodeState, Order
 from pool.config.settings import Config
-from pool.constants import STATUSES
+from pool.constants import MAX_RESULT_BYTES, STATUSES
 from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull
 from pool.format import codec
 from pool.format.names import MAX_ATTEMPTS, JobName, check_engine, parse_expiry, parse_job
@@ -79,6 +79,7 @@ class Port:
     def __init__(self, config: Config, spool: Spool) -> None:
         self._config, self._spool = config, spool
         self.link = Link(config.cluster, f"port {spool.id[:8]}")
+        self._media_link = Link(config.cluster, f"media of port {spool.id[:8]}")
         self._sent: dict[str, Sent] = {}  # by id
         self._schemas = Schemas(spool.root)
         self._store: Store | None = None
@@ -121,6 +122,7 @@ class Port:
                 task.cancel()
             await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
             elsewhere.close_port(self._spool)
+            await self._media_link.close()
             await self.link.close()
 
     async def _until_stop(self) -> None:
@@ -128,7 +130,7 @@ class Port:
 
     async def _open(self) -> None:
         settings = self._config.cluster
-        await self.link.open()
+        await asyncio.gather(self.link.open(), self._media_link.open())
         while True:
             try:
                 notes = await topology.ensure(
@@ -138,8 +140,7 @@ class Port:
                     result_s=settings.result_hours * 3600,
                     lease_s=settings.lease_s,
                 )
-                keep_s = settings.result_hours * 3600
-                self._store = await Store.open(self.link.js, replicas=settings.replicas, keep_s=keep_s)
+                self._store = await open_store(self._media_link, settings)
                 break
             except (*AWAY, APIError, topology.TopologyError, MediaError) as error:
                 self.link.trouble = str(error)
@@ -428,15 +429,10 @@ class Port:
             self._sent.pop(sent.job.id, None)
             self._retried.discard(sent.job.id)
             with contextlib.suppress(*AWAY, APIError, MediaError):
-                await self._tidy(sent)
+                await self._store.let_go(str(sent.key))
         except (MediaError, OSError, *AWAY) as error:
             logger.warning("the result of job {} is there and cannot be fetched yet: {}", sent.job.id, error)
             sent.landing, sent.looked_at = False, time.monotonic()
-
-    async def _tidy(self, sent: Sent) -> None:
-        assert self._store is not None
-        blobs = parcels.inputs_of(sent.job) if hasattr(parcels, "inputs_of") else ()
-        await self._store.let_go(str(sent.key), [blob.sha256 for blob in blobs])
 
     async def _record(self, sent: Sent, end: End) -> Record:
         """The record of the end, with its files on this machine."""
@@ -447,16 +443,24 @@ class Port:
         if end.body is not None:
             path = Path(spool.temp())
             await self._store.get(end.body, path)
-            raw = await asyncio.to_thread(path.read_bytes)
-            path.unlink(missing_ok=True)
+            raw = await asyncio.to_thread(fsops.read_bounded, path, MAX_RESULT_BYTES)
+            fsops.unlink(str(path), missing_ok=True)
         record = Record.from_map(codec.decode(raw, arrays=False))
+        shared = self._config.cluster.shared
         _, schema = self._keys(job.engine)
-        wishes = parcels.outputs_of(job.params, schema=schema) if job.items is None else {}
+        wishes = parcels.outputs_of(job.params, schema=schema, shared=shared, items=job.items)
         if end.arrays or end.outputs:
             await asyncio.to_thread(spool.make_files_dir, job.id, sync=spool.durable)
-        for blob in end.arrays:
-            await self._store.get(blob, folder / blob.name)
-        record = await parcels.land(record, end.outputs, self._store, wishes=wishes, folder=folder)
+        record = await parcels.land(
+            record,
+            end.outputs,
+            self._store,
+            wishes=wishes,
+            folder=folder,
+            arrays=end.arrays,
+            shared=shared,
+            params=job.params if job.items is None else list(job.items),
+        )
         return self._ours(sent, end, record)
 
     def _ours(self, sent: Sent, end: End, record: Record) -> Record:

@@ -15,7 +15,7 @@ from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pool.config import branch, checks, legacy
+from pool.config import checks, legacy
 from pool.config.checks import At, key
 from pool.config.devices import check_device
 from pool.config.digest import content_digest
@@ -240,14 +240,11 @@ class Config:
 
 
 def load_config(file: Path | str | None = None, *, engines: bool = True) -> Config:
-    """The configuration in a file (or in a directory's config.json), or of the branch of a cluster's address; None:
-    ./config.json, else the defaults.
+    """The configuration in a file (or in a directory's config.json); None: ./config.json, else the defaults.
 
     engines: raise when none is configured and no cluster is named (nothing could run); False for commands that only
     look at a spool.
     """
-    if branch.is_address(file):
-        file = branch.prepare(str(file))
     chosen = Path(FILE_NAME if file is None else file).absolute()
     if chosen.is_dir():
         chosen /= FILE_NAME

@@ -13,8 +13,8 @@ from typing import Any
 
 from scenarios.world import ROOT, World, kill, wait_until
 
+from pool.client import branch
 from pool.client.filepool import FilePool
-from pool.config.settings import load_config
 from pool.runfiles import nodes
 from pool.runfiles.server import supervisor_identity
 
@@ -105,13 +105,12 @@ class Cluster:
         before = os.environ.get("FILEPOOL_BRANCHES")
         os.environ["FILEPOOL_BRANCHES"] = str(folder)
         try:
-            file = load_config(f"{self.url}?lease_s={LEASE_S}", engines=True).file
+            file = branch.prepare(f"{self.url}?lease_s={LEASE_S}")
         finally:
             if before is None:
                 del os.environ["FILEPOOL_BRANCHES"]
             else:
                 os.environ["FILEPOOL_BRANCHES"] = before
-        assert file is not None
         if file not in self._branches:
             self._branches.append(file)
         return file

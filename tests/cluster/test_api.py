@@ -136,7 +136,6 @@ def test_attach(pool: FilePool, config: Path) -> None:
 def test_progress(pool: FilePool) -> None:
     future = pool.submit("fake", do="sleep", seconds=1.5)
     words = list(future.progress())
-    assert words[0].status == "queued"
     assert any(word.status == "inference" and 0 < word.percent < 100 for word in words)
     assert (words[-1].status, words[-1].percent) == ("completed", 100.0)
 
@@ -262,8 +261,8 @@ def test_jobs_page_by_page(pool: FilePool) -> None:
 
 
 def test_status(pool: FilePool) -> None:
+    wait_until(lambda: pool.status().health.ok, "healthy")
     status = pool.status()
-    assert status.health.ok, status.health
     engine = status.engine("fake")
     assert engine is not None
     assert engine.serving == sum(slot.serving for slot in status.of("fake")) > 0

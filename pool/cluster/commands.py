@@ -113,7 +113,8 @@ def node(  # noqa: PLR0917 - options
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start a supervisor if none serves.")] = True,
 ) -> None:
     """Serve the cluster with the workers of this machine. Ctrl-C or SIGTERM drains; a second one ends at once."""
-    from pool.cluster.service import serve_node
+    from pool.cluster.processes import serve_node
+    from pool.spool import layout
     from pool.system import logs
 
     try:
@@ -121,7 +122,7 @@ def node(  # noqa: PLR0917 - options
             load(config, engines=True), server, name=name, labels=label, user=user, password=password_file
         )
         file = configured.spool / "run" / "logs" / "node.log"
-        file.parent.mkdir(parents=True, exist_ok=True)
+        layout.prepare(configured.spool)
         logs.setup_logging(
             configured.log.level, file, max_bytes=configured.log.max_bytes, keep=configured.log.keep, console=True
         )
@@ -158,7 +159,7 @@ def drain(
     timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for its end.")] = 600.0,
 ) -> None:
     """Have the node of this machine take no more jobs, finish or give back what it has, and end."""
-    from pool.cluster.service import agent_of
+    from pool.cluster.processes import agent_of
     from pool.system import procs
 
     identity = agent_of(load(config, engines=False).spool)
@@ -184,7 +185,8 @@ def port(
     tied: Annotated[bool, typer.Option("--tied", help="End after the last client.")] = False,
 ) -> None:
     """Serve the branch of this machine: what a FilePool starts by itself."""
-    from pool.cluster.service import serve_port
+    from pool.cluster.processes import serve_port
+    from pool.spool import layout
     from pool.system import logs
 
     try:
@@ -192,7 +194,7 @@ def port(
         if not configured.is_branch:
             raise ConfigError("a branch has cluster.servers and no engines", "engines")
         file = configured.spool / "run" / "logs" / "supervisor.log"
-        file.parent.mkdir(parents=True, exist_ok=True)
+        layout.prepare(configured.spool)
 
         def begin_log(config: Config) -> None:
             logs.setup_logging(

@@ -16,11 +16,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from pool.config.settings import Config, load_config
 from pool.errors import ConfigError
+from pool.spool import fsops
 
 _ADDRESS = re.compile(r"(nats|tls|wss?):/{1,2}([^?]+)(?:\?(.*))?\Z", re.DOTALL)
 _KEYS = ("user", "password_file", "token_file", "tls_ca", "tls_cert", "tls_key", "lease_s", "replicas", "shared")
 _NUMBERS = ("lease_s", "replicas")
+
+
+def configured(given: Config | Path | str | None) -> Config:
+    """The configuration that a caller means: itself, a file, the address of a cluster, None for ./config.json.
+
+    Raises ConfigError."""
+    if isinstance(given, Config):
+        return given
+    if given is not None and is_address(given):
+        return load_config(prepare(given))
+    return load_config(given or None)
 
 
 def is_address(text: object) -> bool:
@@ -38,12 +51,11 @@ def prepare(address: str | os.PathLike[str]) -> Path:
     if file.exists():
         return file
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temp = folder / f".config.json.{os.getpid()}"
-        descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps({"spool": "spool", "cluster": cluster}, indent=2) + "\n")
-        temp.rename(file)
+        for parent in [*reversed(folder.parents), folder]:
+            if not parent.is_dir():
+                fsops.make_dir(str(parent))
+        body = json.dumps({"spool": "spool", "cluster": cluster}, indent=2) + "\n"
+        fsops.put(f"{folder}/.config.json.{os.getpid()}", str(file), [body.encode()], sync=True)
     except OSError as error:
         raise ConfigError(
             f"{folder} cannot be made: {error.strerror}; set FILEPOOL_BRANCHES to a folder on a local disk"
