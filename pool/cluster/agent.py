@@ -27,7 +27,7 @@ from pool.cluster import topology, wire
 from pool.cluster.carried import Carried
 from pool.cluster.carrying import Carrier, in_thread, nak
 from pool.cluster.claims import Claims, Way
-from pool.cluster.link import AWAY, Link, get_entry
+from pool.cluster.link import AWAY, Link, ended_all, get_entry
 from pool.cluster.local import TAG, Errand
 from pool.cluster.media import Cache, MediaError, MediaGone, MediaUnreachable, Store, open_store
 from pool.cluster.pulling import Queue
@@ -97,9 +97,7 @@ class Agent:
                 if task.done():
                     task.result()
         finally:
-            for task in (ended, *tasks, *self._tasks):
-                task.cancel()
-            await asyncio.gather(ended, *tasks, *self._tasks, return_exceptions=True)
+            await ended_all((ended, *tasks, *self._tasks))
             await self._leave()
 
     async def _until_ended(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -177,6 +177,18 @@ class Link:
                 logger.warning("{} waits for the cluster: {}", what, reason)
             await asyncio.sleep(pause)
             pause = min(5.0, pause * 2)
+
+
+async def ended_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel these until all are done. RACE: before Python 3.12 `wait_for` loses a cancellation that comes with
+    what it waits for."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        done, left = await asyncio.wait(left, timeout=0.5)
+        for task in done:
+            task.cancelled() or task.exception()  # seen
 
 
 def plain(url: str) -> str:

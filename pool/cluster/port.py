@@ -28,7 +28,7 @@ from nats.js.errors import APIError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from pool.cluster import parcels, topology, wire
-from pool.cluster.link import AWAY, ClusterAway, Link, get_entry, plain
+from pool.cluster.link import AWAY, ClusterAway, Link, ended_all, get_entry, plain
 from pool.cluster.media import MediaError, Store, open_store
 from pool.cluster.wire import End, Event, Identity, JobKey, NodeState, Order
 from pool.config.settings import Config
@@ -118,9 +118,7 @@ class Port:
             for task in done:
                 task.result()
         finally:
-            for task in (*tasks, *self._tasks):
-                task.cancel()
-            await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
+            await ended_all((*tasks, *self._tasks))
             elsewhere.close_port(self._spool)
             await self._media_link.close()
             await self.link.close()
