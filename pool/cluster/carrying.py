@@ -25,7 +25,7 @@ from pool.cluster.carried import Carried
 from pool.cluster.claims import Claims
 from pool.cluster.link import AWAY, Link
 from pool.cluster.local import TAG, Errand
-from pool.cluster.media import Cache, Store
+from pool.cluster.media import MARK_S, Cache, Store
 from pool.cluster.wire import End, Event, Order
 from pool.config.roots import Roots
 from pool.constants import MAX_JOB_BYTES, MAX_RESULT_BYTES
@@ -298,7 +298,7 @@ class Carrier:
         """The message of the job is done with. Lost on its way, it comes again, and finds the result."""
         with contextlib.suppress(*AWAY):
             await self.link.client.publish(errand.reply, b"+ACK")
-            headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
+            headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": f"{MARK_S}s"}
             await self.link.client.publish(f"$KV.{wire.CLAIMS}.{errand.key}", b"", headers=headers)
 
     async def give_back(self, carried: Carried, delay_s: float = 0.0) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from pool.cli.command import CONTEXT, ConfigOption, JsonOption, VersionOption, load, run, say, say_error
+from pool.cluster.hosting import server
 from pool.constants import EXIT_CONFIG, EXIT_LOCKED
 from pool.errors import ConfigError, SupervisorRunning
 
@@ -53,48 +54,7 @@ def root(version: VersionOption = False) -> None:
 # ---- server
 
 
-@app.command()
-def server(
-    store: Annotated[Path, typer.Option(help="Folder for what the server keeps.")] = Path("nats"),
-    host: Annotated[str, typer.Option(help="Address to bind. Any but loopback gets passwords.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 4222,
-    monitor: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback for health and metrics.")] = 8222,
-    max_store_mb: Annotated[int, typer.Option(min=16, help="Most that it keeps, in MiB.")] = 20_000,
-) -> None:
-    """Run one NATS server with JetStream in the foreground: enough for a start. Several are in docs/CLUSTER.md."""
-    from pool.cluster import nats_server
-
-    try:
-        _run_server(store, host, port, monitor, max_store_mb)
-    except nats_server.ServerFailed as error:
-        say_error(str(error))
-        raise typer.Exit(1) from None
-    except ConfigError as error:
-        say_error(str(error))
-        raise typer.Exit(EXIT_CONFIG) from None
-
-
-def _run_server(store: Path, host: str, port: int, monitor: int, max_store_mb: int) -> None:
-    from pool.cluster import nats_server
-
-    open_to_others = not nats_server.is_loopback(host)
-    folder = store.absolute()
-    passwords = nats_server.make_passwords(folder) if open_to_others else None
-    settings = nats_server.Settings(
-        folder / "data", host, port, monitor=monitor or None, max_store_mb=max_store_mb, passwords=passwords
-    )
-    address = f"nats://{host}:{port}"
-    ready = [f"serving {address} (data in {folder}); next:"]
-    if passwords is None:
-        ready += [f"  python -m pool.cluster node --server {address}", f'  FilePool("{address}")']
-    else:
-        ready += [
-            f"  passwords of the users node and client are in {folder}",
-            f"  python -m pool.cluster node --server {address} --user node --password-file FILE",
-            f'  FilePool("{address}?user=client&password_file=FILE")',
-        ]
-    code = nats_server.run(nats_server.Server(settings, folder), ready=ready)
-    raise typer.Exit(code)
+app.command()(server)
 
 
 # ---- node

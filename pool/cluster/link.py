@@ -49,7 +49,8 @@ class Link:
             raise ConfigError('no servers are given; for example ["nats://10.0.0.1:4222"]', "cluster.servers")
         self._config, self._name = config, name
         self.client = Client()
-        self.trouble = "not connected yet"
+        self.trouble = ""
+        self._closing = False
         self._since: float | None = None  # monotonic: connected without a gap
         self._buckets: dict[str, KeyValue] = {}
         self.js: JetStreamContext = self.client.jetstream(timeout=_REQUEST_S)
@@ -99,6 +100,7 @@ class Link:
 
     async def close(self) -> None:
         """Say good-bye; what was sent is out."""
+        self._closing = True
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self.client.flush(timeout=2), 3)
         with contextlib.suppress(Exception):
@@ -133,6 +135,8 @@ class Link:
         return context
 
     async def _disconnected(self) -> None:
+        if self._closing:
+            return
         self._broken("the connection broke")
 
     async def _reconnected(self) -> None:
