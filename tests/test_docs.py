@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster.machines import Machine
+from cluster.rig import Servers
 from documented import RESULT
 from gateways.gateway import Gateway
 from gateways.redis_rig import RedisGateway, Server
@@ -150,10 +152,12 @@ FOREIGN = {
     "git": "works on the checkout",
     "head": "reads what a command of ours prints",
     "install": "needs root",
+    "kubectl": "needs a cluster; the manifests are checked in cluster/test_cluster_deploy.py",
     "mypy": "checks the sources in make lint",
     "openssl": "makes a token",
     "printf": "writes secrets",
     "ruff": "checks the sources in make lint",
+    "sbatch": "needs Slurm; the script is checked in cluster/test_cluster_deploy.py",
     "systemctl": "needs systemd and root",
     "useradd": "needs root",
 }
@@ -171,7 +175,7 @@ def statements(text: str) -> Iterator[list[str]]:
     for line in text.splitlines():
         pending += line + "\n"
         try:
-            words = _words(pending)
+            words = _words(pending.replace("\\\n", " "))
         except ValueError:  # a quoted text goes on in the next line
             continue
         if pending.endswith("\\\n"):
@@ -231,7 +235,8 @@ def understand(words: list[str], *, whole: bool = True) -> None:
 
 
 def _read_by_typer(module: str, arguments: list[str], whole: bool) -> None:
-    home = {"pool": "pool.__main__", "pool.submit": "pool.cli.submit"}.get(module, f"{module}.__main__")
+    homes = {"pool": "pool.__main__", "pool.submit": "pool.cli.submit", "pool.cluster": "pool.cluster.command"}
+    home = homes.get(module, f"{module}.__main__")
     command: Any = get_command(import_module(home).app)
     rest = list(arguments)
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
@@ -331,7 +336,7 @@ def test_commands_within_the_text_are_understood(page: Path) -> None:
 
 
 def _is_config(document: Mapping[str, Any]) -> bool:
-    return "engines" in document
+    return "engines" in document or "cluster" in document
 
 
 @pytest.mark.parametrize("block", [b for b in blocks() if b.language == "json"], ids=str)
@@ -339,7 +344,8 @@ def test_json_is_what_it_says(block: Block, tmp_path: Path, examples: Examples) 
     """A config.json loads; anything else is a job, which the pool takes from in/ and completes."""
     document = json.loads(block.text)
     if _is_config(document):
-        assert parse_config(document, tmp_path / "config.json").engines
+        config = parse_config(document, tmp_path / "config.json")
+        assert config.engines or config.is_branch
         return
     examples.drop(f"documented-{block.line}", block.text)
 
@@ -438,11 +444,28 @@ def _a_client_of_redis(examples: Examples, block: Block, capsys: pytest.CaptureF
     assert names["video"][4:8] == b"ftyp"
 
 
+def _a_client_of_a_cluster(examples: Examples, block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = examples.world.folder / "cluster"
+    folder.mkdir()
+    with Servers(folder) as servers, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FILEPOOL_BRANCHES", str(folder / "branches"))
+        (node,) = (Machine(folder / "node", "node", servers.url),)
+        own = {**ENGINE, "engine": "documented:Answers", "pythonpath": [str(ROOT / "tests")], "max_concurrent_tasks": 1}
+        node.configure({"transcribe": own}, cluster={"servers": [servers.url], "name": "node"})
+        try:
+            node.start()
+            examples.run(replace(block, text=block.text.replace("nats://127.0.0.1:4222", servers.url)))
+        finally:
+            node.close()
+    assert capsys.readouterr().out.splitlines()[-1] == RESULT["text"]
+
+
 #: Every Python block, and how it is run. The engines are those of `documented`, because models take minutes to load;
 #: ports are free ones, because 8308 and 6379 may be taken. All else is real.
 PYTHON = {
     ("README.md", 0): _the_first_pool,
     ("README.md", 1): _jobs_of_an_open_pool,
+    ("docs/CLUSTER.md", 0): _a_client_of_a_cluster,
     ("docs/HTTP.md", 0): _a_client_of_openai,
     ("docs/REDIS.md", 0): _a_client_of_redis,
     ("docs/TRACING.md", 0): _a_job_with_log_context,

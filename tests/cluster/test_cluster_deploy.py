@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import configparser
+import contextlib
 import json
 import os
 import re
@@ -20,9 +21,10 @@ from typing import Any
 import nats
 import pytest
 import yaml
-from scenarios.world import ROOT, wait_until
+from nats.js.errors import NoKeysError, NotFoundError
+from scenarios.world import PATIENCE_S, ROOT, wait_until
 
-from cluster.rig import free_ports
+from cluster.rig import Servers, free_ports
 from pool.cluster import accounts, wire
 from pool.cluster.nats_server import LOOPBACK, configuration, healthy, program
 from pool.cluster.topology import ensure
@@ -334,6 +336,53 @@ def test_the_script_for_slurm_is_sound(argv: list[str]) -> None:
     grace_s = int(re.findall(r"B:TERM@(\d+)", options["signal"])[0])
     assert "requeue" in options
     assert grace_s > 100  # what the script leaves to a drain
+
+
+def test_a_task_of_slurm_is_a_node_until_its_time_is_over(tmp_path: Path) -> None:
+    """Slurm itself is not here: what it sets and sends comes from the test, and `scontrol` notes it."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tools / "scontrol").chmod(0o755)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+
+    async def nodes(servers: Servers) -> list[str]:
+        async with servers.connected() as client:
+            with contextlib.suppress(NoKeysError, NotFoundError):
+                return list(await (await client.jetstream().key_value(wire.NODES)).keys())
+            return []
+
+    with Servers(tmp_path) as servers:
+        cluster = {"servers": servers.urls, "lease_s": 2}
+        document = {"min_free_mb": 0, "engines": {"echo": {"engine": "inference.fake:Echo"}}, "cluster": cluster}
+        (folder / "config.json").write_text(json.dumps(document))
+        env = {
+            **os.environ,
+            "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "FILEPOOL_PYTHON": sys.executable,
+            "FILEPOOL_CONFIG": str(folder / "config.json"),
+            "FILEPOOL_SCRATCH": str(scratch),
+            "SLURM_JOB_ID": "9",
+            "SLURM_ARRAY_JOB_ID": "7",
+            "SLURM_ARRAY_TASK_ID": "2",
+        }
+        with open(tmp_path / "log", "w") as log:
+            task = subprocess.Popen(["bash", str(HERE / "slurm" / "node.sbatch")], env=env, stdout=log, stderr=log)
+        try:
+            wait_until(lambda: asyncio.run(nodes(servers)) == ["slurm-7-2"], "a node in the cluster")
+            task.terminate()
+            assert task.wait(PATIENCE_S) == 0, (tmp_path / "log").read_text()
+        finally:
+            task.kill()
+            task.wait()
+        assert asyncio.run(nodes(servers)) == []
+    assert (tmp_path / "asked").read_text() == "requeue 9\n"
+    assert list(scratch.iterdir()) == []  # and the folder that all machines see is as it was
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
 
 
 def unit(name: str) -> configparser.SectionProxy:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import re
 import signal
 import socket
 import ssl
@@ -22,7 +23,7 @@ import nats
 import psutil
 import pytest
 from nats.js import JetStreamContext, api
-from scenarios.world import PATIENCE_S, alive, wait_until
+from scenarios.world import PATIENCE_S, ROOT, alive, wait_until
 
 from cluster.rig import Servers, free_ports
 from pool.cluster import accounts, nats_server, wire
@@ -52,19 +53,14 @@ PASSWORDS = Passwords("for-admin", "for-client", 'for-"node"\\')
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    """Certificates for 127.0.0.1, as docs/CLUSTER.md has them made."""
+    """Certificates for 127.0.0.1, made by the commands of docs/CLUSTER.md."""
     folder = tmp_path_factory.mktemp("tls")
-    extensions = "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n"
-    (folder / "server.ext").write_text(extensions)
-    ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    signed = ["-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"]
-    for argv in (
-        ["req", "-x509", *ec, "-days", "2", "-subj", "/CN=test", "-keyout", "ca.key", "-out", "ca.crt"],
-        ["req", *ec, "-subj", "/CN=server", "-keyout", "server.key", "-out", "server.csr"],
-        ["x509", "-req", *signed, "-days", "2", "-extfile", "server.ext", "-out", "server.crt"],
-    ):
-        subprocess.run(["openssl", *argv], cwd=folder, check=True, capture_output=True)
-    return Tls(folder / "server.crt", folder / "server.key", folder / "ca.crt")
+    page = (ROOT / "docs" / "CLUSTER.md").read_text("utf-8")
+    (block,) = [text for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "openssl req" in text]
+    assert "IP:10.0.0.1" in block
+    commands = block.replace("IP:10.0.0.1", "IP:127.0.0.1")
+    subprocess.run(["bash", "-euc", commands], cwd=folder, check=True, capture_output=True)
+    return Tls(folder / "nats-a.crt", folder / "nats-a.key", folder / "ca.crt")
 
 
 def settings(folder: Path, **more: Any) -> Settings:
