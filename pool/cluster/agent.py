@@ -29,11 +29,7 @@ from pool.cluster.carrying import Carrier, in_thread, nak
 from pool.cluster.claims import Claims, Way
 from pool.cluster.link import AWAY, Link, ended_all, get_entry
 from pool.cluster.local import TAG, Errand
-<<<<<<< HEAD
-from pool.cluster.media import Cache, MediaError, MediaGone, MediaUnreachable, Store, open_store
-=======
-from pool.cluster.media import MARK_S, Cache, MediaGone, Store
->>>>>>> c1aa577 (cluster: the mark of a claim that was dropped goes by itself)
+from pool.cluster.media import MARK_S, Cache, MediaError, MediaGone, MediaUnreachable, Store, open_store
 from pool.cluster.pulling import Queue
 from pool.cluster.sharedfiles import SharedError
 from pool.cluster.wire import EngineState, Hold, NodeState, Order
