@@ -29,7 +29,7 @@ PAGE_OF = {path: page for page, path in SHOWN.items()}
 COMMANDS = {
     "pool": "pool.__main__",
     "pool.submit": "pool.cli.submit",
-    "pool.cluster": "pool.cluster.command",
+    "pool.cluster": "pool.cluster.commands",
     "pool.gateways.http": "pool.gateways.http.__main__",
     "pool.gateways.redis": "pool.gateways.redis.__main__",
 }

@@ -43,7 +43,7 @@ def opened(branch: Branch, **how: Any) -> FilePool:
 
 def command(branch: Branch, child_env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", *words, "--config", str(branch.file)]
-    return subprocess.run(argv, env=child_env, capture_output=True, text=True)
+    return subprocess.run(argv, env={**child_env, "COLUMNS": "200"}, capture_output=True, text=True)
 
 
 # ---- configuration
