@@ -25,7 +25,7 @@ from typing import Any
 
 from pool.errors import ProtocolError
 from pool.format import codec
-from pool.format.names import MAX_ATTEMPTS, check_engine, is_id
+from pool.format.names import MAX_ATTEMPTS, is_engine, is_id
 
 VERSION = 1
 JOBS, EVENTS = "FILEPOOL_JOBS", "FILEPOOL_EVENTS"
@@ -38,6 +38,10 @@ _ORIGIN = re.compile(r"[0-9a-f]{32}\Z")
 _SHA = re.compile(r"[0-9a-f]{64}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 _RUNS_MOST = 10_000
+_LOST_MOST, _LABELS_MOST = 100, 64
+_LEASE_MOST_S = 3600.0
+_SLOTS_MOST, _ENGINES_MOST = 64, 256  # of one node
+_TEXT_CHARS, _NAME_CHARS = 500, 64
 
 
 @dataclass(frozen=True)
@@ -164,15 +168,11 @@ class Order:
         key, job, labels, expires_s = JobKey.parse(value.get("key")), value.get("job"), value.get("labels"), None
         if not isinstance(job, dict) or job.get("id") != key.id or not isinstance(job.get("params"), dict):
             raise ProtocolError("a job without its own parameters")
-        try:
-            check_engine(job.get("engine"))
-        except Exception as error:
-            raise ProtocolError(str(error)) from None
-        if not isinstance(labels, list) or not all(isinstance(one, str) and _LABEL.match(one) for one in labels):
-            raise ProtocolError("labels that are none")
+        if not is_engine(job.get("engine")):
+            raise ProtocolError("a job without the name of an engine")
         if value.get("expires_s") is not None:
             expires_s = _number(value["expires_s"], "expires_s")
-        return cls(key, job, tuple(labels), expires_s, value.get("again") is True)
+        return cls(key, job, _labels(labels), expires_s, value.get("again") is True)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class Identity:
         """Raises ProtocolError."""
         value = _open(data, "an id")
         origin, engine, run, digest = (value.get(name) for name in ("origin", "engine", "run", "digest"))
-        good = isinstance(origin, str) and _ORIGIN.match(origin) and isinstance(engine, str) and isinstance(digest, str)
+        good = isinstance(origin, str) and _ORIGIN.match(origin) and is_engine(engine) and isinstance(digest, str)
         if not good or type(run) is not int or not 0 <= run < _RUNS_MOST:
             raise ProtocolError("not the owner of an id")
         return cls(str(origin), str(engine), run, str(digest))
@@ -236,16 +236,37 @@ class Hold:
         value = _open(data, "a claim")
         node, spool, delivery, reply = (value.get(name) for name in ("node", "spool", "delivery", "reply"))
         lost, begun = value.get("lost"), value.get("attempts")
-        texts = isinstance(node, str) and isinstance(spool, str) and isinstance(reply, str)
-        if not texts or type(delivery) is not int or type(begun) is not int or not isinstance(lost, list):
+        texts = isinstance(node, str) and isinstance(spool, str) and _ORIGIN.match(spool) and isinstance(reply, str)
+        if not texts:
             raise ProtocolError("not a claim")
-        return cls(str(node), str(spool), delivery, str(reply), tuple(map(_lost, lost)), _attempts(begun))
+        return cls(str(node), str(spool), _delivery(delivery), str(reply), _all_lost(lost), _attempts(begun))
+
+
+def _all_lost(value: object) -> tuple[Lost, ...]:
+    if not isinstance(value, list) or len(value) > _LOST_MOST:
+        raise ProtocolError("not a list of lost nodes")
+    return tuple(map(_lost, value))
 
 
 def _lost(value: object) -> Lost:
-    if not isinstance(value, dict) or not isinstance(value.get("node"), str) or type(value.get("delivery")) is not int:
+    if not isinstance(value, dict) or not isinstance(value.get("node"), str):
         raise ProtocolError("not a lost node")
-    return Lost(value["node"], value["delivery"], _number(value.get("at"), "at"), _attempts(value.get("attempts")))
+    delivery, at = _delivery(value.get("delivery")), _number(value.get("at"), "at")
+    return Lost(value["node"][:_TEXT_CHARS], delivery, at, _attempts(value.get("attempts")))
+
+
+def _delivery(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ProtocolError("not the number of a delivery")
+    return value
+
+
+def _labels(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > _LABELS_MOST:
+        raise ProtocolError("not a list of labels")
+    if not all(isinstance(one, str) and _LABEL.match(one) for one in value):
+        raise ProtocolError("labels that are none")
+    return tuple(value)
 
 
 def _attempts(value: object) -> int:
@@ -290,21 +311,20 @@ class End:
         """Raises ProtocolError."""
         value = _open(data, "an end")
         node, delivery, record = value.get("node"), value.get("delivery"), value.get("record")
-        lists = [value.get(name) for name in ("arrays", "outputs", "lost")]
-        good = isinstance(node, str) and type(delivery) is int and isinstance(record, bytes)
-        if not good or not all(isinstance(one, list) for one in lists):
+        arrays, outputs = value.get("arrays"), value.get("outputs")
+        good = isinstance(node, str) and isinstance(record, bytes)
+        if not good or not isinstance(arrays, list) or not isinstance(outputs, list):
             raise ProtocolError("not the end of a job")
         body = Blob.from_map(value["body"]) if value.get("body") is not None else None
-        arrays, outputs, lost = lists
         return cls(
             JobKey.parse(value.get("key")),
-            str(node),
-            int(delivery or 0),
+            str(node)[:_TEXT_CHARS],
+            _delivery(delivery),
             record if isinstance(record, bytes) else b"",
             body,
-            tuple(map(Blob.from_map, arrays or ())),
-            tuple(map(Blob.from_map, outputs or ())),
-            tuple(map(_lost, lost or ())),
+            tuple(map(Blob.from_map, arrays)),
+            tuple(map(Blob.from_map, outputs)),
+            _all_lost(value.get("lost")),
         )
 
 
@@ -346,7 +366,8 @@ EVENT_KINDS = ("progress", "partial", "setback")
 class NodeState:
     """A node as it says it is. spool: id of its spool. engines: name -> what its slots do, see `EngineState`.
 
-    slots: plain maps of `pool.client.status.SlotStatus`, bounded. draining: it takes no more jobs.
+    slots: plain maps of `pool.client.status.SlotStatus`. draining: it takes no more jobs. Texts and lists are cut to a
+    size on arrival.
     """
 
     name: str
@@ -374,20 +395,29 @@ class NodeState:
         labels, engines, slots = value.get("labels"), value.get("engines"), value.get("slots")
         if not all(isinstance(text, str) for text in texts) or not isinstance(engines, dict):
             raise ProtocolError("not a node")
-        if not isinstance(labels, list) or not isinstance(slots, list) or not all(isinstance(s, dict) for s in slots):
+        if not isinstance(slots, list) or not all(isinstance(s, dict) for s in slots):
             raise ProtocolError("not a node")
-        name, spool, host, version = map(str, texts)
+        name, spool, host, version = (str(text)[:_TEXT_CHARS] for text in texts)
+        if not _LABEL.match(name) or not _ORIGIN.match(spool):
+            raise ProtocolError("not the name of a node, or not of its spool")
+        lease_s = _number(value.get("lease_s"), "lease_s")
+        if lease_s > _LEASE_MOST_S:
+            raise ProtocolError("lease_s is too long")
         return cls(
             name,
             spool,
             host,
             version,
-            lease_s=_number(value.get("lease_s"), "lease_s"),
-            labels=tuple(map(str, labels)),
+            lease_s=lease_s,
+            labels=_labels(labels),
             draining=value.get("draining") is True,
             jobs=int(_number(value.get("jobs"), "jobs")),
-            engines={str(name): EngineState.from_map(about) for name, about in engines.items()},
-            slots=tuple(slots),
+            engines={
+                name: EngineState.from_map(about)
+                for name, about in list(engines.items())[:_ENGINES_MOST]
+                if is_engine(name)
+            },
+            slots=tuple(_cut(slot, 0) for slot in slots[:_SLOTS_MOST]),
         )
 
 
@@ -409,7 +439,19 @@ class EngineState:
         slots, serving, busy, waiting = (
             int(_number(value.get(name), name)) for name in ("slots", "serving", "busy", "waiting")
         )
-        return cls(slots, serving, busy, waiting, str(value.get("trouble") or ""))
+        return cls(slots, serving, busy, waiting, str(value.get("trouble") or "")[:_TEXT_CHARS])
+
+
+def _cut(value: Any, depth: int) -> Any:
+    """A value that another machine shows, without what is long or deep."""
+    if isinstance(value, str):
+        return value[:_TEXT_CHARS]
+    if isinstance(value, dict):
+        some = list(value.items())[:_NAME_CHARS] if depth < 3 else ()
+        return {str(name)[:_NAME_CHARS]: _cut(item, depth + 1) for name, item in some}
+    if isinstance(value, list):
+        return [_cut(item, depth + 1) for item in value[:_NAME_CHARS]] if depth < 3 else []
+    return value if value is None or isinstance(value, (bool, int, float)) else ""
 
 
 def _open(data: bytes, what: str) -> dict[str, Any]:
