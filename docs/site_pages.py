@@ -33,7 +33,7 @@ COMMANDS = {
     "pool.gateways.http": "pool.gateways.http.__main__",
     "pool.gateways.redis": "pool.gateways.redis.__main__",
 }
-WIDTH = "100"  # columns of the help texts
+WIDTH = "80"  # columns of the help texts; what fits a window of 1280 pixels
 
 _FENCED = re.compile(r"^(```+).*?^\1`*$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"(`+)[^`].*?\1", re.DOTALL)
