@@ -188,7 +188,8 @@ class Servers:
         try:
             yield client
         finally:
-            await client.close()
+            with contextlib.suppress(TypeError):  # nats-py and asyncio of 3.12 … 3.13.5, when the servers are away
+                await client.close()
 
     def log(self, *indices: int) -> str:
         """The end of their logs."""
