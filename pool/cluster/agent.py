@@ -216,8 +216,9 @@ class Agent:
         return engines
 
     def _count(self, engine: str) -> int:
-        """Jobs of the cluster that are here."""
-        return sum(1 for carried in list(self._jobs.values()) if carried.engine == engine)
+        """Jobs of the cluster that wait or run here."""
+        jobs = list(self._jobs.values())
+        return sum(1 for carried in jobs if carried.engine == engine and not carried.over.is_set())
 
     def _state(self) -> NodeState:
         status = self.status()
@@ -256,6 +257,7 @@ class Agent:
                 if not carried.over.is_set():
                     with contextlib.suppress(*AWAY, UnknownJob):
                         await self._worker.tell(carried)
+            await self._worker.tidy()
             await asyncio.sleep(_TELL_S)
 
     @property
@@ -441,7 +443,7 @@ class Agent:
             await worker.refuse(carried, Failure(FailureKind.INPUT.value, str(error), "check"))
             return
         if not carried.given_back:
-            await worker.tell(carried)
+            self._stirred.set()  # its worker is free
             await worker.end(carried)
 
     async def _return(self, carried: Carried) -> None:

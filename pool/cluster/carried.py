@@ -24,6 +24,7 @@ class Carried:
     future: JobFuture | None = None
     follower: Follower | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    telling: asyncio.Lock = field(default_factory=asyncio.Lock)  # one look at its news at a time
     given_back: bool = False
     attempt: int = 1
     number: int = 0

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from loguru import logger
-from nats.js.errors import KeyWrongLastSequenceError
+from nats.js.errors import APIError, KeyWrongLastSequenceError
 
 from pool.client.filepool import FilePool
+from pool.client.follow import Event as FollowEvent
 from pool.client.follow import Follower, Notice, Part, Setback
+from pool.client.future import JobFuture
 from pool.client.status import PoolStatus
 from pool.cluster import parcels, sharedfiles, wire
 from pool.cluster.carried import Carried
@@ -58,6 +60,7 @@ class Carrier:
         self._status = status
         self._claims = Claims(link, pool.config.cluster, pool.spool.id, node)
         self._schemas = Schemas(pool.spool.root)
+        self._done: list[Errand] = []
 
     # ---- begin
 
@@ -70,20 +73,27 @@ class Carrier:
         calls = sent.items if sent.items is not None else (sent.params,)
         keys = self._keys(sent.engine)
         shared = parcels.shared_urls(calls, **keys, shared=self._shared)
-        async with (
-            self.cache.have(self.store, parcels.blobs(calls)) as paths,
-            sharedfiles.fetched(shared.inputs, self.cache) as fetched,
-        ):
-            folder = self.outputs(carried.errand)
-            await in_thread(lambda: _make(folder))
-            urls = {**fetched, **{url: folder / name for url, name in shared.outputs.items()}}
-            job = await in_thread(lambda: self._job(carried, sent, calls, paths, urls))
-            carried.urls = {folder / name: url for url, name in shared.outputs.items()}
-            if carried.urls:
-                await in_thread(lambda: self._keep_urls(carried))
-            carried.future = await in_thread(lambda: self.pool.accept(job))
+        async with contextlib.AsyncExitStack() as stack:
+            paths: Mapping[wire.Blob, Path] = {}
+            fetched: Mapping[str, Path] = {}
+            if blobs := parcels.blobs(calls):
+                paths = await stack.enter_async_context(self.cache.have(self.store, blobs))
+            if shared.inputs:
+                fetched = await stack.enter_async_context(sharedfiles.fetched(shared.inputs, self.cache))
+            outputs = {self.outputs(carried.errand) / name: url for url, name in shared.outputs.items()}
+            urls = {**fetched, **{url: path for path, url in outputs.items()}}
+            carried.urls = outputs
+            job = self._job(carried, sent, calls, paths, urls)
+            carried.future = await in_thread(lambda: self._accept(carried, job, calls))
             self.follow(carried)
             await carried.over.wait()
+
+    def _accept(self, carried: Carried, job: Job, calls: Sequence[Mapping[str, Any]]) -> JobFuture:
+        if carried.urls or parcels.names_outputs(calls):
+            _make(self.outputs(carried.errand))
+        if carried.urls:
+            self._keep_urls(carried)
+        return self.pool.accept(job)
 
     @property
     def _shared(self) -> tuple[str, ...]:
@@ -189,21 +199,27 @@ class Carrier:
         follower = carried.follower
         if follower is None:
             return
-        for event in await in_thread(follower.poll):
-            if isinstance(event, Setback):
-                carried.attempt, carried.number = event.failure.attempt + 1, 0
-                await self._send(
-                    carried, "setback", body=self._abroad(event.failure).to_map(), attempt=carried.attempt - 1
-                )
-            elif isinstance(event, Part):
-                await self._send(carried, "partial", body=codec.encode(event.record), number=carried.number)
-                carried.number += 1
-            elif isinstance(event, Progress) and event.attempt:
-                if event.attempt > carried.attempt:
-                    carried.attempt, carried.number = event.attempt, 0
-                await self._send(carried, "progress", body=[event.status, event.percent, event.message])
-            elif isinstance(event, Notice):
-                logger.warning("{}: {}", carried.key, event.text)
+        async with carried.telling:
+            if not carried.over.is_set():  # else its end tells the rest
+                for event in await in_thread(follower.poll):
+                    await self._pass_on(carried, event)
+
+    async def _pass_on(self, carried: Carried, event: FollowEvent) -> None:
+        if isinstance(event, Setback):
+            carried.attempt, carried.number = event.failure.attempt + 1, 0
+            failure = self._abroad(event.failure)
+            await self._send(carried, "setback", body=failure.to_map(), attempt=failure.attempt)
+            with contextlib.suppress(*AWAY, APIError):
+                await self._claims.claim(carried, carried.revision)
+        elif isinstance(event, Part):
+            await self._send(carried, "partial", body=codec.encode(event.record), number=carried.number)
+            carried.number += 1
+        elif isinstance(event, Progress) and event.attempt:
+            if event.attempt > carried.attempt:
+                carried.attempt, carried.number = event.attempt, 0
+            await self._send(carried, "progress", body=[event.status, event.percent, event.message])
+        elif isinstance(event, Notice):
+            logger.warning("{}: {}", carried.key, event.text)
 
     async def _send(
         self, carried: Carried, kind: str, *, body: Any = None, number: int = 0, attempt: int | None = None
@@ -226,10 +242,12 @@ class Carrier:
     async def end(self, carried: Carried) -> None:
         """Bring the end of the job to the servers, then forget it here. May be repeated."""
         errand = carried.errand
-        raw, record = await in_thread(lambda: self._read(errand.local_id))
+        async with carried.telling:
+            raw, record, produced, news = await in_thread(lambda: self._leave(carried))
+            for event in news:
+                await self._pass_on(carried, event)
         if carried.urls:
             record, raw = await self._share(carried, record)
-        produced = parcels.outgoing(record, self.pool.spool.files_dir(errand.local_id), shared=self._shared)
         holder = f"{errand.key}.end"  # another one than that of the inputs, which go before
         arrays = [await self.store.put(path, holder=holder) for path in produced.arrays]
         outputs = [await self.store.put(path, holder=holder) for path in produced.files]
@@ -239,7 +257,20 @@ class Carrier:
         end = End(errand.key, self.node, errand.delivery, raw, body, tuple(arrays), tuple(outputs), carried.lost)
         await self.publish(end)
         await self.acknowledge(errand)
-        await in_thread(lambda: self.forget(errand))
+        self._done.append(errand)
+
+    def _leave(self, carried: Carried) -> tuple[bytes, Record, parcels.Produced, list[FollowEvent]]:
+        """What there is of a job that is over here."""
+        news = carried.follower.poll() if carried.follower is not None else []
+        raw, record = self._read(carried.errand.local_id)
+        folder = self.pool.spool.files_dir(carried.errand.local_id)
+        return raw, record, parcels.outgoing(record, folder, shared=self._shared), news
+
+    async def tidy(self) -> None:
+        """Forget the jobs whose ends the servers have."""
+        done, self._done = self._done, []
+        if done:
+            await in_thread(lambda: self._forget(done))
 
     async def _share(self, carried: Carried, record: Record) -> tuple[Record, bytes]:
         """Write outputs to the URLs that the caller gave; the record that says so. Raises SharedError."""
@@ -310,13 +341,15 @@ class Carrier:
         raw = fsops.read_bounded(self.pool.spool.record_path(local_id), MAX_RESULT_BYTES)
         return raw, Record.from_map(codec.decode(raw, arrays=False))
 
-    def forget(self, errand: Errand) -> None:
-        """Remove a job whose end the servers have. Blocks."""
-        with contextlib.suppress(OSError):
-            retention.remove(self.pool.spool, errand.local_id)
-            folder = self.outputs(errand)
-            if folder.is_dir():
-                fsops.remove_tree(str(folder))
+    def _forget(self, done: Iterable[Errand]) -> None:
+        """Remove jobs whose ends the servers have."""
+        graves = retention.dead_jobs(self.pool.spool)
+        for errand in done:
+            with contextlib.suppress(OSError):
+                retention.remove(self.pool.spool, errand.local_id, graves)
+                folder = self.outputs(errand)
+                if folder.is_dir():
+                    fsops.remove_tree(str(folder))
 
     def _abroad(self, failure: Failure) -> Failure:
         """A failure as other machines name it."""

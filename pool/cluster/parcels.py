@@ -325,6 +325,11 @@ class SharedUrls:
     outputs: Mapping[str, str]
 
 
+def names_outputs(calls: Any) -> bool:
+    """Whether the parameters of a job, or of each call, name a file that the client wants."""
+    return any(isinstance(inner, str) for inner in _marks(calls))
+
+
 def shared_urls(
     calls: Sequence[Params],
     *,

@@ -29,7 +29,7 @@ from nats.js.kv import KeyValue
 
 from pool.cluster import parcels, topology, wire
 from pool.cluster.link import AWAY, ClusterAway, Link, ended_all, get_entry, plain
-from pool.cluster.media import MediaError, Store, open_store
+from pool.cluster.media import MediaError, MediaUnreachable, Store, open_store
 from pool.cluster.wire import End, Event, Identity, JobKey, NodeState, Order
 from pool.config.settings import Config
 from pool.constants import MAX_RESULT_BYTES, STATUSES
@@ -227,22 +227,17 @@ class Port:
 
     async def _carry_out(self, engine: str, name: JobName, item: Away | None) -> None:
         again = item is not None
-        path = item.path if item is not None else f"{self._spool.ready_dir(engine)}/{name}"
-        try:
-            job = await asyncio.to_thread(self._spool.read_file, path, name)
-        except ProtocolError as error:
-            item = item or await asyncio.to_thread(away.send, self._spool, engine, name)
-            if item is not None:
-                await self._fail(item, None, Failure("infrastructure", f"the job file cannot be read: {error}", "read"))
+        key, conflict = JobKey(self._spool.id, name.id), False
+        job, item = await asyncio.to_thread(self._begin, engine, name, item, identified=False)
+        if job is not None and item is None:
+            # before it is away: an id that is taken, and the run that it gets, must be known to whoever finds it there
+            key, conflict = await self._identify(job, again=False)
+            job, item = await asyncio.to_thread(self._begin, engine, name, item, identified=True)
+        if job is None or item is None:
             return
-        fresh = not (again or job.digest or job.id in self._retried)
-        key, conflict = JobKey(self._spool.id, job.id), False
-        if not fresh:
-            key, conflict = await self._identify(job, again=again)
-        if item is None:
-            item = await asyncio.to_thread(away.send, self._spool, engine, name)
-            if item is None:
-                return
+        named = bool(job.digest) or again or job.id in self._retried
+        if again:
+            key, conflict = await self._identify(job, again=True)
         if conflict:
             failure = Failure(FailureKind.INPUT.value, str(JobConflict(job.id)), "submit", hint="choose another id")
             await self._fail(item, job, failure)
@@ -253,12 +248,30 @@ class Port:
             return
         if again and await self._look_for(sent):
             return
-        identified = asyncio.create_task(self._identify(job, again=False)) if fresh else None
-        try:
+        if named:
             await self._publish(sent, again=again)
-        finally:
-            if identified is not None:  # its id is its own: nobody else can have taken it meanwhile
-                await identified
+        else:  # its id is its own: nobody else can have taken it
+            await asyncio.gather(self._publish(sent, again=again), self._identify(job, again=False))
+
+    def _begin(
+        self, engine: str, name: JobName, item: Away | None, *, identified: bool
+    ) -> tuple[Job | None, Away | None]:
+        """The job, and where it is once it is away; no place: it is to be identified first. None, None: another was
+        faster, or its file cannot be read, and it has ended."""
+        path = item.path if item is not None else f"{self._spool.ready_dir(engine)}/{name}"
+        job: Job | None = None
+        failure: Failure | None = None
+        try:
+            job = self._spool.read_file(path, name)
+        except ProtocolError as error:
+            failure = Failure(FailureKind.INFRASTRUCTURE.value, f"the job file cannot be read: {error}", "read")
+        if item is None:
+            if job is not None and not identified and (job.digest or job.id in self._retried):
+                return job, None
+            item = away.send(self._spool, engine, name)
+        if item is not None and failure is not None:
+            away.finish(self._spool, item, self._failed(item, None, failure))
+        return (job, item) if item is not None and job is not None else (None, None)
 
     async def _identify(self, job: Job, *, again: bool) -> tuple[JobKey, bool]:
         """The key of a job in the cluster; whether its id is taken by another client's job with other content.
@@ -298,14 +311,24 @@ class Port:
     async def _publish(self, sent: Sent, *, again: bool) -> None:
         job, key = sent.job, sent.key
         try:
-            filled = await asyncio.to_thread(self._filled, job)
+            filled = await asyncio.to_thread(dependencies.hand_on, self._spool, job) if job.depends_on else job
             order = await self._pack(key, filled, again=again)
+            data = order.pack()
+            if len(data) > self.link.room:
+                raise JobRefused(
+                    f"{len(data)} bytes are more than the servers take in a message ({self.link.room}): pass media by "
+                    "path, or raise their max_payload",
+                    "params",
+                )
+        except MediaUnreachable as error:
+            logger.warning("the media of job {} cannot be sent yet: {}", job.id, error)
+            await self._take_back(sent)
+            return
         except (JobRefused, references.MissingPart, ProtocolError, MediaError) as error:
             kind = FailureKind.INPUT if isinstance(error, JobRefused) else FailureKind.INFRASTRUCTURE
             await self._fail(sent.item, job, Failure(kind.value, str(error), "send"))
             return
         where = wire.subject(job.engine, order.labels, wire.urgency(job.priority))
-        data = order.pack()
 
         async def publish() -> None:
             await self.link.js.publish(where, data, headers={"Nats-Msg-Id": str(key)})
@@ -316,8 +339,7 @@ class Port:
             if error.err_code in _NO_ROOM:
                 self._full = f"the cluster takes no more jobs for now: {error.description}; try again"
                 self._full_until = time.monotonic() + _FULL_S
-                self._sent.pop(job.id, None)
-                await asyncio.to_thread(away.come_back, self._spool, sent.item)
+                await self._take_back(sent)
                 return
             await self._fail(sent.item, job, Failure("infrastructure", f"the cluster refuses it: {error}", "send"))
             return
@@ -325,8 +347,10 @@ class Port:
         sent.published = True
         sent.looked_at = time.monotonic()
 
-    def _filled(self, job: Job) -> Job:
-        return dependencies.hand_on(self._spool, job) if job.depends_on else job
+    async def _take_back(self, sent: Sent) -> None:
+        """Let a job that could not be sent wait here."""
+        self._sent.pop(sent.job.id, None)
+        await asyncio.to_thread(away.come_back, self._spool, sent.item)
 
     def _keys(self, engine: str) -> tuple[frozenset[str], Mapping[str, Any]]:
         schema = (self._schemas.describe(engine) or {}).get("schema")
@@ -341,10 +365,12 @@ class Port:
         output_keys = parcels.output_keys(schema)
         wanted: dict[str, Any] = {"path_keys": keys, "output_keys": output_keys, "shared": shared, "items": job.items}
         blobs: dict[Path, wire.Blob] = {}
-        for path in await asyncio.to_thread(lambda: parcels.find(job.params, **wanted)):
-            blobs[path] = await self._store.put(path, holder=str(key))
-        sent = await asyncio.to_thread(lambda: parcels.pack(job.params, describe=blobs.get, **wanted))
-        packed = replace(job, params=sent.params, items=sent.items)
+        packed = job
+        if job.items is not None or _may_name_files(job.params, keys | output_keys):
+            for path in await asyncio.to_thread(lambda: parcels.find(job.params, **wanted)):
+                blobs[path] = await self._store.put(path, holder=str(key))
+            sent = await asyncio.to_thread(lambda: parcels.pack(job.params, describe=blobs.get, **wanted))
+            packed = replace(job, params=sent.params, items=sent.items)
         left_s = None if not job.expires else max(0.0, (job.expires - self._spool.now()) / 1e6)
         return Order(key, packed.to_map(), tuple(job.terms.labels), left_s, again)
 
@@ -493,18 +519,22 @@ class Port:
         away.finish(self._spool, sent.item, record, reply=sent.job.reply, durable=sent.job.durable)
         fsops.unlink(attempts.cancel_path(self._spool, sent.job.id), missing_ok=True)
 
-    async def _fail(self, item: Away, job: Job | None, failure: Failure) -> None:
+    async def _fail(self, item: Away, job: Job, failure: Failure) -> None:
         """End a job that no node has begun."""
-        self._sent.pop(item.name.id, None)
-        now = self._spool.now()
-        reason = replace(failure, at=now, attempt=item.name.attempts)
-        before = earlier(self._spool.notes(item.name.id, item.name.attempts), item.name.attempts + 1)
-        state = JobState.CANCELLED if failure.kind == FailureKind.CANCELLED.value else JobState.FAILED
-        record = Record(
+        self._sent.pop(job.id, None)
+        record = self._failed(item, job, failure)
+        await asyncio.to_thread(away.finish, self._spool, item, record, reply=job.reply)
+        fsops.unlink(attempts.cancel_path(self._spool, job.id), missing_ok=True)
+
+    def _failed(self, item: Away, job: Job | None, failure: Failure) -> Record:
+        now, begun = self._spool.now(), item.name.attempts
+        reason = replace(failure, at=now, attempt=begun)
+        before = earlier(self._spool.notes(item.name.id, begun), begun + 1)
+        return Record(
             id=item.name.id,
             engine=item.engine,
-            state=state,
-            attempt=item.name.attempts,
+            state=JobState.CANCELLED if failure.kind == FailureKind.CANCELLED.value else JobState.FAILED,
+            attempt=begun,
             created=job.created if job else item.name.born,
             started=now,
             finished=now,
@@ -513,8 +543,6 @@ class Port:
             source=job.source if job else "",
             kept=Redactor.of_spool(self._spool.root, item.engine).keep(job) if job else NOTHING,
         )
-        await asyncio.to_thread(away.finish, self._spool, item, record, reply=job.reply if job else "")
-        fsops.unlink(attempts.cancel_path(self._spool, item.name.id), missing_ok=True)
 
     # ---- what happens on the way
 
@@ -725,6 +753,12 @@ class Port:
 
 
 _IMPORTED = "cluster"  # source of a job that another client has submitted
+
+
+def _may_name_files(params: Mapping[str, Any], keys: frozenset[str]) -> bool:
+    """False when no parameter can be a path."""
+    texts = (value for value in params.values() if isinstance(value, str))
+    return not (references.are_plain(params) and keys.isdisjoint(params)) or any(map(os.path.isabs, texts))
 
 
 def _lost_failure(lost: wire.Lost, attempt: int) -> Failure:
