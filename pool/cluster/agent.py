@@ -457,6 +457,7 @@ class Agent:
         carried.over.set()
 
     async def _unclaim(self, carried: Carried, delay_s: float) -> None:
+        await carried.claimed()
         claims = await self.link.bucket(wire.CLAIMS)
         await claims.purge(str(carried.key), msg_ttl=MARK_S)
         await self._worker.give_back(carried, delay_s)

@@ -31,6 +31,14 @@ class Carried:
     revision: int = 0
     expires_s: float | None = None
     urls: dict[Path, str] = field(default_factory=dict)
+    claiming: asyncio.Task[bool] | None = None
+
+    async def claimed(self) -> None:
+        """Wait for our claim to be known, or not to be."""
+        if self.claiming is not None:
+            await asyncio.wait([self.claiming])
+            if not self.claiming.cancelled():
+                self.claiming.exception()  # away servers: the result needs them, too, and waits for them
 
     @property
     def key(self) -> JobKey:

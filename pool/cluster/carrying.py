@@ -209,6 +209,7 @@ class Carrier:
             carried.attempt, carried.number = event.failure.attempt + 1, 0
             failure = self._abroad(event.failure)
             await self._send(carried, "setback", body=failure.to_map(), attempt=failure.attempt)
+            await carried.claimed()
             with contextlib.suppress(*AWAY, APIError):
                 await self._claims.claim(carried, carried.revision)
         elif isinstance(event, Part):
@@ -255,6 +256,7 @@ class Carrier:
         if len(raw) > self.link.room // 2:
             body, raw = await self.store.put(await in_thread(lambda: self._spare(errand, raw)), holder=holder), b""
         end = End(errand.key, self.node, errand.delivery, raw, body, tuple(arrays), tuple(outputs), carried.lost)
+        await carried.claimed()
         await self.publish(end)
         await self.acknowledge(errand)
         self._done.append(errand)

@@ -74,7 +74,10 @@ class Claims:
             carried.lost = (*hold.lost, Lost(hold.node, hold.delivery, REAL.wall(), hold.attempts))
             if len(carried.lost) >= self._config.deliveries:
                 return Decision(Way.REFUSED, poisoned(carried.lost))
-        if not await self.claim(carried, revision):
+        if carried.errand.delivery == 1 and not order.again:
+            # no other node has seen it: the claim may come while the job begins, as long as it is there before the end
+            carried.claiming = asyncio.create_task(self.claim(carried, revision))
+        elif not await self.claim(carried, revision):
             return Decision(Way.LEFT, delay_s=self._config.lease_s / 2)
         return Decision(Way.OURS)
 

@@ -71,7 +71,7 @@ class Link:
     @property
     def servers(self) -> str:
         """The addresses, for people: without passwords."""
-        return ", ".join(map(plain, self._config.servers))
+        return ", ".join(map(plain, addresses(self._config)))
 
     @property
     def room(self) -> int:
@@ -86,8 +86,12 @@ class Link:
         options = self._options()
         while True:
             try:
-                await self.client.connect(servers=list(self._config.servers), **options)
+                await self.client.connect(servers=addresses(self._config), **options)
             except AWAY as error:
+                if "invalid connect url" in str(error):
+                    raise ConfigError(
+                        f"{self.servers} is no address: write nats://host:4222", "cluster.servers"
+                    ) from None
                 self._broken(_words(error))
                 if deadline is not None and time.monotonic() > deadline:
                     raise ClusterAway(self.servers, self.trouble) from None
@@ -193,6 +197,11 @@ async def ended_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
         done, left = await asyncio.wait(left, timeout=0.5)
         for task in done:
             task.cancelled() or task.exception()  # seen
+
+
+def addresses(config: ClusterConfig) -> list[str]:
+    """The servers, one by one; several may stand in one text, with commas."""
+    return [one.strip() for text in config.servers for one in text.split(",") if one.strip()]
 
 
 def plain(url: str) -> str:

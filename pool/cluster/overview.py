@@ -10,7 +10,7 @@ from typing import Any
 from nats.js.errors import NoKeysError
 
 from pool.cluster import topology, wire
-from pool.cluster.link import Link, plain
+from pool.cluster.link import Link
 from pool.cluster.wire import NodeState
 from pool.config.settings import ClusterConfig
 from pool.errors import ProtocolError
@@ -43,7 +43,7 @@ async def look(config: ClusterConfig, *, patience_s: float) -> Overview:
             subject.removeprefix("filepool.jobs."): count for subject, count in (info.state.subjects or {}).items()
         }
         waiting = max(0, info.state.messages - running)
-        return Overview(", ".join(map(plain, config.servers)), tuple(nodes), waiting, running, queues)
+        return Overview(link.servers, tuple(nodes), waiting, running, queues)
     finally:
         await link.close()
 

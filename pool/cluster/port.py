@@ -28,7 +28,7 @@ from nats.js.errors import APIError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from pool.cluster import parcels, topology, wire
-from pool.cluster.link import AWAY, ClusterAway, Link, ended_all, get_entry, plain
+from pool.cluster.link import AWAY, ClusterAway, Link, addresses, ended_all, get_entry, plain
 from pool.cluster.media import MediaError, MediaUnreachable, Store, open_store
 from pool.cluster.wire import End, Event, Identity, JobKey, NodeState, Order
 from pool.config.settings import Config
@@ -688,7 +688,7 @@ class Port:
             said = Nodes(
                 me,
                 self._spool.now(),
-                tuple(map(plain, self._config.cluster.servers)),
+                tuple(map(plain, addresses(self._config.cluster))),
                 self.link.connected and not self.link.trouble,
                 self.link.trouble,
                 self._full,

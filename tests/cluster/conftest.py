@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.machines import Cluster
 from cluster.rig import Servers
 
 
@@ -40,4 +41,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     for value in getattr(item, "funcargs", {}).values():
         if report.failed and isinstance(value, Servers):
             report.sections.append(("nats-server", value.log()))
+        if report.failed and isinstance(value, Cluster):
+            report.sections.append(("machines", value.logs()))
     return report
