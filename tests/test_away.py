@@ -88,6 +88,14 @@ def test_a_job_goes_away_and_ends(spool: Spool, make_job: JobMaker) -> None:
     assert places(spool) == {"out": ["mine"], "ids": ["mine"]}
 
 
+def test_what_goes_away_while_somebody_looks_is_seen(spool: Spool, make_job: JobMaker) -> None:
+    job = make_job()
+    spool.submit(job)
+    look = lookup.undecided(spool)  # it has not begun
+    send_next(spool)
+    assert [place.name.id for place in look if place.name] == [job.id]
+
+
 def test_one_of_two_has_it(spool: Spool, make_job: JobMaker) -> None:
     name = spool.submit(make_job())
     assert away.send(spool, "echo", name)

@@ -442,9 +442,8 @@ class Agent:
         except (CallerError, ProtocolError) as error:
             await worker.refuse(carried, Failure(FailureKind.INPUT.value, str(error), "check"))
             return
-        if not carried.given_back:
-            self._stirred.set()  # its worker is free
-            await worker.end(carried)
+        self._stirred.set()  # its worker is free
+        await self._finish(carried)
 
     async def _return(self, carried: Carried) -> None:
         """Leave a job to other nodes: ended here, without a result."""
@@ -507,9 +506,16 @@ class Agent:
             self._stirred.set()
 
     async def _finish(self, carried: Carried) -> None:
-        if not carried.given_back:
-            with contextlib.suppress(FileNotFoundError):  # it was forgotten already
+        """Bring the end of a job that is over here to the servers, however long that takes: it has run."""
+        while not carried.given_back:
+            try:
                 await self._worker.end(carried)
+                return
+            except FileNotFoundError:
+                return  # it was forgotten already, or removed by hand
+            except (*AWAY, APIError, MediaError, SharedError, OSError) as error:
+                logger.warning("the end of job {} cannot be sent yet: {}", carried.key.id, error)
+                await asyncio.sleep(_AGAIN_S)
 
 
 def _age_s(message: Msg) -> float:

@@ -16,7 +16,8 @@ from pool.cluster.wire import JobKey, Lost
 class Carried:
     """A job that this node has. lost: nodes that had it before. attempt: the one that runs, counted here from 1.
     number: of its next partial result. revision: of our claim. expires_s: for how long it is worth beginning.
-    urls: of outputs that go elsewhere than to the client, by the path here."""
+    urls: of outputs that go elsewhere than to the client, by the path here. again: how often this node has
+    claimed it without coming to begin it."""
 
     errand: Errand
     engine: str
@@ -32,6 +33,7 @@ class Carried:
     expires_s: float | None = None
     urls: dict[Path, str] = field(default_factory=dict)
     claiming: asyncio.Task[bool] | None = None
+    again: int = 0
 
     async def claimed(self) -> None:
         """Wait for our claim to be known, or not to be."""

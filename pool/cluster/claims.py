@@ -23,6 +23,7 @@ from pool.config.settings import ClusterConfig
 from pool.job import Failure, FailureKind
 from pool.system.clock import REAL
 
+_AGAIN_MOST = 20  # times that a node claims a job and does not come to begin it
 _ASK_S = 2.0  # how long a node may take to say whether it has a job
 
 
@@ -71,9 +72,9 @@ class Claims:
             wait_s = await self._still_there(hold, carried)
             if wait_s:
                 return Decision(Way.LEFT, delay_s=wait_s)
-            carried.lost = (*hold.lost, Lost(hold.node, hold.delivery, REAL.wall(), hold.attempts))
-            if len(carried.lost) >= self._config.deliveries:
-                return Decision(Way.REFUSED, poisoned(carried.lost))
+            self._inherit(carried, hold)
+            if len(carried.lost) >= self._config.deliveries or carried.again > _AGAIN_MOST:
+                return Decision(Way.REFUSED, poisoned(carried.lost, carried.again))
         if carried.errand.delivery == 1 and not order.again:
             # no other node has seen it: the claim may come while the job begins, as long as it is there before the end
             carried.claiming = asyncio.create_task(self.claim(carried, revision))
@@ -81,11 +82,21 @@ class Claims:
             return Decision(Way.LEFT, delay_s=self._config.lease_s / 2)
         return Decision(Way.OURS)
 
+    def _inherit(self, carried: Carried, hold: Hold) -> None:
+        """What the one that had the job before knew of it."""
+        carried.lost = hold.lost
+        if hold.spool == self._spool:  # we had it, and nothing of it is in our spool: it was not begun
+            carried.again = hold.again + 1
+        else:
+            carried.lost = (*hold.lost, Lost(hold.node, hold.delivery, REAL.wall(), hold.attempts))
+
     async def claim(self, carried: Carried, revision: int) -> bool:
         """Say that the job is ours. revision: of the claim that there is, 0: there is none. False: another node was
         faster."""
         errand = carried.errand
-        mine = Hold(self._node, self._spool, errand.delivery, errand.reply, carried.lost, carried.attempt).pack()
+        mine = Hold(
+            self._node, self._spool, errand.delivery, errand.reply, carried.lost, carried.attempt, carried.again
+        ).pack()
         claims = await self._link.bucket(wire.CLAIMS)
         try:
             if revision:
@@ -99,7 +110,7 @@ class Claims:
     async def _still_there(self, hold: Hold, carried: Carried) -> float:
         """Seconds after which to look again, because the node that had the job may have it still; 0: it has not."""
         if hold.spool == self._spool:
-            return 0.0  # we had it, and know nothing of it: it was given back, or the spool was made anew
+            return 0.0
         lease_s = self._config.lease_s
         if self._link.unbroken_s < lease_s:
             return lease_s - self._link.unbroken_s + 0.1
@@ -123,12 +134,15 @@ def _not_worth_it(carried: Carried, order: Order, age_s: float, *, cancelled: bo
     return Failure(FailureKind.EXPIRED.value, text, "queued", hint="more nodes, a higher priority, or later `expires`")
 
 
-def poisoned(lost: Iterable[Lost]) -> Failure:
-    """Why a job that several nodes were lost with is not tried again."""
+def poisoned(lost: Iterable[Lost], again: int = 0) -> Failure:
+    """Why a job that several nodes were lost with is not tried again. again: times that one did not begin it."""
     nodes = ", ".join(one.node or "an unknown node" for one in lost)
+    text = f"the nodes that had it were lost with it, one after another: {nodes}"
+    if again > _AGAIN_MOST:
+        text = f"a node took it {again} times and could not begin it{f'; {text}' if nodes else ''}"
     return Failure(
         FailureKind.INFRASTRUCTURE.value,
-        f"the nodes that had it were lost with it, one after another: {nodes}",
+        text,
         "cluster",
         hint="look at the logs of these machines; `cluster.deliveries` says how many a job may lose",
     )

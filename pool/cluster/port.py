@@ -329,6 +329,10 @@ class Port:
             await self._fail(sent.item, job, Failure(kind.value, str(error), "send"))
             return
         where = wire.subject(job.engine, order.labels, wire.urgency(job.priority))
+        if not again and self._is_to_stop(job.id):
+            reason = Failure(FailureKind.CANCELLED.value, "cancelled by request before it started", "queued")
+            await self._fail(sent.item, job, reason)
+            return
 
         async def publish() -> None:
             await self.link.js.publish(where, data, headers={"Nats-Msg-Id": str(key)})
@@ -346,6 +350,8 @@ class Port:
         self._full = ""
         sent.published = True
         sent.looked_at = time.monotonic()
+        if self._is_to_stop(job.id):  # RACE: asked for while it was sent
+            await self._cancel(sent)
 
     async def _take_back(self, sent: Sent) -> None:
         """Let a job that could not be sent wait here."""
@@ -601,7 +607,9 @@ class Port:
                     names = [name for name in os.listdir(folder) if name.endswith(".cancel")]
                     for job_id in (name.removesuffix(".cancel") for name in names):
                         sent = self._sent.get(job_id)
-                        if sent is not None and time.monotonic() - asked.get(job_id, -60.0) > _LOOK_S:
+                        if sent is None or not sent.published:
+                            continue  # whoever sends it looks for this
+                        if time.monotonic() - asked.get(job_id, -60.0) > _LOOK_S:
                             asked[job_id] = time.monotonic()
                             self._spawn(self._cancel(sent))
                     asked = {job_id: at for job_id, at in asked.items() if f"{job_id}.cancel" in names}
@@ -609,6 +617,9 @@ class Port:
                         await asyncio.wait_for(stirred.wait(), self._config.rescan_s)
             finally:
                 loop.remove_reader(watcher.fileno())
+
+    def _is_to_stop(self, job_id: str) -> bool:
+        return os.path.lexists(attempts.cancel_path(self._spool, job_id))
 
     async def _cancel(self, sent: Sent) -> None:
         """Ask the node that has the job to stop it; what no node has ends at once."""

@@ -217,7 +217,7 @@ class Lost:
 @dataclass(frozen=True)
 class Hold:
     """The node that has a job. spool: the id of its spool. reply: where its lease is renewed. lost: those before it.
-    attempts: that it has begun."""
+    attempts: that it has begun. again: how often it has claimed the job without coming to begin it."""
 
     node: str
     spool: str
@@ -225,6 +225,7 @@ class Hold:
     reply: str
     lost: tuple[Lost, ...] = ()
     attempts: int = 1
+    again: int = 0
 
     def pack(self) -> bytes:
         """As it is stored."""
@@ -237,9 +238,10 @@ class Hold:
         node, spool, delivery, reply = (value.get(name) for name in ("node", "spool", "delivery", "reply"))
         lost, begun = value.get("lost"), value.get("attempts")
         texts = isinstance(node, str) and isinstance(spool, str) and _ORIGIN.match(spool) and isinstance(reply, str)
-        if not texts:
+        again = value.get("again", 0)
+        if not texts or type(again) is not int or not 0 <= again < 2**31:
             raise ProtocolError("not a claim")
-        return cls(str(node), str(spool), _delivery(delivery), str(reply), _all_lost(lost), _attempts(begun))
+        return cls(str(node), str(spool), _delivery(delivery), str(reply), _all_lost(lost), _attempts(begun), again)
 
 
 def _all_lost(value: object) -> tuple[Lost, ...]:

@@ -81,7 +81,9 @@ def running(spool: Spool) -> Iterator[Location]:
 
 def sent(spool: Spool) -> Iterator[Location]:
     """Everything in away/: queued until it has begun there, and between two attempts."""
-    return (_sent(spool, one) for one in away.waiting(spool))
+    # RACE: listed when it is asked for the first one, not before; what waited a moment ago may have come here
+    for one in away.waiting(spool):
+        yield _sent(spool, one)
 
 
 def _sent(spool: Spool, one: away.Away) -> Location:
