@@ -322,6 +322,14 @@ class FilePool:
         """The same for a job of this engine that is not over: it may wait for jobs of others."""
         return self._patience.prospect_of(job_id, engine)
 
+    def attend(self) -> str:
+        """See that a supervisor serves, also when the last one has ended since; "" or why none can be started. Returns
+        at once; a waiting future does the same once a second."""
+        if self._attendant is None or self._closed:
+            return ""
+        self._attendant.attend_again()
+        return self._attendant.problem
+
     @property
     def starter(self) -> str | None:
         """Of the supervisor that this pool starts when there is none: "" while one may come, else why none comes; None:

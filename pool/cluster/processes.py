@@ -120,11 +120,11 @@ async def _serve(config: Config, pool: FilePool, *, start: bool) -> int:
         asked += 1
         if asked == 1:
             logger.info("draining: no more jobs are taken; once more ends at once")
-            drains.append(asyncio.create_task(agent.drain(config.drain_grace_s)))
+            tasks.append(asyncio.create_task(agent.drain(config.drain_grace_s)))
         else:
             running.cancel()
 
-    drains: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Task[None]] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
@@ -133,13 +133,27 @@ async def _serve(config: Config, pool: FilePool, *, start: bool) -> int:
         opened.cancel()
         if start and not running.done():  # only now: what is no longer ours was cancelled before a worker took it
             started = await asyncio.to_thread(FilePool, config)
+            tasks.append(asyncio.create_task(_attend(started)))
         await running
     except asyncio.CancelledError:
         return EXIT_DRAINED
     finally:
+        for task in tasks:
+            task.cancel()
         if started is not None:
             await asyncio.to_thread(started.close)
     return EXIT_DRAINED
+
+
+async def _attend(pool: FilePool) -> None:
+    """Keep the pool of this machine served: one that another agent had started ends when that is gone."""
+    said = ""
+    while True:
+        await asyncio.sleep(_AGAIN_S)
+        problem = await asyncio.to_thread(pool.attend)
+        if problem and problem != said:
+            logger.error("no supervisor serves the workers of this node: {}", problem)
+        said = problem
 
 
 @contextlib.contextmanager
