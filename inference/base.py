@@ -48,7 +48,7 @@ class EngineError(Exception):
 
 
 class InputError(EngineError):
-    """The job asks for something that cannot be: a missing file, no sound in it, an unknown parameter."""
+    """The job asks for something impossible: a missing file, no sound in it, an unknown parameter."""
 
     kind: ClassVar[str] = "input"
 
@@ -136,7 +136,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the model; called once, when the worker ends."""
+        """Free the model; called once, when the worker ends."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 One ffmpeg takes the frames from a pipe and the corner pictures from their files, and writes yuv420p with
 ``+faststart``. Its stderr's last lines are in every error; it is killed when the work is
-cancelled, when an exception leaves the ``with`` block and when the writer is forgotten.
+cancelled, when an exception leaves the ``with`` block and when the writer is garbage-collected.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ class Fake:
         return result
 
     def close(self) -> None:
-        """Let go of the leaked memory."""
+        """Free the leaked memory."""
         self._leaks.clear()
 
 

@@ -1,7 +1,7 @@
 """One ffmpeg process with a pipe to or from it.
 
 Its stderr is read by a thread all the time, since a full pipe there would stop ffmpeg; the last lines are
-kept for messages. The process is ended by ``close``, and when its object is forgotten.
+kept for messages. The process ends by ``close``, or when its object is garbage-collected.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from inference.base import EngineError
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. hint: what mends it; "" where there is nothing to mend."""
+    """One thing that was looked at. hint: what fixes it; "" where there is nothing to fix."""
 
     check: str
     ok: bool

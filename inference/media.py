@@ -157,7 +157,7 @@ class AudioStream:
     """The sound of one file as blocks of 16 kHz mono float32, decoded while it is read.
 
     A context manager and an iterator; memory is constant whatever the length. ffmpeg is ended when the
-    stream is closed, when an exception leaves the ``with`` block, and when the object is forgotten.
+    stream is closed, when an exception leaves the ``with`` block, and when the object is garbage-collected.
     After the last block ``error`` holds what ffmpeg complained about ("" when it was content).
     """
 

@@ -13,7 +13,7 @@ from inference.manifest import Model, Weight
 
 
 class Unvouched(WeightError):
-    """The file is there, and nobody has said what should be in it."""
+    """The file exists, and nobody has published its digest."""
 
 
 def verify(weight: Weight, place: Path, trust_memory: bool, model: str = "") -> str:
@@ -80,7 +80,7 @@ def compare(path: Path, expected: str, compute: Callable[[Path], str], hint: str
 
 
 def vouching(weight: Weight, place: Path) -> str:
-    """Who vouches for the file: what was noted, without a look at it."""
+    """Who vouches for the file, as noted at the install; the file is not read."""
     known = digests.recorded(place / weight.model, weight.path)
     return MANIFEST if weight.sha256 else known.vouched if known is not None else "nobody yet"
 

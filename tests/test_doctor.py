@@ -85,7 +85,7 @@ def test_for_people(tmp_path: Path) -> None:
             {"device": "cuda:0", "env": {"CUDA_VISIBLE_DEVICES": ""}},
             "gpu",
             "none: ",
-            "the engine is to run on cuda:0: mend that, or set its `device` to cpu",
+            "the engine is to run on cuda:0: fix that, or set its `device` to cpu",
         ),
         (
             {"engine": "inference.lipsync:LipSync", "options": {"backnd": 1}},

@@ -4,8 +4,8 @@
     host     starts a guest there, once per worker, and hands it jobs
     life     what a guest shows of itself, and whether it still lives
     family   all that it has started, ended with it
-    engine   `"engine": "inference.foreign:Foreign"`: an engine whose whole work is done by an SDK over there
-    guest/   what runs over there: the standard library only, valid from Python 3.6 on
+    engine   `"engine": "inference.foreign:Foreign"`: an engine whose whole work an SDK does there
+    guest/   what runs there: the standard library only, valid from Python 3.6 on
 
 Where Python 3.8 or newer can have `msgpack`, `watchdog` and `filelock`, the worker itself may run there instead
 (`"python"` in config.json); a guest is for what cannot, and for a part of an engine, such as the backend `heygem`.

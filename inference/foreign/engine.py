@@ -72,7 +72,7 @@ class Foreign:
         return job if job.output is None else job.model_copy(update={"output": check_output(job.output, {})})
 
     def run(self, params: ForeignParams, context: Context) -> dict[str, Any]:
-        """Do one job over there."""
+        """Run one job in the guest."""
         if self._guest is None:
             raise EngineError("the engine is not loaded", hint="call load() first")
         asked = params.model_dump(mode="python", exclude={"output"})

@@ -1,8 +1,8 @@
-"""The host of a guest: an SDK in another interpreter, loaded once, kept warm, spoken to by files.
+"""The host of a guest: an SDK in another interpreter, loaded once, kept loaded, reached through files.
 
 A guest is one process that leads a group of its own, and whatever it starts. Its folder is the host's own, under the
-temporary directory; what a host that was killed left there is removed by the next one. How it ended is said in words:
-the exit code or signal, what the SDK was doing, which of its processes died, the end of what it printed.
+temporary directory; what a host that was killed left there is removed by the next one. The error says in words how a
+guest ended: the exit code or signal, what the SDK was doing, which of its processes died, the end of what it printed.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class Guest:
         if "failure" in end:
             failure = self._failure(end["failure"], "failed")
             if not isinstance(failure, InputError):
-                self.end()  # nobody knows in what state a failed job leaves an SDK
+                self.end()  # a failed job may leave the SDK in any state
             raise failure
         if "cancelled" in end:
             context.check()
@@ -189,7 +189,7 @@ class Guest:
         return unpack(end["result"])
 
     def _follow(self, number: int, context: Watching, tick: Callable[[], bool]) -> dict[str, Any]:
-        """Until the job has ended: progress and partials handed on, life watched."""
+        """Wait until the job has ended; hand on progress and partial records, and watch that the guest lives."""
         life = Life(self._patience)
         seen: object = None
         partials = 0
@@ -252,7 +252,7 @@ class Guest:
         self._listen()
 
     def close(self) -> None:
-        """Have the SDK let go of its model, end it, remove its folder."""
+        """Have the SDK free its model, end it, remove its folder."""
         if self.running and self._process is not None:
             self._family.count(self._process.pid)
             (self.folder / "stop").touch()

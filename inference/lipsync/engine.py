@@ -295,7 +295,7 @@ class LipSync:
         return {"gpu_bytes": cuda.held(self._device)}
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Free the models."""
         for backend in self._backends.values():
             backend.close()
         self._backends, self._model = {}, None
@@ -423,7 +423,7 @@ def _choice(job: LipSyncParams) -> Choice:
 
 
 def _warnings(task: Task) -> Iterator[str]:
-    """What was not as one would wish about the files, for the caller."""
+    """Warnings about the files, for the caller."""
     if task.info.variable_rate:
         yield f"video: its frames come at uneven times; the output has {task.info.fps:g} per second"
     if task.heard.complaint:
@@ -431,6 +431,6 @@ def _warnings(task: Task) -> Iterator[str]:
 
 
 def _seen(lost: int, of: int, note: str) -> tuple[str, ...]:
-    """What was not as one would wish about the picture. note: why the encoder is not the one that was asked for."""
+    """Warnings about the picture. note: why the encoder is not the one that was asked for."""
     faces = (f"video: no face in {lost} of {of} frames; they stay as they are",) if lost else ()
     return faces + ((note,) if note else ())

@@ -159,7 +159,7 @@ class Template:
             self._decoder.close()
 
     def close(self) -> None:
-        """End the decoder and let go of the frames."""
+        """End the decoder and free the frames."""
         self._closed.set()
         if self._prefetcher is not None:
             self._prefetcher.join()

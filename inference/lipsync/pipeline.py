@@ -6,7 +6,7 @@
 
 How the work is cut depends on nothing but its length, and each segment is encoded by one thread, so the same
 job gives the same bytes on any number of cores. Segments begin with a key frame and are joined as they are.
-The decoder and the encoder are processes of their own, and OpenCV and numpy let go of Python's lock where it
+The decoder and the encoder are processes of their own, and OpenCV and numpy release Python's lock where it
 counts, so threads are enough here.
 """
 

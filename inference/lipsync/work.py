@@ -73,7 +73,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Free the models."""
         ...
 
 

@@ -237,7 +237,7 @@ class EchoMimic:
         return self._torch.from_numpy(pictures).to(device=self._device).to(dtype=self._dtype)[None] / 255
 
     def close(self) -> None:
-        """Let go of the pipeline, of its place in ``sys.path`` and of its modules."""
+        """Free the pipeline; remove its place in ``sys.path`` and its modules."""
         self._pipe = None
         with contextlib.suppress(ValueError):
             sys.path.remove(str(self.checkout))

@@ -85,7 +85,7 @@ class EchoMimicBackend:
         """Nothing: one pass takes as long as a job's."""
 
     def close(self) -> None:
-        """Let go of the pipeline."""
+        """Free the pipeline."""
         self._pipeline.close()
 
 

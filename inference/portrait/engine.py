@@ -212,7 +212,7 @@ class Portrait:
         return {"gpu_bytes": cuda.held(self._device)}
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Free the models."""
         if self._backend is not None:
             self._backend.close()
         self._backend, self._model = None, None

@@ -66,7 +66,7 @@ class MeshBackend:
         self._articulator.curve(np.zeros(media.SAMPLE_RATE, np.float32))
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Free the models."""
         self._articulator = None
 
 

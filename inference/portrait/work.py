@@ -57,7 +57,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Free the models."""
         ...
 
 

@@ -116,7 +116,7 @@ class Transcribe:
         return self._fingerprint
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Free the models."""
         self._backend = None
 
     def _loaded(self) -> Backend:

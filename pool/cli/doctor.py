@@ -1,4 +1,4 @@
-"""The command doctor: look at everything a pool needs before it is started, and say what mends what is wrong."""
+"""The command doctor: look at everything a pool needs before it is started, and say how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LAST_LINES = 400  # characters of what an interpreter said
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. subject: "pool", or the name of an engine. hint: what mends it."""
+    """One thing that was looked at. subject: "pool", or the name of an engine. hint: what fixes it."""
 
     subject: str
     check: str
@@ -52,7 +52,7 @@ def doctor(
 ) -> None:
     """Check the configuration, the spool and the interpreter, packages and GPUs of each engine.
 
-    Nothing is started and nothing is changed. Exit codes: 0 all right, 1 something must be mended.
+    Nothing is started and nothing is changed. Exit codes: 0 all right, 1 something must be fixed.
     """
     configured = load(config, engines=True)
     for name in engines or ():
@@ -147,7 +147,7 @@ def _of_engine(config: Config, name: str, load_models: bool) -> Iterator[Finding
 
 
 def _version(spec: SlotSpec) -> tuple[str, str]:
-    """(its version, "") of an interpreter that a worker can run in, else (what is wrong, what mends it)."""
+    """(its version, "") of an interpreter that a worker can run in, else (what is wrong, what fixes it)."""
     own = "name another interpreter in `python`"
     try:
         done = subprocess.run(
@@ -209,7 +209,7 @@ def _finding(engine: str, device: str, event: dict[str, Any]) -> Finding:
     if event["event"] == "gpus":
         names = ", ".join(f"{gpu['name']} ({gpu['mb']} MiB)" for gpu in event["gpus"])
         ok = bool(names) or not device.startswith("cuda")
-        hint = "" if ok else f"the engine is to run on {device}: mend that, or set its `device` to cpu"
+        hint = "" if ok else f"the engine is to run on {device}: fix that, or set its `device` to cpu"
         return Finding(engine, "gpu", ok, names or f"none: {event['problem']}", hint)
     return Finding(engine, event["check"], event["ok"], event["message"], event["hint"])
 
@@ -239,5 +239,5 @@ def _view(findings: list[Finding]) -> RenderableType:
         if finding.hint:
             text.append(f"        → {plain(finding.hint)}\n", style="yellow")
     wrong = sum(not finding.ok for finding in findings)
-    text.append(f"\n{wrong} to mend" if wrong else "\nall right", style="bold red" if wrong else "bold green")
+    text.append(f"\n{wrong} to fix" if wrong else "\nall right", style="bold red" if wrong else "bold green")
     return text

@@ -153,7 +153,7 @@ class Index:
                 with contextlib.closing(self._connect(complete=True)) as db:
                     return question(db)
             except _WRONG as error:
-                self._mend(error)
+                self._rebuild(error)
         return self.change(question)
 
     def change(self, action: Callable[[sqlite3.Connection], T]) -> T:
@@ -176,9 +176,9 @@ class Index:
             try:
                 self._locked(lambda db: self._update(db, suspects))
             except _WRONG as error:
-                self._mend(error)
+                self._rebuild(error)
 
-    def _mend(self, error: Exception) -> None:
+    def _rebuild(self, error: Exception) -> None:
         """Make it anew in its place, or in memory when that fails, too."""
         busy = isinstance(error, TimeoutError) or "locked" in str(error)
         try:

@@ -46,7 +46,7 @@ Transitions and their commit points
 A crash between two steps leaves the job where the last commit point put it: state(id) is the furthest-along
 directory that holds the id, in the order held, deferred, ready, work, away, out. A claim whose record exists is
 decided, and recovery only tidies it; so does the port with a file in away/, which nothing else moves. Readers scan in
-flow order and take one empty pass as no evidence.
+flow order; one empty pass proves nothing.
 
 Durable jobs sync file and directory at submit and finish; a claim is not synced: after power loss the job is in
 ready/ or in work/, either is recovered; so it is with away/.

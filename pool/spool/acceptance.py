@@ -2,8 +2,8 @@
 
     tmp/ -> [marks in run/expiry/, run/dependants/] -> [link in run/ids/] -> held/, deferred/ or ready/
 
-What others need to know of a waiting job is there before it has its name, so that no crash leaves one without. A
-mark holds the name of the half-written file: as long as that is in tmp/, the mark belongs to a job that comes.
+The marks of a waiting job are written before it has its name, so no crash leaves a job without them. A mark holds the
+name of the half-written file: while that file is in tmp/, the job is still being submitted.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def accept(spool: Tree, jobs: Sequence[Job]) -> list[JobName]:
 
 
 def bring(spool: Tree, job: Job, put: Place) -> None:
-    """Write a job that was accepted on another machine, which sees to its moments and dependencies; take its id when it
-    is the caller's; move it with `put`. JobConflict, SpoolFull, JobRefused."""
+    """Write a job that another machine accepted; that one handles its times and dependencies. Reserve the id when the
+    caller gave it; move the file with `put`. JobConflict, SpoolFull, JobRefused."""
     _stage(spool, job, packed(job), put, marked=False)
 
 

@@ -85,7 +85,7 @@ def tidy(spool: Spool, away: Away, state: JobState | None = None, *, attempts: i
     fsops.unlink(spool.progress_path(away.name.id), missing_ok=True)
     spool.forget_notes(away.name.id, max(attempts, away.name.attempts))
     with contextlib.suppress(FileNotFoundError):  # it was tidied before
-        spool.bury(away.path, away.engine, away.name, state)
+        spool.reap(away.path, away.engine, away.name, state)
 
 
 def import_job(spool: Spool, job: Job) -> Away | None:

@@ -1,7 +1,7 @@
 """Jobs that wait for others, and get their results: the state of those others, and which results are passed on.
 
-A job with dependencies waits in held/ until all of them have completed. The supervisor lets it go then; the worker
-that begins it looks once more, and fills in the results. When one of them failed, was cancelled or is gone, the job
+A job with dependencies waits in held/ until all of them have completed. The supervisor then releases it; the worker
+that begins it checks again, and fills in the results. When one of them failed, was cancelled or is gone, the job
 fails at once and says so; so do those that wait for it. A mark run/dependants/<dependency>/<job> keeps the record
 of a dependency, and the files it names, until the job is decided.
 """
@@ -113,7 +113,7 @@ def needed(spool: Spool) -> frozenset[str]:
     folder = f"{spool.root}/run/dependants"
     found: set[str] = set()
     dependencies = _names(folder)
-    for number in range(_PASSES if dependencies else 0):  # one empty pass is no evidence: a job may be given back
+    for number in range(_PASSES if dependencies else 0):  # one empty pass proves nothing: a job may be given back
         live = {place.name.id for place in lookup.undecided(spool) if place.name and not spool.decided(place.name.id)}
         for dependency in set(dependencies) - found:
             for other in _names(f"{folder}/{dependency}"):

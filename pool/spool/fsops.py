@@ -206,7 +206,7 @@ def sync_dir(path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
-        os.sync()  # the name is in its place already: that no descriptor is left makes it no less wanted
+        os.sync()  # no descriptor is left for it, and the name must be synced all the same
         return
     try:
         os.fsync(fd)

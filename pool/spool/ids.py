@@ -48,7 +48,7 @@ class Ids:
                 break
             try:
                 other = Job.from_map(codec.decode(fsops.read_bounded(kept, MAX_JOB_BYTES), arrays=False))
-                if not self._decided(job.id) and not self._mend(kept, other, place):
+                if not self._decided(job.id) and not self._repair(kept, other, place):
                     continue
             except FileNotFoundError:
                 continue  # RACE: it was freed between link and look
@@ -63,9 +63,9 @@ class Ids:
         with contextlib.suppress(FileNotFoundError):  # RACE: another submitter has moved it for us
             place(temp, job)
 
-    def _mend(self, kept: str, other: Job, place: Place) -> bool:
-        """Whether the job behind a reservation is accepted; when its submitter has not come that far, or never
-        will, we finish for it: an id that is taken must mean a job that will run."""
+    def _repair(self, kept: str, other: Job, place: Place) -> bool:
+        """Whether the job of a reservation is accepted. If its submitter is not done, or was killed, finish the
+        submit for it: a reserved id must belong to a job that will run."""
         info = os.stat(kept)
         if info.st_nlink == 1:
             self.free(other.id)
@@ -92,7 +92,7 @@ class Ids:
 
     def lock(self) -> FileLock:
         """Held by one process at a time; the system releases it when that process dies."""
-        from filelock import FileLock  # a twentieth of the import of FilePool, and rarely needed
+        from filelock import FileLock  # rarely needed, and a twentieth of the import time of FilePool
 
         return FileLock(f"{self._folder}.lock", mode=0o600)
 

@@ -139,7 +139,7 @@ def clock_offset(root: Path) -> int:
 
 
 def list_away(root: Path) -> list[str]:
-    """File names in away/; none in a tree of a version that had no such place."""
+    """File names in away/; none in a tree of an older version, which has no away/."""
     try:
         return os.listdir(root / "away")
     except FileNotFoundError:

@@ -32,7 +32,7 @@ from pool.spool import away, elsewhere, fsops
 from pool.spool.store import Spool
 
 _PASSES = 3
-_BURIAL_S = 5.0
+_REAP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def undecided(spool: Spool) -> Iterator[Location]:
 def find(spool: Spool, job_id: str, *, local: bool = False) -> Location:
     """Where the job is. UnknownJob after three empty passes, and when other machines do not know it either.
 
-    local: do not ask these. Whoever serves the spool does not, for it is the one to answer."""
+    local: do not ask them. The process that serves the spool must set it, because it is the one that answers."""
     place = _find(spool, job_id)
     if place is None and not local and elsewhere.ask(spool, job_id):
         place = _find(spool, job_id)
@@ -125,7 +125,7 @@ def _find(spool: Spool, job_id: str) -> Location | None:
         except FileNotFoundError:
             if held is not None:
                 return held
-        except ProtocolError:  # damaged, and decided all the same
+        except ProtocolError:  # damaged, but decided
             return Location(JobState.FAILED, held.engine if held else "", spool.record_path(job_id))
         aside = _set_aside(spool, job_id)
         if aside is not None:
@@ -157,7 +157,7 @@ def find_dead(spool: Spool, job_id: str) -> tuple[str, str, JobName]:
 def await_dead(spool: Spool, job_id: str) -> tuple[str, str, JobName]:
     """As find_dead. RACE: a record that says failed is seen a moment before its job file is in dead/, and later still
     when its worker was killed in between."""
-    deadline = time.monotonic() + _BURIAL_S
+    deadline = time.monotonic() + _REAP_S
     while True:
         try:
             return find_dead(spool, job_id)
@@ -168,7 +168,7 @@ def await_dead(spool: Spool, job_id: str) -> tuple[str, str, JobName]:
 
 
 def progress(spool: Spool, job_id: str) -> Progress | None:
-    """The latest word of a job that is running, or None."""
+    """The latest progress of a running job, or None."""
     try:
         word = Progress.from_bytes(fsops.read_bounded(f"{spool.root}/progress/{job_id}", 65536))
     except (OSError, ProtocolError):
@@ -179,7 +179,7 @@ def progress(spool: Spool, job_id: str) -> Progress | None:
 def progress_now(spool: Spool, job_id: str) -> Progress:
     """Progress as a caller sees it, whatever the job's state. UnknownJob."""
     for _ in range(_PASSES):
-        with contextlib.suppress(FileNotFoundError):  # RACE: its record went between the look and the reading
+        with contextlib.suppress(FileNotFoundError):  # RACE: the record was removed between look and read
             return _progress_once(spool, job_id)
     raise UnknownJob(job_id)
 

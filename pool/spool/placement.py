@@ -26,7 +26,7 @@ def place(spool: Tree, source: str, job: Job, *, held: bool = True) -> None:
 
 
 def put_back(spool: Tree, claim: Claim, job: Job) -> None:
-    """Put a job that was taken and not begun where it belongs; one that was begun before, where it runs next."""
+    """Return a job that was claimed and not begun to where it waited; one that was begun before, to ready/."""
     if claim.name.attempts:
         spool.into_ready(claim.path, claim.worker.engine, str(claim.name))
     else:

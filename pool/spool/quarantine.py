@@ -13,7 +13,7 @@ from pool.spool import fsops
 from pool.spool.store import Spool
 
 _SUFFIX = ".reason.txt"
-_FORGOTTEN = "The reason was lost with the power. Drop the file again to get it.\n"
+_LOST = "A power loss removed the reason. Drop the file again to get it.\n"
 
 
 def keep(spool: Spool, path: str, name: str, reason: str) -> bool:
@@ -35,7 +35,7 @@ def keep(spool: Spool, path: str, name: str, reason: str) -> bool:
 
 
 def complain(spool: Spool, name: str, reason: str) -> None:
-    """Only a reason, of what must be here and cannot be moved. It stays until a supervisor starts and looks again."""
+    """Write only a reason, for a file that belongs here and cannot be moved. It stays until a supervisor starts."""
     _explain(spool, _free(spool, name), reason)
 
 
@@ -49,11 +49,11 @@ def repair(spool: Spool) -> None:
                 if name[: -len(_SUFFIX)] not in names:
                     fsops.unlink(f"{place}/{name}", missing_ok=True)
             elif name + _SUFFIX not in names or not os.path.getsize(f"{place}/{name}{_SUFFIX}"):
-                _explain(spool, f"{place}/{name}", _FORGOTTEN)
+                _explain(spool, f"{place}/{name}", _LOST)
 
 
 def _free(spool: Spool, name: str) -> str:
-    """A path that nothing has; what has no `_SUFFIX` is a thing, whatever it was called."""
+    """A free path. It never ends with `_SUFFIX`, so a file that was dropped is never taken for a reason."""
     shown = ascii(name)[1:-1].replace("/", "_")[:150]
     if shown.endswith(_SUFFIX):
         shown += "_"

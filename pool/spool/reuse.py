@@ -18,10 +18,10 @@ def place(root: Path | str) -> str:
 
 
 def mark(root: Path | str, job_id: str) -> None:
-    """The record of this job may come again with other content."""
+    """Note that the record of this job may be replaced."""
     try:
         fsops.append(place(root), f"{job_id}\n".encode())
-    except OSError:  # no room for a word: then the index is to be made anew
+    except OSError:  # the disk is full: the index must be rebuilt
         fsops.unlink(f"{root}/run/jobs.sqlite", missing_ok=True)
 
 

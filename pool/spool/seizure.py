@@ -1,7 +1,7 @@
 """Ending a job that waits: the supervisor takes it as a worker would, so that no worker can, and publishes its record.
 
-Taken jobs are in work/<engine>-9999.<generation>/. Killed in between, the supervisor finds them there when it comes
-back (`Recovery`), and puts them where they were.
+Taken jobs are in work/<engine>-9999.<generation>/. When the supervisor is killed in between, the next one finds them
+there (`Recovery`) and puts them where they were.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Seizer:
         if directory not in self._made:
             self._made.add(directory)
             if fsops.make_dir(directory) and self._spool.durable:
-                fsops.sync_dir(f"{self._spool.root}/work")  # or power loss takes the job along with it
+                fsops.sync_dir(f"{self._spool.root}/work")  # else a power loss removes the directory with the job
         claim = Claim(f"{directory}/{name}", name, worker)
         try:
             fsops.rename(place.path, claim.path)

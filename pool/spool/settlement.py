@@ -19,7 +19,7 @@ from pool.spool.store import Claim, Spool
 
 
 def too_late(spool: Spool, job: Job, name: JobName) -> Failure | None:
-    """Why a job is not to be begun any more, None when it may. name: as it waits; what was begun before is tried on."""
+    """Why a job may not begin any more, None when it may. name: as it waits; a job that was begun before may go on."""
     if not job.expires or name.attempts or spool.now() < job.expires:
         return None
     patience = (job.expires - job.created) / 1e6
@@ -45,7 +45,7 @@ def settle(
     spare_attempts: beyond those, for a job that may not have been the one that failed. behind: it ended its worker.
     """
     attempt = claim.name.attempts
-    if spool.decided(claim.name.id):  # its record had its name before something failed, as the sync of its directory
+    if spool.decided(claim.name.id):  # published before something failed, such as the sync of its directory
         spool.tidy(claim, attempts=attempt)
         try:
             return spool.read_record(claim.name.id, arrays=False).state

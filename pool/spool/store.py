@@ -173,13 +173,13 @@ class Spool(Tree):
 
     def tidy(self, claim: Claim, state: JobState | None = None, *, attempts: int = 1) -> None:
         """Remove a decided claim, or move it to dead/ when the record says failed. state None: look it up."""
-        state = self.bury(claim.path, claim.worker.engine, claim.name, state)
+        state = self.reap(claim.path, claim.worker.engine, claim.name, state)
         if attempts > 1:
             if state is JobState.COMPLETED:
                 self._prove(claim)
             self.forget_notes(claim.name.id, attempts)
 
-    def bury(self, path: str, engine: str, name: JobName, state: JobState | None) -> JobState:
+    def reap(self, path: str, engine: str, name: JobName, state: JobState | None) -> JobState:
         """Remove the file of a decided job, or move it to dead/ when its record says failed; what that says."""
         if state is None:
             try:
@@ -195,7 +195,7 @@ class Spool(Tree):
         return state
 
     def _prove(self, claim: Claim) -> None:
-        """A job failed in another slot and has completed here: its reasons are held against that slot."""
+        """A job that failed in another slot has completed here: keep its failures as evidence against that slot."""
         for failure in self.notes(claim.name.id, claim.name.attempts - 1):
             slot = slot_of(failure)
             if slot and slot != claim.worker.slot and failure.kind not in SAYS_NOTHING:

@@ -46,7 +46,7 @@ class Draining(Exception):
 
 
 class _Done(NamedTuple):
-    """What the engine's part of an attempt came to. files, key: for the result cache; key "" keeps it out."""
+    """What the engine returned. files, key: for the result cache; with key "" nothing is cached."""
 
     value: Any
     files: Files | None = None
@@ -94,7 +94,7 @@ class Executor:
     # ---- one claim
 
     def run(self, claim: Claim) -> bool:
-        """One attempt; whether it ended well (a caller's mistake and a cancellation count as well)."""
+        """Run one attempt; True when it succeeded, was cancelled, or failed by a mistake of the caller."""
         started = self._spool.now()
         self._log_at = self._keeper.log_end
         job, context = self._open(claim)
@@ -140,7 +140,7 @@ class Executor:
         return all(outcomes) and well
 
     def _gather(self, claims: Sequence[Claim], started: int) -> tuple[list[_Waiting], bool]:
-        """Those of a batch that can run in one call; the others are done with. Whether all of these ended well."""
+        """The jobs of a batch that can run in one call. The others are settled here; whether all of those succeeded."""
         waiting: list[_Waiting] = []
         well = True
         for claim in claims:
@@ -182,7 +182,7 @@ class Executor:
         )
 
     def _check(self, params: Mapping[str, Any], *, handed: bool = False) -> tuple[Any, Files | None]:
-        """handed: results of other jobs are among the parameters, and may name files that the pool keeps."""
+        """Check parameters. handed: they hold results of other jobs, which may name files that the pool keeps."""
         checked = self._engine.check(params)
         files = self._engine.files(checked)
         if files is not None:
@@ -244,7 +244,7 @@ class Executor:
             for (original, copy), wanted, part in zip(files, outputs, parts):  # noqa: B905 - old interpreters
                 shutil.copyfile(copy, part)
                 swaps[original] = os.path.abspath(wanted)
-        except OSError:  # trimmed at this moment, or no room for it: then the work is done
+        except OSError:  # the entry was just removed, or the disk is full: run the job
             for part in parts:
                 fsops.unlink(str(part), missing_ok=True)
             return None
@@ -292,7 +292,7 @@ class Executor:
         return True
 
     def _remember(self, job: Job, done: _Done, written: set[str]) -> None:
-        """Into the cache, unless an input has changed meanwhile, or other files were written than were announced."""
+        """Cache the result, unless an input changed meanwhile or the job wrote other files than it announced."""
         assert self._cache is not None
         assert done.files is not None
         outputs = [Path(os.path.abspath(path)) for path in done.files.outputs]
@@ -302,10 +302,10 @@ class Executor:
                 self._cache.store(done.key, done.value, outputs)
 
     def _end(self, claim: Claim, job: Job, context: JobContext, error: BaseException, started: int) -> bool:
-        """The attempt came to nothing. Whatever was raised, this process and its loaded model are still good."""
+        """Settle an attempt that raised. Whatever was raised, this process and its loaded model stay in use."""
         if isinstance(error, Draining):
             raise error
-        self._keeper.tidy(job.id)  # RACE: a timer of the job's may have struck between its end and our first tidying
+        self._keeper.tidy(job.id)  # RACE: a timer of the job may have fired after the first tidy()
         if self._is_cancel(error):
             if os.path.lexists(cancel_path(self._spool, job.id)):
                 return self._cancel(claim, job, context, started)
@@ -313,7 +313,7 @@ class Executor:
         return self._fail(claim, job, context, error, started)
 
     def _is_cancel(self, error: BaseException) -> bool:
-        """Whether the engine stopped because context.check() told it to; a group of tasks hands that on in a group."""
+        """Whether context.check() stopped the engine; a task group wraps that exception in an exception group."""
         return any(issubclass(type(one), self._cancelled_type) for one in members_of(error))
 
     def _cancel(self, claim: Claim, job: Job, context: JobContext, started: int) -> bool:
@@ -378,7 +378,7 @@ class Executor:
                 fsops.unlink(f"{self._spool.root}/progress/{context.job_id}", missing_ok=True)
 
     def _insist(self, action: Callable[[], Any]) -> Any:
-        """Repeat what a full disk stopped; the work is done, only its result waits."""
+        """Repeat an action until the disk has room for it: the job is done, only its result waits."""
         while True:
             try:
                 return action()
@@ -403,7 +403,7 @@ _PLAIN = contextlib.nullcontext()
 
 
 def _telling(contexts: Sequence[JobContext]) -> contextlib.AbstractContextManager[None]:
-    """While they run: what is logged carries the fields of these jobs, of several those that they share."""
+    """Add the log fields of these jobs to each line that is logged meanwhile; of several jobs, the shared ones."""
     if all(not context.log_fields for context in contexts):
         return _PLAIN
     return log_fields.bound(log_fields.shared([context.log_fields for context in contexts]))
@@ -416,7 +416,7 @@ def _within(trace: TraceContext) -> Iterator[None]:
 
 
 def _traced(contexts: Sequence[JobContext]) -> contextlib.AbstractContextManager[None]:
-    """While it runs: what is started or called belongs to the trace of the job; of several there is no saying whose."""
+    """Put what the engine starts or calls into the trace of the job; of several jobs, into none."""
     trace = contexts[0].trace
     return _PLAIN if trace is None or len(contexts) > 1 else _within(trace)
 

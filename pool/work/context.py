@@ -27,7 +27,7 @@ _CANCEL_POLL_S = 0.05
 
 
 class JobCancelled(BaseException):
-    """Raised by check() when nothing better is configured. BaseException: `except Exception` must not swallow it."""
+    """Raised by check() unless another type is configured. BaseException: `except Exception` must not swallow it."""
 
 
 class RefusedInput(Exception):
@@ -41,7 +41,7 @@ class RefusedInput(Exception):
 
 
 def check_path(path: Path) -> None:
-    """Raise RefusedInput when no file can have this path: a NUL in it, too long, letters that have no bytes."""
+    """Raise RefusedInput when no file can have this path: it has a NUL, is too long, or cannot be encoded."""
     try:
         os.lstat(path)
     except (ValueError, OSError) as error:
@@ -83,7 +83,7 @@ class JobContext:
         self._scratch: Path | None = None
         self._partial_fd = -1
         self._outputs: list[tuple[Path, Path]] = []  # (part, final)
-        self._files: list[Mapping[str, Any]] = []  # outputs that have their name
+        self._files: list[Mapping[str, Any]] = []  # outputs that have their final name
 
     # ---- whose job it is
 
@@ -99,7 +99,7 @@ class JobContext:
 
     @property
     def log_fields(self) -> Mapping[str, Any]:
-        """What the lines of its log end with."""
+        """The fields that end each of its log lines."""
         if self.trace is None:
             return self.log_context
         return {**self.log_context, "trace_id": self.trace.traceparent[3:35]}
@@ -164,7 +164,7 @@ class JobContext:
             path = f"{self._spool.root}/progress/{self.job_id}"
             fsops.put(self._spool.temp(), path, [word.to_bytes()], sync=False)
         except OSError:
-            pass  # progress is a courtesy of a disk with room; the job goes on
+            pass  # the disk is full: progress is optional, the job goes on
 
     def partial(self, record: Mapping[str, Any]) -> None:
         """Stream a part of the result to clients that follow the job."""
@@ -178,7 +178,7 @@ class JobContext:
             if os.write(self._partial_fd, frame) < len(frame):  # the disk is full: half a frame would spoil the rest
                 os.ftruncate(self._partial_fd, begin)
         except OSError:
-            pass  # a courtesy as progress is; the whole result comes in the end
+            pass  # the disk is full: partial results are optional, the whole result comes at the end
 
     # ---- cancellation
 
@@ -199,9 +199,9 @@ class JobContext:
     # ---- end of the attempt
 
     def publish_outputs(self, *, sync: bool) -> tuple[Mapping[str, Any], ...]:
-        """Give every output its name; media first, the record afterwards. Size and digest of each.
+        """Rename every output to its final name, before the record is published. Size and digest of each.
 
-        After an OSError (a full disk) call it again: what has its name already is not forgotten.
+        After an OSError (a full disk) call it again: outputs that were renamed are still reported.
         """
         self.stage = "publish"
         while self._outputs:
@@ -223,7 +223,7 @@ class JobContext:
     def close(self) -> None:
         """Remove what this attempt leaves behind."""
         if self._partial_fd >= 0:
-            with contextlib.suppress(OSError):  # an engine that closes what it does not know closed this one too
+            with contextlib.suppress(OSError):  # the engine may have closed this descriptor
                 os.close(self._partial_fd)
             self._partial_fd = -1
         if self._scratch is not None:

@@ -1,7 +1,7 @@
-"""The engine as its worker calls it: every method of a foreign class behind one seam.
+"""The engine as its worker calls it: one wrapper around every method of the engine's class.
 
-A method may return, raise, or come back *twice*: in this process, and in a child that it forked and forgot to end.
-That child has our claim, our heartbeat and our spool in its hands, so it is ended before it touches any of them.
+A method may return, raise, or return *twice*: in this process, and in a child that it forked and did not end. The
+child shares our claim, our heartbeat and our spool, so this module ends it before it can use any of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Engine:
             self._call("warmup", method)
 
     def ready(self) -> None:
-        """It is loaded: find the optional methods that are asked for with every job."""
+        """Look up, after the load, the optional methods that every job uses."""
         self._files, self._memory = self._method("files"), self._method("memory")
 
     def check(self, params: Mapping[str, Any]) -> Any:
@@ -59,7 +59,7 @@ class Engine:
             self._stay_one("check")
 
     def files(self, params: Any) -> Files | None:
-        """None when the engine does not say."""
+        """The files of a job; None when the engine does not tell them."""
         method = self._files
         if method is None:
             return None
@@ -76,7 +76,7 @@ class Engine:
         return None if method is None else self._call("fingerprint", lambda: str(method()))
 
     def run(self, params: Any, context: Any) -> Mapping[str, Any]:
-        """TypeError when it returned no map."""
+        """Run one job. TypeError when the engine returned no map."""
         try:
             return as_map(self._engine.run(params, context))
         finally:
@@ -113,10 +113,10 @@ class Engine:
         """Whether the engine has an optional method."""
         return self._method(name) is not None
 
-    # ---- the seam
+    # ---- the wrapper
 
     def _method(self, name: str) -> Any:
-        """An optional method; looking for it is the engine's code as well."""
+        """An optional method; the lookup may run code of the engine, too."""
         return self._call(name, lambda: getattr(self._engine, name, None))
 
     def _call(self, name: str, method: Callable[[], T]) -> T:
@@ -126,8 +126,8 @@ class Engine:
             self._stay_one(name)
 
     def _stay_one(self, name: str) -> None:
-        """After every call: the end of a child that came back from it."""
-        if os.getpid() != self._pid:  # asked, not told by a hook: native code forks without any
+        """After every call: end this process if it is a child that the call forked."""
+        if os.getpid() != self._pid:  # checked after each call: native code forks without Python's hooks
             say(
                 f"pid {os.getpid()} is a fork of this worker that came back from {name}(): ended. "
                 "A child must end itself with os._exit()"

@@ -1,4 +1,4 @@
-"""What a worker itself writes into its slot's log: lines of its own, and where each attempt begins.
+"""The lines that a worker itself writes into the log of its slot.
 
 Written straight to descriptor 2, in one piece: an engine may have closed, replaced or filled sys.stderr.
 """
@@ -22,7 +22,7 @@ def say(text: str) -> None:
 
 
 def flush() -> None:
-    """What the engine printed goes where it belongs before anything else is written there."""
+    """Flush what the engine printed, so that it stands before the next line."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with contextlib.suppress(Exception):  # closed, detached, or an object of the engine's own

@@ -1,8 +1,8 @@
-"""Between two jobs: the process as the engine's load left it, and what the last job left running told.
+"""Between two jobs: put the process back as load() left it, and log the processes that the last job left running.
 
-What a job changed is put back and said in the slot's log, once for each kind; what cannot be put back is a reason to
-replace the process, for no job may find what another one left. Processes that a job started and that outlive it may
-be helpers that its engine keeps for later: they are told, and ended with the worker.
+The keeper puts back what a job changed and logs it, once for each kind. What cannot be put back is a reason to replace
+the process: no job may see the changes of another one. Processes that outlive their job may be helpers that the engine
+keeps for later: the keeper logs them, and they end with the worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pool.work.process_state import NOTHING, ProcessState, Restored
 
 DEAD_CHILDREN = 100  # zombies: each holds a pid of the machine
 _FORK_S = 0.0002  # no job can have started a process in less
-_TOLD = 20  # processes left running; an engine that leaves one per job would fill its log
+_MAX_LOGGED = 20  # processes left running; an engine that leaves one per job would fill its log
 
 
 class Keeper:
@@ -26,13 +26,13 @@ class Keeper:
         self.recycle = ""
         self._state = state
         self._told: set[str] = set()
-        self._known = lineage.children()  # helpers that load() started, and what was told
+        self._known = lineage.children()  # helpers that load() started, and processes already logged
         self._left = 0
         self._tidied = 0.0
         state.restore()  # where the log ends
 
     def tidy(self, job_id: str) -> None:
-        """After a job, whatever became of it. Never raises."""
+        """Clean up after a job, whatever its outcome. Never raises."""
         joblog.flush()
         restored = self._state.restore()
         if restored is not NOTHING:
@@ -53,10 +53,10 @@ class Keeper:
         for what in restored.lost:
             self.recycle = self.recycle or f"job {job_id} changed {what}, which cannot be put back"
             self.tell(what, f"job {job_id} changed {what}, which cannot be put back: this worker is replaced")
-        self._state.restore()  # our own words are in the log now
+        self._state.restore()  # the log has grown by our own lines
 
     def tell(self, what: str, sentence: str) -> None:
-        """Into the log, once for each kind of thing."""
+        """Log a sentence, once for each kind of change."""
         kind = what.partition(" (")[0]
         if kind not in self._told:
             self._told.add(kind)
@@ -65,11 +65,11 @@ class Keeper:
     def _mind_children(self, job_id: str) -> None:
         children = lineage.children()
         for pid in sorted(children - self._known):
-            if lineage.is_dead(pid) or self._left > _TOLD:
+            if lineage.is_dead(pid) or self._left > _MAX_LOGGED:
                 continue
             self._left += 1
-            if self._left > _TOLD:
-                say("more processes are left running by jobs; no more of them are told")
+            if self._left > _MAX_LOGGED:
+                say("jobs left more processes running; these are not logged")
             else:
                 say(f"job {job_id} left pid {pid} ({lineage.command_of(pid)}) running: it ends with this worker")
         self._known = children

@@ -1,4 +1,4 @@
-"""What every line that a worker's process logs ends with while it runs a job: the job's `log_context`, as key=value.
+"""The fields that end every line a worker logs while it runs a job: the job's `log_context`, as key=value.
 
 Lines of `logging` and of loguru, from any thread and through any handler, and lines of the worker itself. What is
 printed, or written by native code, is no line of a log and stays as it is. A handler that writes JSON finds the same
@@ -19,7 +19,7 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 class _Now:
-    """What holds at this moment. One for the process, because engines log from threads of their own."""
+    """The current fields. One object for the process, because engines log from threads of their own."""
 
     fields: Mapping[str, Any] = _NOTHING
     suffix = ""
@@ -29,7 +29,7 @@ _installed: set[str] = set()
 
 
 def suffix() -> str:
-    """What a line ends with now; "" outside of a job."""
+    """The current end of a line; "" outside of a job."""
     return _Now.suffix
 
 
@@ -66,7 +66,7 @@ def _shown(value: Any) -> str:
 
 
 def _install() -> None:
-    """Not before a job has fields: loguru takes its time to import. An engine's own factory and patcher stay."""
+    """Called when the first job has fields: loguru is slow to import. An engine's own factory and patcher stay."""
     factory: Any = logging.getLogRecordFactory()
     if getattr(factory, "of_filepool", None) is None:
         logging.setLogRecordFactory(_Factory(factory))

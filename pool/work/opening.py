@@ -1,4 +1,4 @@
-"""The first look of a worker at what it claimed: is it a job, is it to be begun at all, and with which parameters."""
+"""What a worker checks before it runs a claim: is it a job, may it begin, and with which parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pool.spool.placement import hold
 from pool.spool.store import Claim, Spool
 
 if TYPE_CHECKING:  # old interpreters
-    Insist = Callable[[Callable[[], Any]], Any]  # does something, again and again while the disk is full
+    Insist = Callable[[Callable[[], Any]], Any]  # repeats an action while the disk is full
 
 
 def open_claim(spool: Spool, claim: Claim, insist: Insist) -> Job | None:
@@ -60,6 +60,6 @@ def _handed(spool: Spool, waiting: Claim, job: Job, insist: Insist) -> Job | Non
 
 
 def _end(spool: Spool, waiting: Claim, job: Job, failure: Failure, insist: Insist) -> None:
-    """As a job that was not begun."""
+    """End a job that was not begun."""
     reason = replace(failure, attempt=waiting.name.attempts, at=spool.now())
     insist(lambda: settlement.end(spool, waiting, job, JobState.FAILED, reason, begun=False))

@@ -1,7 +1,7 @@
-"""What a worker does when its supervisor is gone: work on for a grace, then end itself and its children.
+"""What a worker does when its supervisor is gone: work on for a grace period, then end itself and its children.
 
-A thread waits on a pidfd of the supervisor named in run/supervisor.json; it costs nothing while that lives. A new
-supervisor that comes within the grace adopts the worker, and the thread turns to that one.
+A thread waits on a pidfd of the supervisor named in run/supervisor.json; that costs nothing while the supervisor lives.
+A new supervisor that starts within the grace period adopts the worker; the thread then waits on that one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which waiting job a worker takes next: names held in memory, filled by events and by listing.
 
-Jobs that have ended a worker wait behind all that have not; so that a queue that never empties cannot keep them for
-ever, each worker takes one of them before the others every half minute.
+A job that has ended a worker waits behind all that have not. So that it does not starve behind a queue that never
+empties, each worker takes one such job first every half minute.
 
 Claiming from memory costs microseconds with 100,000 files waiting; listing the directory for each claim would
 cost tens of milliseconds. A name that another worker took is simply gone when the claim comes.
@@ -54,17 +54,17 @@ class Picker:
         self.rescan_at = 0.0
 
     def feed(self, names: Iterable[str]) -> None:
-        """Names that events told of."""
+        """Add the names of new files, from events."""
         for name in names:
             heapq.heappush(self._behind if name >= FIRST_BEHIND else self._names, name)
 
     def rescan(self) -> None:
-        """List the directory: the truth, whatever events said."""
+        """List the directory, which is right whatever the events said."""
         begun = time.monotonic()
         names = self._spool.list_ready(self._worker.engine)  # sorted, so each part is a heap
         first_behind = bisect.bisect_left(names, FIRST_BEHIND)
         self._names, self._behind = names[:first_behind], names[first_behind:]
-        if self._yielded:  # what another slot has taken is of no more concern, nor a reason to wake
+        if self._yielded:  # another slot has taken the rest: no reason to wake for them
             there = set(names)
             self._yielded = {name: until for name, until in self._yielded.items() if name in there}
         now = time.monotonic()
@@ -109,11 +109,11 @@ class Picker:
         return min([self.rescan_at, *self._yielded.values()])
 
     def _left_to_others(self, text: str, name: JobName) -> bool:
-        """A job whose last attempt failed in this slot is left to the others for a moment: the slot may be sick.
+        """Whether to leave a job to other slots for a moment: its last attempt failed here, and the slot may be sick.
 
-        It stays theirs while one of them serves, even a busy one, when this slot is a suspect, or when all its attempts
-        failed here and one is left: it is open whether the job is bad or the slot, and a sick slot must kill no
-        job. One that has none left is here for a second opinion: that is worth waiting for a peer that starts.
+        While another slot serves, even a busy one, this goes on when this slot is a suspect, or when all attempts
+        failed here and one is left: the cause may be the job or the slot, and a sick slot must not fail a job. A job
+        that has no attempt left waits for a second opinion; for that, a slot that is still starting counts, too.
         """
         now = time.monotonic()
         until = self._yielded.get(text)
@@ -139,7 +139,7 @@ class Picker:
         return failure.worker.rpartition(".")[0] == self._worker.slot
 
     def _left(self, text: str, attempts: int, notes: Sequence[Failure]) -> int:
-        """Attempts that are left, if they end as the last one."""
+        """How many attempts are left if the next ones fail as the last one did."""
         retries = self._retries
         path = f"{self._spool.ready_dir(self._worker.engine)}/{text}"
         try:

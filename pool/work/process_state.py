@@ -1,9 +1,9 @@
 """What a job may change in its worker's process, and how it is put back before the next one.
 
-Taken once when the engine is ready (what load() and warmup() set up is the engine's own), looked at after every job:
-some fifteen microseconds when nothing changed, so questions are asked below the wrappers of the standard library where
-these cost more than the answer. Each part is a question and, when the answer is another one, an order; what cannot be
-put back (a lowered hard limit, a closed descriptor of ours) is a reason to replace the process.
+The state is saved once when the engine is ready (what load() and warmup() set up belongs to the engine) and compared
+after every job. That takes fifteen microseconds when nothing changed, because it reads below the wrappers of the
+standard library where these are slow. Each part is read and, when it has changed, written; what cannot be put back (a
+lowered hard limit, a closed descriptor of ours) is a reason to replace the process.
 
 Not here, because only the engine knows what it wants: the state of libraries (random seeds, thread counts, default
 devices), and what native code changes behind the interpreter's back.
@@ -120,7 +120,7 @@ class ProcessState:
             found = [read() for read in self._reads]
             if found == self._saved:
                 return NOTHING
-        except Exception:  # what cannot even be asked is not as it was
+        except Exception:  # a part that cannot be read has changed
             found = [_ask(read) for read in self._reads]
         done: list[str] = []
         lost: list[str] = []
@@ -145,7 +145,7 @@ class ProcessState:
         except Exception:
             return False
 
-    # ---- parts that need what was taken
+    # ---- parts that need the saved state
 
     def _timers(self) -> tuple[bool, ...]:
         """A job that sets one of the other two has a handler for its signal, or ends by it."""
@@ -156,17 +156,17 @@ class ProcessState:
 
     def _stop_timers(self, saved: tuple[bool, ...]) -> None:
         if os.getppid() != self._parent:
-            return  # what runs is the alarm that ends us after our parent's death
+            return  # the timer that runs ends this process after the death of its parent
         for which, was in zip(_TIMERS, saved):  # noqa: B905 - old interpreters
             if not was:
                 signal.setitimer(which, 0)
 
     def _set_wakeup(self) -> int:
-        """What it was until now; it is ours again afterwards."""
+        """Set our descriptor; the one that was set before."""
         return signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False) if self._wakeup >= 0 else -1
 
     def _swap_umask(self) -> int:
-        """What it was until now: reading it alone would be a moment of another one, for other threads too."""
+        """Set our umask; the one before. Only to read it would change it for a moment, for all threads."""
         return os.umask(self._umask)
 
     def _reopen(self, saved: tuple[Any, ...]) -> None:
@@ -178,7 +178,7 @@ class ProcessState:
                 os.close(fd)
 
     def _standard_files(self) -> tuple[Any, ...]:
-        """Of the last one also where it ends: a job writes its words behind that."""
+        """Descriptors 0 to 2. Of the last one also where its file ends: the next job writes behind that."""
         try:
             stat = os.fstat(2)
         except OSError:
@@ -201,7 +201,7 @@ class ProcessState:
         faulthandler.cancel_dump_traceback_later()
         enabled = faulthandler.is_enabled()
         if enabled:
-            faulthandler.enable(2)  # and there, wherever a job had pointed it to
+            faulthandler.enable(2)  # back to descriptor 2, wherever a job pointed it
         return enabled
 
     def _environment(self) -> Any:
@@ -223,7 +223,7 @@ class ProcessState:
         return tuple(map(mode_of, self._own))
 
 
-# ---- parts that need nothing
+# ---- parts that need no saved state
 
 
 def _blocked() -> set[int]:

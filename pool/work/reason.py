@@ -1,7 +1,7 @@
-"""From whatever an engine raised to a Failure that says why. Never raises, whatever the exception is made of.
+"""Turn whatever an engine raised into a Failure that says why. Never raises, whatever the exception does.
 
-An exception is the engine's code as well: its str and repr, `kind`, `hint`, `errors()` and even its class may raise,
-lie about their type, or be megabytes long. Each is asked once, behind a guard, and cut to a length a record can bear.
+An exception runs code of the engine: its str and repr, `kind`, `hint`, `errors()` and even its class may raise, have
+the wrong type, or be megabytes long. Each is read once, guarded, and cut to a length that fits a record.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ T = TypeVar("T")
 MESSAGE_CHARS = 4_000
 HINT_CHARS = 1_000
 TRACEBACK_CHARS = 16_000
-MEMBERS = 20  # of an exception group are told
-_NO_FAULT = frozenset({FailureKind.CANCELLED.value})  # what an exception cannot claim for itself
+MEMBERS = 20  # of an exception group are reported
+_NO_FAULT = frozenset({FailureKind.CANCELLED.value})  # kinds that an exception may not name
 
 
 def failure_of(
@@ -44,7 +44,7 @@ def failure_of(
 
 
 def kind_of(error: BaseException, stage: str = "") -> str:
-    """Whose it is to act: a value of FailureKind."""
+    """Who has to act: a value of FailureKind."""
     return _try(lambda: _kind_and_hint(error, stage)[0], FailureKind.ENGINE.value)
 
 
@@ -64,7 +64,7 @@ def name_of(error: BaseException) -> str:
     kind = type(error)
     module, name = _try(lambda: (kind.__module__, kind.__qualname__), ("", ""))
     if type(name) is not str or not name:
-        name = type.__dict__["__name__"].__get__(kind)  # the class's own word, whatever a metaclass makes of it
+        name = type.__dict__["__name__"].__get__(kind)  # read from the class itself, whatever its metaclass returns
     return name if type(module) is not str or module in ("", "builtins") else f"{module}.{name}"
 
 
@@ -100,7 +100,7 @@ def bounded(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]} … ({len(text):,} characters)"
 
 
-# ---- guarded questions
+# ---- guarded reads
 
 
 def _try(question: Callable[[], T], otherwise: T) -> T:

@@ -13,7 +13,7 @@ from pool.spool.store import Spool
 
 
 class Siblings:
-    """Of one worker. Asked only about jobs that failed."""
+    """The siblings of one worker. Read only after a job failed."""
 
     def __init__(self, spool: Spool, worker: WorkerName) -> None:
         self._worker = worker

@@ -2,8 +2,8 @@
 
     booting -> loading -> warming -> idle <-> busy -> draining -> gone
 
-The loop waits for names in ready/<engine>/, claims when it is idle, runs, publishes, and looks again. It needs no
-supervisor to work; it only needs one to be judged, replaced and told to stop.
+The loop waits for names in ready/<engine>/, claims when it is idle, runs, publishes, and looks again. It runs
+without a supervisor; that judges it, replaces it and tells it to stop.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Worker:
         self._beat.write()
 
     def run(self) -> int:
-        """The whole life; the exit code."""
+        """Run until the worker ends; the exit code."""
         try:
             return self._live()
         finally:
@@ -168,7 +168,7 @@ class Worker:
     # ---- work
 
     def _serve(self, engine: Engine, executor: Executor, keeper: Keeper) -> None:
-        """Jobs until it is asked to end, or should be replaced."""
+        """Run jobs until the worker is asked to end or must be replaced."""
         spool, launch = self._spool, self._launch
         spool.make_ready_dir(self._name.engine)
         picker = Picker(
@@ -202,7 +202,7 @@ class Worker:
 
     def _next(self, picker: Picker, watcher: Watcher) -> Claim | None:
         arrivals = watcher.read()
-        if arrivals.rescan or (self._late and arrivals):  # most of what came meanwhile is gone
+        if arrivals.rescan or (self._late and arrivals):  # other workers have taken most of them
             picker.rescan()
         elif arrivals:
             picker.feed(arrivals.names.get("ready", []))
@@ -213,8 +213,8 @@ class Worker:
     def _wait(self, picker: Picker, watcher: Watcher) -> None:
         """Sleep until something arrives, a signal comes, or the rescan is due.
 
-        When other workers were faster, look away for a millisecond: with jobs that take microseconds, every
-        idle worker would wake up for each of them only to be late again.
+        After other workers were faster, sleep for a millisecond: with jobs that take microseconds, every
+        idle worker would wake up for each of them and be late again.
         """
         if self._beat.standby:
             self._stand_by(picker, watcher)

@@ -1,4 +1,4 @@
-"""One SDK in an interpreter of its own: loaded once, then job after job, spoken to by files.
+"""One SDK in an interpreter of its own: loaded once, then job after job, reached through files.
 
     python filepool_guest.py FOLDER
 
@@ -62,7 +62,7 @@ class Failure(Exception):
 
 
 class InputError(Failure):
-    """The job asks for something that cannot be; it is not tried again."""
+    """The job asks for something impossible; it is not tried again."""
 
     kind = "input"
 
@@ -95,7 +95,7 @@ class Sdk:
         return ""
 
     def close(self) -> None:
-        """Let go of the model; called when the guest ends in order."""
+        """Free the model; called when the guest ends in order."""
 
 
 class Job:
@@ -198,7 +198,7 @@ def _code_of_zombie(pid: int) -> Optional[int]:
 
 
 class Guest:
-    """The loop over there."""
+    """The main loop of a guest."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder

@@ -61,7 +61,7 @@ _OTHER_ABI = (
 
 
 def explain(error: BaseException, places: Optional[List[str]] = None) -> Tuple[str, str]:
-    """(kind, hint) of a failed import: "missing", "elsewhere", "abi", "library", "syntax" or "error"; what mends it."""
+    """(kind, hint) of a failed import: "missing", "elsewhere", "abi", "library", "syntax" or "error"; what fixes it."""
     said = str(error)
     library = _NO_LIBRARY.search(said)
     if library:
