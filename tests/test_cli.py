@@ -95,6 +95,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "bad": {"max_concurrent_tasks": 1, "options": {"fail_load": "config"}},
         }
         made.configure(engines).serve(ready=3)
+        log = made.spool / "run" / "logs" / "bad-0.log"
+        wait_until(lambda: log.exists() and "no such model" in log.read_text(), "bad-0 cannot load")
         yield made
 
 

@@ -253,6 +253,8 @@ def _reason(error: Exception) -> tuple[str, bool]:
         return "one server cannot store replicas: set cluster.replicas to 1, or join three servers", True
     if "no suitable peers" in text or "insufficient" in text:
         return f"too few servers are up, or they have no room, for so many replicas ({text})", False
+    if code == _EXISTS:  # RACE: another machine creates it, and this server does not know it yet
+        return f"it is there and cannot be seen ({text})", False
     if code == _SAME_SUBJECTS:
         return f"another stream has its subjects ({text})", True
     if isinstance(error, (BadRequestError, nats.errors.ConnectionClosedError, nats.errors.AuthorizationError)):

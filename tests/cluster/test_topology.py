@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import nats
 import pytest
-from nats.js.errors import APIError, KeyWrongLastSequenceError
+from nats.js.errors import APIError, KeyWrongLastSequenceError, NotFoundError
 from scenarios.world import wait_until
 
 from cluster.rig import Servers, free_ports
@@ -80,6 +81,31 @@ def test_many_at_once(tmp_path: Path) -> None:
         assert all(note.startswith(f"{wire.JOBS}: has 10") and "jobs at most" in note for note in told)
 
     with Servers(tmp_path, 3) as servers:
+        asyncio.run(steps(servers))
+
+
+def test_a_stream_that_another_machine_creates_and_that_is_not_seen_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is taken as soon as the leader knows it; the server that is asked may know it later."""
+
+    async def steps(servers: Servers) -> None:
+        async with servers.connected() as client:
+            js = client.jetstream()
+            await ensure(js, **ASKED)
+            look, asked = js.stream_info, Counter[str]()
+
+            async def late(name: str) -> Any:
+                asked[name] += 1
+                if name == wire.JOBS and asked[name] < 4:
+                    raise NotFoundError
+                return await look(name)
+
+            monkeypatch.setattr(js, "stream_info", late)
+            (note,) = await ensure(js, **{**ASKED, "max_waiting": 50})
+            assert "has 100 jobs at most" in note
+
+    with Servers(tmp_path) as servers:
         asyncio.run(steps(servers))
 
 
