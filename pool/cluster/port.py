@@ -29,7 +29,7 @@ from nats.js.kv import KeyValue
 
 from pool.cluster import parcels, topology, wire
 from pool.cluster.link import AWAY, ClusterAway, Link, addresses, ended_all, get_entry, plain
-from pool.cluster.media import MediaError, MediaUnreachable, Store, open_store
+from pool.cluster.media import MediaError, MediaGone, MediaUnreachable, Store, open_store
 from pool.cluster.wire import End, Event, Identity, JobKey, NodeState, Order
 from pool.config.settings import Config
 from pool.constants import MAX_RESULT_BYTES, STATUSES
@@ -460,6 +460,10 @@ class Port:
             self._retried.discard(sent.job.id)
             with contextlib.suppress(*AWAY, APIError, MediaError):
                 await self._store.let_go(str(sent.key))
+        except (ProtocolError, MediaGone) as error:
+            what = "cannot be read" if isinstance(error, ProtocolError) else "has lost a file"
+            text = f"it ended on {end.node or 'a client'}, and its result {what}: {error}"
+            await self._fail(sent.item, sent.job, Failure(FailureKind.INFRASTRUCTURE.value, text, "fetch"))
         except (MediaError, OSError, *AWAY) as error:
             logger.warning("the result of job {} is there and cannot be fetched yet: {}", sent.job.id, error)
             sent.landing, sent.looked_at = False, time.monotonic()
