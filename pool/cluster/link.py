@@ -34,6 +34,10 @@ _PAYLOAD = 1 << 20  # what a server takes that says nothing else
 AWAY = (NatsError, TimeoutError, asyncio.TimeoutError, ServiceUnavailableError, OSError)
 
 
+#: Error codes of JetStream: a stream, or its disk, is full.
+FULL = frozenset({10077, 10047, 10023, 10053})
+
+
 class ClusterAway(OperatorError):
     """The servers of the cluster do not answer."""
 
@@ -170,13 +174,15 @@ class Link:
         return found
 
     async def until_done(self, call: Callable[[], Awaitable[T]], what: str) -> T:
-        """What a call returns, tried again for as long as the servers are away; it must be one that may be repeated."""
+        """What a call returns, tried again for as long as the servers are away; it must be one that may be repeated.
+
+        Raises APIError when they refuse it, or are full."""
         pause = 0.05
         while True:
             try:
                 return await call()
             except APIError as error:
-                if (error.code or 0) < 500:
+                if (error.code or 0) < 500 or error.err_code in FULL:
                     raise
                 reason = _words(error)
             except AWAY as error:

@@ -28,7 +28,7 @@ from nats.js.errors import APIError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from pool.cluster import parcels, topology, wire
-from pool.cluster.link import AWAY, ClusterAway, Link, addresses, ended_all, get_entry, plain
+from pool.cluster.link import AWAY, FULL, ClusterAway, Link, addresses, ended_all, get_entry, plain
 from pool.cluster.media import MediaError, MediaGone, MediaUnreachable, Store, open_store
 from pool.cluster.wire import End, Event, Identity, JobKey, NodeState, Order
 from pool.config.settings import Config
@@ -57,7 +57,6 @@ _LOOKS = 100  # of those, a second
 _AGAIN_S = 1.0
 _NODES_S = 1.0
 _ASK_S = 0.05
-_NO_ROOM = frozenset({10077, 10047, 10023, 10053})  # error codes of JetStream: the stream, or its disk, is full
 
 
 @dataclass
@@ -88,6 +87,7 @@ class Port:
         self._busy: set[str] = set()  # ids on their way out
         self._nodes: dict[str, tuple[NodeState, float]] = {}
         self._full_until, self._full = 0.0, ""
+        self._astray = False  # a job is away and nobody looks after it
         self._retried: set[str] = set()
         self._marks = 0
         self._told: Nodes | None = None
@@ -147,8 +147,7 @@ class Port:
         for note in notes:
             logger.warning("{}", note)
         for item in await asyncio.to_thread(away.waiting, self._spool):
-            self._busy.add(item.name.id)
-            self._spawn(self._out(item.engine, item.name, item))
+            self._out_again(item)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -159,6 +158,7 @@ class Port:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.opt(exception=error).error("a job could not be carried; it is tried again")
+            self._astray = True
             self._stirred.set()
 
     # ---- out
@@ -340,7 +340,7 @@ class Port:
         try:
             await self.link.until_done(publish, f"job {job.id}")
         except APIError as error:
-            if error.err_code in _NO_ROOM:
+            if error.err_code in FULL:
                 self._full = f"the cluster takes no more jobs for now: {error.description}; try again"
                 self._full_until = time.monotonic() + _FULL_S
                 await self._take_back(sent)
@@ -436,6 +436,15 @@ class Port:
                 for sent in sorted(due, key=lambda one: one.looked_at)[:_LOOKS]:
                     await self._look_for(sent)
                 await self._expire()
+            if self._astray and self.link.connected:
+                self._astray = False
+                for item in await asyncio.to_thread(away.waiting, self._spool):
+                    if item.name.id not in self._sent and item.name.id not in self._busy:
+                        self._out_again(item)
+
+    def _out_again(self, item: Away) -> None:
+        self._busy.add(item.name.id)
+        self._spawn(self._out(item.engine, item.name, item))
 
     async def _look_for(self, sent: Sent) -> bool:
         """Whether the job has ended; then it is landed."""
@@ -696,7 +705,10 @@ class Port:
         while True:
             now = time.monotonic()
             self._nodes = {
-                name: (state, seen) for name, (state, seen) in self._nodes.items() if now - seen <= state.lease_s
+                name: (state, seen)
+                for name, (state, seen) in self._nodes.items()
+                # while the servers were away no node could renew its entry
+                if min(now - seen, self.link.unbroken_s) <= state.lease_s
             }
             if now >= self._full_until:
                 self._full = ""
