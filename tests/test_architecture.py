@@ -182,6 +182,19 @@ def test_psutil_lives_in_one_place() -> None:
     assert [path.stem for path in _sources(POOL) if "psutil" in _tops(path)] == ["portable"]
 
 
+def test_no_class_is_a_thread_or_a_process() -> None:
+    """Private names of these change with Python: the thread of 3.13 keeps its handle in `_handle`."""
+    wrong = [
+        f"{_module(path)}.{node.name}"
+        for path in EVERYTHING
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        if ast.unparse(base).rpartition(".")[2] in ("Thread", "Timer", "Process", "Popen")
+    ]
+    assert wrong == []
+
+
 # ---- rooms
 
 

@@ -45,34 +45,42 @@ class Shared:
     stop: threading.Event
 
 
-class Taker(threading.Thread):
+class Taker:
     """Takes jobs of one queue until `stop` is set."""
 
     def __init__(self, queue: Queue, shared: Shared) -> None:
-        super().__init__(name=f"filepool-redis-{queue.gpu_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"filepool-redis-{queue.gpu_id}", daemon=True)
         self._queue, self._pool, self._engine, self._client = queue, shared.pool, shared.engine, shared.client
         self._files, self._herald, self._outage = shared.files, shared.herald, shared.outage
-        self._stop_event = shared.stop
+        self._stop = shared.stop
         self._processing, self._accepted = shared.keys.processing(queue.name), shared.keys.accepted(queue.name)
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """Begin to take jobs, in a thread of its own."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until it has ended after `stop`, for `timeout_s` seconds at most."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
         """Take jobs until `stop` is set; errors are logged, and the thread goes on."""
         pause = _FIRST_S
-        while not self._stop_event.is_set():
+        while not self._stop.is_set():
             try:
                 self._resume_all()
                 self._outage.over()
                 self._herald.remind()
                 pause = _FIRST_S
-                while not self._stop_event.is_set():
+                while not self._stop.is_set():
                     self._take()
             except RedisError as error:
                 self._outage.begins(error)
-                self._stop_event.wait(pause)
+                self._stop.wait(pause)
                 pause = min(2 * pause, _LAST_S)
             except Exception:
                 logger.exception("queue {}: unexpected error; continuing", self._queue.name)
-                self._stop_event.wait(_LAST_S)
+                self._stop.wait(_LAST_S)
 
     def _resume_all(self) -> None:
         """Resume the jobs in `accepted`, handle the elements of `processing` that were left before."""
@@ -81,7 +89,7 @@ class Taker(threading.Thread):
             if not self._herald.follows(job_id):
                 self._resume(job_id, note)
         for raw in self._client.lrange(self._processing, 0, -1):
-            if not self._stop_event.is_set() and not self._herald.refusing(raw):
+            if not self._stop.is_set() and not self._herald.refusing(raw):
                 self._handle(raw, again=True)
 
     def _resume(self, job_id: str, note: bytes) -> None:
@@ -164,7 +172,7 @@ class Taker(threading.Thread):
             except (SpoolFull, OperatorError, OSError) as error:
                 logger.warning("{}: task {} waits: {}", self._queue.name, order.task_id, error)
                 report(f"waits for room: {error}" if isinstance(error, SpoolFull) else f"waits: {error}")
-            if self._stop_event.wait(_ROOM_S):
+            if self._stop.wait(_ROOM_S):
                 return None
 
     def _known(self, order: Order) -> JobFuture | None:
