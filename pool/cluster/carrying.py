@@ -37,6 +37,7 @@ from pool.job import Failure, FailureKind, Job, JobState, Progress, Record
 from pool.runfiles.schemas import Schemas, path_keys
 from pool.spool import fsops, lookup
 from pool.supervise import retention
+from pool.system.clock import REAL
 
 T = TypeVar("T")
 _URLS = ".urls"  # beside the outputs of a job: where they go when that is not the client
@@ -255,7 +256,8 @@ class Carrier:
         body = None
         if len(raw) > self.link.room // 2:
             body, raw = await self.store.put(await in_thread(lambda: self._spare(errand, raw)), holder=holder), b""
-        end = End(errand.key, self.node, errand.delivery, raw, body, tuple(arrays), tuple(outputs), carried.lost)
+        at = REAL.wall() - max(0.0, (self.pool.spool.now() - record.finished) / 1e6)
+        end = End(errand.key, self.node, errand.delivery, raw, body, tuple(arrays), tuple(outputs), carried.lost, at)
         await carried.claimed()
         await self.publish(end)
         await self.acknowledge(errand)

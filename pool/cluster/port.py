@@ -46,6 +46,7 @@ from pool.spool.away import Away
 from pool.spool.redaction import Redactor
 from pool.spool.store import NO_SPACE, Spool
 from pool.system import procs
+from pool.system.clock import REAL
 from pool.system.watch import Watcher
 
 _AT_ONCE = 32  # jobs on their way out, or back
@@ -111,6 +112,7 @@ class Port:
                 self._mind_engines(),
                 self._mind_cancels(),
                 self._mind_asks(),
+                self._keep_media(),
             )
             tasks += [asyncio.create_task(loop) for loop in loops]
             tasks.append(asyncio.create_task(self._until_stop()))
@@ -442,6 +444,15 @@ class Port:
                     if item.name.id not in self._sent and item.name.id not in self._busy:
                         self._out_again(item)
 
+    async def _keep_media(self) -> None:
+        """Say now and then that the media of waiting jobs are needed still."""
+        assert self._store is not None
+        while True:
+            await asyncio.sleep(min(3600.0, self._config.cluster.result_hours * 900))
+            for sent in [one for one in self._sent.values() if one.key.origin == self._spool.id]:
+                with contextlib.suppress(*AWAY, APIError, MediaError):
+                    await self._store.hold(str(sent.key), await self._store.held(str(sent.key)))
+
     def _out_again(self, item: Away) -> None:
         self._busy.add(item.name.id)
         self._spawn(self._out(item.engine, item.name, item))
@@ -449,10 +460,10 @@ class Port:
     async def _look_for(self, sent: Sent) -> bool:
         """Whether the job has ended; then it is landed."""
         sent.looked_at = time.monotonic()
-        end = await self.link.until_done(lambda: self._result(sent.key), f"job {sent.job.id}")
-        if end is not None:
-            self._land_soon(end)
-        return end is not None
+        found = await self.link.until_done(lambda: self._result(sent.key), f"job {sent.job.id}")
+        if found is not None:
+            self._land_soon(found)
+        return found is not None
 
     async def _result(self, key: JobKey) -> End | None:
         entry = await get_entry(await self.link.bucket(wire.RESULTS), str(key))
@@ -508,7 +519,9 @@ class Port:
 
     def _ours(self, sent: Sent, end: End, record: Record) -> Record:
         """The record as of a job of this spool: its id, times and attempts here."""
-        job, now = sent.job, self._spool.now()
+        job = sent.job
+        ago_s = max(0.0, REAL.wall() - end.at) if end.at else 0.0  # as far as the clocks of both machines agree
+        finished = max(job.created, self._spool.now() - int(1e6 * ago_s))
         worker = f"{end.node}/{record.worker}" if end.node and record.worker else end.node
         begun = list(itertools.accumulate(one.attempts for one in end.lost))
         shift = begun[-1] if begun else 0
@@ -525,8 +538,8 @@ class Port:
             engine=job.engine,
             attempt=attempt,
             created=job.created,
-            started=now - max(0, record.finished - record.started),
-            finished=now,
+            started=max(job.created, finished - max(0, record.finished - record.started)),
+            finished=finished,
             worker=worker,
             failure=failure,
             attempts=before,
@@ -772,10 +785,10 @@ class Port:
                 if item is not None and job_id not in self._sent:
                     key = JobKey(identity.origin, job_id, identity.run)
                     sent = self._sent[job_id] = Sent(item, job, key, published=True)
-                    end = await self._result(key)
-                    if end is not None:
+                    found = await self._result(key)
+                    if found is not None:
                         sent.landing = True
-                        await self._land(sent, end)
+                        await self._land(sent, found)
         await asyncio.to_thread(elsewhere.answer, self._spool, name, known)
 
 

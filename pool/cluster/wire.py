@@ -281,7 +281,8 @@ def _attempts(value: object) -> int:
 class End:
     """The end of one run of a job. record: the bytes of a record file as the node wrote it, b"" when they are in the
     store (`body`). node: "" when the client ended it itself. arrays: array files beside the record, by name. outputs:
-    files that the job produced, by the name that the parcel gave them."""
+    files that the job produced, by the name that the parcel gave them. at: of its
+    end, by the wall clock of the node, in seconds; 0: not known."""
 
     key: JobKey
     node: str
@@ -291,6 +292,7 @@ class End:
     arrays: tuple[Blob, ...] = ()
     outputs: tuple[Blob, ...] = ()
     lost: tuple[Lost, ...] = ()
+    at: float = 0.0
 
     def pack(self) -> bytes:
         """As it is stored."""
@@ -305,6 +307,7 @@ class End:
                 "arrays": [blob.to_map() for blob in self.arrays],
                 "outputs": [blob.to_map() for blob in self.outputs],
                 "lost": [one.to_map() for one in self.lost],
+                "at": self.at,
             }
         )
 
@@ -327,6 +330,7 @@ class End:
             tuple(map(Blob.from_map, arrays)),
             tuple(map(Blob.from_map, outputs)),
             _all_lost(value.get("lost")),
+            _number(value.get("at", 0.0), "at"),
         )
 
 

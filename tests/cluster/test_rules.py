@@ -107,6 +107,7 @@ def test_no_node_at_all(joined: Cluster) -> None:
     with pytest.raises(EngineUnavailable, match="no node of the cluster offers fake"):
         future.result(LONG_S)
     node.start()
+    joined.wait_nodes("only")
     assert pool.attach(future.id).result(LONG_S)["value"] == 2
 
 
