@@ -131,7 +131,8 @@ class Desk:
 
         job_id: of the job to submit; a job that exists already is accepted in any case.
         """
-        if engine not in self.pool.config.engines:
+        config = self.pool.config
+        if engine not in config.engines and (config.engines or not config.is_branch):
             return  # submit raises UnknownEngine
         expected = self.pool.prospect(engine)
         if not expected.hopeless:
