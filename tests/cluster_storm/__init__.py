@@ -1,0 +1,1 @@
+"""A storm over a cluster: machines in namespaces of their own, struck at random, and an account of what comes of it."""
