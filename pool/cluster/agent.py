@@ -19,6 +19,7 @@ from typing import Any
 from loguru import logger
 from nats.aio.msg import Msg
 from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
 
 import pool
 from pool.client.filepool import FilePool
@@ -85,42 +86,68 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until `drain`. Raises NameTaken, ClusterAway, ConfigError."""
-        await self.open()
-        self.opened.set()
+        ended = asyncio.create_task(self._until_ended())
+        opening = asyncio.create_task(self.open())
+        try:
+            await asyncio.wait([ended, opening], return_when=asyncio.FIRST_COMPLETED)
+            if opening.done():
+                opening.result()
+                self.opened.set()
+                await self._serve(ended)
+        finally:
+            await ended_all((ended, opening, *self._tasks))
+            await self._leave()
+
+    async def _serve(self, ended: asyncio.Task[None]) -> None:
         loops = [self._announce(), self._renew(), self._tell(), self._mind_cancels(), self._fetch(), self._sweep()]
         tasks = [asyncio.create_task(loop) for loop in loops]
         logger.info("node {} serves the cluster at {}", self.name, self.link.servers)
-        ended = asyncio.create_task(self._until_ended())
         try:
             await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():
                     task.result()
         finally:
-            await ended_all((ended, *tasks, *self._tasks))
-            await self._leave()
+            await ended_all(tasks)
 
     async def _until_ended(self) -> None:
         await self._ended.wait()
 
     async def open(self) -> None:
-        """Connect, take the name, and go on with what this node had."""
+        """Connect, take the name, and go on with what this node had; servers that are away are waited for."""
         settings = self._config.cluster
         await asyncio.gather(self.link.open(), self._media_link.open())
-        for note in await topology.ensure(
-            self.link.js,
-            replicas=settings.replicas,
-            max_waiting=settings.max_waiting,
-            result_s=settings.result_hours * 3600,
-            lease_s=self._lease_s,
-        ):
-            logger.warning("{}", note)
-        await self._take_name()
-        self._store = await open_store(self._media_link, settings)
+        await self._prepare()
+        await self.link.until_done(self._take_name, f"the name {self.name}")
+        self._store = await self._media_link.until_done(
+            lambda: open_store(self._media_link, settings), "the media store"
+        )
         cache = Cache(self._pool.spool.root / "cache" / "cluster-media", settings.cache_mb << 20)
         self._carrier = Carrier(self.link, self._pool, self._store, cache, node=self.name, status=self.status)
         await self.link.client.subscribe(wire.asking(self._pool.spool.id), cb=self._answer)
         await self._resume()
+
+    async def _prepare(self) -> None:
+        """Streams and buckets."""
+        settings = self._config.cluster
+        while True:
+            try:
+                notes = await topology.ensure(
+                    self.link.js,
+                    replicas=settings.replicas,
+                    max_waiting=settings.max_waiting,
+                    result_s=settings.result_hours * 3600,
+                    lease_s=self._lease_s,
+                )
+            except topology.TopologyError as error:
+                if error.lasting:
+                    raise
+                logger.warning("{}", error)
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                break
+        for note in notes:
+            logger.warning("{}", note)
 
     async def drain(self, grace_s: float) -> None:
         """Take no more jobs, give back what no worker has begun, wait for the rest, then give that back, too."""
@@ -450,8 +477,7 @@ class Agent:
         if carried.given_back or carried.future is None or carried.future.decided:
             return
         carried.given_back = True
-        with contextlib.suppress(UnknownJob):
-            await in_thread(carried.future.cancel)
+        await in_thread(lambda: self._worker.leave(carried.errand))
         await self._unclaim(carried, 0.0)
         carried.over.set()
 
@@ -466,13 +492,21 @@ class Agent:
     async def _resume(self) -> None:
         """Go on with the jobs that an agent before us took."""
         for errand, engine, over in await in_thread(lambda: list(self._left())):
-            claims = await self.link.bucket(wire.CLAIMS)
-            claim = await get_entry(claims, str(errand.key))
+            claim = await self.link.until_done(
+                lambda errand=errand: self._claim_of(errand),  # type: ignore[misc]
+                f"the claim of job {errand.key.id}",
+            )
             hold = Hold.unpack(claim.value or b"") if claim is not None else None
             mine = hold is not None and hold.spool == self._pool.spool.id and hold.delivery == errand.delivery
             carried = Carried(errand, engine, hold.lost if hold is not None else ())
             carried.revision = int(claim.revision or 0) if claim is not None else 0
-            if over:
+            if await in_thread(lambda errand=errand: self._worker.is_left(errand)):  # type: ignore[misc]
+                if mine:
+                    await self.link.until_done(lambda carried=carried: self._unclaim(carried, 0.0), "a claim")  # type: ignore[misc]
+                await in_thread(lambda errand=errand: self._worker.leave(errand))  # type: ignore[misc]
+                if over:
+                    await in_thread(lambda errand=errand: self._worker.forget([errand]))  # type: ignore[misc]
+            elif over:
                 carried.urls = await in_thread(lambda errand=errand: self._worker.urls_of(errand))  # type: ignore[misc]
                 self._spawn(self._finish(carried))
             elif mine:
@@ -480,8 +514,10 @@ class Agent:
                 self._spawn(self._await(carried))
             else:
                 logger.info("job {} is no longer ours", errand.key.id)
-                with contextlib.suppress(UnknownJob):
-                    await in_thread(lambda errand=errand: self._pool.cancel(errand.local_id))  # type: ignore[misc]
+                await in_thread(lambda errand=errand: self._worker.leave(errand))  # type: ignore[misc]
+
+    async def _claim_of(self, errand: Errand) -> KeyValue.Entry | None:
+        return await get_entry(await self.link.bucket(wire.CLAIMS), str(errand.key))
 
     def _left(self) -> Iterator[tuple[Errand, str, bool]]:
         """What is tagged as ours in the spool: its engine, and whether it is over."""

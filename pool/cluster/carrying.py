@@ -40,6 +40,7 @@ from pool.supervise import retention
 from pool.system.clock import REAL
 
 T = TypeVar("T")
+_LEFT = ".left"  # beside the outputs of a job that is not this node's any more
 _URLS = ".urls"  # beside the outputs of a job: where they go when that is not the client
 
 
@@ -173,6 +174,19 @@ class Carrier:
             return {folder / str(name): str(url) for name, url in kept.items()}
         return {}
 
+    def leave(self, errand: Errand) -> None:
+        """Cancel a job here that other nodes are to run; no agent tells this end. Blocks."""
+        folder = self.outputs(errand)
+        with contextlib.suppress(OSError):
+            _make(folder)
+            fsops.put(self.pool.spool.temp(), str(folder / _LEFT), [b""], sync=False)
+        with contextlib.suppress(UnknownJob):
+            self.pool.cancel(errand.local_id)
+
+    def is_left(self, errand: Errand) -> bool:
+        """Whether `leave` was called, by whichever agent. Blocks."""
+        return (self.outputs(errand) / _LEFT).exists()
+
     def _media_of(self, local_id: str) -> list[wire.Blob]:
         """What a job in the spool uses of the cache."""
         with contextlib.suppress(UnknownJob, OSError, ProtocolError):
@@ -274,7 +288,7 @@ class Carrier:
         """Forget the jobs whose ends the servers have."""
         done, self._done = self._done, []
         if done:
-            await in_thread(lambda: self._forget(done))
+            await in_thread(lambda: self.forget(done))
 
     async def _share(self, carried: Carried, record: Record) -> tuple[Record, bytes]:
         """Write outputs to the URLs that the caller gave; the record that says so. Raises SharedError."""
@@ -345,8 +359,8 @@ class Carrier:
         raw = fsops.read_bounded(self.pool.spool.record_path(local_id), MAX_RESULT_BYTES)
         return raw, Record.from_map(codec.decode(raw, arrays=False))
 
-    def _forget(self, done: Iterable[Errand]) -> None:
-        """Remove jobs whose ends the servers have."""
+    def forget(self, done: Iterable[Errand]) -> None:
+        """Remove jobs whose ends the servers have, or need not know. Blocks."""
         graves = retention.dead_jobs(self.pool.spool)
         for errand in done:
             with contextlib.suppress(OSError):

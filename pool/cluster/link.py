@@ -181,6 +181,8 @@ class Link:
         while True:
             try:
                 return await call()
+            except KeyNotFoundError:  # what exists was to be created, and the server that was asked lags behind
+                reason = "its servers have not agreed yet"
             except APIError as error:
                 if (error.code or 0) < 500 or error.err_code in FULL:
                     raise

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +57,7 @@ _LOOKS = 100  # of those, a second
 _AGAIN_S = 1.0
 _NODES_S = 1.0
 _ASK_S = 0.05
+_IN_PROCESS = 10158  # error code of JetStream
 
 
 @dataclass
@@ -336,11 +336,8 @@ class Port:
             await self._fail(sent.item, job, reason)
             return
 
-        async def publish() -> None:
-            await self.link.js.publish(where, data, headers={"Nats-Msg-Id": str(key)})
-
         try:
-            await self.link.until_done(publish, f"job {job.id}")
+            await self.link.until_done(lambda: self._send(where, data, key), f"job {job.id}")
         except APIError as error:
             if error.err_code in FULL:
                 self._full = f"the cluster takes no more jobs for now: {error.description}; try again"
@@ -359,6 +356,14 @@ class Port:
         """Let a job that could not be sent wait here."""
         self._sent.pop(sent.job.id, None)
         await asyncio.to_thread(away.come_back, self._spool, sent.item)
+
+    async def _send(self, where: str, data: bytes, key: JobKey) -> None:
+        try:
+            await self.link.js.publish(where, data, headers={"Nats-Msg-Id": str(key)})
+        except APIError as error:
+            if error.err_code == _IN_PROCESS:  # our own, sent before: the servers have not agreed on it yet
+                raise TimeoutError(error.description) from None
+            raise
 
     def _keys(self, engine: str) -> tuple[frozenset[str], Mapping[str, Any]]:
         schema = (self._schemas.describe(engine) or {}).get("schema")
@@ -523,10 +528,8 @@ class Port:
         ago_s = max(0.0, REAL.wall() - end.at) if end.at else 0.0  # as far as the clocks of both machines agree
         finished = max(job.created, self._spool.now() - int(1e6 * ago_s))
         worker = f"{end.node}/{record.worker}" if end.node and record.worker else end.node
-        begun = list(itertools.accumulate(one.attempts for one in end.lost))
-        shift = begun[-1] if begun else 0
-        lost = tuple(_lost_failure(one, number) for one, number in zip(end.lost, begun, strict=True))
-        before = (*lost, *(_shifted(one, end.node, shift) for one in record.attempts))
+        shift = sum(one.attempts for one in end.lost)
+        before = (*self._lost(job.id, end.lost), *(_shifted(one, end.node, shift) for one in record.attempts))
         attempt = min(MAX_ATTEMPTS, record.attempt + shift)
         failure = record.failure
         if failure is not None:
@@ -546,6 +549,16 @@ class Port:
             source=job.source if job.source != _IMPORTED else "",
             kept=Redactor.of_spool(self._spool.root, job.engine).keep(job),
         )
+
+    def _lost(self, job_id: str, lost: Sequence[wire.Lost]) -> Iterator[Failure]:
+        """A reason for each attempt on nodes that were lost: what the node has told of it, else that it was lost."""
+        told = {one.attempt: one for one in self._spool.notes(job_id, sum(one.attempts for one in lost))}
+        before = 0
+        for one in lost:
+            last = before + one.attempts
+            yield from (told.get(attempt) or _lost_failure(one, attempt) for attempt in range(before + 1, last))
+            yield _lost_failure(one, last)
+            before = last
 
     def _finish(self, sent: Sent, record: Record) -> None:
         away.finish(self._spool, sent.item, record, reply=sent.job.reply, durable=sent.job.durable)

@@ -30,7 +30,13 @@ _PAUSE_S = 0.2
 
 
 class TopologyError(OperatorError):
-    """Streams and buckets cannot be created, or do not exist; the message says why and what helps."""
+    """Streams and buckets cannot be created, or do not exist; the message says why and what helps.
+
+    lasting: waiting does not help."""
+
+    def __init__(self, message: str, *, lasting: bool = True) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 async def ensure(
@@ -210,7 +216,7 @@ class _Patience:
         """Wait for the next try. Raises TopologyError when it would not help or time is up."""
         reason, lasting = _reason(error)
         if lasting or asyncio.get_running_loop().time() + _PAUSE_S > self._until:
-            raise TopologyError(f"{what}: {reason}") from error
+            raise TopologyError(f"{what}: {reason}", lasting=lasting) from error
         await asyncio.sleep(_PAUSE_S)
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nats
 import pytest
 from scenarios.world import wait_until
 
 from cluster.machines import LEASE_S, Cluster, cluster
-from cluster.rig import Servers
+from cluster.rig import Servers, free_ports
 from pool import FilePool, JobFailed
 from pool.client.future import JobFuture
+from pool.cluster import wire
 from pool.job import JobState
 
 LONG_S = 90.0
@@ -179,3 +182,104 @@ def test_jobs_of_another_client(joined: Cluster, tmp_path: Path) -> None:
     assert other.cancel(runs.id)
     wait_until(lambda: runs.cancelled() or runs.done(), "cancelled by the other client", LONG_S)
     assert mine.state(runs.id) is JobState.CANCELLED
+
+
+def test_a_node_that_starts_while_the_servers_have_no_quorum(tmp_path: Path) -> None:
+    """It waits for them, as one that was there before."""
+    with Servers(tmp_path / "nats", 3) as servers, cluster(tmp_path / "machines", servers.url) as joined:
+        asyncio.run(servers.ensure())
+        servers.kill(1, 2)
+        node = joined.node("early", ENGINES)
+        said = ("cannot be looked at", "waits for the cluster")
+        wait_until(lambda: any(one in node.said() for one in said), "it says what is wrong", LONG_S)
+        servers.start(1, 2)
+        pool = joined.pool(patience=None)
+        joined.wait_nodes("early")
+        assert pool.submit("fake", value=1).result(LONG_S)["value"] == 1
+        assert node.agent is not None
+        assert node.agent.poll() is None
+
+
+def test_a_node_that_is_asked_to_end_before_it_has_found_a_server(tmp_path: Path) -> None:
+    with cluster(tmp_path, f"nats://127.0.0.1:{free_ports(1)[0]}") as joined:
+        node = joined.node("alone", ENGINES)
+        wait_until(lambda: "does not answer" in node.said(), "it looks for a server")
+        assert node.agent is not None
+        node.agent.terminate()
+        assert node.agent.wait(LONG_S) == 0
+
+
+def test_a_job_that_is_another_nodes_now_is_not_told_as_cancelled(joined: Cluster) -> None:
+    """Its first node stops it, is killed, and finds a cancelled job in its spool."""
+    first = joined.node("first", ENGINES)
+    pool = joined.pool()
+    joined.wait_nodes("first")
+    future = pool.submit("fake", do="sleep", seconds=20.0, value=1)
+    begun([future], 1)
+    first.kill_agent()
+    joined.node("second", ENGINES)
+    wait_until(lambda: "second" in _runs_on(pool), "it runs on the second node", LONG_S)
+    here = f"{future.id}-g1"
+    for _ in range(2):
+        first.start()
+        wait_until(lambda: first.state(here) in (JobState.CANCELLED, None), "the first node has stopped it", LONG_S)
+        first.kill_agent()
+    first.start()
+    assert future.result(LONG_S)["value"] == 1
+    wait_until(lambda: first.state(here) is None, "the first node has forgotten it", LONG_S)
+
+
+def test_each_attempt_on_a_node_that_was_lost_has_its_reason(joined: Cluster) -> None:
+    first = joined.node("first", ENGINES)
+    pool = joined.pool()
+    joined.wait_nodes("first")
+    future = pool.submit("fake", do="sleep", seconds=6.0, value=1)
+    for attempt in (1, 2):
+        wait_until(lambda attempt=attempt: pool.progress_of(future.id).attempt == attempt, "it has begun")  # type: ignore[misc]
+        if attempt == 1:
+            os.kill(first.worker_of(f"{future.id}-g1")[1], signal.SIGKILL)
+    wait_until(lambda: _told_attempts(joined, future) == 2, "the servers know of the second attempt")
+    first.lose()
+    joined.node("second", ENGINES)
+    assert future.result(LONG_S)["value"] == 1
+    assert future.record is not None
+    assert [one.attempt for one in future.record.attempts] == [1, 2]
+    assert "lost" not in future.record.attempts[0].message
+    assert "first was lost" in future.record.attempts[1].message
+
+
+def _told_attempts(joined: Cluster, future: JobFuture) -> int:
+    """Attempts in the claim of a job."""
+
+    async def look() -> int:
+        client = await nats.connect(joined.url)
+        try:
+            claims = await client.jetstream().key_value(wire.CLAIMS)
+            return max(
+                [
+                    wire.Hold.unpack((await claims.get(key)).value or b"").attempts
+                    for key in await claims.keys()
+                    if f".{future.id}." in key
+                ]
+            )
+        finally:
+            await client.close()
+
+    return asyncio.run(look())
+
+
+def test_a_job_that_the_servers_take_long_to_agree_on(tmp_path: Path) -> None:
+    """Sent again, it meets itself; it is not refused for that."""
+    with Servers(tmp_path / "nats", 3) as servers, cluster(tmp_path / "machines", servers.url) as joined:
+        asyncio.run(servers.ensure())
+        joined.node("only", ENGINES)
+        pool = joined.pool(patience=None)
+        joined.wait_nodes("only")
+        assert pool.submit("fake", value=0).result(LONG_S)["value"] == 0
+        others = {0, 1, 2} - {servers.leader("FILEPOOL_JOBS")}
+        servers.stop(*others)
+        future = pool.submit("fake", value=1)
+        log = joined.branch().parent / "spool" / "run" / "logs" / "supervisor.log"
+        wait_until(lambda: future.done() or f"job {future.id} waits" in log.read_text(), "it is sent again", LONG_S)
+        servers.go_on(*others)
+        assert future.result(LONG_S)["value"] == 1

@@ -222,7 +222,8 @@ def _branch(branch: Branch, view: Spoolview, asked: Asked, cancelled: set[str], 
     told.cancelled |= cancelled
     spool = Spool(branch.spool)
     sweep_tmp(spool)
-    sweep_remains(spool)
+    for _ in range(2):  # an empty folder of marks goes with the second sweep
+        sweep_remains(spool)
     report = check(branch.spool, told, drained=True, counted=False)
     for kind, sentences in report.faults().items():
         found.faults[kind] += [f"{branch.name}: {sentence}" for sentence in sentences]
