@@ -11,10 +11,10 @@ WEIGHTS := $(VENV)/.weights
 # the tests start some thousand interpreters: each would compile everything anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test more lint docs slow chaos bench clean
+.PHONY: help setup demo test more lint docs slow chaos chaos-cluster bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -59,6 +59,10 @@ slow: setup $(TESTED)  ## storms, floods and long runs; five hundred examples of
 
 chaos: setup $(TESTED)  ## half an hour of killed and stopped processes; nothing may be lost or run twice
 	$(BIN)/python tests/chaos --seconds 1800
+
+MINUTES ?= 5
+chaos-cluster: setup $(TESTED)  ## machines of a cluster killed, cut off, stopped, filled: MINUTES=5 SEED=1; root and ip
+	$(BIN)/python tests/cluster_storm --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: setup $(TESTED)  ## every figure of docs/BENCH.md on this machine
 	$(BIN)/python -m bench

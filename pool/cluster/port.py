@@ -87,6 +87,7 @@ class Port:
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: set[str] = set()  # ids on their way out
         self._nodes: dict[str, tuple[NodeState, float]] = {}
+        self._looked: set[str] = set()  # which of the two buckets, nodes and engines, were read whole
         self._full_until, self._full = 0.0, ""
         self._astray = False  # a job is away and nobody looks after it
         self._retried: set[str] = set()
@@ -704,12 +705,16 @@ class Port:
             try:
                 nodes = await self.link.bucket(wire.NODES)
                 watch = await nodes.watchall()
-                until = time.monotonic() + 60.0
-                while time.monotonic() < until and self.link.connected:
+                silent_s = self._config.cluster.lease_s / 2 + 1  # nodes renew their entries: this watch went deaf
+                heard = time.monotonic()
+                while time.monotonic() - heard < silent_s and self.link.connected:
                     with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                         entry = await watch.updates(timeout=1.0)  # type: ignore[no-untyped-call]
+                        heard = time.monotonic()
                         if entry is not None:
                             self._heard_of(entry)
+                        else:  # that was all there is
+                            self._looked.add(wire.NODES)
                 await watch.stop()  # type: ignore[no-untyped-call]
             except (*AWAY, APIError) as error:
                 logger.debug("nodes: {}", error)
@@ -742,7 +747,7 @@ class Port:
                 me,
                 self._spool.now(),
                 tuple(map(plain, addresses(self._config.cluster))),
-                self.link.connected and not self.link.trouble,
+                self.link.connected and not self.link.trouble and len(self._looked) == 2,
                 self.link.trouble,
                 self._full,
                 tuple(_facts(state, now - seen) for state, seen in self._nodes.values()),
@@ -765,6 +770,8 @@ class Port:
                         entry = await watch.updates(timeout=1.0)  # type: ignore[no-untyped-call]
                         if entry is not None and entry.operation is None:
                             await asyncio.to_thread(self._describe, entry.key, entry.value or b"")
+                        elif entry is None:  # that was all there is
+                            self._looked.add(wire.ENGINES)
                 await watch.stop()  # type: ignore[no-untyped-call]
             except (*AWAY, APIError) as error:
                 logger.debug("engines: {}", error)

@@ -283,3 +283,15 @@ def test_a_job_that_the_servers_take_long_to_agree_on(tmp_path: Path) -> None:
         wait_until(lambda: future.done() or f"job {future.id} waits" in log.read_text(), "it is sent again", LONG_S)
         servers.go_on(*others)
         assert future.result(LONG_S)["value"] == 1
+
+
+def test_a_fresh_branch_while_the_servers_have_no_quorum(tmp_path: Path) -> None:
+    """It takes jobs: nobody knows yet which engines there are."""
+    with Servers(tmp_path / "nats", 3) as servers, cluster(tmp_path / "machines", servers.url) as joined:
+        asyncio.run(servers.ensure())
+        servers.kill(1, 2)
+        pool = joined.pool(patience=None)
+        future = pool.submit("fake", value=1)
+        servers.start(1, 2)
+        joined.node("late", ENGINES)
+        assert future.result(LONG_S)["value"] == 1
