@@ -27,13 +27,14 @@ from pool.client.status import PoolStatus, SlotStatus
 from pool.cluster import topology, wire
 from pool.cluster.carried import Carried
 from pool.cluster.carrying import Carrier, in_thread, nak
-from pool.cluster.claims import Claims, Way
-from pool.cluster.link import AWAY, Link, ended_all, get_entry
+from pool.cluster.claims import Claims, Way, read_hold
+from pool.cluster.dropped import Dropped
+from pool.cluster.link import AWAY, Link, ended_all, get_entry, lasting
 from pool.cluster.local import TAG, Errand
 from pool.cluster.media import MARK_S, Cache, MediaError, MediaGone, MediaUnreachable, Store, open_store
 from pool.cluster.pulling import Queue
 from pool.cluster.sharedfiles import SharedError
-from pool.cluster.wire import EngineState, Hold, NodeState, Order
+from pool.cluster.wire import EngineState, NodeState, Order
 from pool.config.settings import Config
 from pool.errors import CallerError, ConfigError, ProtocolError, SpoolFull, UnknownJob
 from pool.format import codec
@@ -79,6 +80,7 @@ class Agent:
         self._cancelled: set[str] = set()  # keys of jobs that clients have asked to stop
         self._described: dict[str, bytes] = {}
         self._schemas = Schemas(pool.spool.root)
+        self._dropped = Dropped()
         self._carrier: Carrier | None = None
         self._store: Store | None = None
 
@@ -99,8 +101,8 @@ class Agent:
             await self._leave()
 
     async def _serve(self, ended: asyncio.Task[None]) -> None:
-        loops = [self._announce(), self._renew(), self._tell(), self._mind_cancels(), self._fetch(), self._sweep()]
-        tasks = [asyncio.create_task(loop) for loop in loops]
+        loops = [self._announce, self._renew, self._tell, self._mind_cancels, self._fetch, self._sweep]
+        tasks = [asyncio.create_task(lasting(loop)) for loop in loops]
         logger.info("node {} serves the cluster at {}", self.name, self.link.servers)
         try:
             await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -414,13 +416,16 @@ class Agent:
         try:
             order = Order.unpack(message.data)
         except ProtocolError as error:
-            logger.error("a message on {} is no job and is dropped: {}", message.subject, error)
+            self._dropped(f"a message on {message.subject} is no job and is dropped", error)
             await message.term()
             return
         errand = Errand(order.key, int(message.metadata.num_delivered or 1), message.reply)
         there = self._jobs.get(str(order.key))
         if there is not None:  # our own lease ran out on the way; we have it still
             there.errand = replace(there.errand, reply=message.reply)
+            return
+        if any(one.errand.local_id == errand.local_id for one in self._jobs.values()):
+            await nak(self.link, message.reply, self._lease_s / 2)  # of another client: two have one id here
             return
         carried = Carried(errand, str(order.job["engine"]))
         self._jobs[str(order.key)] = carried  # RACE: before anything is awaited, so that a second delivery finds it
@@ -434,6 +439,10 @@ class Agent:
             self._stirred.set()
 
     async def _decide(self, carried: Carried, order: Order, message: Msg) -> None:
+        if wire.parse_subject(message.subject) != (carried.engine, frozenset(order.labels), _urgency_of(message)):
+            text = f"it wants {carried.engine!r} with labels {list(order.labels)}, and was sent to {message.subject}"
+            await self._worker.refuse(carried, Failure(FailureKind.INPUT.value, text, "check"))
+            return
         claims = Claims(self.link, self._config.cluster, self._pool.spool.id, self.name)
         decision = await claims.decide(
             carried, order, _age_s(message), draining=self._draining, cancelled=str(carried.key) in self._cancelled
@@ -496,7 +505,7 @@ class Agent:
                 lambda errand=errand: self._claim_of(errand),  # type: ignore[misc]
                 f"the claim of job {errand.key.id}",
             )
-            hold = Hold.unpack(claim.value or b"") if claim is not None else None
+            hold = read_hold(claim.value or b"") if claim is not None else None
             mine = hold is not None and hold.spool == self._pool.spool.id and hold.delivery == errand.delivery
             carried = Carried(errand, engine, hold.lost if hold is not None else ())
             carried.revision = int(claim.revision or 0) if claim is not None else 0
@@ -552,6 +561,10 @@ class Agent:
             except (*AWAY, APIError, MediaError, SharedError, OSError) as error:
                 logger.warning("the end of job {} cannot be sent yet: {}", carried.key.id, error)
                 await asyncio.sleep(_AGAIN_S)
+
+
+def _urgency_of(message: Msg) -> str:
+    return message.subject.rpartition(".")[2]
 
 
 def _age_s(message: Msg) -> float:

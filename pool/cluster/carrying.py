@@ -329,6 +329,8 @@ class Carrier:
     async def publish(self, end: End) -> bool:
         """Create the result; False when there is one already, which counts."""
         data = end.pack()
+        if len(data) > self.link.room:
+            data = self._too_long(end).pack()
 
         async def create() -> bool:
             results = await self.link.bucket(wire.RESULTS)
@@ -342,6 +344,14 @@ class Carrier:
         if not first:
             logger.info("job {} has ended elsewhere before", end.key.id)
         return first
+
+    def _too_long(self, end: End) -> End:
+        """What becomes of an end that no message can hold."""
+        now = self.pool.spool.now()
+        text = f"it left {len(end.outputs) + len(end.arrays)} files, and their names do not fit into one message"
+        reason = Failure(FailureKind.ENGINE.value, text, "cluster", at=now, hint="pack them into one file")
+        record = Record(end.key.id, "", JobState.FAILED, 1, now, now, now, failure=reason)
+        return End(end.key, end.node, end.delivery, codec.encode(record.to_map()), lost=end.lost)
 
     async def acknowledge(self, errand: Errand) -> None:
         """The message of the job is done with. Lost on its way, it comes again, and finds the result."""

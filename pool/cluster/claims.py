@@ -20,6 +20,7 @@ from pool.cluster.carried import Carried
 from pool.cluster.link import Link, get_entry
 from pool.cluster.wire import Hold, Lost, Order
 from pool.config.settings import ClusterConfig
+from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind
 from pool.system.clock import REAL
 
@@ -68,7 +69,7 @@ class Claims:
             return Decision(Way.LEFT)
         revision = 0
         if claim is not None:
-            hold, revision = Hold.unpack(claim.value or b""), int(claim.revision or 0)
+            hold, revision = read_hold(claim.value or b""), int(claim.revision or 0)
             wait_s = await self._still_there(hold, carried)
             if wait_s:
                 return Decision(Way.LEFT, delay_s=wait_s)
@@ -109,7 +110,7 @@ class Claims:
 
     async def _still_there(self, hold: Hold, carried: Carried) -> float:
         """Seconds after which to look again, because the node that had the job may have it still; 0: it has not."""
-        if hold.spool == self._spool:
+        if not hold.spool or hold.spool == self._spool:
             return 0.0
         lease_s = self._config.lease_s
         if self._link.unbroken_s < lease_s:
@@ -119,6 +120,14 @@ class Claims:
         except (NoRespondersError, TimeoutError, asyncio.TimeoutError):
             return 0.0
         return lease_s / 2 if said.data == b"yes" else 0.0
+
+
+def read_hold(data: bytes) -> Hold:
+    """A claim; one that cannot be read is that of a node which nobody can ask."""
+    try:
+        return Hold.unpack(data)
+    except ProtocolError:
+        return Hold("", "", 0, "")
 
 
 def _not_worth_it(carried: Carried, order: Order, age_s: float, *, cancelled: bool) -> Failure | None:

@@ -28,6 +28,7 @@ from pool.errors import ConfigError, OperatorError
 T = TypeVar("T")
 _CONNECT_S, _AGAIN_S = 5, 0.5
 _REQUEST_S = 5.0
+_FAULT_S = 2.0
 _PAYLOAD = 1 << 20  # what a server takes that says nothing else
 
 #: What a call may raise while the servers are away, or have no leader.
@@ -193,6 +194,17 @@ class Link:
                 logger.warning("{} waits for the cluster: {}", what, reason)
             await asyncio.sleep(pause)
             pause = min(5.0, pause * 2)
+
+
+async def lasting(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run what never ends, and again when it ends with an error that nobody has foreseen."""
+    while True:
+        try:
+            await loop()
+            return
+        except Exception as error:
+            logger.opt(exception=error).error("a fault; it goes on")
+        await asyncio.sleep(_FAULT_S)
 
 
 async def ended_all(tasks: Iterable[asyncio.Future[Any]]) -> None:

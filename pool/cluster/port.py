@@ -27,7 +27,8 @@ from nats.js.errors import APIError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from pool.cluster import parcels, topology, wire
-from pool.cluster.link import AWAY, FULL, ClusterAway, Link, addresses, ended_all, get_entry, plain
+from pool.cluster.dropped import Dropped
+from pool.cluster.link import AWAY, FULL, ClusterAway, Link, addresses, ended_all, get_entry, lasting, plain
 from pool.cluster.media import MediaError, MediaGone, MediaUnreachable, Store, open_store
 from pool.cluster.wire import End, Event, Identity, JobKey, NodeState, Order
 from pool.config.settings import Config
@@ -58,6 +59,10 @@ _AGAIN_S = 1.0
 _NODES_S = 1.0
 _ASK_S = 0.05
 _IN_PROCESS = 10158  # error code of JetStream
+
+
+#: What a result raises that is not what it should be, whoever has written it.
+_UNFIT = (ProtocolError, JobRefused, MediaGone, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 @dataclass
@@ -94,6 +99,7 @@ class Port:
         self._marks = 0
         self._told: Nodes | None = None
         self._stirred = asyncio.Event()
+        self._dropped = Dropped()
         self.stop = asyncio.Event()
 
     # ---- the whole
@@ -101,21 +107,21 @@ class Port:
     async def run(self) -> None:
         """Serve until `stop`."""
         elsewhere.open_port(self._spool)
-        tasks = [asyncio.create_task(self._tell_nodes())]
+        tasks = [asyncio.create_task(lasting(self._tell_nodes))]
         try:
             await self._open()
             loops = (
-                self._mind_ready(),
-                self._hear(f"$KV.{wire.RESULTS}.{self._spool.id}.>", f"KV_{wire.RESULTS}", self._on_result),
-                self._hear(f"filepool.events.{self._spool.id}.>", wire.EVENTS, self._on_event),
-                self._mind_away(),
-                self._mind_nodes(),
-                self._mind_engines(),
-                self._mind_cancels(),
-                self._mind_asks(),
-                self._keep_media(),
+                self._mind_ready,
+                lambda: self._hear(f"$KV.{wire.RESULTS}.{self._spool.id}.>", f"KV_{wire.RESULTS}", self._on_result),
+                lambda: self._hear(f"filepool.events.{self._spool.id}.>", wire.EVENTS, self._on_event),
+                self._mind_away,
+                self._mind_nodes,
+                self._mind_engines,
+                self._mind_cancels,
+                self._mind_asks,
+                self._keep_media,
             )
-            tasks += [asyncio.create_task(loop) for loop in loops]
+            tasks += [asyncio.create_task(lasting(loop)) for loop in loops]
             tasks.append(asyncio.create_task(self._until_stop()))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -230,7 +236,7 @@ class Port:
 
     async def _carry_out(self, engine: str, name: JobName, item: Away | None) -> None:
         again = item is not None
-        key, conflict = JobKey(self._spool.id, name.id), False
+        key, conflict = JobKey(self._spool.id, name.id), ""
         job, item = await asyncio.to_thread(self._begin, engine, name, item, identified=False)
         if job is not None and item is None:
             # before it is away: an id that is taken, and the run that it gets, must be known to whoever finds it there
@@ -242,7 +248,7 @@ class Port:
         if again:
             key, conflict = await self._identify(job, again=True)
         if conflict:
-            failure = Failure(FailureKind.INPUT.value, str(JobConflict(job.id)), "submit", hint="choose another id")
+            failure = Failure(FailureKind.INPUT.value, conflict, "submit", hint="choose another id")
             await self._fail(item, job, failure)
             return
         sent = self._sent[job.id] = Sent(item, job, key)
@@ -276,8 +282,8 @@ class Port:
             away.finish(self._spool, item, self._failed(item, None, failure))
         return (job, item) if item is not None and job is not None else (None, None)
 
-    async def _identify(self, job: Job, *, again: bool) -> tuple[JobKey, bool]:
-        """The key of a job in the cluster; whether its id is taken by another client's job with other content.
+    async def _identify(self, job: Job, *, again: bool) -> tuple[JobKey, str]:
+        """The key of a job in the cluster; why its id cannot be used, "" when it can.
 
         again: it went away before, under the run that the servers know."""
         mine = self._spool.id
@@ -297,15 +303,19 @@ class Port:
                 if await self._result(JobKey(mine, job.id, there.run)) is None:
                     return there  # that run was never begun
                 there = replace(there, run=there.run + 1)
+                Identity.unpack(there.pack())  # there is a last run
                 await ids.update(job.id, there.pack(), last=entry.revision)
                 return there
             return identity
 
-        found = await self.link.until_done(claim, f"job {job.id}")
+        try:
+            found = await self.link.until_done(claim, f"job {job.id}")
+        except ProtocolError as error:
+            return JobKey(mine, job.id), f"the id {job.id} cannot be used in the cluster: {error}"
         conflict = found.origin != mine and not (job.digest and found.digest == job.digest)
-        if conflict and self._is_import(job):
-            conflict = False
-        return JobKey(found.origin, job.id, found.run), conflict
+        if conflict and not self._is_import(job):
+            return JobKey(found.origin, job.id, found.run), str(JobConflict(job.id))
+        return JobKey(found.origin, job.id, found.run), ""
 
     @staticmethod
     def _is_import(job: Job) -> bool:
@@ -416,11 +426,12 @@ class Port:
         if not message.data:
             return
         try:
-            end = End.unpack(message.data)
+            key = JobKey.parse(message.subject.removeprefix(f"$KV.{wire.RESULTS}."))
         except ProtocolError as error:
-            logger.error("a result at {} is none: {}", message.subject, error)
+            self._dropped(f"a result at {message.subject}", error)
             return
-        self._land_soon(end)
+        if key.id in self._sent:
+            self._land_soon(self._end(key, message.data))
 
     def _land_soon(self, end: End) -> None:
         sent = self._sent.get(end.key.id)
@@ -473,7 +484,24 @@ class Port:
 
     async def _result(self, key: JobKey) -> End | None:
         entry = await get_entry(await self.link.bucket(wire.RESULTS), str(key))
-        return End.unpack(entry.value) if entry is not None and entry.value else None
+        return self._end(key, entry.value) if entry is not None and entry.value else None
+
+    def _end(self, key: JobKey, data: bytes) -> End:
+        """The result that is stored under a key. One that cannot be read stays there: it becomes a failure."""
+        try:
+            end = End.unpack(data)
+            if end.key != key:
+                raise ProtocolError("it is the result of another job")
+        except ProtocolError as error:
+            self._dropped(f"the result of job {key.id}", error)
+            return End(key, "", 0, codec.encode(self._unreadable(key.id, error).to_map()))
+        return end
+
+    def _unreadable(self, job_id: str, why: object) -> Record:
+        now = self._spool.now()
+        text = f"the result that the cluster has cannot be used: {why}"
+        reason = Failure(FailureKind.INFRASTRUCTURE.value, text[:1000], "cluster", at=now)
+        return Record(job_id, "", JobState.FAILED, 0, now, now, now, failure=reason)
 
     async def _land(self, sent: Sent, end: End) -> None:
         """Bring the end of a job into the spool: files first, then the record."""
@@ -486,9 +514,10 @@ class Port:
             self._retried.discard(sent.job.id)
             with contextlib.suppress(*AWAY, APIError, MediaError):
                 await self._store.let_go(str(sent.key))
-        except (ProtocolError, MediaGone) as error:
-            what = "cannot be read" if isinstance(error, ProtocolError) else "has lost a file"
-            text = f"it ended on {end.node or 'a client'}, and its result {what}: {error}"
+        except _UNFIT as error:
+            self._dropped(f"the result of job {sent.job.id}", f"{type(error).__name__}: {error}")
+            what = "has lost a file" if isinstance(error, MediaGone) else "cannot be read"
+            text = f"it ended on {end.node or 'a client'}, and its result {what}: {error}"[:1000]
             await self._fail(sent.item, sent.job, Failure(FailureKind.INFRASTRUCTURE.value, text, "fetch"))
         except (MediaError, OSError, *AWAY) as error:
             logger.warning("the result of job {} is there and cannot be fetched yet: {}", sent.job.id, error)
@@ -601,8 +630,8 @@ class Port:
             event = Event.unpack(message.data)
             if event.run == sent.key.run:
                 self._tell(sent, event)
-        except (ProtocolError, TypeError, ValueError) as error:
-            logger.error("an event at {} is none: {}", message.subject, error)
+        except (ProtocolError, TypeError, ValueError, ArithmeticError) as error:
+            self._dropped(f"an event at {message.subject}", error)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 logger.debug("progress of job {}: {}", sent.job.id, error)
@@ -725,9 +754,14 @@ class Port:
             self._nodes.pop(entry.key, None)
             return
         try:
-            self._nodes[entry.key] = (NodeState.unpack(entry.value or b""), time.monotonic())
+            state = NodeState.unpack(entry.value or b"")
+            if state.name != entry.key:
+                raise ProtocolError("it has another name")
         except ProtocolError as error:
-            logger.error("node {}: {}", entry.key, error)
+            self._dropped(f"node {entry.key}", error)
+            return
+        if entry.key in self._nodes or len(self._nodes) < noderecord.NODES_MOST:
+            self._nodes[entry.key] = (state, time.monotonic())
 
     async def _tell_nodes(self) -> None:
         """Keep run/nodes.json: what submitters and people here see of the cluster."""
@@ -778,11 +812,19 @@ class Port:
             await asyncio.sleep(0.2)
 
     def _describe(self, engine: str, data: bytes) -> None:
-        with contextlib.suppress(ProtocolError, JobRefused, OSError):
+        try:
             about = codec.decode(data, strict=True)
-            if isinstance(about, dict) and about.get("engine"):
-                path = f"{self._spool.root}/run/engines/{check_engine(engine)}.json"
-                fsops.put(self._spool.temp(), path, [json.dumps(about).encode()], sync=False)
+            if not isinstance(about, dict) or not isinstance(about.get("engine"), str):
+                raise ProtocolError("not the description of an engine")
+            text = json.dumps(about)
+            if isinstance(about.get("schema"), dict):
+                path_keys(about["schema"]), parcels.output_keys(about["schema"])
+            path = f"{self._spool.root}/run/engines/{check_engine(engine)}.json"
+        except _UNFIT as error:
+            self._dropped(f"engine {engine}", error)
+            return
+        with contextlib.suppress(OSError):
+            fsops.put(self._spool.temp(), path, [text.encode()], sync=False)
 
     # ---- jobs of other clients
 
@@ -795,7 +837,15 @@ class Port:
 
     async def _bring(self, name: str, job_id: str) -> None:
         known = False
-        with contextlib.suppress(*AWAY, APIError, ProtocolError, SpoolFull, ClusterAway):
+        try:
+            known = await self._import(job_id)
+        finally:
+            await asyncio.to_thread(elsewhere.answer, self._spool, name, known)
+
+    async def _import(self, job_id: str) -> bool:
+        """Whether a job of another client is known here from now on."""
+        known = False
+        with contextlib.suppress(*AWAY, APIError, ProtocolError, SpoolFull, ClusterAway, JobRefused, JobConflict):
             entry = await get_entry(await self.link.bucket(wire.IDS), job_id)
             identity = Identity.unpack(entry.value or b"") if entry is not None else None
             if identity is not None and identity.origin != self._spool.id:  # else it was here, and has gone
@@ -809,7 +859,7 @@ class Port:
                     if found is not None:
                         sent.landing = True
                         await self._land(sent, found)
-        await asyncio.to_thread(elsewhere.answer, self._spool, name, known)
+        return known
 
 
 _IMPORTED = "cluster"  # source of a job that another client has submitted
