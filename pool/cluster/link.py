@@ -138,9 +138,16 @@ class Link:
         config = self._config
         if not (config.tls_ca or config.tls_cert or any(one.startswith(("tls:", "wss:")) for one in config.servers)):
             return None
-        context = ssl.create_default_context(cafile=str(config.tls_ca) if config.tls_ca else None)
+        try:
+            context = ssl.create_default_context(cafile=str(config.tls_ca) if config.tls_ca else None)
+        except OSError as error:
+            raise ConfigError(f"{config.tls_ca} cannot be used: {error.strerror}", "cluster.tls_ca") from None
         if config.tls_cert:
-            context.load_cert_chain(str(config.tls_cert), str(config.tls_key) if config.tls_key else None)
+            key = str(config.tls_key) if config.tls_key else None
+            try:
+                context.load_cert_chain(str(config.tls_cert), key)
+            except OSError as error:
+                raise ConfigError(f"{config.tls_cert} cannot be used: {error.strerror}", "cluster.tls_cert") from None
         return context
 
     async def _disconnected(self) -> None:

@@ -87,6 +87,7 @@ class Cluster:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
+        self.how = ""  # more of the address of clients: "&user=…"
         self.machines: list[Machine] = []
         self._pools: list[FilePool] = []
         self._branches: list[Path] = []
@@ -105,7 +106,7 @@ class Cluster:
         before = os.environ.get("FILEPOOL_BRANCHES")
         os.environ["FILEPOOL_BRANCHES"] = str(folder)
         try:
-            file = branch.prepare(f"{self.url}?lease_s={LEASE_S}")
+            file = branch.prepare(f"{self.url}?lease_s={LEASE_S}{self.how}")
         finally:
             if before is None:
                 del os.environ["FILEPOOL_BRANCHES"]

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
-from pool.cluster.link import ended_all
+import pytest
+
+from pool.cluster.link import Link, ended_all
+from pool.config.settings import ClusterConfig
+from pool.errors import ConfigError
 
 
 def test_a_task_that_lost_its_cancellation_is_cancelled_again() -> None:
@@ -24,3 +30,10 @@ def test_a_task_that_lost_its_cancellation_is_cancelled_again() -> None:
         assert tasks[0].cancelled()
 
     asyncio.run(steps())
+
+
+@pytest.mark.parametrize("key", ["tls_ca", "tls_cert"])
+def test_a_certificate_that_is_not_there_is_named(tmp_path: Path, key: str) -> None:
+    config = replace(ClusterConfig(), servers=("tls://127.0.0.1:4222",), **{key: tmp_path / "no.crt"})
+    with pytest.raises(ConfigError, match=r"no\.crt cannot be used"):
+        asyncio.run(Link(config, "test").open(patience_s=0.0))
