@@ -62,6 +62,17 @@ TARGETS = (
     Target("footprint", "shm_bytes", "0", 0),
     Target("footprint", "import_ms", "≤ 150 ms", 150),
     Target("footprint", "import_heavy", "none", 0),
+    *(
+        target
+        for servers in ("one", "three")
+        for target in (
+            Target("cluster", f"{servers}.round_trip_ms.3", "≤ 12 ms", 12),
+            Target("cluster", f"{servers}.jobs_per_s.3", "≥ 1,000 /s", 1000, at_least=True),
+            Target("cluster", f"{servers}.takeover_s", "≤ 6 s", 6),  # the lease of 5 s, and one second
+            Target("cluster", f"{servers}.memory_mb.agent", "≤ 60 MB", 60),
+            Target("cluster", f"{servers}.shm_bytes", "0", 0),
+        )
+    ),
 )
 
 

@@ -79,7 +79,7 @@ class FilePoolPeer(Peer):
 
     def submit(self, task: str, *args: Any) -> Handle:
         """Hand out one task."""
-        return _Value(self._pool.submit("tasks", task=task, args=list(args)))
+        return Value(self._pool.submit("tasks", task=task, args=list(args)))
 
     def manager(self) -> list[int]:
         """Pids of what hands out the work."""
@@ -104,8 +104,11 @@ class DurablePeer(FilePoolPeer):
     durable = True
 
 
-class _Value(Future):
+class Value(Future):
+    """A result of the engine `Tasks`."""
+
     def result(self, timeout: float) -> Any:
+        """The value of the task; raises when there is none in ``timeout`` seconds."""
         return super().result(timeout)["value"]
 
 

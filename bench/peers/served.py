@@ -26,7 +26,8 @@ class Dask(Peer):
         self._port = free_port()
         self._servers: list[subprocess.Popen[bytes]] = []
         self._serve()
-        self._client = Client(f"tcp://127.0.0.1:{self._port}", timeout=60)
+        connect: Any = Client  # it has no types
+        self._client = connect(f"tcp://127.0.0.1:{self._port}", timeout=60)
         self._client.wait_for_workers(WORKERS)
 
     def _serve(self) -> None:
@@ -176,7 +177,7 @@ class Celery(Peer):
     def submit(self, task: str, *args: Any) -> Handle:
         """Hand out one task."""
         found = self._app.send_task(task, args)
-        return _Celery(found)
+        return CeleryResult(found)
 
     def manager(self) -> list[int]:
         """Pids of what hands out the work."""
@@ -199,11 +200,14 @@ class Celery(Peer):
         end([*self._server, self._redis.process])
 
 
-class _Celery(Handle):
+class CeleryResult(Handle):
+    """A result of celery."""
+
     def __init__(self, found: Any) -> None:
         self._found = found
 
     def result(self, timeout: float) -> Any:
+        """The value of the task; raises when there is none in ``timeout`` seconds."""
         return self._found.get(timeout=timeout)
 
 

@@ -32,7 +32,17 @@ def nap(n: int, seconds: float, witness: str) -> int:
     return n
 
 
-TASKS: dict[str, Callable[..., Any]] = {"echo": echo, "array": array, "nap": nap}
+def take(content: bytes) -> int:
+    """How many bytes arrived."""
+    return len(content)
+
+
+def give(n: int, size: int) -> bytes:
+    """So many bytes that nothing can compress."""
+    return os.urandom(size)
+
+
+TASKS: dict[str, Callable[..., Any]] = {"echo": echo, "array": array, "nap": nap, "take": take, "give": give}
 
 
 class Tasks:
