@@ -202,30 +202,24 @@ def why(found: Found, disk_ms: float) -> str:
         one = found[system]
         reason = one["error"] if "error" in one else _REASONS[figure](one, disk_ms)
         lines.append(f"* {_WHAT[figure]}, {TITLES[system]}: {reason}")
-    return "\nWhy those that are missed are:\n\n" + "\n".join(lines) + "\n" if lines else ""
+    return "\nWhy they are missed:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _why_trip(one: Mapping[str, Any], disk_ms: float) -> str:
-    kinds = one["trip_kinds_ms"]
+    kinds, cores = one["trip_kinds_ms"], os.cpu_count()
     return (
-        f"{one['round_trip_ms']['3']:.1f} ms, of which {sum(kinds.values()):.1f} ms are processor time "
-        f"({_by_kind(kinds)}), nearly all of it one after the other. The rest is waiting for disks: a synced file "
-        f"costs {disk_ms:g} ms here, and job, claim and result are synced in the branch, at each server and on the "
-        "node."
+        f"one costs {sum(kinds.values()):.1f} ms of processor time ({_by_kind(kinds)}) on {cores} cores. Most of it is "
+        "on the way of the result; what is tidied up after it, and servers that only follow, work beside. The rest of "
+        f"its {one['round_trip_ms']['3']:.1f} ms is waiting, for each other and for the disk: a synced file costs "
+        f"{disk_ms:g} ms here, and job, claim and result are synced in the branch, at each server and on the node."
     )
 
 
 def _why_rate(one: Mapping[str, Any], _disk_ms: float) -> str:
     kinds, cores = one["burst_kinds_ms"], os.cpu_count() or 1
     spent = sum(kinds.values())
-    single = {kind: kinds[kind] for kind in ("client", "port") if kinds.get(kind)}
-    busiest = max(single, key=lambda kind: single[kind], default="")
-    bound = (
-        f" On machines of their own the {busiest} would be the first to be busy all the time, "
-        f"at {1e3 / single[busiest]:,.0f} a second."
-        if busiest
-        else ""
-    )
+    port = kinds.get("port")
+    bound = f" On machines of their own the port of one client can carry {1e3 / port:,.0f} a second." if port else ""
     return (
         f"a no-op costs {spent:.2f} ms of processor time ({_by_kind(kinds)}), and everything shares {cores} cores "
         f"here, which is at most {1e3 * cores / spent:,.0f} a second.{bound}"
