@@ -218,11 +218,13 @@ def _why_trip(one: Mapping[str, Any], disk_ms: float) -> str:
 def _why_rate(one: Mapping[str, Any], _disk_ms: float) -> str:
     kinds, cores = one["burst_kinds_ms"], os.cpu_count() or 1
     spent = sum(kinds.values())
+    had = one["jobs_per_s"]["3"] * spent / 1e3 / cores
     port = kinds.get("port")
     bound = f" On machines of their own the port of one client can carry {1e3 / port:,.0f} a second." if port else ""
     return (
         f"a no-op costs {spent:.2f} ms of processor time ({_by_kind(kinds)}), and everything shares {cores} cores "
-        f"here, which is at most {1e3 * cores / spent:,.0f} a second.{bound}"
+        f"here, which is at most {1e3 * cores / spent:,.0f} a second; {had:.0%} of their time went into it, the rest into "
+        f"waiting for the disk and other programs.{bound}"
     )
 
 
