@@ -223,8 +223,8 @@ def _why_rate(one: Mapping[str, Any], _disk_ms: float) -> str:
     bound = f" On machines of their own the port of one client can carry {1e3 / port:,.0f} a second." if port else ""
     return (
         f"a no-op costs {spent:.2f} ms of processor time ({_by_kind(kinds)}), and everything shares {cores} cores "
-        f"here, which is at most {1e3 * cores / spent:,.0f} a second; {had:.0%} of their time went into it, the rest into "
-        f"waiting for the disk and other programs.{bound}"
+        f"here, which is at most {1e3 * cores / spent:,.0f} a second; {had:.0%} of their time went into it, the rest "
+        f"into waiting for the disk and other programs.{bound}"
     )
 
 
