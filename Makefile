@@ -11,7 +11,7 @@ WEIGHTS := $(VENV)/.weights
 # the tests start some thousand interpreters: each would compile everything anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test more lint docs slow chaos chaos-cluster bench clean
+.PHONY: help setup demo demo-cluster test more lint docs slow chaos chaos-cluster bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ setup: $(READY) $(WEIGHTS)  ## virtual environment, packages, model weights
 
 demo: setup  ## transcripts with speakers, and a painting that talks
 	$(BIN)/python examples/demo.py
+
+demo-cluster: setup  ## the same on three nodes behind a server, all of them on this machine
+	$(BIN)/python examples/cluster.py
 
 lint: $(TESTED)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -222,7 +222,7 @@ def understand(words: list[str], *, whole: bool = True) -> None:
     elif program == "filepool":
         _read_by_typer("pool", words[1:], whole)
     elif program == "make":
-        targets_made = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+        targets_made = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
         assert {word for word in words[1:] if "=" not in word} <= set(targets_made), words
     elif program == "pytest":
         _tests_exist(words)

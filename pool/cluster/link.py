@@ -91,14 +91,17 @@ class Link:
         options = self._options()
         while True:
             try:
-                await self.client.connect(servers=addresses(self._config), **options)
+                connecting = self.client.connect(servers=addresses(self._config), **options)  # tries for ever
+                left = None if deadline is None else max(0.1, deadline - time.monotonic())
+                await asyncio.wait_for(connecting, left)
             except AWAY as error:
                 if "invalid connect url" in str(error):
                     raise ConfigError(
                         f"{self.servers} is no address: write nats://host:4222", "cluster.servers"
                     ) from None
-                self._broken(_words(error))
-                if deadline is not None and time.monotonic() > deadline:
+                if str(error) or not self.trouble:  # the end of our patience is no reason
+                    self._broken(_words(error))
+                if deadline is not None and time.monotonic() >= deadline:
                     raise ClusterAway(self.servers, self.trouble) from None
                 self.client = Client()
                 self.js = self.client.jetstream(timeout=_REQUEST_S)
@@ -248,6 +251,8 @@ def _secret(path: Path | None, key: str) -> str | None:
 
 def _words(error: BaseException) -> str:
     text = str(error).removeprefix("nats: ").strip()
+    if "authorization violation" in text.lower():
+        return "it refuses this user or password: cluster.user and cluster.password_file, or --user and --password-file"
     return text or type(error).__name__
 
 

@@ -23,6 +23,7 @@ from scenarios.world import ROOT, World, wait_until
 from cluster.machines import LEASE_S, Cluster, cluster
 from cluster.rig import Servers, free_ports
 from pool import AsyncFilePool, FilePool
+from pool.cluster.nats_server import Passwords
 from pool.job import JobState
 
 TESTS = {"pythonpath": [str(ROOT / "tests")]}
@@ -343,3 +344,28 @@ def test_a_server_that_goes_and_comes_back(tmp_path: Path) -> None:
             assert gate.result(job_id).status_code == 200
             wait_until(lambda: gate.post("/jobs/fake", json={"params": {}}).status_code == 202, "it takes jobs again")
             assert joined.pool().state(job_id) is JobState.COMPLETED
+
+
+def test_commands_of_the_cluster_end_without_a_server() -> None:
+    """They say why within their patience, and do not wait for ever."""
+    (port,) = free_ports(1)
+    for verb in ("status", "setup"):
+        argv = [sys.executable, "-m", "pool.cluster", verb, "--server", f"nats://127.0.0.1:{port}"]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2, done.stderr
+        assert f"the cluster at nats://127.0.0.1:{port} does not answer" in done.stderr
+        assert "Connect call failed" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_password_is_said_in_words(tmp_path: Path) -> None:
+    passwords = Passwords(admin="right-admin", client="right-client", node="right-node")
+    wrong = tmp_path / "wrong.password"
+    wrong.write_text("wrong\n")
+    wrong.chmod(0o600)
+    with Servers(tmp_path / "nats", passwords=passwords) as servers:
+        argv = [sys.executable, "-m", "pool.cluster", "status", "--server", servers.url]
+        for more in ([], ["--user", "client", "--password-file", str(wrong)]):
+            done = subprocess.run([*argv, *more], cwd=ROOT, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 2, done.stderr
+            assert "it refuses this user or password" in done.stderr
