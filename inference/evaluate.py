@@ -170,7 +170,7 @@ def outside(report: Report, shown: Measured, template: Measured, ffmpeg: str | N
     order = loop(report.frames, template.face.frames)
     values = []
     for k, frame, original in _pairs(shown, template, order, set(range(0, report.frames, PSNR_EVERY)), ffmpeg):
-        keep = _outside_mask(template.face.points[order[k]], frame.shape[1], frame.shape[0])
+        keep = outside_mask(template.face.points[order[k]], frame.shape[1], frame.shape[0])
         apart = frame[keep].astype(np.float32) - original[keep]
         mean = float(np.mean(np.square(apart)))
         values.append(10 * np.log10(255**2 / max(mean, 1e-4)))
@@ -271,7 +271,7 @@ def _room(kept: Mapping[int, Frame]) -> bool:
     return sum(frame.nbytes for frame in kept.values()) < 512 << 20
 
 
-def _outside_mask(points: mesh.Points, width: int, height: int) -> NDArray[np.bool_]:
+def outside_mask(points: mesh.Points, width: int, height: int) -> NDArray[np.bool_]:
     """(H, W) True where the picture must be the template's."""
     keep = np.ones((height, width), np.uint8)
     if np.isfinite(points).all():

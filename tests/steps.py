@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +14,7 @@ from typing import Any
 
 from pool.format.names import WorkerName, parse_dead, parse_deferred, parse_job, parse_record
 from pool.job import Failure, Job, JobState, Record
-from pool.spool import fsops
+from pool.spool import fsops, lookup
 from pool.spool.store import Claim, Spool
 
 JobMaker = Callable[..., Job]  # the fixture make_job
@@ -105,4 +108,22 @@ def failing(number: int, error: Callable[[str], BaseException]) -> Counter[str]:
             raise error(path)
 
     fsops.hook = hook
+    return seen
+
+
+def watch_moves(spool: Spool, argv: list[str], env: dict[str, str]) -> Counter[JobState]:
+    """How often the job that the link `current` beside the spool names was seen in each state, while a program moves
+    one after the other. Raises UnknownJob when it is nowhere. argv: the program's text and arguments; it prints how
+    many it has moved."""
+    current = spool.root.parent / "current"
+    seen: Counter[JobState] = Counter()
+    with subprocess.Popen([sys.executable, "-c", *argv], env=env, stdout=subprocess.PIPE, text=True) as child:
+        while not current.is_symlink():
+            assert child.poll() is None
+            time.sleep(0.001)
+        while child.poll() is None:
+            seen[lookup.find(spool, os.readlink(current)).state] += 1
+        assert child.returncode == 0
+        assert child.stdout is not None
+        assert int(child.stdout.read()) > 50
     return seen

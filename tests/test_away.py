@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from steps import JobMaker, claim_next, dying, in_child, places, seat
+from steps import JobMaker, claim_next, dying, in_child, places, seat, watch_moves
 
 from pool.client.browse import one, page
 from pool.client.filepool import FilePool
@@ -557,18 +555,7 @@ print(number)
 @pytest.mark.parametrize("how", ["forward", "back and forth"])
 @pytest.mark.invariant(1)
 def test_a_job_that_moves_is_never_nowhere(root: Path, spool: Spool, child_env: dict[str, str], how: str) -> None:
-    argv = [sys.executable, "-c", _MOVE, str(root), how]
-    current = root.parent / "current"
-    seen: Counter[JobState] = Counter()
-    with subprocess.Popen(argv, env=child_env, stdout=subprocess.PIPE, text=True) as child:
-        while not current.is_symlink():
-            assert child.poll() is None
-            time.sleep(0.001)
-        while child.poll() is None:
-            seen[lookup.find(spool, os.readlink(current)).state] += 1  # raises UnknownJob when it is nowhere
-        assert child.returncode == 0
-        assert child.stdout is not None
-        assert int(child.stdout.read()) > 50
+    seen = watch_moves(spool, [_MOVE, str(root), how], child_env)
     assert seen[JobState.COMPLETED]
 
 

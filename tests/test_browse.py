@@ -62,8 +62,8 @@ def test_a_merge_is_the_newest_of_both(keys: list[str], data: st.DataObject) -> 
 
 @given(KEYS)
 def test_a_key_comes_back_from_its_cursor(key: str) -> None:
-    cursor = browse._cursor_of(key)
-    assert browse._key_of(cursor) == key
+    cursor = browse.cursor_of(key)
+    assert browse.key_of(cursor) == key
     assert cursor.isascii()
     assert "=" not in cursor
 

@@ -81,11 +81,12 @@ def test_missing_parts_are_made_again(root: Path) -> None:
 _MAKE = """
 import os, sys
 from pathlib import Path
+from pool.spool import layout
 from pool.spool.store import Spool
 while not os.path.exists(sys.argv[1] + ".go"):
     pass
 spool = Spool.create(Path(sys.argv[1]))
-print(spool.id, spool._offset)
+print(spool.id, layout.clock_offset(spool.root))
 """
 
 

@@ -116,7 +116,7 @@ def page(
         states=tuple(_state(one) for one in _several(state)),
         tags=tuple(check_tag(one, "tag") for one in _several(tag)),
         since=0 if since is None else max(0, now - int(_seconds(since) * 1e6)),
-        before=_key_of(after),
+        before=key_of(after),
     )
     limit = whole(1, LIMIT_MOST)(limit, "limit")
     index = Index(spool)
@@ -126,7 +126,7 @@ def page(
         index.close()
     now = spool.now()
     shown = found[:limit]
-    following = _cursor_of(shown[-1].key) if len(found) > limit else ""
+    following = cursor_of(shown[-1].key) if len(found) > limit else ""
     return JobPage(tuple(info_of(spool, head, now) for head in shown), following, now, index.trouble)
 
 
@@ -265,11 +265,12 @@ def _seconds(since: float | str | timedelta) -> float:
     return float(since)
 
 
-def _cursor_of(key: str) -> str:
+def cursor_of(key: str) -> str:
+    """The cursor of a page that begins behind this key."""
     return _CURSOR + base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
-def _key_of(cursor: str) -> str:
+def key_of(cursor: str) -> str:
     """The key in a cursor. JobRefused: it is none."""
     if cursor == "":
         return ""

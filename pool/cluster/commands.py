@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -57,6 +59,19 @@ def root(version: VersionOption = False) -> None:
 app.command()(server)
 
 
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """End the command with a message and its exit code when another process serves, or the configuration is wrong."""
+    try:
+        yield
+    except SupervisorRunning as error:
+        say_error(str(error))
+        raise typer.Exit(EXIT_LOCKED) from None
+    except ConfigError as error:
+        say_error(str(error))
+        raise typer.Exit(EXIT_CONFIG) from None
+
+
 # ---- node
 
 
@@ -77,7 +92,7 @@ def node(  # noqa: PLR0917 - options
     from pool.spool import layout
     from pool.system import logs
 
-    try:
+    with _refusals():
         configured = _with(
             load(config, engines=True), server, name=name, labels=label, user=user, password=password_file
         )
@@ -87,12 +102,6 @@ def node(  # noqa: PLR0917 - options
             configured.log.level, file, max_bytes=configured.log.max_bytes, keep=configured.log.keep, console=True
         )
         code = serve_node(configured, start=start)
-    except SupervisorRunning as error:
-        say_error(str(error))
-        raise typer.Exit(EXIT_LOCKED) from None
-    except ConfigError as error:
-        say_error(str(error))
-        raise typer.Exit(EXIT_CONFIG) from None
     raise typer.Exit(code)
 
 
@@ -149,7 +158,7 @@ def port(
     from pool.spool import layout
     from pool.system import logs
 
-    try:
+    with _refusals():
         configured = load(config, engines=True)
         if not configured.is_branch:
             raise ConfigError("a branch has cluster.servers and no engines", "engines")
@@ -163,12 +172,6 @@ def port(
 
         begin_log(configured)
         code = serve_port(configured, tied=tied, on_reload=begin_log)
-    except SupervisorRunning as error:
-        say_error(str(error))
-        raise typer.Exit(EXIT_LOCKED) from None
-    except ConfigError as error:
-        say_error(str(error))
-        raise typer.Exit(EXIT_CONFIG) from None
     raise typer.Exit(code)
 
 

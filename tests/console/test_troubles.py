@@ -22,7 +22,7 @@ MANY = 1000
 @pytest.fixture
 def guarded(site: Gateway) -> Iterator[Gateway]:
     """A second gateway to the shared pool, with a token."""
-    gate = Gateway(site._world, env={"FILEPOOL_HTTP_TOKEN": TOKEN})
+    gate = Gateway(site.world, env={"FILEPOOL_HTTP_TOKEN": TOKEN})
     gate.session.headers["Authorization"] = f"Bearer {TOKEN}"
     try:
         yield gate.start()

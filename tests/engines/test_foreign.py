@@ -99,10 +99,8 @@ def test_no_file_of_a_job_stays(make: Make) -> None:
     run(engine, "tell")
     with pytest.raises(InputError):
         run(engine, "input")
-    with LocalContext() as context:
-        context._is_cancelled = lambda: True
-        with pytest.raises(Cancelled):
-            run(engine, "wait", context)
+    with LocalContext(is_cancelled=lambda: True) as context, pytest.raises(Cancelled):
+        run(engine, "wait", context)
     run(engine, "echo")
     assert {path.name for path in engine._guest.folder.iterdir()} == {
         "guest.json",
@@ -190,10 +188,9 @@ def test_a_job_lives_while_its_sdk_is_loaded_again(make: Make) -> None:
         assert context.updates.count(("processing", 0.0, "loading the SDK")) >= 2
     with pytest.raises(GuestError):
         run(engine, "exit")
-    with LocalContext() as context:
-        context._is_cancelled = lambda: bool(context.updates)
-        with pytest.raises(Cancelled):
-            run(engine, "echo", context)
+    flag = threading.Event()
+    with LocalContext(lambda *_: flag.set(), is_cancelled=flag.is_set) as context, pytest.raises(Cancelled):
+        run(engine, "echo", context)
 
 
 def test_a_cancelled_job_ends_by_itself(make: Make) -> None:
@@ -210,8 +207,8 @@ def test_a_cancelled_job_ends_by_itself(make: Make) -> None:
 
 def test_a_cancelled_job_that_is_deaf_is_killed_with_all_it_started(make: Make) -> None:
     engine = make(cancel_s=0)
-    with LocalContext() as context:
-        context._is_cancelled = lambda: bool(context.updates)
+    flag = threading.Event()
+    with LocalContext(lambda *_: flag.set(), is_cancelled=flag.is_set) as context:
         with pytest.raises(Cancelled):
             run(engine, "deaf", context)
         grandchild = int(context.updates[0][2])

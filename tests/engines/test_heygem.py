@@ -170,10 +170,13 @@ def test_a_lost_answer_of_the_writer_is_a_warning(engine: LipSync, media_files: 
 
 def test_a_cancelled_job_leaves_no_frames_to_the_next(engine: LipSync, media_files: Path, tmp_path: Path) -> None:
     flag = threading.Event()
-    with LocalContext(folder=tmp_path, is_cancelled=flag.is_set) as context:
-        context._on_progress = lambda status, *_: flag.set() if status == "inference" else None
-        with pytest.raises(Cancelled):
-            make(engine, media_files, "slow", tmp_path, context)
+
+    def told(status: str, *_: object) -> None:
+        if status == "inference":
+            flag.set()
+
+    with LocalContext(told, tmp_path, is_cancelled=flag.is_set) as context, pytest.raises(Cancelled):
+        make(engine, media_files, "slow", tmp_path, context)
     assert not left()
     assert not psutil.Process().children(recursive=True)
     assert make(engine, media_files, "ok", tmp_path)["frames"] == FRAMES

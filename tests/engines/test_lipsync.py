@@ -350,7 +350,7 @@ def test_outside_the_face_nothing_changes(
     theirs = Template(probe_video(template), FRAMES).read(order)
     moved = 0
     for index, one, other in zip(order, ours, theirs, strict=True):
-        keep = evaluate._outside_mask(seen.points[index], *SIZE)
+        keep = evaluate.outside_mask(seen.points[index], *SIZE)
         keep[:60] = True  # no marks here
         assert np.array_equal(one[: SIZE[1]][keep], other[: SIZE[1]][keep])
         moved += not np.array_equal(one, other)

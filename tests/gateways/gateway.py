@@ -20,7 +20,7 @@ class Gateway:
     """`python -m pool.gateways.http` of one world, on a free port of loopback."""
 
     def __init__(self, world: World, *options: str, env: dict[str, str] | None = None) -> None:
-        self._world, self._options, self._env = world, options, env or {}
+        self.world, self._options, self._env = world, options, env or {}
         self.media = world.folder / "media"
         self._log = world.folder / "gateway.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -30,7 +30,7 @@ class Gateway:
 
     def start(self) -> Gateway:
         """Return when it listens."""
-        argv = [sys.executable, "-m", "pool.gateways.http", "--config", str(self._world.config), "--port", "0"]
+        argv = [sys.executable, "-m", "pool.gateways.http", "--config", str(self.world.config), "--port", "0"]
         argv += ["--base-path", str(self.media), *self._options]
         begun = self._log.stat().st_size if self._log.exists() else 0
         with open(self._log, "ab") as log:

@@ -215,7 +215,7 @@ def test_a_job_belongs_to_the_trace_of_its_request(gateway: Gateway) -> None:
     def terms(headers: dict[str, str], path: str = "/jobs/fake", **more: Any) -> Any:
         answer = gateway.post(path, json={**body, **more}, headers=headers)
         assert answer.status_code == 202, answer.text
-        return gateway._world.record(answer.json()["id"]).kept.terms
+        return gateway.world.record(answer.json()["id"]).kept.terms
 
     taken = terms(header, id=trace)
     assert taken == {"log_context": body["log_context"], "traceparent": mine, "tracestate": "a=1"} | {
@@ -235,7 +235,7 @@ def test_a_job_of_somebody_with_other_rights_is_not_run_again_here(gateway: Gate
     from pool.client.filepool import FilePool
 
     (tmp_path / "speech.wav").write_bytes(b"x")
-    with FilePool(gateway._world.config, start=False) as pool:
+    with FilePool(gateway.world.config, start=False) as pool:
         job = pool.submit("fake", audio=str(tmp_path / "speech.wav"))
         job.result(60)
     answer = gateway.post(f"/jobs/{job.id}/rerun", json={})
