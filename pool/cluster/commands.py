@@ -45,6 +45,9 @@ ServerOption = Annotated[
     list[str] | None,
     typer.Option("--server", "-s", metavar="URL", help="Address of a NATS server. Repeatable.", show_default=False),
 ]
+TlsCaOption = Annotated[
+    Path | None, typer.Option("--tls-ca", help="Whose certificates the servers have, PEM.", show_default=False)
+]
 _CONNECT_S = 10.0
 
 
@@ -85,6 +88,7 @@ def node(  # noqa: PLR0917 - options
     ] = None,
     user: Annotated[str | None, typer.Option(help="Account on the servers.")] = None,
     password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+    tls_ca: TlsCaOption = None,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start a supervisor if none serves.")] = True,
 ) -> None:
     """Serve the cluster with the workers of this machine. Ctrl-C or SIGTERM drains; a second one ends at once."""
@@ -94,7 +98,13 @@ def node(  # noqa: PLR0917 - options
 
     with _refusals():
         configured = _with(
-            load(config, engines=True), server, name=name, labels=label, user=user, password=password_file
+            load(config, engines=True),
+            server,
+            name=name,
+            labels=label,
+            user=user,
+            password=password_file,
+            tls_ca=tls_ca,
         )
         file = configured.spool / "run" / "logs" / "node.log"
         layout.prepare(configured.spool)
@@ -113,12 +123,14 @@ def _with(
     labels: list[str] | None = None,
     user: str | None = None,
     password: Path | None = None,
+    tls_ca: Path | None = None,
 ) -> Config:
     """The configuration with what the command line says. Raises ConfigError."""
     from pool.config.settings import checked_cluster
 
     said: dict[str, Any] = {"servers": servers, "name": name, "labels": labels, "user": user}
     said["password_file"] = str(password.absolute()) if password else None
+    said["tls_ca"] = str(tls_ca.absolute()) if tls_ca else None
     return replace(config, cluster=checked_cluster(config.cluster, {key: one for key, one in said.items() if one}))
 
 
@@ -179,17 +191,18 @@ def port(
 
 
 @app.command()
-def status(
+def status(  # noqa: PLR0917 - options
     config: ConfigOption = None,
     server: ServerOption = None,
     user: Annotated[str | None, typer.Option(help="Account on the servers.")] = None,
     password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+    tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the nodes of the cluster, what they do, and how many jobs wait."""
     from pool.cluster.overview import look
 
-    configured = _with(load(config, engines=False), server, user=user, password=password_file)
+    configured = _with(load(config, engines=False), server, user=user, password=password_file, tls_ca=tls_ca)
     found = asyncio.run(look(configured.cluster, patience_s=_CONNECT_S))
     if as_json:
         print(json.dumps(found.to_map(), ensure_ascii=False, indent=2))
@@ -203,11 +216,12 @@ def setup(
     server: ServerOption = None,
     user: Annotated[str | None, typer.Option(help="Account that may create streams.")] = None,
     password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+    tls_ca: TlsCaOption = None,
 ) -> None:
     """Create the streams and buckets, where nodes and clients have no right to."""
     from pool.cluster.overview import set_up
 
-    configured = _with(load(config, engines=False), server, user=user, password=password_file)
+    configured = _with(load(config, engines=False), server, user=user, password=password_file, tls_ca=tls_ca)
     for note in asyncio.run(set_up(configured.cluster, patience_s=_CONNECT_S)):
         say(f"! {note}", "yellow")
     say("the streams and buckets are there")

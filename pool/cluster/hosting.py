@@ -13,7 +13,7 @@ from pool.constants import EXIT_CONFIG
 from pool.errors import ConfigError, OperatorError
 
 if TYPE_CHECKING:
-    from pool.cluster.nats_server import Passwords, Settings, Tls
+    from pool.cluster.nats_server import Settings, Tls
     from pool.config.settings import ClusterConfig
 
 _CONNECT_S = 10.0
@@ -82,7 +82,7 @@ def _run(settings: Settings, folder: Path, cluster: ClusterConfig) -> int:
     from pool.cluster import nats_server
 
     program = nats_server.Server(settings, folder)
-    ready = [f"serving {program.url()} (kept in {folder}); next:", *_next(program.url(), settings.passwords, folder)]
+    ready = [f"serving {program.url()} (kept in {folder}); next:", *_next(program.url(), settings, folder)]
 
     def begun() -> list[str]:
         """What is stored, which the users of others have no right to create. On loopback the first one does it."""
@@ -129,13 +129,13 @@ def _replicas(settings: Settings) -> int:
     return min(3, len(settings.peers.routes)) if settings.peers else 1
 
 
-def _next(address: str, passwords: Passwords | None, folder: Path) -> list[str]:
-    if passwords is None:
+def _next(address: str, settings: Settings, folder: Path) -> list[str]:
+    if settings.passwords is None:
         return [f"  python -m pool.cluster node --server {address}", f'  FilePool("{address}")']
-    return [
-        f"  python -m pool.cluster node --server {address} --user node --password-file {folder / 'node.password'}",
-        f'  FilePool("{address}?user=client&password_file={folder / "client.password"}")',
-    ]
+    ca = settings.tls.ca if settings.tls else None
+    words = f" --user node --password-file {folder / 'node.password'}{f' --tls-ca {ca}' if ca else ''}"
+    query = f"?user=client&password_file={folder / 'client.password'}{f'&tls_ca={ca}' if ca else ''}"
+    return [f"  python -m pool.cluster node --server {address}{words}", f'  FilePool("{address}{query}")']
 
 
 def _peer(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -141,6 +142,7 @@ class Link:
         config = self._config
         if not (config.tls_ca or config.tls_cert or any(one.startswith(("tls:", "wss:")) for one in config.servers)):
             return None
+        logging.getLogger("asyncio").addFilter(_worth_saying)
         try:
             context = ssl.create_default_context(cafile=str(config.tls_ca) if config.tls_ca else None)
         except OSError as error:
@@ -247,6 +249,11 @@ def _secret(path: Path | None, key: str) -> str | None:
         return path.read_text("utf-8").strip()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", key) from None
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Not what asyncio says whenever a connection of nats-py with TLS ends."""
+    return "eof_received() has no effect" not in record.getMessage()
 
 
 def _words(error: BaseException) -> str:
