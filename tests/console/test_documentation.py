@@ -49,7 +49,7 @@ def test_search_works_in_a_folder(documentation: Path, visit: Callable[..., Page
     page.locator("input.md-search__input").click()
     page.keyboard.type("lease_s")
     results = page.locator(".md-search-result__list")
-    expect(results.get_by_role("heading", name="Several machines")).to_be_visible()
+    expect(results.get_by_role("heading", name="Several machines", exact=True)).to_be_visible()
     assert not elsewhere, "the site loads nothing from elsewhere"
 
 
