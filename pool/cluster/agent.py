@@ -500,7 +500,9 @@ class Agent:
 
     async def _resume(self) -> None:
         """Go on with the jobs that an agent before us took."""
-        for errand, engine, over in await in_thread(lambda: list(self._left())):
+        left = await in_thread(lambda: list(self._left()))
+        await in_thread(lambda: self._worker.sweep_outputs({errand.local_id for errand, _, _ in left}))
+        for errand, engine, over in left:
             claim = await self.link.until_done(
                 lambda errand=errand: self._claim_of(errand),  # type: ignore[misc]
                 f"the claim of job {errand.key.id}",

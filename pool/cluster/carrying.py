@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,9 +94,13 @@ class Carrier:
     def _accept(self, carried: Carried, job: Job, calls: Sequence[Mapping[str, Any]]) -> JobFuture:
         if carried.urls or parcels.names_outputs(calls):
             _make(self.outputs(carried.errand))
-        if carried.urls:
-            self._keep_urls(carried)
-        return self.pool.accept(job)
+        try:
+            if carried.urls:
+                self._keep_urls(carried)
+            return self.pool.accept(job)
+        except BaseException:
+            self._drop_outputs(carried.errand.local_id)
+            raise
 
     @property
     def _shared(self) -> tuple[str, ...]:
@@ -149,7 +154,11 @@ class Carrier:
 
     def outputs(self, errand: Errand) -> Path:
         """The folder of files for which the client gave a path."""
-        return self.pool.spool.root / "cache" / "cluster-outputs" / errand.local_id
+        return self._outputs / errand.local_id
+
+    @property
+    def _outputs(self) -> Path:
+        return self.pool.spool.root / "cache" / "cluster-outputs"
 
     async def go_on(self, carried: Carried) -> None:
         """As `run`, with a job that an agent before us brought into the spool. Raises UnknownJob."""
@@ -375,9 +384,20 @@ class Carrier:
         for errand in done:
             with contextlib.suppress(OSError):
                 retention.remove(self.pool.spool, errand.local_id, graves)
-                folder = self.outputs(errand)
-                if folder.is_dir():
-                    fsops.remove_tree(str(folder))
+                self._drop_outputs(errand.local_id)
+
+    def sweep_outputs(self, known: Collection[str]) -> None:
+        """Remove what an agent that was killed has left of jobs that are not here any more. known: ids of those that
+        are. Blocks."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self._outputs):
+                if name not in known:
+                    self._drop_outputs(name)
+
+    def _drop_outputs(self, local_id: str) -> None:
+        folder = self._outputs / local_id
+        if folder.is_dir():
+            fsops.remove_tree(str(folder))
 
     def _abroad(self, failure: Failure) -> Failure:
         """A failure as other machines name it."""

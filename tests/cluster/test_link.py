@@ -34,6 +34,6 @@ def test_a_task_that_lost_its_cancellation_is_cancelled_again() -> None:
 
 @pytest.mark.parametrize("key", ["tls_ca", "tls_cert"])
 def test_a_certificate_that_is_not_there_is_named(tmp_path: Path, key: str) -> None:
-    config = replace(ClusterConfig(), servers=("tls://127.0.0.1:4222",), **{key: tmp_path / "no.crt"})
+    config = replace(ClusterConfig(), servers=("tls://127.0.0.1:4222",), **{key: tmp_path / "no.crt"})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"no\.crt cannot be used"):
         asyncio.run(Link(config, "test").open(patience_s=0.0))
