@@ -92,6 +92,7 @@ class Port:
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: set[str] = set()  # ids on their way out
         self._nodes: dict[str, tuple[NodeState, float]] = {}
+        self._asked: set[str] = set()  # requests for jobs of other clients, on their way
         self._looked: set[str] = set()  # which of the two buckets, nodes and engines, were read whole
         self._full_until, self._full = 0.0, ""
         self._astray = False  # a job is away and nobody looks after it
@@ -831,11 +832,20 @@ class Port:
     async def _mind_asks(self) -> None:
         while True:
             for name, job_id in await asyncio.to_thread(elsewhere.requests, self._spool):
-                if self.link.connected:
+                if self.link.connected and name not in self._asked:
+                    self._asked.add(name)
                     self._spawn(self._bring(name, job_id))
             await asyncio.sleep(_ASK_S)
 
     async def _bring(self, name: str, job_id: str) -> None:
+        try:
+            known = await self._import(job_id)
+            await asyncio.to_thread(elsewhere.answer, self._spool, name, known)
+        finally:
+            self._asked.discard(name)
+
+    async def _import(self, job_id: str) -> bool:
+        """Follow a job of another client from now on; False when there is none, or the servers do not say."""
         known = False
         try:
             known = await self._import(job_id)

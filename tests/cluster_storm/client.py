@@ -47,7 +47,7 @@ class Client:
     def run(self) -> None:
         actions: dict[Callable[[], None], float] = {
             self.one: 10,
-            self.long: 2,
+            self.long: 4,
             self.named: 2,
             self.together: 2,
             self.batch: 2,
@@ -123,7 +123,7 @@ class Client:
 
     def long(self) -> None:
         """Longer than a lease."""
-        self.submit({"do": "sleep", "seconds": self.rng.uniform(2, 7)})
+        self.submit({"do": "sleep", "seconds": self.rng.uniform(2, 12)})
 
     def named(self) -> None:
         """Under an id of its own, and often the same again; sometimes with other content, which is refused."""
@@ -201,8 +201,8 @@ class Client:
     def foreign(self) -> None:
         """Attach to a job that another branch has submitted."""
         lines: list[str] = []
-        for path in sorted(self.others.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)[-2:]:
-            lines += path.read_text().splitlines()[-60:]
+        for path in sorted(self.others.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)[-4:]:
+            lines += path.read_text().splitlines()[-200:-10]
         events = [json.loads(line) for line in lines if '"accepted"' in line]
         if not events:
             return
@@ -210,10 +210,13 @@ class Client:
         if str(chosen["id"]).startswith("both-"):
             return
         self.history.say("foreign", id=chosen["id"], value=chosen["value"])
-        with suppress(UnknownJob):  # the cluster was away, or the job has not got there
+        try:
             future = self.pool.attach(chosen["id"])
-            self.history.say("attached", id=chosen["id"])
-            self.pending.append((future, chosen["value"]))
+        except UnknownJob:  # the cluster was away, or the job has not got there
+            self.history.say("unknown", id=chosen["id"])
+            return
+        self.history.say("attached", id=chosen["id"])
+        self.pending.append((future, chosen["value"]))
 
     def cancel(self) -> None:
         if not self.pending:
