@@ -838,19 +838,12 @@ class Port:
             await asyncio.sleep(_ASK_S)
 
     async def _bring(self, name: str, job_id: str) -> None:
-        try:
-            known = await self._import(job_id)
-            await asyncio.to_thread(elsewhere.answer, self._spool, name, known)
-        finally:
-            self._asked.discard(name)
-
-    async def _import(self, job_id: str) -> bool:
-        """Follow a job of another client from now on; False when there is none, or the servers do not say."""
         known = False
         try:
             known = await self._import(job_id)
         finally:
             await asyncio.to_thread(elsewhere.answer, self._spool, name, known)
+            self._asked.discard(name)
 
     async def _import(self, job_id: str) -> bool:
         """Whether a job of another client is known here from now on."""

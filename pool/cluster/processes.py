@@ -44,16 +44,11 @@ def serve_port(config: Config, *, tied: bool, on_reload: Callable[[Config], None
 
     Raises SupervisorRunning, ConfigError, SpoolError."""
     layout.prepare(config.spool)
-    runner = _Runner(config)
-    runner.start()
-    try:
-        return supervisor.serve(config, tied=tied, on_reload=on_reload)
-    finally:
-        runner.end()
+    return supervisor.serve(config, tied=tied, on_reload=on_reload, beside=_Runner(config))
 
 
-class _Runner:
-    """The port on its thread."""
+class _Runner(contextlib.AbstractContextManager[None]):
+    """The port on its thread; only while the spool is ours, since two of them would move each other's jobs."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -62,10 +57,10 @@ class _Runner:
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="filepool-port", daemon=True)
 
-    def start(self) -> None:
+    def __enter__(self) -> None:
         self._thread.start()
 
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop; what is on its way is done again by the next port."""
         self._ending.set()
         loop, port = self._loop, self._port

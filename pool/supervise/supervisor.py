@@ -17,6 +17,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 from filelock import FileLock, Timeout
 from loguru import logger
@@ -55,6 +56,7 @@ _ROLL_S = 0.1  # between two steps to a new configuration
 _CHORES = ("control", "held", "deferred", "intake", "care", "sweep")
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS = (*_ENDING, signal.SIGHUP)
+_NOTHING: AbstractContextManager[object] = nullcontext()
 
 
 class Supervisor:
@@ -98,8 +100,17 @@ class Supervisor:
         self._alone_since: float | None = None
         self._wake_reader, self._wake_writer = os.pipe()
 
-    def run(self) -> int:
-        """Serve; the exit code."""
+    def run(self, beside: AbstractContextManager[object] = _NOTHING) -> int:
+        """Serve; the exit code. beside: entered now, left when all is done and the spool still ours."""
+        with beside:
+            self._serve()
+        fsops.unlink(str(self._record), missing_ok=True)
+        logger.info("drained")
+        tracing.stop()
+        self._lock.release()
+        return EXIT_DRAINED
+
+    def _serve(self) -> None:
         self._arm_signals()
         self._announce()
         self._trace()
@@ -123,11 +134,6 @@ class Supervisor:
             while not (self._fleet.draining and not self._fleet.living()):
                 self._turn(watcher)
             self._reporter.write(watcher, "", self._config)
-        fsops.unlink(str(self._record), missing_ok=True)
-        logger.info("drained")
-        tracing.stop()
-        self._lock.release()
-        return EXIT_DRAINED
 
     def _turn(self, watcher: Watcher) -> None:
         self._wait(watcher)
@@ -372,11 +378,18 @@ class Supervisor:
         self._retention.renew_directories()
 
 
-def serve(config: Config, *, tied: bool = False, on_reload: Callable[[Config], None] = lambda config: None) -> int:
+def serve(
+    config: Config,
+    *,
+    tied: bool = False,
+    on_reload: Callable[[Config], None] = lambda config: None,
+    beside: AbstractContextManager[object] = _NOTHING,
+) -> int:
     """Run a supervisor in the foreground; its exit code. on_reload: called with a new configuration of the log.
+    beside: entered once the spool is ours, left before it is given up.
     Raises SupervisorRunning, ConfigError, SpoolError."""
     os.umask(0o077)
-    code = Supervisor(config, tied=tied, heir=Heir(), on_reload=on_reload).run()
+    code = Supervisor(config, tied=tied, heir=Heir(), on_reload=on_reload).run(beside)
     # RACE: the interpreter takes our handlers away as it ends, and one more SIGTERM then would be its exit code.
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import nats
 import pytest
-from scenarios.world import wait_until
+from scenarios.world import ROOT, wait_until
 
 from cluster.machines import LEASE_S, Cluster, cluster
 from cluster.rig import Servers, free_ports
 from pool import FilePool, JobFailed
 from pool.client.future import JobFuture
 from pool.cluster import wire
+from pool.constants import EXIT_LOCKED
 from pool.job import JobState
 
 LONG_S = 90.0
@@ -295,3 +299,18 @@ def test_a_fresh_branch_while_the_servers_have_no_quorum(tmp_path: Path) -> None
         servers.start(1, 2)
         joined.node("late", ENGINES)
         assert future.result(LONG_S)["value"] == 1
+
+
+def test_a_second_port_leaves_the_branch_to_the_first(joined: Cluster) -> None:
+    """Clients that start one at the same time: the one that comes too late has touched nothing."""
+    pool = joined.pool()
+    first, config = joined.port(), joined.branch()
+    place = config.parent / "spool" / "run" / "cluster" / "port.json"
+    wait_until(place.exists, "the port serves")
+    for _ in range(3):
+        second = subprocess.run([sys.executable, "-m", "pool.cluster", "port", "--config", str(config)], cwd=ROOT)
+        assert second.returncode == EXIT_LOCKED
+        assert json.loads(place.read_text())["identity"]["pid"] == first
+    joined.node("only", ENGINES)
+    joined.wait_nodes("only")
+    assert pool.submit("fake", value=1).result(LONG_S)["value"] == 1

@@ -47,7 +47,7 @@ class Client:
     def run(self) -> None:
         actions: dict[Callable[[], None], float] = {
             self.one: 10,
-            self.long: 4,
+            self.long: 7,
             self.named: 2,
             self.together: 2,
             self.batch: 2,
@@ -56,7 +56,7 @@ class Client:
             self.after: 1.5,
             self.late: 1,
             self.later: 1,
-            self.foreign: 2,
+            self.foreign: 3,
             self.cancel: 1.5,
             self.again: 1,
         }
@@ -70,7 +70,7 @@ class Client:
                 self.history.say("unheard", why=str(error))
                 time.sleep(0.5)
             time.sleep(self.rng.uniform(0, 0.1))
-            while len(self.pending) > OUTSTANDING or (self.pending and self.rng.random() < 0.2):
+            while len(self.pending) > OUTSTANDING or (self.pending and self.rng.random() < 0.15):
                 self.wait()
 
     def read(self) -> None:
@@ -123,7 +123,7 @@ class Client:
 
     def long(self) -> None:
         """Longer than a lease."""
-        self.submit({"do": "sleep", "seconds": self.rng.uniform(2, 12)})
+        self.submit({"do": "sleep", "seconds": self.rng.uniform(2, 16)})
 
     def named(self) -> None:
         """Under an id of its own, and often the same again; sometimes with other content, which is refused."""
@@ -240,7 +240,7 @@ class Client:
         """For the oldest; its result must be its own."""
         future, value = self.pending[0]
         try:
-            result = future.result(3)
+            result = future.result(0.5)
             if future.id.startswith("both-"):
                 self.history.say("got", id=future.id, value=result["value"])
             else:

@@ -229,6 +229,8 @@ class Storm:
         if node is None or pid is None:
             return False
         kill(pid)
+        assert node.agent is not None
+        node.agent.wait()
         self._blow("kill agent", node.name, seconds=self._for(2 * LEASE_S), end=node.start)
         return None
 
