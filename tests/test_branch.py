@@ -19,6 +19,7 @@ from pool.client.filepool import FilePool
 from pool.client.inspection import read_status
 from pool.config.settings import ELSEWHERE, Config, parse_config
 from pool.errors import ConfigError, EngineUnavailable, JobRefused, SpoolFull, UnknownEngine
+from pool.job import Job
 from pool.policy.prospects import Outlook
 from pool.runfiles.nodes import NodeFacts
 from pool.spool.store import Spool
@@ -236,6 +237,15 @@ def test_a_status_shows_the_nodes(branch: Branch, child_env: dict[str, str]) -> 
     transcribe = engines["transcribe"]
     assert (transcribe["configured"], transcribe["workers"]) == (True, 3)
     assert (transcribe["serving"], transcribe["busy"]) == (2, 1)
+
+
+def test_a_branch_that_nobody_serves(tmp_path: Path) -> None:
+    config = parse_config({"spool": "spool", "cluster": {"servers": list(SERVERS)}}, tmp_path)
+    with FilePool(config, start=False) as pool:
+        pool.spool.submit(Job("waits", "fake", created=pool.spool.now()))
+        health = pool.status().health
+    assert health.verdict == "down"
+    assert health.reasons == ("no port serves this branch, 1 job wait: an open FilePool starts one",)
 
 
 def test_a_terminal_shows_the_nodes(branch: Branch, child_env: dict[str, str]) -> None:

@@ -78,7 +78,7 @@ def assess(status: PoolStatus, config: Config) -> Health:
 
 
 def _assess(status: PoolStatus, config: Config) -> Health:
-    reasons = list(_common(status))
+    reasons = list(_common(status, branch=config.is_branch))
     living = [slot for slot in status.slots if slot.phase]
     waiting = sum(engine.queued + engine.held + engine.deferred for engine in status.engines)
     if status.supervisor is None:
@@ -91,8 +91,7 @@ def _assess(status: PoolStatus, config: Config) -> Health:
                     *reasons,
                 ],
             )
-        jobs = f", {_count(waiting, 'job')} wait" if waiting else ""
-        return _verdict(DOWN, [f"no supervisor serves this spool{jobs}: {_SERVE}", *reasons])
+        return _verdict(DOWN, [_unserved(waiting, config), *reasons])
     if status.supervisor.stopped:
         pid = status.supervisor.pid
         reasons.append(f"the supervisor is stopped: nothing dead is noticed (kill -CONT {pid})")
@@ -119,6 +118,13 @@ def _assess(status: PoolStatus, config: Config) -> Health:
     return Health(OK, f"{_count(serving, 'worker')} ready{where}, {_count(running, 'job')} running, {waiting} waiting")
 
 
+def _unserved(waiting: int, config: Config) -> str:
+    jobs = f", {_count(waiting, 'job')} wait" if waiting else ""
+    if config.is_branch:
+        return f"no port serves this branch{jobs}: an open FilePool starts one"
+    return f"no supervisor serves this spool{jobs}: {_SERVE}"
+
+
 def _polling(status: PoolStatus) -> Iterator[str]:
     """Who is not woken by events because a limit of the system was met."""
     found: dict[str, list[str]] = {}
@@ -129,7 +135,7 @@ def _polling(status: PoolStatus) -> Iterator[str]:
         yield f"{', '.join(names)}: looking for arrivals by polling, which is slower: {reason}"
 
 
-def _common(status: PoolStatus) -> Iterator[str]:
+def _common(status: PoolStatus, *, branch: bool) -> Iterator[str]:
     if status.free_bytes < status.min_free_bytes:
         yield (
             f"{status.free_bytes >> 20} MB free on the disk of the spool, less than min_free_mb "
@@ -138,7 +144,7 @@ def _common(status: PoolStatus) -> Iterator[str]:
     if status.intake_paused:
         yield f"dropped files are not taken in: {status.intake_paused}"
     for engine in status.engines:
-        if not engine.configured and (engine.queued or engine.held or engine.deferred):
+        if not (engine.configured or branch) and (engine.queued or engine.held or engine.deferred):
             jobs = _count(engine.queued + engine.held + engine.deferred, "job")
             yield f"{jobs} wait for {engine.name}, which is not in the configuration"
         if engine.queued >= engine.max_ready:

@@ -429,8 +429,8 @@ class _Unpacking:
             return text if "://" in text else str(Roots(_folders(self._shared)).resolve(text, at))
         if self._roots is None or not self._roots.roots:
             raise JobRefused(
-                f"{text!r:.200} is no path of this machine: only files of the client travel; for others name a folder in "
-                "media_roots of the nodes, or in cluster.shared of all machines",
+                f"{text!r:.200} is no path of this machine: only files of the client travel; for others name a folder "
+                "in media_roots of the nodes, or in cluster.shared of all machines",
                 at,
             )
         return str(self._roots.resolve(text, at))
