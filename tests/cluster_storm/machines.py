@@ -220,6 +220,10 @@ class Node(World):
                 stderr=log,
             )
 
+    def said(self) -> str:
+        """The last words of the agent."""
+        return (self.folder.parent / f"{self.name}.log").read_text(errors="replace")[-300:]
+
     def pid(self, whom: str) -> int | None:
         """Of the agent, the supervisor, or any worker."""
         if whom == "agent":

@@ -206,7 +206,10 @@ class Storm:
                 self._start_client(branch)
         for node in self.nodes:
             if node.name not in self._busy and node.agent is not None and node.agent.poll() is not None:
-                self.wrong.append(f"the agent of {node.name} ended with {node.agent.returncode}")
+                if "No space left" in node.said():
+                    self.done["agent found its disk full"] += 1
+                else:
+                    self.wrong.append(f"the agent of {node.name} ended with {node.agent.returncode}: {node.said()}")
                 node.start()
         for name, process in self.fleet.processes.items():
             if name not in self._busy and process.poll() is not None:
