@@ -378,7 +378,11 @@ def _explained(blows: list[Blow], servers: list[str], first: _Run, second: _Run)
     if first.node == second.node and first.pid == second.pid:
         return ""
     near = [
-        blow for blow in blows if blow.begin <= second.begin and (blow.end or second.begin) + _AFTER_NS >= first.begin
+        blow
+        for blow in blows
+        if not blow.what.startswith(_NO_SILENCE)
+        and blow.begin <= second.begin
+        and (blow.end or second.begin) + _AFTER_NS >= first.begin
     ]
     near.sort(key=lambda blow: first.node not in blow.whom)
     for blow in near:
