@@ -325,7 +325,7 @@ class Agent:
                 await in_thread(carried.future.cancel)
 
     async def _sweep(self) -> None:
-        """Remove media that no job needs; any number of nodes may do so at once."""
+        """Remove media and claims that no job needs; any number of nodes may do so at once."""
         assert self._store is not None
         while True:
             await asyncio.sleep(random.uniform(0.5, 1.5) * _SWEEP_S)
@@ -333,6 +333,7 @@ class Agent:
                 gone = await self._store.sweep()
                 if gone:
                     logger.info("removed {} files that no job needs from the media store", gone)
+                await Claims(self.link, self._config.cluster, self._pool.spool.id, self.name).sweep()
 
     # ---- taking jobs
 

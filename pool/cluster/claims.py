@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nats.errors import NoRespondersError
-from nats.js.errors import KeyWrongLastSequenceError
+from nats.js.errors import KeyWrongLastSequenceError, NoKeysError
 
 from pool.cluster import wire
 from pool.cluster.carried import Carried
 from pool.cluster.link import Link, get_entry
+from pool.cluster.media import MARK_S
 from pool.cluster.wire import Hold, Lost, Order
 from pool.config.settings import ClusterConfig
 from pool.errors import ProtocolError
@@ -26,6 +28,7 @@ from pool.system.clock import REAL
 
 _AGAIN_MOST = 20  # times that a node claims a job and does not come to begin it
 _ASK_S = 2.0  # how long a node may take to say whether it has a job
+_SWEPT = 100  # claims that one sweep looks at
 
 
 class Way(enum.Enum):
@@ -107,6 +110,20 @@ class Claims:
         except KeyWrongLastSequenceError:
             return False
         return True
+
+    async def sweep(self, most: int = _SWEPT) -> int:
+        """Drop claims of jobs that have ended, at most so many: the word that drops one may be lost. How many."""
+        claims, results = [await self._link.bucket(name) for name in (wire.CLAIMS, wire.RESULTS)]
+        try:
+            keys = await claims.keys()
+        except NoKeysError:
+            return 0
+        dropped = 0
+        for key in random.sample(keys, min(most, len(keys))):
+            if await get_entry(results, key) is not None:
+                await claims.purge(key, msg_ttl=MARK_S)
+                dropped += 1
+        return dropped
 
     async def _still_there(self, hold: Hold, carried: Carried) -> float:
         """Seconds after which to look again, because the node that had the job may have it still; 0: it has not."""
