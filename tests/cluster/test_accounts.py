@@ -69,6 +69,7 @@ def _client(joined: Cluster, name: str, secrets: Path) -> FilePool:
     return joined.pool(name)
 
 
+@pytest.mark.long
 def test_everything_that_clients_and_nodes_do_is_allowed(joined: Cluster, secrets: Path, tmp_path: Path) -> None:
     first = _node(joined, "first", secrets)
     mine, other = (_client(joined, name, secrets) for name in ("mine", "other"))

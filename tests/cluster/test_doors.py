@@ -273,6 +273,7 @@ def test_commands(joined: Cluster, tmp_path: Path) -> None:
     assert "nowhere.wav" in wrong.stderr
 
 
+@pytest.mark.long
 def test_a_dropped_file(joined: Cluster, tmp_path: Path) -> None:
     sound, spool = tmp_path / "talk.wav", branch_spool(joined)
     sound.write_bytes(wav())
@@ -283,6 +284,7 @@ def test_a_dropped_file(joined: Cluster, tmp_path: Path) -> None:
     assert json.loads((spool / "out" / "dropped.json").read_text())["value"]["text"] == RESULT["text"]
 
 
+@pytest.mark.long
 def test_a_session_on_an_event_loop(joined: Cluster) -> None:
     async def main() -> list[Any]:
         async with AsyncFilePool(joined.branch()) as pool:
@@ -346,6 +348,7 @@ def test_a_server_that_goes_and_comes_back(tmp_path: Path) -> None:
             assert joined.pool().state(job_id) is JobState.COMPLETED
 
 
+@pytest.mark.long
 def test_commands_of_the_cluster_end_without_a_server() -> None:
     """They say why within their patience, and do not wait for ever."""
     (port,) = free_ports(1)
@@ -358,6 +361,7 @@ def test_commands_of_the_cluster_end_without_a_server() -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_wrong_password_is_said_in_words(tmp_path: Path) -> None:
     passwords = Passwords(admin="right-admin", client="right-client", node="right-node")
     wrong = tmp_path / "wrong.password"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nats
+import pytest
 from scenarios.world import PATIENCE_S, wait_until
 
 from cluster.rig import free_ports
@@ -99,6 +100,7 @@ def test_elsewhere_it_has_users_and_all_that_they_need(tmp_path: Path) -> None:
         assert asyncio.run(absent(f"nats://{LOOPBACK}:{one.port}", user="client", password=password)) == ()
 
 
+@pytest.mark.long
 def test_three_of_them_with_tls(tmp_path: Path, tls: Tls) -> None:  # noqa: F811
     ports = free_ports(3)
     peers = [word for port in ports for word in ("--peer", f"{LOOPBACK}:{port}")]
@@ -121,6 +123,7 @@ def test_three_of_them_with_tls(tmp_path: Path, tls: Tls) -> None:  # noqa: F811
         assert servers[2].end() == 0  # hands over
 
 
+@pytest.mark.long
 def test_one_of_three_waits_for_the_others_and_ends_when_asked(tmp_path: Path) -> None:
     port, other = free_ports(2)
     words = ["--peer-port", str(port), "--peer", f"{LOOPBACK}:{port}", "--peer", f"{LOOPBACK}:{other}"]

@@ -58,6 +58,7 @@ def test_a_node_that_is_lost_with_its_jobs(joined: Cluster) -> None:
         assert "first was lost" in record.attempts[0].message
 
 
+@pytest.mark.long
 def test_a_killed_agent_goes_on_with_its_jobs(joined: Cluster) -> None:
     """Its pool runs them meanwhile; none begins again."""
     node = joined.node("only", ENGINES)
@@ -83,6 +84,7 @@ def test_a_killed_port(joined: Cluster) -> None:
     assert all(future.record is not None and future.record.attempt == 1 for future in futures)
 
 
+@pytest.mark.long
 def test_a_long_job_keeps_its_lease(joined: Cluster) -> None:
     """Four leases long: it runs once."""
     joined.node("one", ENGINES)
@@ -95,6 +97,7 @@ def test_a_long_job_keeps_its_lease(joined: Cluster) -> None:
     assert not future.record.attempts
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_and_comes_back(tmp_path: Path) -> None:
     """What runs goes on, what was submitted meanwhile is done afterwards, nothing begins twice."""
     with Servers(tmp_path / "nats", sync=True) as servers, cluster(tmp_path / "machines", servers.url) as joined:
@@ -113,6 +116,7 @@ def test_a_server_that_is_killed_and_comes_back(tmp_path: Path) -> None:
         assert all(future.record is not None and future.record.attempt == 1 for future in everything)
 
 
+@pytest.mark.long
 def test_poison_is_bounded(joined: Cluster) -> None:
     """A job that is lost with node after node ends with one reason for each."""
     pool = joined.pool()
@@ -137,6 +141,7 @@ def _runs_on(pool: FilePool) -> set[str]:
     return {node.name for node in pool.status().nodes if node.jobs}
 
 
+@pytest.mark.long
 def test_drain_gives_back_what_no_worker_has_begun(joined: Cluster) -> None:
     first = joined.node("first", {"fake": {"max_concurrent_tasks": 1}})
     pool = joined.pool()
@@ -151,6 +156,7 @@ def test_drain_gives_back_what_no_worker_has_begun(joined: Cluster) -> None:
     assert first.agent.wait(30) in (0, 10), first.said()
 
 
+@pytest.mark.long
 def test_two_nodes_of_one_name(joined: Cluster) -> None:
     joined.node("twin", ENGINES)
     pool = joined.pool()
@@ -188,6 +194,7 @@ def test_jobs_of_another_client(joined: Cluster, tmp_path: Path) -> None:
     assert mine.state(runs.id) is JobState.CANCELLED
 
 
+@pytest.mark.long
 def test_a_node_that_starts_while_the_servers_have_no_quorum(tmp_path: Path) -> None:
     """It waits for them, as one that was there before."""
     with Servers(tmp_path / "nats", 3) as servers, cluster(tmp_path / "machines", servers.url) as joined:
@@ -204,6 +211,7 @@ def test_a_node_that_starts_while_the_servers_have_no_quorum(tmp_path: Path) -> 
         assert node.agent.poll() is None
 
 
+@pytest.mark.long
 def test_a_node_that_is_asked_to_end_before_it_has_found_a_server(tmp_path: Path) -> None:
     with cluster(tmp_path, f"nats://127.0.0.1:{free_ports(1)[0]}") as joined:
         node = joined.node("alone", ENGINES)
@@ -213,6 +221,7 @@ def test_a_node_that_is_asked_to_end_before_it_has_found_a_server(tmp_path: Path
         assert node.agent.wait(LONG_S) == 0
 
 
+@pytest.mark.long
 def test_a_job_that_is_another_nodes_now_is_not_told_as_cancelled(joined: Cluster) -> None:
     """Its first node stops it, is killed, and finds a cancelled job in its spool."""
     first = joined.node("first", ENGINES)
@@ -233,6 +242,7 @@ def test_a_job_that_is_another_nodes_now_is_not_told_as_cancelled(joined: Cluste
     wait_until(lambda: first.state(here) is None, "the first node has forgotten it", LONG_S)
 
 
+@pytest.mark.long
 def test_each_attempt_on_a_node_that_was_lost_has_its_reason(joined: Cluster) -> None:
     first = joined.node("first", ENGINES)
     pool = joined.pool()
@@ -272,6 +282,7 @@ def _told_attempts(joined: Cluster, future: JobFuture) -> int:
     return asyncio.run(look())
 
 
+@pytest.mark.long
 def test_a_job_that_the_servers_take_long_to_agree_on(tmp_path: Path) -> None:
     """Sent again, it meets itself; it is not refused for that."""
     with Servers(tmp_path / "nats", 3) as servers, cluster(tmp_path / "machines", servers.url) as joined:
@@ -289,6 +300,7 @@ def test_a_job_that_the_servers_take_long_to_agree_on(tmp_path: Path) -> None:
         assert future.result(LONG_S)["value"] == 1
 
 
+@pytest.mark.long
 def test_a_fresh_branch_while_the_servers_have_no_quorum(tmp_path: Path) -> None:
     """It takes jobs: nobody knows yet which engines there are."""
     with Servers(tmp_path / "nats", 3) as servers, cluster(tmp_path / "machines", servers.url) as joined:
@@ -301,6 +313,7 @@ def test_a_fresh_branch_while_the_servers_have_no_quorum(tmp_path: Path) -> None
         assert future.result(LONG_S)["value"] == 1
 
 
+@pytest.mark.long
 def test_a_second_port_leaves_the_branch_to_the_first(joined: Cluster) -> None:
     """Clients that start one at the same time: the one that comes too late has touched nothing."""
     pool = joined.pool()

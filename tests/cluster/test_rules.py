@@ -43,6 +43,7 @@ def test_labels(joined: Cluster) -> None:
         pool.submit("fake", labels=["tpu"]).result(LONG_S)
 
 
+@pytest.mark.long
 def test_urgent_jobs_first(joined: Cluster) -> None:
     joined.node("only", ONE)
     pool = joined.pool()
@@ -69,6 +70,7 @@ def _waiting(joined: Cluster) -> int:
     return asyncio.run(look(ClusterConfig(servers=(joined.url,)), patience_s=20.0)).waiting
 
 
+@pytest.mark.long
 def test_a_stream_at_its_limit(tmp_path: Path) -> None:
     """Submits are refused with the reason until there is room; what was accepted is done."""
     with Servers(tmp_path / "nats") as servers, cluster(tmp_path / "machines", servers.url) as joined:
@@ -95,6 +97,7 @@ def test_a_stream_at_its_limit(tmp_path: Path) -> None:
         assert pool.submit("fake", value="after").result(LONG_S)["value"] == "after"
 
 
+@pytest.mark.long
 def test_no_node_at_all(joined: Cluster) -> None:
     """An engine that was there and is gone: a wait ends with the reason, and the job runs once a node is back."""
     node = joined.node("only", ONE)
