@@ -43,6 +43,7 @@ class Family:
         guest.wait()
         for _ in range(_KILL_ROUNDS):
             family = [*filter(_lives, self._known.values()), *_marked(self.mark)]
+            self._known.update((member.pid, member) for member in family)
             for member in family:
                 with contextlib.suppress(psutil.Error):
                     member.kill()
@@ -50,6 +51,7 @@ class Family:
             if not family:
                 break
         _reap(self._known)
+        _reap_group(guest.pid)
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
@@ -90,3 +92,12 @@ def _reap(family: Mapping[int, psutil.Process]) -> None:
                 pending.discard(pid)
         if pending:
             time.sleep(0.002)
+
+
+def _reap_group(group: int) -> None:
+    """The same for a group. RACE: what was started after the last look at the family died with its group, unknown."""
+    until = time.monotonic() + REAP_S
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while time.monotonic() < until:
+            if os.waitpid(-group, os.WNOHANG)[0] == 0:
+                time.sleep(0.002)

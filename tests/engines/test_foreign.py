@@ -300,3 +300,21 @@ def test_what_it_prints_is_in_our_log_and_does_not_fill_the_disk(
     said = capsys.readouterr().err
     assert "the sample is loaded" in said
     assert len(re.findall(r"x{1000}", said)) == 9000
+
+
+def test_what_a_guest_starts_as_it_is_ended_leaves_no_zombie() -> None:
+    """Started after the last look at its family, killed with its group, and inherited by the worker."""
+    script = """
+import ctypes, subprocess, time, psutil
+from inference.foreign.family import Family
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # as a worker: it inherits orphans
+guest = subprocess.Popen(["sh", "-c", "sleep 600 & sleep 600"], start_new_session=True)
+while len(psutil.Process(guest.pid).children()) < 2:
+    time.sleep(0.01)
+family = Family()
+family.count = lambda *_: None  # the look came before they were started
+family.end(guest)
+print([child.status() for child in psutil.Process().children(recursive=True)])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
