@@ -510,9 +510,10 @@ class Port:
         try:
             async with self._at_once:
                 record = await self._record(sent, end)
+                self._retried.discard(sent.job.id)  # RACE: before the record is out, for it may be run again at once
                 await asyncio.to_thread(self._finish, sent, record)
-            self._sent.pop(sent.job.id, None)
-            self._retried.discard(sent.job.id)
+            if self._sent.get(sent.job.id) is sent:
+                del self._sent[sent.job.id]
             with contextlib.suppress(*AWAY, APIError, MediaError):
                 await self._store.let_go(str(sent.key))
         except _UNFIT as error:
