@@ -168,6 +168,7 @@ class RedisConfig:
     engine: str = key("portrait", checks.matching(ENGINE_NAME, "the name of an engine"))
     max_in_flight: int | None = key(None, checks.nullable(checks.integer(1, 10**6)))  # per queue
     last_word_hours: float = key(24.0, checks.number(0.001, 24 * 365))
+    lease_s: float = key(60.0, checks.number(1, 24 * 3600))  # a host that is silent for so long is dead
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ STATUSES = {"processing", "downloading", "face_detecting", "inference", "merging
 FACE = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 
 
-def configure(world: World, *, retry_times: int = 1) -> None:
+def configure(world: World, *, retry_times: int = 1, lease_s: float = 60.0) -> None:
     """A pool with a stand-in for the portrait engine."""
     talker = {
         "engine": "gateways.talker:Talker",
@@ -40,7 +40,8 @@ def configure(world: World, *, retry_times: int = 1) -> None:
         "options": {"runs": str(world.folder / "runs.log")},
     }
     echo = {"engine": "inference.fake:Echo", "max_concurrent_tasks": 1}
-    world.configure({"portrait": talker, "echo": echo, "fake": {"max_concurrent_tasks": 1}})
+    engines = {"portrait": talker, "echo": echo, "fake": {"max_concurrent_tasks": 1}}
+    world.configure(engines, redis={"lease_s": lease_s})
 
 
 class Server:
@@ -65,6 +66,11 @@ class Server:
             self._process = subprocess.Popen(self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self._answers, "a redis-server that answers")
         return self
+
+    def start_after(self, seconds: float) -> None:
+        """The outage lasts that long."""
+        time.sleep(seconds)
+        self.start()
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, socket_timeout=PATIENCE_S)
@@ -115,6 +121,15 @@ class RedisGateway:
         if self.process is not None:
             self.process.kill()
             self.process.wait(20)
+
+    def pause(self) -> None:
+        """SIGSTOP, as a machine that hangs."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
         """SIGTERM; its exit code."""
@@ -219,10 +234,12 @@ class Store:
 class Rig:
     """A pool that serves, a redis-server, and as many gateways as a test wants; all of it ended at the end."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, *, server: Server | None = None, **options: Any) -> None:
+        folder.mkdir(exist_ok=True)
         self.world = World(folder)
         configure(self.world, **options)
-        self.server = Server(folder / "redis").start()
+        self._own_server = server is None
+        self.server = server or Server(folder / "redis").start()
         self._gateways: list[RedisGateway] = []
         self._callers: list[Caller] = []
         self._more: list[Server | Service] = []
@@ -270,7 +287,8 @@ class Rig:
 
     def close(self) -> None:
         self.reset()
-        self.server.kill()
+        if self._own_server:
+            self.server.kill()
         self.world.close()
 
 

@@ -64,7 +64,7 @@ def test_busy_and_idle(rig: Rig, caller: Caller) -> None:
 def test_redis_remembers_nothing_of_a_job_that_is_over(rig: Rig, caller: Caller) -> None:
     caller.end(caller.push(rig.store.face, rig.store.words("hello")))
     left = [key for key in caller.redis.keys("task_queue_gpu_0*") if caller.redis.exists(key)]
-    assert left == []
+    assert left == [b"task_queue_gpu_0:hosts"]
 
 
 def test_what_the_client_wants_reaches_the_engine(rig: Rig, caller: Caller) -> None:
@@ -154,7 +154,7 @@ def test_values_that_the_engine_does_not_take(rig: Rig, caller: Caller) -> None:
     [b"", b"{", b"null", b"[1]", b"\xff\xfe", b'{"a": NaN}', b"[" * 100_000, b'"' + b"x" * 70_000 + b'"', b"{}"],
 )
 def test_rubbish_is_answered_too(caller: Caller, raw: bytes) -> None:
-    before = len(caller.heard.get("", []))
+    before = len(caller.ends(""))
     caller.raw(raw)
     end = caller.end("", count=before + 1)
     assert end["status"] == "failed"
@@ -179,6 +179,42 @@ def test_a_failure_has_its_reason(rig: Rig, caller: Caller) -> None:
     end = caller.end(caller.push(rig.store.face, rig.store.words("broken"), seed=1))
     assert end["status"] == "failed"
     assert "the renderer broke" in end["error"]
+
+
+def heard_by_another(rig: Rig, raw: str, task: str) -> list[str]:
+    """The statuses that a client hears which knows no end but `completed` and `error`."""
+    statuses: list[str] = []
+    with rig.server.client() as client, client.pubsub(ignore_subscribe_messages=True) as channel:
+        channel.subscribe("task_progress")
+        client.rpush("task_queue_gpu_0", raw)
+        for item in channel.listen():
+            message = json.loads(item["data"])
+            if message["task_id"] == task:
+                statuses.append(message["status"])
+                if message["status"] in ("completed", "error"):
+                    assert message["status"] == "completed" or message["error"]
+                    return statuses
+    raise AssertionError(statuses)
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ("broken", {}),  # in the engine
+        ("hello", {"ref_image_id": "../../etc/passwd"}),  # in the job
+        ("hello", {"steps": 0}),  # in its parameters
+        ("hello", {"engine": "nobody"}),
+    ],
+)
+def test_a_client_that_waits_for_error_never_hangs(
+    rig: Rig, gateway: RedisGateway, words: str, more: dict[str, Any]
+) -> None:
+    task = str(uuid.uuid4())
+    files = {"ref_image_id": rig.store.face, "audio_id": rig.store.words(words)}
+    raw = json.dumps({"task_id": task, "session_id": "s", **files, **more})
+    assert heard_by_another(rig, raw, task)[-2:] == ["failed", "error"]
+    with rig.server.client() as client:
+        assert json.loads(client.get(f"task_progress:{task}"))["status"] == "failed"
 
 
 def test_a_job_that_kills_its_worker_once(rig: Rig, caller: Caller) -> None:

@@ -8,6 +8,7 @@
     taker        one thread per queue: list -> spool, so that a job is always in at least one of them
     herald       progress and ends of jobs -> channel, as soon as Redis is reachable
     ends         the last message about a job
+    hosts        heartbeats of all hosts of a queue; what dead ones held goes back to the list
     gateway      the takers and the herald around one FilePool
 
     list --LMOVE--> processing --submit--> spool --MULTI--> accepted (a hash), removed from processing

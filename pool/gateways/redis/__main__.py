@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from pool.cli.command import CONTEXT, ConfigOption, VersionOption, load, run, say, say_error
 from pool.constants import EXIT_CONFIG
 from pool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pool.gateways.redis.settings import Settings
 
 _EPILOG = "\n\n".join(
     (
@@ -23,9 +26,12 @@ _EPILOG = "\n\n".join(
         'redis-cli rpush task_queue_gpu_0 \'{"task_id": "t1", "session_id": "s1", "ref_image_id": "…", '
         '"audio_id": "…"}\'',
         "redis-cli get task_progress:t1",
+        "[bold]After the loss of a machine[/bold] when no other one serves its queues",
+        "python -m pool.gateways.redis --adopt 5c1e…          the spool as --check names it",
         "[bold]Environment[/bold] REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_PASSWORD, TASK_QUEUE_NAME, "
         "PROGRESS_CHANNEL, BASE_URL (and BASE_URL_TOKEN), BASE_PATH: they override config.json",
-        "[bold]Exit codes[/bold] 0 ended by a signal, 1 --check found a queue without a gateway, 4 wrong configuration",
+        "[bold]Exit codes[/bold] 0 ended by a signal, 1 --check found a queue without a gateway or a dead "
+        "host, or --adopt a living one, 4 wrong configuration",
         "docs/REDIS.md describes the protocol.",
     )
 )
@@ -43,6 +49,10 @@ def serve(
     ] = None,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start a supervisor if none serves.")] = True,
     check: Annotated[bool, typer.Option("--check", help="Check that a gateway serves these queues.")] = False,
+    adopt: Annotated[
+        str | None,
+        typer.Option("--adopt", metavar="SPOOL", help="Put back into the lists what a dead host has taken, and end."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log in detail.")] = False,
     version: VersionOption = False,
 ) -> None:
@@ -54,14 +64,14 @@ def serve(
     "redis" of config.json.
     """
     try:
-        code = _serve(config, gpu or [], start, check, verbose)
+        code = _serve(config, gpu or [], start, verbose, check=check, adopt=adopt)
     except ConfigError as error:
         say_error(str(error))
         raise typer.Exit(EXIT_CONFIG) from None
     raise typer.Exit(code)
 
 
-def _serve(config: Path | None, gpu: list[int], start: bool, check: bool, verbose: bool) -> int:
+def _serve(config: Path | None, gpu: list[int], start: bool, verbose: bool, *, check: bool, adopt: str | None) -> int:
     try:
         from pool.gateways.redis.gateway import Gateway
         from pool.gateways.redis.link import connect, examine
@@ -79,7 +89,9 @@ def _serve(config: Path | None, gpu: list[int], start: bool, check: bool, verbos
         os.environ.pop(name, None)
     client = connect(settings)
     if check:
-        return _check(client, settings.address, {queue.gpu_id for queue in settings.queues})
+        return _check(client, settings)
+    if adopt is not None:
+        return _adopt(client, settings, adopt)
     notifier = Notifier()
     setup_logging("DEBUG" if verbose else configured.log.level)
     for note in configured.notes:
@@ -103,18 +115,46 @@ def _serve(config: Path | None, gpu: list[int], start: bool, check: bool, verbos
     return 0
 
 
-def _check(client: object, address: str, gpu_ids: set[int]) -> int:
-    """Exit code 0 when every queue has a gateway that has reported within half a minute, else 1."""
+def _check(client: Any, settings: Settings) -> int:
+    """Exit code 0 when every queue has a gateway that reported within half a minute, and no host is dead, else 1."""
     from redis.exceptions import RedisError
 
+    from pool.gateways.redis.hosts import states
+
     try:
-        states = {number: client.get(f"gpu_status:{number}") for number in sorted(gpu_ids)}  # type: ignore[attr-defined]
+        found = [state for queue in settings.queues for state in states(client, queue)]
     except RedisError as error:
-        say_error(f"Redis at {address}: {error}")
+        say_error(f"Redis at {settings.address}: {error}")
         return 1
-    for number, state in states.items():
-        say(f"gpu_status:{number} {state.decode() if state else 'no gateway'}", "" if state else "red")
-    return 0 if all(states.values()) else 1
+    for state in found:
+        say(f"{state.key} {state.text}", "" if state.good else "red")
+    return 0 if all(state.good for state in found) else 1
+
+
+def _adopt(client: Any, settings: Settings, spool: str) -> int:
+    """Exit code 0 when nothing of that host is left in the queues, 1 when it lives or Redis is away."""
+    from redis.exceptions import RedisError
+
+    from pool.gateways.redis.hosts import Hosts
+    from pool.gateways.redis.wire import Keys, with_error
+
+    try:
+        for queue in settings.queues:
+            keys = Keys(settings.channel, spool)
+            if client.get(keys.gpu(queue.gpu_id, spool)) not in (None, b"dead"):
+                say_error(
+                    f"{queue.name}: the gateway of spool {spool} has reported within half a minute: stop it first"
+                )
+                return 1
+            done = Hosts(queue, settings, keys, client).adopt(spool)
+            for refused in done.refused:
+                for body in with_error(refused.body):
+                    client.publish(settings.channel, body)
+            say(f"{queue.name}: {done.requeued} jobs of {spool} are back in the list, {len(done.refused)} failed")
+    except RedisError as error:
+        say_error(f"Redis at {settings.address}: {error}")
+        return 1
+    return 0
 
 
 def main() -> NoReturn:

@@ -35,7 +35,8 @@ class Follow:
     """One accepted job and the task that it belongs to. future: None when the job's record is gone.
 
     named: the client named the engine, so its last message has all files and the value. remote: an input came from
-    BASE_URL, so results are uploaded there. said: the last progress message. Times: seconds of the monotonic clock.
+    BASE_URL, so results are uploaded there. payload: the client's JSON, None in notes of older gateways. said: the
+    last progress message. Times: seconds of the monotonic clock.
     """
 
     queue: Queue
@@ -45,6 +46,7 @@ class Follow:
     named: bool
     remote: bool
     future: JobFuture | None
+    payload: str | None = None
     said: tuple[str, float, str] = ("", 0.0, "")
     looked_at: float = 0.0
     missing_since: float = 0.0
@@ -52,16 +54,15 @@ class Follow:
 
     def note(self) -> bytes:
         """The value of the job in the hash of accepted jobs."""
-        known = {"task_id": self.task_id, "session_id": self.session_id, "named": self.named, "remote": self.remote}
-        return json.dumps(known).encode()
+        names = ("task_id", "session_id", "named", "remote", "payload")
+        return json.dumps({name: getattr(self, name) for name in names}).encode()
 
     @classmethod
     def from_note(cls, queue: Queue, job_id: str, note: bytes, future: JobFuture | None) -> Follow:
         """The inverse of `note`. Raises ValueError, KeyError, TypeError for a malformed note."""
         known = json.loads(note)
-        return cls(
-            queue, job_id, str(known["task_id"]), str(known["session_id"]), known["named"], known["remote"], future
-        )
+        task_id, session_id = str(known["task_id"]), str(known["session_id"])
+        return cls(queue, job_id, task_id, session_id, known["named"], known["remote"], future, known.get("payload"))
 
 
 class Ends:

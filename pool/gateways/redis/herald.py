@@ -14,18 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loguru import logger
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, WatchError
 
 from pool.client.filepool import FilePool
 from pool.errors import PoolError, UnknownJob
 from pool.gateways.redis.ends import Ends, Follow
+from pool.gateways.redis.hosts import GPU_LIFE_S, Hosts, beat_s
 from pool.gateways.redis.settings import Queue, Settings
-from pool.gateways.redis.wire import Keys, describe, message
+from pool.gateways.redis.wire import Keys, describe, message, with_error
 from pool.job import TERMINAL
 
 _LOOK_S = 0.2  # between two reads of the progress of a job
-_REFRESH_S = 5.0
-_GPU_LIFE_S = 30  # so that the state of a killed gateway expires
 _BATCH = 200
 _REPEAT_S, _REPEAT_FOR_S = 1.0, 60.0  # an end without subscribers is published again
 _VANISHED_S = 15.0
@@ -57,6 +56,8 @@ class Herald:
         self._taking: set[int] = set()
         self._gpus: dict[int, str] = {}
         self._refresh_at = 0.0
+        self._refresh_s = beat_s(settings.lease_s)
+        self._hosts = {queue: Hosts(queue, settings, keys, client) for queue in settings.queues}
         self.wake = threading.Event()  # of the loop
         self.room = threading.Event()  # of takers: a job is over
 
@@ -99,6 +100,10 @@ class Herald:
         with self._lock:
             return sum(1 for follow in self._follows.values() if follow.queue == queue)
 
+    def resting(self, queue: Queue) -> bool:
+        """Whether other hosts serve the queue because the pool of this one cannot."""
+        return self._hosts[queue].resting
+
     def taking(self, queue: Queue, begins: bool) -> None:
         """Note that the submit of a job of this queue begins or ends; the queue is busy in between."""
         with self._lock:
@@ -131,7 +136,10 @@ class Herald:
             follows = list(self._follows.values())
         for follow in follows:
             self._look(follow)
-        return self._publish()
+        try:
+            return self._publish()
+        except WatchError:
+            return True  # RACE: another host adopts jobs of this one; the next turn drops them
 
     def _look(self, follow: Follow) -> None:
         if follow.future is not None and not follow.future.done():
@@ -178,18 +186,69 @@ class Herald:
         refresh = now >= self._refresh_at
         if not (due or refresh or gpus != self._gpus):
             return False
-        pipe = self._client.pipeline(transaction=True)
-        for gpu_id, state in gpus.items():
-            pipe.set(self._keys.gpu(gpu_id), state, ex=_GPU_LIFE_S)
-        for follow in follows:  # Redis may have restarted without them
-            pipe.hset(self._keys.accepted(follow.queue.name), follow.job_id, follow.note())
-        places = [self._add(pipe, outgoing) for _, outgoing in due]
-        answers = pipe.execute(raise_on_error=False)
+        if refresh:
+            self._see_hosts()
+        with self._client.pipeline(transaction=True) as pipe:
+            if refresh or any(outgoing.forget for _, outgoing in due):
+                lost = self._disown(pipe)
+                due = [(key, outgoing) for key, outgoing in due if key not in lost]
+                follows = [follow for follow in follows if follow.job_id not in lost]
+            for gpu_id, state in gpus.items():
+                for spool in ("", self._keys.spool):
+                    pipe.set(self._keys.gpu(gpu_id, spool), state, ex=GPU_LIFE_S)
+            for follow in follows:  # Redis may have restarted without them
+                pipe.hset(self._keys.accepted(follow.queue.name), follow.job_id, follow.note())
+            if refresh:
+                for hosts in self._hosts.values():
+                    hosts.beat(pipe)
+            places = [self._add(pipe, outgoing) for _, outgoing in due]
+            answers = pipe.execute(raise_on_error=False)
         self._gpus = gpus
         if refresh:
-            self._refresh_at = now + _REFRESH_S
+            self._refresh_at = now + self._refresh_s
         self._sent(due, [answers[place] for place in places], now)
         return True
+
+    def _see_hosts(self) -> None:
+        """Adopt what dead hosts held; rest while the pool cannot run jobs and other hosts can."""
+        hopeless = self._pool.prospect(self._settings.engine).hopeless
+        for queue, hosts in self._hosts.items():
+            for spool in hosts.look():
+                done = hosts.adopt(spool)
+                text = "{}: the host of spool {} is dead; {} of its jobs are back in the list, {} failed"
+                logger.warning(text, queue.name, spool, done.requeued, len(done.refused))
+                for refused in done.refused:
+                    self._put(refused.task_id, Outgoing(refused.task_id, refused.body, final=True))
+            resting = hopeless and hosts.others > 0
+            if resting and not hosts.resting:
+                logger.warning("{}: this pool cannot run jobs; other hosts get them", queue.name)
+            hosts.resting = resting
+
+    def _disown(self, pipe: Any) -> set[object]:
+        """Forget the jobs that other hosts have adopted, and return their ids. Until `pipe` is executed no other host
+        can adopt further ones; else WatchError."""
+        keys = [self._keys.adopted(queue.name) for queue in self._settings.queues]
+        pipe.watch(*keys)
+        lost: dict[str, list[str]] = {}
+        with self._lock:
+            known = {*self._follows, *self._outgoing}
+        for key in keys:
+            lost[key] = [job_id for field in pipe.hkeys(key) if (job_id := field.decode("utf-8", "replace")) in known]
+        pipe.multi()
+        gone: set[object] = {job_id for job_ids in lost.values() for job_id in job_ids}
+        with self._lock:
+            for job_id in gone:
+                follow = self._follows.pop(str(job_id), None)
+                self._outgoing.pop(job_id, None)
+                if follow is not None:
+                    self._outgoing.pop(("task", follow.task_id), None)
+        for key, job_ids in lost.items():
+            if job_ids:
+                logger.warning("{}: other hosts have taken over {} jobs of this one", key, len(job_ids))
+                pipe.hdel(key, *job_ids)
+        if gone:
+            self.room.set()
+        return gone
 
     def _add(self, pipe: Any, outgoing: Outgoing) -> int:
         """Add a message to the transaction; returns the index of its number of subscribers in the replies."""
@@ -197,8 +256,10 @@ class Herald:
             pipe.set(self._keys.last(outgoing.task_id), outgoing.body, ex=int(self._settings.last_word_s))
         if outgoing.forget is not None:
             outgoing.forget(pipe)
-        pipe.publish(self._settings.channel, outgoing.body)
-        return len(pipe.command_stack) - 1
+        place = len(pipe.command_stack)
+        for body in with_error(outgoing.body) if outgoing.final else [outgoing.body]:
+            pipe.publish(self._settings.channel, body)
+        return place
 
     def _sent(self, due: list[tuple[object, Outgoing]], answers: list[object], now: float) -> None:
         with self._lock:
@@ -215,4 +276,7 @@ class Herald:
     def sign_off(self) -> None:
         """Publish what is left and mark the queues as not served. Raises RedisError."""
         self._publish()
-        self._client.delete(*(self._keys.gpu(queue.gpu_id) for queue in self._settings.queues))
+        for queue in self._settings.queues:
+            self._client.delete(self._keys.gpu(queue.gpu_id), self._keys.gpu(queue.gpu_id, self._keys.spool))
+            if not self.count(queue):  # else others adopt what is left, unless the next gateway comes before
+                self._client.hdel(self._keys.hosts(queue.name), self._keys.spool)

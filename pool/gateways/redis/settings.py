@@ -39,7 +39,8 @@ class Queue:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the gateway. tempfile_s: seconds for which uploads are kept; last_word_s: for the last messages."""
+    """Settings of the gateway. tempfile_s: seconds for which uploads are kept; last_word_s: for the last messages;
+    lease_s: a host that is silent for so long is dead."""
 
     host: str
     port: int
@@ -55,6 +56,7 @@ class Settings:
     tempfile_s: float
     max_file_bytes: int
     last_word_s: float
+    lease_s: float
 
     @property
     def address(self) -> str:
@@ -86,6 +88,7 @@ def read_settings(config: Config, environ: Mapping[str, str], *, gpu_ids: Sequen
         tempfile_s=config.http.tempfile_hours * 3600,
         max_file_bytes=config.http.max_upload_mb * MB,
         last_word_s=section.last_word_hours * 3600,
+        lease_s=section.lease_s,
     )
 
 

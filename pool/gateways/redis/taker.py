@@ -20,6 +20,7 @@ from pool.errors import JobConflict, JobRefused, OperatorError, SpoolFull, Unkno
 from pool.gateways.redis.ends import Follow
 from pool.gateways.redis.files import Files
 from pool.gateways.redis.herald import Herald
+from pool.gateways.redis.hosts import warn_of_strangers
 from pool.gateways.redis.link import Outage
 from pool.gateways.redis.remote import ServiceAway
 from pool.gateways.redis.settings import Queue
@@ -54,6 +55,7 @@ class Taker:
         self._files, self._herald, self._outage = shared.files, shared.herald, shared.outage
         self._stop = shared.stop
         self._processing, self._accepted = shared.keys.processing(queue.name), shared.keys.accepted(queue.name)
+        self._adopted = shared.keys.adopted(queue.name)
 
     def start(self) -> None:
         """Begin to take jobs, in a thread of its own."""
@@ -84,6 +86,7 @@ class Taker:
 
     def _resume_all(self) -> None:
         """Resume the jobs in `accepted`, handle the elements of `processing` that were left before."""
+        warn_of_strangers(self._client, self._queue.name, self._pool.spool.id)
         for field, note in self._client.hgetall(self._accepted).items():
             job_id = field.decode("utf-8", "replace")
             if not self._herald.follows(job_id):
@@ -108,7 +111,7 @@ class Taker:
             self._client.hdel(self._accepted, job_id)
 
     def _take(self) -> None:
-        if self._herald.count(self._queue) >= self._queue.limit:
+        if self._herald.resting(self._queue) or self._herald.count(self._queue) >= self._queue.limit:
             self._herald.room.wait(_FULL_S)
             self._herald.room.clear()
             return
@@ -140,14 +143,32 @@ class Taker:
         if submitted is None:
             return  # shutdown; the element stays in `processing`
         future, remote = submitted
-        follow = Follow(self._queue, future.id, order.task_id, order.session_id, order.named, remote, future)
+        known = (order.task_id, order.session_id, order.named, remote, future, raw.decode())
+        follow = Follow(self._queue, future.id, *known)
+        ours = True
         try:
-            pipe = self._client.pipeline(transaction=True)
-            pipe.lrem(self._processing, 1, raw)
-            pipe.hset(self._accepted, future.id, follow.note())
-            pipe.execute()
+            ours = self._note(follow, raw)
         finally:  # even when Redis has failed: the job is in the spool
-            self._herald.follow(follow)
+            if ours:
+                self._herald.follow(follow)
+
+    def _note(self, follow: Follow, raw: bytes) -> bool:
+        """Move a job from `processing` to `accepted`; False when another host has adopted it meanwhile."""
+
+        def move(pipe: Any) -> bool:
+            held = raw in pipe.lrange(self._processing, 0, -1)
+            if not held and pipe.hexists(self._adopted, follow.job_id):
+                return False
+            pipe.multi()
+            pipe.lrem(self._processing, 1, raw)
+            pipe.hdel(self._adopted, follow.job_id)
+            pipe.hset(self._accepted, follow.job_id, follow.note())
+            return True
+
+        ours: bool = self._client.transaction(move, self._processing, self._adopted, value_from_callable=True)
+        if not ours:
+            logger.warning("{}: another host has taken over task {}", self._queue.name, follow.task_id)
+        return ours
 
     def _submit(self, order: Order, again: bool) -> tuple[JobFuture, bool] | None:
         """Submit as soon as there is room; None when the gateway shuts down first. Raises JobRefused, JobConflict."""

@@ -141,6 +141,12 @@ def message(
     return json.dumps(body).encode()
 
 
+def with_error(body: bytes) -> list[bytes]:
+    """A last message as it is published: a failure also with the status "error", which some clients wait for."""
+    known = json.loads(body)
+    return [body, json.dumps({**known, "status": "error"}).encode()] if known["status"] == "failed" else [body]
+
+
 def describe(progress: Progress) -> tuple[str, float, str]:
     """(status, progress, message) of a job that is not over, with a status of the protocol."""
     if progress.status in _STATUSES:
@@ -163,10 +169,19 @@ class Keys:
         """Hash, job id -> note: jobs in the spool whose end is not published yet."""
         return f"{queue}:accepted:{self.spool}"
 
+    def adopted(self, queue: str, spool: str = "") -> str:
+        """Hash, job id -> spool: jobs of a host (default: this one) that others took over when it seemed dead."""
+        return f"{queue}:adopted:{spool or self.spool}"
+
+    def hosts(self, queue: str) -> str:
+        """Hash, spool -> mark: the heartbeats of the hosts that take from a list."""
+        return f"{queue}:hosts"
+
     def last(self, task_id: str) -> str:
         """Key of the last message about a task, for clients that were not subscribed."""
         return f"{self.channel}:{task_id}"
 
-    def gpu(self, gpu_id: int) -> str:
-        """Key of the state of a queue: "idle" or "busy"; it expires without a gateway."""
-        return f"gpu_status:{gpu_id}"
+    def gpu(self, gpu_id: int, spool: str = "") -> str:
+        """Key of the state of a queue: "idle" or "busy"; it expires without a gateway. spool: of this host alone, then
+        also "dead"."""
+        return f"gpu_status:{gpu_id}:{spool}" if spool else f"gpu_status:{gpu_id}"
