@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from loguru import logger
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.api import DeliverPolicy
 from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError, ServiceUnavailableError
 from nats.js.kv import KeyValue
 
@@ -29,7 +32,7 @@ from pool.errors import ConfigError, OperatorError
 T = TypeVar("T")
 _CONNECT_S, _AGAIN_S = 5, 0.5
 _REQUEST_S = 5.0
-_FAULT_S = 2.0
+_HEAR_AGAIN_S, _FOLLOW_AGAIN_S = 1.0, 0.2
 _PAYLOAD = 1 << 20  # what a server takes that says nothing else
 
 #: What a call may raise while the servers are away, or have no leader.
@@ -186,6 +189,56 @@ class Link:
             found = self._buckets[name] = await self.js.key_value(name)
         return found
 
+    async def hear(
+        self, subject: str, stream: str, take: Callable[[Msg], Awaitable[None]], anew: Callable[[], None] = lambda: None
+    ) -> None:
+        """Call `take` with each message of a stream that comes from now on, for ever. anew: called whenever some may
+        have been missed."""
+        while True:
+            gap = asyncio.Event()
+            self.on_gap.append(gap.set)
+            subscription = None
+            try:
+                subscription = await self.js.subscribe(
+                    subject, stream=stream, cb=take, ordered_consumer=True, deliver_policy=DeliverPolicy.NEW
+                )
+                anew()
+                await gap.wait()
+            except (*AWAY, APIError) as error:
+                logger.debug("{}: {}", subject, error)
+                await asyncio.sleep(_HEAR_AGAIN_S)
+            finally:
+                self.on_gap.remove(gap.set)
+                if subscription is not None:
+                    with contextlib.suppress(Exception):
+                        await subscription.unsubscribe()
+
+    async def follow(
+        self,
+        bucket: str,
+        take: Callable[[KeyValue.Entry | None], Awaitable[None]],
+        *,
+        anew_s: float = math.inf,
+        silent_s: float = math.inf,
+        meta_only: bool = False,
+    ) -> None:
+        """Call `take` with each entry that a bucket has, with None after the last of them, then with each that changes.
+
+        Returns after so many seconds, or after so many without a word, and when the connection breaks: a watch may go
+        deaf, so call it anew."""
+        try:
+            watch = await (await self.bucket(bucket)).watchall(meta_only=meta_only)
+            begun = heard = time.monotonic()
+            while self.connected and time.monotonic() < min(begun + anew_s, heard + silent_s):
+                with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                    entry = await watch.updates(timeout=1.0)  # type: ignore[no-untyped-call]
+                    heard = time.monotonic()
+                    await take(entry)
+            await watch.stop()  # type: ignore[no-untyped-call]
+        except (*AWAY, APIError) as error:
+            logger.debug("{}: {}", bucket, error)
+        await asyncio.sleep(_FOLLOW_AGAIN_S)
+
     async def until_done(self, call: Callable[[], Awaitable[T]], what: str) -> T:
         """What a call returns, tried again for as long as the servers are away; it must be one that may be repeated.
 
@@ -206,29 +259,6 @@ class Link:
                 logger.warning("{} waits for the cluster: {}", what, reason)
             await asyncio.sleep(pause)
             pause = min(5.0, pause * 2)
-
-
-async def lasting(loop: Callable[[], Awaitable[None]]) -> None:
-    """Run what never ends, and again when it ends with an error that nobody has foreseen."""
-    while True:
-        try:
-            await loop()
-            return
-        except Exception as error:
-            logger.opt(exception=error).error("a fault; it goes on")
-        await asyncio.sleep(_FAULT_S)
-
-
-async def ended_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel these until all are done. RACE: before Python 3.12 `wait_for` loses a cancellation that comes with
-    what it waits for."""
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        done, left = await asyncio.wait(left, timeout=0.5)
-        for task in done:
-            task.cancelled() or task.exception()  # seen
 
 
 def addresses(config: ClusterConfig) -> list[str]:

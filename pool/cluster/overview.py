@@ -65,13 +65,7 @@ async def set_up(config: ClusterConfig, *, patience_s: float) -> tuple[str, ...]
 
     link = await Link(config, "setup").open(patience_s=patience_s)
     try:
-        notes = await topology.ensure(
-            link.js,
-            replicas=config.replicas,
-            max_waiting=config.max_waiting,
-            result_s=config.result_hours * 3600,
-            lease_s=config.lease_s,
-        )
+        notes = await topology.prepare(link.js, config)
         await Store.open(link.js, replicas=config.replicas, keep_s=config.result_hours * 3600)
         return notes
     finally:

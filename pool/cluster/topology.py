@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pool.cluster import wire
 from pool.cluster.accounts import MEDIA_STREAM, stream_of
+from pool.config.settings import ClusterConfig
 from pool.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -59,6 +60,17 @@ async def ensure(
     for config in wanted:
         notes += await _Patience(js, patience_s).ensure(config)
     return tuple(notes)
+
+
+async def prepare(js: JetStreamContext, config: ClusterConfig) -> tuple[str, ...]:
+    """`ensure` with the settings of a configuration."""
+    return await ensure(
+        js,
+        replicas=config.replicas,
+        max_waiting=config.max_waiting,
+        result_s=config.result_hours * 3600,
+        lease_s=config.lease_s,
+    )
 
 
 async def missing(js: JetStreamContext) -> tuple[str, ...]:
