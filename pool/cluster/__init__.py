@@ -16,8 +16,9 @@ end with. Neither holds anything that is not in a spool or on the servers: both 
     parcels     parameters with media in place of paths
     landing     the files of a result, and where they go
     shared      paths and URLs that all machines see; sharedfiles: the files at such URLs
-    port        client side
-    agent       node side
+    port        client side: sending, receiving, events, ending, attaching, directory; traffic: what they share
+    agent       node side: presence, fetching (through pulling), claims, carrying (jobs: carried, local)
+    tasks       loops and tasks that outlive errors
     accounts    who may do what on the servers
     topology    streams and buckets, created once
     nats_server a nats-server as a child, and the configuration of several
