@@ -16,7 +16,7 @@ end with. Neither holds anything that is not in a spool or on the servers: both 
     parcels     parameters with media in place of paths
     landing     the files of a result, and where they go
     shared      paths and URLs that all machines see; sharedfiles: the files at such URLs
-    port        client side: sending, receiving, events, ending, attaching, directory; traffic: what they share
+    port        client side: sending, receiving, events, revoking, attaching, directory; traffic: what they share
     agent       node side: presence, fetching (through pulling), claims, carrying (jobs: carried, local)
     tasks       loops and tasks that outlive errors
     accounts    who may do what on the servers

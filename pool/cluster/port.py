@@ -1,8 +1,8 @@
 """The port of a branch: takes jobs from the spool of a client's machine to the cluster, and brings their ends back.
 
-    ready/ -> away/ -> media, stream                          out    sending.py
+    ready/ -> away/ -> media, stream                          out    srevoking.py
     events, results -> progress/, run/attempts/, out/         back   events.py, receiving.py
-    run/control, run/expiry -> the end of what has not begun         ending.py
+    run/control, run/expiry -> the end of what has not begun         revoking.py
     run/nodes.json, run/engines: what the cluster is                 directory.py
     jobs of other clients, by id                                     attaching.py
 
@@ -20,11 +20,11 @@ from nats.js.errors import APIError
 from pool.cluster import topology, wire
 from pool.cluster.attaching import Attaching
 from pool.cluster.directory import Directory
-from pool.cluster.ending import Ending
 from pool.cluster.events import Events
 from pool.cluster.link import AWAY, Link
 from pool.cluster.media import MediaError, open_store
 from pool.cluster.receiving import Receiving
+from pool.cluster.revoking import Revoking
 from pool.cluster.sending import Sending
 from pool.cluster.tasks import ended_all, lasting, run_until
 from pool.cluster.traffic import Traffic
@@ -42,9 +42,9 @@ class Port:
         self._config, self._spool = config, spool
         self._traffic = traffic = Traffic(config, spool)
         self._media_link = Link(config.cluster, f"media of port {spool.id[:8]}")
-        self._ending = Ending(traffic)
-        self._receiving = Receiving(traffic, self._ending)
-        self._sending = Sending(traffic, self._receiving, self._ending)
+        self._revoking = Revoking(traffic)
+        self._receiving = Receiving(traffic, self._revoking)
+        self._sending = Sending(traffic, self._receiving, self._revoking)
         self._events = Events(traffic)
         self._directory = Directory(traffic)
         self._attaching = Attaching(traffic, self._receiving)
@@ -65,8 +65,8 @@ class Port:
                     self._hear_events,
                     self._receiving.mind_away,
                     self._receiving.keep_media,
-                    self._ending.mind_cancels,
-                    self._ending.mind_expiry,
+                    self._revoking.mind_cancels,
+                    self._revoking.mind_expiry,
                     self._directory.mind_nodes,
                     self._directory.mind_engines,
                     self._attaching.mind_requests,

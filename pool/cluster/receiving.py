@@ -17,9 +17,9 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from pool.cluster import parcels, wire
-from pool.cluster.ending import Ending
 from pool.cluster.link import AWAY, get_entry
 from pool.cluster.media import MediaError, MediaGone
+from pool.cluster.revoking import Revoking
 from pool.cluster.traffic import IMPORTED, Sent, Traffic
 from pool.cluster.wire import End, JobKey
 from pool.constants import MAX_RESULT_BYTES
@@ -42,9 +42,9 @@ UNFIT = (ProtocolError, JobRefused, MediaGone, ValueError, TypeError, LookupErro
 class Receiving:
     """Of one branch."""
 
-    def __init__(self, traffic: Traffic, ending: Ending) -> None:
+    def __init__(self, traffic: Traffic, revoking: Revoking) -> None:
         self._traffic, self._spool, self._link, self._sent = traffic, traffic.spool, traffic.link, traffic.sent
-        self._ending = ending
+        self._revoking = revoking
 
     async def take(self, message: Msg) -> None:
         """One result, just stored."""
@@ -139,7 +139,7 @@ class Receiving:
             self._traffic.dropped(f"the result of job {sent.job.id}", f"{type(error).__name__}: {error}")
             what = "has lost a file" if isinstance(error, MediaGone) else "cannot be read"
             text = f"it ended on {end.node or 'a client'}, and its result {what}: {error}"[:1000]
-            await self._ending.fail(sent.item, sent.job, Failure(FailureKind.INFRASTRUCTURE.value, text, "fetch"))
+            await self._revoking.fail(sent.item, sent.job, Failure(FailureKind.INFRASTRUCTURE.value, text, "fetch"))
         except (MediaError, OSError, *AWAY) as error:
             logger.warning("the result of job {} is there and cannot be fetched yet: {}", sent.job.id, error)
             sent.landing, sent.looked_at = False, time.monotonic()

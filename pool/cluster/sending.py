@@ -18,10 +18,10 @@ from loguru import logger
 from nats.js.errors import APIError, KeyWrongLastSequenceError
 
 from pool.cluster import parcels, wire
-from pool.cluster.ending import Ending
 from pool.cluster.link import FULL, get_entry
 from pool.cluster.media import MediaError, MediaUnreachable
 from pool.cluster.receiving import Receiving
+from pool.cluster.revoking import Revoking
 from pool.cluster.tasks import changes
 from pool.cluster.traffic import IMPORTED, Sent, Traffic
 from pool.cluster.wire import Identity, JobKey, Order
@@ -39,9 +39,9 @@ _IN_PROCESS = 10158  # error code of JetStream
 class Sending:
     """Of one branch."""
 
-    def __init__(self, traffic: Traffic, receiving: Receiving, ending: Ending) -> None:
+    def __init__(self, traffic: Traffic, receiving: Receiving, revoking: Revoking) -> None:
         self._traffic, self._spool, self._link, self._sent = traffic, traffic.spool, traffic.link, traffic.sent
-        self._receiving, self._ending = receiving, ending
+        self._receiving, self._revoking = receiving, revoking
         self._busy: set[str] = set()  # ids on their way out
         self._marks = 0
 
@@ -128,7 +128,7 @@ class Sending:
             key, conflict = await self._identify(job, again=True)
         if conflict:
             failure = Failure(FailureKind.INPUT.value, conflict, "submit", hint="choose another id")
-            await self._ending.fail(item, job, failure)
+            await self._revoking.fail(item, job, failure)
             return
         sent = self._sent[job.id] = Sent(item, job, key)
         if not self._traffic.is_ours(sent):
@@ -158,7 +158,7 @@ class Sending:
                 return job, None
             item = away.send(self._spool, engine, name)
         if item is not None and failure is not None:
-            away.finish(self._spool, item, self._ending.failed(item, None, failure))
+            away.finish(self._spool, item, self._revoking.failed(item, None, failure))
         return (job, item) if item is not None and job is not None else (None, None)
 
     async def _identify(self, job: Job, *, again: bool) -> tuple[JobKey, str]:
@@ -214,12 +214,12 @@ class Sending:
             return
         except (JobRefused, references.MissingPart, ProtocolError, MediaError) as error:
             kind = FailureKind.INPUT if isinstance(error, JobRefused) else FailureKind.INFRASTRUCTURE
-            await self._ending.fail(sent.item, job, Failure(kind.value, str(error), "send"))
+            await self._revoking.fail(sent.item, job, Failure(kind.value, str(error), "send"))
             return
         where = wire.subject(job.engine, order.labels, wire.urgency(job.priority))
         if not again and self._traffic.is_to_stop(job.id):
             reason = Failure(FailureKind.CANCELLED.value, "cancelled by request before it started", "queued")
-            await self._ending.fail(sent.item, job, reason)
+            await self._revoking.fail(sent.item, job, reason)
             return
         try:
             await self._link.until_done(lambda: self._store_order(where, data, key), f"job {job.id}")
@@ -229,13 +229,13 @@ class Sending:
                 await self._take_back(sent)
                 return
             reason = Failure(FailureKind.INFRASTRUCTURE.value, f"the cluster refuses it: {error}", "send")
-            await self._ending.fail(sent.item, job, reason)
+            await self._revoking.fail(sent.item, job, reason)
             return
         self._traffic.is_open()
         sent.published = True
         sent.looked_at = time.monotonic()
         if self._traffic.is_to_stop(job.id):  # RACE: asked for while it was sent
-            await self._ending.cancel(sent)
+            await self._revoking.cancel(sent)
 
     async def _take_back(self, sent: Sent) -> None:
         """Let a job that could not be sent wait here."""

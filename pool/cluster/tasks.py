@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,9 @@ async def ended_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
             task.cancelled() or task.exception()  # seen
 
 
-async def changes(directories: Mapping[str, Path], stirred: asyncio.Event, every_s: float) -> AsyncIterator[None]:
+async def changes(
+    directories: Mapping[str, Path], stirred: asyncio.Event, every_s: float
+) -> AsyncGenerator[None, None]:
     """Once at first, then whenever a name may have come into one of the directories, the event is set, or so many
     seconds have gone; ends when the watch has to be made anew. directories: by a key of the caller's."""
     with Watcher(directories) as watcher:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pool.cluster.link import Link, ended_all
+from pool.cluster.link import Link
+from pool.cluster.tasks import ended_all
 from pool.config.settings import ClusterConfig
 from pool.errors import ConfigError
 

@@ -28,7 +28,7 @@ _EXPIRY_S = 0.5
 _ASK_AGAIN_S = 5.0  # after which a cancel that stands is asked for once more
 
 
-class Ending:
+class Revoking:
     """Of one branch."""
 
     def __init__(self, traffic: Traffic) -> None:
