@@ -40,7 +40,7 @@ def configure(world: World, *, retry_times: int = 1, lease_s: float = 60.0) -> N
         "options": {"runs": str(world.folder / "runs.log")},
     }
     echo = {"engine": "inference.fake:Echo", "max_concurrent_tasks": 1}
-    engines = {"portrait": talker, "echo": echo, "fake": {"max_concurrent_tasks": 1}}
+    engines: dict[str, dict[str, Any]] = {"portrait": talker, "echo": echo, "fake": {"max_concurrent_tasks": 1}}
     world.configure(engines, redis={"lease_s": lease_s})
 
 

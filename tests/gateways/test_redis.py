@@ -214,7 +214,7 @@ def test_a_client_that_waits_for_error_never_hangs(
     raw = json.dumps({"task_id": task, "session_id": "s", **files, **more})
     assert heard_by_another(rig, raw, task)[-2:] == ["failed", "error"]
     with rig.server.client() as client:
-        assert json.loads(client.get(f"task_progress:{task}"))["status"] == "failed"
+        assert b'"failed"' in (client.get(f"task_progress:{task}") or b"")
 
 
 def test_a_job_that_kills_its_worker_once(rig: Rig, caller: Caller) -> None:
