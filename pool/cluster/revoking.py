@@ -13,6 +13,7 @@ from nats.js.errors import APIError, KeyWrongLastSequenceError
 
 from pool.cluster import wire
 from pool.cluster.link import AWAY, get_entry
+from pool.cluster.media import MediaError
 from pool.cluster.tasks import changes
 from pool.cluster.traffic import Sent, Traffic
 from pool.cluster.wire import End
@@ -40,6 +41,14 @@ class Revoking:
         record = self.failed(item, job, failure)
         await asyncio.to_thread(away.finish, self._spool, item, record, reply=job.reply)
         fsops.unlink(attempts.cancel_path(self._spool, job.id), missing_ok=True)
+
+    async def forget(self, sent: Sent) -> None:
+        """Tidy what an earlier port has left of a job that it had ended."""
+        self._sent.pop(sent.job.id, None)
+        await asyncio.to_thread(away.tidy, self._spool, sent.item)
+        fsops.unlink(attempts.cancel_path(self._spool, sent.job.id), missing_ok=True)
+        with contextlib.suppress(*AWAY, APIError, MediaError):
+            await self._traffic.store.let_go(str(sent.key))
 
     def failed(self, item: Away, job: Job | None, failure: Failure) -> Record:
         """The record of such an end. job: None when its file cannot be read."""

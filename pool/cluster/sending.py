@@ -16,6 +16,7 @@ from typing import Any
 
 from loguru import logger
 from nats.js.errors import APIError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
 
 from pool.cluster import parcels, wire
 from pool.cluster.link import FULL, get_entry
@@ -86,11 +87,11 @@ class Sending:
 
     def _ready(self) -> dict[str, list[JobName]]:
         """What waits, in its order, as far as there is room on the way."""
-        self._read_marks()
         found = {}
         for engine in os.listdir(self._spool.root / "ready"):
             parsed = (parse_job(name) for name in self._spool.list_ready(engine)[:_AHEAD])
             found[engine] = [name for name in parsed if name is not None]
+        self._read_marks()  # RACE: last, for a job is marked before it waits again
         return found
 
     def _read_marks(self) -> None:
@@ -136,6 +137,9 @@ class Sending:
             return
         if again and await self._receiving.look_for(sent):
             return
+        if again and await asyncio.to_thread(self._spool.decided, job.id):  # here, before it was sent
+            await self._revoking.forget(sent)
+            return
         if named:
             await self._publish(sent, again=again)
         else:  # its id is its own: nobody else can have taken it
@@ -170,6 +174,8 @@ class Sending:
 
         async def claim() -> Identity:
             ids = await self._link.bucket(wire.IDS)
+            if job.source == IMPORTED:
+                return await self._known(ids, job.id)
             try:
                 await ids.create(job.id, identity.pack())
             except KeyWrongLastSequenceError:
@@ -195,6 +201,14 @@ class Sending:
         if conflict and job.source != IMPORTED:
             return JobKey(found.origin, job.id, found.run), str(JobConflict(job.id))
         return JobKey(found.origin, job.id, found.run), ""
+
+    @staticmethod
+    async def _known(ids: KeyValue, job_id: str) -> Identity:
+        """Whose job of another client this is. Raises ProtocolError when the servers do not say."""
+        entry = await get_entry(ids, job_id)
+        if entry is None:
+            raise ProtocolError("it is a job of another client, and the cluster knows it no longer")
+        return Identity.unpack(entry.value or b"")
 
     async def _publish(self, sent: Sent, *, again: bool) -> None:
         job, key = sent.job, sent.key
