@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from loguru import logger
@@ -41,6 +41,8 @@ from pool.system.clock import REAL
 _TELL_S = 0.2  # between two looks at the progress of the jobs here
 _AGAIN_S = 1.0
 _SWEEP_S = 600.0  # about so often, of each node
+_OPEN_S = 5.0  # for one that is asked to drain while it begins
+_STOP_S = 5.0  # beyond the grace of its engine, for a job that is left to end
 
 
 class Agent:
@@ -132,15 +134,14 @@ class Agent:
         """Take no more jobs, give back what no worker has begun, wait for the rest, then give that back, too."""
         self._presence.draining = True
         self._fetching.stirred.set()
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # until then we do not know what we have
+            await asyncio.wait_for(self.opened.wait(), _OPEN_S)
         await self._presence.say_state()
-        for carried in list(self._jobs.values()):
-            if carried.future is not None and not carried.future.running() and not carried.future.decided:
-                await self._return(carried)
+        await self._return(one for one in self._jobs.values() if one.future is not None and not one.future.running())
         deadline = time.monotonic() + grace_s
         while self._jobs and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        for carried in list(self._jobs.values()):
-            await self._return(carried)
+        await self._return(self._jobs.values())
         self._ended.set()
 
     # ---- leases
@@ -148,12 +149,13 @@ class Agent:
     async def _answer(self, message: Msg) -> None:
         """Another node asks whether we have a job."""
         with contextlib.suppress(Exception):
-            await message.respond(b"yes" if message.data.decode() in self._jobs else b"no")
+            may = not self.opened.is_set() or message.data.decode() in self._jobs  # at first we do not know
+            await message.respond(b"yes" if may else b"no")
 
     async def _renew(self) -> None:
         while True:
             for carried in list(self._jobs.values()):
-                if not carried.given_back:
+                if carried.held:
                     with contextlib.suppress(*AWAY):
                         await self.link.client.publish(carried.errand.reply, b"+WPI")
             await asyncio.sleep(self._config.cluster.lease_s / 3)
@@ -288,13 +290,35 @@ class Agent:
         self._fetching.stirred.set()  # its worker is free
         await self._finish(carried)
 
-    async def _return(self, carried: Carried) -> None:
-        """Leave a job to other nodes: ended here, without a result."""
-        if carried.given_back or carried.future is None or carried.future.decided:
-            return
-        carried.given_back = True
-        await in_thread(lambda: self._worker.leave(carried.errand))
-        await self._unclaim(carried, 0.0)
+    async def _return(self, some: Iterable[Carried]) -> None:
+        """Leave jobs to other nodes: ended here, without a result."""
+        chosen = [one for one in some if one.future is not None and not (one.future.decided or one.given_back)]
+        for carried in chosen:
+            carried.given_back = True
+            await in_thread(lambda carried=carried: self._worker.leave(carried.errand))  # type: ignore[misc]
+        await asyncio.gather(*map(self._hand_on, chosen))
+
+    async def _hand_on(self, carried: Carried) -> None:
+        """Give a job back that was left here."""
+        await self._stopped(carried)
+        try:
+            await self._unclaim(carried, 0.0)
+        except (*AWAY, APIError) as error:
+            logger.warning("job {} comes to other nodes after its lease: {}", carried.key.id, error)
+        await self._forget(carried)
+
+    async def _stopped(self, carried: Carried) -> None:
+        """Wait until no worker here is at a job that was left: only then may another node begin it."""
+        settings = self._config.engines.get(carried.engine)
+        patience_s = _STOP_S + (settings.cancel_grace_s if settings is not None else 0.0)
+        try:
+            await asyncio.wait_for(carried.over.wait(), patience_s)
+        except (TimeoutError, asyncio.TimeoutError):
+            logger.warning("job {} does not end here; another node may begin it all the same", carried.key.id)
+
+    async def _forget(self, carried: Carried) -> None:
+        if carried.over.is_set():
+            await in_thread(lambda: self._worker.forget([carried.errand]))
         carried.over.set()
 
     async def _unclaim(self, carried: Carried, delay_s: float) -> None:
@@ -305,6 +329,11 @@ class Agent:
 
     async def _finish(self, carried: Carried) -> None:
         """Bring the end of a job that is over here to the servers, however long that takes: it has run."""
+        if (reason := carried.unserved) is not None:
+            logger.warning("job {} is given back: {}", carried.key.id, reason.sentence())
+            carried.given_back = True
+            await in_thread(lambda: self._worker.leave(carried.errand))
+            await self.link.until_done(lambda: self._unclaim(carried, _AGAIN_S), f"the claim of job {carried.key.id}")
         while not carried.given_back:
             try:
                 await self._worker.end(carried)
@@ -330,21 +359,17 @@ class Agent:
             mine = hold is not None and hold.spool == self._pool.spool.id and hold.delivery == errand.delivery
             carried = Carried(errand, engine, hold.lost if hold is not None else ())
             carried.revision = int(claim.revision or 0) if claim is not None else 0
-            if await in_thread(lambda errand=errand: self._worker.is_left(errand)):  # type: ignore[misc]
-                if mine:
-                    await self.link.until_done(lambda carried=carried: self._unclaim(carried, 0.0), "a claim")  # type: ignore[misc]
+            left_before = await in_thread(lambda errand=errand: self._worker.is_left(errand))  # type: ignore[misc]
+            if left_before or not (over or mine):
+                logger.info("job {} is no longer ours", errand.key.id)
                 await in_thread(lambda errand=errand: self._worker.leave(errand))  # type: ignore[misc]
-                if over:
-                    await in_thread(lambda errand=errand: self._worker.forget([errand]))  # type: ignore[misc]
+                self._tasks.spawn(self._end_left(carried, mine=mine))
             elif over:
                 carried.urls = await in_thread(lambda errand=errand: self._worker.urls_of(errand))  # type: ignore[misc]
                 self._tasks.spawn(self._finish(carried))
-            elif mine:
+            else:
                 self._jobs[str(errand.key)] = carried
                 self._tasks.spawn(self._await(carried))
-            else:
-                logger.info("job {} is no longer ours", errand.key.id)
-                await in_thread(lambda errand=errand: self._worker.leave(errand))  # type: ignore[misc]
 
     async def _claim_of(self, errand: Errand) -> KeyValue.Entry | None:
         return await get_entry(await self.link.bucket(wire.CLAIMS), str(errand.key))
@@ -366,6 +391,23 @@ class Agent:
             with contextlib.suppress(UnknownJob):  # it was removed here; it comes again after its lease
                 await self._worker.go_on(carried)
                 await self._finish(carried)
+        finally:
+            if self._jobs.get(str(carried.key)) is carried:
+                del self._jobs[str(carried.key)]
+            self._fetching.stirred.set()
+
+    async def _end_left(self, carried: Carried, *, mine: bool) -> None:
+        """See a job end here that other nodes are to run. mine: they wait for us to give it back."""
+        carried.given_back = True
+        if mine:
+            self._jobs[str(carried.key)] = carried
+        try:
+            with contextlib.suppress(UnknownJob):
+                await self._worker.watch(carried)
+                await self._stopped(carried)
+            if mine:
+                await self.link.until_done(lambda: self._unclaim(carried, 0.0), f"the claim of job {carried.key.id}")
+            await self._forget(carried)
         finally:
             if self._jobs.get(str(carried.key)) is carried:
                 del self._jobs[str(carried.key)]

@@ -10,6 +10,7 @@ from pool.client.follow import Follower
 from pool.client.future import JobFuture
 from pool.cluster.local import Errand
 from pool.cluster.wire import JobKey, Lost
+from pool.errors import EngineUnavailable
 
 
 @dataclass
@@ -46,6 +47,20 @@ class Carried:
     def key(self) -> JobKey:
         """The job."""
         return self.errand.key
+
+    @property
+    def unserved(self) -> EngineUnavailable | None:
+        """Why no worker of this node can run it; None while that is not known, and when it has ended."""
+        future = self.future
+        if future is None or not future.decided or future.cancelled():
+            return None
+        error = future.exception(0)
+        return error if isinstance(error, EngineUnavailable) else None
+
+    @property
+    def held(self) -> bool:
+        """Whether its lease is to be renewed: until it is given back, and no worker here is at it any more."""
+        return not self.given_back or (self.future is not None and not self.over.is_set())
 
     @property
     def before(self) -> int:

@@ -160,10 +160,14 @@ class Carrier:
     def _outputs(self) -> Path:
         return self.pool.spool.root / "cache" / "cluster-outputs"
 
-    async def go_on(self, carried: Carried) -> None:
-        """As `run`, with a job that an agent before us brought into the spool. Raises UnknownJob."""
+    async def watch(self, carried: Carried) -> None:
+        """Hear of a job that is in the spool. Raises UnknownJob."""
         carried.future = await in_thread(lambda: self.pool.attach(carried.errand.local_id))
         self.follow(carried)
+
+    async def go_on(self, carried: Carried) -> None:
+        """As `run`, with a job that an agent before us brought into the spool. Raises UnknownJob."""
+        await self.watch(carried)
         carried.urls = await in_thread(lambda: self.urls_of(carried.errand))
         blobs = await in_thread(lambda: self._media_of(carried.errand.local_id))
         async with self.cache.have(self.store, blobs):

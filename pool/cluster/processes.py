@@ -99,7 +99,7 @@ def serve_node(config: Config, *, start: bool = True) -> int:
         lock.acquire(timeout=0)
     except Timeout:
         raise SupervisorRunning(f"another agent serves the cluster from {config.spool}") from None
-    with lock, _announced(config.spool / "run" / "node.json"), FilePool(config, start=False) as pool:
+    with lock, FilePool(config, start=False) as pool:
         return asyncio.run(_serve(config, pool, start=start))
 
 
@@ -122,21 +122,22 @@ async def _serve(config: Config, pool: FilePool, *, start: bool) -> int:
     tasks: list[asyncio.Task[None]] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    try:
-        opened = asyncio.create_task(agent.opened.wait())
-        await asyncio.wait([opened, running], return_when=asyncio.FIRST_COMPLETED)
-        opened.cancel()
-        if start and not running.done():  # only now: what is no longer ours was cancelled before a worker took it
-            started = await asyncio.to_thread(FilePool, config)
-            tasks.append(asyncio.create_task(_attend(started)))
-        await running
-    except asyncio.CancelledError:
-        return EXIT_DRAINED
-    finally:
-        for task in tasks:
-            task.cancel()
-        if started is not None:
-            await asyncio.to_thread(started.close)
+    with _announced(config.spool / "run" / "node.json"):  # only now: who reads it may send a signal
+        try:
+            opened = asyncio.create_task(agent.opened.wait())
+            await asyncio.wait([opened, running], return_when=asyncio.FIRST_COMPLETED)
+            opened.cancel()
+            if start and not running.done():  # only now: what is no longer ours was cancelled before a worker took it
+                started = await asyncio.to_thread(FilePool, config)
+                tasks.append(asyncio.create_task(_attend(started)))
+            await running
+        except asyncio.CancelledError:
+            return EXIT_DRAINED
+        finally:
+            for task in tasks:
+                task.cancel()
+            if started is not None:
+                await asyncio.to_thread(started.close)
     return EXIT_DRAINED
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import nats
 import pytest
-from scenarios.world import ROOT, wait_until
+from scenarios.world import ROOT, alive, history, wait_until
 
-from cluster.machines import LEASE_S, Cluster, cluster
+from cluster.line import Line
+from cluster.machines import LEASE_S, Cluster, Machine, cluster
 from cluster.rig import Servers, free_ports
 from pool import FilePool, JobFailed
 from pool.client.future import JobFuture
@@ -97,6 +99,53 @@ def test_a_long_job_keeps_its_lease(joined: Cluster) -> None:
     assert not future.record.attempts
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_of_three_minutes_runs_once(tmp_path: Path) -> None:
+    """Its lease is 5 s; its node is cut off for half of that, again and again, the server ends, and its agent ends."""
+    lease_s, witness = 5.0, tmp_path / "witness"
+    witness.mkdir()
+    engines = {"fake": {"max_concurrent_tasks": 1, "options": {"witness": str(witness)}}}
+    with (
+        Servers(tmp_path / "nats", sync=True) as servers,
+        cluster(tmp_path / "machines", servers.url) as joined,
+        Line(servers.ports[0]) as line,
+    ):
+        asyncio.run(servers.ensure(lease_s=lease_s))
+        first = joined.node("first", engines, servers=[line.url], lease_s=lease_s)
+        pool = joined.pool(patience=None)
+        joined.wait_nodes("first")
+        future = pool.submit("fake", do="sleep", seconds=180.0, value=1)
+        begun([future], 1)
+        joined.node("second", engines, lease_s=lease_s)  # has a worker free all the time
+        joined.wait_nodes("second")
+
+        def cut() -> None:
+            line.cut()
+            time.sleep(lease_s / 2)
+            line.join()
+
+        def restart_agent() -> None:
+            first.kill_agent()
+            first.start()
+
+        strikes = [cut, cut, servers.restart, cut, cut, restart_agent]
+        struck = 0
+        for strike in itertools.cycle(strikes):
+            if future.done():
+                break
+            strike()
+            struck += 1
+            wait_until(lambda: pool.status().health.ok, "the cluster answers", LONG_S)
+            joined.wait_nodes("first", "second")
+            time.sleep(lease_s)
+        assert future.result(0)["attempt"] == 1
+        assert future.record is not None
+        assert not future.record.attempts
+        assert len(_begun_by(witness, future.id)) == 1
+        assert struck >= len(strikes)
+
+
 @pytest.mark.long
 def test_a_server_that_is_killed_and_comes_back(tmp_path: Path) -> None:
     """What runs goes on, what was submitted meanwhile is done afterwards, nothing begins twice."""
@@ -157,12 +206,84 @@ def test_drain_gives_back_what_no_worker_has_begun(joined: Cluster) -> None:
 
 
 @pytest.mark.long
+def test_a_drained_node_ends_a_job_before_another_one_begins_it(joined: Cluster, tmp_path: Path) -> None:
+    """Also one that does not listen."""
+    witness = tmp_path / "witness"
+    witness.mkdir()
+    engines = {"fake": {"max_concurrent_tasks": 1, "cancel_grace_s": 3.0, "options": {"witness": str(witness)}}}
+    first = Machine(joined.folder / "first", "first", joined.url)
+    joined.machines.append(first)
+    settings = {"servers": [joined.url], "name": "first", "lease_s": LEASE_S, "cold_after_s": 0.0}
+    first.configure(engines, cluster=settings, drain_grace_s=0.2)
+    first.start()
+    pool = joined.pool()
+    joined.wait_nodes("first")
+    future = pool.submit("fake", do="deaf", seconds=8.0, value=1)
+    begun([future], 1)
+    _, before = first.worker_of(f"{future.id}-g1")
+    joined.node("second", engines)
+    joined.wait_nodes("second")
+    assert first.agent is not None
+    first.agent.terminate()
+    wait_until(lambda: len(_begun_by(witness, future.id)) == 2, "the second node has begun it", LONG_S)
+    assert not alive(before)
+    assert future.result(LONG_S)["value"] == 1
+    assert future.record is not None
+    assert future.record.worker.startswith("second/")
+    assert first.agent.wait(30) in (0, 10), first.said()
+
+
+@pytest.mark.long
+def test_a_node_that_is_drained_while_the_servers_are_away(tmp_path: Path) -> None:
+    """It ends; what it had is done elsewhere."""
+    with Servers(tmp_path / "nats") as servers, cluster(tmp_path / "machines", servers.url) as joined:
+        asyncio.run(servers.ensure())
+        first = Machine(joined.folder / "first", "first", joined.url)
+        joined.machines.append(first)
+        settings = {"servers": [joined.url], "name": "first", "lease_s": LEASE_S, "cold_after_s": 0.0}
+        first.configure(ENGINES, cluster=settings, drain_grace_s=0.2)
+        first.start()
+        pool = joined.pool(patience=None)
+        joined.wait_nodes("first")
+        future = pool.submit("fake", do="sleep", seconds=12.0, value=1)
+        begun([future], 1)
+        servers.kill(0)
+        assert first.agent is not None
+        first.agent.terminate()
+        assert first.agent.wait(LONG_S) in (0, 10), first.said()
+        servers.start(0)
+        joined.node("second", ENGINES)
+        assert future.result(LONG_S)["value"] == 1
+        assert future.record is not None
+        assert future.record.worker.startswith("second/")
+
+
+@pytest.mark.long
+def test_a_node_whose_workers_cannot_run_a_job_gives_it_back(joined: Cluster) -> None:
+    """It took the job while they loaded. No node was lost, and nothing of the job stays here to be run later."""
+    broken = {"load_s": 2.0, "fail_load": "error"}
+    first = joined.node("first", {"fake": {"max_concurrent_tasks": 1, "start_limit": 2, "options": broken}})
+    pool = joined.pool(patience=None)
+    future = pool.submit("fake", value=1)
+    wait_until(first.held, "the first node has it", LONG_S)
+    joined.node("second", ENGINES)
+    assert future.result(LONG_S)["value"] == 1
+    assert future.record is not None
+    assert future.record.worker.startswith("second/")
+    assert not future.record.attempts
+    wait_until(lambda: not first.held(), "the first node has ended it", LONG_S)
+
+
+def _begun_by(witness: Path, job_id: str) -> list[int]:
+    """The workers that have begun a job, in order."""
+    return [pid for _, pid, what, job, *_ in history(witness) if what == "start" and job.startswith(f"{job_id}-")]
+
+
+@pytest.mark.long
 def test_two_nodes_of_one_name(joined: Cluster) -> None:
     joined.node("twin", ENGINES)
     pool = joined.pool()
     joined.wait_nodes("twin")
-    from cluster.machines import Machine
-
     other = Machine(joined.folder / "other", "twin", joined.url)
     joined.machines.append(other)
     other.configure(ENGINES, cluster={"servers": [joined.url], "name": "twin", "lease_s": LEASE_S})
@@ -192,6 +313,37 @@ def test_jobs_of_another_client(joined: Cluster, tmp_path: Path) -> None:
     assert other.cancel(runs.id)
     wait_until(lambda: runs.cancelled() or runs.done(), "cancelled by the other client", LONG_S)
     assert mine.state(runs.id) is JobState.CANCELLED
+
+
+@pytest.mark.long
+def test_a_job_of_another_client_that_the_cluster_has_forgotten(joined: Cluster, tmp_path: Path) -> None:
+    """Its id is too old, and the port of the client that follows it begins anew: it is not sent as a job of its own."""
+    witness = tmp_path / "witness"
+    witness.mkdir()
+    joined.node("only", {"fake": {"options": {"witness": str(witness)}}})
+    mine, other = joined.pool("mine"), joined.pool("other")
+    joined.wait_nodes("only", client="mine")
+    joined.wait_nodes("only", client="other")
+    runs = mine.submit("fake", do="sleep", seconds=600)
+    begun([runs], 1)
+    there = other.attach(runs.id)
+
+    async def forget() -> None:
+        client = await nats.connect(joined.url)
+        try:
+            await (await client.jetstream().key_value(wire.IDS)).purge(runs.id)
+        finally:
+            await client.close()
+
+    os.kill(joined.port("other"), signal.SIGKILL)
+    asyncio.run(forget())
+    error = there.exception(LONG_S)
+    assert isinstance(error, JobFailed)
+    assert "knows it no longer" in error.failure.message
+    assert mine.state(runs.id) is JobState.RUNNING
+    runs.cancel()
+    wait_until(runs.done, "it is over", LONG_S)
+    assert len(_begun_by(witness, runs.id)) == 1
 
 
 @pytest.mark.long
