@@ -18,13 +18,13 @@ import json
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from crash.checker import Spoolview, check
 from crash.rig import History
-from nats.js.errors import NoKeysError
+from nats.js.errors import NotFoundError
 from scenarios.world import history as witnessed
 
 from pool.client.filepool import FilePool
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 AGENT_MB, PORT_MB = 60.0, 80.0
 _LOCAL = re.compile(r"(?P<id>.+)-(?:r(?P<run>\d+))?g\d+\Z")
+_DROPPED = frozenset({"KV-Operation", "Nats-Marker-Reason"})  # headers of a mark that a key has gone
 _PATIENCE_S = 40.0
 _AFTER_NS = int((LEASE_S + 6) * 1e9)  # until a connection that was hurt stands again, and what was held back has come
 _NO_SILENCE = ("jump", "fill")  # strikes after which a node is heard as before
@@ -154,9 +155,9 @@ async def _look(storm: Storm) -> Servers:
             if nothing or asyncio.get_running_loop().time() > until:
                 break
             await asyncio.sleep(0.5)
-        async for key, value in _values(js, wire.RESULTS):
+        async for key, value in values(js, wire.RESULTS):
             seen.ends[JobKey.parse(key)] = End.unpack(value)
-        async for key, value in _values(js, wire.IDS):
+        async for key, value in values(js, wire.IDS):
             seen.ids[key] = Identity.unpack(value)
         seen.refs = len([key for key in await _keys(js, wire.REFS) if not key.startswith("sweeper")])
         store = await Store.open(js, replicas=len(storm.fleet.names), keep_s=86_400)
@@ -170,20 +171,18 @@ async def _look(storm: Storm) -> Servers:
 
 
 async def _keys(js: Any, bucket: str) -> list[str]:
-    with contextlib.suppress(NoKeysError):
-        return list(await (await js.key_value(bucket)).keys())
-    return []
+    return [key async for key, _ in values(js, bucket)]
 
 
-async def _values(js: Any, bucket: str) -> Any:
-    store = await js.key_value(bucket)
-    watch = await store.watchall(ignore_deletes=True)
-    while True:
-        entry = await watch.updates(timeout=20)
-        if entry is None:
-            break
-        yield entry.key, entry.value or b""
-    await watch.stop()
+async def values(js: Any, bucket: str) -> AsyncIterator[tuple[str, bytes]]:
+    """(key, value) of all that a bucket holds, as the server says that leads it. A watch is served by any of them, and
+    one that has just begun may not have it all yet."""
+    stream, begin = f"KV_{bucket}", f"$KV.{bucket}."
+    for subject in (await js.stream_info(stream, subjects_filter=">")).state.subjects or {}:
+        with contextlib.suppress(NotFoundError):  # it went just now
+            message = await js.get_last_msg(stream, subject)
+            if not _DROPPED.intersection(message.headers or {}):
+                yield subject.removeprefix(begin), message.data or b""
 
 
 def _servers(seen: Servers, found: Findings) -> None:

@@ -6,14 +6,22 @@ twice at a time without a reason.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
+from cluster.rig import Servers
+from nats.js.errors import APIError, KeyWrongLastSequenceError
 
-from .checker import _at_once, _explained, _Run
+from pool.cluster import wire
+from pool.cluster.link import AWAY
+
+from .checker import _at_once, _explained, _Run, values
 from .machines import LEASE_S, free
 from .network import Loopback, Namespaces, Network, missing
 from .storm import Blow, Plan, Storm
@@ -21,6 +29,7 @@ from .storm import Blow, Plan, Storm
 SECONDS = float(os.environ.get("FILEPOOL_STORM_S", "90"))
 SHORT_S = min(SECONDS, 30.0)
 S = 10**9
+T = TypeVar("T")
 
 
 def passes(folder: Path, network: Callable[[], Network], plan: Plan, seconds: float) -> None:
@@ -54,6 +63,52 @@ def test_storm_without_a_network(tmp_path: Path) -> None:
     """Kills and stops of processes that share one machine."""
     plan = Plan(nodes=2, servers=3, branches=2, clients=1, sync=False, disks=False)
     passes(tmp_path / "storm", Loopback, plan, SHORT_S)
+
+
+# ---- how the checker reads the servers
+
+
+@pytest.mark.long
+def test_what_servers_hold_is_read_whole_as_soon_as_they_serve(tmp_path: Path) -> None:
+    """What they have acknowledged is there after all of them were killed, also without a sync."""
+    with Servers(tmp_path / "nats", 3) as servers:
+        asyncio.run(servers.ensure())
+        told = set[str]()
+        for life in range(6):
+            told |= asyncio.run(_put(servers, [f"{life}-{number}" for number in range(40)]))
+            servers.restart()
+            for _ in range(4):
+                assert asyncio.run(_held(servers)) == told
+
+
+async def _put(servers: Servers, keys: list[str]) -> set[str]:
+    async with servers.connected() as client:
+        js = client.jetstream(timeout=2)
+        for key in keys:
+            await _answered(lambda key=key: _create(js, key))  # type: ignore[misc]
+    return set(keys)
+
+
+async def _create(js: Any, key: str) -> None:
+    with contextlib.suppress(KeyWrongLastSequenceError):  # an answer that was lost
+        await (await js.key_value(wire.RESULTS)).create(key, b"x" * 300)
+
+
+async def _held(servers: Servers) -> set[str]:
+    async def look(js: Any) -> set[str]:
+        return {key async for key, _ in values(js, wire.RESULTS)}
+
+    async with servers.connected() as client:
+        return await _answered(lambda: look(client.jetstream(timeout=2)))
+
+
+async def _answered(call: Callable[[], Awaitable[T]]) -> T:
+    """What a call returns once the servers have a leader."""
+    while True:
+        try:
+            return await call()
+        except (*AWAY, APIError):
+            await asyncio.sleep(0.02)
 
 
 # ---- what the checker calls explained
