@@ -1,9 +1,9 @@
 """A client in the storm over a cluster: submits in every way there is, waits, cancels, reads, until somebody ends it.
 
-    python client.py CONFIG HISTORY NAME OUTPUTS HISTORY-OF-OTHERS [reader]
+    python client.py CONFIG HISTORY NAME OUTPUTS HISTORY-OF-OTHERS [reader|flood]
 
 It puts down what it asks before it asks, and what it was told before it goes on. A reader only waits for what its
-branch has.
+branch has. With flood, most of what it submits are short jobs by the hundred.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pool import FilePool, JobFailed  # noqa: E402
 from pool.client.future import JobFuture  # noqa: E402
 from pool.errors import EngineUnavailable, JobConflict, PoolError, SpoolFull, UnknownEngine, UnknownJob  # noqa: E402
 
-OUTSTANDING = 24  # jobs that one client waits for at a time
+OUTSTANDING, OUTSTANDING_FLOOD = 24, 400  # jobs that one client waits for at a time
 TOGETHER = 12  # ids that all clients share, at any time
 
 
@@ -44,7 +44,8 @@ class Client:
         self.failed: list[str] = []
         self.number = 0
 
-    def run(self) -> None:
+    def run(self, *, flood: bool = False) -> None:
+        outstanding = OUTSTANDING_FLOOD if flood else OUTSTANDING
         actions: dict[Callable[[], None], float] = {
             self.one: 10,
             self.long: 7,
@@ -59,6 +60,7 @@ class Client:
             self.foreign: 3,
             self.cancel: 1.5,
             self.again: 1,
+            self.flood: 3 if flood else 0,
         }
         while True:
             try:
@@ -70,7 +72,7 @@ class Client:
                 self.history.say("unheard", why=str(error))
                 time.sleep(0.5)
             time.sleep(self.rng.uniform(0, 0.1))
-            while len(self.pending) > OUTSTANDING or (self.pending and self.rng.random() < 0.15):
+            while len(self.pending) > outstanding or (self.pending and self.rng.random() < 0.15):
                 self.wait()
 
     def read(self) -> None:
@@ -151,7 +153,13 @@ class Client:
             self.submit({}, id=job_id, value=value)
 
     def batch(self) -> None:
-        values = [self.value() for _ in range(self.rng.randint(2, 8))]
+        self.many(self.rng.randint(2, 8))
+
+    def flood(self) -> None:
+        self.many(self.rng.randint(50, 150))
+
+    def many(self, count: int) -> None:
+        values = [self.value() for _ in range(count)]
         for value in values:
             self.history.say("offered", value=value)
         futures = self.pool.submit_many("fake", [{"value": value} for value in values])
@@ -264,9 +272,9 @@ class Client:
 
 def main(config: str, history: str, name: str, outputs: str, others: str, how: str = "") -> None:
     client = Client(config, history, name, outputs, others)
-    if how:
+    if how == "reader":
         client.read()
-    client.run()
+    client.run(flood=how == "flood")
 
 
 if __name__ == "__main__":

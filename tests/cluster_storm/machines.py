@@ -283,15 +283,15 @@ class Branch:
         self.clients: list[subprocess.Popen[bytes]] = []
         self.started = 0
 
-    def client(self, seed: int, others: Path, *, reader: bool = False) -> subprocess.Popen[bytes]:
-        """Another client. reader: it only waits for what is there, until it is ended."""
+    def client(self, seed: int, others: Path, how: str = "") -> subprocess.Popen[bytes]:
+        """Another client. how: as client.py takes it."""
         self.started += 1
         name = f"{self.name}c{self.started}x{seed}"
         program_ = str(Path(__file__).resolve().parent / "client.py")
         argv = [sys.executable, program_, str(self.config), str(self.history), name, str(self.outputs), str(others)]
         with open(self.folder.parent / f"{self.name}.err", "ab") as said:
             client = subprocess.Popen(
-                [*self.network.inside(self.name), *argv, *(["reader"] if reader else [])],
+                [*self.network.inside(self.name), *argv, how],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=said,

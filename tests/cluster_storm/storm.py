@@ -70,7 +70,8 @@ class Blow:
 @dataclass(frozen=True)
 class Plan:
     """How large a storm is. sync: servers write to the disk what they acknowledge. pause: seconds between strikes, at
-    least and at most."""
+    least and at most. only: the strikes, all that can be when empty. flood: clients submit hundreds of short jobs at a
+    time."""
 
     nodes: int = 3
     servers: int = 3
@@ -79,6 +80,8 @@ class Plan:
     sync: bool = True
     disks: bool = True
     pause: tuple[float, float] = (0.2, 2.0)
+    only: tuple[str, ...] = ()
+    flood: bool = False
 
 
 def now_ns() -> int:
@@ -141,7 +144,7 @@ class Storm:
 
     def strikes(self) -> dict[str, float]:
         """What can happen here."""
-        left = dict(STRIKES)
+        left = {name: often for name, often in STRIKES.items() if not self.plan.only or name in self.plan.only}
         for name in STRIKES:
             verb = name.partition(" ")[0]
             few = self.plan.servers < 3 and name.endswith(("two servers", "server", "servers one way", "leader"))
@@ -151,7 +154,7 @@ class Storm:
                 or (verb in CLOCK and not self.jumps)
                 or (few and not name.startswith(("kill server", "stop server")))
             ):
-                del left[name]
+                left.pop(name, None)
         return left
 
     def strike(self) -> None:
@@ -194,7 +197,8 @@ class Storm:
 
     def _start_client(self, branch: Branch, *, reader: bool = False) -> None:
         others = next((one for one in self.branches if one is not branch), branch)
-        branch.client(self.seed, others.history, reader=reader)
+        how = "reader" if reader else "flood" if self.plan.flood else ""
+        branch.client(self.seed, others.history, how)
 
     def _look_after(self) -> None:
         """Start what has ended, and look how it ended."""
