@@ -123,8 +123,11 @@ class SupervisorFailed(OperatorError):
 class EngineUnavailable(OperatorError):
     """No worker of an engine can run until an operator acts. What was submitted is not lost: it waits in the spool.
 
-    reason: the worker's own words where it had some ("ModuleNotFoundError: No module named 'foo'"). hint: what to do.
-    job_id: who waits, "" when nothing was accepted. `FilePool.attach(job_id)` gives the result once that is corrected.
+    Attributes:
+        reason: The worker's own words where it had some ("ModuleNotFoundError: No module named 'foo'").
+        hint: What to do.
+        job_id: Who waits, "" when nothing was accepted. `FilePool.attach(job_id)` gives the result once that is
+            corrected.
     """
 
     def __init__(self, engine: str, reason: str, hint: str = "", job_id: str = "") -> None:

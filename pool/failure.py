@@ -33,12 +33,15 @@ class FailureKind(enum.Enum):
 class Failure:
     """Why one attempt failed. `message` is never empty.
 
-    stage: where (boot, load, check, run, publish, or the status the engine last reported).
-    cause: why its process ended, when it did ("died", "stalled", "overdue", "memory" …); limit: the one that was met,
-    {"key", "value", "measured"}. exit_code, signal: of the process, when it died. stderr_tail: the end of what the
-    worker wrote.
-    attempts: in a terminal record, one Failure per attempt, this one included, in order. not_retried: in a terminal
-    record, why there was no further attempt.
+    Attributes:
+        stage: Where: boot, load, check, run, publish, or the status the engine last reported.
+        cause: Why its process ended, when it did: "died", "stalled", "overdue", "memory" …
+        limit: The one that was met: {"key", "value", "measured"}.
+        exit_code: Of the process, when it died.
+        signal: The same.
+        stderr_tail: The end of what the worker wrote.
+        attempts: In a terminal record, one Failure per attempt, this one included, in order.
+        not_retried: In a terminal record, why there was no further attempt.
     """
 
     kind: str

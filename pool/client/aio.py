@@ -83,7 +83,12 @@ class AsyncFilePool:
     """A FilePool on an event loop: the same methods, awaited. `async with` opens it, waits for its jobs at the end of
     the block, and closes it; after an exception it closes at once.
 
-    config, start, patience: as of FilePool. Opening raises ConfigError, SpoolError, SupervisorFailed.
+    Args:
+        config: As of FilePool.
+        start: As of FilePool.
+        patience: As of FilePool.
+
+    Opening raises ConfigError, SpoolError, SupervisorFailed.
     """
 
     def __init__(
@@ -119,7 +124,11 @@ class AsyncFilePool:
         return self
 
     async def close(self, *, wait: bool = False) -> None:
-        """Let go of the pool. wait: for this pool's pending jobs first. Jobs that are pending go on in the spool.
+        """Let go of the pool. Jobs that are pending go on in the spool.
+
+        Args:
+            wait: Wait for this pool's pending jobs first.
+            timeout: Seconds for that.
 
         Raises EngineUnavailable, once the pool is closed, when one of them could not be waited for.
         """

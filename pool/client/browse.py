@@ -44,9 +44,14 @@ _OVER = frozenset(state.value for state in TERMINAL)
 class JobInfo:
     """One job in a list. Times in µs of the spool clock, 0: not yet.
 
-    took_s: of the attempt that decided it, or that runs. kind, reason: of a failure, the reason in one line. percent,
-    message: the engine's latest message while it runs. items: calls of a map job, 0 of others. rerun_of: the
-    job that it repeats.
+    Attributes:
+        took_s: Of the attempt that decided it, or that runs.
+        kind: Of a failure.
+        reason: Of a failure, in one line.
+        percent: The engine's latest, while it runs.
+        message: The same.
+        items: Calls of a map job, 0 of others.
+        rerun_of: The job that it repeats.
     """
 
     id: str
@@ -75,8 +80,13 @@ class JobInfo:
 
 @dataclass(frozen=True)
 class JobPage:
-    """Jobs, newest first. next: the cursor of the following page, "" when this was the last. at: µs of the spool
-    clock. trouble: why the index could not be used, "" when it could."""
+    """Jobs, newest first.
+
+    Attributes:
+        next: The cursor of the following page, "" when this was the last.
+        at: µs of the spool clock.
+        trouble: Why the index could not be used, "" when it could.
+    """
 
     jobs: tuple[JobInfo, ...]
     next: str

@@ -44,11 +44,13 @@ _SIZE = whole(1, 1_000_000)  # of a chunk
 class FilePool:
     """A pool of workers behind a spool.
 
-    config: path of config.json, a Config, the address of a cluster ("nats://host:4222", see docs/CLUSTER.md), or None
-    for ./config.json. start: when no supervisor serves the spool,
-    start one as a process of its own; it ends after the last FilePool that asked for it is gone. start=False only
-    submits and reads; the jobs wait for a supervisor. patience: seconds that a wait goes on while no worker can run
-    until an operator must act; then the future ends with EngineUnavailable; 0 at once, None for ever (see JobFuture).
+    Args:
+        config: Path of config.json, a Config, the address of a cluster ("nats://host:4222", see docs/CLUSTER.md), or
+            None for ./config.json.
+        start: When no supervisor serves the spool, start one as a process of its own; it ends after the last FilePool
+            that asked for it is gone. False only submits and reads; the jobs wait for a supervisor.
+        patience: Seconds that a wait goes on while no worker can run until an operator must act; then the future ends
+            with EngineUnavailable. 0 at once, None for ever (see JobFuture).
 
     Safe to use from several threads, and in a forked child, which is a client of its own from its first call on.
     As a context manager it waits for its jobs at the end of the block.
@@ -115,18 +117,29 @@ class FilePool:
     ) -> JobFuture:
         """Accept one job and return its future; when this returns, the job survives every crash.
 
-        priority: -100 … 100, higher runs first. id: your own name for the job; submitting the same again gives
-        the same job, other content raises JobConflict. timeout_s, retry_times, retry_on: instead of the engine's
-        configuration; retry_on: after which kinds of failure, of "infrastructure", "resource", "engine", "timeout".
-        durable=False skips fsync: survives killed processes, not power loss. not_before: it waits until then.
-        expires: not worth beginning after that, it fails as "expired" (both: seconds from now, "2h", a timedelta, or
-        a datetime with a time zone). depends_on: ids or futures of jobs that must complete before; a future, or
-        future["key"], among the parameters stands for its result and is waited for as well. When one of them does
-        not complete, this job fails as "dependency". consume: remove the record once this future has read it, and no
-        other job needs it. tags, note: to find it by, in `jobs` and in its record. labels: that the
-        machine must have which runs it. log_context: names and values that
-        stand in each line which the engine logs meanwhile. traceparent, tracestate: W3C trace context; by default that
-        of the active OpenTelemetry span. params: for names that collide with the ones above.
+        Args:
+            engine: Name of an engine of the configuration.
+            priority: -100 … 100, higher runs first.
+            id: Your own name for the job; submitting the same again gives the same job, other content raises
+                JobConflict.
+            timeout_s: Seconds that one attempt may take, instead of the engine's configuration.
+            retry_times: Further attempts after a failure, instead of the engine's configuration.
+            retry_on: After which kinds of failure: "infrastructure", "resource", "engine", "timeout".
+            durable: False skips fsync: the job survives killed processes, not power loss.
+            not_before: It waits until then: seconds from now, "2h", a timedelta, or a datetime with a time zone.
+            expires: Not worth beginning after that, it fails as "expired"; given like not_before.
+            depends_on: Ids or futures of jobs that must complete before; when one does not, this job fails as
+                "dependency". A future, or future["key"], among the parameters stands for its result and is waited for
+                as well.
+            consume: Remove the record once this future has read it, and no other job needs it.
+            tags: To find it by, in `jobs` and in its record.
+            note: The same, as free text.
+            labels: That the machine must have which runs it.
+            log_context: Names and values that stand in each line which the engine logs meanwhile.
+            traceparent: W3C trace context; by default that of the active OpenTelemetry span.
+            tracestate: The same.
+            params: Parameters of the engine whose names collide with the ones above.
+            more: Parameters of the engine.
 
         Raises JobRefused (with the key's path), UnknownEngine, UnknownJob, JobConflict, SpoolFull.
         """
@@ -192,7 +205,12 @@ class FilePool:
         traceparent: str = "",
         tracestate: str = "",
     ) -> list[JobFuture]:
-        """Accept many jobs with one directory sync. What is wrong with one of them is found before any is accepted."""
+        """Accept many jobs with one directory sync. What is wrong with one of them is found before any is accepted.
+
+        Args:
+            engine: Name of an engine of the configuration.
+            calls: The parameters of each job; everything else as in `submit`.
+        """
         terms = self._terms(
             priority=priority,
             timeout_s=timeout_s,
@@ -251,10 +269,17 @@ class FilePool:
         not_before: Given | None = None,
         expires: Given | None = None,
     ) -> Mapped:
-        """Results of many calls in their order. chunksize: calls that travel as one job; raises it for small ones.
+        """Results of many calls in their order.
 
         The first windows are submitted at once, the rest as results are taken. A call that fails raises JobFailed
-        when its turn comes. timeout: seconds for the whole map; timeout_s: for one attempt at one chunk.
+        when its turn comes.
+
+        Args:
+            engine: Name of an engine of the configuration.
+            calls: The parameters of each call.
+            chunksize: Calls that travel as one job: more for small ones.
+            timeout: Seconds for the whole map.
+            timeout_s: Seconds for one attempt at one chunk; this and what follows as in `submit`.
         """
         terms = self._terms(
             priority=priority,
@@ -370,9 +395,13 @@ class FilePool:
         state: str | None = None,
         tag: str | None = None,
     ) -> list[str]:
-        """Ask many jobs to stop: those named (ids or futures), and of these, or of all, only those of an engine, in a
-        state (held, deferred, queued, running), with a tag. The ids of those that were asked; what is over is left
-        out.
+        """Ask many jobs to stop; the ids of those that were asked. What is over is left out.
+
+        Args:
+            jobs: Ids or futures; None for all.
+            engine: Of these only those of this engine.
+            state: Of these only those that are held, deferred, queued or running.
+            tag: Of these only those with this tag.
 
         Raises UnknownJob; JobRefused when nothing chooses among all jobs, or no job can be in that state.
         """
@@ -382,8 +411,15 @@ class FilePool:
         return chosen
 
     def session(self, *, cancel_on_error: bool = False, params: Params | None = None, **terms: Any) -> Session:
-        """Defaults for many submits: terms as priority=, expires=; params: {engine: parameters}. cancel_on_error: an
-        exception out of its `with` block cancels what is pending. Raises JobRefused, UnknownEngine."""
+        """Defaults for many submits.
+
+        Args:
+            cancel_on_error: An exception out of its `with` block cancels what is pending.
+            params: Parameters by engine: {engine: parameters}.
+            terms: As `submit` takes them: priority=, expires= …
+
+        Raises JobRefused, UnknownEngine.
+        """
         from pool.client.session import Session
 
         if params and self._admission.offers.branch:
@@ -439,9 +475,15 @@ class FilePool:
     ) -> JobPage:
         """A page of jobs, newest first: those that wait, that run, and that ended and are kept.
 
-        engine, state: any of these. tag: all of these. since: submitted within so many seconds, or "2h". limit: 1 …
-        1000. after: `next` of the page before; a walk lists a job that exists throughout exactly once. Raises
-        JobRefused.
+        Args:
+            engine: One, or any of several.
+            state: One, or any of several.
+            tag: One, or all of several.
+            since: Submitted within so many seconds, or "2h".
+            limit: 1 … 1000.
+            after: `next` of the page before; a walk lists a job that exists throughout exactly once.
+
+        Raises JobRefused.
         """
         from pool.client import browse
 
@@ -469,9 +511,16 @@ class FilePool:
     ) -> JobFuture:
         """Submit a new job like an old one, in whatever state that is, with changes.
 
-        changes: terms (priority, timeout_s, retry_times, durable, tags, note …), every other name is a parameter;
-        None leaves a term as it was. without: parameters that the new job shall not have. params: for parameters
-        whose names collide. id, consume: as in submit. The record of the new job names the old one in `rerun_of`.
+        The record of the new job names the old one in `rerun_of`.
+
+        Args:
+            job_id: The old one.
+            without: Parameters that the new job shall not have.
+            params: Parameters whose names collide with terms.
+            id: As in `submit`.
+            consume: As in `submit`.
+            changes: Terms (priority, timeout_s, retry_times, durable, tags, note …); every other name is a parameter.
+                None leaves a term as it was.
 
         Raises UnknownJob, JobRefused (also for a parameter that must be given again, because it is secret or was too
         large to be kept), and what submit raises.
@@ -489,7 +538,11 @@ class FilePool:
     # ---- end
 
     def close(self, *, wait: bool = False, timeout: float | None = None) -> None:
-        """Let go of the pool. wait: for this pool's pending jobs first. Jobs that are pending go on in the spool.
+        """Let go of the pool. Jobs that are pending go on in the spool.
+
+        Args:
+            wait: Wait for this pool's pending jobs first.
+            timeout: Seconds for that.
 
         Raises EngineUnavailable, once the pool is closed, when one of them could not be waited for.
         """

@@ -69,10 +69,11 @@ class JobFuture(Future[Any], Referable):
     A copy in a forked child resolves by itself. Callbacks run where they were added, and a record that is to be
     consumed is left to the parent; once that has done so, a copy that has not seen it raises UnknownJob.
 
-    patience: seconds that a wait goes on while no worker of the engine can run (import error, every slot benched, no
-    supervisor …); the default is that of the FilePool, None waits for ever. Then the future ends
-    with EngineUnavailable, which says why, and stays so: no Future can change its mind. The job is not lost. It waits
-    in the spool, and after a repair `FilePool.attach(id)` gives its result.
+    Attributes:
+        patience: Seconds that a wait goes on while no worker of the engine can run (import error, every slot benched,
+            no supervisor …); the default is that of the FilePool, None waits for ever. Then the future ends with
+            EngineUnavailable, which says why, and stays so: no Future can change its mind. The job is not lost. It
+            waits in the spool, and after a repair `FilePool.attach(id)` gives its result.
     """
 
     def __init__(

@@ -66,8 +66,16 @@ class SupervisorStatus:
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """One engine. workers, spares: configured. serving, busy: now. oldest_wait_s: of the queued jobs. In a branch:
-    workers, serving and busy over all nodes, "configured" means that the cluster has it."""
+    """One engine; in a branch over all nodes.
+
+    Attributes:
+        workers: Slots that are configured.
+        spares: Of those, slots that wait for a failure.
+        serving: Slots that take jobs or work on one.
+        busy: Slots that work on one.
+        oldest_wait_s: Of the queued jobs.
+        configured: In a branch: the cluster has it.
+    """
 
     name: str
     configured: bool
@@ -88,11 +96,16 @@ class EngineStatus:
 class SlotStatus:
     """One slot and the process in it.
 
-    phase: as its heartbeat says, "" without one. phase_s, silent_s: since the phase began, since the last sign of
-    life (while busy: since the engine's last progress). serving: it takes jobs or works on one. trouble: why not,
-    or what is wrong although it does; "" when nothing is. jobs_done: by this process; restarts: of the slot,
-    restarts_by: by reason, since the supervisor began. node: the machine of a cluster that it is on, "" for this one;
-    then slot is "<node>/<slot>".
+    Attributes:
+        phase: As its heartbeat says, "" without one.
+        phase_s: Seconds since the phase began.
+        silent_s: Seconds since the last sign of life; while busy, since the engine's last progress.
+        serving: It takes jobs or works on one.
+        trouble: Why not, or what is wrong although it does; "" when nothing is.
+        jobs_done: By this process.
+        restarts: Of the slot, since the supervisor began.
+        restarts_by: The same, by reason.
+        node: The machine of a cluster that it is on, "" for this one; then slot is "<node>/<slot>".
     """
 
     slot: str
@@ -129,8 +142,14 @@ class SlotStatus:
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One node of the cluster behind a branch. seen_s: since it was last heard of. draining: it takes no more jobs.
-    jobs: that it has, from all clients. engines: name -> {"slots", "serving", "busy", "waiting", "trouble"}."""
+    """One node of the cluster behind a branch.
+
+    Attributes:
+        seen_s: Seconds since it was last heard of.
+        draining: It takes no more jobs.
+        jobs: That it has, from all clients.
+        engines: Name -> {"slots", "serving", "busy", "waiting", "trouble"}.
+    """
 
     name: str
     host: str
@@ -144,9 +163,16 @@ class NodeStatus:
 
 @dataclass(frozen=True)
 class ClusterStatus:
-    """The cluster behind a branch, as the port sees it. servers: without secrets. trouble: why they are not reached, or
-    do not work. full: why nothing more is accepted, "" when there is room. waiting: jobs of this branch that are on
-    their way and have not begun. told: the port has said all this; silent_s: how long ago."""
+    """The cluster behind a branch, as the port sees it.
+
+    Attributes:
+        servers: Their addresses, without secrets.
+        trouble: Why they are not reached, or do not work.
+        full: Why nothing more is accepted, "" when there is room.
+        waiting: Jobs of this branch that are on their way and have not begun.
+        told: The port has said all this.
+        silent_s: Seconds since it did.
+    """
 
     servers: tuple[str, ...]
     connected: bool
@@ -159,10 +185,17 @@ class ClusterStatus:
 
 @dataclass(frozen=True)
 class ConfigurationStatus:
-    """The configuration that runs, and the file. loaded: when it was read, µs of the spool clock. disk: "same",
-    "changed" (`reload` takes it), "wrong" (refused; problem says why), "gone", "" without a supervisor or a file.
-    rolled: how many of the slots run it; failed: which do not start with it, and why; leaving: processes that have no
-    place in it and finish their job. moving: False when nothing more happens until an operator acts."""
+    """The configuration that runs, and the file.
+
+    Attributes:
+        loaded: When it was read, µs of the spool clock.
+        disk: "same", "changed" (`reload` takes it), "wrong" (refused; problem says why), "gone", "" without a
+            supervisor or a file.
+        rolled: How many of the slots run it.
+        failed: Which do not start with it, and why.
+        leaving: Processes that have no place in it and finish their job.
+        moving: False when nothing more happens until an operator acts.
+    """
 
     file: str | None = None
     loaded: int = 0

@@ -31,10 +31,14 @@ def decode_failure(value: Any) -> Failure:
 class Record:
     """The one terminal record of a job: out/<id>.msgpack.
 
-    value: what the engine returned (a map), or one outcome per item for `items`.
-    files: {"path", "size", "sha256"} of each file the job produced. times: µs of the spool clock.
-    attempts: failures of the attempts before this one. cached: the value came from the result cache.
-    kept: of the job itself: tags, note, parameters.
+    Times are µs of the spool clock.
+
+    Attributes:
+        value: What the engine returned (a map), or one outcome per item for `items`.
+        files: {"path", "size", "sha256"} of each file the job produced.
+        attempts: Failures of the attempts before this one.
+        cached: The value came from the result cache.
+        kept: Of the job itself: tags, note, parameters.
     """
 
     id: str

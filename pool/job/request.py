@@ -21,9 +21,14 @@ _SAFE = Terms(durable=True)
 class Job:
     """One job as its file holds it; immutable, so that its bytes never change after submit.
 
-    params: for the engine. items: parameters of many small calls that travel as one job (`FilePool.map`).
-    created: µs of the spool clock. terms: how it is to be run. reply: "json" asks for a JSON rendering of the record
-    beside it. digest: of engine and parameters, set when the caller gave the id. rerun_of: the job this one repeats.
+    Attributes:
+        params: For the engine.
+        items: Parameters of many small calls that travel as one job (`FilePool.map`).
+        created: µs of the spool clock.
+        terms: How it is to be run.
+        reply: "json" asks for a JSON rendering of the record beside it.
+        digest: Of engine and parameters, set when the caller gave the id.
+        rerun_of: The job this one repeats.
     """
 
     id: str
