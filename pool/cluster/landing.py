@@ -105,39 +105,66 @@ def landing(
     shared: Collection[str] = (),
 ) -> list[Landed]:
     """Where each file of a record should land. Raises ProtocolError."""
-    left, taken, found = list(outputs), set[str](), list[Landed]()
+    left, places, taken, found = _Unplaced(outputs), _Places(), set[str](), list[Landed]()
     for file in record.files:
         if not isinstance(file, Mapping):
             raise ProtocolError("not a file of a record")
         there = str(file.get("path", ""))
         if is_shared(there, shared):
-            found.append(Landed(file, None, there))
+            found.append(Landed(file, None, places.take(there)))
             continue
-        blob = _match(file, left)
+        blob = left.take(file)
         if blob is None:
-            found.append(Landed(file, None, there, None, "its node did not have it any more"))
+            found.append(Landed(file, None, places.take(there), None, "its node did not have it any more"))
             continue
-        left.remove(blob)
         name = safe_name(blob.name)
         wish = wishes.get(name) if name not in taken else None
         taken.add(name)
-        found.append(Landed(file, blob, str(wish or _free(folder / name, found)), wish))
+        found.append(Landed(file, blob, places.take(str(wish)) if wish else places.free(folder / name), wish))
     return found
 
 
-def _match(file: Mapping[str, Any], blobs: list[Blob]) -> Blob | None:
-    """The file among those that came: of equal ones, that with the same name."""
-    same = [blob for blob in blobs if (blob.sha256, blob.size) == (file.get("sha256"), file.get("size"))]
-    name = safe_name(os.path.basename(str(file.get("path", ""))))
-    return next((blob for blob in same if blob.name == name), same[0] if same else None)
+class _Unplaced:
+    """The files that came and that no file of the record is yet."""
+
+    def __init__(self, blobs: Iterable[Blob]) -> None:
+        self._same: dict[tuple[str, int], dict[str, list[Blob]]] = {}  # content -> name -> files, the first one last
+        for blob in reversed(list(blobs)):
+            self._same.setdefault((blob.sha256, blob.size), {}).setdefault(blob.name, []).append(blob)
+
+    def take(self, file: Mapping[str, Any]) -> Blob | None:
+        """One with the content of a file of the record: of several that with its name, else the first one."""
+        sha, size = file.get("sha256"), file.get("size")
+        named = self._same.get((sha, size)) if isinstance(sha, str) and isinstance(size, int) else None
+        if not named:
+            return None
+        name = safe_name(os.path.basename(str(file.get("path", ""))))
+        name, blobs = (name, named.pop(name)) if name in named else named.popitem()
+        blob = blobs.pop()
+        if blobs:
+            named[name] = blobs
+        return blob
 
 
-def _free(path: Path, found: Iterable[Landed]) -> Path:
-    taken, number, free = {one.path for one in found}, 2, path
-    while str(free) in taken:
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        number += 1
-    return free
+class _Places:
+    """Paths at the client, each given to one file."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._numbers: dict[str, int] = {}  # path -> the last number that was put to it
+
+    def take(self, path: str) -> str:
+        """The path itself, whoever else has it."""
+        self._taken.add(path)
+        return path
+
+    def free(self, path: Path) -> str:
+        """The path, or one like it that nobody has."""
+        wanted = found = str(path)
+        while found in self._taken:
+            number = self._numbers[wanted] = self._numbers.get(wanted, 1) + 1
+            found = str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
+        return self.take(found)
 
 
 async def _landed(one: Landed, store: Source, folder: Path) -> Landed:

@@ -18,6 +18,7 @@ keys. A message that is not what this module says raises ProtocolError, whoever 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ _LOST_MOST, _LABELS_MOST = 100, 64
 _LEASE_MOST_S = 3600.0
 _SLOTS_MOST, _ENGINES_MOST = 64, 256  # of one node
 _TEXT_CHARS, _NAME_CHARS = 500, 64
+_CONSUMER_LABELS_CHARS = 160
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ def urgency(priority: int) -> str:
 
 
 def joined(labels: Iterable[str]) -> str:
-    """The labels that a job wants, as a part of a subject."""
-    return "+".join(sorted(set(labels))) or ANY
+    """The labels that a job wants, as a part of a subject. A label that is called "any" stands there twice."""
+    chosen = sorted(set(labels))
+    return "+".join(2 * chosen if chosen == [ANY] else chosen) or ANY
 
 
 def wanted(text: str) -> frozenset[str]:
@@ -104,8 +107,11 @@ def asking(spool: str) -> str:
 
 
 def consumer(engine: str, labels: Iterable[str], how_urgent: str) -> str:
-    """The durable consumer that all nodes share for one subject."""
-    return f"{engine}-{joined(labels).replace('+', '-and-')}-{how_urgent}"
+    """The durable consumer that all nodes share for one subject: a name of its own, at most 255 characters."""
+    which = joined(labels)
+    if len(which) > _CONSUMER_LABELS_CHARS:
+        which = f"{which[:_CONSUMER_LABELS_CHARS]}={hashlib.sha256(which.encode()).hexdigest()[:32]}"
+    return f"{engine}-{which}-{how_urgent}"
 
 
 # ---- messages

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from pool.cluster import parcels
-from pool.cluster.landing import land, outgoing
+from pool.cluster.landing import land, landing, outgoing
 from pool.cluster.media import MediaGone
 from pool.cluster.wire import Blob
 from pool.errors import ProtocolError
@@ -170,3 +172,43 @@ def test_what_goes_from_a_node(tmp_path: Path) -> None:
     assert produced.files == (outputs / "a.mp4", files_dir / "made.bin")
     assert produced.missing == (str(tmp_path / "gone"),)
     assert outgoing(EMPTY, tmp_path / "none") == parcels.Produced((), ())
+
+
+def steps_of(files: int, *, names: int, contents: int) -> int:
+    """How many instructions of Python it takes to place so many files."""
+    blobs = [
+        Blob(hashlib.sha256(b"%d" % (n % contents)).hexdigest(), n % contents, f"{n % names}.bin") for n in range(files)
+    ]
+    record = replace(EMPTY, files=tuple(entry(blob, f"/node/{n}/{blob.name}") for n, blob in enumerate(blobs)))
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        plan = landing(record, reversed(blobs), wishes={}, folder=Path("/here"))
+    finally:
+        sys.settrace(before)
+    assert len({one.path for one in plan}) == files
+    assert all(one.blob is not None for one in plan)
+    return count
+
+
+@pytest.mark.parametrize(("names", "contents"), [(1 << 20, 1 << 20), (1, 1 << 20), (1 << 20, 1), (1, 1)])
+def test_many_files_are_placed_in_a_time_that_grows_with_their_number(names: int, contents: int) -> None:
+    few, many = (steps_of(files, names=names, contents=contents) for files in (100, 800))
+    assert many < 10 * few
+
+
+def test_twenty_thousand_files(folder: Path) -> None:
+    blobs = [Blob(hashlib.sha256(b"%d" % n).hexdigest(), n, "frame.png") for n in range(20_000)]
+    record = replace(EMPTY, files=tuple(entry(blob, "/node/frame.png") for blob in blobs))
+    plan = landing(record, blobs, wishes={}, folder=folder)
+    assert [plan[at].path for at in (0, 1, 19_999)] == [
+        str(folder / f"frame{tail}.png") for tail in ("", "-2", "-20000")
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 import msgpack
 import pytest
 from fuzz.mutate import mutations
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pool.cluster import wire
@@ -162,6 +162,33 @@ def test_long_texts_of_a_node_are_cut() -> None:
 @pytest.mark.parametrize("text", ["", "filepool.jobs.fake.any", "filepool.jobs.fake.any.urgent", "x.jobs.fake.any.low"])
 def test_what_is_no_subject_of_jobs(text: str) -> None:
     assert wire.parse_subject(text) is None
+
+
+LABELS = st.frozensets(
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,7}", fullmatch=True) | st.sampled_from(["any", "a-and-b"]), max_size=3
+)
+QUEUES = st.tuples(st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True), LABELS, st.sampled_from(wire.URGENCIES))
+
+
+@given(QUEUES)
+@example(("echo", frozenset({"any"}), "normal"))
+def test_a_subject_says_what_it_was_made_of(queue: tuple[str, frozenset[str], str]) -> None:
+    assert wire.parse_subject(wire.subject(*queue)) == queue
+
+
+@given(st.lists(QUEUES, unique=True, max_size=8))
+@example([("echo", frozenset({"a-and-b"}), "normal"), ("echo", frozenset({"a", "b"}), "normal")])
+@example([("echo", frozenset({"any"}), "low"), ("echo", frozenset(), "low")])
+def test_each_queue_has_a_subject_and_a_consumer_of_its_own(queues: list[tuple[str, frozenset[str], str]]) -> None:
+    for name in (wire.subject, wire.consumer):
+        assert len({name(*queue) for queue in queues}) == len(queues)
+
+
+def test_a_consumer_of_many_labels_has_a_name_that_the_servers_take() -> None:
+    many = [frozenset(f"{'x' * 60}{number}" for number in range(first, first + 30)) for first in range(2)]
+    names = {wire.consumer("echo", labels, "normal") for labels in many}
+    assert len(names) == 2
+    assert all(len(name) <= 255 for name in names)
 
 
 def nested(depth: int) -> bytes:
