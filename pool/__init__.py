@@ -27,6 +27,7 @@ _HOME = {
     "Failure": "pool.job",
     "Progress": "pool.job",
     "CallerError": "pool.errors",
+    "ClusterAway": "pool.errors",
     "ConfigError": "pool.errors",
     "EngineUnavailable": "pool.errors",
     "JobConflict": "pool.errors",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from pool.client.filepool import FilePool as FilePool
     from pool.client.future import JobFuture as JobFuture
     from pool.errors import CallerError as CallerError
+    from pool.errors import ClusterAway as ClusterAway
     from pool.errors import ConfigError as ConfigError
     from pool.errors import EngineUnavailable as EngineUnavailable
     from pool.errors import JobConflict as JobConflict

@@ -14,6 +14,7 @@
     │   ├── SpoolError           the spool tree: owner, mode, mounts, missing
     │   ├── SupervisorRunning    another supervisor holds the spool
     │   ├── SupervisorFailed     a supervisor could not be started; carries the end of its log
+    │   ├── ClusterAway          the servers of the cluster do not answer: nothing is known of what they have
     │   └── EngineUnavailable    no worker of the engine can run until an operator acts; the job stays queued
     │       └── NestedDeadlock   a job waits for a job that can only run after it
     └── ProtocolError            a file in the spool does not decode (our fault, or another program's)
@@ -118,6 +119,10 @@ class SupervisorRunning(OperatorError):
 
 class SupervisorFailed(OperatorError):
     """A supervisor could not be started, or ended before it was ready."""
+
+
+class ClusterAway(OperatorError):
+    """The servers of the cluster do not answer, and what was asked for only they can know."""
 
 
 class EngineUnavailable(OperatorError):

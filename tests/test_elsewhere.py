@@ -19,7 +19,7 @@ from steps import dying, in_child, places
 
 from pool.client.filepool import FilePool
 from pool.config.settings import Config
-from pool.errors import UnknownJob
+from pool.errors import ClusterAway, UnknownJob
 from pool.gateways.http import views
 from pool.job import Job, JobState, Progress, Record
 from pool.spool import away, dependencies, elsewhere, fsops, lookup
@@ -45,12 +45,16 @@ class FakePort(threading.Thread):
         super().__init__()
         self.spool, self.cluster = spool, cluster
         self.asked: list[str] = []
+        self.away = ""  # why its cluster does not answer
         self.over = threading.Event()
 
     def run(self) -> None:
         while not self.over.wait(0.002):
             for name, job_id in elsewhere.requests(self.spool):
                 self.asked.append(job_id)
+                if self.away:
+                    elsewhere.decline(self.spool, name, self.away)
+                    continue
                 if job_id in self.cluster:
                     away.import_job(self.spool, self.cluster[job_id])
                 elsewhere.answer(self.spool, name, job_id in self.cluster)
@@ -142,6 +146,60 @@ def test_a_drop_may_need_one_as_well(spool: Spool, config: Config, port: FakePor
     assert sorted(os.listdir(spool.root / "quarantine")) == ["lost.json", "lost.json.reason.txt"]
 
 
+AWAY = "the cluster at nats://one:4222 does not answer: connection refused"
+FOLLOW: dict[str, Callable[[FilePool, str], object]] = {
+    "attach": FilePool.attach,
+    "state": FilePool.state,
+    "progress": FilePool.progress_of,
+    "cancel": FilePool.cancel,
+    "cancel_many": lambda pool, job_id: pool.cancel_many([job_id]),
+    "origin": FilePool.origin,
+    "rerun": FilePool.rerun,
+    "submit": lambda pool, job_id: pool.submit("echo", depends_on=[job_id]),
+    "view": lambda pool, job_id: views.look(pool.spool, job_id),
+}
+
+
+@pytest.mark.parametrize("how", FOLLOW)
+@pytest.mark.parametrize("job_id", ["theirs", "nobody"])
+def test_a_cluster_that_does_not_answer_knows_nothing(
+    spool: Spool, config: Config, port: FakePort, how: str, job_id: str
+) -> None:
+    port.away = AWAY
+    with contextlib.closing(FilePool(config, start=False)) as pool:
+        with pytest.raises(ClusterAway, match=f"{job_id}.*connection refused"):
+            FOLLOW[how](pool, job_id)
+        assert places(spool) == {}
+        port.away = ""
+        if how not in ("origin", "rerun") and job_id == "theirs":
+            FOLLOW[how](pool, job_id)
+
+
+def test_a_job_that_was_accepted_before_needs_no_answer(spool: Spool, config: Config, port: FakePort) -> None:
+    with contextlib.closing(FilePool(config, start=False)) as pool:
+        first = pool.submit("echo", id="mine", depends_on=["theirs"])
+        (sent,) = away.waiting(spool)
+        away.finish(spool, sent, Record("theirs", "echo", JobState.COMPLETED, 1, 1, 2, 3, "node", {"n": 2}))
+        os.unlink(spool.record_path("theirs"))
+        port.away = AWAY
+        assert pool.submit("echo", id="mine", depends_on=["theirs"]).id == first.id
+
+
+def test_a_drop_waits_for_a_cluster_that_does_not_answer(spool: Spool, config: Config, port: FakePort) -> None:
+    port.away = AWAY
+    intake = Intake(spool, config)
+    (spool.root / "in" / "drop.json").write_text(json.dumps({"engine": "echo", "depends_on": ["theirs"]}))
+    while len(port.asked) < 2:
+        intake.turn()
+        time.sleep(0.05)
+    assert os.listdir(spool.root / "in") == ["drop.json"]
+    port.away = ""
+    while os.listdir(spool.root / "in"):
+        intake.turn()
+        time.sleep(0.05)
+    assert places(spool)["held"] == ["drop"]
+
+
 def test_many_ask_at_once(spool: Spool, port: FakePort) -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda _: elsewhere.ask(spool, "theirs"), range(16)))
@@ -184,7 +242,8 @@ def test_a_port_that_is_none_is_not_asked(spool: Spool, content: Callable[[], by
     elsewhere.open_port(spool)
     (spool.root / "run" / "cluster" / "port.json").write_bytes(content())
     fsops.hook = lambda operation, path: pytest.fail(f"{operation} {path}")
-    assert not elsewhere.ask(spool, "theirs")
+    with pytest.raises(ClusterAway, match="no port serves"):
+        elsewhere.ask(spool, "theirs")
 
 
 @pytest.mark.parametrize("how", ["closed", "killed"])
@@ -205,14 +264,15 @@ def test_a_port_that_goes_is_not_waited_for(spool: Spool, how: str) -> None:
             child.wait()
         else:
             elsewhere.close_port(spool)
-        assert not asked.result()
+        with pytest.raises(ClusterAway, match="no port serves"):
+            asked.result()
     assert _left(spool) == []
 
 
 def test_a_port_that_does_not_answer_is_given_up(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elsewhere, "_PATIENCE_S", 0.01)
     elsewhere.open_port(spool)
-    with pytest.raises(UnknownJob):
+    with pytest.raises(ClusterAway, match="has not answered"):
         lookup.find(spool, "theirs")
     assert _left(spool) == []
 

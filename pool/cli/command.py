@@ -14,7 +14,7 @@ import typer
 
 from pool import __version__
 from pool.cli import streams
-from pool.errors import ConfigError, JobFailed, PoolError, SpoolError, SupervisorRunning
+from pool.errors import ClusterAway, ConfigError, JobFailed, PoolError, SpoolError, SupervisorRunning
 
 if TYPE_CHECKING:
     from pool.config.settings import Config
@@ -101,7 +101,7 @@ def _run(app: typer.Typer, prog: str, words: list[str]) -> int | str | None:
 def _report(error: Exception, message: str, as_json: bool) -> int:
     """Print an error on stderr, as JSON on stdout, too, if asked for; returns the exit code."""
     say_error(message)
-    code = _FAILED if isinstance(error, OSError) else _USAGE
+    code = _FAILED if isinstance(error, (OSError, ClusterAway)) else _USAGE
     if isinstance(error, JobFailed):
         code = _TIMED_OUT if error.failure.kind in ("timeout", "expired") else _FAILED
     elif isinstance(error, SupervisorRunning):

@@ -13,7 +13,7 @@ from pool.client.calls import calls_of
 from pool.client.gate import Gate
 from pool.client.offers import Offers
 from pool.config.settings import Config
-from pool.errors import JobRefused, UnknownEngine, UnknownJob
+from pool.errors import ClusterAway, JobRefused, UnknownEngine, UnknownJob
 from pool.format import trace_context
 from pool.format.names import check_id, new_id
 from pool.job import Job, digest_of, references
@@ -80,7 +80,7 @@ class Admission:
         items: tuple[Mapping[str, Any], ...] | None = None,
     ) -> Job:
         """The job of one call. job_id: given by the caller. items: of many calls that travel as one. Raises JobRefused,
-        UnknownJob."""
+        UnknownJob, ClusterAway."""
         if items is None:
             terms = terms.after(references.pack(params)[1])
         elif any(references.pack(item)[1] for item in items):
@@ -103,15 +103,15 @@ class Admission:
         )
 
     def _look_for(self, others: Sequence[str], job_id: str | None) -> None:
-        """Raise UnknownJob when one of these is not there, unless the job itself was accepted before."""
+        """Raise UnknownJob, ClusterAway when one of these is not there, unless the job itself was accepted before."""
         try:
             dependencies.check(self._spool, others)
-        except UnknownJob as unknown:
+        except (UnknownJob, ClusterAway) as unknown:
             if job_id is None:
                 raise
             try:
                 lookup.find(self._spool, check_id(job_id))
-            except UnknownJob:
+            except (UnknownJob, ClusterAway):
                 raise unknown from None
 
     def fit(self, engine: str, params: Mapping[str, Any]) -> Mapping[str, Any]:

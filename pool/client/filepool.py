@@ -328,7 +328,8 @@ class FilePool:
 
     @clear
     def attach(self, job_id: str, *, consume: bool = False) -> JobFuture:
-        """Future of a job that was submitted by anyone, before or after a restart. Raises UnknownJob."""
+        """Future of a job that was submitted by anyone, before or after a restart. Raises UnknownJob; ClusterAway when
+        only the servers of the cluster can know it, and do not answer."""
         consume = truth(consume, "consume")
         self._open()
         place = lookup.find(self.spool, check_id(job_id))

@@ -27,7 +27,7 @@ from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError, ServiceU
 from nats.js.kv import KeyValue
 
 from pool.config.settings import ClusterConfig
-from pool.errors import ConfigError, OperatorError
+from pool.errors import ClusterAway, ConfigError
 
 T = TypeVar("T")
 _CONNECT_S, _AGAIN_S = 5, 0.5
@@ -41,13 +41,6 @@ AWAY = (NatsError, TimeoutError, asyncio.TimeoutError, ServiceUnavailableError, 
 
 #: Error codes of JetStream: a stream, or its disk, is full.
 FULL = frozenset({10077, 10047, 10023, 10053})
-
-
-class ClusterAway(OperatorError):
-    """The servers of the cluster do not answer."""
-
-    def __init__(self, servers: str, trouble: str) -> None:
-        super().__init__(f"the cluster at {servers} does not answer: {trouble}")
 
 
 class Link:
@@ -83,6 +76,18 @@ class Link:
         return ", ".join(map(plain, addresses(self._config)))
 
     @property
+    def away(self) -> str:
+        """That there is no connection, and why, for people."""
+        return self._sentence(self.trouble)
+
+    def failing(self, error: BaseException) -> str:
+        """The same for what a call has raised."""
+        return self._sentence(self.trouble or _words(error))
+
+    def _sentence(self, why: str) -> str:
+        return f"the cluster at {self.servers} does not answer: {why}"
+
+    @property
     def room(self) -> int:
         """How many bytes of a message the servers take."""
         return (self.client.max_payload or _PAYLOAD) - 16_384  # headers, and the rest of the message
@@ -106,7 +111,7 @@ class Link:
                 if str(error) or not self.trouble:  # the end of our patience is no reason
                     self._broken(_words(error))
                 if deadline is not None and time.monotonic() >= deadline:
-                    raise ClusterAway(self.servers, self.trouble) from None
+                    raise ClusterAway(self.away) from None
                 self.client = Client()
                 self.js = self.client.jetstream(timeout=_REQUEST_S)
                 await asyncio.sleep(_AGAIN_S)

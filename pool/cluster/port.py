@@ -29,7 +29,6 @@ from pool.cluster.sending import Sending
 from pool.cluster.tasks import ended_all, lasting, run_until
 from pool.cluster.traffic import Traffic
 from pool.config.settings import Config
-from pool.spool import elsewhere
 from pool.spool.store import Spool
 
 _AGAIN_S = 1.0
@@ -52,8 +51,7 @@ class Port:
 
     async def run(self) -> None:
         """Serve until `stop`."""
-        elsewhere.open_port(self._spool)
-        telling = asyncio.create_task(lasting(self._directory.tell))
+        early = [asyncio.create_task(lasting(loop)) for loop in (self._directory.tell, self._attaching.mind_requests)]
         try:
             await self._open()
             await run_until(
@@ -69,13 +67,11 @@ class Port:
                     self._revoking.mind_expiry,
                     self._directory.mind_nodes,
                     self._directory.mind_engines,
-                    self._attaching.mind_requests,
                 ),
             )
         finally:
-            await ended_all([telling])
+            await ended_all(early)
             await self._traffic.tasks.end()
-            elsewhere.close_port(self._spool)
             await self._media_link.close()
             await self._traffic.link.close()
 

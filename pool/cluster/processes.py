@@ -25,7 +25,7 @@ from pool.cluster.port import Port
 from pool.config.settings import Config
 from pool.constants import EXIT_DRAINED
 from pool.errors import SupervisorRunning
-from pool.spool import fsops, layout
+from pool.spool import elsewhere, fsops, layout
 from pool.spool.store import Spool
 from pool.supervise import supervisor
 from pool.system import procs
@@ -52,12 +52,14 @@ class _Runner(contextlib.AbstractContextManager[None]):
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._spool = Spool(config.spool, durable=config.durable)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._port: Port | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="filepool-port", daemon=True)
 
     def __enter__(self) -> None:
+        elsewhere.open_port(self._spool)  # before any client may think that this branch is served
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -67,6 +69,7 @@ class _Runner(contextlib.AbstractContextManager[None]):
         if loop is not None and port is not None:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(port.stop.set)
+        elsewhere.close_port(self._spool)
         self._thread.join(_STOP_S)
 
     def _run(self) -> None:
@@ -79,7 +82,7 @@ class _Runner(contextlib.AbstractContextManager[None]):
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._port = Port(self._config, Spool(self._config.spool, durable=self._config.durable))
+        self._port = Port(self._config, self._spool)
         if self._ending.is_set():
             return
         await self._port.run()

@@ -72,6 +72,11 @@ class Traffic:
     def store(self, store: Store) -> None:
         self._store = store
 
+    @property
+    def up(self) -> bool:
+        """Whether the servers are connected, and all that is stored there is open."""
+        return self.link.connected and self._store is not None
+
     # ---- whether the cluster takes jobs
 
     @property

@@ -2,7 +2,7 @@
 
     run/cluster/port.json       {"identity": …} of the port that serves this spool
     run/cluster/asked/<name>    empty: somebody asks for a job; name: <id>.<fresh name of who asks>
-    run/cluster/answers/<name>  "known": the job is in away/ or out/ by now; or "unknown"
+    run/cluster/answers/<name>  "known": the job is in away/ or out/ by now; "unknown"; "away " and why nobody can say
 
 Who asks removes both. A spool without a port has no run/cluster/, and asking costs one look.
 """
@@ -13,6 +13,7 @@ import json
 import os
 import time
 
+from pool.errors import ClusterAway
 from pool.format.names import is_id
 from pool.spool import fsops, owner
 from pool.spool.tree import Tree
@@ -20,20 +21,28 @@ from pool.system.procs import Identity, identity_of
 
 _PATIENCE_S = 3.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.05
-_KNOWN, _UNKNOWN = b"known", b"unknown"
+_KNOWN, _UNKNOWN, _AWAY = b"known", b"unknown", b"away "
+_ANSWER_BYTES = 4096
+_NO_PORT = "no port serves this branch of it; `python -m pool serve`, or a FilePool that may start one, does"
 
 
 def ask(spool: Tree, job_id: str) -> bool:
-    """Whether the job is in the cluster, and known here from now on. Waits for the answer of the port, at most 3 s;
-    False when it is none, when there is no port, or when that ends meanwhile."""
-    if not is_id(job_id) or not _served(spool):
+    """Whether the job is in the cluster, and known here from now on; False for a spool that belongs to none.
+
+    Waits for the answer of the port, at most 3 s. Raises ClusterAway when nobody can say."""
+    if not is_id(job_id) or not os.path.isdir(_folder(spool)):
         return False
-    name = f"{job_id}.{owner.fresh()}"
+    try:
+        return _ask(spool, f"{job_id}.{owner.fresh()}")
+    except (ClusterAway, OSError) as error:
+        raise ClusterAway(f"whether the cluster has job {job_id} cannot be known now: {error}") from None
+
+
+def _ask(spool: Tree, name: str) -> bool:
+    if not _served(spool):
+        raise ClusterAway(_NO_PORT)
     try:
         fsops.write_new(_asked(spool, name), [], sync=False)
-    except OSError:  # no room, or the port was taken away
-        return False
-    try:
         return _await(spool, name)
     finally:
         fsops.unlink(_asked(spool, name), missing_ok=True)  # first: the port takes back what it answers to nobody
@@ -44,11 +53,17 @@ def _await(spool: Tree, name: str) -> bool:
     until, pause = time.monotonic() + _PATIENCE_S, _FIRST_PAUSE_S
     while True:
         try:
-            return fsops.read_bounded(_answer(spool, name), 64) == _KNOWN
+            said = fsops.read_bounded(_answer(spool, name), _ANSWER_BYTES)
         except FileNotFoundError:
             pass
-        if time.monotonic() >= until or not _served(spool):
-            return False
+        else:
+            if said.startswith(_AWAY):
+                raise ClusterAway(said[len(_AWAY) :].decode("utf-8", "replace"))
+            return said == _KNOWN
+        if not _served(spool):
+            raise ClusterAway(_NO_PORT)
+        if time.monotonic() >= until:
+            raise ClusterAway(f"its port has not answered within {_PATIENCE_S:g} s")
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
@@ -99,9 +114,18 @@ def requests(spool: Tree) -> list[tuple[str, str]]:
 
 def answer(spool: Tree, name: str, known: bool) -> None:
     """Answer a request. known: the job is in away/ or out/ by now."""
+    _say(spool, name, _KNOWN if known else _UNKNOWN)
+
+
+def decline(spool: Tree, name: str, why: str) -> None:
+    """Answer a request: nobody can know that now. why: for people."""
+    _say(spool, name, _AWAY + why.encode("utf-8", "replace")[: _ANSWER_BYTES // 2])
+
+
+def _say(spool: Tree, name: str, answer: bytes) -> None:
     if not os.path.lexists(_asked(spool, name)):
         return
-    fsops.put(spool.temp(), _answer(spool, name), [_KNOWN if known else _UNKNOWN], sync=False)
+    fsops.put(spool.temp(), _answer(spool, name), [answer], sync=False)
     if not os.path.lexists(_asked(spool, name)):  # RACE: who asked has given up meanwhile
         fsops.unlink(_answer(spool, name), missing_ok=True)
 

@@ -98,7 +98,8 @@ def undecided(spool: Spool) -> Iterator[Location]:
 
 
 def find(spool: Spool, job_id: str, *, local: bool = False) -> Location:
-    """Where the job is. UnknownJob after three empty passes, and when other machines do not know it either.
+    """Where the job is. UnknownJob after three empty passes, and when other machines do not know it either; ClusterAway
+    when they cannot be asked.
 
     local: do not ask them. The process that serves the spool must set it, because it is the one that answers."""
     place = _find(spool, job_id)

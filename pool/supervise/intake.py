@@ -28,7 +28,7 @@ from typing import Any
 from pool.config import checks
 from pool.config.settings import Config
 from pool.constants import DROP_STILL_S, MAX_DROP_BYTES
-from pool.errors import JobConflict, JobRefused, ProtocolError, SpoolFull, UnknownJob
+from pool.errors import ClusterAway, JobConflict, JobRefused, ProtocolError, SpoolFull, UnknownJob
 from pool.format import codec
 from pool.format.names import base32, check_engine, check_id, id_from_stem
 from pool.job import Job, digest_of, references
@@ -184,6 +184,13 @@ class Intake:
         seen.closed = seen.closed or closed
         return seen
 
+    def _may_come(self, job_id: str) -> bool:
+        """Whether a job is here now, because another machine has it; or nobody can say yet."""
+        try:
+            return elsewhere.ask(self._spool, job_id)
+        except ClusterAway:
+            return True
+
     def _read_job(self, name: str, path: str, seen: _Seen, still: bool) -> int:
         """Accept or refuse a job file; 0 when it may not be complete yet. still: it has not changed for a while."""
         try:
@@ -192,8 +199,8 @@ class Intake:
             seen.closed = False
             return 0
         except (JobRefused, JobConflict, UnknownJob, ProtocolError) as error:
-            if isinstance(error, UnknownJob) and (not still or elsewhere.ask(self._spool, error.job_id)):
-                return 0  # it may be dropped beside this one; or it is here now
+            if isinstance(error, UnknownJob) and (not still or self._may_come(error.job_id)):
+                return 0  # it may be dropped beside this one
             if isinstance(error, ProtocolError) and not still:
                 seen.closed = False  # closed between two writes, perhaps: the end may still come
                 return 0

@@ -20,7 +20,7 @@ from scenarios.world import ROOT, alive, history, wait_until
 from cluster.line import Line
 from cluster.machines import LEASE_S, Cluster, Machine, cluster
 from cluster.rig import Servers, free_ports
-from pool import FilePool, JobFailed
+from pool import ClusterAway, FilePool, JobFailed, UnknownJob
 from pool.client.future import JobFuture
 from pool.cluster import wire
 from pool.constants import EXIT_LOCKED
@@ -313,6 +313,30 @@ def test_jobs_of_another_client(joined: Cluster, tmp_path: Path) -> None:
     assert other.cancel(runs.id)
     wait_until(lambda: runs.cancelled() or runs.done(), "cancelled by the other client", LONG_S)
     assert mine.state(runs.id) is JobState.CANCELLED
+
+
+def test_a_job_of_another_client_while_the_servers_are_away(tmp_path: Path) -> None:
+    """Nobody can know whether it exists: the error says that, and why."""
+    with Servers(tmp_path / "nats") as servers, cluster(tmp_path / "machines", servers.url) as joined:
+        joined.node("only", ENGINES)
+        mine, other = joined.pool("mine"), joined.pool("other")
+        joined.wait_nodes("only", client="mine")
+        joined.wait_nodes("only", client="other")
+        mine.submit("fake", value=1, id="from-mine").result(LONG_S)
+        with pytest.raises(UnknownJob):
+            other.attach("nobody")
+        servers.kill()
+        wait_until(lambda: other.status().cluster is not None and not other.status().cluster.connected, "an outage")  # type: ignore[union-attr]
+        fresh = joined.pool("fresh")  # whose port has never reached them
+        for pool in (other, fresh):
+            for job_id in ("from-mine", "nobody"):
+                with pytest.raises(ClusterAway, match=rf"{job_id}.*{servers.url}"):
+                    pool.attach(job_id)
+        servers.start()
+        wait_until(lambda: other.status().cluster.connected, "it is back")  # type: ignore[union-attr]
+        assert other.attach("from-mine").result(LONG_S)["value"] == 1
+        with pytest.raises(UnknownJob):
+            other.attach("nobody")
 
 
 @pytest.mark.long

@@ -25,7 +25,7 @@ from pool.client.filepool import FilePool
 from pool.client.future import JobFuture
 from pool.client.status import PoolStatus
 from pool.config.roots import TEMPFILE, Roots
-from pool.errors import UnknownJob
+from pool.errors import ClusterAway, UnknownJob
 from pool.format.names import is_id
 from pool.gateways.http import views
 from pool.gateways.http.bodies import Form, read_form
@@ -138,7 +138,7 @@ class Desk:
         if not expected.hopeless:
             return
         if job_id is not None and is_id(job_id):
-            with contextlib.suppress(UnknownJob):
+            with contextlib.suppress(UnknownJob, ClusterAway):
                 self.pool.state(job_id)
                 return
         raise expected.error()

@@ -17,7 +17,7 @@ from loguru import logger
 from redis.exceptions import RedisError, WatchError
 
 from pool.client.filepool import FilePool
-from pool.errors import PoolError, UnknownJob
+from pool.errors import ClusterAway, PoolError, UnknownJob
 from pool.gateways.redis.ends import Ends, Follow
 from pool.gateways.redis.hosts import GPU_LIFE_S, Hosts, beat_s
 from pool.gateways.redis.settings import Queue, Settings
@@ -163,7 +163,7 @@ class Herald:
     def _progress(self, follow: Follow, job_id: str) -> None:
         try:
             progress = self._pool.progress_of(job_id)
-        except UnknownJob:
+        except (UnknownJob, ClusterAway):
             follow.missing_since = follow.missing_since or time.monotonic()
             if time.monotonic() - follow.missing_since > _VANISHED_S:
                 follow.future = None  # its record is gone

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from pool.client.filepool import FilePool
 from pool.client.future import JobFuture
-from pool.errors import JobConflict, JobRefused, OperatorError, SpoolFull, UnknownEngine, UnknownJob
+from pool.errors import ClusterAway, JobConflict, JobRefused, OperatorError, SpoolFull, UnknownEngine, UnknownJob
 from pool.gateways.redis.ends import Follow
 from pool.gateways.redis.files import Files
 from pool.gateways.redis.herald import Herald
@@ -80,6 +80,9 @@ class Taker:
                 self._outage.begins(error)
                 self._stop.wait(pause)
                 pause = min(2 * pause, _LAST_S)
+            except ClusterAway as away:
+                logger.warning("queue {} waits: {}", self._queue.name, away)
+                self._stop.wait(_LAST_S)
             except Exception:
                 logger.exception("queue {}: unexpected error; continuing", self._queue.name)
                 self._stop.wait(_LAST_S)
