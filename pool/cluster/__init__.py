@@ -9,7 +9,7 @@ stream and brings progress and results back, into the same directories that work
 end with. Neither holds anything that is not in a spool or on the servers: both may be killed at any instruction.
 
     wire        names of streams, buckets and subjects, and what is sent, checked on arrival
-    link        the connection
+    link        the connection; complaints: what is said of it, seldom
     objects     files in the object store, in the messages of every client of NATS
     media       files by their SHA-256, kept for as long as somebody needs them
     mediacache  media on the disk of a node

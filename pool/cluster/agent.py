@@ -55,7 +55,7 @@ class Agent:
         self._cancelled: set[str] = set()  # keys of jobs that clients have asked to stop
         node = settings.name or default_name()
         self.link = Link(settings, f"node {node}")
-        self._media_link = Link(settings, f"media of node {node}")
+        self._media_link = Link(settings, f"media of node {node}", self.link.complain)
         self._presence = Presence(self.link, settings, pool, self._jobs)
         self._fetching = Fetching(self.link, settings, self._presence, self._took)
         self._claims = Claims(self.link, settings, pool.spool.id, node)
@@ -123,7 +123,7 @@ class Agent:
             except topology.TopologyError as error:
                 if error.lasting:
                     raise
-                logger.warning("{}", error)
+                self.link.complain(str(error), str(error))
                 await asyncio.sleep(_AGAIN_S)
             else:
                 break
@@ -240,7 +240,7 @@ class Agent:
         try:
             await self._decide(carried, order, message)
         except (*AWAY, APIError) as error:
-            logger.warning("job {} comes again after its lease: {}", order.key.id, error)
+            self.link.complain(f"again: {error}", f"job {order.key.id} comes again after its lease: {error}")
         finally:
             if self._jobs.get(str(order.key)) is carried:
                 del self._jobs[str(order.key)]
@@ -281,7 +281,7 @@ class Agent:
                 await self._unclaim(carried, _AGAIN_S)
             return
         except (SpoolFull, MediaUnreachable) as error:
-            logger.warning("job {} is given back: {}", errand.key.id, error)
+            self.link.complain(f"back: {error}", f"job {errand.key.id} is given back: {error}")
             await self._unclaim(carried, _AGAIN_S)
             return
         except (CallerError, ProtocolError) as error:
@@ -341,7 +341,7 @@ class Agent:
             except FileNotFoundError:
                 return  # it was forgotten already, or removed by hand
             except (*AWAY, APIError, MediaError, SharedError, OSError) as error:
-                logger.warning("the end of job {} cannot be sent yet: {}", carried.key.id, error)
+                self.link.complain(f"end: {error}", f"the end of job {carried.key.id} cannot be sent yet: {error}")
                 await asyncio.sleep(_AGAIN_S)
 
     # ---- after a restart

@@ -26,11 +26,13 @@ from nats.js.api import DeliverPolicy
 from nats.js.errors import APIError, KeyDeletedError, KeyNotFoundError, ServiceUnavailableError
 from nats.js.kv import KeyValue
 
+from pool.cluster.complaints import Complaints
 from pool.config.settings import ClusterConfig
 from pool.errors import ClusterAway, ConfigError
 
 T = TypeVar("T")
 _CONNECT_S, _AGAIN_S = 5, 0.5
+_CLOSE_S = 3.0
 _REQUEST_S = 5.0
 _HEAR_AGAIN_S, _FOLLOW_AGAIN_S = 1.0, 0.2
 _PAYLOAD = 1 << 20  # what a server takes that says nothing else
@@ -46,12 +48,13 @@ FULL = frozenset({10077, 10047, 10023, 10053})
 class Link:
     """One connection. `open` returns when it stands; from then on it comes back by itself."""
 
-    def __init__(self, config: ClusterConfig, name: str) -> None:
+    def __init__(self, config: ClusterConfig, name: str, complain: Complaints | None = None) -> None:
         if not config.servers:
             raise ConfigError('no servers are given; for example ["nats://10.0.0.1:4222"]', "cluster.servers")
         self._config, self._name = config, name
         self.client = Client()
         self.trouble = ""
+        self.complain = complain or Complaints()
         self._closing = False
         self._since: float | None = None  # monotonic: connected without a gap
         self._buckets: dict[str, KeyValue] = {}
@@ -112,6 +115,7 @@ class Link:
                     self._broken(_words(error))
                 if deadline is not None and time.monotonic() >= deadline:
                     raise ClusterAway(self.away) from None
+                await _closed(self.client)
                 self.client = Client()
                 self.js = self.client.jetstream(timeout=_REQUEST_S)
                 await asyncio.sleep(_AGAIN_S)
@@ -124,8 +128,7 @@ class Link:
         self._closing = True
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self.client.flush(timeout=2), 3)
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self.client.close(), 3)
+        await _closed(self.client)
 
     def _options(self) -> dict[str, Any]:
         config = self._config
@@ -171,6 +174,7 @@ class Link:
     async def _reconnected(self) -> None:
         self._since, self.trouble = time.monotonic(), ""
         logger.info("connected again to the cluster")
+        self.complain.forget()
         for call in self.on_gap:
             call()
 
@@ -181,9 +185,8 @@ class Link:
             logger.debug("cluster: {}", _words(error))
 
     def _broken(self, why: str) -> None:
-        if self._since is not None or self.trouble != why:
-            logger.warning("the cluster at {} does not answer: {}", self.servers, why)
         self._since, self.trouble = None, why
+        self.complain(why, self.away)
 
     # ---- buckets
 
@@ -261,9 +264,15 @@ class Link:
             except AWAY as error:
                 reason = _words(error)
             if pause >= 1.0:
-                logger.warning("{} waits for the cluster: {}", what, reason)
+                self.complain(f"waits: {reason}", f"{what} waits for the cluster: {reason}")
             await asyncio.sleep(pause)
             pause = min(5.0, pause * 2)
+
+
+async def _closed(client: Client) -> None:
+    """End a connection, in whatever state it is."""
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(client.close(), _CLOSE_S)
 
 
 def addresses(config: ClusterConfig) -> list[str]:

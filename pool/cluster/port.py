@@ -40,7 +40,7 @@ class Port:
     def __init__(self, config: Config, spool: Spool) -> None:
         self._config, self._spool = config, spool
         self._traffic = traffic = Traffic(config, spool)
-        self._media_link = Link(config.cluster, f"media of port {spool.id[:8]}")
+        self._media_link = Link(config.cluster, f"media of port {spool.id[:8]}", traffic.link.complain)
         self._revoking = Revoking(traffic)
         self._receiving = Receiving(traffic, self._revoking)
         self._sending = Sending(traffic, self._receiving, self._revoking)

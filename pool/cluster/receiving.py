@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from loguru import logger
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
@@ -141,7 +140,8 @@ class Receiving:
             text = f"it ended on {end.node or 'a client'}, and its result {what}: {error}"[:1000]
             await self._revoking.fail(sent.item, sent.job, Failure(FailureKind.INFRASTRUCTURE.value, text, "fetch"))
         except (MediaError, OSError, *AWAY) as error:
-            logger.warning("the result of job {} is there and cannot be fetched yet: {}", sent.job.id, error)
+            text = f"the result of job {sent.job.id} is there and cannot be fetched yet: {error}"
+            self._link.complain(f"fetch: {error}", text)
             sent.landing, sent.looked_at = False, time.monotonic()
 
     async def _record(self, sent: Sent, end: End) -> Record:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loguru import logger
 from nats.js.errors import APIError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
@@ -223,7 +222,7 @@ class Sending:
                     "params",
                 )
         except MediaUnreachable as error:
-            logger.warning("the media of job {} cannot be sent yet: {}", job.id, error)
+            self._link.complain(f"media: {error}", f"the media of job {job.id} cannot be sent yet: {error}")
             await self._take_back(sent)
             return
         except (JobRefused, references.MissingPart, ProtocolError, MediaError) as error:

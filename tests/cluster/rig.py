@@ -200,6 +200,11 @@ class Servers:
                 texts.append(f"--- server {index}\n" + "\n".join(lines))
         return "\n".join(texts)
 
+    def whole_log(self) -> str:
+        """The logs of all, whole."""
+        paths = [self._log(index) for index in range(self.count)]
+        return "".join(path.read_text(errors="replace") for path in paths if path.exists())
+
     def close(self) -> None:
         """End all of them."""
         for process in self._processes.values():

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from loguru import logger
+from scenarios.world import wait_until
 
+from cluster.rig import Servers
+from pool.cluster import complaints
+from pool.cluster.complaints import Complaints
 from pool.cluster.link import Link
+from pool.cluster.nats_server import Passwords
 from pool.cluster.tasks import ended_all
 from pool.config.settings import ClusterConfig
 from pool.errors import ConfigError
@@ -31,6 +42,92 @@ def test_a_task_that_lost_its_cancellation_is_cancelled_again() -> None:
         assert tasks[0].cancelled()
 
     asyncio.run(steps())
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is logged, in a minute that does not end."""
+    monkeypatch.setattr(complaints, "_EACH_S", math.inf)
+    lines: list[str] = []
+    number = logger.add(lambda line: lines.append(str(line)), level="INFO", format="{message}")
+    yield lines
+    logger.remove(number)
+
+
+PASSWORDS = Passwords("of-admin", "of-client", "of-node")
+
+
+def refusals(servers: Servers, count: int) -> None:
+    wait_until(lambda: servers.whole_log().count("authentication error") >= count, f"{count} refusals", 90)
+
+
+cut_off = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nats-py, while it connects
+
+
+@cut_off
+def test_a_wrong_password_is_said_once(tmp_path: Path, said: list[str]) -> None:
+    """Of two connections that share what they say, and however often they are refused."""
+    (tmp_path / "password").write_text("wrong")
+    with Servers(tmp_path / "nats", passwords=PASSWORDS) as servers:
+        config = replace(ClusterConfig(), servers=(servers.url,), user="node", password_file=tmp_path / "password")
+
+        async def steps() -> None:
+            one = Link(config, "one")
+            other = Link(config, "other", one.complain)
+            opening = [asyncio.create_task(link.open()) for link in (one, other)]
+            await asyncio.to_thread(refusals, servers, 8)
+            await ended_all(opening)
+            assert "refuses this user" in one.away
+            for link in (one, other):
+                await link.close()
+
+        asyncio.run(steps())
+    assert [line for line in said if "refuses this user" in line] == said
+    assert len(said) == 1
+
+
+@cut_off
+def test_a_password_that_is_no_longer_good_is_said_once(tmp_path: Path, said: list[str]) -> None:
+    """However many wait for the servers, and however often these refuse it."""
+    (tmp_path / "password").write_text(PASSWORDS.node)
+    with Servers(tmp_path / "nats", passwords=PASSWORDS) as servers:
+        config = replace(ClusterConfig(), servers=(servers.url,), user="node", password_file=tmp_path / "password")
+
+        async def steps() -> None:
+            link = await Link(config, "one").open()
+            before = servers.settings[0]
+            await asyncio.to_thread(servers.kill)
+            servers.settings[0] = replace(before, passwords=replace(PASSWORDS, node="another"))
+            await asyncio.to_thread(servers.start)
+
+            async def ask() -> None:
+                await link.client.request("anybody", b"", timeout=0.01)
+
+            waiting = [asyncio.create_task(link.until_done(ask, f"job {n}")) for n in range(20)]
+            await asyncio.to_thread(refusals, servers, 8)
+            await asyncio.wait(waiting, timeout=0.01)
+            await ended_all(waiting)
+            await link.close()
+
+        asyncio.run(steps())
+    assert any("refuses this user" in line for line in said)
+    assert len(said) == len(set(said)) <= 6, said
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.sampled_from("abc")), max_size=60))
+def test_each_complaint_once_a_minute(comings: list[tuple[int, str]]) -> None:
+    at, said = 0, list[tuple[int, str]]()
+    number = logger.add(lambda line: said.append((at, str(line)[0])), level="INFO", format="{message}")
+    try:
+        complain = Complaints(lambda: at)
+        for pause, reason in comings:
+            at += pause
+            complain(reason, reason)
+            mine = [when for when, what in said if what == reason]
+            assert at - mine[-1] < 60
+            assert all(after - before >= 60 for before, after in pairwise(mine))
+    finally:
+        logger.remove(number)
 
 
 @pytest.mark.parametrize("key", ["tls_ca", "tls_cert"])
