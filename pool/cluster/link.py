@@ -33,6 +33,7 @@ from pool.errors import ClusterAway, ConfigError
 T = TypeVar("T")
 _CONNECT_S, _AGAIN_S = 5, 0.5
 _CLOSE_S = 3.0
+_REFUSED = "it refuses this user or password: cluster.user and cluster.password_file, or --user and --password-file"
 _REQUEST_S = 5.0
 _HEAR_AGAIN_S, _FOLLOW_AGAIN_S = 1.0, 0.2
 _PAYLOAD = 1 << 20  # what a server takes that says nothing else
@@ -112,7 +113,7 @@ class Link:
                         f"{self.servers} is no address: write nats://host:4222", "cluster.servers"
                     ) from None
                 if str(error) or not self.trouble:  # the end of our patience is no reason
-                    self._broken(_words(error))
+                    self._fault(error)
                 if deadline is not None and time.monotonic() >= deadline:
                     raise ClusterAway(self.away) from None
                 await _closed(self.client)
@@ -180,9 +181,14 @@ class Link:
 
     async def _error(self, error: Exception) -> None:
         if not self.connected:
-            self._broken(_words(error))
+            self._fault(error)
         else:
             logger.debug("cluster: {}", _words(error))
+
+    def _fault(self, error: BaseException) -> None:
+        if self.trouble == _REFUSED and isinstance(error, ConnectionResetError):
+            return  # so ends every connection that is refused
+        self._broken(_words(error))
 
     def _broken(self, why: str) -> None:
         self._since, self.trouble = None, why
@@ -303,7 +309,7 @@ def _worth_saying(record: logging.LogRecord) -> bool:
 def _words(error: BaseException) -> str:
     text = str(error).removeprefix("nats: ").strip()
     if "authorization violation" in text.lower():
-        return "it refuses this user or password: cluster.user and cluster.password_file, or --user and --password-file"
+        return _REFUSED
     return text or type(error).__name__
 
 
