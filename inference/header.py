@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 _INPUT = re.compile(r"Input #0, (\S+), from ")
-_STREAM = re.compile(r"Stream #0:\d+.*?: (Audio|Video): (.*)")
+_STREAM = re.compile(r"Stream #0:\d+(?:\[\w+\])?(?:\((\w+)\))?.*?: (\w+): (.*)")
+_START = re.compile(r"[,:] start:? (-?\d+\.\d+)")
+_LAYOUT = re.compile(r" Hz, ([^,]+)")
+_CHANNELS = {"mono": 1, "stereo": 2, "downmix": 2, "binaural": 2, "quad": 4, "hexagonal": 6, "octagonal": 8}
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _SIZE = re.compile(r"[ ,](\d{1,5})x(\d{1,5})(?=[ ,\[]|$)")
 _PIXELS = re.compile(r", (\w+)(?:\(([^()]*)\))?, \d+x\d+")
@@ -32,6 +35,7 @@ class Sound:
     """One audio stream, by ffmpeg's line about it."""
 
     line: str
+    language: str = ""  #: as the container names it: eng, zho …; "" where it does not
 
     @property
     def codec(self) -> str:
@@ -45,9 +49,30 @@ class Sound:
         return int(found[1]) if found else None
 
     @property
-    def mono(self) -> bool:
-        """Whether it has one channel."""
-        return ", mono" in self.line
+    def channels(self) -> int | None:
+        """How many channels it has; None where their layout has a name that is not known here."""
+        count = re.fullmatch(r"(\d+) channels", self.layout)
+        parts = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", self.layout)
+        if count:
+            return int(count[1])
+        return sum(int(part or 0) for part in parts.groups()) if parts else _CHANNELS.get(self.layout.split("(")[0])
+
+    @property
+    def layout(self) -> str:
+        """ffmpeg's name of how the channels stand: mono, stereo, 5.1(side), 4 channels …"""
+        found = _LAYOUT.search(self.line)
+        return found[1].strip() if found else ""
+
+    @property
+    def default(self) -> bool:
+        """Whether the container marks it as the one to play."""
+        return "(default)" in self.line
+
+    @property
+    def start_s(self) -> float:
+        """Seconds on the container's clock at which it begins."""
+        found = _START.search(self.line)
+        return float(found[1]) if found else 0.0
 
 
 @dataclass(frozen=True)
@@ -134,16 +159,27 @@ class Header:
         """False when ffmpeg only estimated it from the bit rate."""
         return "Estimating duration from bitrate" not in self.text
 
+    @property
+    def start_s(self) -> float:
+        """Seconds on the container's clock at which its first stream begins."""
+        found = next((line for line in self.text.splitlines() if _DURATION.search(line)), "")
+        start = _START.search(found)
+        return float(start[1]) if start else 0.0
+
     @cached_property
-    def sound(self) -> Sound | None:
-        """The first audio stream."""
-        line = next((line for kind, line in self._streams if kind == "Audio"), None)
-        return None if line is None else Sound(line)
+    def sounds(self) -> tuple[Sound, ...]:
+        """The audio streams."""
+        return tuple(Sound(line, language or "") for language, kind, line in self._streams if kind == "Audio")
+
+    @property
+    def streams(self) -> int:
+        """How many streams it has, of any kind; the cover of a song is none."""
+        return sum("attached pic" not in line for _, _, line in self._streams)
 
     @cached_property
     def picture(self) -> Picture | None:
         """The first video stream that is not the cover of a song."""
-        line = next((line for kind, line in self._streams if kind == "Video" and "attached pic" not in line), None)
+        line = next((line for _, kind, line in self._streams if kind == "Video" and "attached pic" not in line), None)
         return None if line is None else Picture(line)
 
     @property
@@ -158,9 +194,9 @@ class Header:
         return _ALPHA_TAG.search(self.text) is not None
 
     @cached_property
-    def _streams(self) -> list[tuple[str, str]]:
+    def _streams(self) -> list[tuple[str | None, str, str]]:
         found = (match for match in map(_STREAM.search, self.text.splitlines()) if match)
-        return [(match[1], match[2]) for match in found]
+        return [(match[1], match[2], match[3]) for match in found]
 
 
 def last_line(lines: list[str]) -> str:

@@ -14,17 +14,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.audio import mixed
 from inference.base import EngineError, InputError
 from inference.ffmpeg import Process
-from inference.header import Header, last_line
+from inference.header import Header, Sound, last_line
 
 SAMPLE_RATE = 16_000  #: Hz; what every speech model here expects
 BLOCK_S = 10.0  #: seconds of audio per block handed out by :func:`decode`
 PROBE_TIMEOUT_S = 30.0
+HOLE_S = 3600  #: a longer jump of a transport stream's clock is a new beginning, not a hole
+MOST_CHANNELS = 2  #: what is mixed here; ffmpeg mixes more, whose places it knows
 REMEMBERED = 64  #: files whose headers are remembered
 LOCAL_PROTOCOLS = "file,pipe,crypto,data"
 
@@ -40,7 +44,11 @@ class Probe:
     duration_exact: bool  #: False when ffmpeg only estimated it from the bit rate
     has_audio: bool
     has_video: bool
-    audio_codec: str = ""
+    sounds: tuple[Sound, ...] = ()  #: the audio streams
+    streams: int = 0  #: streams of any kind
+    container: str = ""  #: ffmpeg's name of the format
+    start_s: float = 0.0  #: where the container's clock begins
+    audio_codec: str = ""  #: of the first audio stream, like the next two
     mono: bool = False  #: one channel of sound
     sample_rate: int | None = None  #: Hz
     video_codec: str = ""
@@ -133,7 +141,7 @@ def described(file: Path, what: str, header: Header) -> Probe:
             f"{what}: {file} is not a media file that ffmpeg can read ({header.complaint})",
             hint="check that the file is whole and really audio or video",
         )
-    sound, picture = header.sound, header.picture
+    sound, picture = next(iter(header.sounds), None), header.picture
     width, height = (picture and picture.size) or (None, None)
     if header.rotation % 180 == 90:
         width, height = height, width
@@ -143,9 +151,13 @@ def described(file: Path, what: str, header: Header) -> Probe:
         duration_exact=header.duration_exact,
         has_audio=sound is not None,
         has_video=picture is not None,
+        sounds=header.sounds,
+        streams=header.streams,
+        container=header.container,
+        start_s=header.start_s,
         audio_codec=sound.codec if sound else "",
         sample_rate=sound.hertz if sound else None,
-        mono=sound is not None and sound.mono,
+        mono=sound is not None and sound.channels == 1,
         video_codec=picture.codec if picture else "",
         width=width,
         height=height,
@@ -153,24 +165,48 @@ def described(file: Path, what: str, header: Header) -> Probe:
     )
 
 
-class AudioStream:
-    """The sound of one file as blocks of 16 kHz mono float32, decoded while it is read.
+def timeline(about: Probe, stream: int = 0) -> Any:
+    """One audio stream on the clock of its file, as a node of ffmpeg-python: silence where it has no sound.
 
-    A context manager and an iterator; memory is constant whatever the length. ffmpeg is ended when the
-    stream is closed, when an exception leaves the ``with`` block, and when the object is garbage-collected.
-    After the last block ``error`` holds what ffmpeg complained about ("" when it was content).
+    A recording may begin late in its container or have holes, above all when it comes out of a video or a call.
+    Players show that as silence; decoders skip it.
+    """
+    import ffmpeg as builder
+
+    options: dict[str, Any] = {"protocol_whitelist": LOCAL_PROTOCOLS, "threads": 1, "vn": None, "sn": None, "dn": None}
+    if about.container == "mpegts":  # whose clock ffmpeg begins with the first stream that it reads
+        options["dts_delta_threshold"] = HOLE_S
+        if stream < len(about.sounds):
+            options["itsoffset"] = f"{max(0.0, about.sounds[stream].start_s - about.start_s):.6f}"
+    heard = builder.input(f"file:{about.path}", **options)[f"a:{stream}"]
+    return heard.filter("aresample", **{"async": 1, "first_pts": 0})
+
+
+class AudioStream:
+    """One audio stream of a file as blocks of 16 kHz float32, decoded while it is read.
+
+    A context manager and an iterator over blocks that are mixed to mono; memory is constant whatever the length.
+    ffmpeg is ended when the stream is closed, when an exception leaves the ``with`` block, and when the object is
+    garbage-collected. After the last block ``error`` holds what ffmpeg complained about ("" when it was content).
     """
 
-    def __init__(self, path: Path, block_s: float = BLOCK_S, ffmpeg: str | None = None) -> None:
-        import ffmpeg as builder
-
-        self.path = path
+    def __init__(
+        self, about: Probe, *, stream: int = 0, split: bool = False, block_s: float = BLOCK_S, ffmpeg: str | None = None
+    ) -> None:
+        self.path = about.path
         self.error = ""
-        self.samples = 0  #: samples handed out so far
-        self._block_bytes = int(block_s * SAMPLE_RATE) * 4
+        self.samples = 0  #: samples per channel handed out so far
+        sound = about.sounds[stream] if stream < len(about.sounds) else None
+        count = (sound and sound.channels) or 1
+        placed = sound is not None and not sound.layout.endswith(" channels")
+        self.channels = min(count, MOST_CHANNELS) if placed and not split else count
+        self._block_bytes = int(block_s * SAMPLE_RATE) * 4 * self.channels
+        how = {"format": "f32le", "acodec": "pcm_f32le", "ar": SAMPLE_RATE}
+        if self.channels < count or count == 1:
+            how["ac"] = self.channels
         arguments = (
-            builder.input(f"file:{path}", protocol_whitelist=LOCAL_PROTOCOLS, threads=1, vn=None, sn=None, dn=None)
-            .output("pipe:1", map="0:a:0", format="f32le", acodec="pcm_f32le", ac=1, ar=SAMPLE_RATE)
+            timeline(about, stream)
+            .output("pipe:1", **how)
             .global_args("-nostdin", "-hide_banner", "-loglevel", "error")
             .compile(cmd=ffmpeg_binary(ffmpeg))
         )
@@ -182,13 +218,18 @@ class AudioStream:
         return self.samples / SAMPLE_RATE
 
     def __iter__(self) -> Iterator[Samples]:
+        return map(mixed, self.blocks())
+
+    def blocks(self) -> Iterator[Samples]:
+        """The blocks before they are mixed: shape (samples, channels)."""
         while True:
             data = bytearray(self._block_bytes)
             got = self._process.read_into(memoryview(data))
-            block = np.frombuffer(data, dtype="<f4", count=got // 4).astype(np.float32, copy=False)
-            if len(block):
-                self.samples += len(block)
-                yield block
+            whole = got // (4 * self.channels)
+            block = np.frombuffer(data, dtype="<f4", count=whole * self.channels).astype(np.float32, copy=False)
+            if whole:
+                self.samples += whole
+                yield block.reshape(whole, self.channels)
             if got < len(data):
                 break
         code = self._process.finish()
@@ -208,7 +249,7 @@ class AudioStream:
 
 def decode(path: str | Path, block_s: float = BLOCK_S, ffmpeg: str | None = None) -> AudioStream:
     """Open the first audio stream of a file; see :class:`AudioStream`."""
-    return AudioStream(require_file(path), block_s, ffmpeg)
+    return AudioStream(probe(path, ffmpeg=ffmpeg), block_s=block_s, ffmpeg=ffmpeg)
 
 
 def read_audio(path: str | Path, ffmpeg: str | None = None) -> Samples:

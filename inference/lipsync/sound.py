@@ -1,7 +1,6 @@
 """The sound of a job: what its file says from time 0 on, once for the analysis and once for the ears.
 
-A recording may begin late in its container or have gaps, above all when it comes out of a video. Players show
-that as silence, decoders skip it. So both the mouth and the finished file follow the sound as it would be heard.
+Both the mouth and the finished file follow the sound as it would be heard: see :func:`inference.media.timeline`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def read(audio: Path, limit_s: float, check: Callable[[], None], ffmpeg: str | N
     Raises :class:`InputError` when there is none, or more than ``limit_s`` seconds of it.
     """
     process = Process(
-        _heard(audio)
+        _heard(audio, ffmpeg)
         .output("pipe:1", format="f32le", acodec="pcm_f32le", ac=1, ar=media.SAMPLE_RATE, t=limit_s + 1)
         .global_args("-nostdin", "-hide_banner", "-loglevel", "error")
         .compile(cmd=media.ffmpeg_binary(ffmpeg)),
@@ -83,7 +82,7 @@ class Track:
         self._path = folder / "sound.m4a"
         codec = AAC_MONO if media.probe(audio, ffmpeg=ffmpeg).mono else AAC
         arguments = (
-            _heard(audio)
+            _heard(audio, ffmpeg)
             .filter("apad", whole_dur=f"{seconds:.6f}")
             .output(f"file:{self._path}", format="mp4", t=f"{seconds:.6f}", map_metadata=-1, **codec)
             .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
@@ -104,13 +103,7 @@ class Track:
         self._process.close()
 
 
-def _heard(audio: Path) -> Any:
+def _heard(audio: Path, ffmpeg: str | None) -> Any:
     """The first audio stream as a player lets it be heard: silence where it has none, at a rate that all take."""
-    import ffmpeg as builder
-
-    options = {"protocol_whitelist": media.LOCAL_PROTOCOLS, "threads": 1, "vn": None, "sn": None, "dn": None}
-    return (
-        builder.input(f"file:{audio}", **options)["a:0"]
-        .filter("aresample", **{"async": 1, "first_pts": 0})
-        .filter("aformat", sample_rates=RATES, channel_layouts="mono|stereo", sample_fmts="fltp")
-    )
+    heard = media.timeline(media.probe(audio, ffmpeg=ffmpeg))
+    return heard.filter("aformat", sample_rates=RATES, channel_layouts="mono|stereo", sample_fmts="fltp")

@@ -136,6 +136,11 @@ class Transcribe:
         if not about.has_audio:
             what = "a video without sound" if about.has_video else "a file without an audio stream"
             raise InputError(f"audio: {about.path} is {what}", hint="there is nothing to transcribe in it")
+        if job.stream is not None and job.stream >= len(about.sounds):
+            raise InputError(
+                f"stream: {about.path} has {len(about.sounds)} audio stream(s), from 0 on; there is no {job.stream}",
+                hint="leave it out to hear the one that is marked default, else the first with sound",
+            )
         if about.duration_s is not None and about.duration_s < MIN_DURATION_S and about.duration_exact:
             raise InputError(f"audio: {about.path} lasts {about.duration_s:.2f} s: too short to hold a word")
         output = None if job.output is None else check_output(job.output, {about.path: "recording"})

@@ -17,10 +17,11 @@ import numpy as np
 
 from inference import cuda, manifest, media, weights
 from inference.audio import SILENCE_DBFS, Array
-from inference.base import Context, EngineError, InputError, ResourceError
+from inference.base import Context, EngineError, ResourceError
 from inference.transcribe.funasr_result import Reader, language
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
+from inference.transcribe.sound import Sound
 from inference.transcribe.words import segment_record, speaker_name
 
 SHARE_READ = 10.0  #: percent of the progress for reading the file
@@ -130,7 +131,7 @@ class FunAsrBackend:
     def transcribe(self, job: Params, about: media.Probe, context: Context) -> dict[str, Any]:
         """The whole of one job; raises InputError when the file holds no sound that can be decoded."""
         warnings: list[str] = []
-        sound = self._read(about, context, warnings)
+        sound = self._read(job, about, context, warnings)
         seconds = len(sound) / media.SAMPLE_RATE
         context.progress("inference", SHARE_READ, f"0 of {seconds:.0f} s")
         found = self._generate(sound, job, context, warnings)
@@ -153,19 +154,18 @@ class FunAsrBackend:
             "warnings": warnings,
         }
 
-    def _read(self, about: media.Probe, context: Context, warnings: list[str]) -> Array:
+    def _read(self, job: Params, about: media.Probe, context: Context, warnings: list[str]) -> Array:
+        if job.channels == "split":
+            warnings.append('channels: "split" is not for the funasr backend; the channels were mixed')
+            job = job.model_copy(update={"channels": "mix"})
         blocks: list[Array] = []
-        with media.decode(about.path, ffmpeg=self._options.ffmpeg) as stream:
-            for block in stream:
+        with Sound(about, job, self._options.ffmpeg, context.check) as sound:
+            for (block,) in sound:
                 context.check()
                 blocks.append(block)
-                share = min(1.0, stream.position_s / about.duration_s) if about.duration_s else 0.5
+                share = min(1.0, sound.position_s / about.duration_s) if about.duration_s else 0.5
                 context.progress("inference", SHARE_READ * share, "reading")
-        if not blocks:
-            reason = stream.error or "the stream is empty"
-            raise InputError(f"audio: {about.path} holds no sound that can be decoded ({reason})")
-        if stream.error:
-            warnings.append(f"the file is damaged or truncated ({stream.error}): {stream.position_s:.1f} s decoded")
+        warnings += sound.warnings
         return np.concatenate(blocks)
 
     def _generate(self, sound: Array, job: Params, context: Context, warnings: list[str]) -> Any:

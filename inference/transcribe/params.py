@@ -16,6 +16,12 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     audio: Path = Field(description="audio or video file, any format and length")
+    stream: int | None = Field(
+        default=None,
+        ge=0,
+        description="which audio stream, from 0 on; default: the one marked default, else the first with sound",
+    )
+    channels: Literal["mix", "split"] = Field(default="mix", description="split: one person speaks on each channel")
     language: str | None = Field(default=None, description="code such as en, zh, de; default: detect")
     speakers: int | None = Field(default=None, ge=1, le=100, description="how many people speak; default: find out")
     hotword: str | None = Field(

@@ -9,6 +9,7 @@ window, and the words; so memory hardly grows with the length of the recording.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 
 from inference import media, weights
 from inference.audio import SILENCE_DBFS
-from inference.base import Context, EngineError, InputError
+from inference.base import Context, EngineError
 from inference.transcribe.cluster import find_speakers, similarities
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
+from inference.transcribe.sound import Sound
 from inference.transcribe.voices import SpeakerEncoder, Voices
 from inference.transcribe.whisper import DETECT_PROBABILITY, Whisper, WhisperSession
 from inference.transcribe.windows import Packer, Window
@@ -31,7 +33,6 @@ ENCODER_FILE = "speaker-encoder/pretrained.pt"
 VOICE_HOP_S = 0.4  #: seconds between voice windows
 SHARE_READ = 10.0  #: percent of the progress for reading, the rest up to SHARE_DONE for recognition
 SHARE_DONE = 95.0
-TRUNCATED_S = 1.0  #: this much less sound than the header promises is worth a warning
 
 
 class WhisperBackend:
@@ -97,18 +98,35 @@ class WhisperBackend:
         return _Recording(self, job, about, context).transcribe()
 
 
+@dataclass
+class _Channel:
+    """One channel on its way to words; a recording has one unless its channels are heard apart."""
+
+    number: int
+    detector: SpeechDetector
+    session: WhisperSession
+    packer: Packer = field(default_factory=Packer)
+    waiting: list[Window] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    open: list[Word] = field(default_factory=list)  #: words of the segment that may still go on
+
+    def queue(self, window: Window | None) -> None:
+        """A window that is to be recognised with the next batch."""
+        if window is not None:
+            self.waiting.append(window)
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of speech that wait to be recognised."""
+        return self.packer.seconds + sum(window.seconds for window in self.waiting)
+
+
 class _Recording:
     """One recording on its way through the pipeline."""
 
     def __init__(self, backend: WhisperBackend, job: Params, about: media.Probe, context: Context) -> None:
         self._b, self._job, self._about, self._context = backend, job, about, context
-        self._session: WhisperSession = backend._whisper.session(
-            job.language, job.hotword, backend._options.initial_prompt
-        )
-        self._packer = Packer()
-        self._waiting: list[Window] = []
-        self._words: list[Word] = []
-        self._open: list[Word] = []  # words of the segment that may still go on
+        self._channels: list[_Channel] = []
         self._voices = Voices()
         self._label_error = backend._no_labels
         self._recognised_s = 0.0
@@ -117,59 +135,70 @@ class _Recording:
         self.warnings: list[str] = []
 
     def transcribe(self) -> dict[str, Any]:
-        detector = SpeechDetector(self._b._vad)
-        with media.decode(self._about.path, ffmpeg=self._b._options.ffmpeg) as stream:
-            for block in stream:
-                for stretch in detector.feed(block):
-                    self._take(stretch)
-                self._read_s = stream.position_s
+        with Sound(self._about, self._job, self._b._options.ffmpeg, self._context.check) as sound:
+            self._channels = [self._channel(number) for number in range(sound.channels)]
+            for block in sound:
+                for channel, samples in zip(self._channels, block, strict=True):
+                    for stretch in channel.detector.feed(samples):
+                        self._take(channel, stretch)
+                self._read_s = sound.position_s
                 self._report()
-            for stretch in detector.finish():
-                self._take(stretch)
-            self._judge(stream)
-        self._queue(self._packer.flush())
-        self._recognise()
-        self._finish_segments([])
+            for channel in self._channels:
+                for stretch in channel.detector.finish():
+                    self._take(channel, stretch)
+            self.warnings += sound.warnings
+        for channel in self._channels:
+            channel.queue(channel.packer.flush())
+            self._recognise(channel)
+            self._finish_segments(channel, [])
         if not self._words:
-            self._say_why_empty(detector.peak)
-        self._label()
+            self._say_why_empty(sound.peak)
+        if len(self._channels) > 1:
+            self._label_channels()
+        else:
+            self._label()
         return self._result()
 
-    def _take(self, stretch: Stretch) -> None:
+    def _channel(self, number: int) -> _Channel:
+        prompt = self._b._options.initial_prompt
+        session = self._b._whisper.session(self._job.language, self._job.hotword, prompt)
+        return _Channel(number, SpeechDetector(self._b._vad), session)
+
+    @property
+    def _words(self) -> list[Word]:
+        return [word for channel in self._channels for word in channel.words]
+
+    def _take(self, channel: _Channel, stretch: Stretch) -> None:
         self._context.check()
-        if self._b._encoder is not None and not self._label_error and self._job.speakers != 1:
+        one = self._job.speakers == 1 or len(self._channels) > 1
+        if self._b._encoder is not None and not self._label_error and not one:
             try:
                 start = stretch.speech_start / SAMPLE_RATE
                 self._b._encoder.listen(stretch.speech, start, VOICE_HOP_S, self._voices)
             except Exception as error:  # labels are a bonus; the text must come all the same
                 self._label_error = f"speakers are not told apart: {type(error).__name__}: {error}"
-        self._queue(self._packer.add(stretch))
-        waiting = sum(window.seconds for window in self._waiting)
-        if waiting + self._packer.seconds >= self._job.batch_size_s:
-            self._queue(self._packer.flush())
-            self._recognise()
+        channel.queue(channel.packer.add(stretch))
+        if channel.waiting_s >= self._job.batch_size_s:
+            channel.queue(channel.packer.flush())
+            self._recognise(channel)
 
-    def _queue(self, window: Window | None) -> None:
-        if window is not None:
-            self._waiting.append(window)
-
-    def _recognise(self) -> None:
+    def _recognise(self, channel: _Channel) -> None:
         """Recognise the windows that wait; the only slow step."""
-        windows, self._waiting = self._waiting, []
-        for heard in self._session.recognise(windows):
+        windows, channel.waiting = channel.waiting, []
+        for heard in channel.session.recognise(windows):
             self._context.check()
-            self._finish_segments(heard.words)
+            self._finish_segments(channel, heard.words)
             if heard.uncertain:
                 window = heard.window
                 self.warnings.append(f"the text from {window.start:.0f} s to {window.end:.0f} s is uncertain")
             self._recognised_s = heard.window.end
             self._report()
 
-    def _finish_segments(self, words: list[Word]) -> None:
+    def _finish_segments(self, channel: _Channel, words: list[Word]) -> None:
         """Hand out the segments that are complete now; with no words, all of them."""
-        self._words += words
-        runs = list(segments([*self._open, *words]))
-        self._open = runs.pop() if runs and words else []
+        channel.words += words
+        runs = list(segments([*channel.open, *words]))
+        channel.open = runs.pop() if runs and words else []
         for run in runs:
             self._context.partial(segment_record(run))
 
@@ -181,19 +210,6 @@ class _Recording:
         self._percent = max(self._percent, SHARE_READ * read + (SHARE_DONE - SHARE_READ) * done)
         self._context.progress("inference", self._percent, f"{self._recognised_s:.0f} of {total:.0f} s")
 
-    def _judge(self, stream: media.AudioStream) -> None:
-        """What the end of the stream says about the file."""
-        path, promised, got = self._about.path, self._about.duration_s, stream.position_s
-        self._read_s = got
-        if got == 0:
-            reason = stream.error or "the stream is empty"
-            raise InputError(f"audio: {path} holds no sound that can be decoded ({reason})")
-        short = promised is not None and self._about.duration_exact and promised - got > max(TRUNCATED_S, promised / 50)
-        if short:
-            self.warnings.append(f"the file is truncated: {got:.1f} s of {promised:.1f} s could be decoded")
-        elif stream.error:
-            self.warnings.append(f"the file is damaged or truncated ({stream.error}): {got:.1f} s were decoded")
-
     def _say_why_empty(self, peak: float) -> None:
         if peak < 10 ** (SILENCE_DBFS / 20):
             self.warnings.append("the recording is silent")
@@ -201,6 +217,13 @@ class _Recording:
             self.warnings.append("no speech was found: the recording holds only music or noise")
         else:
             self.warnings.append("no words were understood: what sounds like speech may be music, song or noise")
+
+    def _label_channels(self) -> None:
+        for channel in self._channels:
+            for word in channel.words:
+                word.speaker = channel.number
+        if self._job.speakers is not None:
+            self.warnings.append('speakers was not used: with channels="split" each channel is one speaker')
 
     def _label(self) -> None:
         """Give every word its speaker, from the voices of the whole recording; never fails the job."""
@@ -231,16 +254,18 @@ class _Recording:
             self.warnings.append(f"{asked} speakers were asked for, {told} could be told apart")
 
     def _result(self) -> dict[str, Any]:
-        if self._session.language_probability < DETECT_PROBABILITY and self._words:
+        session = max(self._channels, key=lambda channel: len(channel.words)).session
+        if session.language_probability < DETECT_PROBABILITY and self._words:
             self.warnings.append(
-                f"the language is uncertain: {self._session.language} with probability "
-                f"{self._session.language_probability:.2f}; set `language` if it is another"
+                f"the language is uncertain: {session.language} with probability "
+                f"{session.language_probability:.2f}; set `language` if it is another"
             )
-        records = [segment_record(run) for run in segments(self._words)]
+        runs = [run for channel in self._channels for run in segments(channel.words)]
+        records = [segment_record(run) for run in sorted(runs, key=lambda run: run[0].start)]
         speakers = sorted({word.speaker for word in self._words if word.speaker is not None})
         return {
             "text": join_texts([str(record["text"]) for record in records]),
-            "language": self._session.language,
+            "language": session.language,
             "duration_s": round(self._read_s, 3),
             "segments": records,
             "speakers": [speaker_name(speaker) for speaker in speakers],

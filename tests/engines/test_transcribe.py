@@ -303,7 +303,9 @@ def test_files(engine: Transcribe, tmp_path: Path) -> None:
 def test_schema_is_exported() -> None:
     schema = Transcribe.Params.model_json_schema()
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == {"audio", "language", "speakers", "hotword", "batch_size_s", "output"}
+    assert set(schema["properties"]) == {
+        *("audio", "stream", "channels", "language", "speakers", "hotword", "batch_size_s", "output")
+    }
     assert Options.model_json_schema()["additionalProperties"] is False
 
 

@@ -1,0 +1,210 @@
+"""Recordings as people have them: late, with holes, in several streams and channels, quiet, upside down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference import media
+from inference.audio import Array, level_dbfs, mixed
+from inference.base import InputError, LocalContext
+from inference.evaluate_speech import errors, units
+from inference.header import Sound as Stream
+from inference.transcribe import Params, Transcribe
+from inference.transcribe.sound import Sound
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "speech"
+ADDRESS = EXAMPLES / "address.flac"
+READING = EXAMPLES / "reading.flac"
+PICTURE = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=10:duration=15")
+HUSH = ("-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono:d=11")
+RATE = media.SAMPLE_RATE
+
+Ffmpeg = Callable[..., None]
+
+
+def hear(path: Path, **params: object) -> tuple[list[Array], list[str]]:
+    """The channels of a recording as a recogniser is given them, and what is told about the file."""
+    job = Params.model_validate({"audio": path, **params})
+    with Sound(media.probe(path), job, None, lambda: None) as sound:
+        blocks = list(sound)
+    return [np.concatenate(parts) for parts in zip(*blocks, strict=True)], sound.warnings
+
+
+def delay_s(heard: Array, reference: Array) -> float:
+    """How much later the reference begins in what was heard, by cross-correlation."""
+    size = len(heard) + len(reference)
+    found = np.fft.irfft(np.fft.rfft(heard, size) * np.conj(np.fft.rfft(reference, size)))
+    return int(np.argmax(found[: len(heard)])) / RATE
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mov", "mkv", "ts"])
+def test_sound_that_begins_late_keeps_its_time(
+    tmp_path: Path, ffmpeg: Ffmpeg, speech: dict[str, Array], kind: str
+) -> None:
+    video = tmp_path / f"late.{kind}"
+    ffmpeg(*PICTURE, "-itsoffset", 4, "-i", ADDRESS, "-map", "0:v", "-map", "1:a", "-c:a", "aac", video)
+    (heard,), warnings = hear(video)
+    assert delay_s(heard, speech["address"]) == pytest.approx(4.0, abs=0.05)
+    assert warnings == []
+    assert delay_s(media.read_audio(video), speech["address"]) == pytest.approx(4.0, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["mkv", "ts"])
+@pytest.mark.parametrize("hole_s", [6, 20])
+def test_a_hole_is_silence(tmp_path: Path, ffmpeg: Ffmpeg, speech: dict[str, Array], kind: str, hole_s: int) -> None:
+    call = tmp_path / f"call.{kind}"
+    jump = f"asetpts=if(gt(T\\,5)\\,PTS+{hole_s}/TB\\,PTS)"
+    ffmpeg("-i", ADDRESS, "-af", jump, "-c:a", "aac", call)
+    (heard,), warnings = hear(call)
+    later = speech["address"][7 * RATE :]
+    assert delay_s(heard, later) == pytest.approx(7 + hole_s, abs=0.1)
+    assert level_dbfs(heard[int(5.5 * RATE) : int((4.9 + hole_s) * RATE)]) < -80
+    assert warnings == []
+
+
+def test_sound_shorter_than_its_picture_is_not_truncated(tmp_path: Path, ffmpeg: Ffmpeg) -> None:
+    for kind in ("mp4", "mkv"):
+        video = tmp_path / f"clip.{kind}"
+        ffmpeg(*PICTURE, "-i", ADDRESS, video)
+        assert hear(video)[1] == []
+
+
+@pytest.mark.parametrize("kind", ["wav", "mkv", "mp4"])
+def test_what_is_cut_off_is_told(tmp_path: Path, ffmpeg: Ffmpeg, kind: str) -> None:
+    path = tmp_path / f"cut.{kind}"
+    picture = PICTURE if kind != "wav" else ()
+    ffmpeg(*picture, "-i", ADDRESS, *(("-movflags", "+faststart") if kind == "mp4" else ()), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "truncated" in hear(path)[1][0]
+
+
+def test_the_default_stream_is_heard(tmp_path: Path, ffmpeg: Ffmpeg, speech: dict[str, Array]) -> None:
+    film = tmp_path / "film.mkv"
+    marks = ("-disposition:a:0", 0, "-disposition:a:1", "default", "-metadata:s:a:1", "language=eng")
+    ffmpeg("-i", READING, "-i", ADDRESS, "-map", 0, "-map", 1, *marks, film)
+    (heard,), warnings = hear(film)
+    assert delay_s(heard, speech["address"]) == pytest.approx(0, abs=0.05)
+    assert warnings == ["the file has 2 audio streams: 1 (eng, default) was heard; `stream` chooses another"]
+    (heard,), warnings = hear(film, stream=0)
+    assert len(heard) == pytest.approx(len(speech["reading"]), abs=0.1 * RATE)
+    assert warnings == []
+
+
+def test_a_silent_stream_is_passed_over(tmp_path: Path, ffmpeg: Ffmpeg, speech: dict[str, Array]) -> None:
+    film = tmp_path / "film.mp4"
+    ffmpeg(*HUSH, "-i", ADDRESS, "-map", 0, "-map", 1, film)
+    (heard,), warnings = hear(film)
+    assert delay_s(heard, speech["address"]) == pytest.approx(0, abs=0.05)
+    assert warnings == ["the file has 2 audio streams: 1 was heard, 0 is silent; `stream` chooses another"]
+    assert not np.any(np.abs(hear(film, stream=0)[0][0]) > 1e-3)
+
+
+def test_a_stream_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match="has 1 audio stream"):
+        Transcribe().check({"audio": str(ADDRESS), "stream": 1})
+
+
+def test_channels_that_cancel_are_heard(tmp_path: Path, ffmpeg: Ffmpeg, speech: dict[str, Array]) -> None:
+    path = tmp_path / "antiphase.wav"
+    ffmpeg("-i", ADDRESS, "-af", "pan=stereo|c0=c0|c1=-1*c0", path)
+    (heard,), warnings = hear(path)
+    assert np.std(heard) == pytest.approx(np.std(speech["address"]), rel=0.01)
+    assert len(warnings) == 1
+    assert "upside down" in warnings[0]
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_one_channel_that_sounds_is_no_cancelling(count: int, speech: dict[str, Array]) -> None:
+    frames = np.zeros((RATE, count), np.float32)
+    frames[:, 1] = speech["address"][RATE : 2 * RATE]
+    assert np.allclose(mixed(frames), frames[:, 1] / count)
+
+
+def stereo(tmp_path: Path, ffmpeg: Ffmpeg, left: str, right: str) -> Path:
+    path = tmp_path / "stereo.wav"
+    ffmpeg("-i", ADDRESS, "-i", READING, "-filter_complex", f"[0]{left}[l];[1]{right}[r];[l][r]amerge", path)
+    return path
+
+
+@pytest.mark.parametrize("right", ["adelay=11000", "anull"], ids=["in turn", "at once"])
+def test_different_channels_are_noticed(tmp_path: Path, ffmpeg: Ffmpeg, right: str) -> None:
+    path = stereo(tmp_path, ffmpeg, "apad=whole_dur=18" if right != "anull" else "anull", right)
+    assert hear(path)[1] == ['the channels hold different voices: channels="split" hears each by itself']
+    channels, warnings = hear(path, channels="split")
+    assert len(channels) == 2
+    assert warnings == []
+
+
+def test_a_room_in_stereo_is_one_recording(tmp_path: Path, ffmpeg: Ffmpeg) -> None:
+    room = tmp_path / "room.wav"
+    ffmpeg("-i", ADDRESS, "-filter_complex", "asplit[a][b];[b]adelay=0.2,volume=0.6[c];[a][c]amerge", room)
+    assert hear(room)[1] == []
+    hiss = tmp_path / "hiss.wav"
+    noise = ("-f", "lavfi", "-i", "anoisesrc=r=16000:a=0.0005:d=11")
+    ffmpeg("-i", ADDRESS, *noise, "-filter_complex", "[0][1]amerge", hiss)
+    assert hear(hiss)[1] == []
+
+
+def test_same_channels_are_not_worth_splitting(tmp_path: Path, ffmpeg: Ffmpeg) -> None:
+    path = tmp_path / "twice.wav"
+    ffmpeg("-i", ADDRESS, "-ac", 2, path)
+    assert hear(path)[1] == []
+    assert "twice" in hear(path, channels="split")[1][0]
+    with pytest.raises(InputError, match="one channel"):
+        hear(ADDRESS, channels="split")
+
+
+def test_quiet_sound_is_made_louder_and_told(speech: dict[str, Array], write_wav: Callable[[str, Array], Path]) -> None:
+    quiet = speech["address"] * 10 ** (-40 / 20)
+    (heard,), warnings = hear(write_wav("quiet.wav", quiet))
+    assert level_dbfs(heard) > level_dbfs(quiet) + 20
+    assert np.max(np.abs(heard)) <= 1
+    assert "quiet" in warnings[0]
+    (heard,), warnings = hear(write_wav("loud.wav", speech["address"]))
+    assert np.allclose(heard, speech["address"], atol=1e-4)
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("line", "channels", "start_s"),
+    [
+        ("aac (LC), 44100 Hz, stereo, fltp, start 4.000000 (default)", 2, 4.0),
+        ("ac3, 48000 Hz, 5.1(side), fltp, 384 kb/s", 6, 0.0),
+        ("opus, 48000 Hz, 3.1.2, fltp", 6, 0.0),
+        ("pcm_s16le, 16000 Hz, 4 channels, s16, 1024 kb/s", 4, 0.0),
+        ("mp3, 0 channels, fltp", None, 0.0),
+    ],
+)
+def test_streams_are_read_from_the_header(line: str, channels: int | None, start_s: float) -> None:
+    assert (Stream(line).channels, Stream(line).start_s, Stream(line).default) == (channels, start_s, "def" in line)
+
+
+@pytest.mark.model
+def test_each_channel_is_one_speaker(engine: Transcribe, tmp_path: Path, ffmpeg: Ffmpeg) -> None:
+    path = stereo(tmp_path, ffmpeg, "apad=whole_dur=20", "apad=whole_dur=20")
+    with LocalContext() as context:
+        result: dict[str, Any] = engine.run(engine.check({"audio": str(path), "channels": "split"}), context)
+    said = {
+        speaker: " ".join(segment["text"] for segment in result["segments"] if segment["speaker"] == speaker)
+        for speaker in ("spk0", "spk1")
+    }
+    assert result["speakers"] == ["spk0", "spk1"]
+    assert errors(units((EXAMPLES / "address.txt").read_text("utf-8")), units(said["spk0"])) <= 2
+    assert errors(units((EXAMPLES / "reading.txt").read_text("utf-8")), units(said["spk1"])) <= 2
+    starts = [segment["start"] for segment in result["segments"]]
+    assert starts == sorted(starts)
+
+
+@pytest.mark.model
+def test_words_of_a_late_video_are_late(engine: Transcribe, tmp_path: Path, ffmpeg: Ffmpeg) -> None:
+    video = tmp_path / "late.mkv"
+    ffmpeg(*PICTURE, "-itsoffset", 4, "-i", ADDRESS, "-map", "0:v", "-map", "1:a", video)
+    with LocalContext() as context:
+        result = engine.run(engine.check({"audio": str(video)}), context)
+    assert result["segments"][0]["start"] == pytest.approx(4.3, abs=0.3)
+    assert result["warnings"] == []
