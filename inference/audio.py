@@ -52,17 +52,17 @@ def level_dbfs(samples: Array) -> float:
 
 
 def mixed(frames: Array) -> Array:
-    """The mean of the channels, (samples, channels) to (samples,); the loudest alone where they cancel each other.
+    """The channels as one, (samples, channels) to (samples,); the loudest alone where they cancel each other.
 
-    Channels cancel when one is the other upside down. A single one that sounds leaves 1 / channels² of its power in
-    the mean; a quarter of that is too little for any other reason.
+    Their sum over √channels, which is how ffmpeg mixes stereo. A single one that sounds leaves 1 / channels of its
+    power there; a quarter of that is too little for any other reason than that one is another upside down.
     """
     count = frames.shape[1]
     if count == 1:
         return frames[:, 0]
-    mono = np.asarray(frames.mean(axis=1), dtype=np.float32)
+    mono = np.asarray(frames.sum(axis=1) / np.sqrt(count), dtype=np.float32)
     power = np.mean(np.square(frames, dtype=np.float64), axis=0)
-    cancelled = np.mean(np.square(mono, dtype=np.float64)) < power.max() / (4 * count**2)
+    cancelled = np.mean(np.square(mono, dtype=np.float64)) < power.max() / (4 * count)
     return np.ascontiguousarray(frames[:, int(power.argmax())]) if cancelled else mono
 
 
