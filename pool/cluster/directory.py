@@ -27,6 +27,7 @@ from pool.system import procs
 _TELL_S = 0.25
 _TOLD_US = 5_000_000  # after which what has not changed is written again
 _ANEW_S = 60.0  # after which engines are listed again
+_NO_QUORUM = "fewer than half of its servers are up, or they have no leader yet"
 
 
 class Directory:
@@ -37,14 +38,19 @@ class Directory:
         self._nodes: dict[str, tuple[NodeState, float]] = {}
         self._looked: set[str] = set()  # which of the two buckets, nodes and engines, were read whole
         self._told: Nodes | None = None
+        self._served_since: float | None = None  # monotonic: since when the servers have let us follow the nodes
 
     async def mind_nodes(self) -> None:
         """Follow the entries that nodes renew; when none does for a while, the watch has gone deaf."""
+        silent_s = self._traffic.config.cluster.lease_s / 2 + 1
         while True:
-            silent_s = self._traffic.config.cluster.lease_s / 2 + 1
-            await self._link.follow(wire.NODES, self._heard_of, silent_s=silent_s)
+            served = await self._link.follow(wire.NODES, self._heard_of, silent_s=silent_s)
+            if not served and self._link.connected:
+                self._link.trouble, self._served_since = _NO_QUORUM, None
 
     async def _heard_of(self, entry: KeyValue.Entry | None) -> None:
+        if self._served_since is None:
+            self._link.trouble, self._served_since = "", time.monotonic()
         if entry is None:
             self._looked.add(wire.NODES)
             return
@@ -70,8 +76,8 @@ class Directory:
             self._nodes = {
                 name: (state, seen)
                 for name, (state, seen) in self._nodes.items()
-                # while the servers were away no node could renew its entry
-                if min(now - seen, self._link.unbroken_s) <= state.lease_s
+                # while the servers were away, or had no leader, no node could renew its entry
+                if min(now - seen, self._link.unbroken_s, now - (self._served_since or now)) <= state.lease_s
             }
             said = Nodes(
                 me,

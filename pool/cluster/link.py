@@ -235,11 +235,12 @@ class Link:
         anew_s: float = math.inf,
         silent_s: float = math.inf,
         meta_only: bool = False,
-    ) -> None:
+    ) -> bool:
         """Call `take` with each entry that a bucket has, with None after the last of them, then with each that changes.
 
         Returns after so many seconds, or after so many without a word, and when the connection breaks: a watch may go
-        deaf, so call it anew."""
+        deaf, so call it anew. False: the servers did not serve it."""
+        served = False
         try:
             watch = await (await self.bucket(bucket)).watchall(meta_only=meta_only)
             begun = heard = time.monotonic()
@@ -249,9 +250,11 @@ class Link:
                     heard = time.monotonic()
                     await take(entry)
             await watch.stop()  # type: ignore[no-untyped-call]
+            served = True
         except (*AWAY, APIError) as error:
             logger.debug("{}: {}", bucket, error)
         await asyncio.sleep(_FOLLOW_AGAIN_S)
+        return served
 
     async def until_done(self, call: Callable[[], Awaitable[T]], what: str) -> T:
         """What a call returns, tried again for as long as the servers are away; it must be one that may be repeated.

@@ -124,9 +124,13 @@ def test_two_of_three_servers_are_lost(tmp_path: Path) -> None:
         joined.wait_nodes("only")
         before = pool.submit_many("fake", [{"value": n} for n in range(5)])
         wait(before, LONG_S)
+        running = pool.submit_many("fake", [{"do": "sleep", "seconds": 1.0, "value": n} for n in range(3)])
+        wait_until(lambda: any(future.running() for future in running), "one runs")
         servers.kill(0, 1)
-        meanwhile = pool.submit("fake", value="meanwhile")
-        wait_until(lambda: not pool.status().health.ok, "the status says so")
+        meanwhile = [pool.submit("fake", value=f"meanwhile {n}") for n in range(5)]
+        wait_until(lambda: "does not answer" in " ".join(pool.status().health.reasons), "the status says so")
         servers.start(0, 1)
-        assert pool.attach(meanwhile.id).result(LONG_S)["value"] == "meanwhile"
+        ends = [pool.attach(future.id).result(LONG_S)["value"] for future in meanwhile]
+        assert ends == [f"meanwhile {n}" for n in range(5)]
         assert [future.result(0)["value"] for future in before] == list(range(5))
+        assert [pool.attach(future.id).result(LONG_S)["value"] for future in running] == list(range(3))
