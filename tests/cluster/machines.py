@@ -50,6 +50,13 @@ class Machine(World):
         self.agent.kill()
         self.agent.wait()
 
+    def freeze(self) -> None:
+        """Stop the pool of this machine, so that no job of it ends; its agent goes on."""
+        supervisor = self.supervisor()
+        assert supervisor is not None
+        for pid in (supervisor.pid, *(beat.pid for beat in self.beats().values())):
+            kill(pid, signal.SIGSTOP)
+
     def lose(self) -> None:
         """Kill everything of this machine at once."""
         supervisor = self.supervisor()

@@ -161,13 +161,21 @@ async def _look(storm: Storm) -> Servers:
             seen.ids[key] = Identity.unpack(value)
         seen.refs = len([key for key in await _keys(js, wire.REFS) if not key.startswith("sweeper")])
         store = await Store.open(js, replicas=len(storm.fleet.names), keep_s=86_400)
-        seen.swept = await store.sweep(grace_s=0.0)
-        referred = await store._referred()
-        names = referred[1] if referred is not None else set()
-        seen.unswept = [
-            entry.name for entry in await store._objects.entries() if not entry.deleted and entry.name not in names
-        ]
+        until = asyncio.get_running_loop().time() + _PATIENCE_S
+        while True:  # a sweep leaves what a server says that lags behind to the next one
+            seen.swept += await store.sweep(grace_s=0.0)
+            seen.unswept = await _unswept(store)
+            if not seen.unswept or asyncio.get_running_loop().time() > until:
+                break
+            await asyncio.sleep(0.5)
     return seen
+
+
+async def _unswept(store: Store) -> list[str]:
+    """Files in the store that nobody refers to."""
+    referred = await store._referred()
+    names = referred[1] if referred is not None else set()
+    return [entry.name for entry in await store._objects.entries() if not entry.deleted and entry.name not in names]
 
 
 async def _keys(js: Any, bucket: str) -> list[str]:

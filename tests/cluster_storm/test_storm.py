@@ -57,7 +57,7 @@ def test_storm_with_a_network(tmp_path: Path) -> None:
     passes(tmp_path / "storm", Namespaces, Plan(), SECONDS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(SHORT_S * 1.2 + 400)
 def test_storm_without_a_network(tmp_path: Path) -> None:
     """Kills and stops of processes that share one machine."""
