@@ -43,6 +43,7 @@ BEAT_S = 5.0
 IDLE_SILENCE_S = 30.0
 
 PATIENCE_S = 10.0  # how long a caller waits while no worker can run, unless it says otherwise
+TURN_S = 0.1  # of the supervisor, at one kind of work: the rest waits, so that supervision goes on
 PROGRESS_INTERVAL_S = 0.1  # progress files are replaced at most this often
 DROP_STILL_S = 2.0  # a dropped file that stays open is taken after this long without a change
 

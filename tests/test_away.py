@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections import Counter
@@ -468,7 +469,7 @@ def test_what_belongs_to_a_job_that_is_away_stays(spool: Spool, make_job: JobMak
 def test_a_request_to_stop_stays_for_the_port(spool: Spool, config: Config, sent: dict[str, Away]) -> None:
     with FilePool(config, start=False) as pool:
         assert all(pool.cancel(job_id) for job_id in sent)
-    control = Control(spool, list, Seizer(spool, 1), lambda: None)
+    control = Control(spool, list, Seizer(spool, 1), lambda: None, turn_s=math.inf)
     before = places(spool)
     for _ in range(2):
         control.turn()
@@ -486,7 +487,7 @@ def test_many_requests_stay_as_well(spool: Spool, make_job: JobMaker) -> None:
         spool.submit(make_job(id=f"job{number}"))
         send_next(spool)
         fsops.write_new(cancel_path(spool, f"job{number}"), [b""], sync=False)
-    Control(spool, list, Seizer(spool, 1), lambda: None).turn()
+    Control(spool, list, Seizer(spool, 1), lambda: None, turn_s=math.inf).turn()
     assert len(os.listdir(spool.root / "run" / "control")) == len(away.waiting(spool)) == 10
 
 
@@ -495,7 +496,7 @@ def test_a_job_that_waits_in_the_cluster_does_not_expire_here(spool: Spool, make
         spool.submit(make_job(id=job_id, expires=SpoolTime(spool.now() + 1)))
     sent = [send_next(spool) for _ in range(3)]
     away.begin(spool, sent[1], 1)
-    expiry = Expiry(spool, Seizer(spool, 1))
+    expiry = Expiry(spool, Seizer(spool, 1), turn_s=math.inf)
     time.sleep(0.001)
     for _ in range(2):
         assert expiry.turn() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -352,7 +353,7 @@ def test_a_pool_of_its_own_takes_jobs_for_the_labels_of_its_machine(tmp_path: Pa
 
 
 def test_a_drop_into_a_branch(branch: Branch) -> None:
-    box, taker = branch.root / "in", Intake(branch.spool, branch.config)
+    box, taker = branch.root / "in", Intake(branch.spool, branch.config, turn_s=math.inf)
 
     def take(name: str, **job: Any) -> None:
         (branch.root / "tmp" / name).write_text(json.dumps(job))
@@ -380,7 +381,7 @@ def test_a_drop_into_a_branch(branch: Branch) -> None:
 
 
 def test_a_drop_for_a_machine_that_is_not_here(spool: Spool, config: Config) -> None:
-    taker = Intake(spool, config)
+    taker = Intake(spool, config, turn_s=math.inf)
     (spool.root / "tmp" / "a").write_text('{"engine": "echo", "labels": ["h100"]}')
     (spool.root / "tmp" / "a").rename(spool.root / "in" / "a.json")
     taker.arrived(["a.json"])

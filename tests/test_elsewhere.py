@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -105,8 +106,8 @@ def test_whoever_serves_does_not_ask(spool: Spool, port: FakePort) -> None:
     request, mark = Path(cancel_path(spool, "theirs")), spool.root / "run" / "expiry" / f"{1:016d}.theirs"
     request.touch()
     mark.touch()
-    Control(spool, list, seizer, lambda: None).turn()
-    Expiry(spool, seizer).turn()
+    Control(spool, list, seizer, lambda: None, turn_s=math.inf).turn()
+    Expiry(spool, seizer, turn_s=math.inf).turn()
     assert port.asked == []
     assert not request.exists()
     assert not mark.exists()
@@ -135,7 +136,7 @@ def test_a_job_may_need_one_of_another_machine(spool: Spool, config: Config, por
 
 
 def test_a_drop_may_need_one_as_well(spool: Spool, config: Config, port: FakePort) -> None:
-    intake = Intake(spool, config)
+    intake = Intake(spool, config, turn_s=math.inf)
     for job_id, needs in (("drop", "theirs"), ("lost", "nobody")):
         body = json.dumps({"engine": "echo", "depends_on": [needs]})
         (spool.root / "in" / f"{job_id}.json").write_text(body)
@@ -187,7 +188,7 @@ def test_a_job_that_was_accepted_before_needs_no_answer(spool: Spool, config: Co
 
 def test_a_drop_waits_for_a_cluster_that_does_not_answer(spool: Spool, config: Config, port: FakePort) -> None:
     port.away = AWAY
-    intake = Intake(spool, config)
+    intake = Intake(spool, config, turn_s=math.inf)
     (spool.root / "in" / "drop.json").write_text(json.dumps({"engine": "echo", "depends_on": ["theirs"]}))
     while len(port.asked) < 2:
         intake.turn()

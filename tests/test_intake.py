@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import random
 import socket
@@ -58,7 +59,7 @@ def box(spool: Spool) -> Path:
 
 @pytest.fixture
 def taker(spool: Spool, config: Config) -> Intake:
-    return Intake(spool, config)
+    return Intake(spool, config, turn_s=math.inf)
 
 
 def _drop(box: Path, name: str | bytes, data: bytes = GOOD) -> Path:
@@ -166,7 +167,7 @@ def test_what_a_killed_supervisor_had_moved_aside_is_looked_at_again(
     _take(taker, box)
     _drop(box, ".job.json.1-1-otherboot.token-1.taken", GOOD.replace(b"hello", b"other"))
     _drop(box, f".job.json.{owner.fresh()}.taken")  # of one that lives
-    fresh = Intake(spool, config)
+    fresh = Intake(spool, config, turn_s=math.inf)
     _take(fresh, box)
     _take(fresh, box)
     assert sorted(job.params["text"] for job in _jobs(spool)) == ["hello", "other"]
@@ -540,7 +541,7 @@ def test_drops_of_another_user_that_cannot_be_read_or_moved(open_folder: Path, c
 
     def take() -> None:
         become_nobody()
-        taker = Intake(Spool(root, durable=False), config)
+        taker = Intake(Spool(root, durable=False), config, turn_s=math.inf)
         for _ in range(3):
             _take(taker, box)
         assert (taker.accepted, taker.refused, taker.paused) == (1, 2, "")
@@ -579,7 +580,7 @@ ENTRIES = st.binary(max_size=60) | st.recursive(
 def test_whatever_is_dropped_is_a_job_or_in_quarantine(
     spool: Spool, config: Config, box: Path, clock: Callable[[float], None], entries: list[tuple[str, Any]]
 ) -> None:
-    taker = Intake(spool, config)
+    taker = Intake(spool, config, turn_s=math.inf)
     for number, (suffix, value) in enumerate(entries):
         if isinstance(value, bytes):
             data = value
@@ -621,8 +622,9 @@ def test_two_hundred_at_once(
     assert _quarantine(spool) == {}
 
 
-def test_five_thousand_at_once_and_every_turn_is_short(spool: Spool, taker: Intake, box: Path) -> None:
+def test_five_thousand_at_once_and_every_turn_is_short(spool: Spool, config: Config, box: Path) -> None:
     """Half of them foreign, which are only looked at; supervision goes on between two turns."""
+    taker = Intake(spool, config)
     for number in range(5000):
         (box / f"{number:04d}{'.json' if number % 2 else '.wav'}").write_bytes(GOOD if number % 2 else b"RIFF")
     taker.arrived(os.listdir(box))
@@ -684,7 +686,7 @@ def _config(config: Config, **change: Any) -> Config:
 
 
 def test_a_full_queue_keeps_drops_waiting_and_others_pass(spool: Spool, config: Config, box: Path) -> None:
-    taker = Intake(spool, _config(config, max_ready=2))
+    taker = Intake(spool, _config(config, max_ready=2), turn_s=math.inf)
     for number in range(4):
         _drop(box, f"a-{number}.json")
     _drop(box, "z-other.json", b'{"engine": "fake"}')
@@ -701,7 +703,7 @@ def test_a_full_queue_keeps_drops_waiting_and_others_pass(spool: Spool, config: 
 
 
 def test_the_floor_of_free_space_keeps_drops_waiting(spool: Spool, config: Config, box: Path) -> None:
-    taker = Intake(spool, _config(config, min_free_mb=1 << 40))
+    taker = Intake(spool, _config(config, min_free_mb=1 << 40), turn_s=math.inf)
     _drop(box, "job.json")
     _take(taker, box)
     assert os.listdir(box) == ["job.json"]
@@ -769,7 +771,7 @@ def test_a_small_disk_fills_up_and_goes_on_when_there_is_room(small_disk: Path) 
     root = small_disk / "spool"
     spool = Spool.create(root, durable=True)
     engines = {"echo": {"engine": "inference.fake:Echo"}}
-    taker = Intake(spool, parse_config({"min_free_mb": 0, "engines": engines}, root))
+    taker = Intake(spool, parse_config({"min_free_mb": 0, "engines": engines}, root), turn_s=math.inf)
     for number in range(4):
         body = {"engine": "echo", "params": {"ballast": "x" * 25_000}}
         (root / "in" / f"{number}.json").write_text(json.dumps(body))
@@ -811,7 +813,7 @@ def test_killed_anywhere_a_drop_is_one_job(
 
         def take(number: int = number) -> None:
             theirs = Spool(root, durable=True)
-            taker = Intake(theirs, config)
+            taker = Intake(theirs, config, turn_s=math.inf)
             dying(number)
             _take(taker, box)
 
@@ -824,7 +826,7 @@ def test_killed_anywhere_a_drop_is_one_job(
         if swept:
             sweep_tmp(spool)
         quarantine.repair(spool)
-        taker = Intake(spool, config)
+        taker = Intake(spool, config, turn_s=math.inf)
         _take(taker, box)
         sweep_tmp(spool)
         assert os.listdir(box) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -34,7 +35,7 @@ FAILURE = Failure("engine", "it broke", "run", 1)
 
 @pytest.fixture
 def sweeper(spool: Spool, config: Config) -> Retention:
-    return Retention(spool, replace(config, retention_hours=24.0))
+    return Retention(spool, replace(config, retention_hours=24.0), turn_s=math.inf)
 
 
 def _record(spool: Spool, job_id: str, age_hours: float, state: JobState = JobState.COMPLETED, **more: Any) -> None:
@@ -74,7 +75,7 @@ def test_a_jump_of_the_wall_clock_expires_nothing(root: Path, config: Config, mo
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + 10 * 365 * 86400 * 10**9)
     monkeypatch.setattr(time, "time", lambda: time.time_ns() / 1e9)
-    Retention(Spool(root), config).sweep()
+    Retention(Spool(root), config, turn_s=math.inf).sweep()
     assert list(lookup.records(spool)) == ["mine"]
 
 
@@ -124,7 +125,7 @@ def test_the_sweeper_reads_records_without_numpy(
     claim = claim_next(spool, seat(spool))
     spool.finish(claim, record_of(claim, value={"large": np.zeros(ARRAY_FILE_BYTES, "u1"), "small": np.arange(3)}))
     program = """if True:
-        import random, sys
+        import math, random, sys
         from pathlib import Path
         from pool.spool import lookup
         from pool.config.settings import parse_config
@@ -134,7 +135,7 @@ def test_the_sweeper_reads_records_without_numpy(
 
         spool = Spool(Path(sys.argv[1]))
         config = parse_config({"engines": {"echo": {"engine": "a:B"}}}, Path(sys.argv[1]))
-        Retention(spool, config).sweep()
+        Retention(spool, config, turn_s=math.inf).sweep()
         lookup.find(spool, "mine")
         lookup.progress_now(spool, "mine")
         Recovery(spool, config, random.Random()).recover_abandoned(set())

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 
+from pool.constants import TURN_S
 from pool.errors import UnknownJob
 from pool.format.names import is_id
 from pool.job import Failure, JobState
@@ -24,18 +25,24 @@ from pool.supervise.slot import Slot
 from pool.system import procs
 
 _MANY = 8  # requests at once
-_TURN_S = 0.1  # the supervisor's loop goes on
 _PAUSE_S = 0.001
 
 
 class Control:
     """Carries out requests. slots: all of them, for a benched one has no process. reload: reads the configuration
-    again, and leaves the answer in run/supervisor.json."""
+    again, and leaves the answer in run/supervisor.json. turn_s: seconds after which a turn leaves the rest to the next
+    one."""
 
     def __init__(
-        self, spool: Spool, slots: Callable[[], Iterable[Slot]], seizer: Seizer, reload: Callable[[], None]
+        self,
+        spool: Spool,
+        slots: Callable[[], Iterable[Slot]],
+        seizer: Seizer,
+        reload: Callable[[], None],
+        *,
+        turn_s: float = TURN_S,
     ) -> None:
-        self._spool, self._slots, self._seizer, self._reload = spool, slots, seizer, reload
+        self._spool, self._slots, self._seizer, self._reload, self._turn_s = spool, slots, seizer, reload, turn_s
         self._directory = f"{spool.root}/run/control"
         self._due: dict[str, float] = {}
 
@@ -46,7 +53,7 @@ class Control:
         places = self._places(names)
         more = False
         for name in names:
-            if time.monotonic() - now > _TURN_S:
+            if time.monotonic() - now > self._turn_s:
                 more = True
                 break
             stem, _, verb = name.rpartition(".")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 
+from pool.constants import TURN_S
 from pool.errors import UnknownJob
 from pool.format.names import parse_expiry
 from pool.job import Failure, JobState
@@ -19,14 +20,13 @@ from pool.spool.placement import put_back
 from pool.spool.seizure import Seizer
 from pool.spool.store import Spool
 
-_TURN_S = 0.1  # the supervisor's loop goes on
-
 
 class Expiry:
-    """Ends what waits and is over, in the supervisor."""
+    """Ends what waits and is over, in the supervisor. turn_s: seconds after which a turn leaves the rest to the next
+    one."""
 
-    def __init__(self, spool: Spool, seizer: Seizer) -> None:
-        self._spool, self._seizer = spool, seizer
+    def __init__(self, spool: Spool, seizer: Seizer, *, turn_s: float = TURN_S) -> None:
+        self._spool, self._seizer, self._turn_s = spool, seizer, turn_s
         self._folder = f"{spool.root}/run/expiry"
 
     def turn(self) -> int | None:
@@ -47,7 +47,7 @@ class Expiry:
         if due:
             found = lookup.undecided(self._spool)
             places = {place.name.id: place for place in found if place.name and place.name.id in due}
-            until = time.monotonic() + _TURN_S
+            until = time.monotonic() + self._turn_s
             for job_id, marks in due.items():
                 if time.monotonic() > until:
                     upcoming = now

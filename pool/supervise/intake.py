@@ -27,7 +27,7 @@ from typing import Any
 
 from pool.config import checks
 from pool.config.settings import Config
-from pool.constants import DROP_STILL_S, MAX_DROP_BYTES
+from pool.constants import DROP_STILL_S, MAX_DROP_BYTES, TURN_S
 from pool.errors import ClusterAway, JobConflict, JobRefused, ProtocolError, SpoolFull, UnknownJob
 from pool.format import codec
 from pool.format.names import base32, check_engine, check_id, id_from_stem
@@ -39,7 +39,7 @@ from pool.runfiles.schemas import Schemas
 from pool.spool import dependencies, elsewhere, fsops, owner, quarantine
 from pool.spool.store import NO_SPACE, Spool
 
-_BATCH, _LOOKS, _TURN_S = 64, 2000, 0.1  # drops taken, looked at, seconds per turn: supervision goes on meanwhile
+_BATCH, _LOOKS = 64, 2000  # drops taken, looked at per turn: supervision goes on meanwhile
 _BREATH_S = 0.05  # between two turns that looked at much and took nothing
 _COUNT_S, _COUNT_SHARE = 1.0, 20  # how long a count of waiting jobs is believed, also in units of what it cost
 _FOREIGN_STILL_S = 60.0
@@ -69,10 +69,11 @@ class _Seen:
 
 
 class Intake:
-    """Turns drops into jobs; one per spool, in the supervisor."""
+    """Turns drops into jobs; one per spool, in the supervisor. turn_s: seconds after which a turn leaves the rest to
+    the next one."""
 
-    def __init__(self, spool: Spool, config: Config) -> None:
-        self._spool, self.config = spool, config
+    def __init__(self, spool: Spool, config: Config, *, turn_s: float = TURN_S) -> None:
+        self._spool, self.config, self._turn_s = spool, config, turn_s
         self._schemas = Schemas(spool.root)
         self._in = f"{spool.root}/in"
         self._seen: dict[str, _Seen] = {}
@@ -99,7 +100,7 @@ class Intake:
         self.paused = self._no_room() if names else ""
         if self.paused:
             return _PAUSE_S
-        begin, until, taken = bisect.bisect_right(names, self._last), time.monotonic() + _TURN_S, 0
+        begin, until, taken = bisect.bisect_right(names, self._last), time.monotonic() + self._turn_s, 0
         for looks, name in enumerate(names[begin:]):
             if taken >= _BATCH or looks >= _LOOKS or time.monotonic() > until:
                 return 0.0 if taken else _BREATH_S

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pool.config.settings import Config
+from pool.constants import TURN_S
 from pool.errors import ProtocolError
 from pool.format.names import parse_aside, parse_dead, parse_expiry, parse_note, parse_proof
 from pool.job import TERMINAL, JobState
@@ -25,16 +26,15 @@ from pool.spool.dependencies import needed
 from pool.spool.store import Spool
 
 _BLOATED = 64 * 1024  # bytes of a directory that once held very many names
-_TURN_S = 0.1  # of one round of expiry: the supervisor's loop goes on
 _PASSES = 3  # one empty pass is no evidence: a job may move back while we look
 CACHE_LIMIT_BYTES = 10 << 30
 
 
 class Retention:
-    """Sweeps one spool, in the supervisor."""
+    """Sweeps one spool, in the supervisor. turn_s: seconds after which a round leaves the rest to the next one."""
 
-    def __init__(self, spool: Spool, config: Config) -> None:
-        self._spool, self.config = spool, config
+    def __init__(self, spool: Spool, config: Config, *, turn_s: float = TURN_S) -> None:
+        self._spool, self.config, self._turn_s = spool, config, turn_s
         self._finished: dict[str, int] = {}  # record id -> µs when it was finished
 
     def sweep(self) -> bool:
@@ -49,7 +49,7 @@ class Retention:
 
     def expire(self) -> bool:
         """Remove records past their retention; whether some are left for another turn."""
-        until, now = time.monotonic() + _TURN_S, self._spool.now()
+        until, now = time.monotonic() + self._turn_s, self._spool.now()
         there = set(lookup.records(self._spool))
         self._finished = {job_id: at for job_id, at in self._finished.items() if job_id in there}
         for job_id in there - self._finished.keys():

@@ -224,6 +224,6 @@ def test_a_reader_that_stops_ends_the_command_quietly(module: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", module]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=weights.ROOT, timeout=60)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=weights.ROOT, timeout=110)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")

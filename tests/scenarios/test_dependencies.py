@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def test_the_same_job_again_after_what_it_needed_is_gone(pool: FilePool) -> None
     needs = pool.submit("echo", value=first["value"], id="needs-once")
     assert needs.result(30) == {"value": 1}
     spool = pool.spool
-    Retention(spool, pool.config).sweep()
+    Retention(spool, pool.config, turn_s=math.inf).sweep()
     from pool.supervise.retention import remove
 
     remove(spool, "first-once")

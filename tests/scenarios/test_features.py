@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
+import math
 import subprocess
 import sys
 import time
@@ -461,7 +462,7 @@ def test_records_expire(world: World) -> None:
 
     spool = Spool(world.spool)
     time.sleep(0.05)
-    Retention(spool, load_config(world.config)).sweep()
+    Retention(spool, load_config(world.config), turn_s=math.inf).sweep()
     assert world.state("short-lived") is None
     assert [name for name in world.names("out") if "short-lived" in name] == []
     assert world.names("run/ids") == []

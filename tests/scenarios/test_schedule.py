@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -104,7 +105,7 @@ def test_what_waits_for_its_time_is_cancelled_at_once(shared: World) -> None:
         assert (record.state, record.attempt) == (JobState.CANCELLED, 0)
     wait_until(lambda: not shared.names("run/control"), "the requests are taken away")
     spool = Spool(shared.spool)
-    Retention(spool, pool.config).sweep()
+    Retention(spool, pool.config, turn_s=math.inf).sweep()
     assert shared.names("run/expiry") == []
 
 

@@ -113,7 +113,7 @@ class World:
 
     def pool(self, *, start: bool = False) -> FilePool:
         """A client of this spool, closed at the end of the test."""
-        pool = FilePool(self.config, start=start)
+        pool = FilePool(self.config, start=start, patience=PATIENCE_S)
         self._pools.append(pool)
         return pool
 
