@@ -138,11 +138,14 @@ class Agent:
             await asyncio.wait_for(self.opened.wait(), _OPEN_S)
         await self._presence.say_state()
         await self._return(one for one in self._jobs.values() if one.future is not None and not one.future.running())
-        deadline = time.monotonic() + grace_s
+        await self._none_left(time.monotonic() + grace_s)
+        await self._return(self._jobs.values())
+        await self._none_left(time.monotonic() + _STOP_S)  # what completed all the same
+        self._ended.set()
+
+    async def _none_left(self, deadline: float) -> None:
         while self._jobs and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        await self._return(self._jobs.values())
-        self._ended.set()
 
     # ---- leases
 
@@ -301,6 +304,8 @@ class Agent:
     async def _hand_on(self, carried: Carried) -> None:
         """Give a job back that was left here."""
         await self._stopped(carried)
+        if carried.completed:
+            return
         try:
             await self._unclaim(carried, 0.0)
         except (*AWAY, APIError) as error:
@@ -334,7 +339,7 @@ class Agent:
             carried.given_back = True
             await in_thread(lambda: self._worker.leave(carried.errand))
             await self.link.until_done(lambda: self._unclaim(carried, _AGAIN_S), f"the claim of job {carried.key.id}")
-        while not carried.given_back:
+        while carried.completed or not carried.given_back:  # one that was left may have completed all the same
             try:
                 await self._worker.end(carried)
                 return
@@ -405,6 +410,10 @@ class Agent:
             with contextlib.suppress(UnknownJob):
                 await self._worker.watch(carried)
                 await self._stopped(carried)
+            if carried.completed:
+                carried.urls = await in_thread(lambda: self._worker.urls_of(carried.errand))
+                await self._finish(carried)
+                return
             if mine:
                 await self.link.until_done(lambda: self._unclaim(carried, 0.0), f"the claim of job {carried.key.id}")
             await self._forget(carried)

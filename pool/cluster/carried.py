@@ -49,6 +49,12 @@ class Carried:
         return self.errand.key
 
     @property
+    def completed(self) -> bool:
+        """Whether it has ended here with a result."""
+        future = self.future
+        return future is not None and future.decided and not future.cancelled() and future.exception(0) is None
+
+    @property
     def unserved(self) -> EngineUnavailable | None:
         """Why no worker of this node can run it; None while that is not known, and when it has ended."""
         future = self.future

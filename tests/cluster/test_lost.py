@@ -222,11 +222,14 @@ def test_drain_gives_back_what_no_worker_has_begun(joined: Cluster) -> None:
 
 
 @pytest.mark.long
-def test_a_drained_node_ends_a_job_before_another_one_begins_it(joined: Cluster, tmp_path: Path) -> None:
-    """Also one that does not listen."""
+@pytest.mark.parametrize(("grace_s", "node"), [(2.0, "second"), (60.0, "first")])
+def test_a_drained_node_ends_a_job_before_another_one_begins_it(
+    joined: Cluster, tmp_path: Path, grace_s: float, node: str
+) -> None:
+    """Also one that does not listen; and one that completes all the same is not begun again."""
     witness = tmp_path / "witness"
     witness.mkdir()
-    engines = {"fake": {"max_concurrent_tasks": 1, "cancel_grace_s": 3.0, "options": {"witness": str(witness)}}}
+    engines = {"fake": {"max_concurrent_tasks": 1, "cancel_grace_s": grace_s, "options": {"witness": str(witness)}}}
     first = Machine(joined.folder / "first", "first", joined.url)
     joined.machines.append(first)
     settings = {"servers": [joined.url], "name": "first", "lease_s": LEASE_S, "cold_after_s": 0.0}
@@ -234,19 +237,26 @@ def test_a_drained_node_ends_a_job_before_another_one_begins_it(joined: Cluster,
     first.start()
     pool = joined.pool()
     joined.wait_nodes("first")
-    future = pool.submit("fake", do="deaf", seconds=8.0, value=1)
+    future = pool.submit("fake", do="deaf", seconds=12.0, value=1)
     begun([future], 1)
     _, before = first.worker_of(f"{future.id}-g1")
     joined.node("second", engines)
     joined.wait_nodes("second")
     assert first.agent is not None
     first.agent.terminate()
-    wait_until(lambda: len(_begun_by(witness, future.id)) == 2, "the second node has begun it", LONG_S)
-    assert not alive(before)
+    if node == "second":
+        wait_until(lambda: len(_begun_by(witness, future.id)) == 2, "the second node has begun it", LONG_S)
+        assert not alive(before)
     assert future.result(LONG_S)["value"] == 1
     assert future.record is not None
-    assert future.record.worker.startswith("second/")
+    assert future.record.worker.startswith(f"{node}/")
+    assert len(_begun_by(witness, future.id)) == (2 if node == "second" else 1)
     assert first.agent.wait(30) in (0, 10), first.said()
+
+
+def _begun_by(witness: Path, job_id: str) -> list[int]:
+    """The workers that have begun a job, in order."""
+    return [pid for _, pid, what, job, *_ in history(witness) if what == "start" and job.startswith(f"{job_id}-")]
 
 
 @pytest.mark.long
@@ -288,11 +298,6 @@ def test_a_node_whose_workers_cannot_run_a_job_gives_it_back(joined: Cluster) ->
     assert future.record.worker.startswith("second/")
     assert not future.record.attempts
     wait_until(lambda: not first.held(), "the first node has ended it", LONG_S)
-
-
-def _begun_by(witness: Path, job_id: str) -> list[int]:
-    """The workers that have begun a job, in order."""
-    return [pid for _, pid, what, job, *_ in history(witness) if what == "start" and job.startswith(f"{job_id}-")]
 
 
 @pytest.mark.long
