@@ -148,6 +148,7 @@ class HttpConfig:
     tempfile_hours: float = key(24.0, checks.number(0.001, 24 * 365))
     max_upload_mb: int = key(2048, checks.integer(1, 10**7))
     upload_timeout_s: float = key(600.0, checks.number(0.1, _DAY_S))  # one whole upload
+    return_s: float = key(60.0, checks.number(0.1, _DAY_S))  # for a client of /v1 that left; then its job is cancelled
     rate_per_minute: int | None = key(None, checks.nullable(checks.integer(1, 10**7)))
     concurrent_requests: int | None = key(None, checks.nullable(checks.integer(1, 10**6)))
 

@@ -59,8 +59,15 @@ class _Engine:
         """Nothing to close."""
 
 
+def _until(text: str, context: Context) -> None:
+    while not Path(text.removeprefix("until ")).exists():
+        context.check()
+        time.sleep(0.02)
+
+
 class Lipsync(_Engine):
-    """The content of the audio file says what to do: "broken", "silent", "slow", anything else is a video."""
+    """The content of the audio file says what to do: "broken", "silent", "slow", "until <path>" (it exists), anything
+    else is a video."""
 
     Params: ClassVar[type[LipsyncParams]] = LipsyncParams
 
@@ -76,6 +83,8 @@ class Lipsync(_Engine):
             raise EngineError("the renderer broke", "mend it")
         if word == b"silent":
             raise InputError("audio: there is no speech in it", "record it again")
+        if word.startswith(b"until "):
+            _until(word.decode(), context)
         if word == b"slow":
             for step in range(20):
                 context.check()
@@ -97,6 +106,8 @@ class Transcribe(_Engine):
     def run(self, params: TranscribeParams, context: Context) -> Mapping[str, Any]:
         if not params.audio.is_file():
             raise InputError(f"audio: {params.audio} is gone")
+        if params.hotword and params.hotword.startswith("until "):
+            _until(params.hotword, context)
         if params.hotword == "fail":
             raise InputError("audio: nothing can be heard")
         return {**RESULT, "language": params.language or "en"}

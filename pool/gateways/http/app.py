@@ -47,6 +47,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
         openapi_url="/openapi.json",
         redirect_slashes=False,
     )
+    app.state.leave = desk.leave
     for module in (human, tempfile, jobs, speech, state):
         app.include_router(module.make_routes(desk))
     app.include_router(docs.make_routes(app))

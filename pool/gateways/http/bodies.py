@@ -6,6 +6,7 @@ much, gets an error at once.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -83,9 +84,11 @@ def _is_json(content_type: str) -> bool:
 
 @dataclass
 class Form:
-    """A parsed multipart body: the file, and the other fields as text. A repeated field keeps all its values."""
+    """A parsed multipart body: the file, and the other fields as text. A repeated field keeps all its values. digest:
+    SHA-256 of the file, in hexadecimal."""
 
     file: Tempfile | None = None
+    digest: str = ""
     fields: dict[str, list[str]] = field(default_factory=dict)
 
     def one(self, name: str) -> str:
@@ -154,6 +157,7 @@ class _Reader:
         self._path, self._file_name, self._head = "", "", b""
         self._output: BinaryIO | None = None
         self._buffer = bytearray()
+        self._hash = hashlib.sha256()
         self.complete = False
 
     @property
@@ -226,6 +230,7 @@ class _Reader:
             self._head += bytes(self._buffer[: HEAD_BYTES - len(self._head)])
             if len(self._head) == HEAD_BYTES:
                 self._detect()  # refuse an unknown format before the rest arrives
+        self._hash.update(self._buffer)
         view = memoryview(self._buffer)
         while view:
             view = view[self._output.write(view) :]
@@ -247,6 +252,7 @@ class _Reader:
                 raise HTTPException(400, "the file is empty")
             kind = self._detect()
             self.close(keep=True)
+            self._form.digest = self._hash.hexdigest()
             self._form.file = self._store.keep(self._path, kind, self._file_name)
             self._path = ""
         return self._form

@@ -19,15 +19,17 @@ from typing import Any, TypeVar
 
 from anyio import move_on_after, to_thread
 from fastapi import Request
+from loguru import logger
 from starlette.exceptions import HTTPException
 
 from pool.client.filepool import FilePool
 from pool.client.future import JobFuture
 from pool.client.status import PoolStatus
 from pool.config.roots import TEMPFILE, Roots
-from pool.errors import ClusterAway, UnknownJob
+from pool.errors import ClusterAway, EngineUnavailable, PoolError, UnknownJob
 from pool.format.names import is_id
 from pool.gateways.http import views
+from pool.gateways.http.asks import Ask, Asks
 from pool.gateways.http.bodies import Form, read_form
 from pool.gateways.http.errors import retry_after
 from pool.gateways.http.ledger import Ledger
@@ -41,6 +43,7 @@ _FRESH_S = 0.5  # how long a status stays valid
 _WAITING = ("held", "queued", "deferred")
 _SHARE = 10  # a status that took t to read is not read again before 10 t have passed
 _SWEEP_S = 300.0
+_TURN_S = 1.0  # between two looks whether a client is there
 _LEDGER_S = 5.0  # requests in between refresh it, too
 
 
@@ -49,7 +52,13 @@ class _Wait:
     """The shared wait for one job."""
 
     future: JobFuture
+    awaiting: int = 0  # requests
+    awaited_at: float = 0.0  # by the last of them, in seconds of the monotonic clock
     over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Unanswered(HTTPException):
+    """A request ends before its job does; asked again, it waits for the same job."""
 
 
 class Desk:
@@ -61,6 +70,8 @@ class Desk:
         closed = (pool.spool.root, settings.tempfiles)
         self.roots = Roots(settings.roots, closed=closed, tempfile=self.tempfiles.path)
         self.ledger = Ledger(pool.spool)
+        self.asks = Asks(settings.asks, pool.spool.now, settings.tempfile_s)
+        self.leaving = False
         self._schemas = Schemas(pool.spool.root)
         self._waits: dict[str, _Wait] = {}
         self._look = threading.Lock()
@@ -187,10 +198,70 @@ class Desk:
     async def wait(self, future: JobFuture, timeout_s: float | None) -> bool:
         """Wait until the job is decided, at most `timeout_s` seconds (None: no limit); whether it is."""
         wait = self._waits.get(future.id)
-        if wait is not None and wait.future is future:
-            with move_on_after(timeout_s):
-                await wait.over.wait()
+        if wait is not None and wait.future is future and not self.leaving:
+            wait.awaiting += 1
+            try:
+                with move_on_after(timeout_s):
+                    await wait.over.wait()
+            finally:
+                wait.awaiting -= 1
+                wait.awaited_at = time.monotonic()
         return future.decided
+
+    async def end_of(self, request: Request, future: JobFuture, key: str = "") -> None:
+        """Wait until the job is decided. key: of its entry in `asks`. Raises Unanswered."""
+        request.state.job_id = future.id
+        turn_s = min(_TURN_S, self.settings.return_s / 4)
+        while not await self.wait(future, turn_s):
+            if self.leaving:
+                message = f"the gateway is being restarted and job {future.id} goes on: send the same request again"
+                raise Unanswered(503, message, retry_after())
+            if await request.is_disconnected():
+                raise Unanswered(408, f"the client has left; job {future.id} goes on")
+            if key:
+                await in_thread(lambda: self.asks.awaited(key))
+
+    @contextlib.asynccontextmanager
+    async def answering(self, key: str) -> AsyncIterator[None]:
+        """Forget a request once it is answered, be it with an error; not while its job goes on."""
+        try:
+            yield
+        except (Unanswered, EngineUnavailable):
+            raise
+        except Exception:
+            await in_thread(lambda: self.asks.answered(key))
+            raise
+        await in_thread(lambda: self.asks.answered(key))
+
+    def leave(self) -> None:
+        """End all waits: the gateway is about to end, its jobs go on. Called on the event loop."""
+        self.leaving = True
+        for wait in self._waits.values():
+            wait.over.set()
+
+    def _abandon(self) -> None:
+        """Cancel the jobs of clients that have left and not returned, and remove their uploads. Raises OSError."""
+        for key, ask in self.asks.idle(self.settings.return_s):
+            wait = self._waits.get(ask.job)
+            followed = wait is not None and (
+                wait.awaiting or time.monotonic() - wait.awaited_at < self.settings.return_s
+            )
+            if not followed:
+                with contextlib.suppress(PoolError):  # the next turn tries again
+                    self._give_up(key, ask)
+
+    def _give_up(self, key: str, ask: Ask) -> None:
+        try:
+            over = self.pool.state(ask.job).terminal
+        except UnknownJob:
+            self.asks.forget(key)
+            return
+        if ask.alone and not over:
+            logger.info("job {}: cancelled, its client has left and not returned", ask.job)
+            self.pool.cancel(ask.job)
+            self.asks.forget(key)
+        if ask.file and (over or ask.alone):
+            self.tempfiles.remove(ask.file)
 
     def _over(self, wait: _Wait) -> None:
         if self._waits.get(wait.future.id) is wait:
@@ -205,6 +276,7 @@ class Desk:
         tasks = [
             asyncio.create_task(_every(_SWEEP_S, self.tempfiles.sweep)),
             asyncio.create_task(_every(_LEDGER_S, self.ledger.refresh)),
+            asyncio.create_task(_every(self.settings.return_s, self._abandon, at_once=False)),
             asyncio.create_task(_every(_LEDGER_S, lambda: self.ledger.watch_slots(self.status()))),
         ]
         try:
@@ -225,7 +297,9 @@ def _notify(loop: asyncio.AbstractEventLoop, call: Callable[[_Wait], None], wait
         loop.call_soon_threadsafe(call, wait)
 
 
-async def _every(seconds: float, call: Callable[[], object]) -> None:
+async def _every(seconds: float, call: Callable[[], object], *, at_once: bool = True) -> None:
+    if not at_once:
+        await asyncio.sleep(seconds)
     while True:
         begun = time.monotonic()
         with contextlib.suppress(Exception):  # such as a full disk; the next turn tries again

@@ -37,6 +37,8 @@ async def stream(desk: Desk, future: JobFuture, last_event_id: str) -> AsyncIter
         if time.monotonic() - sent_at >= _HEARTBEAT_S:
             sent_at = time.monotonic()
             yield ": keep-alive\n\n"
+        if desk.leaving:  # the client connects again
+            return
         await desk.wait(future, _LOOK_S)
     yield await in_thread(lambda: _result(future))
 

@@ -8,6 +8,7 @@ site makes through a browser on this machine (the Host must be an address).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pool.gateways.http.errors import Problem, respond
+from pool.gateways.http.errors import Problem, respond, retry_after
 from pool.gateways.http.settings import Settings
 
 COOKIE = "filepool_token"
@@ -75,8 +76,14 @@ class Guard:
             await respond(path, problem)(scope, receive, send)
             return
         self._running[client] += 1
+        answer = _Answer(scope, send)
         try:
-            await self._app(scope, receive, _plain(send))
+            await self._app(scope, receive, answer.send)
+        except asyncio.CancelledError:  # the server ends and has waited long enough
+            if not answer.begun:
+                message = "the gateway is being restarted: send the same request again"
+                problem = Problem(503, "ServiceUnavailable", message, headers=retry_after())
+                await respond(path, problem)(scope, receive, answer.send)
         finally:
             self._running[client] -= 1
             if not self._running[client]:
@@ -153,13 +160,21 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
-def _plain(send: Send) -> Send:
-    """Add headers that forbid browsers to guess media types and to frame the response."""
+class _Answer:
+    """Adds headers to the response: those that forbid browsers to guess media types and to frame it, and the id of the
+    job that the route has noted in `request.state.job_id`."""
 
-    async def sent(message: Message) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._state, self._path, self._send = scope.setdefault("state", {}), scope["path"], send
+        self.begun = False
+
+    async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.begun = True
             extra = [(b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY")]
+            if job_id := str(self._state.get("job_id", "")).encode():
+                extra.append((b"x-job-id", job_id))
+                if self._path.startswith("/v1/"):
+                    extra.append((b"x-request-id", job_id))  # which OpenAI's clients show
             message = {**message, "headers": [*message.get("headers", ()), *extra]}
-        await send(message)
-
-    return sent
+        await self._send(message)

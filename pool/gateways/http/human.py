@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pool.client.status import PoolStatus
 from pool.errors import JobFailed, JobRefused, UnknownEngine
 from pool.format.names import check_engine
+from pool.gateways.http.asks import Ask, digest, id_of, key_of
 from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import failed, json_response, respond, retry_after
@@ -36,26 +38,17 @@ def make_routes(desk: Desk) -> APIRouter:
         response_model=Envelope,
         responses=responses(FailedEnvelope, 400, 403, 408, 409, 410, 413, 415, 422, 502, 503, 504),
     )
-    async def generate(body: Generate) -> Response:
-        """Answers when the video is written. The job goes on when the client disconnects: a second request with the
-        same `task_id` and the same paths waits for the same job."""
+    async def generate(body: Generate, request: Request) -> Response:
+        """Answers when the video is written. The job goes on when the client disconnects, and the same request again
+        waits for it: with its `task_id` or Idempotency-Key at any time, without them until it has been answered."""
         if lacks := await in_thread(lambda: desk.lacks(engine)):
             raise HTTPException(503, lacks, retry_after())
-        task_id = body.task_id or str(uuid.uuid4())
-        params = await in_thread(lambda: _params(desk, body, task_id))
-        await in_thread(lambda: desk.expect_worker(engine, task_id))
-        future = desk.expect(await in_thread(lambda: desk.pool.submit(engine, params=params, id=task_id)))
-        await desk.wait(future, None)
-        record = future.record
-        if record is None or record.state is not JobState.COMPLETED:
-            if record is not None and record.state is JobState.CANCELLED:
-                raise HTTPException(410, f"task {task_id} was cancelled")
-            error = future.exception(0)
-            if isinstance(error, JobFailed):
-                return respond("/human/generate", failed(task_id, error.failure))
-            raise error if error is not None else HTTPException(503, "the gateway is shutting down", retry_after())
-        data = {"save_path": _save_path(body, task_id), "task_id": task_id}
-        return json_response({"code": 200, "message": "success", "data": data})
+        task_id, key = body.task_id or id_of(request), ""
+        if task_id is None:
+            key = key_of(request, digest(body.model_dump(), _stamp(body.audio_path), _stamp(body.video_path)))
+            task_id = (await in_thread(lambda: desk.asks.open(key, Ask(str(uuid.uuid4()), "")))).job
+        async with desk.answering(key):
+            return await _generated(desk, request, body, task_id, key)
 
     @router.get(
         "/health",
@@ -85,6 +78,24 @@ def make_routes(desk: Desk) -> APIRouter:
     return router
 
 
+async def _generated(desk: Desk, request: Request, body: Generate, task_id: str, key: str) -> Response:
+    engine = desk.settings.lipsync
+    params = await in_thread(lambda: _params(desk, body, task_id))
+    await in_thread(lambda: desk.expect_worker(engine, task_id))
+    future = desk.expect(await in_thread(lambda: desk.pool.submit(engine, params=params, id=task_id)))
+    await desk.end_of(request, future, key)
+    record = future.record
+    if record is None or record.state is not JobState.COMPLETED:
+        if record is not None and record.state is JobState.CANCELLED:
+            raise HTTPException(410, f"task {task_id} was cancelled")
+        error = future.exception(0)
+        if isinstance(error, JobFailed):
+            return respond("/human/generate", failed(task_id, error.failure))
+        raise error if error is not None else HTTPException(503, "the gateway is shutting down", retry_after())
+    data = {"save_path": _save_path(body, task_id), "task_id": task_id}
+    return json_response({"code": 200, "message": "success", "data": data})
+
+
 def _params(desk: Desk, body: Generate, task_id: str) -> dict[str, Any]:
     roots = desk.roots
     return {
@@ -94,6 +105,15 @@ def _params(desk: Desk, body: Generate, task_id: str) -> dict[str, Any]:
         "watermark": body.watermark,
         "digital_auth": body.digital_auth,
     }
+
+
+def _stamp(path: str) -> list[int]:
+    """Size and time of a file, so that one that was changed is another request; empty when there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return []
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _absolute(text: str, key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi import Path as InPath
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
@@ -14,6 +14,7 @@ from pool.client.future import JobFuture
 from pool.errors import UnknownJob
 from pool.format.names import check_id
 from pool.gateways.http import views
+from pool.gateways.http.asks import id_of
 from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import STATUS_OF_KIND, json_response
@@ -56,9 +57,12 @@ def _submit_routes(router: APIRouter, desk: Desk) -> None:
         response_model=JobView,
         responses=responses(Failed, 400, 403, 404, 408, 409, 413, 415, 422, 503),
     )
-    async def submit(engine: Annotated[str, InPath(max_length=200)], body: Submit, response: Response) -> JobView:
-        """After the answer the job survives every crash. A repeated request with the same `id` is the same job."""
-        options = {name: getattr(body, name) for name in ("id", *OUTSIDE)}
+    async def submit(
+        engine: Annotated[str, InPath(max_length=200)], body: Submit, request: Request, response: Response
+    ) -> JobView:
+        """After the answer the job survives every crash. A repeated request with the same `id`, or the same
+        Idempotency-Key, is the same job."""
+        options = {name: getattr(body, name) for name in OUTSIDE} | {"id": body.id or id_of(request)}
         future = await in_thread(lambda: desk.submit(engine, body.params, **options))
         response.headers["Location"] = f"/jobs/{future.id}"
         return await in_thread(lambda: desk.look(future.id))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 
@@ -19,7 +22,16 @@ _CONNECTIONS = 2000  # of all clients at a time; above that: 503
 
 
 class _Server(uvicorn.Server):
-    """Prints the addresses that it listens on: with port 0 the system chooses the port."""
+    """Prints the addresses that it listens on: with port 0 the system chooses the port. leave: called on the event loop
+    when the server is asked to end."""
+
+    def __init__(self, config: uvicorn.Config, leave: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._leave = leave
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        asyncio.get_running_loop().call_soon_threadsafe(self._leave)
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -32,9 +44,10 @@ class _Server(uvicorn.Server):
 def run_server(pool: FilePool, settings: Settings, *, access_log: bool = False) -> bool:
     """Serve until SIGINT or SIGTERM; False when the address could not be bound."""
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # clients get these errors in the response
+    app = make_app(pool, settings)
     server = _Server(
         uvicorn.Config(
-            make_app(pool, settings),
+            app,
             host=settings.host,
             port=settings.port,
             access_log=access_log,
@@ -43,7 +56,8 @@ def run_server(pool: FilePool, settings: Settings, *, access_log: bool = False) 
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_STOP_S,
             server_header=False,
-        )
+        ),
+        app.state.leave,
     )
     # uvicorn shuts down, restores the previous handlers and raises the signal again, which would end this process here
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -33,8 +33,14 @@ class Settings:
     tempfile_s: float
     max_upload_bytes: int
     upload_timeout_s: float
+    return_s: float
     rate_per_minute: int | None
     concurrent: int | None
+
+    @property
+    def asks(self) -> Path:
+        """The folder of requests that wait for a job."""
+        return self.tempfiles / "asks"
 
     @property
     def loopback(self) -> bool:
@@ -78,6 +84,7 @@ def read_settings(
         tempfile_s=http.tempfile_hours * 3600,
         max_upload_bytes=http.max_upload_mb * MB,
         upload_timeout_s=http.upload_timeout_s,
+        return_s=http.return_s,
         rate_per_minute=http.rate_per_minute or (None if here else _RATE),
         concurrent=http.concurrent_requests or (None if here else _CONCURRENT),
     )
@@ -95,7 +102,7 @@ def is_loopback(host: str) -> bool:
 
 def prepare(settings: Settings) -> None:
     """Create missing folders. Raises ConfigError."""
-    for folder in (*settings.roots, settings.tempfiles):
+    for folder in (*settings.roots, settings.tempfiles, settings.asks):
         for path in (*reversed(folder.parents), folder):
             try:
                 if not path.is_dir():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
-from pool.errors import JobRefused
+from pool.client.future import JobFuture
+from pool.errors import JobConflict, JobRefused, UnknownJob
 from pool.gateways.http import transcripts
+from pool.gateways.http.asks import Ask, digest, given_key, key_of
 from pool.gateways.http.bodies import Form
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import json_response, retry_after
@@ -52,32 +55,60 @@ def make_routes(desk: Desk) -> APIRouter:
         ),
     )
     async def transcriptions(request: Request) -> Response:
-        """The upload is removed once the job is over."""
+        """The same request again, by the same client, waits for the same job until it has been answered: by the
+        Idempotency-Key header, else by the content. A job whose client leaves and does not return is cancelled. The
+        upload is removed once the job is over."""
         if lacks := await in_thread(lambda: desk.lacks(engine)):
             raise HTTPException(503, lacks, retry_after())
         await in_thread(lambda: desk.expect_worker(engine))  # before the upload
         found = await desk.receive(request)
         if found.file is None:
             raise JobRefused("is required", "file")
-        file_id, future = found.file.file_id, None
+        file_id, needed = found.file.file_id, False
         try:
             wanted, granularities = _options(found)
             params = _params(found, str(await in_thread(lambda: desk.tempfiles.path(file_id))))
-            future = desk.expect(await in_thread(lambda: desk.pool.submit(engine, params=params)))
-            await desk.wait(future, None)
-            record = future.record
-            if record is not None and record.state is JobState.CANCELLED:
-                raise HTTPException(410, f"job {future.id} was cancelled")
-            error = future.exception(0)
-            if error is not None:
-                raise error
-            return await in_thread(lambda: _render(future.result(0), wanted, granularities))
+            content = digest(found.digest, {**params, "audio": ""})
+            key = key_of(request, content)
+            new = Ask(str(uuid.uuid4()), content, file_id, lasting=bool(given_key(request)), alone=True)
+            ask = await in_thread(lambda: desk.asks.open(key, new))
+            async with desk.answering(key):
+                future, needed = await _job(desk, engine, ask, params, there=ask is not new)
+                needed = needed or ask.file == file_id
+                await desk.end_of(request, future, key)
+                if future.record is not None:
+                    needed = False
+                    await in_thread(lambda: desk.tempfiles.remove(ask.file))
+                result = await in_thread(lambda: _result(future))
+                return await in_thread(lambda: _render(result, wanted, granularities))
         finally:
-            if future is None or future.record is not None:  # otherwise the job is not over and still needs the file
+            if not needed:  # otherwise the job is not over
                 with contextlib.suppress(OSError):
                     desk.tempfiles.remove(file_id)
 
     return router
+
+
+async def _job(desk: Desk, engine: str, ask: Ask, params: dict[str, Any], *, there: bool) -> tuple[JobFuture, bool]:
+    """The job of a request, and whether it was submitted now. there: an earlier request may have submitted it.
+
+    Raises what FilePool.submit raises.
+    """
+    if there:
+        with contextlib.suppress(UnknownJob):
+            return await desk.future(ask.job), False
+    try:
+        return desk.expect(await in_thread(lambda: desk.pool.submit(engine, params=params, id=ask.job))), True
+    except JobConflict:  # RACE: the same request was there first
+        return await desk.future(ask.job), False
+
+
+def _result(future: JobFuture) -> Any:
+    """What a job returned. Raises HTTPException when it was cancelled, JobFailed, EngineUnavailable."""
+    record = future.record
+    if record is not None and record.state is JobState.CANCELLED:
+        raise HTTPException(410, f"job {future.id} was cancelled")
+    return future.result(0)
 
 
 def _options(found: Form) -> tuple[str, frozenset[str]]:
