@@ -15,7 +15,6 @@ and its ffmpeg per second of sound.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import re
 import resource
@@ -26,8 +25,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from inference import console
 from inference.base import LocalContext
+from inference.matching import best_matching
 from inference.transcribe import Transcribe
 
 MEDIA_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a", ".mp4")
@@ -84,12 +86,11 @@ def speaker_share(turns: Sequence[tuple[float, float, str]], words: Sequence[Map
     labels = sorted({label for _, label in judged if label is not None})
     if not judged or not labels:
         return 0.0
-    padded = labels + [""] * max(0, len(people) - len(labels))
-    best = max(
-        sum(dict(zip(people, chosen, strict=True)).get(person) == label for person, label in judged)
-        for chosen in itertools.permutations(padded, len(people))
-    )
-    return float(best / len(judged))
+    shared = np.zeros((len(people), len(labels)))
+    for person, label in judged:
+        if label is not None:
+            shared[people.index(person), labels.index(label)] += 1
+    return best_matching(shared) / len(judged)
 
 
 def _who(turns: Sequence[tuple[float, float, str]], at: float) -> str | None:

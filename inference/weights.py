@@ -63,7 +63,7 @@ def _folder() -> tuple[Path, str]:
 
 
 def find(name: str, configured: str | Path | None = None) -> Path:
-    """The verified path of one file of the manifest, e.g. ``speaker-encoder/pretrained.pt``.
+    """The verified path of one file of the manifest, e.g. ``speaker-encoder/campplus_cn_en_common.pt``.
 
     ``configured`` is a path from the options that takes its place: it must exist, and it is the user's own
     choice, so its content is not compared with the manifest. Raises :class:`WeightError`.

@@ -7,18 +7,23 @@ condensed to ``MAX_ITEMS`` small groups, so the cost stays at a few seconds what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.audio import Array
 
-#: Mean cosine between 1.6 s windows below which two groups are two people. Measured on 24 voices: the same
-#: person 0.70 to 0.83, two people at most 0.56.
-SAME_SPEAKER = 0.58
-#: Cosine between the means of two whole groups above which they are one person (others: up to 0.75).
-SAME_CENTROID = 0.79
+BREAK = 0.62  #: cosine of overlapping windows below which the voice changes between them
+USUAL, USUAL_WEIGHT = 0.6, 4.0  #: mean cosine of two windows of one person where nothing else is known
+BREATH = 0.9  #: of two windows in one breath, this share is left between breaths
+STOP = 0.65
+SAME = 0.65
+BOTH_NARROW, ONE_NARROW = 0.1, -0.15
+PART = 0.6
+CALM, SLOPE = 0.0, 5.0
+OWN_WEIGHT = 8.0
+LEAST_OWN = 0.1
 MIN_SPEAKER_S = 1.5  #: who is heard for less is counted to the most similar other speaker …
 MIN_SHARE = 0.002  #: … and so is who has less than this share of the speech: 20 s of three hours
 MIN_VOTE_S = 0.9  #: shorter windows are labelled, but found no speaker of their own
@@ -30,37 +35,59 @@ Vectors = NDArray[np.float16] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """How many speakers there may be."""
+
+    least: int = 1
+    most: int = 100
+
+    @classmethod
+    def of(cls, count: int | None = None, least: int | None = None, most: int | None = None) -> Wanted:
+        """From what a job says: a number, or bounds."""
+        return cls(count, count) if count is not None else cls(least or 1, most or max(least or 1, 100))
+
+
+@dataclass(frozen=True)
 class Speakers:
     """The outcome: one centroid per speaker, in order of first appearance."""
 
-    centroids: Array  #: shape (speakers, 256), unit length
+    centroids: Array  #: shape (speakers, dimensions), unit length
     labels: Labels  #: speaker of each window
+    confidence: float | None = None
 
 
-def find_speakers(vectors: Vectors, starts: Array, ends: Array, count: int | None = None) -> Speakers:
-    """Group windows of speech by voice.
+@dataclass(frozen=True)
+class Heard:
+    """Windows of speech in order of time."""
 
-    ``vectors`` (n, 256) of unit length, ``starts`` and ``ends`` in seconds and in order of time; ``count``
-    fixes the number of speakers (fewer come back only when there are fewer windows).
-    """
-    voting = np.flatnonzero(ends - starts >= MIN_VOTE_S)
-    if len(voting) < (count or 1):
-        voting = np.arange(len(vectors))
-    voters = vectors[voting].astype(np.float32)
-    sums, weights, member = _condense(voters)
-    hop = _new_seconds(starts[voting], ends[voting])
-    seconds = np.bincount(member, weights=hop, minlength=len(sums)).astype(np.float64)
-    groups = _agglomerate(sums, weights, seconds, count)
-    centroids = _units(np.stack([sums[group].sum(axis=0) for group in groups]))
-    centroids = _refine(voters, centroids)
-    if count is None:
-        centroids = _merge_alike(voters, centroids)
-    labels = nearest(vectors, centroids)
+    vectors: Vectors  #: (n, dimensions) of unit length
+    seconds: Array  #: length of each window
+    spans: Labels  #: windows of one number were said in one breath
+    narrow: NDArray[np.bool_]  #: as if through a telephone
+
+
+def find_speakers(heard: Heard, wanted: Wanted | None = None) -> Speakers:
+    """Group windows of speech by voice. Fewer speakers than wanted come back only when there are fewer windows."""
+    wanted = wanted or Wanted()
+    voting = np.flatnonzero(heard.seconds >= MIN_VOTE_S)
+    if len(voting) < wanted.least or not len(voting):
+        voting = np.arange(len(heard.vectors))
+    voters = Heard(
+        heard.vectors[voting].astype(np.float32), heard.seconds[voting], heard.spans[voting], heard.narrow[voting]
+    )
+    usual = _usual(voters)
+    groups = _condensed(_breaths(voters))
+    member = _settle(groups, _agglomerate(groups, wanted, STOP * usual))
+    member, parted = _part(groups, member, wanted, usual)
+    member, joined = _merge_same(groups, member, wanted, usual)
+    confidence = None if wanted.least == wanted.most else _confidence(min(parted, joined))
+    centroids = _units(groups.joined(member).sums)
+    labels = nearest(heard.vectors, centroids)
     used, first_at = np.unique(labels, return_index=True)
     order = used[np.argsort(first_at)]
     rank = np.zeros(len(centroids), dtype=np.int64)
     rank[order] = np.arange(len(order))
-    return Speakers(centroids[order], rank[labels])
+    return Speakers(centroids[order], rank[labels], confidence)
 
 
 def similarities(vectors: Vectors, centroids: Array) -> Array:
@@ -71,107 +98,189 @@ def similarities(vectors: Vectors, centroids: Array) -> Array:
 
 def nearest(vectors: Vectors, centroids: Array) -> Labels:
     """The most similar centroid of each vector."""
-    parts = [
-        np.argmax(vectors[at : at + CHUNK].astype(np.float32) @ centroids.T, axis=1)
-        for at in range(0, len(vectors), CHUNK)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    return np.asarray(np.argmax(similarities(vectors, centroids), axis=1), dtype=np.int64)
 
 
-def _new_seconds(starts: Array, ends: Array) -> NDArray[np.float64]:
-    """Seconds of each window that no earlier window covers."""
-    covered = np.concatenate(([-np.inf], np.maximum.accumulate(ends)[:-1]))
-    return np.asarray(np.clip(ends - np.maximum(starts, covered), 0.0, None), dtype=np.float64)
+@dataclass(frozen=True)
+class _Groups:
+    """Windows that stay together."""
+
+    sums: Array  #: of their vectors
+    weights: NDArray[np.float64]  #: their number
+    seconds: NDArray[np.float64]  #: of speech that may make them a speaker
+    squares: NDArray[np.float64]  #: squared lengths of the sums of each breath, together
+    pairs: NDArray[np.float64]  #: pairs of windows within breaths
+    narrow: NDArray[np.float64]  #: windows that are narrow
+
+    def joined(self, member: Labels) -> _Groups:
+        """Groups of these groups."""
+        count = int(member.max()) + 1
+        sums = np.zeros((count, self.sums.shape[1]), np.float32)
+        np.add.at(sums, member, self.sums)
+        columns = (self.weights, self.seconds, self.squares, self.pairs, self.narrow)
+        return _Groups(sums, *(np.bincount(member, column, count) for column in columns))
+
+    def chosen(self, items: Labels) -> _Groups:
+        """Some of these groups."""
+        return _Groups(*(getattr(self, each.name)[items] for each in fields(self)))
+
+
+def _breaths(heard: Heard) -> _Groups:
+    """Windows of one span, parted where neighbours do not sound alike."""
+    rows, spans = heard.vectors, heard.spans
+    changes = spans[:-1] != spans[1:]
+    breaks = ~changes & (np.sum(rows[:-1] * rows[1:], axis=1) < BREAK)
+    member = np.concatenate(([0], np.cumsum(breaks | changes))).astype(np.int64)
+    beside = np.append(breaks, False) | np.insert(breaks, 0, False)
+    mixed = beside & (np.bincount(member)[member] == 1)  # a window by itself between others may hold two voices
+    ones = np.ones(len(rows))
+    single = _Groups(
+        np.asarray(rows, np.float32), ones, np.where(mixed, 0.0, heard.seconds), ones, ones, 1.0 * heard.narrow
+    )
+    joined = single.joined(member)
+    return replace(joined, squares=np.sum(joined.sums.astype(np.float64) ** 2, axis=1), pairs=joined.weights**2)
+
+
+def _usual(heard: Heard) -> float:
+    """The mean cosine of two windows of one person in this recording, from what is said in one breath."""
+    near = heard.spans[:-2] == heard.spans[2:]
+    cosines = np.sort(np.sum(heard.vectors[:-2] * heard.vectors[2:], axis=1)[near])
+    cosines = cosines[len(cosines) // 4 :]  # the lowest may be of two people
+    return float((USUAL * USUAL_WEIGHT + BREATH * cosines.sum()) / (USUAL_WEIGHT + len(cosines)))
 
 
 def _units(rows: Array) -> Array:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), dtype=np.float32)
 
 
-def _condense(vectors: Array) -> tuple[Array, NDArray[np.float64], Labels]:
-    """Sums, sizes and members of at most ``MAX_ITEMS`` groups of like vectors (spherical k-means)."""
-    if len(vectors) <= MAX_ITEMS:
-        return vectors.copy(), np.ones(len(vectors)), np.arange(len(vectors))
-    centroids = vectors[np.linspace(0, len(vectors) - 1, MAX_ITEMS).round().astype(int)]
-    member = nearest(vectors, centroids)
-    for _ in range(3):
-        sums = _sum_by(vectors, member, MAX_ITEMS)
-        empty = np.bincount(member, minlength=MAX_ITEMS) == 0
-        centroids = np.where(empty[:, None], centroids, _units(sums))
-        member = nearest(vectors, centroids)
-    used, member = np.unique(member, return_inverse=True)
-    sums = _sum_by(vectors, member, len(used))
-    return sums, np.bincount(member).astype(np.float64), member
+def _condensed(groups: _Groups) -> _Groups:
+    """At most ``MAX_ITEMS`` groups, like ones joined (spherical k-means)."""
+    if len(groups.sums) <= MAX_ITEMS:
+        return groups
+    rows = _units(groups.sums)
+    centroids = rows[np.linspace(0, len(rows) - 1, MAX_ITEMS).round().astype(int)]
+    for _ in range(4):
+        _, member = np.unique(nearest(rows, centroids), return_inverse=True)
+        joined = groups.joined(member)
+        centroids = _units(joined.sums)
+    return joined
 
 
-def _sum_by(vectors: Array, member: Labels, count: int) -> Array:
-    sums = np.zeros((count, vectors.shape[1]), dtype=np.float32)
-    for at in range(0, len(vectors), CHUNK):
-        order = np.argsort(member[at : at + CHUNK], kind="stable")
-        groups, firsts = np.unique(member[at : at + CHUNK][order], return_index=True)
-        sums[groups] += np.add.reduceat(vectors[at : at + CHUNK][order], firsts, axis=0)
-    return sums
-
-
-def _agglomerate(
-    sums: Array, weights: NDArray[np.float64], seconds: NDArray[np.float64], count: int | None
-) -> list[list[int]]:
-    """Merge the two most similar groups again and again; the groups left that are long enough to be people.
-
-    Without ``count``: until no two are alike. With it: the last state that has ``count`` groups long enough.
-    """
-    means = (sums / weights[:, None]).astype(np.float32)
-    weights, seconds = weights.copy(), seconds.copy()
-    enough = max(MIN_SPEAKER_S, MIN_SHARE * float(seconds.sum()))
-    groups: dict[int, list[int]] = {index: [index] for index in range(len(means))}
+def _agglomerate(groups: _Groups, wanted: Wanted, stop: float) -> list[list[int]]:
+    """Merge the two most similar groups again and again, until no two are alike; those long enough to be people."""
+    means = (groups.sums / groups.weights[:, None]).astype(np.float32)
+    weights, seconds = groups.weights.copy(), groups.seconds.copy()
+    enough = _enough(groups)
+    left: dict[int, list[int]] = {index: [index] for index in range(len(means))}
     similar = means @ means.T
     np.fill_diagonal(similar, -np.inf)
-    best: list[list[int]] | None = None
+    kept: list[list[int]] = []
     while True:
-        big = [index for index in groups if seconds[index] >= enough]
-        if count is not None and len(big) == count:
-            best = [list(groups[index]) for index in big]
-        at = int(np.argmax(similar))
-        one, two = divmod(at, len(means))
-        alike = similar[one, two]
-        if len(groups) == 1 or (count is None and alike < SAME_SPEAKER):
-            break
-        if count is not None and len(groups) <= count:
+        big = [index for index in left if seconds[index] >= enough]
+        if len(big) >= wanted.least or not kept:
+            kept = [list(left[index]) for index in big or left]
+        one, two = divmod(int(np.argmax(similar)), len(means))
+        if len(left) == 1 or similar[one, two] < stop or len(big) < len(kept):
             break
         total = weights[one] + weights[two]
         means[one] = (means[one] * weights[one] + means[two] * weights[two]) / total
         weights[one], seconds[one] = total, seconds[one] + seconds[two]
-        groups[one] += groups.pop(two)
+        left[one] += left.pop(two)
         row = means @ means[one]
-        row[[index for index in range(len(means)) if index not in groups]] = -np.inf
+        row[[index for index in range(len(means)) if index not in left]] = -np.inf
         row[one] = -np.inf
         similar[one], similar[:, one] = row, row
         similar[two], similar[:, two] = -np.inf, -np.inf
-    if count is not None:
-        return best or list(groups.values())
-    people = [groups[index] for index in groups if seconds[index] >= enough]
-    return people or [groups[max(groups, key=lambda index: seconds[index])]]
+    return kept
 
 
-def _refine(vectors: Array, centroids: Array) -> Array:
-    """A few rounds of spherical k-means from the groups found; no group is lost."""
+def _settle(groups: _Groups, found: list[list[int]]) -> Labels:
+    """The group of every item, after a few rounds of spherical k-means from the groups found."""
+    centroids = _units(np.stack([groups.sums[members].sum(axis=0) for members in found]))
     for _ in range(4):
-        labels = nearest(vectors, centroids)
-        sums = _sum_by(vectors, labels, len(centroids))
-        empty = np.bincount(labels, minlength=len(centroids)) == 0
+        member = nearest(groups.sums, centroids)
+        sums = np.zeros_like(centroids)
+        np.add.at(sums, member, groups.sums)
+        empty = np.bincount(member, minlength=len(centroids)) == 0
         centroids = np.where(empty[:, None], centroids, _units(sums))
-    return centroids
+    return np.unique(nearest(groups.sums, centroids), return_inverse=True)[1].astype(np.int64)
 
 
-def _merge_alike(vectors: Array, centroids: Array) -> Array:
-    """Join speakers whose mean voices are alike, the most alike first."""
-    while len(centroids) > 1:
-        similar = centroids @ centroids.T
-        np.fill_diagonal(similar, -1.0)
-        one, two = divmod(int(np.argmax(similar)), len(centroids))
-        if similar[one, two] < SAME_CENTROID:
+def _margins(people: _Groups, usual: float, same: float) -> Array:
+    """How far each two groups are from being two people (below 0) and from being one (above).
+
+    Two groups are judged by their mean cosine next to the mean cosines within them, which noise lowers as well.
+    """
+    means = people.sums / people.weights[:, None]
+    within = np.sum(people.sums.astype(np.float64) ** 2, axis=1) - people.squares
+    own = (within + usual * OWN_WEIGHT) / (people.weights**2 - people.pairs + OWN_WEIGHT)
+    own = np.sqrt(np.maximum(own, LEAST_OWN))
+    narrow = people.narrow > people.weights / 2
+    shift = np.where(narrow[:, None] & narrow, BOTH_NARROW, np.where(narrow[:, None] ^ narrow, ONE_NARROW, 0.0))
+    margins = (means @ means.T) / own[:, None] / own[None] - same - shift
+    np.fill_diagonal(margins, -np.inf)
+    return np.asarray(margins, dtype=np.float32)
+
+
+def _enough(groups: _Groups) -> float:
+    """Seconds of speech that make a speaker."""
+    return max(MIN_SPEAKER_S, MIN_SHARE * float(groups.seconds.sum()))
+
+
+def _part(groups: _Groups, member: Labels, wanted: Wanted, usual: float) -> tuple[Labels, float]:
+    """Part groups whose two halves are not one person; the members, and how near the closest decision was."""
+    enough, margin = _enough(groups), 1.0
+    open_groups = list(range(int(member.max()) + 1))
+    while open_groups:
+        who = open_groups.pop()
+        items = np.flatnonzero(member == who)
+        halves = _bisect(groups.sums[items])
+        if halves is None:
+            continue
+        two = groups.chosen(items).joined(halves)
+        if two.seconds.min() < enough:
+            continue
+        alike = float(_margins(two, usual, PART)[0, 1])
+        margin = min(margin, abs(alike))
+        count = int(member.max()) + 1
+        if alike < 0 and count < wanted.most:
+            member = member.copy()
+            member[items[halves == 1]] = count
+            open_groups += [who, count]
+    return member, margin
+
+
+def _bisect(sums: Array) -> Labels | None:
+    """Two halves of some items, from the two that are the least alike; None where there are not two."""
+    if len(sums) < 2:
+        return None
+    rows = _units(sums)
+    one, two = divmod(int(np.argmin(rows @ rows.T)), len(rows))
+    if one == two:
+        return None
+    centroids = rows[[one, two]]
+    for _ in range(6):
+        halves = nearest(rows, centroids)
+        if halves.min() == halves.max():
+            return None
+        centroids = _units(np.stack([sums[halves == half].sum(axis=0) for half in (0, 1)]))
+    return halves
+
+
+def _confidence(margin: float) -> float:
+    """The probability that the number of speakers is right, from how near the closest decision was."""
+    return round(float(1 / (1 + np.exp(-(CALM + SLOPE * margin)))), 2)
+
+
+def _merge_same(groups: _Groups, member: Labels, wanted: Wanted, usual: float) -> tuple[Labels, float]:
+    """Join groups that are one person, the most alike first; the members, and how near the closest decision was."""
+    margin = 1.0
+    while (count := int(member.max()) + 1) > 1:
+        margins = _margins(groups.joined(member), usual, SAME)
+        one, two = divmod(int(np.argmax(margins)), count)
+        margin = min(margin, abs(float(margins[one, two])))
+        if count <= wanted.least or (margins[one, two] < 0 and count <= wanted.most):
             break
-        sizes = np.bincount(nearest(vectors, centroids), minlength=len(centroids)) + 1e-3
-        centroids[one] = centroids[one] * sizes[one] + centroids[two] * sizes[two]
-        centroids = _refine(vectors, _units(np.delete(centroids, two, axis=0)))
-    return centroids
+        member = np.where(member == two, one, member)
+        member = _settle(groups, [np.flatnonzero(member == who).tolist() for who in np.unique(member)])
+    return member, margin

@@ -213,6 +213,8 @@ class FunAsrBackend:
 def asked(model: str, job: Params, warnings: list[str]) -> dict[str, Any]:
     """The arguments of ``generate`` for what a job asks of a class of models; warns of what means nothing to it."""
     how: dict[str, Any] = {"preset_spk_num": job.speakers} if job.speakers else {}
+    if job.min_speakers or job.max_speakers:
+        warnings.append("min_speakers and max_speakers mean nothing to funasr and were not used; speakers does")
     if job.hotword:
         how |= _hotwords(model, job.hotword)
         if model in DEAF:

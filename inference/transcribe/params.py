@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 OUTPUT_SUFFIXES = (".json", ".srt", ".txt")
 
@@ -24,6 +24,8 @@ class Params(BaseModel):
     channels: Literal["mix", "split"] = Field(default="mix", description="split: one person speaks on each channel")
     language: str | None = Field(default=None, description="code such as en, zh, de; default: detect")
     speakers: int | None = Field(default=None, ge=1, le=100, description="how many people speak; default: find out")
+    min_speakers: int | None = Field(default=None, ge=1, le=100, description="at least this many people speak")
+    max_speakers: int | None = Field(default=None, ge=1, le=100, description="at most this many people speak")
     hotword: str | None = Field(
         default=None, max_length=4000, description="names and terms to expect, separated by spaces"
     )
@@ -44,6 +46,16 @@ class Params(BaseModel):
     @classmethod
     def _words(cls, value: str | None) -> str | None:
         return (value or "").strip() or None
+
+    @field_validator("min_speakers", "max_speakers")
+    @classmethod
+    def _bounds(cls, value: int | None, known: ValidationInfo) -> int | None:
+        if value is not None and known.data.get("speakers") is not None:
+            raise ValueError("cannot be given beside speakers, which says how many there are")
+        least = known.data.get("min_speakers")
+        if value is not None and least is not None and value < least:
+            raise ValueError(f"{value} is less than min_speakers, {least}")
+        return value
 
     @field_validator("output")
     @classmethod
@@ -66,7 +78,10 @@ class Options(BaseModel):
     )
     cpu_threads: int = Field(default=0, ge=0, le=256, description="0: OMP_NUM_THREADS, else the cores there are")
     diarize: bool = Field(default=True, description="tell speakers apart")
-    speaker_encoder: Path | None = Field(default=None, description="file, instead of the installed one")
+    speaker_encoder: Path | None = Field(default=None, description="CAM++ file, instead of the installed one")
+    speaker_segmentation: Path | None = Field(
+        default=None, description="file of segmentation-3.0, instead of the installed one"
+    )
     vad: Path | None = Field(default=None, description="silero sequence ONNX file, instead of the installed one")
     ffmpeg: str | None = Field(default=None, description="ffmpeg program, instead of the bundled one")
 

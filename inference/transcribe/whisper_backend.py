@@ -18,19 +18,17 @@ import numpy as np
 from inference import media, weights
 from inference.audio import SILENCE_DBFS
 from inference.base import Context, EngineError
-from inference.transcribe.cluster import find_speakers, similarities
+from inference.transcribe.cluster import Wanted
+from inference.transcribe.diarize import Diarizer, Labelled
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
 from inference.transcribe.sound import Sound
-from inference.transcribe.voices import SpeakerEncoder, Voices
 from inference.transcribe.whisper import DETECT_PROBABILITY, Whisper, WhisperSession
 from inference.transcribe.windows import Packer, Window
-from inference.transcribe.words import Word, assign_speakers, segment_record, segments, speaker_name
+from inference.transcribe.words import Word, segment_record, segments, speaker_name
 from inference.vad import SAMPLE_RATE, SileroModel, SpeechDetector, Stretch
 
 VAD_FILE = "silero-vad/silero_vad_16k_sequence.onnx"
-ENCODER_FILE = "speaker-encoder/pretrained.pt"
-VOICE_HOP_S = 0.4  #: seconds between voice windows
 SHARE_READ = 10.0  #: percent of the progress for reading, the rest up to SHARE_DONE for recognition
 SHARE_DONE = 95.0
 
@@ -57,25 +55,23 @@ class WhisperBackend:
             window_batch=options.window_batch,
         )
         self.languages = self._whisper.languages
-        self._encoder: SpeakerEncoder | None = None
-        self._encoder_file: Path | None = None
+        self._diarizer: Diarizer | None = None
         self._no_labels = ""  # why there are none
         if options.diarize:
             try:
-                self._encoder_file = weights.find(ENCODER_FILE, options.speaker_encoder)
-                self._encoder = SpeakerEncoder(self._encoder_file, device)
+                self._diarizer = Diarizer(options.speaker_encoder, options.speaker_segmentation, device)
             except EngineError as error:
                 self._no_labels = f"speakers are not told apart: {error} ({error.hint})"
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""
         model = [path for path in self._folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-        return [*model, self._vad_file, *([self._encoder_file] if self._encoder_file else [])]
+        return [*model, self._vad_file, *(self._diarizer.files if self._diarizer else [])]
 
     def settings(self) -> dict[str, object]:
         """The options that shape a transcript."""
         shaping = {"backend", "compute_type", "beam_size", "initial_prompt", "diarize"}
-        return {**self._options.model_dump(include=shaping), "labels": self._encoder is not None}
+        return {**self._options.model_dump(include=shaping), "labels": self._diarizer is not None}
 
     def warmup(self) -> None:
         """Run every model once on a second of hum."""
@@ -87,11 +83,8 @@ class WhisperBackend:
         window = packer.flush()
         assert window is not None
         list(self._whisper.session("en", None, None).recognise([window]))
-        if self._encoder is not None:
-            voices = Voices()
-            self._encoder.listen(hum, 0.0, VOICE_HOP_S, voices)
-            starts, ends, vectors = voices.arrays()
-            find_speakers(vectors, starts, ends)
+        if self._diarizer is not None:
+            self._diarizer.session(Wanted()).listen(stretch)
 
     def transcribe(self, job: Params, about: media.Probe, context: Context) -> dict[str, Any]:
         """The whole of one job; raises InputError when the file holds no sound that can be decoded."""
@@ -127,7 +120,9 @@ class _Recording:
     def __init__(self, backend: WhisperBackend, job: Params, about: media.Probe, context: Context) -> None:
         self._b, self._job, self._about, self._context = backend, job, about, context
         self._channels: list[_Channel] = []
-        self._voices = Voices()
+        wanted = Wanted.of(job.speakers, job.min_speakers, job.max_speakers)
+        self._voices = backend._diarizer.session(wanted) if backend._diarizer is not None else None
+        self._labelled = Labelled(None, ())
         self._label_error = backend._no_labels
         self._recognised_s = 0.0
         self._percent = 0.0
@@ -170,11 +165,9 @@ class _Recording:
 
     def _take(self, channel: _Channel, stretch: Stretch) -> None:
         self._context.check()
-        one = self._job.speakers == 1 or len(self._channels) > 1
-        if self._b._encoder is not None and not self._label_error and not one:
+        if self._voices is not None and not self._label_error and len(self._channels) == 1:
             try:
-                start = stretch.speech_start / SAMPLE_RATE
-                self._b._encoder.listen(stretch.speech, start, VOICE_HOP_S, self._voices)
+                self._voices.listen(stretch)
             except Exception as error:  # labels are a bonus; the text must come all the same
                 self._label_error = f"speakers are not told apart: {type(error).__name__}: {error}"
         channel.queue(channel.packer.add(stretch))
@@ -231,27 +224,15 @@ class _Recording:
         if not self._words or not self._b._options.diarize:
             return
         try:
-            if self._label_error:
+            if self._label_error or self._voices is None:
                 self.warnings.append(self._label_error)
                 return
-            starts, ends, vectors = self._voices.arrays()
-            if self._job.speakers == 1 or len(vectors) == 0:
-                for word in self._words:
-                    word.speaker = 0
-            else:
-                found = find_speakers(vectors, starts, ends, self._job.speakers)
-                similarity = similarities(vectors, found.centroids)
-                assign_speakers(self._words, starts, ends, similarity)
-            self._compare_count()
+            self._labelled = self._voices.label(self._words)
+            self.warnings += self._labelled.warnings
         except Exception as error:
             for word in self._words:
                 word.speaker = None
             self.warnings.append(f"speakers are not told apart: {type(error).__name__}: {error}")
-
-    def _compare_count(self) -> None:
-        told, asked = len({word.speaker for word in self._words}), self._job.speakers
-        if asked is not None and told < asked:
-            self.warnings.append(f"{asked} speakers were asked for, {told} could be told apart")
 
     def _result(self) -> dict[str, Any]:
         session = max(self._channels, key=lambda channel: len(channel.words)).session
@@ -269,5 +250,7 @@ class _Recording:
             "duration_s": round(self._read_s, 3),
             "segments": records,
             "speakers": [speaker_name(speaker) for speaker in speakers],
+            "speakers_confidence": self._labelled.confidence,
+            "overlaps": [{"start": start, "end": end} for start, end in self._labelled.overlaps],
             "warnings": self.warnings,
         }

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `model` need the weights, `gpu` a GPU; say why when it is not there."""
     missing = ""
     try:
-        for name in ("whisper-base", "silero-vad", "speaker-encoder"):
+        for name in ("whisper-base", "silero-vad", "speaker-encoder", "speaker-segmentation"):
             weights.find_model(name)
     except weights.WeightError as error:
         missing = f"{error} ({error.hint})"

@@ -93,11 +93,12 @@ def test_transcribe_says_that_there_is_none() -> None:
 @pytest.mark.model
 @pytest.mark.skipif(REAL, reason="there is a GPU")
 def test_voices_are_told_apart_on_the_processor_where_torch_knows_no_gpu() -> None:
-    from inference.transcribe.voices import HIDDEN, SpeakerEncoder, Voices
+    from inference.transcribe.diarize import ENCODER_FILE
+    from inference.transcribe.voices import SpeakerEncoder
 
-    encoder, voices = SpeakerEncoder(weights.find("speaker-encoder/pretrained.pt"), "cuda:0"), Voices()
-    encoder.listen(np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32), 0.0, 0.4, voices)
-    assert voices.arrays()[2].shape == (2, HIDDEN)
+    encoder = SpeakerEncoder(weights.find(ENCODER_FILE), "cuda:0")
+    noise = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    assert encoder.encode(encoder.mels(noise), [(0, 16_000), (16_000, 32_000)]).shape == (2, 192)
 
 
 def test_halves_are_for_gpus() -> None:

@@ -2,74 +2,116 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from inference.audio import Array, level_dbfs, mel_filters, mel_spectrogram, raised
 from inference.transcribe import outputs
-from inference.transcribe.cluster import find_speakers
+from inference.transcribe.cluster import Heard, Wanted, find_speakers
 from inference.transcribe.windows import Packer, Window
 from inference.transcribe.words import Word, assign_speakers, ends_sentence, join, segments
 from inference.vad import Stretch
 
-HOP = 0.4
 
+def voices(people: list[int], spread: float = 0.75, seed: int = 0, breath: int = 4) -> Heard:
+    """Unit vectors like the encoder's for windows of 1.2 s: same person cosine about 0.64, others about 0.05.
 
-def voices(people: list[int], spread: float = 0.55, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Unit vectors like the encoder's for windows of 1.6 s: same person cosine about 0.77, others about 0.45."""
+    A breath ends where the person changes, and after ``breath`` windows.
+    """
     rng = np.random.default_rng(seed)
-    base = np.abs(rng.normal(size=(max(people) + 1, 256))) * (rng.random((max(people) + 1, 256)) < 0.3)
+    base = rng.normal(size=(max(people) + 1, 192))
     base /= np.linalg.norm(base, axis=1, keepdims=True)
-    noise = np.abs(rng.normal(size=(len(people), 256)))
+    noise = rng.normal(size=(len(people), 192))
     rows = base[people] + spread * noise / np.linalg.norm(noise, axis=1, keepdims=True)
-    starts = np.arange(len(people)) * HOP
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), starts, starts + 1.6
+    spans, size = [0], 1
+    for before, person in itertools.pairwise(people):
+        size = 1 if person != before or size == breath else size + 1
+        spans.append(spans[-1] + (size == 1))
+    return Heard(unit(rows), np.full(len(people), 1.2, np.float32), np.array(spans), np.zeros(len(people), np.bool_))
+
+
+def unit(rows: Array) -> Array:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def turns(*lengths: tuple[int, int]) -> list[int]:
     return [person for person, count in lengths for _ in range(count)]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
 def test_finds_how_many_speak(count: int) -> None:
-    people = turns(*[(turn % count, 12) for turn in range(2 * count + 1)])
-    found = find_speakers(*voices(people))
+    people = turns(*[(turn % count, 6) for turn in range(3 * count + 1)])
+    found = find_speakers(voices(people))
     assert len(found.centroids) == count
     assert found.labels.tolist() == people  # numbered by first appearance
+    assert found.confidence is not None
+    assert found.confidence > 0.8
 
 
 def test_number_of_speakers_can_be_given() -> None:
     people = turns((0, 20), (1, 20), (2, 20))
-    assert len(find_speakers(*voices(people), count=2).centroids) == 2
-    found = find_speakers(*voices(people), count=3)
+    for count in (1, 2, 3, 4, 6):
+        found = find_speakers(voices(people), Wanted.of(count))
+        assert len(found.centroids) == count
+        assert found.confidence is None
+        if count == 3:
+            assert found.labels.tolist() == people
+
+
+@pytest.mark.parametrize(("least", "most", "count"), [(None, 2, 2), (4, None, 4), (2, 5, 3), (3, 3, 3)])
+def test_bounds_of_their_number_can_be_given(least: int | None, most: int | None, count: int) -> None:
+    found = find_speakers(voices(turns((0, 20), (1, 20), (2, 20))), Wanted.of(None, least, most))
+    assert len(found.centroids) == count
+
+
+def test_vectors_may_have_any_length() -> None:
+    people = turns((0, 12), (1, 12), (0, 12))
+    heard = voices(people)
+    wider = np.concatenate((heard.vectors, np.zeros((len(people), 320), np.float32)), axis=1)
+    assert find_speakers(replace(heard, vectors=wider)).labels.tolist() == people
+
+
+def test_noise_that_lowers_every_cosine_makes_nobody_new() -> None:
+    people = turns((0, 12), (1, 12), (0, 12), (1, 12))
+    found = find_speakers(voices(people, spread=1.1))
     assert found.labels.tolist() == people
 
 
 def test_more_speakers_than_windows() -> None:
-    found = find_speakers(*voices([0, 0]), count=5)
+    found = find_speakers(voices([0, 0]), Wanted.of(5))
     assert 1 <= len(found.centroids) <= 2
 
 
 def test_one_cough_is_no_speaker() -> None:
     people = turns((0, 30), (1, 1), (0, 30))
-    vectors, starts, ends = voices(people)
-    starts[31:] += 5  # so that the odd window stands alone
-    ends[31:] += 5
-    ends[30] = starts[30] + 1.0
-    assert len(find_speakers(vectors, starts, ends).centroids) == 1
+    assert len(find_speakers(voices(people)).centroids) == 1
+
+
+def test_windows_that_hold_a_change_found_nobody() -> None:
+    people = turns(*[(turn % 2, 4) for turn in range(12)])
+    heard = voices(people)
+    vectors = np.array(heard.vectors)
+    for at in range(3, len(people) - 1, 4):  # the last window of each turn is half the next person's
+        vectors[at] = unit(vectors[at : at + 1] + vectors[at + 1 : at + 2])
+    found = find_speakers(replace(heard, vectors=vectors, spans=np.zeros(len(people), np.int64)))
+    assert len(found.centroids) == 2
+    clear = np.arange(len(people)) % 4 != 3
+    assert (found.labels == people)[clear].all()
 
 
 @pytest.mark.long
 def test_two_hours_in_bounded_memory() -> None:
     people = turns(*[(turn % 4, 50) for turn in range(360)])
-    vectors, starts, ends = voices(people)
-    compact = vectors.astype(np.float16)
-    del vectors
+    heard = voices(people)
+    compact = replace(heard, vectors=heard.vectors.astype(np.float16))
+    del heard
     tracemalloc.start()
     try:
-        found = find_speakers(compact, starts, ends)
+        found = find_speakers(compact)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

