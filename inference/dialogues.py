@@ -199,7 +199,7 @@ def telephone(samples: Array) -> Array:
     pressed = np.sign(narrow) * np.log1p(255 * np.abs(narrow)) / np.log1p(255)
     stepped = np.round(pressed * 127) / 127
     played = np.sign(stepped) * np.expm1(np.abs(stepped) * np.log1p(255)) / 255
-    return np.fft.irfft(np.fft.rfft(played) * (hertz < 4000), len(samples)).astype(np.float32)
+    return np.asarray(np.fft.irfft(np.fft.rfft(played) * (hertz < 4000), len(samples)), dtype=np.float32)
 
 
 def _talk(

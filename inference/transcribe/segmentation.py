@@ -64,7 +64,7 @@ class Segmentation:
         """
         with self._torch.inference_mode():
             classes = self._classes(self._torch.from_numpy(np.ascontiguousarray(samples))[None]).argmax(-1)[0]
-        return np.array(SETS, np.uint8)[classes.numpy()]
+        return np.asarray(np.array(SETS, np.uint8)[classes.numpy()], dtype=np.uint8)
 
     def _sinc(self, low: Any, width: Any, window: Any, times: Any) -> Any:
         """Band-pass filters in pairs a quarter of a wave apart: (80, 1, 251)."""

@@ -63,6 +63,8 @@ class SpeakerEncoder:
         self._device = "cpu" if cuda.missing(device) else device
         try:
             self._network = CamPlusPlus(torch.load(path, map_location="cpu", weights_only=True), self._device)
+            with torch.inference_mode():
+                self._network(torch.zeros(1, 40, MELS, device=self._device))
         except Exception as error:
             raise EngineError(
                 f"{path} holds no CAM++ speaker encoder: {type(error).__name__}: {error}",

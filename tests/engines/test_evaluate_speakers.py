@@ -1,0 +1,31 @@
+"""The judge of speakers on a recording whose truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inference.audio import Array
+from inference.dialogues import Dialogue, Turn
+from inference.evaluate_speakers import Judge
+from inference.evaluate_speech import read_rttm
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "speech"
+
+
+@pytest.mark.model
+def test_a_dialogue_is_judged(speech: dict[str, Array]) -> None:
+    turns = tuple(Turn(*turn) for turn in read_rttm(EXAMPLES / "two_speakers.rttm"))
+    talk = Dialogue("two_speakers", "plain", speech["two_speakers"], turns)
+    judge = Judge()
+    row = judge.judge(talk)
+    assert (row.people, row.found) == (2, 2)
+    assert row.right / row.both > 0.98
+    assert row.wrong / row.spoken < 0.15
+    assert row.confidence is not None
+    swapped = tuple(Turn(turn.start, turn.end, "one") for turn in turns)
+    wrong = judge.judge(Dialogue("two_speakers", "plain", talk.samples, swapped))
+    assert (wrong.people, wrong.found) == (1, 2)
+    assert wrong.right / wrong.both < 0.8
+    assert judge.judge(talk, told=True).confidence is None
