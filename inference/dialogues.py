@@ -322,8 +322,8 @@ def _loud(samples: Array) -> NDArray[np.int64]:
 
 
 def _faded(clip: Array) -> Array:
-    faded = clip.copy()
-    slope = np.linspace(0, 1, FADE, dtype=np.float32)
+    faded: Array = clip.copy()
+    slope: Array = np.linspace(0, 1, FADE, dtype=np.float32)
     faded[:FADE] *= slope
     faded[-FADE:] *= slope[::-1]
     return faded

@@ -215,8 +215,9 @@ class _Recording:
         for channel in self._channels:
             for word in channel.words:
                 word.speaker = channel.number
-        if self._job.speakers is not None:
-            self.warnings.append('speakers was not used: with channels="split" each channel is one speaker')
+        asked = [key for key in ("speakers", "min_speakers", "max_speakers") if getattr(self._job, key) is not None]
+        if asked:
+            self.warnings.append(f'{", ".join(asked)} not used: with channels="split" each channel is one speaker')
 
     def _label(self) -> None:
         """Give every word its speaker, from the voices of the whole recording; never fails the job."""

@@ -331,7 +331,8 @@ def test_schema_is_exported() -> None:
     schema = Transcribe.Params.model_json_schema()
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == {
-        *("audio", "stream", "channels", "language", "speakers", "hotword", "batch_size_s", "output")
+        *("audio", "stream", "channels", "language", "speakers", "min_speakers", "max_speakers", "hotword"),
+        *("batch_size_s", "output"),
     }
     assert Options.model_json_schema()["additionalProperties"] is False
 
