@@ -22,6 +22,7 @@ from pool.errors import JobRefused
 from pool.format.names import WorkerName, new_id, parse_job
 from pool.job import Failure, Job, JobState, heads
 from pool.job.heads import Head
+from pool.job.kept import Kept
 from pool.spool import away, fsops
 from pool.spool.lookup import find_dead
 from pool.spool.store import Claim, Spool
@@ -334,6 +335,33 @@ def test_filters_of_jobs_that_wait_run_and_ended(spool: Spool, make_job: JobMake
     assert walk(spool, 9, since=3600) == walk(spool, 9, since="1h") == walk(spool, 9, since=timedelta(hours=1))
     assert walk(spool, 9, since=0) == []
     assert page(spool, engine="fake").jobs[0].note == "look"
+
+
+def test_a_text_is_found_wherever_a_list_shows_it(spool: Spool, make_job: JobMaker) -> None:
+    jobs = [
+        make_job(note="Talk with Ada"),
+        make_job(tags=("customer=ADA",)),
+        make_job(),
+        make_job(note="100% \u00c9t\u00e9"),
+    ]
+    for job in jobs:
+        spool.submit(job)
+    ids = [job.id for job in jobs]
+    worker = seat(spool)
+
+    def check() -> None:
+        assert walk(spool, 1, text="ada") == [ids[1], ids[0]]
+        assert walk(spool, 9, text=ids[2][3:]) == [ids[2]]
+        assert walk(spool, 9, text="0% \u00c9") == [ids[3]]
+        assert walk(spool, 9, text="a_a") == walk(spool, 9, text="'") == []
+        assert walk(spool, 9, text="ada", tag="customer=ADA") == [ids[1]]
+
+    check()
+    for job, state in zip(jobs, (JobState.FAILED, JobState.COMPLETED), strict=False):
+        kept = Kept(tags=job.terms.tags, note=job.terms.note)
+        spool.finish(claim := claim_next(spool, worker), record_of(claim, state, kept=kept))
+        check()
+    assert walk(spool, 9, text="it BROKE") == [ids[0]]
 
 
 def test_records_of_earlier_versions_and_damaged_ones_are_listed(spool: Spool) -> None:

@@ -112,13 +112,14 @@ def page(
     state: str | JobState | Iterable[str | JobState] = (),
     tag: str | Iterable[str] = (),
     since: float | str | timedelta | None = None,
+    text: str = "",
     limit: int = 50,
     after: str = "",
 ) -> JobPage:
     """One page of a list. JobRefused with the key that is wrong.
 
-    engine, state: any of these; tag: all of these. since: submitted within so many seconds, or "2h". limit: 1 … 1000.
-    after: `next` of the page before.
+    engine, state: any of these; tag: all of these. text: in the id, a tag, the note or the reason; Latin letters in any
+    case. since: submitted within so many seconds, or "2h". limit: 1 … 1000. after: `next` of the page before.
     """
     now = spool.now()
     wanted = Wanted(
@@ -127,6 +128,7 @@ def page(
         tags=tuple(check_tag(one, "tag") for one in _several(tag)),
         since=0 if since is None else max(0, now - int(_seconds(since) * 1e6)),
         before=key_of(after),
+        text=text,
     )
     limit = whole(1, LIMIT_MOST)(limit, "limit")
     index = Index(spool)
@@ -201,7 +203,7 @@ def _waiting(live: Live, index: Index, wanted: Wanted, count: int) -> list[Head]
         parsed = {key: name.id for key in keys if key >= least and (name := parse_job(f"500.{key}00.msgpack"))}
         over = index.among(list(parsed.values()))  # decided: its claim is only not tidied yet
         fresh = (live.head(key) for key, job_id in parsed.items() if job_id not in over)
-        found += [head for head in fresh if head is not None]
+        found += [head for head in fresh if head is not None and wanted.mentioned(head)]
         if before < least:
             break
     return found[:count]

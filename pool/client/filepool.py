@@ -471,6 +471,7 @@ class FilePool:
         state: str | JobState | Iterable[str | JobState] = (),
         tag: str | Iterable[str] = (),
         since: float | str | timedelta | None = None,
+        text: str = "",
         limit: int = 50,
         after: str = "",
     ) -> JobPage:
@@ -481,6 +482,7 @@ class FilePool:
             state: One, or any of several.
             tag: One, or all of several.
             since: Submitted within so many seconds, or "2h".
+            text: In the id, a tag, the note or the reason; Latin letters in any case.
             limit: 1 … 1000.
             after: `next` of the page before; a walk lists a job that exists throughout exactly once.
 
@@ -489,7 +491,9 @@ class FilePool:
         from pool.client import browse
 
         self._open()
-        return browse.page(self.spool, engine=engine, state=state, tag=tag, since=since, limit=limit, after=after)
+        return browse.page(
+            self.spool, engine=engine, state=state, tag=tag, since=since, text=text, limit=limit, after=after
+        )
 
     def origin(self, job_id: str) -> Origin:
         """Parameters, terms, tags and note of a job, secrets excepted. Raises UnknownJob, JobRefused."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import string
 import urllib.parse
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -52,6 +53,7 @@ _SCHEMA = f"""
     create table tagged (key text primary key, tags text) without rowid;
 """
 _INSERT = f"insert or replace into jobs values ({', '.join('?' * (1 + len(_COLUMNS)))})"
+_SMALL_LETTERS = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _SET = "insert or replace into meta values (?, ?)"
 _STATES = frozenset(state.value for state in JobState)
 
@@ -71,7 +73,8 @@ _WRONG = (sqlite3.Error, Unusable, OSError, ValueError, TypeError)  # the last t
 class Wanted:
     """What a page may hold. before: only keys below, "" for all; since: created at or after (µs).
 
-    tags: all of them. Empty states or engines: any.
+    tags: all of them. text: in the id, a tag, the note or the reason, in any case of its Latin letters. Empty states or
+    engines: any.
     """
 
     engines: Collection[str] = ()
@@ -79,6 +82,16 @@ class Wanted:
     tags: Collection[str] = ()
     since: int = 0
     before: str = ""
+    text: str = ""
+
+    def mentioned(self, head: Head) -> bool:
+        """Whether a job has the text."""
+        return not self.text or fold(self.text) in fold(TAG.join((head.id, *head.tags, head.note, head.reason)))
+
+
+def fold(text: str) -> str:
+    """The text with small Latin letters, as SQLite does it."""
+    return text.translate(_SMALL_LETTERS)
 
 
 class Index:
@@ -109,6 +122,9 @@ class Index:
         for tag in wanted.tags:
             conditions.append("instr(tags, ?)")
             values.append(f"{TAG}{tag}{TAG}")
+        if wanted.text:
+            conditions.append(f"instr(lower(id || '{TAG}' || tags || '{TAG}' || note || '{TAG}' || reason), ?)")
+            values.append(fold(wanted.text))
         if wanted.before:
             conditions.append("key < ?")
             values.append(wanted.before)

@@ -155,6 +155,10 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("GET", "/jobs?since=soon", None, 422, "since"),
     ("GET", "/jobs?tag=a%20b", None, 422, "tag"),
     ("GET", "/jobs?state=lost", None, 422, "state"),
+    ("GET", "/jobs?sate=failed", None, 422, "is an unknown key; there are: state"),
+    ("GET", "/status?full=1", None, 422, "full"),
+    ("GET", "/jobs/none?wait_s=1", None, 422, "wait_s"),
+    ("POST", "/jobs/fake?priority=1", {}, 422, "priority"),
     ("GET", "/none", None, 404, "Not Found"),
     ("PUT", "/status", None, 405, "Not Allowed"),
 ]
@@ -204,6 +208,19 @@ def test_a_walk_finds_tagged_jobs_and_one_is_run_again_with_changes(gateway: Gat
     assert (result["rerun_of"], result["note"], result["tags"]) == (ids[0], "again", [tag])
     same = gateway.post(f"/jobs/{ids[1]}/rerun", json={"without": ["value"]}).json()["id"]
     assert gateway.result(same).json()["value"]["value"] is None
+
+
+def test_a_text_is_found_among_all_jobs(gateway: Gateway) -> None:
+    word = uuid.uuid4().hex
+    notes = [f"about {word.upper()}", f"{word} again", "nothing"]
+    ids = [gateway.post("/jobs/fake", json={"params": {}, "note": note}).json()["id"] for note in notes]
+    for job_id in ids:
+        gateway.result(job_id)
+    page = gateway.get("/jobs", params={"q": word, "limit": 1}).json()
+    rest = gateway.get("/jobs", params={"q": word, "limit": 1, "after": page["next"]}).json()
+    assert [job["id"] for job in page["jobs"] + rest["jobs"]] == [ids[1], ids[0]]
+    assert rest["next"] == ""
+    assert [job["id"] for job in gateway.get("/jobs", params={"q": ids[2][5:]}).json()["jobs"]] == [ids[2]]
 
 
 def test_a_job_belongs_to_the_trace_of_its_request(gateway: Gateway) -> None:

@@ -29,7 +29,10 @@ export function makeList(actions) {
   });
   $("states").append(...buttons.map((button) => button.node));
   $("engine").addEventListener("change", (event) => actions.filter({ engine: event.target.value }));
-  $("search").addEventListener("input", (event) => ((query = event.target.value.trim().toLowerCase()), update(latest)));
+  $("search").addEventListener("input", (event) => {
+    query = event.target.value.trim().toLowerCase();
+    actions.filter({ query });
+  });
   $("search").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && query) actions.open(jobs.length ? jobs[0].id : $("search").value.trim());
     if (event.key === "ArrowDown") rows.focus();
@@ -71,7 +74,7 @@ export function makeList(actions) {
     if (!store) return;
     latest = store;
     slots = new Map((store.status?.slots ?? []).filter((slot) => slot.job).map((slot) => [slot.job, slot]));
-    const found = store.jobs.filter((job) => !query || job.id.toLowerCase().includes(query) || nameOf(job.id).toLowerCase().includes(query));
+    const found = store.jobs.filter((job) => !query || store.hits.has(job.id) || job.id.toLowerCase().includes(query) || nameOf(job.id).toLowerCase().includes(query));
     jobs = found;
     for (const button of buttons) {
       mark(button.node, "aria-pressed", String(button.state === store.filter.state));
@@ -121,7 +124,7 @@ export function makeList(actions) {
 
   function clear() {
     $("search").value = query = "";
-    actions.filter({ state: "", engine: "" });
+    actions.filter({ state: "", engine: "", query });
   }
 
   return {

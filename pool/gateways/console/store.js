@@ -18,7 +18,8 @@ export const store = {
   jobs: [],
   total: 0,
   listed: false, // whether `jobs` belongs to the current filter
-  filter: { state: "", engine: "" },
+  filter: { state: "", engine: "", query: "" },
+  hits: new Set(), // ids of the jobs in which the gateway has found the query
   limit: FEW,
   history: new Map(), // engine -> numbers of waiting and running jobs
 };
@@ -71,21 +72,28 @@ async function loadEngines() {
 
 async function look() {
   const asked = generation;
-  const { state, engine } = store.filter;
+  const { state, engine, query } = store.filter;
   const states = state === "queued" ? ["queued", "deferred", "held"] : [state]; // all waiting
-  const [status, lists] = await Promise.all([get("/status"), Promise.all(states.map((one) => list(one, engine))), loadEngines()]);
+  const [status, lists, hits] = await Promise.all([
+    get("/status"),
+    Promise.all(states.map((one) => list(one, engine))),
+    Promise.all(query ? states.map((one) => list(one, engine, query)) : []),
+    loadEngines(),
+  ]);
   store.status = status;
   remember(status);
   if (asked !== generation) return;
-  const [jobs, total] = [lists.flatMap((one) => one.jobs), lists.reduce((sum, one) => sum + one.total, 0)];
+  const total = lists.reduce((sum, one) => sum + one.total, 0);
+  const found = hits.flatMap((one) => one.jobs);
+  const jobs = [...new Map([...lists.flatMap((one) => one.jobs), ...found].map((job) => [job.id, job])).values()];
+  store.hits = new Set(found.map((job) => job.id));
   Object.assign(store, { jobs, total, listed: true });
 }
 
-function list(state, engine) {
-  const query = new URLSearchParams({ limit: String(store.limit) });
-  if (state) query.set("state", state);
-  if (engine) query.set("engine", engine);
-  return get(`/jobs?${query}`);
+function list(state, engine, query = "") {
+  const wanted = new URLSearchParams({ limit: String(store.limit) });
+  for (const [key, value] of Object.entries({ state, engine, q: query })) if (value) wanted.set(key, value);
+  return get(`/jobs?${wanted}`);
 }
 
 function remember(status) {

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from loguru import logger
 from starlette.exceptions import HTTPException
@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from pool import __version__
 from pool.client.filepool import FilePool
-from pool.errors import OperatorError, PoolError
+from pool.errors import JobRefused, OperatorError, PoolError
 from pool.gateways.http import docs, human, jobs, speech, state, tempfile
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.errors import problem_of, respond
@@ -46,6 +46,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json",
         redirect_slashes=False,
+        dependencies=[Depends(_only_known_keys)],
     )
     app.state.leave = desk.leave
     for module in (human, tempfile, jobs, speech, state):
@@ -63,6 +64,15 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
             "/", lambda: FileResponse(CONSOLE / "index.html", headers=_REVALIDATE), include_in_schema=False
         )
     return app
+
+
+async def _only_known_keys(request: Request) -> None:
+    """Refuse keys of the query that the route does not have: a misspelt filter must not give everything."""
+    known = [each.alias for each in request.scope["route"].dependant.query_params]
+    for key in request.query_params:
+        if key not in known:
+            there = f"there are: {', '.join(known)}" if known else "this route has none"
+            raise JobRefused(f"is an unknown key; {there}", key)
 
 
 class _Assets(StaticFiles):

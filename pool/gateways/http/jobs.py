@@ -94,23 +94,33 @@ def _list_routes(router: APIRouter, desk: Desk) -> None:
         state: State | None = None,
         engine: Annotated[str | None, Query(max_length=32)] = None,
         tag: Annotated[list[str] | None, Query(description="with all of these tags; paged")] = None,
+        q: Annotated[
+            str | None,
+            Query(max_length=200, description="with this text in the id, a tag, the note or the reason; paged"),
+        ] = None,
         since: Annotated[str | None, Query(max_length=20, description="submitted within 2h, 30m, 90s; paged")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         after: Annotated[str | None, Query(max_length=300, description="`next` of the previous page; paged")] = None,
     ) -> Response:
-        """Without `after`, `tag` and `since`: running jobs, waiting jobs in their order, then ended jobs, the latest
-        first. A job that ended within the last second may be missing.
+        """Without `after`, `q`, `tag` and `since`: running jobs, waiting jobs in their order, then ended jobs, the
+        latest first. A job that ended within the last second may be missing.
 
         With one of them: newest first, page by page, every job once. An empty `after` gives the first page.
         """
-        if after is None and tag is None and since is None:
+        if after is None and tag is None and since is None and q is None:
             found = await in_thread(
                 lambda: views.listed(desk.pool.spool, desk.ledger.newest, state=state, engine=engine, limit=limit)
             )
             return json_response(found.model_dump())
         page = await in_thread(
             lambda: desk.pool.jobs(
-                engine=engine or (), state=state or (), tag=tag or (), since=since, limit=limit, after=after or ""
+                engine=engine or (),
+                state=state or (),
+                tag=tag or (),
+                since=since,
+                text=q or "",
+                limit=limit,
+                after=after or "",
             )
         )
         walk = JobWalk(jobs=[views.of_info(info) for info in page], next=page.next, trouble=page.trouble)
