@@ -19,9 +19,9 @@ def enter(spool: Tree) -> str:
     return presence
 
 
-def living_clients(spool: Tree) -> int:
-    """How many registered clients live; the presence of dead ones is removed."""
-    alive = 0
+def roll_call(spool: Tree) -> tuple[int, int]:
+    """(registered clients that live, those that were found dead, whose presence is removed)."""
+    alive = dead = 0
     folder = spool.root / "run" / "clients"
     for name in os.listdir(folder):
         try:
@@ -32,4 +32,5 @@ def living_clients(spool: Tree) -> int:
             alive += 1
         else:
             fsops.unlink(str(folder / name), missing_ok=True)
-    return alive
+            dead += 1
+    return alive, dead

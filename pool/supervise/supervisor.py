@@ -29,7 +29,7 @@ from pool.config.settings import Config, decode_config, read_config
 from pool.constants import EXIT_DRAINED
 from pool.errors import ConfigError, SupervisorRunning
 from pool.format.names import parse_deferred, parse_expiry
-from pool.runfiles.clients import living_clients
+from pool.runfiles.clients import roll_call
 from pool.runfiles.server import Refused, Running
 from pool.spool import fsops, quarantine
 from pool.spool.seizure import Seizer
@@ -98,6 +98,7 @@ class Supervisor:
         self._complain_at = 0.0  # of a full disk, not before
         self._due = dict.fromkeys(("tick", "roll", *_CHORES), 0.0)
         self._alone_since: float | None = None
+        self._alone_s = _CLIENT_GRACE_S
         self._wake_reader, self._wake_writer = os.pipe()
 
     def run(self, beside: AbstractContextManager[object] = _NOTHING) -> int:
@@ -309,12 +310,17 @@ class Supervisor:
         self._fleet.drain(now)
 
     def _mind_clients(self, now: float) -> None:
-        """A tied supervisor ends after its last client."""
-        if living_clients(self.spool):
-            self._alone_since = None
-        elif self._alone_since is None:
+        """A tied supervisor ends after its last client; that of a node later when its agent was killed: while the lease
+        lasts the next one goes on with what runs here."""
+        alive, dead = roll_call(self.spool)
+        if alive:
+            self._alone_since, self._alone_s = None, _CLIENT_GRACE_S
+            return
+        if dead and self._config.cluster.servers and not self._config.is_branch:
+            self._alone_s = max(_CLIENT_GRACE_S, self._config.cluster.lease_s)
+        if self._alone_since is None:
             self._alone_since = now
-        elif now - self._alone_since >= _CLIENT_GRACE_S:
+        elif now - self._alone_since >= self._alone_s:
             self._drain(now, "the last client is gone")
 
     # ---- news

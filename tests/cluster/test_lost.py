@@ -78,6 +78,27 @@ def test_a_killed_agent_goes_on_with_its_jobs(joined: Cluster) -> None:
     assert all(future.record is not None and future.record.attempt == 1 for future in futures)
 
 
+@pytest.mark.long
+def test_the_pool_of_a_node_outlives_its_agent_for_a_lease(joined: Cluster, tmp_path: Path) -> None:
+    """What runs goes on, however long the next agent takes within that; also what takes longer than a drain."""
+    witness = tmp_path / "witness"
+    witness.mkdir()
+    engines = {"fake": {"max_concurrent_tasks": 1, "options": {"witness": str(witness)}}}
+    node = joined.node("only", engines, lease_s=30.0)
+    pool = joined.pool()
+    joined.wait_nodes("only")
+    future = pool.submit("fake", do="sleep", seconds=18.0, value=1)
+    begun([future], 1)
+    supervisor = node.supervisor()
+    assert supervisor is not None
+    node.kill_agent()
+    time.sleep(3.0)  # longer than a supervisor waits for clients that have said good-bye
+    node.start()
+    assert future.result(LONG_S)["value"] == 1
+    assert len(_begun_by(witness, future.id)) == 1
+    assert supervisor.alive()
+
+
 def test_a_killed_port(joined: Cluster) -> None:
     """The next one finds what is away; a client that waits starts it."""
     joined.node("only", ENGINES)
