@@ -25,6 +25,7 @@ from pool.cluster.port import Port
 from pool.config.settings import Config
 from pool.constants import EXIT_DRAINED
 from pool.errors import SupervisorRunning
+from pool.runfiles import clients
 from pool.spool import elsewhere, fsops, layout
 from pool.spool.store import Spool
 from pool.supervise import supervisor
@@ -102,7 +103,7 @@ def serve_node(config: Config, *, start: bool = True) -> int:
         lock.acquire(timeout=0)
     except Timeout:
         raise SupervisorRunning(f"another agent serves the cluster from {config.spool}") from None
-    with lock, FilePool(config, start=False) as pool:
+    with lock, FilePool(config, start=False) as pool, _counted(pool.spool):
         return asyncio.run(_serve(config, pool, start=start))
 
 
@@ -153,6 +154,16 @@ async def _attend(pool: FilePool) -> None:
         if problem and problem != said:
             logger.error("no supervisor serves the workers of this node: {}", problem)
         said = problem
+
+
+@contextlib.contextmanager
+def _counted(spool: Spool) -> Iterator[None]:
+    """Be a client of the pool here from the first moment: one that an agent before us has started goes on."""
+    presence = clients.enter(spool)
+    try:
+        yield
+    finally:
+        fsops.unlink(presence, missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -124,6 +124,30 @@ def test_a_long_job_keeps_its_lease(joined: Cluster) -> None:
     assert not future.record.attempts
 
 
+@pytest.mark.long
+def test_an_agent_that_begins_while_the_servers_are_away_keeps_its_pool(tmp_path: Path) -> None:
+    """For longer than a lease, and than a drain of that pool would take."""
+    witness = tmp_path / "witness"
+    witness.mkdir()
+    engines = {"fake": {"max_concurrent_tasks": 1, "options": {"witness": str(witness)}}}
+    with Servers(tmp_path / "nats") as servers, cluster(tmp_path / "machines", servers.url) as joined:
+        node = joined.node("only", engines, lease_s=8.0)
+        pool = joined.pool(patience=None)
+        joined.wait_nodes("only")
+        future = pool.submit("fake", do="sleep", seconds=27.0, value=1)
+        begun([future], 1)
+        supervisor = node.supervisor()
+        assert supervisor is not None
+        servers.kill(0)
+        node.kill_agent()
+        node.start()
+        time.sleep(12.0)
+        servers.start(0)
+        assert future.result(LONG_S)["value"] == 1
+        assert len(_begun_by(witness, future.id)) == 1
+        assert supervisor.alive()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_job_of_three_minutes_runs_once(tmp_path: Path) -> None:
