@@ -17,7 +17,7 @@ from inference.transcribe import outputs
 from inference.transcribe.params import Options
 from inference.transcribe.params import Params as TranscribeParams
 
-PIPELINE_VERSION = 1  #: raise it when the same input may give another transcript; part of the fingerprint
+PIPELINE_VERSION = 2  #: raise it when the same input may give another transcript; part of the fingerprint
 MIN_DURATION_S = 0.1
 
 
