@@ -34,6 +34,8 @@ class Params(BaseModel):
     audio: Path
     language: str | None = None
     speakers: int = Field(2, ge=1, le=10)
+    frames_num: int | None = Field(None, ge=1)
+    last: Segment | Path | None = None
     segments: list[Segment] = []
     options: dict[str, Any] = {}
     output: Path | None = None
@@ -80,6 +82,10 @@ def test_what_the_engine_takes_is_taken(schemas: Schemas, params: dict[str, Any]
         ({**GOOD, "speakers": 0}, "params.speakers", "less than the minimum"),
         ({**GOOD, "speakers": "2"}, "params.speakers", "not of type 'integer'"),
         ({**GOOD, "language": 7}, "params.language", "7 is not of type string"),
+        ({**GOOD, "frames_num": 0}, "params.frames_num", "0 is less than the minimum of 1"),
+        ({**GOOD, "frames_num": "x"}, "params.frames_num", "'x' is not of type integer"),
+        ({**GOOD, "frames_num": 1.5}, "params.frames_num", "1.5 is not of type integer"),
+        ({**GOOD, "last": 1}, "params.last", "1 is not of type"),
         ({**GOOD, "segments": [{"start": 1}, {"start": -1}]}, "params.segments.1.start", "minimum"),
         ({**GOOD, "segments": [{"begin": 1}]}, "params.segments.0", ""),
         ({"audio": ["/a"]}, "params.audio", "not of type 'string'"),

@@ -136,7 +136,7 @@ def _is_plain(value: Any) -> bool:
 
 def _refusal(error: Any, schema: Mapping[str, Any]) -> JobRefused:
     known = list(schema.get("properties", {}))
-    path = ".".join(["params", *(str(part) for part in error.path)])
+    path = ".".join(["params", *(str(part) for part in error.absolute_path)])
     if error.validator == "additionalProperties":
         unknown = next((key for key in error.instance if key not in error.schema.get("properties", {})), "?")
         near = difflib.get_close_matches(str(unknown), known, 1)
@@ -146,6 +146,12 @@ def _refusal(error: Any, schema: Mapping[str, Any]) -> JobRefused:
         missing = next((key for key in error.validator_value if key not in error.instance), "?")
         return JobRefused("this parameter is required", f"{path}.{missing}")
     if error.validator == "anyOf":
+        branches: dict[Any, list[Any]] = {}
+        for inner in error.context:
+            branches.setdefault(inner.schema_path[0], []).append(inner)
+        for inners in branches.values():  # of the right type, so its own fault is the true one
+            if not any(inner.validator == "type" and not inner.path for inner in inners):
+                return _refusal(inners[0], schema)
         kinds = [str(option.get("type", option)) for option in error.validator_value if option.get("type") != "null"]
         return JobRefused(f"{error.instance!r:.80} is not of type {' or '.join(kinds)}", path)
     return JobRefused(str(error.message)[:300], path)

@@ -110,4 +110,8 @@ class Transcribe(_Engine):
             _until(params.hotword, context)
         if params.hotword == "fail":
             raise InputError("audio: nothing can be heard")
+        for segment in RESULT["segments"]:
+            context.partial(segment)
+            if params.hotword and params.hotword.startswith("pause "):
+                _until(params.hotword.removeprefix("pause "), context)
         return {**RESULT, "language": params.language or "en"}

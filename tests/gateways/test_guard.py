@@ -120,7 +120,7 @@ def test_at_most_so_many_at_a_time(locked: Gateway) -> None:
         refused = look()
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) > 0
-    assert "4 requests may run at a time" in refused.json()["error"]["message"]
+    assert "4 requests of one address may run at a time" in refused.json()["error"]["message"]
     assert locked.get("/health").status_code == 503  # is asked by those who watch, and never limited
     for client in clients:
         client.join()
@@ -140,6 +140,19 @@ def test_a_foreign_page_may_not_use_a_browser_on_this_machine(gateway: Gateway) 
 def test_a_websocket_is_turned_away(gateway: Gateway) -> None:
     headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "x", "Sec-WebSocket-Version": "13"}
     assert gateway.get("/jobs", headers=headers).status_code in (200, 400, 403, 426)
+
+
+def test_the_limit_that_was_met_is_named_and_scripts_do_not_count(world: World) -> None:
+    configure(world, "echo", rate_per_minute=60)
+    with Gateway(world, "--no-start") as gate:
+        gate.start()
+        assert {gate.get("/static/main.js").status_code for _ in range(30)} == {200}
+        assert gate.get("/").status_code == 200
+        answers = [gate.get("/jobs") for _ in range(20)]
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert "60 requests a minute, 6 at once" in refused.json()["error"]["message"]
+    assert "http.rate_per_minute" in refused.json()["error"]["message"]
+    assert answers.index(refused) >= 6
 
 
 def test_buckets_fill_with_time() -> None:

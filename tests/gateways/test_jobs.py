@@ -382,6 +382,8 @@ def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
         "/jobs/{job_id}/rerun",
         "/jobs/{job_id}/files/{name}",
         "/v1/audio/transcriptions",
+        "/v1/models",
+        "/v1/models/{name}",
         "/status",
         "/engines",
         "/metrics",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -88,9 +89,42 @@ def test_mistakes_are_told_as_openai_tells_them(client: openai.OpenAI) -> None:
         client.audio.transcriptions.create(model="", file=("talk.wav", wav()))
 
 
+def test_the_text_comes_while_it_is_made(client: openai.OpenAI, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    events = transcribe(client, stream=True, prompt=f"pause {go}")
+    first = next(iter(events))
+    assert (first.type, first.delta) == ("transcript.text.delta", "Hello there.")
+    assert events.response.headers["X-Job-Id"]
+    go.touch()  # the engine has waited for that, so the delta came before the end
+    rest = list(events)
+    assert [(event.type, getattr(event, "delta", "")) for event in rest] == [
+        ("transcript.text.delta", " Good --> day."),
+        ("transcript.text.done", ""),
+    ]
+    assert rest[-1].text == RESULT["text"]
+
+
+def test_a_stream_that_fails_says_so(client: openai.OpenAI) -> None:
+    import openai
+
+    with pytest.raises(openai.APIError, match="nothing can be heard"):
+        list(transcribe(client, stream=True, prompt="fail"))
+    with pytest.raises(openai.BadRequestError, match="cannot be streamed") as caught:
+        transcribe(client, stream=True, response_format="srt")
+    assert caught.value.param == "stream"
+
+
+def test_models(client: openai.OpenAI) -> None:
+    import openai
+
+    assert [model.id for model in client.models.list()] == ["transcribe"]
+    assert client.models.retrieve("transcribe").object == "model"
+    with pytest.raises(openai.NotFoundError, match="the only one"):
+        client.models.retrieve("gpt")
+
+
 def test_without_the_package(gateway: Gateway) -> None:
     answer = gateway.post("/v1/audio/transcriptions", files={"file": ("a.wav", wav())}, data={"model": "x"})
     assert json.loads(answer.text)["text"] == RESULT["text"]
     missing = gateway.post("/v1/audio/transcriptions", files={"model": (None, "x")})
     assert (missing.status_code, missing.json()["error"]["param"]) == (400, "file")
-    assert gateway.get("/v1/models").status_code == 404

@@ -235,3 +235,19 @@ def test_kinds_are_told_by_content_and_containers_by_name() -> None:
     assert kind_of(b"RIFF\0\0\0\0WEBP", "a") == "image"
     assert kind_of(b"\xff\xfb\x90\x00" + bytes(32), "a.mp3") == "audio"
     assert [kind_of(head, "a.mp4") for head in (b"", b"<svg", b"PK\x03\x04", b"MZ", b"\x7fELF", b"%PDF")] == [None] * 6
+
+
+def test_a_file_that_the_client_has_is_not_sent_again(gateway: Gateway) -> None:
+    answer = gateway.post("/api/tempfile/upload", files={"file": ("face.png", PNG)})
+    path = f"/api/tempfile/download/{answer.json()['file_id']}"
+    tag = gateway.get(path).headers["ETag"]
+    for given in (tag, f'W/{tag}, "x"', "*"):
+        again = gateway.get(path, headers={"If-None-Match": given})
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+    assert gateway.get(path, headers={"If-None-Match": '"x"'}).content == PNG
+
+
+def test_heads(gateway: Gateway) -> None:
+    for path in ("/health", "/docs"):
+        head, whole = gateway.call("HEAD", path), gateway.get(path)
+        assert (head.status_code, head.content) == (whole.status_code, b"")

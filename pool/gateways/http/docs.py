@@ -25,6 +25,7 @@ def make_routes(app: FastAPI) -> APIRouter:
     """The page /docs."""
     router = APIRouter()
 
+    @router.head("/docs", include_in_schema=False)
     @router.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(_page(app.openapi()))

@@ -39,6 +39,9 @@ class Buckets:
         self._rate, self._burst, self._now = per_minute / 60, max(1.0, per_minute / 10), now
         self._levels: dict[str, tuple[float, float]] = {}
 
+    def __str__(self) -> str:
+        return f"{self._rate * 60:g} requests a minute, {self._burst:g} at once,"
+
     def take(self, client: str) -> float:
         """Count one request of a client: 0.0 when it may pass, else the seconds until the next one may."""
         now = self._now()
@@ -90,19 +93,20 @@ class Guard:
                 del self._running[client]
 
     def _refusal(self, scope: Scope, client: str) -> Problem | None:
-        wait_s = self._buckets.take(client) if self._buckets else 0.0
-        if wait_s:
-            headers = {"Retry-After": str(math.ceil(wait_s))}
-            limit = self._settings.rate_per_minute
-            return Problem(429, "TooManyRequests", f"more than {limit} requests per minute", headers=headers)
-        if self._settings.concurrent and self._running[client] >= self._settings.concurrent:
-            message = f"{self._settings.concurrent} requests may run at a time: wait for one to end"
-            return Problem(429, "TooManyRequests", message, headers={"Retry-After": "1"})
         headers_in, safe = Headers(scope=scope), scope["method"] in _SAFE
+        if safe and (scope["path"] == _OPEN_FILES[0] or scope["path"].startswith(_OPEN_FILES[1])):
+            return _foreign(headers_in, safe, self._settings) if self._token is None else None
+        wait_s = self._buckets.take(client) if self._buckets else 0.0
+        if self._buckets and wait_s:
+            headers = {"Retry-After": str(math.ceil(wait_s))}
+            message = f"{self._buckets} are allowed for each address (http.rate_per_minute): wait {math.ceil(wait_s)} s"
+            return Problem(429, "TooManyRequests", message, headers=headers)
+        if self._settings.concurrent and self._running[client] >= self._settings.concurrent:
+            limit = f"{self._settings.concurrent} requests of one address may run at a time"
+            message = f"{limit} (http.concurrent_requests): wait for one to end"
+            return Problem(429, "TooManyRequests", message, headers={"Retry-After": "1"})
         if self._token is None:
             return _foreign(headers_in, safe, self._settings)
-        if safe and (scope["path"] == _OPEN_FILES[0] or scope["path"].startswith(_OPEN_FILES[1])):
-            return None
         given = _bearer(headers_in) or (_cookie(headers_in) if safe else "")
         if given and hmac.compare_digest(_digest(given), self._token):
             return None

@@ -50,6 +50,7 @@ def make_routes(desk: Desk) -> APIRouter:
         async with desk.answering(key):
             return await _generated(desk, request, body, task_id, key)
 
+    @router.head("/health", include_in_schema=False)
     @router.get(
         "/health",
         tags=["pool"],

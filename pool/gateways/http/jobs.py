@@ -197,18 +197,19 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
         response_class=FileResponse,
         responses={
             200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+            304: {"description": "The client has this version (If-None-Match)"},
             206: {"content": {"application/octet-stream": {}}, "description": "The requested ranges"},
             416: {"content": {"text/plain": {}}, "description": "No such range"},
             **responses(Failed, 403, 404, 422),
         },
     )
-    async def file(job_id: JobId, name: Annotated[str, InPath(max_length=255)]) -> Response:
+    async def file(request: Request, job_id: JobId, name: Annotated[str, InPath(max_length=255)]) -> Response:
         """Only files that the record of the job names, whole or in ranges."""
         record = await _record(desk, check_id(job_id), 0.0)
         path = _path_in(record, name) if record is not None else ""
         if not path:
             raise HTTPException(404, f"job {job_id} has no file {name!r:.100}")
-        return await send_file(await in_thread(lambda: _produced(desk, job_id, path)), name)
+        return await send_file(request, await in_thread(lambda: _produced(desk, job_id, path)), name)
 
 
 def _control_routes(router: APIRouter, desk: Desk) -> None:

@@ -1,22 +1,25 @@
-"""POST /v1/audio/transcriptions, compatible with OpenAI's API, run by the transcription engine."""
+"""POST /v1/audio/transcriptions and GET /v1/models, compatible with OpenAI's API, run by the transcription engine."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from pool.client.follow import Follower, Part, Setback
 from pool.client.future import JobFuture
-from pool.errors import JobConflict, JobRefused, UnknownJob
+from pool.errors import JobConflict, JobRefused, PoolError, UnknownJob
 from pool.gateways.http import transcripts
 from pool.gateways.http.asks import Ask, digest, given_key, key_of
 from pool.gateways.http.bodies import Form
-from pool.gateways.http.desk import Desk, in_thread
-from pool.gateways.http.errors import json_response, retry_after
+from pool.gateways.http.desk import Desk, Unanswered, in_thread
+from pool.gateways.http.errors import json_response, problem_of, respond, retry_after
 from pool.gateways.http.shapes import OpenAIFailed, responses
 from pool.gateways.http.tempfile import FILE, form
 from pool.job import JobState
@@ -28,19 +31,45 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "response_format": {**_TEXT, "enum": list(transcripts.FORMATS), "default": "json"},
     "temperature": {"type": "number", "description": "accepted and ignored"},
     "timestamp_granularities[]": {"type": "array", "items": {**_TEXT, "enum": ["word", "segment"]}},
-    "stream": {"type": "boolean", "description": "accepted and ignored, as with whisper-1"},
+    "stream": {"type": "boolean", "description": "send the text segment by segment; formats json and text"},
 }
 _GRANULARITIES = "timestamp_granularities"
+_SWITCHES = {"": False, "false": False, "0": False, "true": True, "1": True}
+_STREAMED = ("json", "text")
+_LOOK_S = 0.2
 _AUDIO = ("audio", "video")
 
 
 def make_routes(desk: Desk) -> APIRouter:
-    """The routes below /v1/audio."""
-    router = APIRouter(prefix="/v1/audio", tags=["speech"])
+    """The routes below /v1."""
+    router = APIRouter(prefix="/v1", tags=["speech"])
     engine = desk.settings.transcribe
 
+    @router.get(
+        "/models",
+        summary="The model behind transcriptions",
+        response_class=Response,
+        responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}, "description": "A list"}},
+    )
+    async def models() -> Response:
+        return json_response({"object": "list", "data": [_model(engine)]})
+
+    @router.get(
+        "/models/{name}",
+        summary="One model",
+        response_class=Response,
+        responses={
+            200: {"content": {"application/json": {"schema": {"type": "object"}}}, "description": "The model"},
+            **responses(OpenAIFailed, 404),
+        },
+    )
+    async def model(name: str) -> Response:
+        if name != engine:
+            raise HTTPException(404, f"there is no model {name!r:.60}: {engine} is the only one")
+        return json_response(_model(engine))
+
     @router.post(
-        "/transcriptions",
+        "/audio/transcriptions",
         summary="Speech to text",
         response_class=Response,
         responses={
@@ -64,29 +93,78 @@ def make_routes(desk: Desk) -> APIRouter:
         found = await desk.receive(request)
         if found.file is None:
             raise JobRefused("is required", "file")
-        file_id, needed = found.file.file_id, False
-        try:
-            wanted, granularities = _options(found)
-            params = _params(found, str(await in_thread(lambda: desk.tempfiles.path(file_id))))
-            content = digest(found.digest, {**params, "audio": ""})
-            key = key_of(request, content)
-            new = Ask(str(uuid.uuid4()), content, file_id, lasting=bool(given_key(request)), alone=True)
-            ask = await in_thread(lambda: desk.asks.open(key, new))
-            async with desk.answering(key):
-                future, needed = await _job(desk, engine, ask, params, there=ask is not new)
-                needed = needed or ask.file == file_id
-                await desk.end_of(request, future, key)
-                if future.record is not None:
-                    needed = False
-                    await in_thread(lambda: desk.tempfiles.remove(ask.file))
-                result = await in_thread(lambda: _result(future))
-                return await in_thread(lambda: _render(result, wanted, granularities))
-        finally:
-            if not needed:  # otherwise the job is not over
-                with contextlib.suppress(OSError):
-                    desk.tempfiles.remove(file_id)
+        return await _transcribed(desk, request, found, found.file.file_id)
 
     return router
+
+
+def _model(engine: str) -> dict[str, Any]:
+    return {"id": engine, "object": "model", "created": 0, "owned_by": "filepool"}
+
+
+async def _transcribed(desk: Desk, request: Request, found: Form, file_id: str) -> Response:
+    """The answer to a request. The upload `file_id` is removed, unless a job that is not over needs it."""
+    engine, needed = desk.settings.transcribe, False
+    try:
+        wanted, granularities = _options(found)
+        streams = _streams(found, wanted)
+        params = _params(found, str(await in_thread(lambda: desk.tempfiles.path(file_id))))
+        content = digest(found.digest, {**params, "audio": ""})
+        key = key_of(request, content)
+        new = Ask(str(uuid.uuid4()), content, file_id, lasting=bool(given_key(request)), alone=True)
+        ask = await in_thread(lambda: desk.asks.open(key, new))
+        async with desk.answering("" if streams else key):
+            future, submitted = await _job(desk, engine, ask, params, there=ask is not new)
+            needed = submitted or ask.file == file_id
+            if streams:
+                request.state.job_id = future.id
+                return StreamingResponse(_events(desk, future, key, ask.file), media_type="text/event-stream")
+            await desk.end_of(request, future, key)
+            if future.record is not None:
+                needed = False
+                await in_thread(lambda: desk.tempfiles.remove(ask.file))
+            result = await in_thread(lambda: _result(future))
+            return await in_thread(lambda: _render(result, wanted, granularities))
+    finally:
+        if not needed:
+            with contextlib.suppress(OSError):
+                desk.tempfiles.remove(file_id)
+
+
+async def _events(desk: Desk, future: JobFuture, key: str, file_id: str) -> AsyncIterator[str]:
+    """The text as OpenAI's server-sent events, segment by segment, then the whole; or an event `error`. An attempt that
+    comes after a failed one says nothing twice."""
+    follower = Follower(desk.pool, future, desk.status)
+    said = number = 0
+    try:
+        while True:
+            over = future.decided
+            for event in await in_thread(follower.poll):
+                if isinstance(event, Setback):
+                    number = 0
+                elif isinstance(event, Part):
+                    number += 1
+                    if number > said and (text := transcripts.text_of(event.record)):
+                        said = number
+                        yield _event({"type": "transcript.text.delta", "delta": text if said == 1 else f" {text}"})
+            if over:
+                break
+            if desk.leaving:
+                raise Unanswered(503, f"the gateway is being restarted and job {future.id} goes on: ask again")
+            await in_thread(lambda: desk.asks.awaited(key))
+            await desk.wait(future, _LOOK_S)
+        async with desk.answering(key):
+            if future.record is not None:
+                await in_thread(lambda: desk.tempfiles.remove(file_id))
+            result = await in_thread(lambda: _result(future))
+            yield _event({"type": "transcript.text.done", **transcripts.as_json(result)})
+    except (PoolError, HTTPException, OSError) as error:
+        body = json.loads(bytes(respond("/v1/", problem_of(error)).body))
+        yield f"event: error\ndata: {json.dumps(body)}\n\n"
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"event: {body['type']}\ndata: {json.dumps(body)}\n\n"
 
 
 async def _job(desk: Desk, engine: str, ask: Ask, params: dict[str, Any], *, there: bool) -> tuple[JobFuture, bool]:
@@ -126,6 +204,16 @@ def _options(found: Form) -> tuple[str, frozenset[str]]:
     if found.file.file_type not in _AUDIO:
         raise JobRefused(f"{found.file.original_name!r:.100} has no audio: it is an image", "file")
     return wanted, frozenset(given)
+
+
+def _streams(found: Form, wanted: str) -> bool:
+    """Whether the text is to be sent while it comes into being. Raises JobRefused."""
+    given = found.one("stream").lower()
+    if given not in _SWITCHES:
+        raise JobRefused(f"{given!r:.60} is neither true nor false", "stream")
+    if _SWITCHES[given] and wanted not in _STREAMED:
+        raise JobRefused(f"{wanted} cannot be streamed, {' and '.join(_STREAMED)} can", "stream")
+    return _SWITCHES[given]
 
 
 def _params(found: Form, audio: str) -> dict[str, Any]:

@@ -53,30 +53,37 @@ def make_routes(desk: Desk) -> APIRouter:
         response_class=FileResponse,
         responses={
             200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+            304: {"description": "The client has this version (If-None-Match)"},
             206: {"content": {"application/octet-stream": {}}, "description": "The requested ranges"},
             416: {"content": {"text/plain": {}}, "description": "No such range"},
             **responses(UploadFailed, 403, 404),
         },
     )
-    async def download(file_id: str) -> Response:
+    async def download(request: Request, file_id: str) -> Response:
         about, path = await in_thread(lambda: desk.tempfiles.find(file_id))
-        return await send_file(path, about.original_name or path.name)
+        return await send_file(request, path, about.original_name or path.name)
 
     return router
 
 
-async def send_file(path: Path, name: str) -> Response:
-    """The response with a file, or with the requested ranges of it. Raises HTTPException 404 when it is gone."""
+async def send_file(request: Request, path: Path, name: str) -> Response:
+    """The response with a file, or with the requested ranges of it; 304 without it when the client has this version.
+    Raises HTTPException 404 when it is gone."""
     try:
         info = await in_thread(lambda: os.stat(path))
     except OSError:
         raise HTTPException(404, f"the file {name!r:.100} is gone") from None
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
     shown = media_type.startswith(_SHOWN) and media_type not in _NOT_SHOWN
-    return FileResponse(
+    response = FileResponse(
         path,
         media_type=media_type if shown else "application/octet-stream",
         filename=name,
         stat_result=info,
         content_disposition_type="inline" if shown else "attachment",
     )
+    tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if "*" in tags or response.headers["etag"] in tags:
+        kept = {name: response.headers[name] for name in ("etag", "last-modified")}
+        return Response(status_code=304, headers=kept)
+    return response

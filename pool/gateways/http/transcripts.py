@@ -15,6 +15,11 @@ def as_json(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"text": _text(result), "usage": _usage(result)}
 
 
+def text_of(segment: object) -> str:
+    """The text of a partial result, "" when it has none."""
+    return str(segment.get("text") or "") if isinstance(segment, Mapping) else ""
+
+
 def as_verbose_json(result: Mapping[str, Any], granularities: Collection[str]) -> dict[str, Any]:
     """The text with segments (with their speakers), words, or both, as `granularities` says; empty: segments.
 
