@@ -12,6 +12,7 @@ a whole window at once passes over a sentence now and then. A window that reads 
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import numpy as np
 from inference import cuda
 from inference.audio import Array
 from inference.base import EngineError, InputError
+from inference.transcribe.invented import Dropped, believable, heard_again, in_order
 from inference.transcribe.windows import Window
 from inference.transcribe.words import Word
 
@@ -43,6 +45,14 @@ LEAST_FRAMES = 1000  #: with less than 10 s it starts to repeat itself
 AFTER_S = 4.0  #: nothing after the speech of a window, so that the text finds its end
 DETECT_PROBABILITY = 0.5  #: below this the language that was detected is called uncertain
 
+# A new language is believed when it is much more likely than the one spoken so far (hysteresis).
+NEW_LANGUAGE = 0.6  #: least probability of it …
+OLD_LANGUAGE = 0.2  #: … and most of the other one
+LISTEN_S = 1.0  #: a shorter stretch tells no language
+STRANGE = 0.25  #: another language's probability at which a stretch within a window is listened to by itself …
+STRANGE_RATIO = 4.0  #: … when it, or a neighbour like it, is this many times as likely as that of the window
+STATES_PER_S = 50  #: vectors per second that the encoder gives
+
 OPENING = "\"'“¿([{-「『《"
 CLOSING = "\"'.。,，!！?？:：”)]}、」』》；;…"
 SIMPLIFIED = "以下是普通话的句子，使用简体中文和标点符号。"
@@ -54,6 +64,8 @@ class Heard:
 
     window: Window
     words: list[Word]  #: times in the recording
+    language: str
+    dropped: tuple[Dropped, ...] = ()
     uncertain: bool = False  #: every attempt read as repetition or as a guess
 
 
@@ -81,6 +93,16 @@ class _Encoded:
     output: Any  #: CTranslate2's storage, (windows, frames / 2, width)
     features: Sequence[Array]  #: (bands, ≤ frames) each
     frames: int
+
+
+@dataclass(frozen=True)
+class _Speaking:
+    """One language as it is decoded."""
+
+    language: str
+    tokenizer: Any  #: faster-whisper's
+    prompt: list[int]
+    prompt_text: str  #: what stands before the text, as a style
 
 
 @dataclass(frozen=True)
@@ -137,22 +159,35 @@ class Whisper:
 
 
 class WhisperSession:
-    """Recognises the windows of one recording; the language is settled by the first of them."""
+    """Recognises the windows of one recording; a language that is not given is found for each stretch of speech."""
 
     def __init__(self, decoder: Decoder, language: str | None, hotword: str | None, prompt: str | None) -> None:
         self._model, self._beam, self._at_once = decoder.model, decoder.beam, decoder.at_once
         self._device = decoder.device
         self._hotword, self._prompt_text = hotword, prompt
-        self._tokenizer: Any = None
-        self._prompt: list[int] = []
-        self.language = language
-        self.language_probability = 1.0
+        self._speakings: dict[str, _Speaking] = {}
+        self._given = language
+        self._current = language
+        self._sure: dict[str, float] = {} if language is None else {language: 1.0}
+        self._spoken_s: dict[str, float] = {}
+        self._end = 0.0  # of the last word
+
+    @property
+    def language(self) -> str | None:
+        """The one that most of the speech so far was in."""
+        return max(self._spoken_s, key=lambda name: self._spoken_s[name], default=self._given)
+
+    @property
+    def language_probability(self) -> float:
+        """The highest with which that language was detected; 1.0 when it was given."""
+        return self._sure.get(self.language or "", 1.0)
 
     def recognise(self, windows: Sequence[Window]) -> Iterator[Heard]:
         """Yield what each window says, in order, a few windows at a time; fewer where memory is short for them."""
         at = 0
         while at < len(windows):
             part = windows[at : at + self._at_once]
+            before = self._current, dict(self._sure), dict(self._spoken_s), self._end
             try:
                 heard = list(self._recognise(part))
             except RuntimeError as error:
@@ -162,31 +197,118 @@ class WhisperSession:
                 if len(part) == 1:
                     raise short from error
                 self._at_once = len(part) // 2
+                self._current, self._sure, self._spoken_s, self._end = before
                 continue
             yield from heard
             at += len(part)
 
     def _recognise(self, windows: Sequence[Window]) -> Iterator[Heard]:
+        encoded = self._encoded(windows)
+        if self._given is not None:
+            yield from self._say(windows, encoded, self._given)
+            return
+        parts = [part for index, window in enumerate(windows) for part in self._by_language(window, encoded, index)]
+        if len(parts) == len(windows) and len({language for _, language in parts}) == 1:
+            yield from self._say(windows, encoded, parts[0][1])
+            return
+        for window, language in parts:
+            yield from self._say([window], self._encoded([window]), language)
+
+    def _by_language(self, window: Window, encoded: _Encoded, index: int) -> list[tuple[Window, str]]:
+        """The window, cut where another language begins, with the language of each part."""
+        states = np.array(encoded.output.to_device(_cpu()))[index : index + 1]
+        language = self._settled(self._odds(states), window)
+        strange = self._strange(states, window, language)
+        if not any(strange) or all(strange):
+            return [(window, language)]
+        found: list[tuple[int, str]] = []  # first stretch and language of each part
+        at = 0
+        for odd, group in itertools.groupby(strange):
+            last = at + len(list(group))
+            spoken = language
+            if odd:
+                part = window.part(at, last)
+                spoken = self._settled(self._odds(np.array(self._encoded([part]).output.to_device(_cpu()))), part)
+            elif found:
+                self._current = language
+            if not found or found[-1][1] != spoken:
+                found.append((at, spoken))
+            at = last
+        ends = [first for first, _ in found[1:]] + [len(window.pieces)]
+        return [(window.part(first, end), spoken) for (first, spoken), end in zip(found, ends, strict=True)]
+
+    def _odds(self, states: Array) -> dict[str, float]:
+        """Probability of each language in what the encoder made of some speech: (1, states, width)."""
+        import ctranslate2
+
+        storage = ctranslate2.StorageView.from_array(np.ascontiguousarray(states))
+        return {name.strip("<|>"): share for name, share in self._model.model.detect_language(storage)[0]}
+
+    def _settled(self, odds: dict[str, float], window: Window) -> str:
+        """The language of some speech, given the one before it."""
+        likely = max(odds, key=lambda name: odds[name])
+        now = self._current or likely
+        guessed = self._sure.get(now, 0.0) < DETECT_PROBABILITY <= odds[likely]
+        sure = odds[likely] >= NEW_LANGUAGE and odds[now] <= OLD_LANGUAGE and window.speech_s >= LISTEN_S
+        if guessed or sure:
+            now = likely
+        self._sure[now] = max(self._sure.get(now, 0.0), odds[now])
+        self._current = now
+        return now
+
+    def _strange(self, states: Array, window: Window, language: str) -> list[bool]:
+        """Whether each stretch sounds like another language than its window's: runs with one that clearly does.
+
+        The encoder mixes what it hears little enough over time that its vectors of one stretch tell.
+        """
+        doubts: list[float] = []  # how many times as likely as that of the window another language is
+        for piece in window.pieces:
+            first, last = (int(at * STATES_PER_S) for at in (piece.offset, piece.offset + piece.length))
+            if piece.length < LISTEN_S:
+                doubts.append(doubts[-1] if doubts else 0.0)
+                continue
+            odds = self._odds(states[:, first : last + 1])
+            likely = max(odds.values())
+            doubts.append(likely / max(odds[language], 1e-6) if likely >= STRANGE else 0.0)
+        strange: list[bool] = []
+        for odd, group in itertools.groupby(doubts, lambda doubt: doubt > 1):
+            run = list(group)
+            strange += [odd and max(run) >= STRANGE_RATIO] * len(run)
+        return strange
+
+    def _say(self, windows: Sequence[Window], encoded: _Encoded, language: str) -> Iterator[Heard]:
+        speaking = self._speaking(language)
         longest = max(window.seconds for window in windows)
-        frames = _frames(longest)
-        features = [self._features(window.samples) for window in windows]
-        encoded = self._encode(features, frames)
-        if self.language is None:
-            name, self.language_probability = self._model.model.detect_language(encoded.output)[0][0]
-            self.language = name.strip("<|>")
-        if self._tokenizer is None:
-            self._prepare(self.language)
-        decoded = self._generate(encoded, len(windows), longest, beam_size=self._beam)
-        texts = [self._text(result) if result.acceptable else [] for result in decoded]
-        aligned = self._align(encoded, texts, windows)
-        for window, feature, result, words in zip(windows, features, decoded, aligned, strict=True):
+        decoded = self._generate(speaking, encoded, len(windows), longest, beam_size=self._beam)
+        texts = [_text(speaking, result) if result.acceptable else [] for result in decoded]
+        aligned = self._align(speaking, encoded, texts, windows)
+        for at, (window, result, words) in enumerate(zip(windows, decoded, aligned, strict=True)):
             if result.acceptable or result.silent:
-                yield Heard(window, self._filled(window, window.place(words)))
+                yield self._heard(speaking, window, words, result)
             elif halves := window.halves():
-                yield from self._recognise(halves[:1])
-                yield from self._recognise(halves[1:])
+                for half in halves:
+                    yield from self._say([half], self._encoded([half]), language)
             else:
-                yield self._again(window, feature, result)
+                yield self._again(speaking, window, encoded.features[at], result)
+
+    def _heard(
+        self, speaking: _Speaking, window: Window, found: list[Word], result: _Decoded, uncertain: bool = False
+    ) -> Heard:
+        """The words of a window as they stand in the transcript: in order, and none that nobody said."""
+        words, dropped = believable(window.place(found), speaking.prompt_text, result.no_speech)
+        if not uncertain:
+            words = self._filled(speaking, window, words)
+        words = in_order(words, self._end)
+        for word in words:
+            word.language = speaking.language
+        if words:
+            self._end = words[-1].end
+            self._spoken_s[speaking.language] = self._spoken_s.get(speaking.language, 0.0) + window.speech_s
+        return Heard(window, words, speaking.language, tuple(dropped), uncertain)
+
+    def _encoded(self, windows: Sequence[Window]) -> _Encoded:
+        longest = max(window.seconds for window in windows)
+        return self._encode([self._features(window.samples) for window in windows], _frames(longest))
 
     def _features(self, samples: Array) -> Array:
         return np.asarray(self._model.feature_extractor(samples)[..., :-1][..., :FULL_FRAMES], dtype=np.float32)
@@ -196,25 +318,32 @@ class WhisperSession:
         padded = np.stack([np.pad(f, ((0, 0), (0, frames - f.shape[1]))) for f in features])
         return _Encoded(self._model.encode(padded), features, frames)
 
-    def _prepare(self, language: str) -> None:
+    def _speaking(self, language: str) -> _Speaking:
+        """What decoding a language takes, made when it is first heard."""
+        if language in self._speakings:
+            return self._speakings[language]
         from faster_whisper.tokenizer import Tokenizer
 
         model = self._model
-        self._tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, "transcribe", language)
+        tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, "transcribe", language)
         text = self._prompt_text or (SIMPLIFIED if language == "zh" else None)
-        before = self._tokenizer.encode(" " + text.strip()) if text else []
-        self._prompt = model.get_prompt(self._tokenizer, before, without_timestamps=True, hotwords=self._hotword)
-        if len(self._prompt) > MAX_TOKENS // 2 + 8:
+        before = tokenizer.encode(" " + text.strip()) if text else []
+        prompt = model.get_prompt(tokenizer, before, without_timestamps=True, hotwords=self._hotword)
+        if len(prompt) > MAX_TOKENS // 2 + 8:
             raise InputError(
-                f"hotword and prompt take {len(self._prompt)} tokens; the model has room for {MAX_TOKENS // 2}",
+                f"hotword and prompt take {len(prompt)} tokens; the model has room for {MAX_TOKENS // 2}",
                 hint="shorten the hotword list",
             )
+        self._speakings[language] = _Speaking(language, tokenizer, prompt, text or "")
+        return self._speakings[language]
 
-    def _generate(self, encoded: _Encoded, count: int, seconds: float, **how: Any) -> list[_Decoded]:
-        limit = min(MAX_TOKENS, len(self._prompt) + 32 + int(seconds * TOKENS_PER_S))
+    def _generate(
+        self, speaking: _Speaking, encoded: _Encoded, count: int, seconds: float, **how: Any
+    ) -> list[_Decoded]:
+        limit = min(MAX_TOKENS, len(speaking.prompt) + 32 + int(seconds * TOKENS_PER_S))
         results = self._model.model.generate(
             encoded.output,
-            [self._prompt] * count,
+            [speaking.prompt] * count,
             max_length=limit,
             return_scores=True,
             return_no_speech_prob=True,
@@ -224,30 +353,31 @@ class WhisperSession:
         decoded = []
         for result in results:
             tokens = result.sequences_ids[0]
-            text = self._tokenizer.decode(tokens).strip()
+            text = speaking.tokenizer.decode(tokens).strip()
             logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
             packed = len(text.encode()) / len(zlib.compress(text.encode())) if text else 0.0
             decoded.append(_Decoded(tokens, logprob, result.no_speech_prob, packed, _said_twice(text)))
         return decoded
 
-    def _filled(self, window: Window, words: list[Word]) -> list[Word]:
+    def _filled(self, speaking: _Speaking, window: Window, words: list[Word]) -> list[Word]:
         """The words of a window and of what was passed over in it, which is listened to once more by itself."""
         if not words:  # read as silence, which the detector took for speech
             return words
         for gap in window.unheard(words):
             encoded = self._encode([self._features(gap.samples)], _frames(gap.seconds))
-            (result,) = self._generate(encoded, 1, gap.seconds, beam_size=self._beam)
+            (result,) = self._generate(speaking, encoded, 1, gap.seconds, beam_size=self._beam)
             if result.acceptable and result.no_speech <= NO_SPEECH:
-                (found,) = self._align(encoded, [self._text(result)], [gap])
-                words = sorted([*words, *gap.place(found)], key=lambda word: word.start)
+                (found,) = self._align(speaking, encoded, [_text(speaking, result)], [gap])
+                found = heard_again(gap.place(found), words, speaking.prompt_text)
+                words = sorted([*words, *found], key=lambda word: word.start)
         return words
 
-    def _again(self, window: Window, features: Array, first: _Decoded) -> Heard:
+    def _again(self, speaking: _Speaking, window: Window, features: Array, first: _Decoded) -> Heard:
         """Decode one window in other ways until a text can be believed; else the best there was, as uncertain."""
         encoded = self._encode([features], FULL_FRAMES)
         tried = [first]
         for way in OTHER_WAYS:
-            tried += self._generate(encoded, 1, window.seconds, **{"beam_size": self._beam, **way})
+            tried += self._generate(speaking, encoded, 1, window.seconds, **{"beam_size": self._beam, **way})
             if tried[-1].acceptable or tried[-1].silent:
                 break
         else:
@@ -255,14 +385,14 @@ class WhisperSession:
             best = max(plain, key=lambda result: result.logprob) if plain else min(tried, key=lambda r: r.compression)
             tried.append(best)
         chosen = tried[-1]
-        text = [] if chosen.silent else self._text(chosen)
-        (words,) = self._align(encoded, [text], [window])
-        return Heard(window, window.place(words), uncertain=bool(words) and not chosen.acceptable)
+        text = [] if chosen.silent else _text(speaking, chosen)
+        (words,) = self._align(speaking, encoded, [text], [window])
+        uncertain = bool(words) and not chosen.acceptable
+        return self._heard(speaking, window, words, chosen, uncertain)
 
-    def _text(self, decoded: _Decoded) -> list[int]:
-        return [token for token in decoded.tokens if token < self._tokenizer.eot]
-
-    def _align(self, encoded: _Encoded, texts: Sequence[list[int]], windows: Sequence[Window]) -> list[list[Word]]:
+    def _align(
+        self, speaking: _Speaking, encoded: _Encoded, texts: Sequence[list[int]], windows: Sequence[Window]
+    ) -> list[list[Word]]:
         """Words with times in their window; none where the text is empty."""
         spoken = [index for index, text in enumerate(texts) if text]
         words: list[list[Word]] = [[] for _ in texts]
@@ -272,10 +402,20 @@ class WhisperSession:
             encoded = self._encode([encoded.features[index] for index in spoken], encoded.frames)
         lengths = [min(encoded.frames, int(windows[index].seconds * FRAMES_PER_S)) for index in spoken]
         spelt = [texts[index] for index in spoken]
-        found = self._model.find_alignment(self._tokenizer, spelt, encoded.output, lengths)
+        found = self._model.find_alignment(speaking.tokenizer, spelt, encoded.output, lengths)
         for index, alignment in zip(spoken, found, strict=True):
             words[index] = _attach_punctuation(alignment)
         return words
+
+
+def _text(speaking: _Speaking, decoded: _Decoded) -> list[int]:
+    return [token for token in decoded.tokens if token < speaking.tokenizer.eot]
+
+
+def _cpu() -> Any:
+    import ctranslate2
+
+    return ctranslate2.Device.cpu
 
 
 def _frames(seconds: float) -> int:

@@ -181,6 +181,7 @@ class _Recording:
         for heard in channel.session.recognise(windows):
             self._context.check()
             self._finish_segments(channel, heard.words)
+            self.warnings += map(str, heard.dropped)
             if heard.uncertain:
                 window = heard.window
                 self.warnings.append(f"the text from {window.start:.0f} s to {window.end:.0f} s is uncertain")

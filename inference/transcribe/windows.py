@@ -15,7 +15,6 @@ from inference.vad import SAMPLE_RATE, Stretch
 WINDOW_S = 20.0  #: of the 30 s Whisper can take; measured faster and with fewer words passed over than 29
 JOIN_S = 0.3  #: silence kept between two stretches that are further apart
 UNHEARD_S = 1.0  #: speech this long without a word was passed over by the recogniser
-LONG_WORD_S = 1.5  #: a word that seems to last longer stands for itself only this long
 MARGIN_S = 0.15  #: sound taken along on both sides of what was passed over
 SLACK_S = 0.1  #: a word may reach this far beyond the speech that was detected
 
@@ -42,6 +41,11 @@ class Window:
         return len(self.samples) / SAMPLE_RATE
 
     @property
+    def speech_s(self) -> float:
+        """Seconds of speech in it, without the pauses."""
+        return sum(piece.length for piece in self.pieces)
+
+    @property
     def start(self) -> float:
         """Seconds from the beginning of the recording."""
         return self.pieces[0].start
@@ -56,10 +60,15 @@ class Window:
         if len(self.pieces) < 2:
             return []
         gaps = [(a.offset + a.length + b.offset) / 2 for a, b in itertools.pairwise(self.pieces)]
-        at = min(range(len(gaps)), key=lambda index: abs(gaps[index] - self.seconds / 2))
-        cut = int(gaps[at] * SAMPLE_RATE)
-        later = [replace(piece, offset=piece.offset - cut / SAMPLE_RATE) for piece in self.pieces[at + 1 :]]
-        return [Window(self.samples[:cut], self.pieces[: at + 1]), Window(self.samples[cut:], later)]
+        at = min(range(len(gaps)), key=lambda index: abs(gaps[index] - self.seconds / 2)) + 1
+        return [self.part(0, at), self.part(at, len(self.pieces))]
+
+    def part(self, first: int, last: int) -> Window:
+        """The stretches from ``first`` up to before ``last`` as a window of their own, cut amid the pauses."""
+        ends = [0.0, *((a.offset + a.length + b.offset) / 2 for a, b in itertools.pairwise(self.pieces)), self.seconds]
+        begin, end = (int(ends[at] * SAMPLE_RATE) for at in (first, last))
+        pieces = [replace(piece, offset=piece.offset - begin / SAMPLE_RATE) for piece in self.pieces[first:last]]
+        return Window(self.samples[begin:end], pieces)
 
     def unheard(self, words: Sequence[Word]) -> list[Window]:
         """The speech of this window that got no words, as windows of its own.
@@ -73,7 +82,7 @@ class Window:
             said = [word for word in words if word.end > at and word.start < end]
             for word in said:
                 spans.append((piece, at, word.start))
-                at = max(at, min(word.end, word.start + LONG_WORD_S))
+                at = max(at, word.spoken_until)
             spans.append((piece, at, end))
         return [self._cut(piece, start, end) for piece, start, end in spans if end - start >= UNHEARD_S]
 

@@ -49,6 +49,7 @@ ABBREVIATIONS = frozenset(
 PAUSE_S = 0.3  #: between words; people change speakers here rather than within a phrase
 LONG_PAUSE_S = 1.5  #: ends a segment even in the middle of a sentence
 MAX_SEGMENT_S = 30.0
+LONG_WORD_S = 1.5  #: most of what one word takes
 
 #: Cost of a change of speaker, in units of cosine similarity per word (own voice about 0.27 above others).
 SWITCH_AT_PAUSE = 0.08
@@ -65,6 +66,14 @@ class Word:
     text: str
     probability: float | None  #: None where the recogniser gives none
     speaker: int | None = None
+    language: str | None = None  #: code; None where it was not found out
+
+    @property
+    def spoken_until(self) -> float:
+        """Seconds; a word that seems to last long stands for itself only a while, unless it is a number or spelt."""
+        bare = "".join(mark for mark in self.text if mark.isalnum())
+        spelt = any(mark.isdigit() for mark in bare) or (len(bare) > 1 and bare.isupper())
+        return self.end if spelt else min(self.end, self.start + LONG_WORD_S)
 
     def record(self) -> dict[str, object]:
         """The word as it stands in the result."""
@@ -94,11 +103,12 @@ def ends_sentence(text: str) -> bool:
 
 
 def segments(words: Sequence[Word]) -> Iterator[list[Word]]:
-    """Runs of words of one speaker: a sentence each, cut at long pauses and when they grow too long."""
+    """Runs of words of one speaker in one language: a sentence each, cut at long pauses and when they grow too long."""
     run: list[Word] = []
     for word in words:
         if run and (
             word.speaker != run[-1].speaker
+            or word.language != run[-1].language
             or ends_sentence(run[-1].text)
             or word.start - run[-1].end > LONG_PAUSE_S
             or word.end - run[0].start > MAX_SEGMENT_S
@@ -117,6 +127,7 @@ def segment_record(run: Sequence[Word]) -> dict[str, object]:
         "end": round(max(word.end for word in run), 2),
         "text": join(run),
         "speaker": speaker_name(run[0].speaker),
+        "language": run[0].language,
         "words": [word.record() for word in run],
     }
 
