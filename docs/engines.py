@@ -1,10 +1,11 @@
-"""Write docs/ENGINES.md from the models that check parameters and options.
+"""Write docs/ENGINES.md and docs/transcript.schema.json from the models of parameters, options and results.
 
 python docs/engines.py
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from inference.foreign import engine as foreign  # noqa: E402
 from inference.lipsync import params as lipsync  # noqa: E402
 from inference.portrait import params as portrait  # noqa: E402
 from inference.transcribe import params as transcribe  # noqa: E402
+from inference.transcribe.transcript import Transcript  # noqa: E402
 
 ENGINES = {
     "transcribe": ("inference.transcribe:Transcribe", transcribe.Params, transcribe.Options),
@@ -86,6 +88,12 @@ def _number(value: float | None) -> str:
     return "" if value is None or abs(value) > _HUGE else f"{value:g}"
 
 
+def schema() -> str:
+    """The JSON schema (2020-12) of a transcript."""
+    about = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Transcript.model_json_schema()}
+    return json.dumps(about, indent=1) + "\n"
+
+
 def page() -> str:
     """The whole document."""
     parts = [HEAD]
@@ -100,3 +108,4 @@ def page() -> str:
 
 if __name__ == "__main__":
     (HERE / "ENGINES.md").write_text(page(), "utf-8")
+    (HERE / "transcript.schema.json").write_text(schema(), "utf-8")

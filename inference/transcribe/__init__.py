@@ -1,7 +1,7 @@
 """Speech to text with speakers: ``"engine": "inference.transcribe:Transcribe"``.
 
-    media.decode → vad → windows → recogniser (whisper, funasr) → words ─┐
-                    └→ voices (one vector per moment) → cluster ─────────┴→ segments → JSON, SRT, TXT
+    sound → vad → windows → recogniser (whisper, funasr) → words ─┐
+               └→ voices (one vector per moment) → cluster ───────┴→ segments → outputs
 
 Importing this package is light; models load in ``Transcribe.load``.
 """

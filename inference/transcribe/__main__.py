@@ -11,6 +11,7 @@ from inference import console
 from inference.base import EngineError, LocalContext
 from inference.transcribe import Transcribe
 from inference.transcribe.outputs import as_txt
+from inference.transcribe.params import OUTPUT_SUFFIXES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--channels", choices=("mix", "split"))
     parser.add_argument("--speakers", type=int)
     parser.add_argument("--hotword")
-    parser.add_argument("--output", type=Path, help="transcript as .json, .srt or .txt")
+    parser.add_argument("--output", type=Path, help=f"transcript as {', '.join(OUTPUT_SUFFIXES)}")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--options", type=json.loads, default={}, help="engine options as JSON")
     parser.add_argument("--json", action="store_true", help="the whole result on stdout")

@@ -97,7 +97,8 @@ class Transcribe:
         result = backend.transcribe(job, about, context)
         if job.output is not None:
             result["output"] = str(job.output)
-            outputs.write(result, context.output(job.output, job.output.name), job.output.suffix)
+            file = context.output(job.output, job.output.name)
+            outputs.write(result, file, job.output.suffix, name=job.audio.stem, word_times=job.word_times)
         context.progress("processing", 100.0, _summary(result))
         return result
 

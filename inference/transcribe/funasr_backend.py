@@ -22,7 +22,7 @@ from inference.transcribe.funasr_result import Reader, language
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
 from inference.transcribe.sound import Sound
-from inference.transcribe.words import segment_record, speaker_name
+from inference.transcribe.words import join, segment_record, speaker_name
 
 SHARE_READ = 10.0  #: percent of the progress for reading the file
 READER_VERSION = 2  #: raise it when the same result of a model may give another transcript; part of the fingerprint
@@ -141,13 +141,17 @@ class FunAsrBackend:
         if not runs:
             silent = float(np.max(np.abs(sound))) < 10 ** (SILENCE_DBFS / 20)
             warnings.append("the recording is silent" if silent else "no speech was found")
+        spoken = job.language or language(said.text)
+        for run in runs:
+            for word in run:  # Latin letters alone tell no language
+                word.language = job.language or language(join(run)) or (spoken if spoken == "en" else None)
         records = [segment_record(run) for run in runs]
         for record in records:
             context.partial(record)
         people = sorted({run[0].speaker for run in runs if run[0].speaker is not None})
         return {
             "text": join_texts([str(record["text"]) for record in records]),
-            "language": job.language or language(said.text),
+            "language": spoken,
             "duration_s": round(seconds, 3),
             "segments": records,
             "speakers": [speaker_name(person) for person in people],

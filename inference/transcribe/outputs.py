@@ -1,46 +1,136 @@
-"""A transcript as a file: JSON, SRT or TXT."""
+"""A transcript as a file: JSON, subtitles, tables, annotations, minutes; the form is chosen by the file's ending."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from inference.base import ResourceError
+from inference.transcribe.subtitles import Cue, Token, cues, text_of
+
+NOBODY = "unknown"  #: the speaker of what has none, in forms that want one
+NOTED_S = 0.005  #: shorter spans are none in forms that hold every moment once
+
+Result = Mapping[str, Any]
 
 
-def write(result: Mapping[str, Any], path: Path, suffix: str) -> None:
-    """Write the result in the form that ``suffix`` names (.json, .srt, .txt), as UTF-8."""
-    text = {".json": as_json, ".srt": as_srt, ".txt": as_txt}[suffix.lower()](result)
+def write(result: Result, path: Path, suffix: str, *, name: str, word_times: bool = False) -> None:
+    """Write the result in the form that ``suffix`` names, as UTF-8; ``name`` is that of the recording."""
     try:
-        path.write_text(text, "utf-8")
+        path.write_text(FORMS[suffix.lower()](result, name, word_times), "utf-8", newline="")
     except OSError as error:
         raise ResourceError(f"{path} could not be written: {error.strerror or error}") from error
 
 
-def as_json(result: Mapping[str, Any]) -> str:
+def as_json(result: Result) -> str:
     """The whole result."""
     return json.dumps(result, ensure_ascii=False, indent=1) + "\n"
 
 
-def as_srt(result: Mapping[str, Any]) -> str:
-    """Subtitles: one per segment, speakers named when there are several."""
-    several = len(result["speakers"]) > 1
-    cues = []
-    for number, segment in enumerate(result["segments"], 1):
-        times = f"{clock(segment['start'], ',')} --> {clock(segment['end'], ',')}"
-        cues.append(f"{number}\n{times}\n{_named(segment, several)}\n")
-    return "\n".join(cues)
+def as_srt(result: Result) -> str:
+    """Subtitles of two short lines at most; where there are several speakers, each is named when its turn begins."""
+    blocks = []
+    for number, cue in enumerate(cues(result["segments"], named=len(result["speakers"]) > 1), 1):
+        text = "\n".join(line.replace("-->", "→") for line in cue.texts)
+        blocks.append(f"{number}\n{clock(cue.start, ',')} --> {clock(cue.end, ',')}\n{text}\n")
+    return "\n".join(blocks)
 
 
-def as_txt(result: Mapping[str, Any]) -> str:
+def as_vtt(result: Result, word_times: bool = False) -> str:
+    """WebVTT with a voice tag per cue; ``word_times``: each word with the time at which it begins."""
+    blocks = ["WEBVTT\n"]
+    for cue in cues(result["segments"], named=False):
+        text = "\n".join(_timed(line, cue) if word_times else _escaped(text_of(line)) for line in cue.lines)
+        voice = f"<v {cue.speaker}>" if cue.speaker else ""
+        blocks.append(f"{clock(cue.start)} --> {clock(cue.end)}\n{voice}{text}\n")
+    return "\n".join(blocks)
+
+
+def as_txt(result: Result) -> str:
     """One line per turn: the time it begins, who speaks, what is said."""
-    lines = []
-    for turn in turns(result["segments"]):
+    return "".join(f"[{clock(turn[0]['start'])[:8]}] {_named(turn)}\n" for turn in turns(result["segments"]))
+
+
+def as_csv(result: Result) -> str:
+    """One row per segment: start and end in seconds, speaker, language, text."""
+    table = io.StringIO()
+    rows = csv.writer(table)
+    rows.writerow(("start", "end", "speaker", "language", "text"))
+    for segment in result["segments"]:
+        rows.writerow([segment[key] for key in ("start", "end", "speaker", "language", "text")])
+    return table.getvalue()
+
+
+def as_rttm(result: Result, name: str) -> str:
+    """Who speaks when, as NIST's rich transcription time marks: one line per segment, times in seconds."""
+    file = re.sub(r"\s+", "_", name) or "recording"
+    return "".join(
+        f"SPEAKER {file} 1 {segment['start']:.3f} {segment['end'] - segment['start']:.3f} <NA> <NA> "
+        f"{segment['speaker'] or NOBODY} <NA> <NA>\n"
+        for segment in result["segments"]
+    )
+
+
+def as_textgrid(result: Result) -> str:
+    """Praat's long TextGrid: for each speaker a tier of segments and one of words."""
+    end = max([result["duration_s"], *(segment["end"] for segment in result["segments"])])
+    tiers: list[tuple[str, list[tuple[float, float, str]]]] = []
+    for speaker in dict.fromkeys(segment["speaker"] or NOBODY for segment in result["segments"]):
+        own = [segment for segment in result["segments"] if (segment["speaker"] or NOBODY) == speaker]
+        words = [(word["start"], word["end"], word["word"]) for segment in own for word in segment["words"]]
+        tiers.append((speaker, _whole([(part["start"], part["end"], part["text"]) for part in own], end)))
+        tiers.append((f"{speaker} words", _whole(words, end)))
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end}"]
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (title, spans) in enumerate(tiers, 1):
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f"        name = {_quoted(title)}"]
+        lines += ["        xmin = 0", f"        xmax = {end}", f"        intervals: size = {len(spans)}"]
+        for index, (start, until, text) in enumerate(spans, 1):
+            lines += [f"        intervals [{index}]:", f"            xmin = {start}", f"            xmax = {until}"]
+            lines.append(f"            text = {_quoted(text)}")
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown(result: Result, name: str) -> str:
+    """Minutes: what was recorded, how long each person speaks, and every turn with its time."""
+    segments = result["segments"]
+    spoken = {
+        speaker: sum(part["end"] - part["start"] for part in segments if part["speaker"] == speaker)
+        for speaker in result["speakers"]
+    }
+    total = sum(spoken.values()) or 1.0
+    lines = [
+        f"# {_marked(name)}",
+        "",
+        f"Length {clock(result['duration_s'])[:8]}, language {result['language'] or '–'}.",
+    ]
+    if spoken:
+        lines += ["", "| speaker | time | share |", "|---|---|---|"]
+        lines += [f"| {who} | {clock(time)[:8]} | {time / total:.0%} |" for who, time in spoken.items()]
+    for turn in turns(segments):
+        who = f"**{turn[0]['speaker']}** " if turn[0]["speaker"] else ""
         text = join_texts([str(segment["text"]) for segment in turn])
-        lines.append(f"[{clock(turn[0]['start'])[:8]}] {_named({**turn[0], 'text': text}, True)}\n")
-    return "".join(lines)
+        lines += ["", f"{who}({clock(turn[0]['start'])[:8]}) {_marked(text)}"]
+    if result["warnings"]:
+        lines += ["", "## Warnings", "", *(f"* {_marked(warning)}" for warning in result["warnings"])]
+    return "\n".join(lines) + "\n"
+
+
+FORMS: dict[str, Callable[[Result, str, bool], str]] = {
+    ".json": lambda result, _name, _times: as_json(result),
+    ".srt": lambda result, _name, _times: as_srt(result),
+    ".vtt": lambda result, _name, times: as_vtt(result, times),
+    ".txt": lambda result, _name, _times: as_txt(result),
+    ".csv": lambda result, _name, _times: as_csv(result),
+    ".md": lambda result, name, _times: as_markdown(result, name),
+    ".rttm": lambda result, name, _times: as_rttm(result, name),
+    ".textgrid": lambda result, _name, _times: as_textgrid(result),
+}
 
 
 def turns(segments: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -64,13 +154,55 @@ def join_texts(texts: Sequence[str]) -> str:
 
 
 def clock(seconds: float, comma: str = ".") -> str:
-    """``HH:MM:SS,mmm`` as SRT wants it."""
+    """``HH:MM:SS,mmm`` as SRT wants it; with a point as WebVTT does."""
     milliseconds = round(max(0.0, seconds) * 1000)
     hours, rest = divmod(milliseconds, 3_600_000)
     minutes, rest = divmod(rest, 60_000)
     return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"
 
 
-def _named(segment: Mapping[str, Any], named: bool) -> str:
-    text = " ".join(str(segment["text"]).replace("-->", "→").split())
-    return f"{segment['speaker']}: {text}" if named and segment["speaker"] else text
+def _named(turn: Sequence[Mapping[str, Any]]) -> str:
+    text = " ".join(join_texts([str(segment["text"]) for segment in turn]).replace("-->", "→").split())
+    return f"{turn[0]['speaker']}: {text}" if turn[0]["speaker"] else text
+
+
+def _timed(line: Sequence[Token], cue: Cue) -> str:
+    """A line with the time before each word that begins within the cue."""
+    parts = []
+    for token in line:
+        time = f"<{clock(token.start)}>" if cue.start < token.start < cue.end else ""
+        parts.append(f"{' ' * token.spaced}{time}{_escaped(token.text)}")
+    return "".join(parts).strip()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _marked(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))
+
+
+def _quoted(text: str) -> str:
+    doubled = " ".join(str(text).split()).replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _whole(spans: Sequence[tuple[float, float, str]], end: float) -> list[tuple[float, float, str]]:
+    """The spans with empty ones between them, so that each moment from 0 to the end is in one."""
+    whole: list[tuple[float, float, str]] = []
+    at = 0.0
+    for start, until, text in sorted(spans):
+        if start - at >= NOTED_S:
+            whole.append((at, start, ""))
+            at = start
+        if until - at >= NOTED_S:
+            whole.append((at, until, text))
+            at = until
+        elif whole and text:  # no time is left for it: it stands beside the one before it
+            before = whole[-1]
+            whole[-1] = (before[0], before[1], f"{before[2]} {text}".strip())
+    if end - at >= NOTED_S or not whole:
+        whole.append((at, end, ""))
+    return whole

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-OUTPUT_SUFFIXES = (".json", ".srt", ".txt")
+OUTPUT_SUFFIXES = (".json", ".srt", ".vtt", ".txt", ".csv", ".md", ".rttm", ".TextGrid")
 
 
 class Params(BaseModel):
@@ -22,7 +22,7 @@ class Params(BaseModel):
         description="which audio stream, from 0 on; default: the one marked default, else the first with sound",
     )
     channels: Literal["mix", "split"] = Field(default="mix", description="split: one person speaks on each channel")
-    language: str | None = Field(default=None, description="code such as en, zh, de; default: detect")
+    language: str | None = Field(default=None, description="code such as en, zh, de; default: detect per stretch")
     speakers: int | None = Field(default=None, ge=1, le=100, description="how many people speak; default: find out")
     min_speakers: int | None = Field(default=None, ge=1, le=100, description="at least this many people speak")
     max_speakers: int | None = Field(default=None, ge=1, le=100, description="at most this many people speak")
@@ -32,9 +32,10 @@ class Params(BaseModel):
     batch_size_s: float = Field(default=300.0, gt=0, le=3600, description="seconds of speech recognised at a time")
     output: Path | None = Field(
         default=None,
-        description="also write the transcript here: .json, .srt or .txt",
+        description=f"also write the transcript here: {', '.join(OUTPUT_SUFFIXES)}",
         json_schema_extra={"output": True},
     )
+    word_times: bool = Field(default=False, description=".vtt: the time of each word, too")
 
     @field_validator("language")
     @classmethod
@@ -60,7 +61,7 @@ class Params(BaseModel):
     @field_validator("output")
     @classmethod
     def _suffix(cls, value: Path | None) -> Path | None:
-        if value is not None and value.suffix.lower() not in OUTPUT_SUFFIXES:
+        if value is not None and value.suffix.lower() not in map(str.lower, OUTPUT_SUFFIXES):
             raise ValueError(f"{value.name!r} ends in none of {', '.join(OUTPUT_SUFFIXES)}")
         return value
 

@@ -8,6 +8,10 @@ that reads as repetition or as a wild guess is cut in two at a pause and each ha
 ends most loops; speech that cannot be cut is decoded again with repetition forbidden, then at rising
 temperatures. Speech in which no word was heard is listened to once more by itself: a recogniser that writes
 a whole window at once passes over a sentence now and then. A window that reads as no speech is dropped.
+
+The language is that of the stretch of speech, not of the file: each window's is detected, and stretches in it whose
+part of the encoding sounds like another language are listened to by themselves. It changes only when the new one is
+much more likely than the old.
 """
 
 from __future__ import annotations
@@ -216,7 +220,7 @@ class WhisperSession:
 
     def _by_language(self, window: Window, encoded: _Encoded, index: int) -> list[tuple[Window, str]]:
         """The window, cut where another language begins, with the language of each part."""
-        states = np.array(encoded.output.to_device(_cpu()))[index : index + 1]
+        states = self._states(encoded)[index : index + 1]
         language = self._settled(self._odds(states), window)
         strange = self._strange(states, window, language)
         if not any(strange) or all(strange):
@@ -228,7 +232,7 @@ class WhisperSession:
             spoken = language
             if odd:
                 part = window.part(at, last)
-                spoken = self._settled(self._odds(np.array(self._encoded([part]).output.to_device(_cpu()))), part)
+                spoken = self._settled(self._odds(self._states(self._encoded([part]))), part)
             elif found:
                 self._current = language
             if not found or found[-1][1] != spoken:
@@ -236,6 +240,12 @@ class WhisperSession:
             at = last
         ends = [first for first, _ in found[1:]] + [len(window.pieces)]
         return [(window.part(first, end), spoken) for (first, spoken), end in zip(found, ends, strict=True)]
+
+    def _states(self, encoded: _Encoded) -> Array:
+        """What the encoder made of some windows: (windows, states, width)."""
+        import ctranslate2
+
+        return np.array(encoded.output.to_device(ctranslate2.Device.cpu))
 
     def _odds(self, states: Array) -> dict[str, float]:
         """Probability of each language in what the encoder made of some speech: (1, states, width)."""
@@ -410,12 +420,6 @@ class WhisperSession:
 
 def _text(speaking: _Speaking, decoded: _Decoded) -> list[int]:
     return [token for token in decoded.tokens if token < speaking.tokenizer.eot]
-
-
-def _cpu() -> Any:
-    import ctranslate2
-
-    return ctranslate2.Device.cpu
 
 
 def _frames(seconds: float) -> int:

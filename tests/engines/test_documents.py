@@ -9,5 +9,6 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def test_engines_document_is_current() -> None:
-    made = runpy.run_path(str(DOCS / "engines.py"))["page"]()
-    assert (DOCS / "ENGINES.md").read_text("utf-8") == made, "run: python docs/engines.py"
+    made = runpy.run_path(str(DOCS / "engines.py"))
+    assert (DOCS / "ENGINES.md").read_text("utf-8") == made["page"](), "run: python docs/engines.py"
+    assert (DOCS / "transcript.schema.json").read_text("utf-8") == made["schema"](), "run: python docs/engines.py"

@@ -94,8 +94,8 @@ def test_a_number_is_not_heard_again() -> None:
     again = [Word(4.3, 4.8, " I'm", 0.8), Word(4.8, 5.9, " 678.", 0.7), Word(6.2, 7.5, " 012.", 0.9)]
     assert heard_again(again, words, "") == []
     assert number.end == 7.5
-    assert heard_again(said("And the date", 6.0), words, "") != []
-    other = [Word(8.0, 9.0, " 12 678", 0.9)]
+    assert heard_again(said("And the date", 8.0), words, "") != []
+    other = [Word(8.0, 9.0, " 678 45", 0.9)]
     assert heard_again(other, words, "") == other
 
 

@@ -243,7 +243,7 @@ def test_speech_without_words_is_found() -> None:
 def test_srt() -> None:
     cues = outputs.as_srt(RESULT).split("\n\n")
     assert cues[0] == "1\n00:00:00,000 --> 00:00:01,500\nspk0: Hello there."
-    assert cues[1].endswith("spk0: Hi → you.")
+    assert cues[1].endswith("\nHi → you.")
     assert cues[2] == "3\n01:01:01,040 --> 01:01:03,000\nspk1: 你好。\n"
 
 

@@ -19,6 +19,7 @@ from inference.audio import Array
 from inference.base import Cancelled, EngineError, InputError, LocalContext
 from inference.evaluate_speech import errors, judge, units
 from inference.transcribe import Options, Params, Transcribe
+from inference.transcribe.transcript import Transcript
 from inference.vad import SAMPLE_RATE, SileroModel, SpeechDetector
 
 pytestmark = pytest.mark.model
@@ -61,7 +62,7 @@ def test_dialogue(engine: Transcribe) -> None:
     assert result["warnings"] == []
     assert len(result["segments"]) >= 4
     for segment in result["segments"]:
-        assert set(segment) == {"start", "end", "text", "speaker", "words"}
+        assert set(segment) == {"start", "end", "text", "speaker", "language", "words"}
         assert {word["speaker"] for word in segment["words"]} == {segment["speaker"]}
         assert segment["start"] <= segment["words"][0]["start"]
         assert segment["words"][-1]["end"] <= segment["end"]
@@ -133,6 +134,7 @@ def test_a_json_file_holds_the_result(address: tuple[dict[str, Any], Path]) -> N
     result, path = address
     assert result["output"] == str(path)
     assert json.loads(path.read_text("utf-8")) == result
+    assert Transcript.model_validate(result, strict=True).model_dump() == result
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -233,7 +235,7 @@ def test_header_without_sound(engine: Transcribe, tmp_path: Path) -> None:
         ({"audio": str(ADDRESS), "speakers": 2, "max_speakers": 2}, "max_speakers: .*cannot be given beside speakers"),
         ({"audio": str(ADDRESS), "batch_size_s": -1}, "batch_size_s: "),
         ({"audio": str(ADDRESS), "language": "klingon"}, "language: 'klingon'"),
-        ({"audio": str(ADDRESS), "output": "talk.doc"}, "output: .*none of .json, .srt, .txt"),
+        ({"audio": str(ADDRESS), "output": "talk.doc"}, "output: .*none of .json, .srt, .vtt, "),
         ({"audio": str(ADDRESS), "output": "/nowhere/talk.txt"}, "output: the folder /nowhere does not exist"),
     ],
 )
@@ -251,6 +253,14 @@ def test_language_names(engine: Transcribe) -> None:
 def test_hotword_changes_the_spelling(engine: Transcribe) -> None:
     result = transcribe(engine, EXAMPLES / "reading.flac", hotword="Dashwoode")
     assert "Dashwoode" in result["text"]
+
+
+def test_unrelated_hotwords_change_no_other_word(engine: Transcribe) -> None:
+    names = "Kubernetes Zoltan Reykjavik Paracetamol Yamamoto Quetzal Lufthansa Ventricle Ouagadougou Tchaikovsky"
+    assert len(names.split()) == 10
+    result = transcribe(engine, DIALOGUE, hotword=names)
+    assert errors(units((EXAMPLES / "two_speakers.txt").read_text("utf-8")), units(result["text"])) <= 2
+    assert not set(units(names)) & set(units(result["text"]))
 
 
 def test_endless_hotwords_are_refused_or_cut(
@@ -332,7 +342,7 @@ def test_schema_is_exported() -> None:
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == {
         *("audio", "stream", "channels", "language", "speakers", "min_speakers", "max_speakers", "hotword"),
-        *("batch_size_s", "output"),
+        *("batch_size_s", "output", "word_times"),
     }
     assert Options.model_json_schema()["additionalProperties"] is False
 

@@ -1,0 +1,182 @@
+"""A transcript as subtitles that can be read: short lines, two at most, long enough on the screen.
+
+The limits are those of the Netflix timed text style guides: 42 characters a line (16 in scripts of wide characters),
+two lines, 20 characters a second (9), 5/6 s to 7 s a cue, two frames between cues.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LINE = 42.0  #: units of width, one a narrow character …
+WIDE = LINE / 16  #: … and so many a wide one
+LINES = 2
+READ_NARROW, READ_WIDE = 20.0, 9.0  #: characters read per second
+LEAST_S, MOST_S = 5 / 6, 7.0  #: of a cue
+GAP_S = 2 / 24  #: between cues
+LINGER_S = 2.0  #: most that a cue stays after its last word
+
+PER_CUE = 1.0  #: cost of a cue
+AFTER_SENTENCE, AFTER_PHRASE, AFTER_PAUSE, WITHIN = 0.0, 0.25, 0.25, 2.0  #: cost of an ending, by what it ends, in cues
+PAUSE_S = 0.4
+SENTENCE_MARKS, PHRASE_MARKS = ".!?。！？…", ",;:，、；：—"
+CLOSERS = "\"'”’)]}）」』》"
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of text that stays in one line."""
+
+    text: str
+    spaced: bool  #: a space stands before it
+    start: float  #: seconds
+    end: float
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What is on the screen at a time."""
+
+    start: float  #: seconds
+    end: float
+    lines: tuple[tuple[Token, ...], ...]
+    speaker: str | None
+    begins: bool  #: it is the first of its speaker's turn
+
+    @property
+    def texts(self) -> list[str]:
+        """The lines as text."""
+        return [text_of(line) for line in self.lines]
+
+
+def cues(segments: Sequence[Mapping[str, Any]], *, named: bool) -> list[Cue]:
+    """The segments of a result as cues in order of time; ``named`` leaves room for the speaker where a turn begins."""
+    made: list[Cue] = []
+    speaker: object = None
+    for number, segment in enumerate(segments):
+        tokens = _tokens(segment)
+        begins = number == 0 or segment["speaker"] != speaker
+        speaker = segment["speaker"]
+        if named and begins and speaker and tokens:
+            tokens = [Token(f"{speaker}:", False, tokens[0].start, tokens[0].start), *tokens]
+            tokens[1] = Token(tokens[1].text, True, tokens[1].start, tokens[1].end)
+        for index, part in enumerate(_parts(tokens)):
+            cue = Cue(part[0].start, part[-1].end, _lines(part), segment["speaker"], begins and index == 0)
+            made.append(cue)
+    made.sort(key=lambda cue: cue.start)
+    return [_shown(cue, made[at + 1].start if at + 1 < len(made) else None) for at, cue in enumerate(made)]
+
+
+def width(text: str) -> float:
+    """How much of a line a text takes, of ``LINE``."""
+    return sum(WIDE if _wide(mark) else 1.0 for mark in text)
+
+
+def reading_s(text: str) -> float:
+    """Seconds that reading a text takes."""
+    return sum(1 / READ_WIDE if _wide(mark) else 1 / READ_NARROW for mark in text)
+
+
+def text_of(tokens: Sequence[Token]) -> str:
+    """Tokens as text."""
+    return "".join(f" {token.text}" if token.spaced else token.text for token in tokens).strip()
+
+
+def _wide(mark: str) -> bool:
+    return unicodedata.east_asian_width(mark) in "WF"
+
+
+def _shown(cue: Cue, following: float | None) -> Cue:
+    """The cue, on the screen until it can be read, as far as the next one leaves time."""
+    needed = max(LEAST_S, reading_s("".join(cue.texts)))
+    end = max(cue.end, min(cue.start + needed, cue.end + LINGER_S))
+    if following is not None and following > cue.start:
+        end = min(end, max(following - GAP_S, min(cue.end, following)))
+    return Cue(cue.start, end, cue.lines, cue.speaker, cue.begins)
+
+
+def _tokens(segment: Mapping[str, Any]) -> list[Token]:
+    """The words of a segment as they stand in its text; its whole text, evenly in time, where it has no words."""
+    text = " ".join(str(segment["text"]).split())
+    words = segment["words"] or [{"word": text, "start": segment["start"], "end": segment["end"]}]
+    tokens: list[Token] = []
+    at = 0
+    for word in words:
+        said = " ".join(str(word["word"]).split())
+        found = text.find(said, at)
+        spaced = found > 0 and text[found - 1] == " " if found >= 0 else bool(tokens)
+        at = found + len(said) if found >= 0 else at
+        tokens += _short(said, spaced, float(word["start"]), float(word["end"]))
+    return tokens
+
+
+def _short(text: str, spaced: bool, start: float, end: float) -> list[Token]:
+    """A word in pieces that fit into a line; phrases are cut at spaces, characters without any anywhere."""
+    if width(text) <= LINE and " " not in text:
+        return [Token(text, spaced, start, end)] if text else []
+    pieces: list[tuple[str, bool]] = []
+    for number, part in enumerate(text.split(" ")):
+        new = True
+        for mark in part:
+            if new or width(pieces[-1][0] + mark) > (LINE if not _wide(mark) else WIDE):
+                pieces.append((mark, number > 0 and new))
+            else:
+                pieces[-1] = (pieces[-1][0] + mark, pieces[-1][1])
+            new = False
+    each = (end - start) / len(text)
+    tokens: list[Token] = []
+    at = 0
+    for piece, apart in pieces:
+        at += apart
+        first, at = at, at + len(piece)
+        tokens.append(Token(piece, apart if tokens else spaced, start + each * first, start + each * at))
+    return tokens
+
+
+def _parts(tokens: Sequence[Token]) -> list[Sequence[Token]]:
+    """The tokens cut into cues: as few as fit, ending where the text has a break (least cost, dynamic programming)."""
+    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the first n tokens, and where the last of their cues begins
+    for end in range(1, len(tokens) + 1):
+        options = []
+        for first in range(end - 1, -1, -1):
+            part = tokens[first:end]
+            long = part[-1].end - part[0].start > MOST_S
+            if first < end - 1 and (long or not _lines(part)):
+                break
+            options.append((best[first][0] + PER_CUE + _ending(tokens, end), first))
+        best.append(min(options))
+    parts: list[Sequence[Token]] = []
+    end = len(tokens)
+    while end:
+        first = best[end][1]
+        parts.append(tokens[first:end])
+        end = first
+    return parts[::-1]
+
+
+def _ending(tokens: Sequence[Token], end: int) -> float:
+    """What it costs to end a cue or a line after the first ``end`` tokens."""
+    last = tokens[end - 1].text.rstrip(CLOSERS)[-1:]
+    if end == len(tokens) or last in SENTENCE_MARKS:
+        return AFTER_SENTENCE
+    if last in PHRASE_MARKS:
+        return AFTER_PHRASE
+    return AFTER_PAUSE if tokens[end].start - tokens[end - 1].end >= PAUSE_S else WITHIN
+
+
+def _lines(tokens: Sequence[Token]) -> tuple[tuple[Token, ...], ...]:
+    """The tokens as one line or two of about the same width; none when they do not fit."""
+    if width(text_of(tokens)) <= LINE:
+        return (tuple(tokens),)
+    options = []
+    for cut in range(1, len(tokens)):
+        upper, lower = width(text_of(tokens[:cut])), width(text_of(tokens[cut:]))
+        if max(upper, lower) <= LINE:
+            options.append((abs(upper - lower) / LINE + _ending(tokens, cut), cut))
+    if not options:
+        return ()
+    cut = min(options)[1]
+    return tuple(tokens[:cut]), tuple(tokens[cut:])

@@ -1,0 +1,46 @@
+"""The result of ``transcribe`` as a schema; docs/transcript.schema.json is made from it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SPEAKER = "spk0, spk1 … in order of appearance, with channels=split by channel; null where it is not known"
+
+
+class Word(BaseModel):
+    """One word as recognised; in scripts without spaces one character or a few."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: float = Field(ge=0, description="seconds from the beginning of the file")
+    end: float = Field(ge=0, description="seconds from the beginning of the file")
+    word: str = Field(description="with the punctuation that follows it")
+    speaker: str | None = Field(description=SPEAKER)
+    probability: float | None = Field(ge=0, le=1, description="null where the recogniser gives none")
+
+
+class Segment(BaseModel):
+    """A sentence, or part of one, of one speaker in one language."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: float = Field(ge=0, description="seconds from the beginning of the file")
+    end: float = Field(ge=0, description="seconds from the beginning of the file")
+    text: str
+    speaker: str | None = Field(description=SPEAKER)
+    language: str | None = Field(description="code such as en, zh; null where it is not known")
+    words: list[Word]
+
+
+class Transcript(BaseModel):
+    """What was said in a recording, by whom and when."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = Field(description="all segments as running text")
+    language: str | None = Field(description="code of the language most of the speech is in; null: none was heard")
+    duration_s: float = Field(ge=0, description="length of the sound on the clock of the file, seconds")
+    segments: list[Segment] = Field(description="by the time they begin")
+    speakers: list[str] = Field(description="whose segments there are")
+    warnings: list[str] = Field(description="what was left out, guessed or worked round")
+    output: str | None = Field(default=None, description="the file that was written, where one was asked for")

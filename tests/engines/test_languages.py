@@ -1,0 +1,86 @@
+"""Which language each stretch of speech is in, where the recogniser's odds are known.
+
+What stands for sound here is the odds themselves: half the amplitude is the probability of Chinese.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference.audio import Array
+from inference.transcribe.whisper import STATES_PER_S, Decoder, WhisperSession
+from inference.transcribe.windows import Packer, Window
+from inference.transcribe.words import Word, segment_record, segments
+from inference.vad import SAMPLE_RATE, Stretch
+
+
+class Session(WhisperSession):
+    """A session whose encoder hands on the amplitude, and whose odds are those of the last word on it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, given: str | None = None) -> None:
+        super().__init__(Decoder(None, 1, 1, "cpu"), given, None, None)
+        self.listened = 0
+        monkeypatch.setattr(self, "_states", self._amplitudes)
+        monkeypatch.setattr(self, "_odds", self._likely)
+
+    def _amplitudes(self, encoded: Any) -> Array:
+        self.listened += 1
+        return np.stack([samples[:: SAMPLE_RATE // STATES_PER_S, None] for samples in encoded])
+
+    def _likely(self, states: Array) -> dict[str, float]:
+        speech = states[states > 0]
+        chinese = float(np.mean(speech)) if len(speech) else 0.5
+        return {"zh": chinese, "en": 1.0 - chinese}
+
+    def parts(self, window: Window) -> list[tuple[float, float, str]]:
+        """Start, end and language of what a window is cut into."""
+        self._encoded = lambda windows: [part.samples for part in windows]  # type: ignore[method-assign, assignment, misc]
+        found = self._by_language(window, [window.samples], 0)  # type: ignore[arg-type]
+        return [(part.start, part.end, language) for part, language in found]
+
+
+def window(*stretches: tuple[float, float]) -> Window:
+    """Stretches of so many seconds with so much Chinese in them, a second apart."""
+    packer, at = Packer(60.0), 0
+    for seconds, chinese in stretches:
+        sound = np.full(int(seconds * SAMPLE_RATE), chinese, np.float32)
+        assert packer.add(Stretch(at, sound, at, at + len(sound))) is None
+        at += len(sound) + SAMPLE_RATE
+    packed = packer.flush()
+    assert packed is not None
+    return packed
+
+
+def test_each_language_of_a_window_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = window((4.0, 0.99), (2.0, 0.03), (1.2, 0.3), (3.0, 0.02))
+    assert Session(monkeypatch).parts(mixed) == [(0.0, 4.0, "zh"), (5.0, 13.2, "en")]
+    assert Session(monkeypatch).parts(window((3.0, 0.05), (8.0, 0.98), (2.0, 0.04))) == [
+        (0.0, 3.0, "en"),
+        (4.0, 12.0, "zh"),
+        (13.0, 15.0, "en"),
+    ]
+
+
+def test_one_language_is_listened_to_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(monkeypatch)
+    assert session.parts(window((4.0, 0.9), (2.0, 0.7), (0.5, 0.1), (3.0, 0.8))) == [(0.0, 12.5, "zh")]
+    assert session.listened == 1
+
+
+def test_a_doubtful_stretch_does_not_change_the_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(monkeypatch)
+    assert session.parts(window((6.0, 0.02)))[0][2] == "en"
+    assert session.parts(window((6.0, 0.55)))[0][2] == "en"
+    assert session.parts(window((0.6, 0.99)))[0][2] == "en"
+    assert session.parts(window((6.0, 0.9)))[0][2] == "zh"
+    assert session.parts(window((6.0, 0.4)))[0][2] == "zh"
+    assert session.parts(window((6.0, 0.1)))[0][2] == "en"
+
+
+def test_segments_end_where_the_language_does() -> None:
+    words = [Word(0, 1, "你好", 0.9, language="zh"), Word(1, 2, " hello", 0.9, language="en")]
+    records = [segment_record(run) for run in segments(words)]
+    assert [(record["text"], record["language"]) for record in records] == [("你好", "zh"), ("hello", "en")]
