@@ -32,6 +32,15 @@ class Segment(BaseModel):
     words: list[Word]
 
 
+class Span(BaseModel):
+    """Some time of the recording."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: float = Field(ge=0, description="seconds from the beginning of the file")
+    end: float = Field(ge=0, description="seconds from the beginning of the file")
+
+
 class Transcript(BaseModel):
     """What was said in a recording, by whom and when."""
 
@@ -42,5 +51,9 @@ class Transcript(BaseModel):
     duration_s: float = Field(ge=0, description="length of the sound on the clock of the file, seconds")
     segments: list[Segment] = Field(description="by the time they begin")
     speakers: list[str] = Field(description="whose segments there are")
+    speakers_confidence: float | None = Field(
+        default=None, ge=0, le=1, description="probability that their number is right; null where it was given"
+    )
+    overlaps: list[Span] = Field(default=[], description="where several people speak at once")
     warnings: list[str] = Field(description="what was left out, guessed or worked round")
     output: str | None = Field(default=None, description="the file that was written, where one was asked for")

@@ -271,6 +271,8 @@ class WhisperSession:
 
         The encoder mixes what it hears little enough over time that its vectors of one stretch tell.
         """
+        if len(window.pieces) == 1:
+            return [False]
         doubts: list[float] = []  # how many times as likely as that of the window another language is
         for piece in window.pieces:
             first, last = (int(at * STATES_PER_S) for at in (piece.offset, piece.offset + piece.length))
