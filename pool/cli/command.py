@@ -6,8 +6,9 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -70,11 +71,18 @@ _SPOOL = re.compile(r'"spool"\s*:\s*("(?:[^"\\\n]|\\.)*")')
 _FAILED, _USAGE, _TIMED_OUT, _LOCKED = 1, 2, 3, 6
 
 
-def run(app: typer.Typer, prog: str, argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line and end the process with its exit code. prog: its name in help texts. argv: the arguments."""
+def run(
+    app: typer.Typer,
+    prog: str,
+    argv: Sequence[str] | None = None,
+    *,
+    codes: Mapping[type[PoolError], int] = MappingProxyType({}),
+) -> NoReturn:
+    """Run a command line and end the process with its exit code. prog: its name in help texts. argv: the arguments.
+    codes: of errors that have another exit code than elsewhere, the most special ones first."""
     streams.settle()
     try:
-        code = _run(app, prog, list(sys.argv[1:] if argv is None else argv))
+        code = _run(app, prog, list(sys.argv[1:] if argv is None else argv), codes)
         sys.stdout.flush()
     except streams.OutputFailed as error:
         if error.unread:
@@ -85,13 +93,15 @@ def run(app: typer.Typer, prog: str, argv: Sequence[str] | None = None) -> NoRet
     sys.exit(code)
 
 
-def _run(app: typer.Typer, prog: str, words: list[str]) -> int | str | None:
+def _run(app: typer.Typer, prog: str, words: list[str], codes: Mapping[type[PoolError], int]) -> int | str | None:
     try:
         app(args=words, prog_name=prog)
     except SystemExit as end:
         return end.code
     except PoolError as error:
-        return _report(error, str(error), "--json" in words)
+        own = next((code for kind, code in codes.items() if isinstance(error, kind)), None)
+        common = _report(error, str(error), "--json" in words)
+        return common if own is None else own
     except OSError as error:
         what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         return _report(error, what, "--json" in words)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ _LAST_LINES = 400  # characters of what an interpreter said
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. subject: "pool", or the name of an engine. hint: what fixes it."""
+    """One thing that was looked at. subject: "pool", "cluster", or the name of an engine. hint: what fixes it."""
 
     subject: str
     check: str
@@ -50,7 +51,7 @@ def doctor(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Check the configuration, the spool and the interpreter, packages and GPUs of each engine.
+    """Check the configuration, the spool, the cluster, and the interpreter, packages and GPUs of each engine.
 
     Nothing is started and nothing is changed. Exit codes: 0 all right, 1 something must be fixed.
     """
@@ -59,8 +60,15 @@ def doctor(
         known_engine(configured, name)
         configured.engine(name)  # not one of a cluster: nothing of it is on this machine
     findings = [*_of_pool(configured)]
+    if configured.cluster.servers and not engines:
+        findings += _of_cluster(configured)
     for name in engines or configured.engines:
         findings += _of_engine(configured, name, load_models)
+    raise typer.Exit(show(findings, as_json=as_json))
+
+
+def show(findings: list[Finding], *, as_json: bool) -> int:
+    """Print what was found; the exit code."""
     ok = all(finding.ok for finding in findings)
     if as_json:
         print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
@@ -68,7 +76,7 @@ def doctor(
         from pool.cli.terminal import make_console
 
         make_console().print(_view(findings), soft_wrap=True)
-    raise typer.Exit(0 if ok else 1)
+    return 0 if ok else 1
 
 
 # ---- the pool
@@ -126,6 +134,24 @@ def _watching(config: Config) -> Finding:
     message = f"by polling, which is slower: {reason}" if reason else "by events"
     hint = "a local file system for the spool, or a higher limit: see docs/OPERATIONS.md" if reason else ""
     return Finding("pool", "watching", not reason, message, hint)
+
+
+# ---- the cluster
+
+
+def _of_cluster(config: Config) -> Iterator[Finding]:
+    """What `python -m pool.cluster doctor` finds: a program of its own, with packages of its own."""
+    command = [sys.executable, "-m", "pool.cluster", "doctor", "--json", "--config", str(config.file)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_S, text=True)
+    try:
+        told = json.loads(done.stdout)
+        yield from (Finding(**each) for each in told["findings"])
+    except (ValueError, KeyError, TypeError):
+        words = done.stderr.strip()[-_LAST_LINES:] or f"exit code {done.returncode}"
+        hint = (
+            "pip install 'filepool[cluster]'" if "No module named" in words else "see `python -m pool.cluster doctor`"
+        )
+        yield Finding("cluster", "doctor", False, words, hint)
 
 
 # ---- an engine

@@ -75,6 +75,8 @@ def jobs(
             spool, engine=engines, state=_items(state), tag=_items(tag), since=since, limit=limit, after=after
         )
 
+    if configured.is_branch:
+        say("the jobs of this branch; `python -m pool.cluster jobs` has those of all clients", "dim")
     if watch:
         _watch(look, interval, as_json)
         return

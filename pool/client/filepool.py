@@ -475,7 +475,8 @@ class FilePool:
         limit: int = 50,
         after: str = "",
     ) -> JobPage:
-        """A page of jobs, newest first: those that wait, that run, and that ended and are kept.
+        """A page of jobs, newest first: those that wait, that run, and that ended and are kept. Of a cluster those of
+        this branch: what it has submitted, and what was attached here; `python -m pool.cluster jobs` lists all.
 
         Args:
             engine: One, or any of several.

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from pool.cli.command import CONTEXT, ConfigOption, JsonOption, VersionOption, load, run, say, say_error
+from pool.cli.command import CONTEXT, ConfigOption, JsonOption, VersionOption, load, print_json, run, say, say_error
 from pool.cluster.hosting import server
 from pool.constants import EXIT_CONFIG, EXIT_LOCKED
-from pool.errors import ConfigError, SupervisorRunning
+from pool.errors import ConfigError, PoolError, SupervisorRunning
 
 if TYPE_CHECKING:
+    from pool.cluster.listing import ListedPage
     from pool.cluster.overview import Overview
     from pool.config.settings import Config
+
+T = TypeVar("T")
+
+#: What each command ends with, whichever it is.
+EXIT_CODES = {
+    0: "done; a node or server: ended as it was asked to",
+    1: "failed; the servers do not answer or refuse; doctor: something must be fixed",
+    2: "wrong usage",
+    EXIT_CONFIG: "wrong configuration, or a name that another node has",
+    EXIT_LOCKED: "another process serves this spool",
+}
+_CODES = {SupervisorRunning: EXIT_LOCKED, ConfigError: EXIT_CONFIG, PoolError: 1}
+
+
+def _epilog(*examples: str) -> str:
+    codes = ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+    return "\n\n".join(("[bold]Examples[/bold]", *examples, f"[bold]Exit codes[/bold] {codes}"))
+
 
 _EPILOG = "\n\n".join(
     (
@@ -28,7 +45,12 @@ _EPILOG = "\n\n".join(
         "python -m pool.cluster server                        NATS with JetStream, on this machine only",
         "python -m pool.cluster node --server nats://127.0.0.1:4222   the workers of ./config.json serve it",
         'FilePool("nats://127.0.0.1:4222")                    in a program; or --config nats://… of every command',
-        "[bold]Exit codes[/bold] 0 ended, 1 failed, 4 wrong configuration, 6 another process serves this spool",
+        _epilog(
+            "python -m pool.cluster doctor",
+            "python -m pool.cluster status --server nats://127.0.0.1:4222",
+            "python -m pool.cluster jobs --limit 20",
+            "python -m pool.cluster drain",
+        ),
         "docs/CLUSTER.md has three servers, accounts, TLS, Kubernetes and Slurm.",
     )
 )
@@ -48,6 +70,10 @@ ServerOption = Annotated[
 TlsCaOption = Annotated[
     Path | None, typer.Option("--tls-ca", help="Whose certificates the servers have, PEM.", show_default=False)
 ]
+UserOption = Annotated[str | None, typer.Option(help="Account on the servers.", show_default=False)]
+PasswordOption = Annotated[
+    Path | None, typer.Option("--password-file", help="File with its password.", show_default=False)
+]
 _CONNECT_S = 10.0
 
 
@@ -59,26 +85,25 @@ def root(version: VersionOption = False) -> None:
 # ---- server
 
 
-app.command()(server)
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """End the command with a message and its exit code when another process serves, or the configuration is wrong."""
-    try:
-        yield
-    except SupervisorRunning as error:
-        say_error(str(error))
-        raise typer.Exit(EXIT_LOCKED) from None
-    except ConfigError as error:
-        say_error(str(error))
-        raise typer.Exit(EXIT_CONFIG) from None
+app.command(
+    epilog=_epilog(
+        "python -m pool.cluster server",
+        "python -m pool.cluster server --host 10.0.0.1 --store /var/lib/filepool/nats",
+        "python -m pool.cluster server --name a --host 10.0.0.1 --peer 10.0.0.1:6222 --peer 10.0.0.2:6222 --show",
+    )
+)(server)
 
 
 # ---- node
 
 
-@app.command()
+@app.command(
+    epilog=_epilog(
+        "python -m pool.cluster node --server nats://127.0.0.1:4222",
+        "python -m pool.cluster node --config config.json --name gpu7 --label gpu24g",
+        "python -m pool.cluster node --no-start      beside `python -m pool serve`",
+    )
+)
 def node(  # noqa: PLR0917 - options
     config: ConfigOption = None,
     server: ServerOption = None,
@@ -86,8 +111,8 @@ def node(  # noqa: PLR0917 - options
     label: Annotated[
         list[str] | None, typer.Option("--label", help="What this machine has, as gpu24g. Repeatable.")
     ] = None,
-    user: Annotated[str | None, typer.Option(help="Account on the servers.")] = None,
-    password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
     tls_ca: TlsCaOption = None,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start a supervisor if none serves.")] = True,
 ) -> None:
@@ -96,22 +121,21 @@ def node(  # noqa: PLR0917 - options
     from pool.spool import layout
     from pool.system import logs
 
-    with _refusals():
-        configured = _with(
-            load(config, engines=True),
-            server,
-            name=name,
-            labels=label,
-            user=user,
-            password=password_file,
-            tls_ca=tls_ca,
-        )
-        file = configured.spool / "run" / "logs" / "node.log"
-        layout.prepare(configured.spool)
-        logs.setup_logging(
-            configured.log.level, file, max_bytes=configured.log.max_bytes, keep=configured.log.keep, console=True
-        )
-        code = serve_node(configured, start=start)
+    configured = _with(
+        load(config, engines=True),
+        server,
+        name=name,
+        labels=label,
+        user=user,
+        password=password_file,
+        tls_ca=tls_ca,
+    )
+    file = configured.spool / "run" / "logs" / "node.log"
+    layout.prepare(configured.spool)
+    logs.setup_logging(
+        configured.log.level, file, max_bytes=configured.log.max_bytes, keep=configured.log.keep, console=True
+    )
+    code = serve_node(configured, start=start)
     raise typer.Exit(code)
 
 
@@ -134,10 +158,11 @@ def _with(
     return replace(config, cluster=checked_cluster(config.cluster, {key: one for key, one in said.items() if one}))
 
 
-@app.command()
+@app.command(epilog=_epilog("python -m pool.cluster drain", "python -m pool.cluster drain --timeout 60 --json"))
 def drain(
     config: ConfigOption = None,
     timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for its end.")] = 600.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Have the node of this machine take no more jobs, finish or give back what it has, and end."""
     from pool.cluster.processes import agent_of
@@ -146,6 +171,7 @@ def drain(
     identity = agent_of(load(config, engines=False).spool)
     if identity is None:
         say("no node runs here")
+        _tell(as_json, {"drained": False, "pid": None})
         return
     procs.signal_process(identity, 15)
     deadline = time.monotonic() + timeout
@@ -155,6 +181,12 @@ def drain(
             raise typer.Exit(1)
         time.sleep(0.05)
     say("drained")
+    _tell(as_json, {"drained": True, "pid": identity.pid})
+
+
+def _tell(as_json: bool, value: dict[str, Any]) -> None:
+    if as_json:
+        print_json(value)
 
 
 # ---- port
@@ -170,32 +202,45 @@ def port(
     from pool.spool import layout
     from pool.system import logs
 
-    with _refusals():
-        configured = load(config, engines=True)
-        if not configured.is_branch:
-            raise ConfigError("a branch has cluster.servers and no engines", "engines")
-        file = configured.spool / "run" / "logs" / "supervisor.log"
-        layout.prepare(configured.spool)
+    configured = load(config, engines=True)
+    if not configured.is_branch:
+        raise ConfigError("a branch has cluster.servers and no engines", "engines")
+    file = configured.spool / "run" / "logs" / "supervisor.log"
+    layout.prepare(configured.spool)
 
-        def begin_log(config: Config) -> None:
-            logs.setup_logging(
-                config.log.level, file, max_bytes=config.log.max_bytes, keep=config.log.keep, console=not tied
-            )
+    def begin_log(config: Config) -> None:
+        logs.setup_logging(
+            config.log.level, file, max_bytes=config.log.max_bytes, keep=config.log.keep, console=not tied
+        )
 
-        begin_log(configured)
-        code = serve_port(configured, tied=tied, on_reload=begin_log)
+    begin_log(configured)
+    code = serve_port(configured, tied=tied, on_reload=begin_log)
     raise typer.Exit(code)
 
 
-# ---- status, setup
+# ---- status, jobs, doctor, setup
 
 
-@app.command()
+def _ask(question: Coroutine[Any, Any, T]) -> T:
+    from loguru import logger
+
+    logger.disable("pool.cluster")  # what goes wrong is in the error
+    return asyncio.run(question)
+
+
+@app.command(
+    epilog=_epilog(
+        "python -m pool.cluster status",
+        "python -m pool.cluster status --server tls://10.0.0.1:4222 --user client --password-file client.password "
+        "--tls-ca ca.crt",
+        "python -m pool.cluster status --json",
+    )
+)
 def status(  # noqa: PLR0917 - options
     config: ConfigOption = None,
     server: ServerOption = None,
-    user: Annotated[str | None, typer.Option(help="Account on the servers.")] = None,
-    password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
     tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -203,28 +248,105 @@ def status(  # noqa: PLR0917 - options
     from pool.cluster.overview import look
 
     configured = _with(load(config, engines=False), server, user=user, password=password_file, tls_ca=tls_ca)
-    found = asyncio.run(look(configured.cluster, patience_s=_CONNECT_S))
+    found = _ask(look(configured.cluster, patience_s=_CONNECT_S))
     if as_json:
-        print(json.dumps(found.to_map(), ensure_ascii=False, indent=2))
+        print_json(found.to_map())
     else:
         _show(found)
 
 
-@app.command()
-def setup(
+@app.command(epilog=_epilog("python -m pool.cluster jobs", "python -m pool.cluster jobs --limit 1000 --json"))
+def jobs(  # noqa: PLR0917 - options
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
+    tls_ca: TlsCaOption = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=1000, help="Most jobs to print.")] = 50,
+    after: Annotated[
+        int, typer.Option(min=0, metavar="CURSOR", help="Print the next page: the cursor under the last page.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """List the jobs of all clients, newest first: their ids, engines and states, and the nodes that have them.
+
+    `python -m pool jobs` lists those of one client, with tags and progress; `python -m pool result ID` fetches any.
+    """
+    from pool.cluster.listing import page
+
+    configured = _with(load(config, engines=False), server, user=user, password=password_file, tls_ca=tls_ca)
+    found = _ask(page(configured.cluster, limit=limit, after=after, patience_s=_CONNECT_S))
+    if as_json:
+        print_json(found.to_map())
+    else:
+        _show_jobs(found)
+
+
+@app.command(
+    epilog=_epilog("python -m pool.cluster doctor", "python -m pool.cluster doctor --config config.json --json")
+)
+def doctor(  # noqa: PLR0917 - options
+    config: ConfigOption = None,
+    server: ServerOption = None,
+    user: UserOption = None,
+    password_file: PasswordOption = None,
+    tls_ca: TlsCaOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check servers, certificates, rights, streams, clocks and leases of the cluster, and say how to fix what is wrong.
+
+    Nothing is started and nothing is changed. `python -m pool doctor` does the same beside all else.
+    """
+    from pool.cli.doctor import show
+    from pool.cluster.diagnosis import diagnose
+
+    configured = _with(load(config, engines=False), server, user=user, password=password_file, tls_ca=tls_ca)
+    findings = _ask(diagnose(configured))
+    raise typer.Exit(show(findings, as_json=as_json))
+
+
+@app.command(
+    epilog=_epilog(
+        "python -m pool.cluster setup --server nats://10.0.0.1:4222 --user admin --password-file admin.password"
+    )
+)
+def setup(  # noqa: PLR0917 - options
     config: ConfigOption = None,
     server: ServerOption = None,
     user: Annotated[str | None, typer.Option(help="Account that may create streams.")] = None,
-    password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+    password_file: PasswordOption = None,
     tls_ca: TlsCaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Create the streams and buckets, where nodes and clients have no right to."""
     from pool.cluster.overview import set_up
 
     configured = _with(load(config, engines=False), server, user=user, password=password_file, tls_ca=tls_ca)
-    for note in asyncio.run(set_up(configured.cluster, patience_s=_CONNECT_S)):
+    notes = _ask(set_up(configured.cluster, patience_s=_CONNECT_S))
+    for note in notes:
         say(f"! {note}", "yellow")
     say("the streams and buckets are there")
+    _tell(as_json, {"notes": notes})
+
+
+def _show_jobs(found: ListedPage) -> None:
+    from rich.table import Table
+
+    from pool.cli.terminal import make_console, plain
+    from pool.spool.lookup import duration
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("id", "engine", "state", "node", "submitted", "client"):
+        table.add_column(title, overflow="fold")
+    for job in found.jobs:
+        ago = f"{duration(max(0.0, time.time() - job.submitted))} ago"
+        table.add_row(*map(plain, (job.id, job.engine, job.state, job.node, ago, job.client[:8])))
+    if found.jobs:
+        make_console().print(table)
+    else:
+        say("no job is known", "dim")
+    if found.next:
+        say(f"more: add --after {found.next}", "dim")
 
 
 def _show(found: Overview) -> None:
@@ -254,4 +376,4 @@ def _show(found: Overview) -> None:
 
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
-    run(app, "python -m pool.cluster")
+    run(app, "python -m pool.cluster", codes=_CODES)

@@ -80,6 +80,18 @@ class Link:
         return ", ".join(map(plain, addresses(self._config)))
 
     @property
+    def refused(self) -> bool:
+        """Whether the servers refuse this user or password."""
+        return self.trouble == _REFUSED
+
+    @property
+    def certificate_expires(self) -> float | None:
+        """Until when the certificate of the server is good, in seconds since 1970; None without one."""
+        writer = getattr(self.client._transport, "_io_writer", None)
+        about = writer.get_extra_info("peercert") if writer is not None else None
+        return ssl.cert_time_to_seconds(str(about["notAfter"])) if about else None
+
+    @property
     def away(self) -> str:
         """That there is no connection, and why, for people."""
         return self._sentence(self.trouble)
@@ -186,7 +198,7 @@ class Link:
             logger.debug("cluster: {}", _words(error))
 
     def _fault(self, error: BaseException) -> None:
-        if self.trouble == _REFUSED and isinstance(error, ConnectionResetError):
+        if self.trouble == _REFUSED and isinstance(error, (ConnectionResetError, BrokenPipeError)):
             return  # so ends every connection that is refused
         self._broken(_words(error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ async def look(config: ClusterConfig, *, patience_s: float) -> Overview:
     """Ask the servers once. Raises ClusterAway, ConfigError, and what JetStream raises."""
     link = await Link(config, "status").open(patience_s=patience_s)
     try:
-        nodes = [state async for state in _nodes(link)]
+        nodes = [state async for state in states(link)]
         info = await link.js.stream_info(wire.JOBS, subjects_filter="filepool.jobs.>")
         consumers = await link.js.consumers_info(wire.JOBS)
         running = sum(one.num_ack_pending or 0 for one in consumers)
@@ -48,7 +49,8 @@ async def look(config: ClusterConfig, *, patience_s: float) -> Overview:
         await link.close()
 
 
-async def _nodes(link: Link) -> Any:
+async def states(link: Link) -> AsyncIterator[NodeState]:
+    """The nodes that there are, by name."""
     bucket = await link.bucket(wire.NODES)
     try:
         names = await bucket.keys()

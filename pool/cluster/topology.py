@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pool.cluster import wire
@@ -17,7 +18,7 @@ from pool.errors import OperatorError
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
-    from nats.js.api import StreamConfig
+    from nats.js.api import StreamConfig, StreamInfo
 
 T = TypeVar("T")
 DAY_S = 24 * 3600.0
@@ -73,11 +74,58 @@ async def prepare(js: JetStreamContext, config: ClusterConfig) -> tuple[str, ...
     )
 
 
+async def look_over(js: JetStreamContext, config: ClusterConfig) -> list[tuple[str, StreamInfo | None, Sequence[str]]]:
+    """Each stream that `prepare` would create: its name, what there is, None for nothing, and where it differs from
+    the configuration. Raises what JetStream raises."""
+    from nats.js.errors import NotFoundError
+
+    found: list[tuple[str, StreamInfo | None, Sequence[str]]] = []
+    for wanted in _wanted(config):
+        name = wanted.name or ""
+        try:
+            info = await js.stream_info(name)
+        except NotFoundError:
+            found.append((name, None, ()))
+        else:
+            found.append((name, info, [f"{name}: {text}" for text in _differences(info.config, wanted)]))
+    return found
+
+
+async def may_publish(js: JetStreamContext, subject: str) -> bool:
+    """Whether this user may write to a subject of a stream. Nothing is stored: the message is for another stream."""
+    from nats.js.errors import APIError
+
+    try:
+        await _Refusals(js).or_answer(js.publish(subject, b"", stream="FILEPOOL_NONE"))
+    except _Refused:
+        return False
+    except APIError:
+        pass
+    return True
+
+
+def moment(text: object) -> float | None:
+    """Seconds since 1970 of a time as the servers write it ("2030-01-31T08:00:00.123456789Z"); None for none."""
+    try:
+        return datetime.fromisoformat(f"{str(text).rstrip('Z')[:26]}+00:00").timestamp()
+    except ValueError:
+        return None
+
+
 async def missing(js: JetStreamContext) -> tuple[str, ...]:
     """Names of streams that do not exist. Raises TopologyError when that cannot be known."""
     wanted = streams(replicas=1, max_waiting=1, result_s=DAY_S, lease_s=30)
     found = [config.name or "" for config in wanted if await _Patience(js, _PATIENCE_S).look(config.name or "") is None]
     return tuple(found)
+
+
+def _wanted(config: ClusterConfig) -> list[StreamConfig]:
+    return streams(
+        replicas=config.replicas,
+        max_waiting=config.max_waiting,
+        result_s=config.result_hours * 3600,
+        lease_s=config.lease_s,
+    )
 
 
 def streams(*, replicas: int, max_waiting: int, result_s: float, lease_s: float) -> list[StreamConfig]:
