@@ -117,7 +117,7 @@ def node(  # noqa: PLR0917 - options
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start a supervisor if none serves.")] = True,
 ) -> None:
     """Serve the cluster with the workers of this machine. Ctrl-C or SIGTERM drains; a second one ends at once."""
-    from pool.cluster.processes import serve_node
+    from pool.cluster.processes import serve_node, with_room
     from pool.spool import layout
     from pool.system import logs
 
@@ -130,13 +130,14 @@ def node(  # noqa: PLR0917 - options
         password=password_file,
         tls_ca=tls_ca,
     )
-    file = configured.spool / "run" / "logs" / "node.log"
-    layout.prepare(configured.spool)
-    logs.setup_logging(
-        configured.log.level, file, max_bytes=configured.log.max_bytes, keep=configured.log.keep, console=True
-    )
-    code = serve_node(configured, start=start)
-    raise typer.Exit(code)
+    file, log = configured.spool / "run" / "logs" / "node.log", configured.log
+
+    def serve() -> int:
+        layout.prepare(configured.spool)
+        logs.setup_logging(log.level, file, max_bytes=log.max_bytes, keep=log.keep, console=True)
+        return serve_node(configured, start=start)
+
+    raise typer.Exit(with_room(configured.spool, serve))
 
 
 def _with(

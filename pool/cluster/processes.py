@@ -21,10 +21,12 @@ from loguru import logger
 
 from pool.client.filepool import FilePool
 from pool.cluster.agent import Agent
+from pool.cluster.complaints import Complaints
 from pool.cluster.port import Port
+from pool.cluster.tasks import ended_all
 from pool.config.settings import Config
 from pool.constants import EXIT_DRAINED
-from pool.errors import SupervisorRunning
+from pool.errors import PoolError, SupervisorFailed, SupervisorRunning
 from pool.runfiles import clients
 from pool.spool import elsewhere, fsops, layout
 from pool.spool.store import Spool
@@ -34,6 +36,7 @@ from pool.system.procs import Identity
 
 _STOP_S = 10.0
 _AGAIN_S = 1.0
+_ROOM_BYTES = 1 << 20  # with less, a supervisor that does not start lacks room
 _FAULT = 70  # exit code: a fault of ours
 
 
@@ -92,6 +95,42 @@ class _Runner(contextlib.AbstractContextManager[None]):
 # ---- the agent
 
 
+def with_room(spool: Path, serve: Callable[[], int]) -> int:
+    """What `serve` returns; as long as the disk has no room for it, it waits and is called again. 0 when it is asked to
+    end meanwhile."""
+    complain, asked = Complaints(), threading.Event()
+    while True:
+        try:
+            return serve()
+        except (OSError, PoolError) as error:
+            if not _lacks_room(error, spool):
+                raise
+            complain("room", f"the disk of {spool} has no room: this node waits until it has some ({error})")
+        before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            if asked.wait(_AGAIN_S):
+                return EXIT_DRAINED
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _lacks_room(error: BaseException, spool: Path) -> bool:
+    """Whether an error comes from a full disk: it says so, or what it comes from, or the disk is full."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in fsops.NO_SPACE:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    if not isinstance(error, SupervisorFailed):
+        return False
+    try:
+        about = os.statvfs(spool)
+    except OSError:
+        return False
+    return about.f_bavail * about.f_frsize < _ROOM_BYTES
+
+
 def serve_node(config: Config, *, start: bool = True) -> int:
     """Serve the cluster with the workers of this machine until a signal comes; the exit code.
 
@@ -100,10 +139,10 @@ def serve_node(config: Config, *, start: bool = True) -> int:
     layout.prepare(config.spool)
     lock = FileLock(f"{config.spool}/run/node.lock", mode=0o600)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         raise SupervisorRunning(f"another agent serves the cluster from {config.spool}") from None
-    with lock, FilePool(config, start=False) as pool, _counted(pool.spool):
+    with held, FilePool(config, start=False) as pool, _counted(pool.spool):
         return asyncio.run(_serve(config, pool, start=start))
 
 
@@ -126,8 +165,10 @@ async def _serve(config: Config, pool: FilePool, *, start: bool) -> int:
     tasks: list[asyncio.Task[None]] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    with _announced(config.spool / "run" / "node.json"):  # only now: who reads it may send a signal
+    with contextlib.ExitStack() as stack:
         try:
+            # only now: who reads it may send a signal
+            stack.enter_context(_announced(config.spool / "run" / "node.json"))
             opened = asyncio.create_task(agent.opened.wait())
             await asyncio.wait([opened, running], return_when=asyncio.FIRST_COMPLETED)
             opened.cancel()
@@ -138,8 +179,7 @@ async def _serve(config: Config, pool: FilePool, *, start: bool) -> int:
         except asyncio.CancelledError:
             return EXIT_DRAINED
         finally:
-            for task in tasks:
-                task.cancel()
+            await ended_all([running, *tasks])
             if started is not None:
                 await asyncio.to_thread(started.close)
     return EXIT_DRAINED

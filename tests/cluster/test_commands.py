@@ -148,7 +148,7 @@ def test_jobs_of_all_clients(server: Servers, tmp_path: Path) -> None:
         assert (found["one"]["node"], found["three"]["node"], found["four-3"]["node"]) == ("only", "only", "")
         assert found["one"]["client"] == mine.spool.id != found["three"]["client"] == other.spool.id
         assert list(found)[-3:] == ["three", "two", "one"]  # the newest first
-        walked, after = [], 0
+        walked, after = list[str](), 0
         while not walked or after:
             page = listed(server.url, "--limit", 2, "--after", after)
             assert len(page["jobs"]) <= 2
@@ -213,7 +213,11 @@ def access(servers: Servers, secrets: Path, user: str) -> list[object]:  # noqa:
 
 def test_a_good_cluster_is_all_right(guarded: Servers, secrets: Path, tmp_path: Path) -> None:  # noqa: F811
     for user, engines in (("client", None), ("node", ENGINES)):
-        more: dict[str, Any] = {"user": user, "password_file": str(secrets / f"{user}.password"), "tls_ca": str(secrets / "ca.crt")}
+        more: dict[str, Any] = {
+            "user": user,
+            "password_file": str(secrets / f"{user}.password"),
+            "tls_ca": str(secrets / "ca.crt"),
+        }
         file = configured(tmp_path / user, guarded.url, engines=engines, **more)
         for verb in ("pool.cluster", "pool"):
             findings = found(file, verb=verb)
@@ -254,7 +258,11 @@ def test_what_is_wrong_with_an_account(
     check: str,
 ) -> None:
     (secrets / "wrong.password").write_text("wrong")
-    more: dict[str, Any] = {"user": user, "password_file": str(secrets / f"{password}.password"), "tls_ca": str(secrets / "ca.crt")}
+    more: dict[str, Any] = {
+        "user": user,
+        "password_file": str(secrets / f"{password}.password"),
+        "tls_ca": str(secrets / "ca.crt"),
+    }
     findings = found(configured(tmp_path / "branch", guarded.url, **more))
     (bad,) = wrong(findings)
     assert bad.startswith(check)
