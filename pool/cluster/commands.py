@@ -271,7 +271,8 @@ def jobs(  # noqa: PLR0917 - options
 ) -> None:
     """List the jobs of all clients, newest first: their ids, engines and states, and the nodes that have them.
 
-    `python -m pool jobs` lists those of one client, with tags and progress; `python -m pool result ID` fetches any.
+    `python -m pool jobs` lists those of one client, with tags and progress; `python -m pool.submit --attach ID` waits
+    for any.
     """
     from pool.cluster.listing import page
 

@@ -73,7 +73,9 @@ async def _servers(config: ClusterConfig) -> AsyncIterator[Finding]:
                 )
             yield _finding(f"server {plain(address)}", link.trouble, hint)
         else:
-            yield _finding(f"server {plain(address)}", f"nats-server {link.client.connected_server_version}")
+            version = link.client.connected_server_version
+            said = f"nats-server {version.major}.{version.minor}.{version.patch}"
+            yield _finding(f"server {plain(address)}", said)
             if (expires := link.certificate_expires) is not None:
                 yield _expiry(f"certificate of {plain(address)}", expires, "make another one and restart the server")
         finally:
@@ -148,7 +150,7 @@ async def _streams(link: Link, config: ClusterConfig) -> AsyncIterator[Finding]:
 async def _rights(link: Link, config: Config) -> AsyncIterator[Finding]:
     role = NODE if config.engines else CLIENT
     refused = [subject for subject in _WRITES[role] if not await topology.may_publish(link.js, subject)]
-    user = f"user {config.cluster.user}" if config.cluster.user else "no user"
+    user = f"user {config.cluster.user}" if config.cluster.user else "who names no user"
     hint = (
         f"a {role} uses the account `{role}` (or `{ADMIN}`): set cluster.user and its password_file" if refused else ""
     )

@@ -23,7 +23,7 @@ _PATIENCE_S = 3.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.05
 _KNOWN, _UNKNOWN, _AWAY = b"known", b"unknown", b"away "
 _ANSWER_BYTES = 4096
-_NO_PORT = "no port serves this branch of it; `python -m pool serve`, or a FilePool that may start one, does"
+_NO_PORT = "no port serves this branch of it; a FilePool starts one, and so does `python -m pool.submit --attach ID`"
 
 
 def ask(spool: Tree, job_id: str) -> bool:

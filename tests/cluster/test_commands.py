@@ -23,6 +23,7 @@ from pool.cluster.commands import EXIT_CODES, app
 from pool.cluster.nats_server import Tls
 
 LONG_S = 60.0
+LOCKS: list[FileLock] = []  # one that nobody has any more is given up
 ENGINES: dict[str, Any] = {"fake": {"engine": "inference.fake:Fake"}}
 VERBS = sorted(
     str(one.name or getattr(one.callback, "__name__", "")) for one in app.registered_commands if not one.hidden
@@ -54,7 +55,8 @@ def _nowhere() -> str:
 def _locked(folder: Path) -> list[object]:
     file = configured(folder, _nowhere(), engines=ENGINES)
     (folder / "spool" / "run").mkdir(parents=True, mode=0o700)
-    FileLock(folder / "spool" / "run" / "node.lock").acquire()
+    LOCKS.append(FileLock(folder / "spool" / "run" / "node.lock"))
+    LOCKS[-1].acquire()
     return ["node", "--config", file]
 
 
