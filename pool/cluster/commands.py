@@ -336,12 +336,13 @@ def _show_jobs(found: ListedPage) -> None:
 
     from pool.cli.terminal import make_console, plain
     from pool.spool.lookup import duration
+    from pool.system.clock import REAL
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("id", "engine", "state", "node", "submitted", "client"):
         table.add_column(title, overflow="fold")
     for job in found.jobs:
-        ago = f"{duration(max(0.0, time.time() - job.submitted))} ago"
+        ago = f"{duration(max(0.0, REAL.wall() - job.submitted))} ago"
         table.add_row(*map(plain, (job.id, job.engine, job.state, job.node, ago, job.client[:8])))
     if found.jobs:
         make_console().print(table)
