@@ -216,14 +216,20 @@ def _differs(spool: Spool, head: Head) -> bool:
         return True
 
 
+def running_s(spool: Spool, job_id: str, worker: str) -> float | None:
+    """Seconds for which a worker has run a job; None when it does not, or a node of the cluster runs it."""
+    beat = heartbeat.read(f"{spool.root}/run/heartbeats/{worker}") if worker else None
+    if beat is None or beat.job != job_id:
+        return None
+    return max(0.0, (boot_ns() - beat.phase_ns) / 1e9)
+
+
 def info_of(spool: Spool, head: Head, now: int) -> JobInfo:
     """A head with what only the moment knows."""
     took = (head.finished - head.started) / 1e6 if head.finished else None
     started, percent, message = head.started, None, ""
     if head.state in (_WAITS, _RUNS):  # in the cluster, a job that waits may say why
-        beat = heartbeat.read(f"{spool.root}/run/heartbeats/{head.worker}") if head.worker else None
-        if beat is not None and beat.job == head.id:
-            took = max(0.0, (boot_ns() - beat.phase_ns) / 1e9)
+        if (took := running_s(spool, head.id, head.worker)) is not None:
             started = now - int(took * 1e6)
         word = lookup.progress(spool, head.id)
         if word is not None and word.attempt == head.attempt and (head.state == word.status or head.state == _RUNS):

@@ -210,6 +210,19 @@ def test_a_walk_finds_tagged_jobs_and_one_is_run_again_with_changes(gateway: Gat
     assert gateway.result(same).json()["value"]["value"] is None
 
 
+def test_it_is_known_when_a_job_that_runs_was_started(gateway: Gateway) -> None:
+    job_id = gateway.submit(do="sleep", seconds=60)
+    try:
+        wait_until(lambda: gateway.get(f"/jobs/{job_id}").json()["started"], "the time of its start")
+        view = gateway.get(f"/jobs/{job_id}").json()
+        listed = next(job for job in gateway.get("/jobs?state=running").json()["jobs"] if job["id"] == job_id)
+        assert view["state"] == listed["state"] == "running"
+        assert view["created"] <= view["started"]
+        assert listed["started"] == pytest.approx(view["started"], abs=1)
+    finally:
+        gateway.call("DELETE", f"/jobs/{job_id}")
+
+
 def test_a_text_is_found_among_all_jobs(gateway: Gateway) -> None:
     word = uuid.uuid4().hex
     notes = [f"about {word.upper()}", f"{word} again", "nothing"]

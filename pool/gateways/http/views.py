@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from pool.client.browse import JobInfo
+from pool.client.browse import JobInfo, running_s
 from pool.errors import ProtocolError, UnknownJob
 from pool.format.names import check_id
 from pool.gateways.http.ledger import Entry
@@ -139,10 +139,12 @@ def _order(place: Location) -> tuple[int, str]:
 
 def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> JobView:
     attempt = place.name.attempts if place.name else 0
-    status, percent, message, ahead = "queued", 0.0, "", None
+    status, percent, message, ahead, started = "queued", 0.0, "", None, 0
     if place.state is JobState.RUNNING:
         progress = lookup.progress(spool, job_id)
         status = "processing"
+        took = running_s(spool, job_id, str(place.worker)) if place.worker else None
+        started = 0 if took is None else spool.now() - int(took * 1e6)
         if progress is not None and progress.attempt == attempt:
             status, percent, message = progress.status, progress.percent, progress.message
     elif place.state is JobState.HELD:
@@ -169,6 +171,7 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
         message=message,
         attempt=attempt,
         created=_seconds(place.name.born) if place.name else None,
+        started=_seconds(started),
         ahead=ahead,
         tags=tags,
         note=note,
