@@ -5,6 +5,7 @@ app          make_app(pool, settings): the ASGI application
 guard        token, rate limits, cross-site requests: checked before any route runs
 bodies       bounded JSON and streamed multipart
 errors       every failure as an HTTP status and a message in the format of its API
+asks         requests that wait for a job, so that one asked again finds it
 desk         what all routes share: the pool, its cached status, the waits for jobs
 ledger       jobs that ended, kept for lists and metrics
 human, tempfile, jobs, events, speech, state, metrics     the routes
