@@ -28,7 +28,15 @@ from crash.rig import History  # noqa: E402
 
 from pool import FilePool, JobFailed  # noqa: E402
 from pool.client.future import JobFuture  # noqa: E402
-from pool.errors import EngineUnavailable, JobConflict, PoolError, SpoolFull, UnknownEngine, UnknownJob  # noqa: E402
+from pool.errors import (  # noqa: E402
+    ClusterAway,
+    EngineUnavailable,
+    JobConflict,
+    PoolError,
+    SpoolFull,
+    UnknownEngine,
+    UnknownJob,
+)
 
 OUTSTANDING, OUTSTANDING_FLOOD = 24, 400  # jobs that one client waits for at a time
 TOGETHER = 12  # ids that all clients share, at any time
@@ -80,7 +88,7 @@ class Client:
         while True:
             states = ["queued", "running"]
             for info in self.pool.jobs(state=states, limit=50):
-                with suppress(NotYet, CancelledError, UnknownJob, JobFailed):
+                with suppress(NotYet, CancelledError, UnknownJob, ClusterAway, JobFailed):
                     self.pool.attach(info.id).result(1)
             time.sleep(0.2)
 
@@ -220,8 +228,11 @@ class Client:
         self.history.say("foreign", id=chosen["id"], value=chosen["value"])
         try:
             future = self.pool.attach(chosen["id"])
-        except UnknownJob:  # the cluster was away, or the job has not got there
+        except UnknownJob:  # it has not got there
             self.history.say("unknown", id=chosen["id"])
+            return
+        except ClusterAway as error:
+            self.history.say("away", id=chosen["id"], why=str(error))
             return
         self.history.say("attached", id=chosen["id"])
         self.pending.append((future, chosen["value"]))
@@ -231,7 +242,7 @@ class Client:
             return
         future, _ = self.rng.choice(self.pending)
         self.history.say("cancelled", id=future.id)
-        with suppress(UnknownJob):
+        with suppress(UnknownJob, ClusterAway):
             if future.cancel():
                 self.history.say("stands", id=future.id)
 
@@ -256,7 +267,7 @@ class Client:
         except NotYet:
             self.pending.rotate(1)
             return
-        except (CancelledError, UnknownJob, EngineUnavailable):
+        except (CancelledError, UnknownJob, ClusterAway, EngineUnavailable):
             pass
         except JobFailed as error:
             if not error.failure.message:
