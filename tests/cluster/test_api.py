@@ -159,9 +159,14 @@ def test_cancel_of_what_runs(pool: FilePool, do: str) -> None:
     assert pool.state(future.id) is JobState.CANCELLED
 
 
+def _workers(pool: FilePool) -> int:
+    return sum(engine.workers for engine in pool.status().engines if engine.name == "fake")
+
+
 def test_cancel_of_what_waits(pool: FilePool) -> None:
     blocking = pool.submit_many("fake", [{"do": "sleep", "seconds": 600}] * 16)
     try:
+        wait_until(lambda: sum(future.running() for future in blocking) >= _workers(pool), "all workers are busy")
         waiting = pool.submit("fake", value="never", priority=-5, tags=["waits"])
         assert pool.cancel_many(tag="waits") == [waiting.id]
         with pytest.raises(CancelledError):

@@ -84,6 +84,7 @@ ENDS: list[tuple[int, Callable[[Path], list[object]]]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("code", "words"), ENDS)
 def test_every_end_has_the_code_of_the_table(
     server: Servers, tmp_path: Path, code: int, words: Callable[[Path], list[object]]
@@ -115,6 +116,7 @@ def test_json_wherever_a_machine_would_read() -> None:
     assert {verb for verb in VERBS if "--json" in said(verb, "--help").stdout} == set(VERBS) - {"server", "node"}
 
 
+@pytest.mark.long
 def test_errors_are_json_as_well() -> None:
     done = said("jobs", "--server", _nowhere(), "--json")
     assert json.loads(done.stdout)["error"]["type"] == "ClusterAway"
@@ -131,6 +133,7 @@ def listed(url: str, *words: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_jobs_of_all_clients(server: Servers, tmp_path: Path) -> None:
     with cluster(tmp_path / "machines", server.url) as joined:
         joined.node("only", {"fake": {"max_concurrent_tasks": 1, "retry_times": 0}})
@@ -247,6 +250,7 @@ def test_nothing_is_changed(guarded: Servers, secrets: Path, tmp_path: Path) -> 
     assert asyncio.run(stored()) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("user", "password", "check"),
     [("node", "node", "rights"), ("client", "wrong", "server"), ("client", "node", "server")],
@@ -271,6 +275,7 @@ def test_what_is_wrong_with_an_account(
     assert user in findings[bad][1] + findings[bad][2] or "password" in findings[bad][2]
 
 
+@pytest.mark.long
 def test_a_certificate_that_is_not_trusted(guarded: Servers, secrets: Path, tmp_path: Path) -> None:  # noqa: F811
     more: dict[str, Any] = {"user": "client", "password_file": str(secrets / "client.password")}
     findings = found(configured(tmp_path / "branch", guarded.url, **more))
@@ -278,6 +283,7 @@ def test_a_certificate_that_is_not_trusted(guarded: Servers, secrets: Path, tmp_
     assert "tls_ca" in findings[f"server {guarded.url}"][2]
 
 
+@pytest.mark.long
 def test_one_of_several_servers_is_away(server: Servers, tmp_path: Path) -> None:
     gone = _nowhere()
     findings = found(configured(tmp_path / "branch", server.url, gone))
@@ -292,6 +298,7 @@ def test_streams_that_are_not_there(tmp_path: Path) -> None:
         assert "pool.cluster setup" in findings["streams"][2]
 
 
+@pytest.mark.long
 def test_too_few_replicas_and_other_leases(server: Servers, tmp_path: Path) -> None:
     with cluster(tmp_path / "machines", server.url) as joined:
         joined.node("only")

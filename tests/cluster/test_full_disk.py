@@ -33,6 +33,7 @@ def starting(joined: Cluster, disk: Disk, *, made: bool) -> Machine:  # noqa: F8
     return machine
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("made", [True, False])
 def test_a_node_waits_for_room(server: Servers, tmp_path: Path, disk: Disk, made: bool) -> None:  # noqa: F811
     with cluster(tmp_path / "machines", server.url) as joined:

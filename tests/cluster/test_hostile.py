@@ -225,6 +225,7 @@ def test_a_job_of_the_same_id_from_elsewhere(joined: Cluster, pool: FilePool) ->
     assert theirs.value["value"] == "theirs" if theirs.state is JobState.COMPLETED else theirs.failure is not None
 
 
+@pytest.mark.long
 def test_a_job_that_is_sent_once_more_by_somebody_else(joined: Cluster, pool: FilePool) -> None:
     there = left(joined)
     mine = pool.submit("fake", do="sleep", seconds=1.0, value="mine")

@@ -138,6 +138,7 @@ def test_the_users_of_a_cluster_may_do_all_this(tmp_path: Path, user: str) -> No
         asyncio.run(main(server))
 
 
+@pytest.mark.long
 def test_three_replicas(three_servers: Servers, tmp_path: Path) -> None:
     source = made(tmp_path / "a.bin", 8 * MB)
 
@@ -284,6 +285,7 @@ def test_the_server_may_be_killed_and_come_back_during_transfers(tmp_path: Path)
     assert of(tmp_path / "out") == of(source)
 
 
+@pytest.mark.long
 def test_servers_that_stay_away_are_an_error_that_says_so(tmp_path: Path) -> None:
     source = made(tmp_path / "a.bin", MB)
 

@@ -382,6 +382,7 @@ async def publish_once_it_leads(js: JetStreamContext) -> None:
     raise AssertionError("no leader")
 
 
+@pytest.mark.long
 @LEFT
 def test_three_servers_with_tls(tmp_path: Path, tls: Tls) -> None:
     context = ssl.create_default_context(cafile=str(tls.ca))

@@ -69,6 +69,7 @@ def test_the_first_result_counts_whatever_a_later_one_tries(tmp_path: Path, coun
         asyncio.run(steps(servers))
 
 
+@pytest.mark.long
 def test_many_at_once(tmp_path: Path) -> None:
     async def one(servers: Servers, max_waiting: int) -> tuple[str, ...]:
         async with servers.connected() as client:
@@ -145,6 +146,7 @@ def test_a_full_stream_refuses_and_a_job_that_is_sent_twice_is_stored_once(tmp_p
         asyncio.run(steps(servers))
 
 
+@pytest.mark.long
 def test_streams_outlive_their_servers(tmp_path: Path) -> None:
     async def steps(servers: Servers) -> None:
         async with servers.connected() as client:

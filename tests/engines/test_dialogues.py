@@ -30,6 +30,7 @@ def pitch(samples: Array) -> float:
     return float(np.argmax(np.abs(np.fft.rfft(samples * np.hanning(len(samples))))) * RATE / len(samples))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["plain", "telephone", "noise", "short"])
 def test_each_turn_is_where_the_truth_says(people: list[Person], kind: str) -> None:
     for number in range(3):
@@ -69,6 +70,7 @@ def test_turns_are_as_short_as_they_say(people: list[Person]) -> None:
     assert min(lengths) < 1.4
 
 
+@pytest.mark.long
 def test_the_same_seed_makes_the_same_recordings(people: list[Person]) -> None:
     once, again = (list(all_kinds(people, 1, seed)) for seed in (5, 5))
     assert [talk.kind for talk in once] == list(KINDS)
@@ -85,6 +87,7 @@ def test_a_telephone_has_no_low_and_no_high_tones() -> None:
     assert high < -30
 
 
+@pytest.mark.long
 def test_people_are_read_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for number in range(40):

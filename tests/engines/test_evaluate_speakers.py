@@ -14,6 +14,7 @@ from inference.evaluate_speech import read_rttm
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "speech"
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_a_dialogue_is_judged(speech: dict[str, Array]) -> None:
     turns = tuple(Turn(*turn) for turn in read_rttm(EXAMPLES / "two_speakers.rttm")[:2])

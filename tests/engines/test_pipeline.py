@@ -288,7 +288,7 @@ def test_sound_that_cannot_be(tmp_path: Path, ffmpeg: Callable[..., None]) -> No
         sound.read(silent, 2, lambda: None)
     noise = tmp_path / "noise.mp3"
     noise.write_bytes(b"\xff\xfb\x90\x00" + bytes(range(256)) * 20)
-    with pytest.raises(InputError, match="noise.mp3 is not a media file that ffmpeg can read"):
+    with pytest.raises(InputError, match=r"noise\.mp3 is not a media file that ffmpeg can read"):
         sound.read(noise, 2, lambda: None)
 
 
