@@ -6,6 +6,7 @@ For files that others have pickled where arrays would have done. What names anyt
 from __future__ import annotations
 
 import pickletools
+import re
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -30,6 +31,7 @@ EMPTY: dict[str, Callable[[], Any]] = {
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 IDLE = ("PROTO", "FRAME", "STOP")
 _MARK = object()
+_DTYPE = re.compile(r"[?biufcOSUV][0-9]{0,6}")  # numpy parses anything else as a little language
 
 
 class _Name(str):
@@ -128,6 +130,8 @@ def _called(name: Any, arguments: tuple[Any, ...]) -> Any:
         return np.frombuffer(arguments[1], _finished(arguments[0]))[0].item()
     made = _Made()
     if short == "dtype":
+        if not _DTYPE.fullmatch(str(arguments[0])):
+            raise ValueError(f"it names {arguments[0]!r:.40}, which is no kind of number")
         made.value = np.dtype(str(arguments[0]))
     elif short != "_reconstruct":
         raise ValueError(f"it calls {name!r}, which makes no number")

@@ -88,3 +88,12 @@ def test_damaged_pickles_are_read_or_refused(at: int, byte: int) -> None:
         plain.read(io.BytesIO(bytes(data)))
     except ValueError:
         return
+
+
+@pytest.mark.parametrize("name", [",8", "f8,f8", "(2", "f8[", "i4\n", "datetime64", ""])
+def test_a_dtype_that_is_no_kind_of_number(name: str) -> None:
+    """numpy parses lists of kinds, and answers what is none with errors of its parser."""
+    text = name.encode()
+    kind = b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93\x8c" + bytes([len(text)]) + text + b"\x85R."
+    with pytest.raises(ValueError, match="no kind of number"):
+        plain.read(io.BytesIO(kind))
