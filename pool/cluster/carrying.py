@@ -384,10 +384,10 @@ class Carrier:
 
     def forget(self, done: Iterable[Errand]) -> None:
         """Remove jobs whose ends the servers have, or need not know. Blocks."""
-        graves = retention.dead_jobs(self.pool.spool)
+        dead_files = retention.dead_jobs(self.pool.spool)
         for errand in done:
             with contextlib.suppress(OSError):
-                retention.remove(self.pool.spool, errand.local_id, graves)
+                retention.remove(self.pool.spool, errand.local_id, dead_files)
                 self._drop_outputs(errand.local_id)
 
     def sweep_outputs(self, known: Collection[str]) -> None:

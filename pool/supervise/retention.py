@@ -58,14 +58,14 @@ class Retention:
             self._finished[job_id] = min(now, self._finish_of(job_id))
         limit = now - int(self.config.retention_s * 1e6)
         old = [job_id for job_id, at in self._finished.items() if at < limit]
-        graves = dead_jobs(self._spool) if old else {}
+        dead_files = dead_jobs(self._spool) if old else {}
         kept = needed(self._spool) if old else frozenset()
         for job_id in old:
             if time.monotonic() > until:
                 return True
             if job_id in kept:
                 continue
-            remove(self._spool, job_id, graves)
+            remove(self._spool, job_id, dead_files)
             del self._finished[job_id]
         return False
 
@@ -91,14 +91,14 @@ class Retention:
 def purge(spool: Spool, *, older_than_s: float = 0.0, states: Collection[JobState] = TERMINAL) -> int:
     """Remove terminal records, with their files and dead jobs, that finished at least `older_than_s` ago. Those stay
     whose results others wait for."""
-    limit, count, graves, kept = spool.now() - int(older_than_s * 1e6), 0, dead_jobs(spool), needed(spool)
+    limit, count, dead_files, kept = spool.now() - int(older_than_s * 1e6), 0, dead_jobs(spool), needed(spool)
     for job_id in list(lookup.records(spool)):
         try:
             record = spool.read_record(job_id, arrays=False)
         except (OSError, ProtocolError):
             continue
         if record.state in states and record.finished <= limit and job_id not in kept:
-            remove(spool, job_id, graves)
+            remove(spool, job_id, dead_files)
             count += 1
     return count
 
@@ -109,13 +109,13 @@ def dead_jobs(spool: Spool) -> dict[str, str]:
     return {dead[1].id: entry for entry, dead in parsed.items() if dead is not None}
 
 
-def remove(spool: Spool, job_id: str, graves: dict[str, str] | None = None) -> None:
+def remove(spool: Spool, job_id: str, dead_files: dict[str, str] | None = None) -> None:
     """Forget a decided job: dead file first, record and id last, so that a crash leaves a job that is still decided.
 
-    graves: what `dead_jobs` said, when many are removed.
+    dead_files: what `dead_jobs` said, when many are removed.
     """
     root = str(spool.root)
-    entry = (dead_jobs(spool) if graves is None else graves).get(job_id)
+    entry = (dead_jobs(spool) if dead_files is None else dead_files).get(job_id)
     if entry is not None:
         fsops.unlink(f"{root}/dead/{entry}", missing_ok=True)
     if spool.files_dir(job_id).is_dir():

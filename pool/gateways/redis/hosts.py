@@ -93,7 +93,7 @@ class Hosts:
             taken, notes = pipe.lrange(processing, 0, -1), pipe.hgetall(accepted)
             lost = {job_id: int(pipe.get(self._lost(job_id)) or 0) for job_id in map(_text, notes)}
             pipe.multi()
-            self._bury(pipe, spool, mark)
+            self._remove(pipe, spool, mark)
             for raw in reversed(taken):
                 pipe.lpush(queue, raw)
             refused = tuple(filter(None, [self._give(pipe, *note, lost) for note in _texts(notes)]))
@@ -127,7 +127,7 @@ class Hosts:
         pipe.set(self._keys.last(task_id), body, ex=int(self._last_word_s))
         return Refused(task_id, body)
 
-    def _bury(self, pipe: Any, spool: str, mark: bytes | None) -> None:
+    def _remove(self, pipe: Any, spool: str, mark: bytes | None) -> None:
         """Remove a dead host from the hosts, and say of its GPU that it is dead."""
         pipe.hdel(self._keys.hosts(self._queue.name), spool)
         try:
