@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nats.errors import NoRespondersError
-from nats.js.errors import KeyWrongLastSequenceError, NoKeysError
+from nats.js.errors import KeyWrongLastSequenceError
 
 from pool.cluster import wire
 from pool.cluster.carried import Carried
@@ -114,13 +114,10 @@ class Claims:
     async def sweep(self, most: int = _SWEPT) -> int:
         """Drop claims of jobs that have ended, at most so many: the word that drops one may be lost. How many."""
         claims, results = [await self._link.bucket(name) for name in (wire.CLAIMS, wire.RESULTS)]
-        try:
-            keys = await claims.keys()
-        except NoKeysError:
-            return 0
+        keys = await self._link.keys(wire.CLAIMS)
         dropped = 0
         for key in random.sample(keys, min(most, len(keys))):
-            if await get_entry(results, key) is not None:
+            if await get_entry(results, key) is not None and await get_entry(claims, key) is not None:
                 await claims.purge(key, msg_ttl=MARK_S)
                 dropped += 1
         return dropped

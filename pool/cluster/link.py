@@ -36,6 +36,7 @@ _CLOSE_S = 3.0
 _REFUSED = "it refuses this user or password: cluster.user and cluster.password_file, or --user and --password-file"
 _REQUEST_S = 5.0
 _HEAR_AGAIN_S, _FOLLOW_AGAIN_S = 1.0, 0.2
+_WHOLE_S = 0.9  # of silence: what was counted and does not come has expired
 _PAYLOAD = 1 << 20  # what a server takes that says nothing else
 
 #: What a call may raise while the servers are away, or have no leader.
@@ -239,6 +240,13 @@ class Link:
                     with contextlib.suppress(Exception):
                         await subscription.unsubscribe()
 
+    async def keys(self, bucket: str) -> list[str]:
+        """The keys that a bucket has, with those that were just deleted: `KeyValue.keys` may end before the first one.
+
+        Raises what JetStream raises."""
+        state = (await self.js.stream_info(f"KV_{bucket}", subjects_filter=">")).state
+        return [subject.removeprefix(f"$KV.{bucket}.") for subject in state.subjects or {}]
+
     async def follow(
         self,
         bucket: str,
@@ -252,15 +260,22 @@ class Link:
 
         Returns after so many seconds, or after so many without a word, and when the connection breaks: a watch may go
         deaf, so call it anew. False: the servers did not serve it."""
-        served = False
+        served = whole = False
         try:
+            left = len(await self.keys(bucket))
             watch = await (await self.bucket(bucket)).watchall(meta_only=meta_only)
             begun = heard = time.monotonic()
             while self.connected and time.monotonic() < min(begun + anew_s, heard + silent_s):
+                # counted, since the mark that nats-py sets may come before the first entry
+                if not whole and (left <= 0 or time.monotonic() - heard > _WHOLE_S):
+                    whole = True
+                    await take(None)
                 with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                     entry = await watch.updates(timeout=1.0)  # type: ignore[no-untyped-call]
                     heard = time.monotonic()
-                    await take(entry)
+                    if entry is not None:
+                        left -= 1
+                        await take(entry)
             await watch.stop()  # type: ignore[no-untyped-call]
             served = True
         except (*AWAY, APIError) as error:

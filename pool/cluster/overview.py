@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nats.js.errors import NoKeysError
-
 from pool.cluster import topology, wire
-from pool.cluster.link import Link
+from pool.cluster.link import Link, get_entry
 from pool.cluster.wire import NodeState
 from pool.config.settings import ClusterConfig
 from pool.errors import ProtocolError
@@ -52,13 +49,11 @@ async def look(config: ClusterConfig, *, patience_s: float) -> Overview:
 async def states(link: Link) -> AsyncIterator[NodeState]:
     """The nodes that there are, by name."""
     bucket = await link.bucket(wire.NODES)
-    try:
-        names = await bucket.keys()
-    except NoKeysError:
-        return
-    for name in sorted(names):
-        with contextlib.suppress(ProtocolError, KeyError, asyncio.TimeoutError):
-            yield NodeState.unpack((await bucket.get(name)).value or b"")
+    for name in sorted(await link.keys(wire.NODES)):
+        entry = await get_entry(bucket, name)
+        if entry is not None:
+            with contextlib.suppress(ProtocolError):
+                yield NodeState.unpack(entry.value or b"")
 
 
 async def set_up(config: ClusterConfig, *, patience_s: float) -> tuple[str, ...]:

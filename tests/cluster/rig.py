@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nats.js.errors import KeyDeletedError, KeyNotFoundError
 from scenarios.world import PATIENCE_S, wait_until
 
 from pool.cluster.nats_server import LOOPBACK, Passwords, Peers, Settings, Tls, configuration, healthy, program
@@ -221,3 +222,16 @@ class Servers:
 
     def _log(self, index: int) -> Path:
         return self.folder / f"server{index}.log"
+
+
+async def keys(js: Any, bucket: str) -> list[str]:
+    """The keys of a bucket that have a value; `KeyValue.keys` of nats-py may end before the first one."""
+    values = await js.key_value(bucket)
+    state = (await js.stream_info(f"KV_{bucket}", subjects_filter=">")).state
+    found = []
+    for subject in state.subjects or {}:
+        key = subject.removeprefix(f"$KV.{bucket}.")
+        with contextlib.suppress(KeyNotFoundError, KeyDeletedError):
+            await values.get(key)
+            found.append(key)
+    return found

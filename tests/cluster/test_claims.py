@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from nats.errors import NoRespondersError
 
-from cluster.rig import Servers
+from cluster.rig import Servers, keys
 from pool import FilePool
 from pool.cluster import wire
 from pool.cluster.agent import Agent
@@ -31,7 +31,7 @@ def test_a_claim_of_a_job_that_has_ended_is_swept(server: Servers) -> None:
                 await claims.create(key, b"a claim")
             await (await link.bucket(wire.RESULTS)).create(ended, b"an end")
             mine = Claims(link, config, "b" * 32, "node")
-            return await mine.sweep(), await claims.keys()
+            return await mine.sweep(), await keys(link.js, wire.CLAIMS)
         finally:
             await link.close()
 

@@ -15,6 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from loguru import logger
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo
+from nats.js.kv import KeyValue
 from scenarios.world import wait_until
 
 from cluster.rig import Servers
@@ -145,3 +148,42 @@ def test_a_certificate_that_is_not_there_is_named(tmp_path: Path, key: str) -> N
     config = replace(ClusterConfig(), servers=("tls://127.0.0.1:4222",), **{key: tmp_path / "no.crt"})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"no\.crt cannot be used"):
         asyncio.run(Link(config, "test").open(patience_s=0.0))
+
+
+# ---- buckets
+
+
+@pytest.fixture
+def late_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a watch is sent always comes after the answer that nothing is left to send."""
+    asked = JetStreamContext.PushSubscription.consumer_info
+
+    async def answer(subscription: JetStreamContext.PushSubscription) -> ConsumerInfo:
+        info = await asked(subscription)
+        info.num_pending = subscription.delivered = 0  # type: ignore[misc]
+        return info
+
+    monkeypatch.setattr(JetStreamContext.PushSubscription, "consumer_info", answer)
+
+
+@pytest.mark.usefixtures("late_entries")
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_a_bucket_is_read_whole(tmp_path: Path, count: int) -> None:
+    """None comes after all the entries that there are, also when they come late."""
+    taken: list[str | None] = []
+
+    async def take(entry: KeyValue.Entry | None) -> None:
+        taken.append(entry.key if entry is not None else None)
+
+    async def steps(servers: Servers) -> None:
+        link = await Link(ClusterConfig(servers=(servers.url,)), "reader").open()
+        bucket = await link.js.create_key_value(bucket="some")
+        names = [f"key{number}" for number in range(count)]
+        for name in names:
+            await bucket.put(name, b"x")
+        await link.follow("some", take, anew_s=1.5)
+        await link.close()
+        assert taken == [*names, None]
+
+    with Servers(tmp_path / "nats") as servers:
+        asyncio.run(steps(servers))

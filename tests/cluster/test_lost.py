@@ -19,7 +19,7 @@ from scenarios.world import ROOT, alive, history, wait_until
 
 from cluster.line import Line
 from cluster.machines import LEASE_S, Cluster, Machine, cluster
-from cluster.rig import Servers, free_ports
+from cluster.rig import Servers, free_ports, keys
 from pool import ClusterAway, FilePool, JobFailed, UnknownJob
 from pool.client.future import JobFuture
 from pool.cluster import wire
@@ -530,7 +530,7 @@ def _told_attempts(joined: Cluster, future: JobFuture) -> int:
             return max(
                 [
                     wire.Hold.unpack((await claims.get(key)).value or b"").attempts
-                    for key in await claims.keys()
+                    for key in await keys(client.jetstream(), wire.CLAIMS)
                     if f".{future.id}." in key
                 ]
             )

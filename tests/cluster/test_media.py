@@ -15,11 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import nats.js.errors
 import pytest
 from nats.js import JetStreamContext
 
-from cluster.rig import Servers
+from cluster.rig import Servers, keys
 from pool.cluster import accounts, media, wire
 from pool.cluster.media import MediaChanged, MediaError, MediaGone, MediaUnreachable, Store
 from pool.cluster.nats_server import Passwords
@@ -67,10 +66,7 @@ def of(path: Path) -> str:
 
 
 async def refs(js: JetStreamContext) -> set[str]:
-    try:
-        return set(await (await js.key_value(wire.REFS)).keys())
-    except nats.js.errors.NoKeysError:
-        return set()
+    return set(await keys(js, wire.REFS))
 
 
 async def chunks(js: JetStreamContext) -> dict[str, int]:
