@@ -39,7 +39,7 @@ class WhisperBackend:
     def __init__(self, options: Options, device: str, threads: int) -> None:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)  # the networks for voices are small: threads would spend their time on waiting
         self._options = options
         name = options.model or "whisper-base"
         known = name in ("whisper-base", "whisper-tiny.en")

@@ -383,3 +383,12 @@ def test_long_speech_is_cut_at_its_quietest(speech: dict[str, Array]) -> None:
     found = [*detector.feed(np.tile(reading, 20)), *detector.finish()]
     assert max(len(stretch.samples) for stretch in found) / SAMPLE_RATE < 26
     assert sum(len(stretch.samples) for stretch in found) / SAMPLE_RATE > 100
+
+
+def test_the_networks_for_voices_run_in_one_thread() -> None:
+    """Beside other work two threads spend several times the processor time, on waiting for each other."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(2)
+    engine = Transcribe()
+    engine.load("cpu", {"cpu_threads": 2, "model": "whisper-tiny.en"})
+    assert torch.get_num_threads() == 1
