@@ -236,7 +236,8 @@ def test_poison_is_bounded(joined: Cluster) -> None:
         node = joined.node(name, ENGINES, deliveries=2)
         joined.wait_nodes(name)
         future = future or pool.submit("fake", do="sleep", seconds=600)
-        wait_until(lambda name=name: f"{name}" in _runs_on(pool), f"it runs on {name}")  # type: ignore[misc]
+        # a node that is lost before its claim is known has not begun it
+        wait_until(lambda name=name, job=future: _claims(joined, job) == [name], f"{name} has it")  # type: ignore[misc]
         node.lose()
     joined.node("c", ENGINES, deliveries=2)
     assert future is not None
@@ -522,18 +523,21 @@ def test_each_attempt_on_a_node_that_was_lost_has_its_reason(joined: Cluster) ->
 
 def _told_attempts(joined: Cluster, future: JobFuture) -> int:
     """Attempts in the claim of a job."""
+    return max(hold.attempts for hold in _holds(joined, future))
 
-    async def look() -> int:
+
+def _claims(joined: Cluster, future: JobFuture) -> list[str]:
+    """The node that has a job, if any."""
+    return [hold.node for hold in _holds(joined, future)]
+
+
+def _holds(joined: Cluster, future: JobFuture) -> list[wire.Hold]:
+    async def look() -> list[wire.Hold]:
         client = await nats.connect(joined.url)
         try:
             claims = await client.jetstream().key_value(wire.CLAIMS)
-            return max(
-                [
-                    wire.Hold.unpack((await claims.get(key)).value or b"").attempts
-                    for key in await keys(client.jetstream(), wire.CLAIMS)
-                    if f".{future.id}." in key
-                ]
-            )
+            names = [key for key in await keys(client.jetstream(), wire.CLAIMS) if f".{future.id}." in key]
+            return [wire.Hold.unpack((await claims.get(name)).value or b"") for name in names]
         finally:
             await client.close()
 

@@ -111,7 +111,7 @@ def test_the_next_job_is_never_hit(shared: World) -> None:
     for number in range(8):
         victims.append(pool.submit("fake", do="deaf", seconds=0.30 + 0.004 * number))
         others.append(pool.submit("fake", do="deaf", seconds=0.02, value=number))
-        shared.worker_of(victims[-1].id)
+        wait_until(lambda victim=victims[-1]: victim.running() or victim.done(), "it has begun")  # type: ignore[misc]
         victims[-1].cancel()  # the grace of 0.3 s is over just as the job ends
         if number % 4 == 3:
             wait_all(victims, 30)
