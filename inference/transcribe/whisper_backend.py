@@ -39,7 +39,6 @@ class WhisperBackend:
     def __init__(self, options: Options, device: str, threads: int) -> None:
         import torch
 
-        torch.set_num_threads(1)  # the networks for voices are small: threads would spend their time on waiting
         self._options = options
         name = options.model or "whisper-base"
         known = name in ("whisper-base", "whisper-tiny.en")
@@ -62,6 +61,9 @@ class WhisperBackend:
                 self._diarizer = Diarizer(options.speaker_encoder, options.speaker_segmentation, device)
             except EngineError as error:
                 self._no_labels = f"speakers are not told apart: {error} ({error.hint})"
+        # The networks for voices are small: threads would spend their time on waiting. Last, for CTranslate2 sets the
+        # same number of threads as it loads.
+        torch.set_num_threads(1)
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""
