@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -13,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nats.errors import Error as NatsError
 from nats.js.errors import KeyDeletedError, KeyNotFoundError
 from scenarios.world import PATIENCE_S, wait_until
 
+from pool.cluster import topology
 from pool.cluster.nats_server import LOOPBACK, Passwords, Peers, Settings, Tls, configuration, healthy, program
-from pool.cluster.topology import ensure
+from pool.cluster.topology import DAY_S, ensure
 
 
 def free_ports(count: int) -> list[int]:
@@ -167,6 +170,27 @@ class Servers:
         given = {"replicas": min(self.count, 3), "max_waiting": 100_000, "result_s": 86_400.0, "lease_s": 5.0}
         async with self.connected("admin") as client:
             await ensure(client.jetstream(), **{**given, **settings})
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Until every server knows where to send what is for a stream: it hears from the others after they have
+        created it, and says "no responders" before."""
+        for index in range(self.count) if self.count > 1 else ():
+            async with self.connected("admin", index) as client:
+                js = client.jetstream()
+                for config in topology.streams(replicas=1, max_waiting=1, result_s=DAY_S, lease_s=DAY_S):
+                    subject = str((config.subjects or [""])[0]).replace(">", "a")
+                    await self._known(js, subject)
+
+    async def _known(self, js: Any, subject: str) -> None:
+        for _ in range(200):
+            try:
+                await topology.may_publish(js, subject)
+            except (NatsError, asyncio.TimeoutError):
+                await asyncio.sleep(0.1)
+            else:
+                return
+        raise AssertionError(f"nobody takes {subject}\n{self.log()}")
 
     async def purge(self) -> None:
         """Remove all that is stored; streams and consumers go, too, and are made again."""

@@ -152,6 +152,7 @@ def test_streams_outlive_their_servers(tmp_path: Path) -> None:
         async with servers.connected() as client:
             await client.jetstream().publish(wire.subject("echo", (), "high"), b"job")
         servers.restart()
+        await servers.settled()
         async with servers.connected() as client:
             js = client.jetstream()
             assert await missing(js) == ()
