@@ -30,6 +30,8 @@ _KEY = re.compile(r"[!-~]{1,200}", re.ASCII)
 _SERVER = re.compile(r"(nats|tls|ws|wss)://[!-~]{1,500}", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+(/[!-~]*)?", re.ASCII)
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){0,20}", re.ASCII)
+_ORIGIN = re.compile(r"\*|https?://[A-Za-z0-9.\[\]:_-]+", re.ASCII)
 MB = 1024 * 1024
 _DAY_S = 86400.0
 ELSEWHERE = "pool.cluster:elsewhere"  # what stands for an engine that nodes of a cluster have
@@ -143,6 +145,10 @@ class HttpConfig:
     base_path: tuple[Path, ...] = key((), checks.items(checks.path))  # empty: media_roots, else ./media
     token: str | None = key(None, checks.nullable(checks.text))
     token_file: Path | None = key(None, checks.nullable(checks.path))
+    root_path: str = key("", checks.matching(ROOT_PATH, "a path like /pool"))  # where a proxy serves the gateway
+    cors_origins: tuple[str, ...] = key(
+        (), checks.items(checks.matching(_ORIGIN, "an origin like https://app.example"))
+    )
     lipsync_engine: str = key("lipsync", checks.matching(ENGINE_NAME, "the name of an engine"))
     transcribe_engine: str = key("transcribe", checks.matching(ENGINE_NAME, "the name of an engine"))
     tempfile_hours: float = key(24.0, checks.number(0.001, 24 * 365))

@@ -5,6 +5,8 @@ const COOKIE = "filepool_token"; // for requests that cannot send a header: imag
 const TIMEOUT_MS = 20_000;
 const COOKIE_SAFE = /^[\w!#$%&'*+\-.^`|~/=:@]+$/;
 
+const ROOT = new URL("../", import.meta.url); // below a prefix when a proxy serves the gateway there
+
 let token = sessionStorage.getItem(KEY) ?? "";
 
 /** A failed request. status: of HTTP, 0 when there is no valid answer. data: the job, when one failed. */
@@ -16,6 +18,8 @@ export class Refused extends Error {
     this.data = data;
   }
 }
+
+const at = (path) => new URL(path.slice(1), ROOT).href;
 
 export const hasToken = () => token !== "";
 
@@ -30,7 +34,7 @@ export function useToken(text) {
 function setCookie() {
   const secure = location.protocol === "https:" ? "; Secure" : "";
   const life = token && COOKIE_SAFE.test(token) ? "" : "; Max-Age=0";
-  document.cookie = `${COOKIE}=${life ? "" : token}; Path=/; SameSite=Strict${secure}${life}`;
+  document.cookie = `${COOKIE}=${life ? "" : token}; Path=${ROOT.pathname}; SameSite=Strict${secure}${life}`;
 }
 if (token) setCookie();
 
@@ -43,7 +47,7 @@ export async function call(method, path, body = undefined, signal = undefined) {
   const limit = AbortSignal.timeout(TIMEOUT_MS);
   let answer;
   try {
-    answer = await fetch(path, {
+    answer = await fetch(at(path), {
       method,
       headers: headers(body === undefined ? {} : { "Content-Type": "application/json" }),
       body: body === undefined ? undefined : JSON.stringify(body),
@@ -67,6 +71,9 @@ export async function call(method, path, body = undefined, signal = undefined) {
 export const get = (path, signal) => call("GET", path, undefined, signal);
 export const jobPath = (id) => `/jobs/${encodeURIComponent(id)}`;
 
+/** The URL of an uploaded file. */
+export const uploadAddress = (id) => at(`/api/tempfile/download/${encodeURIComponent(id)}`);
+
 function refusal(status, found, after) {
   const message = found?.error?.message || found?.message || `the gateway answered ${status}`;
   return new Refused(status, String(message), Number(after) || 0, found?.error?.data ?? null);
@@ -78,7 +85,7 @@ export function upload(file, progress, signal) {
     const form = new FormData();
     form.append("file", file, file.name || "recording");
     const request = new XMLHttpRequest(); // fetch reports no upload progress
-    request.open("POST", "/api/tempfile/upload");
+    request.open("POST", at("/api/tempfile/upload"));
     for (const [key, value] of Object.entries(headers())) request.setRequestHeader(key, value);
     request.responseType = "json";
     request.upload.addEventListener("progress", (event) => {
@@ -96,20 +103,20 @@ export function upload(file, progress, signal) {
 }
 
 /** A URL for <video src> and similar. Throws Refused; release a blob URL with `URL.revokeObjectURL`. */
-export async function mediaAddress(path) {
+export async function mediaAddress(address) {
   if (!token || COOKIE_SAFE.test(token)) {
     if (token) setCookie();
-    return path;
+    return address;
   }
-  const answer = await fetch(path, { headers: headers() });
+  const answer = await fetch(address, { headers: headers() });
   if (!answer.ok) throw refusal(answer.status, await answer.json().catch(() => null), null);
   return URL.createObjectURL(await answer.blob());
 }
 
 /** Whether a file exists, without fetching it. */
-export async function exists(path) {
+export async function exists(address) {
   try {
-    return (await fetch(path, { method: "HEAD", headers: headers(), cache: "no-store" })).ok;
+    return (await fetch(address, { method: "HEAD", headers: headers(), cache: "no-store" })).ok;
   } catch {
     return false;
   }
@@ -120,7 +127,7 @@ export async function follow(id, on, broken, signal) {
   let last = "";
   for (let failures = 0; !signal.aborted; ) {
     try {
-      const answer = await fetch(`${jobPath(id)}/events`, { headers: headers(last ? { "Last-Event-ID": last } : {}), signal, cache: "no-store" });
+      const answer = await fetch(at(`${jobPath(id)}/events`), { headers: headers(last ? { "Last-Event-ID": last } : {}), signal, cache: "no-store" });
       if (answer.status === 204) return;
       if (!answer.ok) throw refusal(answer.status, await answer.json().catch(() => null), answer.headers.get("Retry-After"));
       broken(false);

@@ -1,6 +1,6 @@
 // The right pane: one job, followed live until its end, then with its result or failure.
 
-import { call, exists, follow, get, jobPath, Refused } from "./api.js";
+import { call, exists, follow, get, jobPath, Refused, uploadAddress } from "./api.js";
 import { h, icon, mark, say, stateSign } from "./dom.js";
 import { drawFailure, drawAttempts } from "./failure.js";
 import { clockTime, duration, moment, OVER, stageLine, STATE_NAMES } from "./format.js";
@@ -267,10 +267,10 @@ function drawFacts(facts, view) {
 
 async function drawInputs(inputs, id) {
   for (const [field, input] of Object.entries(inputsOf(id))) {
-    const path = `/api/tempfile/download/${encodeURIComponent(input.id)}`;
-    const link = h("a", { href: path, download: input.name, title: `${field}: ${input.name}` }, icon("file"), h("span", { text: input.name }));
+    const address = uploadAddress(input.id);
+    const link = h("a", { href: address, download: input.name, title: `${field}: ${input.name}` }, icon("file"), h("span", { text: input.name }));
     inputs.append(h("li", { dataset: { type: input.type } }, link));
-    if (!(await exists(path))) {
+    if (!(await exists(address))) {
       link.removeAttribute("href");
       link.title = `${input.name} is no longer kept`;
     }

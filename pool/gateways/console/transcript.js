@@ -1,6 +1,6 @@
 // A transcript with its recording: the current word is highlighted, a click on a word plays from there.
 
-import { exists, mediaAddress } from "./api.js";
+import { exists, mediaAddress, uploadAddress } from "./api.js";
 import { h, icon, saveText } from "./dom.js";
 import { clock, duration, srtClock } from "./format.js";
 import { inputsOf } from "./memory.js";
@@ -109,9 +109,9 @@ function spread(segment, parent, words) {
 /** Attach the recording: the file that this browser uploaded, else a file that the reader chooses. */
 async function attach(outcome, place, script, release, actions) {
   const input = Object.values(inputsOf(outcome.id)).find((one) => one.type !== "image");
-  const path = input ? `/api/tempfile/download/${encodeURIComponent(input.id)}` : "";
-  if (input && (await exists(path))) {
-    const address = await mediaAddress(path);
+  const kept = input ? uploadAddress(input.id) : "";
+  if (input && (await exists(kept))) {
+    const address = await mediaAddress(kept);
     return play(place, address, input.type === "video", script, release, actions);
   }
   const chooser = h("input", { type: "file", accept: "audio/*,video/*", "aria-label": "Choose the recording" });

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from loguru import logger
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -21,10 +22,22 @@ from pool.gateways.http import docs, human, jobs, speech, state, tempfile
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.errors import problem_of, respond
 from pool.gateways.http.guard import Guard
+from pool.gateways.http.prefix import Prefix, route_path
 from pool.gateways.http.settings import Settings
 from pool.gateways.http.traced import Traced
 
 _REVALIDATE = {"Cache-Control": "no-cache"}  # otherwise browsers mix files of two versions
+_METHODS = ("GET", "HEAD", "POST", "DELETE")  # that a page of another origin may use
+_EXPOSED = (
+    "Content-Disposition",
+    "Content-Range",
+    "ETag",
+    "Location",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Job-Id",
+    "X-Request-Id",
+)  # and the headers that it may read
 CONSOLE = Path(__file__).resolve().parents[1] / "console"  # index.html at /, the rest at /static
 
 
@@ -58,6 +71,17 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
     app.add_exception_handler(Exception, _on_unexpected)
     app.add_middleware(Traced)
     app.add_middleware(Guard, settings=settings)
+    if (
+        settings.cors_origins
+    ):  # outside of the guard: a preflight has no token, and a page must be able to read refusals
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=_METHODS,
+            allow_headers=("*",),
+            expose_headers=_EXPOSED,
+        )
+    app.add_middleware(Prefix, configured=settings.root_path)
     if CONSOLE.is_dir():
         app.mount("/static", _Assets(directory=CONSOLE), name="static")
         app.add_api_route(
@@ -90,7 +114,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
         logger.opt(exception=error).error("{} {}", request.method, request.url.path)
     elif isinstance(error, (OperatorError, OSError)):
         logger.warning("{} {}: {}", request.method, request.url.path, error)
-    return respond(request.url.path, problem)
+    return respond(route_path(request.scope), problem)
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:

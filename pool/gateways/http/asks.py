@@ -22,6 +22,7 @@ from pathlib import Path
 from fastapi import Request
 
 from pool.errors import JobConflict, JobRefused
+from pool.gateways.http.prefix import route_path
 from pool.spool import fsops, owner
 
 FOLDER = "asks"
@@ -117,7 +118,7 @@ def given_key(request: Request) -> str:
 def key_of(request: Request, content: str) -> str:
     """The name of a request: of its client, its route, and its Idempotency-Key or else its content."""
     client = request.client.host if request.client else ""
-    return digest(client, request.url.path, given_key(request) or f" {content}")[:48]
+    return digest(client, route_path(request.scope), given_key(request) or f" {content}")[:48]
 
 
 def id_of(request: Request) -> str | None:

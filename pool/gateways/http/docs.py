@@ -79,7 +79,7 @@ def _complete(path: str, operation: dict[str, Any], document: dict[str, Any], se
 
 def _page(document: dict[str, Any]) -> str:
     parts = [f"<h1>{html.escape(document['info']['title'])} {html.escape(document['info']['version'])}</h1>"]
-    parts.append(f"<p>{html.escape(document['info']['description'])} <a href='/openapi.json'>openapi.json</a></p>")
+    parts.append(f"<p>{html.escape(document['info']['description'])} <a href='openapi.json'>openapi.json</a></p>")
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             if method not in _METHODS:

@@ -19,8 +19,9 @@ _LOOK_S = 0.2
 _HEARTBEAT_S = 10.0
 
 
-async def stream(desk: Desk, future: JobFuture, last_event_id: str) -> AsyncIterator[str]:
-    """The events of one job. last_event_id: from a client that reconnects; partial results up to it are left out."""
+async def stream(desk: Desk, future: JobFuture, last_event_id: str, prefix: str) -> AsyncIterator[str]:
+    """The events of one job. last_event_id: from a client that reconnects; partial results up to it are left out.
+    prefix: of the URLs of its files."""
     follower = Follower(desk.pool, future, desk.status)
     encoder = _Encoder(last_event_id)
     sent_at = time.monotonic()
@@ -40,7 +41,7 @@ async def stream(desk: Desk, future: JobFuture, last_event_id: str) -> AsyncIter
         if desk.leaving:  # the client connects again
             return
         await desk.wait(future, _LOOK_S)
-    yield await in_thread(lambda: _result(future))
+    yield await in_thread(lambda: _result(future, prefix))
 
 
 class _Encoder:
@@ -71,7 +72,7 @@ class _Encoder:
         return _event(name, body)
 
 
-def _result(future: JobFuture) -> str:
+def _result(future: JobFuture, prefix: str) -> str:
     record = future.record
     if record is None:
         error = future.exception(0)
@@ -81,7 +82,7 @@ def _result(future: JobFuture) -> str:
         return _event(
             "result", {"id": future.id, "state": "unknown", "message": str(error) or "the record cannot be read"}, END
         )
-    return _event("result", dict(views.outcome(record)), END)
+    return _event("result", dict(views.outcome(record, prefix)), END)
 
 
 def _event(name: str, body: dict[str, Any], event_id: str = "") -> str:

@@ -23,6 +23,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pool.gateways.http.errors import Problem, respond, retry_after
+from pool.gateways.http.prefix import route_path
 from pool.gateways.http.settings import Settings
 
 COOKIE = "filepool_token"
@@ -73,7 +74,7 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        path, client = scope["path"], _client(scope)
+        path, client = route_path(scope), _client(scope)
         problem = None if path in _OPEN else self._refusal(scope, client)
         if problem is not None:
             await respond(path, problem)(scope, receive, send)
@@ -94,7 +95,8 @@ class Guard:
 
     def _refusal(self, scope: Scope, client: str) -> Problem | None:
         headers_in, safe = Headers(scope=scope), scope["method"] in _SAFE
-        if safe and (scope["path"] == _OPEN_FILES[0] or scope["path"].startswith(_OPEN_FILES[1])):
+        path = route_path(scope)
+        if safe and (path == _OPEN_FILES[0] or path.startswith(_OPEN_FILES[1])):
             return _foreign(headers_in, safe, self._settings) if self._token is None else None
         wait_s = self._buckets.take(client) if self._buckets else 0.0
         if self._buckets and wait_s:
@@ -121,8 +123,10 @@ def _foreign(headers: Headers, safe: bool, settings: Settings) -> Problem | None
         message = f"{host!r:.100} is not an accepted host name: use the address of the gateway, or set a token"
         return Problem(403, "Forbidden", message)
     origin = headers.get("origin")
-    if not safe and origin and _host_of(origin) != host:
-        return Problem(403, "Forbidden", "cross-site writes are refused without a token: set one")
+    if not safe and origin and _host_of(origin) != host and origin not in settings.cors_origins:
+        return Problem(
+            403, "Forbidden", "cross-site writes are refused: set a token, or name the origin in http.cors_origins"
+        )
     return None
 
 
@@ -169,7 +173,7 @@ class _Answer:
     job that the route has noted in `request.state.job_id`."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self._state, self._path, self._send = scope.setdefault("state", {}), scope["path"], send
+        self._state, self._path, self._send = scope.setdefault("state", {}), route_path(scope), send
         self.begun = False
 
     async def send(self, message: Message) -> None:

@@ -19,6 +19,7 @@ from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import STATUS_OF_KIND, json_response
 from pool.gateways.http.events import END, stream
+from pool.gateways.http.prefix import address
 from pool.gateways.http.shapes import (
     Cancelled,
     Failed,
@@ -64,7 +65,7 @@ def _submit_routes(router: APIRouter, desk: Desk) -> None:
         Idempotency-Key, is the same job."""
         options = {name: getattr(body, name) for name in OUTSIDE} | {"id": body.id or id_of(request)}
         future = await in_thread(lambda: desk.submit(engine, body.params, **options))
-        response.headers["Location"] = f"/jobs/{future.id}"
+        response.headers["Location"] = address(request.scope, f"/jobs/{future.id}")
         return await in_thread(lambda: desk.look(future.id))
 
     @router.post(
@@ -74,12 +75,12 @@ def _submit_routes(router: APIRouter, desk: Desk) -> None:
         response_model=JobView,
         responses=responses(Failed, 400, 403, 404, 409, 413, 415, 422, 503),
     )
-    async def rerun(job_id: JobId, body: Rerun, response: Response) -> JobView:
+    async def rerun(job_id: JobId, body: Rerun, request: Request, response: Response) -> JobView:
         """A new job with the engine, parameters and terms of the old one, except for what the body changes. The old job
         stays as it is. Parameters that are secret, or were too large to be kept, must be given again."""
         options = body.model_dump(exclude={"params", "without"})
         future = await in_thread(lambda: desk.rerun(job_id, body.params, body.without, **options))
-        response.headers["Location"] = f"/jobs/{future.id}"
+        response.headers["Location"] = address(request.scope, f"/jobs/{future.id}")
         return await in_thread(lambda: views.look(desk.pool.spool, future.id))
 
 
@@ -150,7 +151,9 @@ def _view_routes(router: APIRouter, desk: Desk) -> None:
             **responses(Failed, 403, 404, 422),
         },
     )
-    async def events(job_id: JobId, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+    async def events(
+        request: Request, job_id: JobId, last_event_id: Annotated[str | None, Header()] = None
+    ) -> Response:
         """Events `status`, `progress`, `partial`, `setback`, `notice`, and at the end `result`; comments in between
         keep the connection open. When no worker of its engine can run, the stream ends with `unavailable` and the
         reason; the job stays, and a client that reconnects follows it further. Partial results have ids
@@ -159,7 +162,7 @@ def _view_routes(router: APIRouter, desk: Desk) -> None:
             return Response(status_code=204)
         future = await desk.future(check_id(job_id))
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        source = stream(desk, future, last_event_id or "")
+        source = stream(desk, future, last_event_id or "", address(request.scope, ""))
         return StreamingResponse(source, media_type="text/event-stream", headers=headers)
 
 
@@ -173,6 +176,7 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
         responses={**responses(JobView, 202), **responses(Failed, 403, 404, 410, 422, 502, 503, 504)},
     )
     async def result(
+        request: Request,
         job_id: JobId,
         wait_s: Annotated[
             float, Query(ge=0, le=_MAX_WAIT_S, description="how long to wait for the end of the job")
@@ -186,7 +190,7 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
             view = await in_thread(lambda: desk.look(job_id))
             return json_response(view.model_dump(), 202, {"Retry-After": "1"})
         if record.state is JobState.COMPLETED:
-            found = views.outcome(record)
+            found = views.outcome(record, address(request.scope, ""))
             return await in_thread(lambda: json_response(dict(found)))
         return _failed(record)
 

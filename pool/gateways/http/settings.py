@@ -36,6 +36,8 @@ class Settings:
     return_s: float
     rate_per_minute: int | None
     concurrent: int | None
+    root_path: str
+    cors_origins: tuple[str, ...]
 
     @property
     def asks(self) -> Path:
@@ -72,6 +74,11 @@ def read_settings(
             "or bind 127.0.0.1",
             "http.host",
         )
+    if token is None and "*" in http.cors_origins:
+        raise ConfigError(
+            '"*" without a token lets every page in a browser here run jobs: name origins, or set a token',
+            "http.cors_origins",
+        )
     here = is_loopback(host)
     return Settings(
         host=host,
@@ -87,6 +94,8 @@ def read_settings(
         return_s=http.return_s,
         rate_per_minute=http.rate_per_minute or (None if here else _RATE),
         concurrent=http.concurrent_requests or (None if here else _CONCURRENT),
+        root_path=http.root_path,
+        cors_origins=http.cors_origins,
     )
 
 

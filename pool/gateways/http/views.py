@@ -90,10 +90,10 @@ def of_info(info: JobInfo) -> JobView:
     )
 
 
-def outcome(record: Record) -> Outcome:
-    """A job that has ended, with its value and the URLs of its files."""
+def outcome(record: Record, prefix: str = "") -> Outcome:
+    """A job that has ended, with its value and the URLs of its files. prefix: of all paths of the gateway."""
     files = [
-        {**file, "name": name, "url": f"/jobs/{record.id}/files/{name}"}
+        {**file, "name": name, "url": f"{prefix}/jobs/{record.id}/files/{name}"}
         for file in record.files
         if (name := str(file.get("path", "")).rpartition("/")[2])
     ]
