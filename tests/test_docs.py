@@ -131,6 +131,7 @@ KINDS = {
     "python": "run, below",
     "sh": "read by the real parsers, below",
     "json": "loaded as what it is, below",
+    "nginx": "run by a real nginx in front of a gateway: gateways/proxy.py",
     "text": "a drawing, a log: nothing to run",
 }
 
