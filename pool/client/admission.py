@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pool.client.asking import answered
 from pool.client.attendant import Attendant
 from pool.client.calls import calls_of
 from pool.client.gate import Gate
@@ -105,7 +106,7 @@ class Admission:
     def _look_for(self, others: Sequence[str], job_id: str | None) -> None:
         """Raise UnknownJob, ClusterAway when one of these is not there, unless the job itself was accepted before."""
         try:
-            dependencies.check(self._spool, others)
+            answered(lambda: dependencies.check(self._spool, others), self._spool, self._attendant)
         except (UnknownJob, ClusterAway) as unknown:
             if job_id is None:
                 raise

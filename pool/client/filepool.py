@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pool.client import branch, results
 from pool.client.admission import Admission
+from pool.client.asking import answered
 from pool.client.attendant import Attendant
 from pool.client.calls import chunked, params_of, seconds_to_wait
 from pool.client.future import JobFuture, sleep_until
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pool.client.session import Params, Session
     from pool.client.status import PoolStatus
 
+T = TypeVar("T")
 _SIZE = whole(1, 1_000_000)  # of a chunk
 
 
@@ -332,7 +334,7 @@ class FilePool:
         only the servers of the cluster can know it, and do not answer."""
         consume = truth(consume, "consume")
         self._open()
-        place = lookup.find(self.spool, check_id(job_id))
+        place = self._find(job_id)
         future = JobFuture(self, job_id, place.engine, consume=consume)
         self._results.expect(future)
         self._results.look(job_id)
@@ -370,7 +372,7 @@ class FilePool:
     @clear
     def state(self, job_id: str) -> JobState:
         """Where a job stands. Raises UnknownJob."""
-        return lookup.find(self.spool, check_id(job_id)).state
+        return self._find(job_id).state
 
     @clear
     def cancel(self, job_id: str) -> bool:
@@ -406,7 +408,7 @@ class FilePool:
 
         Raises UnknownJob; JobRefused when nothing chooses among all jobs, or no job can be in that state.
         """
-        chosen = chosen_jobs(self.spool, jobs, engine=engine, state=state, tag=tag)
+        chosen = chosen_jobs(self.spool, jobs, engine=engine, state=state, tag=tag, find=self._find)
         for job_id in chosen:
             self._ask_to_stop(job_id)
         return chosen
@@ -501,7 +503,7 @@ class FilePool:
         from pool.client import rerun
 
         self._open()
-        return rerun.origin(self.spool, check_id(job_id))
+        return self._answered(lambda: rerun.origin(self.spool, check_id(job_id)))
 
     @clear
     def rerun(
@@ -581,6 +583,12 @@ class FilePool:
             raise PoolClosed("this pool was closed")
         if self._attendant is not None and not self._attendant.present:  # in a forked child
             self._attendant.attend()
+
+    def _find(self, job_id: str) -> lookup.Location:
+        return self._answered(lambda: lookup.find(self.spool, check_id(job_id)))
+
+    def _answered(self, look: Callable[[], T]) -> T:
+        return answered(look, self.spool, self._attendant)
 
     def on_look(self, futures: Sequence[JobFuture]) -> None:
         """Once a second while results are awaited: start a supervisor that died again, end waits without hope."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from pool.errors import JobRefused, ProtocolError, UnknownJob
 from pool.format.names import check_engine
@@ -13,6 +14,7 @@ from pool.job.terms import tag as check_tag
 from pool.spool import lookup
 from pool.spool.store import Spool
 
+Find = Callable[[str], lookup.Location]
 _TRIES = 5
 LIVE = tuple(state.value for state in JobState if state not in TERMINAL)
 
@@ -24,9 +26,12 @@ def chosen_jobs(
     engine: str | None = None,
     state: str | None = None,
     tag: str | None = None,
+    find: Find | None = None,
 ) -> list[str]:
     """Ids of jobs that are not over and fit all that is said, those that wait before those that run: who stops them in
-    this order gives no worker another one meanwhile. Raises UnknownJob, JobRefused."""
+    this order gives no worker another one meanwhile. find: how a job is found that is not here. Raises UnknownJob,
+    JobRefused."""
+    find = find or partial(lookup.find, spool)
     if jobs is None and engine is None and state is None and tag is None:
         raise JobRefused("name jobs, an engine, a state or a tag: this would be every job", "jobs")
     if state is not None and state not in LIVE:
@@ -39,7 +44,7 @@ def chosen_jobs(
     places = {place.name.id: place for place in lookup.undecided(spool) if place.name}
     found = []
     for job_id in places if wanted is None else wanted:
-        place = places.get(job_id) or lookup.find(spool, job_id)
+        place = places.get(job_id) or find(job_id)
         fits = engine in (None, place.engine) and state in (None, place.state.value)
         if fits and not place.state.terminal and not spool.decided(job_id) and _has(spool, job_id, place, tag):
             found.append((place.state is JobState.RUNNING, job_id))

@@ -39,7 +39,7 @@ def ask(spool: Tree, job_id: str) -> bool:
 
 
 def _ask(spool: Tree, name: str) -> bool:
-    if not _served(spool):
+    if not is_served(spool):
         raise ClusterAway(_NO_PORT)
     try:
         fsops.write_new(_asked(spool, name), [], sync=False)
@@ -60,7 +60,7 @@ def _await(spool: Tree, name: str) -> bool:
             if said.startswith(_AWAY):
                 raise ClusterAway(said[len(_AWAY) :].decode("utf-8", "replace"))
             return said == _KNOWN
-        if not _served(spool):
+        if not is_served(spool):
             raise ClusterAway(_NO_PORT)
         if time.monotonic() >= until:
             raise ClusterAway(f"its port has not answered within {_PATIENCE_S:g} s")
@@ -68,7 +68,8 @@ def _await(spool: Tree, name: str) -> bool:
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def _served(spool: Tree) -> bool:
+def is_served(spool: Tree) -> bool:
+    """Whether a port lives that can be asked."""
     try:
         told = json.loads(fsops.read_bounded(_port(spool), 4096))
         return Identity.from_map(told["identity"]).alive()

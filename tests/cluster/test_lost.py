@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nats
@@ -380,6 +380,29 @@ def test_jobs_of_another_client(joined: Cluster, tmp_path: Path) -> None:
     assert other.cancel(runs.id)
     wait_until(lambda: runs.cancelled() or runs.done(), "cancelled by the other client", LONG_S)
     assert mine.state(runs.id) is JobState.CANCELLED
+
+
+@pytest.mark.long
+def test_who_asks_for_a_job_of_another_client_starts_the_port_that_died(joined: Cluster) -> None:
+    joined.node("only", {"fake": {"max_concurrent_tasks": 6}})
+    mine, other = joined.pool("mine"), joined.pool("other")
+    joined.wait_nodes("only", client="mine")
+    joined.wait_nodes("only", client="other")
+    looks: dict[str, Callable[[str], bool]] = {
+        "attach": lambda there: not other.attach(there).done(),
+        "state": lambda there: not other.state(there).terminal,
+        "origin": lambda there: other.origin(there).engine == "fake",
+        "depends": lambda there: other.state(other.submit("fake", depends_on=[there]).id) is JobState.HELD,
+        "cancel": lambda there: other.cancel(there),
+        "cancel-many": lambda there: other.cancel_many(iter([there])) == [there],
+    }
+    for name, asked in looks.items():
+        runs = mine.submit("fake", do="sleep", seconds=600, id=f"for-{name}")
+        begun([runs], 1)
+        os.kill(joined.port("other"), signal.SIGKILL)
+        assert asked(runs.id), name
+        assert mine.cancel(runs.id)
+        wait_until(runs.done, f"{name}: it is cancelled", LONG_S)
 
 
 def test_a_job_of_another_client_while_the_servers_are_away(tmp_path: Path) -> None:
