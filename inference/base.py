@@ -102,6 +102,14 @@ class Context(Protocol):
         """Hand a piece of the result to the caller before the whole is done."""
         ...
 
+    def checkpoint(self, state: Mapping[str, object]) -> None:
+        """Save how far the job is, over what was saved before: at most 64 MiB of what msgpack holds, and arrays."""
+        ...
+
+    def restore(self) -> Any:
+        """What an attempt of this job that did not end well saved last; None when there is nothing to go on from."""
+        ...
+
     def output(self, path: Path | None, name: str) -> Path:
         """Where to write a file of the result.
 
@@ -191,6 +199,7 @@ class LocalContext:
         self.folder = Path(folder) if folder is not None else self.scratch
         self.partials: list[dict[str, object]] = []
         self.updates: list[tuple[str, float, str]] = []
+        self.saved: dict[str, object] | None = None  #: the last checkpoint; what the job goes on from when set before
         self._on_progress = on_progress
         self._is_cancelled = is_cancelled
         self._pending: list[tuple[Path, Path]] = []
@@ -214,6 +223,14 @@ class LocalContext:
     def partial(self, record: Mapping[str, object]) -> None:
         """Collect a partial record."""
         self.partials.append(dict(record))
+
+    def checkpoint(self, state: Mapping[str, object]) -> None:
+        """Keep the state in ``saved``."""
+        self.saved = dict(state)
+
+    def restore(self) -> Any:
+        """What ``saved`` holds."""
+        return self.saved
 
     def output(self, path: Path | None, name: str) -> Path:
         """Where to write a file of the result: a ``.part`` that ``publish`` renames."""

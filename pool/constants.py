@@ -33,6 +33,7 @@ ENV_WORKER = "FILEPOOL_WORKER"
 # Bounds on what is read from the spool.
 MAX_JOB_BYTES = 8 * 1024 * 1024  # a job file: parameters, never media
 MAX_DROP_BYTES = 1024 * 1024  # the same from an untrusted hand
+MAX_CHECKPOINT_BYTES = 64 * 1024 * 1024  # what an engine saves of a job for its next attempt
 MAX_RESULT_BYTES = 512 * 1024 * 1024  # an envelope; arrays above ARRAY_FILE_BYTES are files beside it
 ARRAY_FILE_BYTES = 1024 * 1024  # arrays of this size and more become .npy files in out/<id>/
 MAX_DEPTH = 64  # nesting of lists and maps

@@ -15,6 +15,7 @@ Directories (all on one file system, mode 0700, files 0600)
     progress/<id>       latest progress, replaced; progress/<id>.<attempt>.partial grows by framed records
     run/                supervisor.lock, supervisor.json, heartbeats/, slots/, logs/, clients/, control/, engines/,
                         scratch/, waits/, ids/<id> (a hard link to the job file reserves an id given by the caller),
+                        checkpoints/<id> (what the engine saved for the next attempt: see `pool.spool.checkpoints`),
                         attempts/<id>.<attempt>.msgpack (why that attempt failed), clock-<boot>, jobs.* (an index),
                         attempts/<id>.<attempt>.proof (the same, for the supervisor: the job completed in another slot),
                         expiry/<due>.<id> (when a job ends that was not begun),

@@ -46,6 +46,7 @@ RUN = (
     "run/clients",
     "run/engines",
     "run/scratch",
+    "run/checkpoints",
     "run/waits",
     "run/expiry",
     "run/dependants",

@@ -13,7 +13,7 @@ from pool.format.names import JobName
 from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
 from pool.job.kept import NOTHING
 from pool.policy.retries import Retries, why_not
-from pool.spool import fsops
+from pool.spool import checkpoints, fsops
 from pool.spool.redaction import Redactor
 from pool.spool.store import Claim, Spool
 
@@ -94,6 +94,7 @@ def end(
     )
     published = spool.finish(claim, record, reply=job.reply if job else "", durable=job.durable if job else True)
     fsops.unlink(f"{spool.root}/progress/{claim.name.id}", missing_ok=True)
+    checkpoints.forget(spool, claim.name.id)
     if published:
         tracing.job_ended(spool.id, job, record)
     return published

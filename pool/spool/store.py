@@ -13,7 +13,7 @@ from pool.format import codec
 from pool.format.names import SUFFIX, JobName, WorkerName, parse_deferred, parse_job, parse_proof
 from pool.job import Failure, Job, JobState, Record, decode_failure
 from pool.policy.blame import SAYS_NOTHING, slot_of
-from pool.spool import fsops, owner, reuse
+from pool.spool import checkpoints, fsops, owner, reuse
 from pool.spool.acceptance import accept
 from pool.spool.fsops import NO_SPACE as NO_SPACE
 from pool.spool.placement import place, waiting_folders
@@ -178,6 +178,7 @@ class Spool(Tree):
             if state is JobState.COMPLETED:
                 self._prove(claim)
             self.forget_notes(claim.name.id, attempts)
+            checkpoints.forget(self, claim.name.id)
 
     def reap(self, path: str, engine: str, name: JobName, state: JobState | None) -> JobState:
         """Remove the file of a decided job, or move it to dead/ when its record says failed; what that says."""
@@ -240,6 +241,7 @@ class Spool(Tree):
             if self.durable:
                 fsops.sync_dir(f"{self._at}/out")
             fsops.unlink(f"{self._at}/out/{name.id}.json", missing_ok=True)
+            checkpoints.forget(self, name.id)
             if job is not None:
                 place(self, f"{self._at}/dead/{entry}", job)
             else:

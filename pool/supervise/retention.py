@@ -147,7 +147,10 @@ def sweep_tmp(spool: Spool) -> int:
 
 
 def sweep_remains(spool: Spool) -> int:
-    """Remove what jobs left that are no more: notes, progress, partial results, scratch, files, ids; how many."""
+    """Remove what jobs left that are no more: notes, progress, partial results, scratch, checkpoints, files, ids.
+
+    Returns how many.
+    """
     found = list(_remains(spool))
     for number in range(_PASSES):
         if number:
@@ -173,7 +176,7 @@ def _remains(spool: Spool) -> Iterator[tuple[Path, str, bool]]:
     root = spool.root
     for path, job_id in itertools.chain(_notes(root), _expiry_marks(spool), _dependant_marks(spool)):
         yield path, job_id, False
-    for folder, stays in (("run/scratch", False), ("progress", True), ("run/ids", True)):
+    for folder, stays in (("run/scratch", False), ("run/checkpoints", False), ("progress", True), ("run/ids", True)):
         for entry in os.listdir(root / folder):
             yield root / folder / entry, entry.split(".", 1)[0], stays
     for item in os.scandir(root / "out"):

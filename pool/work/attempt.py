@@ -9,6 +9,8 @@ the end of a long job does not throw the result away: publishing is repeated unt
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
 import random
 import time
@@ -18,13 +20,14 @@ from typing import Any, NamedTuple
 
 from pool import tracing
 from pool.constants import WAITING_FOR_SPACE, Phase
+from pool.format import codec
 from pool.format.trace_context import TraceContext, carried
 from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
 from pool.policy.backoff import retry_delay
 from pool.policy.blame import joins_the_row, second_opinion
 from pool.runfiles.heartbeat import Heartbeat
 from pool.runfiles.launch import Launch
-from pool.spool import fsops, settlement
+from pool.spool import checkpoints, fsops, settlement
 from pool.spool.attempts import cancel_path
 from pool.spool.redaction import Redactor
 from pool.spool.store import NO_SPACE, Claim, Spool
@@ -90,6 +93,7 @@ class Executor:
             self._cache = ResultCache(spool, launch.spec, fingerprint)
         self._redactor = Redactor.of_engine(engine.factory)
         self._rng = random.Random()
+        self._identity: list[Any] = []  # of the engine as it is loaded; looked up for the first checkpoint
 
     # ---- one claim
 
@@ -153,6 +157,7 @@ class Executor:
                 continue
             try:
                 checked = self._check(job.params, handed=bool(job.depends_on))
+                self._save_under(job, context, checked[1])
                 waiting.append(_Waiting(claim, job, context, *checked))
             except BaseException as error:
                 well &= self._end(claim, job, context, error, started)
@@ -199,6 +204,7 @@ class Executor:
             self._beat.advance("run")
             return _Done([self._item(item, context) for item in job.items])
         params, files = self._check(job.params, handed=bool(job.depends_on))
+        self._save_under(job, context, files)
         key = ""
         if self._cache is not None and files is not None:
             key = self._cache.key(job.params, files.inputs, files.outputs)
@@ -210,6 +216,20 @@ class Executor:
         context.stage = "run"
         self._beat.advance("run")
         return _Done(self._engine.run(params, context), files, key)
+
+    def _save_under(self, job: Job, context: JobContext, files: Files | None) -> None:
+        """Let the engine save how far it is; what it has saved is of these parameters, inputs and this engine."""
+        inputs = [_stamp(path) for path in files.inputs] if files is not None else []
+
+        @functools.cache
+        def key() -> bytes:
+            if not self._identity:
+                launch = self._launch
+                self._identity = [launch.device, launch.options, *self._engine.identity()]
+            body = codec.encode([job.engine, job.created, job.params, inputs, self._identity])
+            return hashlib.sha256(body).digest()
+
+        context.key = key
 
     def _item(self, item: Mapping[str, Any], context: JobContext) -> list[Any]:
         """One of many small calls: its map, or why there is none."""
@@ -282,6 +302,9 @@ class Executor:
                 tracing.job_ended(spool.id, job, record)
         self._beat.succeeded(record.finished)
         self._forget_progress(context)
+        if context.saved:
+            with contextlib.suppress(OSError):
+                checkpoints.forget(spool, job.id)
         if done.files is not None:
             if done.key:
                 self._remember(job, done, {str(file["path"]) for file in files})
@@ -397,6 +420,16 @@ class Executor:
         if not self._launch.log:
             return ""
         return tail(Path(self._launch.log), since=self._log_at)
+
+
+def _stamp(path: Path) -> list[Any]:
+    """What changes with a file."""
+    real = os.path.realpath(path)
+    try:
+        info = os.stat(real)
+    except OSError:
+        return [real]
+    return [real, info.st_size, info.st_mtime_ns, info.st_ino]
 
 
 _PLAIN = contextlib.nullcontext()

@@ -10,18 +10,19 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pool.constants import PROGRESS_INTERVAL_S, STATUSES
+from pool.constants import MAX_CHECKPOINT_BYTES, PROGRESS_INTERVAL_S, STATUSES
 from pool.format import codec
 from pool.format.names import JobName
 from pool.format.trace_context import TraceContext
 from pool.job import Job, Progress
 from pool.runfiles.heartbeat import Heartbeat
-from pool.spool import attempts, fsops
+from pool.spool import attempts, checkpoints, fsops
 from pool.spool.store import Spool
+from pool.work.joblog import say
 
 _CANCEL_POLL_S = 0.05
 
@@ -82,6 +83,8 @@ class JobContext:
         self._status = ""
         self._scratch: Path | None = None
         self._partial_fd = -1
+        self.key: Callable[[], bytes] | None = None  # of its checkpoints; None: it has none
+        self.saved = False  # whether a checkpoint may be there
         self._outputs: list[tuple[Path, Path]] = []  # (part, final)
         self._files: list[Mapping[str, Any]] = []  # outputs that have their final name
 
@@ -179,6 +182,43 @@ class JobContext:
                 os.ftruncate(self._partial_fd, begin)
         except OSError:
             pass  # the disk is full: partial results are optional, the whole result comes at the end
+
+    # ---- going on where an attempt ended
+
+    def checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Save how far the job is, for the next attempt, over what was saved before.
+
+        state: what msgpack can hold, and numpy arrays; at most 64 MiB when encoded. More than that, and what a full
+        disk has no room for, is not saved, and the log says so: the job goes on. A call of a map job saves nothing.
+        Raises ProtocolError for what cannot be encoded.
+        """
+        if self.key is None:
+            return
+        body = codec.encode(dict(state))
+        if len(body) > MAX_CHECKPOINT_BYTES:
+            say(
+                f"job {self.job_id}: a checkpoint of {len(body)} bytes is not saved; {MAX_CHECKPOINT_BYTES} are allowed"
+            )
+            return
+        try:
+            checkpoints.save(self._spool, self.job_id, self.key(), self.attempt, body)
+            self.saved = True
+        except OSError as error:
+            say(f"job {self.job_id}: a checkpoint was not saved: {error}")
+
+    def restore(self) -> Any:
+        """What the attempt before this one saved last; None at the first attempt, and where it cannot be used.
+
+        It is used only for the same parameters, input files (size, time, inode), device, options and version of the
+        engine. The log says why one was not used.
+        """
+        if self.key is None or not os.path.lexists(checkpoints.checkpoint_path(self._spool, self.job_id)):
+            return None
+        self.saved = True
+        state, reason = checkpoints.load(self._spool, self.job_id, self.key(), self.attempt)
+        if reason:
+            say(f"job {self.job_id} begins at the beginning: {reason}")
+        return state
 
     # ---- cancellation
 

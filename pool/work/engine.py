@@ -6,8 +6,10 @@ child shares our claim, our heartbeat and our spool, so this module ends it befo
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -74,6 +76,20 @@ class Engine:
         """What identifies engine and weights in the result cache, None when results are not cached."""
         method = self._method("fingerprint")
         return None if method is None else self._call("fingerprint", lambda: str(method()))
+
+    def identity(self) -> list[str | None]:
+        """What another version of the engine does not share: its fingerprint(), and a digest of its source.
+
+        Of an engine in a package, of all files in the folder of its module.
+        """
+        module = sys.modules.get(self.factory.__module__)
+        path = Path(getattr(module, "__file__", None) or "")
+        files = sorted(path.parent.glob("*.py")) if getattr(module, "__package__", "") else [path]
+        source = hashlib.sha256()
+        for file in files:
+            if file.is_file():
+                source.update(hashlib.sha256(file.read_bytes()).digest())
+        return [self.spec, source.hexdigest(), self.fingerprint()]
 
     def run(self, params: Any, context: Any) -> Mapping[str, Any]:
         """Run one job. TypeError when the engine returned no map."""
