@@ -65,7 +65,7 @@ def test_engines_weight_comes_with_extras_only() -> None:
         "typer",
         "watchdog",
     }
-    assert '"filepool[transcribe,lipsync,portrait,http,redis,otel,cluster]"' in PROJECT
+    assert '"filepool[transcribe,chinese,lipsync,portrait,http,redis,otel,cluster]"' in PROJECT
     assert packages_of("lipsync") == packages_of("portrait")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,14 @@ class Session:
     def listen(self, stretch: Stretch) -> None:
         """Take the next stretch of speech, in order of time."""
         self._listener.listen(stretch.speech, stretch.speech_start / SAMPLE_RATE, self._voices)
+
+    def state(self) -> dict[str, Any]:
+        """What was heard, for :meth:`go_on`."""
+        return self._voices.state()
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Have heard what a session had that gave this state."""
+        self._voices = Voices.of(state)
 
     def label(self, words: Sequence[Word]) -> Labelled:
         """Set the speaker of every word, numbered by first appearance."""

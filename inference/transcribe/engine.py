@@ -13,7 +13,8 @@ from inference import extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.finding import Finding, tried
 from inference.paths import absolute, check_output
-from inference.transcribe import outputs
+from inference.transcribe import outputs, script
+from inference.transcribe.diarize import ENCODER_FILE, SEGMENTATION_FILE
 from inference.transcribe.params import Options
 from inference.transcribe.params import Params as TranscribeParams
 
@@ -83,6 +84,9 @@ class Transcribe:
             name, folder = (chosen.model or "whisper-base", None) if known else ("whisper-base", chosen.model)
             yield tried("whisper", lambda: weights.find_model(name, folder))
             yield tried("voice detection", lambda: chosen.vad or weights.find_model("silero-vad"))
+            if chosen.diarize:
+                yield tried("speaker encoder", lambda: weights.find(ENCODER_FILE, chosen.speaker_encoder))
+                yield tried("speaker changes", lambda: weights.find(SEGMENTATION_FILE, chosen.speaker_segmentation))
 
     def check(self, params: Mapping[str, object]) -> TranscribeParams:
         """Types, files and headers, in under 0.1 s; paths come back absolute. Raises :class:`InputError`."""
@@ -133,6 +137,8 @@ class Transcribe:
                 f"language: {job.language!r} is none that this model knows",
                 hint=f"one of {' '.join(known)}; or leave it out to detect it",
             )
+        if job.script is not None:
+            script.require()
         about = media.probe(job.audio, ffmpeg=self._options.ffmpeg)
         if not about.has_audio:
             what = "a video without sound" if about.has_video else "a file without an audio stream"

@@ -21,6 +21,7 @@ from inference.base import Context, EngineError, ResourceError
 from inference.transcribe.funasr_result import Reader, language
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
+from inference.transcribe.script import Script
 from inference.transcribe.sound import Sound
 from inference.transcribe.words import join, segment_record, speaker_name
 
@@ -142,9 +143,11 @@ class FunAsrBackend:
             silent = float(np.max(np.abs(sound))) < 10 ** (SILENCE_DBFS / 20)
             warnings.append("the recording is silent" if silent else "no speech was found")
         spoken = job.language or language(said.text)
+        script = Script(job.script)
         for run in runs:
             for word in run:  # Latin letters alone tell no language
                 word.language = job.language or language(join(run)) or (spoken if spoken == "en" else None)
+            script.write(run)
         records = [segment_record(run) for run in runs]
         for record in records:
             context.partial(record)

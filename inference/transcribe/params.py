@@ -26,6 +26,9 @@ class Params(BaseModel):
     speakers: int | None = Field(default=None, ge=1, le=100, description="how many people speak; default: find out")
     min_speakers: int | None = Field(default=None, ge=1, le=100, description="at least this many people speak")
     max_speakers: int | None = Field(default=None, ge=1, le=100, description="at most this many people speak")
+    script: Literal["simplified", "traditional"] | None = Field(
+        default=None, description="Chinese: the characters to write (extra chinese); default: as recognised"
+    )
     hotword: str | None = Field(
         default=None, max_length=4000, description="names and terms to expect, separated by spaces"
     )

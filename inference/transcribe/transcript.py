@@ -55,5 +55,8 @@ class Transcript(BaseModel):
         default=None, ge=0, le=1, description="probability that their number is right; null where it was given"
     )
     overlaps: list[Span] = Field(default=[], description="where several people speak at once")
+    resumed_s: float | None = Field(
+        default=None, ge=0, description="where this attempt went on, the words before are of another; null: nowhere"
+    )
     warnings: list[str] = Field(description="what was left out, guessed or worked round")
     output: str | None = Field(default=None, description="the file that was written, where one was asked for")

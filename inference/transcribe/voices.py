@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,24 @@ class Voices:
     narrow: list[bool] = field(default_factory=list)  #: windows without what is above 4 kHz, as on a telephone
     vectors: list[NDArray[np.float16]] = field(default_factory=list)  #: of unit length
     overlaps: list[tuple[float, float]] = field(default_factory=list)  #: seconds in which several speak
+
+    def state(self) -> dict[str, Any]:
+        """All of it, small enough for a checkpoint."""
+        return {
+            "starts": np.array(self.starts, np.float64),
+            "ends": np.array(self.ends, np.float64),
+            "spans": np.array(self.spans, np.int64),
+            "narrow": np.array(self.narrow, np.bool_),
+            "vectors": np.array(self.vectors, np.float16),
+            "overlaps": self.overlaps,
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Voices:
+        """What :meth:`state` gave."""
+        plain = {key: state[key].tolist() for key in ("starts", "ends", "spans", "narrow")}
+        overlaps = [(start, end) for start, end in state["overlaps"]]
+        return cls(**plain, vectors=list(state["vectors"]), overlaps=overlaps)
 
 
 class SpeakerEncoder:

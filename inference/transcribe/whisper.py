@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,11 @@ class WhisperSession:
         self._end = 0.0  # of the last word
 
     @property
+    def at_once(self) -> int:
+        """How many windows are recognised in one pass."""
+        return self._at_once
+
+    @property
     def language(self) -> str | None:
         """The one that most of the speech so far was in."""
         return max(self._spoken_s, key=lambda name: self._spoken_s[name], default=self._given)
@@ -185,6 +190,15 @@ class WhisperSession:
     def language_probability(self) -> float:
         """The highest with which that language was detected; 1.0 when it was given."""
         return self._sure.get(self.language or "", 1.0)
+
+    def state(self) -> dict[str, Any]:
+        """What the windows so far have left behind, for :meth:`go_on`."""
+        return {"current": self._current, "sure": self._sure, "spoken_s": self._spoken_s, "end": self._end}
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Be as a session was that gave this state."""
+        self._current, self._end = state["current"], state["end"]
+        self._sure, self._spoken_s = dict(state["sure"]), dict(state["spoken_s"])
 
     def recognise(self, windows: Sequence[Window]) -> Iterator[Heard]:
         """Yield what each window says, in order, a few windows at a time; fewer where memory is short for them."""

@@ -9,6 +9,7 @@ window, and the words; so memory hardly grows with the length of the recording.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,18 @@ from inference.transcribe.cluster import Wanted
 from inference.transcribe.diarize import Diarizer, Labelled
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
+from inference.transcribe.script import Script
 from inference.transcribe.sound import Sound
+from inference.transcribe.weak import weak
 from inference.transcribe.whisper import DETECT_PROBABILITY, Whisper, WhisperSession
 from inference.transcribe.windows import Packer, Window
-from inference.transcribe.words import Word, segment_record, segments, speaker_name
+from inference.transcribe.words import Word, segment_record, segments, speaker_name, stored
 from inference.vad import SAMPLE_RATE, SileroModel, SpeechDetector, Stretch
 
 VAD_FILE = "silero-vad/silero_vad_16k_sequence.onnx"
 SHARE_READ = 10.0  #: percent of the progress for reading, the rest up to SHARE_DONE for recognition
 SHARE_DONE = 95.0
+SAVING_SHARE = 50.0  #: between two checkpoints there are so many times the seconds that one takes
 
 
 class WhisperBackend:
@@ -40,7 +44,7 @@ class WhisperBackend:
         import torch
 
         self._options = options
-        name = options.model or "whisper-base"
+        self.name = name = options.model or "whisper-base"
         known = name in ("whisper-base", "whisper-tiny.en")
         self._folder = weights.find_model(name) if known else weights.find_model("whisper-base", name)
         self._vad_file = weights.find(VAD_FILE, options.vad)
@@ -104,6 +108,8 @@ class _Channel:
     waiting: list[Window] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
     open: list[Word] = field(default_factory=list)  #: words of the segment that may still go on
+    skip: int = 0  #: of the windows to come, so many were recognised by an attempt before
+    done: dict[str, Any] = field(default_factory=dict)  #: how far it is, for a checkpoint; empty: at its beginning
 
     def queue(self, window: Window | None) -> None:
         """A window that is to be recognised with the next batch."""
@@ -115,6 +121,31 @@ class _Channel:
         """Seconds of speech that wait to be recognised."""
         return self.packer.seconds + sum(window.seconds for window in self.waiting)
 
+    def take(self) -> list[Window]:
+        """The windows that wait and are to be recognised."""
+        windows, self.waiting = self.waiting, []
+        skipped = min(self.skip, len(windows))
+        self.skip -= skipped
+        return windows[skipped:]
+
+    def settle(self, windows: int) -> None:
+        """Note how far it is, after some more windows."""
+        self.done = {
+            "windows": self.done.get("windows", 0) + windows,
+            "words": stored(self.words),
+            "open": len(self.open),
+            "session": self.session.state(),
+        }
+
+    def go_on(self, done: dict[str, Any]) -> None:
+        """Be where a channel was that had noted this, for a recording that is read from its beginning again."""
+        if not done:
+            return
+        self.done, self.skip = done, done["windows"]
+        self.words = [Word(*values) for values in done["words"]]
+        self.open = self.words[len(self.words) - done["open"] :]
+        self.session.go_on(done["session"])
+
 
 class _Recording:
     """One recording on its way through the pipeline."""
@@ -124,16 +155,23 @@ class _Recording:
         self._channels: list[_Channel] = []
         wanted = Wanted.of(job.speakers, job.min_speakers, job.max_speakers)
         self._voices = backend._diarizer.session(wanted) if backend._diarizer is not None else None
+        self._listens = self._voices is not None and wanted.most > 1
         self._labelled = Labelled(None, ())
         self._label_error = backend._no_labels
+        self._script = Script(job.script)
         self._recognised_s = 0.0
         self._percent = 0.0
         self._read_s = 0.0
+        self._listened = 0  # stretches whose voices were heard
+        self._known = 0  # of these, by an attempt before
+        self._saved_at, self._saving_s = float("-inf"), 0.0
+        self._resumed_s: float | None = None
         self.warnings: list[str] = []
 
     def transcribe(self) -> dict[str, Any]:
         with Sound(self._about, self._job, self._b._options.ffmpeg, self._context.check) as sound:
             self._channels = [self._channel(number) for number in range(sound.channels)]
+            self._go_on()
             for block in sound:
                 for channel, samples in zip(self._channels, block, strict=True):
                     for stretch in channel.detector.feed(samples):
@@ -165,9 +203,54 @@ class _Recording:
     def _words(self) -> list[Word]:
         return [word for channel in self._channels for word in channel.words]
 
+    def _save(self) -> None:
+        """Let another attempt go on from here, unless saving would take more than a small share of the time."""
+        now = time.monotonic()
+        if now - self._saved_at < SAVING_SHARE * self._saving_s:
+            return
+        state = {
+            "channels": [channel.done for channel in self._channels],
+            "voices": None if self._voices is None else self._voices.state(),
+            "listened": self._listened,
+            "label_error": self._label_error,
+            "recognised_s": self._recognised_s,
+            "warnings": self.warnings,
+        }
+        self._context.checkpoint(state)
+        self._saved_at = time.monotonic()
+        self._saving_s = self._saved_at - now
+
+    def _go_on(self) -> None:
+        """Begin where an attempt before this one ended.
+
+        The recording is read from its beginning all the same, so that every window of speech and all there is to tell
+        about the sound are as they were; what takes the time, the words and the voices, is not done again. The
+        partial results of this attempt begin with those of the one before.
+        """
+        state = self._context.restore()
+        if state is None:
+            return
+        for channel, done in zip(self._channels, state["channels"], strict=True):
+            channel.go_on(done)
+            for run in segments(channel.words[: len(channel.words) - len(channel.open)]):
+                self._context.partial(segment_record(run))
+        if self._voices is not None:
+            self._voices.go_on(state["voices"])
+        self._known, self._label_error = state["listened"], state["label_error"]
+        self._recognised_s = self._resumed_s = state["recognised_s"]
+        self.warnings = state["warnings"]
+
     def _take(self, channel: _Channel, stretch: Stretch) -> None:
         self._context.check()
-        if self._voices is not None and not self._label_error and len(self._channels) == 1:
+        self._listened += 1
+        known = self._listened <= self._known
+        if (
+            self._listens
+            and self._voices is not None
+            and not self._label_error
+            and len(self._channels) == 1
+            and not known
+        ):
             try:
                 self._voices.listen(stretch)
             except Exception as error:  # labels are a bonus; the text must come all the same
@@ -179,16 +262,21 @@ class _Recording:
 
     def _recognise(self, channel: _Channel) -> None:
         """Recognise the windows that wait; the only slow step."""
-        windows, channel.waiting = channel.waiting, []
-        for heard in channel.session.recognise(windows):
-            self._context.check()
-            self._finish_segments(channel, heard.words)
-            self.warnings += map(str, heard.dropped)
-            if heard.uncertain:
-                window = heard.window
-                self.warnings.append(f"the text from {window.start:.0f} s to {window.end:.0f} s is uncertain")
-            self._recognised_s = heard.window.end
-            self._report()
+        windows = channel.take()
+        while windows:
+            part, windows = windows[: channel.session.at_once], windows[channel.session.at_once :]
+            for heard in channel.session.recognise(part):
+                self._context.check()
+                self._script.write(heard.words)
+                self._finish_segments(channel, heard.words)
+                self.warnings += map(str, heard.dropped)
+                if heard.uncertain:
+                    window = heard.window
+                    self.warnings.append(f"the text from {window.start:.0f} s to {window.end:.0f} s is uncertain")
+                self._recognised_s = heard.window.end
+                self._report()
+            channel.settle(len(part))
+            self._save()
 
     def _finish_segments(self, channel: _Channel, words: list[Word]) -> None:
         """Hand out the segments that are complete now; with no words, all of them."""
@@ -245,6 +333,7 @@ class _Recording:
                 f"the language is uncertain: {session.language} with probability "
                 f"{session.language_probability:.2f}; set `language` if it is another"
             )
+        self.warnings += weak(self._b.name, {word.language for word in self._words})
         runs = [run for channel in self._channels for run in segments(channel.words)]
         records = [segment_record(run) for run in sorted(runs, key=lambda run: run[0].start)]
         speakers = sorted({word.speaker for word in self._words if word.speaker is not None})
@@ -256,5 +345,6 @@ class _Recording:
             "speakers": [speaker_name(speaker) for speaker in speakers],
             "speakers_confidence": self._labelled.confidence,
             "overlaps": [{"start": start, "end": end} for start, end in self._labelled.overlaps],
+            "resumed_s": self._resumed_s,
             "warnings": self.warnings,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,11 @@ class Word:
             "speaker": speaker_name(self.speaker),
             "probability": None if self.probability is None else round(self.probability, 3),
         }
+
+
+def stored(words: Sequence[Word]) -> list[list[Any]]:
+    """The words as lists, for a checkpoint."""
+    return [[word.start, word.end, word.text, word.probability, word.speaker, word.language] for word in words]
 
 
 def speaker_name(speaker: int | None) -> str | None:

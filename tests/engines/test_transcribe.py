@@ -88,8 +88,14 @@ def test_one_reader_is_one_speaker(engine: Transcribe) -> None:
 
 
 @pytest.mark.long
-def test_number_of_speakers_can_be_given(engine: Transcribe) -> None:
-    assert transcribe(engine, DIALOGUE, speakers=1)["speakers"] == ["spk0"]
+def test_for_one_speaker_nobody_listens_to_voices(engine: Transcribe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("voices were listened to")
+
+    monkeypatch.setattr("inference.transcribe.diarize.Session.listen", fail)
+    result = transcribe(engine, DIALOGUE, speakers=1)
+    assert result["speakers"] == ["spk0"]
+    assert not any("voices" in warning for warning in result["warnings"])
 
 
 @pytest.mark.long
@@ -284,6 +290,20 @@ def test_broken_labelling_costs_only_the_labels(engine: Transcribe, monkeypatch:
     assert "index 7 is out of bounds" in result["warnings"][0]
 
 
+@pytest.mark.parametrize("diarize", [True, False])
+def test_doctor_looks_at_the_models_that_tell_speakers_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diarize: bool
+) -> None:
+    monkeypatch.setenv("FILEPOOL_WEIGHTS", str(tmp_path))
+    found = {one.check: one for one in Transcribe.diagnose("cpu", {"diarize": diarize})}
+    assert {"whisper", "voice detection"} <= found.keys()
+    assert ("speaker encoder" in found) is ("speaker changes" in found) is diarize
+    if diarize:
+        assert not found["speaker encoder"].ok
+        assert "install speaker-encoder" in found["speaker encoder"].hint
+        assert "install speaker-segmentation" in found["speaker changes"].hint
+
+
 def test_missing_speaker_encoder_costs_only_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = weights.folder()
     for model in ("whisper-base", "silero-vad"):
@@ -342,7 +362,7 @@ def test_schema_is_exported() -> None:
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == {
         *("audio", "stream", "channels", "language", "speakers", "min_speakers", "max_speakers", "hotword"),
-        *("batch_size_s", "output", "word_times"),
+        *("batch_size_s", "output", "script", "word_times"),
     }
     assert Options.model_json_schema()["additionalProperties"] is False
 
