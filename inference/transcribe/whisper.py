@@ -156,7 +156,11 @@ class Whisper:
         self._decoder = Decoder(model, beam_size, window_batch or (1 if kind == "cpu" else 8), device)
 
     def session(self, language: str | None, hotword: str | None, prompt: str | None) -> WhisperSession:
-        """Recognition of one recording; the same recording gives the same words whatever came before it."""
+        """Recognition of one recording.
+
+        It gives the same words whatever came before it, except in windows decoded by sampling: CTranslate2 seeds the
+        generator of a thread once.
+        """
         self._seed(0)
         settled = "en" if len(self.languages) == 1 else None
         return WhisperSession(self._decoder, language or settled, hotword, prompt)
