@@ -65,6 +65,13 @@ def test_the_image_holds_the_extras_of_its_programs() -> None:
         assert re.search(rf"^{extra} = \[", text, re.MULTILINE)
 
 
+def test_the_steps_without_containers_install_the_libraries_of_the_image() -> None:
+    steps = (ROOT / "docs" / "DEPLOY.md").read_text().split("## With systemd")[1].split("```")[1]
+    for name in re.findall(r"install -y --no-install-recommends (.+) \\", DOCKERFILE)[0].split():
+        if name != "tini":  # systemd reaps
+            assert re.search(rf"^apt-get install .*\b{re.escape(name)}\b", steps, re.MULTILINE), name
+
+
 def programs() -> list[str]:
     texts = [DOCKERFILE, *(path.read_text() for path in UNITS), json.dumps(COMPOSE)]
     return sorted({name for text in texts for name in re.findall(r'-m"?,? "?([a-z_.]*[a-z_])', text) if name != "venv"})
@@ -93,9 +100,9 @@ def test_the_three_programs_share_their_process_numbers() -> None:
 
 
 def test_no_secret_has_a_default() -> None:
-    secrets = {"http": "FILEPOOL_HTTP_TOKEN", "redis-gateway": "REDIS_PASSWORD", "redis": "REDIS_PASSWORD"}
-    for name, variable in secrets.items():
-        assert f"${{{variable}:?" in COMPOSE["services"][name]["environment"][variable]
+    for name in ("redis-gateway", "redis"):
+        assert "${REDIS_PASSWORD:?" in COMPOSE["services"][name]["environment"]["REDIS_PASSWORD"]
+    assert COMPOSE["services"]["http"]["environment"]["FILEPOOL_HTTP_TOKEN"] == "${FILEPOOL_HTTP_TOKEN:-}"
     for service in COMPOSE["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
@@ -133,6 +140,6 @@ def test_linters(name: str) -> None:
     program = shutil.which(argv[0], path=path)
     if program is None:
         pytest.skip(f"{argv[0]} is not installed")
-    env = {"PATH": path, "FILEPOOL_HTTP_TOKEN": "x" * 24, "REDIS_PASSWORD": "x" * 24}
+    env = {"PATH": path, "REDIS_PASSWORD": "x" * 24}
     done = subprocess.run([program, *argv[1:]], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

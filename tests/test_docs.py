@@ -144,6 +144,7 @@ def test_every_block_says_what_it_is() -> None:
 
 #: Programs whose options are not ours to check, and why a test cannot run them.
 FOREIGN = {
+    "apt-get": "installs packages of the system; compared with the Dockerfile in test_deploy.py",
     "cd": "changes the folder of the shell",
     "cp": "copies what the line before made",
     "curl": "asks a gateway that the page starts; its address is looked up below",

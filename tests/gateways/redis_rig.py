@@ -45,9 +45,9 @@ def configure(world: World, *, retry_times: int = 1, lease_s: float = 60.0) -> N
 
 
 class Server:
-    """redis-server on a free port. persistent: every command is in its file before it is answered."""
+    """redis-server on a free port. more: further options. persistent: a command is in its file before its answer."""
 
-    def __init__(self, folder: Path, *, persistent: bool = True) -> None:
+    def __init__(self, folder: Path, *more: str, persistent: bool = True) -> None:
         beside = Path(sys.executable).with_name("redis-server")
         program = str(beside) if beside.exists() else shutil.which("redis-server")
         if program is None:
@@ -57,7 +57,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self._argv = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-        self._argv += ["--appendonly", "yes" if persistent else "no", "--appendfsync", "no"]
+        self._argv += ["--appendonly", "yes" if persistent else "no", "--appendfsync", "no", *more]
         self._log = folder / "redis.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -80,6 +80,10 @@ class Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait(20)
+
+    @property
+    def program(self) -> str:
+        return self._argv[0]
 
     def _answers(self) -> bool:
         assert self._process is not None

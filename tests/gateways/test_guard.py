@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -13,14 +15,18 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
 from scenarios.world import ROOT, World, passing
 
 from gateways.gateway import Gateway, configure
 from pool.config.settings import parse_config
 from pool.constants import EXIT_CONFIG
-from pool.errors import ConfigError
+from pool.errors import ConfigError, JobRefused
 from pool.gateways.http.guard import Buckets
 from pool.gateways.http.settings import is_loopback, read_settings
+from pool.gateways.redis.files import Files
+from pool.gateways.redis.settings import prepare
+from pool.gateways.redis.settings import read_settings as read_redis_settings
 
 TOKEN = "correct-horse-battery-staple"
 ENGINES = {"echo": {"engine": "inference.fake:Echo"}}
@@ -137,6 +143,34 @@ def test_a_foreign_page_may_not_use_a_browser_on_this_machine(gateway: Gateway) 
     assert own.status_code == 202
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("first", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"], ids=["new", "kept alive"])
+def test_headers_that_come_drop_by_drop_are_cut_off(gateway: Gateway, first: bytes) -> None:
+    host, port = gateway.base.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as line:
+        heard = b""
+        if first:
+            line.sendall(first)
+            while b"digital-human-service" not in heard:
+                heard += line.recv(4096)
+        line.sendall(b"GET /jobs HTTP/1.1\r\nHost: localhost\r\n")
+        line.settimeout(0.3)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while b"408" not in answer:
+                line.sendall(b"X: y\r\n")  # never the empty line
+                with contextlib.suppress(TimeoutError):
+                    answer += line.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.long
+def test_a_slow_answer_is_not_cut_off(gateway: Gateway) -> None:
+    """Longer than the headers of a request may take."""
+    job_id = gateway.submit("fake", do="sleep", seconds=12.0)
+    assert gateway.result(job_id).status_code == 200
+
+
 def test_a_websocket_is_turned_away(gateway: Gateway) -> None:
     headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "x", "Sec-WebSocket-Version": "13"}
     assert gateway.get("/jobs", headers=headers).status_code in (200, 400, 403, 426)
@@ -167,6 +201,58 @@ def test_buckets_fill_with_time() -> None:
     for number in range(30_000):
         buckets.take(str(number))
     assert len(buckets._levels) <= 10_001
+
+
+# ---- in a container
+
+
+@pytest.fixture(scope="module", params=["", TOKEN], ids=["no token", "token"])
+def contained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The gateway as compose.yaml starts it, with and without a token in .env; the folder has an engine that echoes."""
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["http"]
+    options = service["command"][3:]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    with passing(tmp_path_factory.mktemp("contained")) as world:
+        env = {"FILEPOOL_HTTP_TOKEN": request.param}
+        with Gateway(world, *(word for word in options if word != "--no-start"), env=env) as gate:
+            configure(world, "echo")
+            world.serve(ready=1)
+            gate.start()
+            gate.base = gate.base.replace("0.0.0.0", "127.0.0.1")
+            gate.session.headers.update(bearer(request.param) if request.param else {})
+            yield gate
+
+
+def test_the_clients_of_a_container_need_a_token_only_where_one_is_set(contained: Gateway) -> None:
+    assert contained.result(contained.submit("echo", n=1)).json()["value"] == {"n": 1}
+    bare = requests.get(f"{contained.base}/jobs", timeout=60)
+    assert bare.status_code == (401 if contained.session.headers.get("Authorization") else 200)
+
+
+def test_many_clients_of_one_machine_are_one_address_in_a_container(contained: Gateway) -> None:
+    assert {contained.get("/engines").status_code for _ in range(100)} == {200}
+
+
+def test_foreign_pages_stay_outside_of_a_container(contained: Gateway) -> None:
+    headers = {"Host": "evil.example", "Origin": "http://evil.example"}
+    assert requests.post(f"{contained.base}/jobs/echo", json={}, headers=headers, timeout=60).status_code in (401, 403)
+
+
+def test_a_file_service_that_wants_a_token_is_not_one_without_the_file(locked: Gateway, tmp_path: Path) -> None:
+    pool = locked.world.pool()
+    config = parse_config({"spool": str(pool.spool.root), "engines": ENGINES, "redis": {"engine": "echo"}}, tmp_path)
+    found: dict[str, str] = {}
+    for token in ("", "wrong", TOKEN):
+        environ = {"BASE_URL": locked.base, "BASE_URL_TOKEN": token, "BASE_PATH": str(tmp_path / "media")}
+        own = read_redis_settings(config, environ)
+        prepare(own)
+        with pytest.raises(JobRefused) as caught:
+            Files(pool, own, lambda: False)._path("0" * 32, "audio_id")
+        found[token] = str(caught.value)
+    assert "BASE_URL_TOKEN" in found[""]
+    assert "BASE_URL_TOKEN" in found["wrong"]
+    assert "no file" not in found[""] + found["wrong"]
+    assert "no file" in found[TOKEN]
 
 
 # ---- settings

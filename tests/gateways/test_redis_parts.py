@@ -45,6 +45,7 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         "REDIS_HOST": "cache",
         "REDIS_PORT": "7000",
         "REDIS_DB": "3",
+        "REDIS_USERNAME": "me",
         "REDIS_PASSWORD": "123",
         "TASK_QUEUE_NAME": "mine",
         "PROGRESS_CHANNEL": "news",
@@ -52,7 +53,7 @@ def test_the_environment_wins(tmp_path: Path) -> None:
     }
     assert environ.keys() == VARIABLES.keys()
     told = read_settings(made(tmp_path, host="other", password_file="gone"), environ)
-    assert (told.host, told.port, told.db, told.password) == ("cache", 7000, 3, "123")
+    assert (told.host, told.port, told.db, told.username, told.password) == ("cache", 7000, 3, "me", "123")
     assert (told.queues[0].name, told.channel) == ("mine", "news")
     assert told.base_url == "https://files.example:8443/sub"
     assert "123" not in repr(told)
@@ -93,6 +94,8 @@ def test_several_queues(tmp_path: Path) -> None:
         ({"gpu_ids": [0, 1], "task_queue": "one"}, "redis.task_queue"),
         ({"engine": "nobody"}, "redis.engine"),
         ({"password_file": "missing"}, "redis.password_file"),
+        ({"tls_ca": "missing"}, "redis.tls_ca"),
+        ({"sentinels": ["one:70000"]}, "redis.sentinels[0]"),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path: Path, section: dict[str, Any], named: str) -> None:

@@ -43,6 +43,14 @@ def serve(
         typer.Option("--base-path", help="Folder that requests may read and write. Repeatable."),
     ] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the bearer token.")] = None,
+    local: Annotated[
+        bool,
+        typer.Option(
+            "--local",
+            help="The address is reachable from this machine only, as the port of a container that is published on "
+            "127.0.0.1: neither token nor limits are required.",
+        ),
+    ] = False,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start a supervisor if none serves.")] = True,
     patience: PatienceOption = PATIENCE_S,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
@@ -60,7 +68,7 @@ def serve(
         for note in configured.notes:
             say(f"! {note}", "yellow")
         settings = read_settings(
-            configured, os.environ, host=host, port=port, roots=base_path or (), token_file=token_file
+            configured, os.environ, host=host, port=port, roots=base_path or (), token_file=token_file, local=local
         )
         served = _serve(configured, settings, start=start, patience=patience, access_log=access_log)
     except ConfigError as error:

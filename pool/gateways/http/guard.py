@@ -2,7 +2,7 @@
 
 With a token, every request but those for /health and the console's static files must carry it, as
 `Authorization: Bearer …`. Safe methods may send it as the cookie `filepool_token` instead, because browsers send no
-header for media elements. Without a token the gateway binds loopback only, and refuses requests that another
+header for media elements. Without a token the gateway serves this machine only, and refuses requests that another
 site makes through a browser on this machine (the Host must be an address).
 """
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from pool.cli.command import say
 from pool.client.filepool import FilePool
@@ -18,7 +19,41 @@ from pool.gateways.http.settings import Settings
 
 _STOP_S = 5  # for open requests at shutdown; their jobs go on
 _BACKLOG = 1024
+_HEADERS_S = 10.0  # for the headers of one request
 _CONNECTIONS = 2000  # of all clients at a time; above that: 503
+
+
+class _Punctual(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    """Ends a connection whose request has not arrived up to the end of its headers within _HEADERS_S."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._due: asyncio.TimerHandle | None = self.loop.call_later(_HEADERS_S, self._cut)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._answering():
+            self._settle()
+        elif self._due is None:  # the next request of a connection that is kept alive
+            self._due = self.loop.call_later(_HEADERS_S, self._cut)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._settle()
+        super().connection_lost(exc)
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _settle(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _cut(self) -> None:
+        self._due = None
+        if not self._answering() and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -50,6 +85,7 @@ def run_server(pool: FilePool, settings: Settings, *, access_log: bool = False) 
             app,
             host=settings.host,
             port=settings.port,
+            http=_Punctual,
             access_log=access_log,
             log_level="info" if access_log else "warning",
             backlog=_BACKLOG,

@@ -58,20 +58,25 @@ def read_settings(
     port: int | None = None,
     roots: Sequence[Path] = (),
     token_file: Path | None = None,
+    local: bool = False,
 ) -> Settings:
-    """Settings from all sources. Raises ConfigError, such as for a missing or malformed token."""
+    """Settings from all sources. local: the address is reachable from this machine only, loopback or not.
+
+    Raises ConfigError, such as for a missing or malformed token.
+    """
     http = config.http
     host = http.host if host is None else host
     if not host:
         raise ConfigError('is empty: "127.0.0.1" for this machine only, "0.0.0.0" for all', "http.host")
     chosen, tempfiles = places(config, environ, roots)
     token = _token(config, environ, token_file)
-    if token is None and not is_loopback(host):
+    here = local or is_loopback(host)
+    if token is None and not here:
         raise ConfigError(
             f"{host} is reachable from other machines, and no token is set: write one into a file and name it with "
             f"--token-file or http.token_file, or set {TOKEN_VARIABLE} "
             "(python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one); "
-            "or bind 127.0.0.1",
+            "or bind 127.0.0.1; or say --local, if it is a container whose port is published on 127.0.0.1 only",
             "http.host",
         )
     if token is None and "*" in http.cors_origins:
@@ -79,7 +84,6 @@ def read_settings(
             '"*" without a token lets every page in a browser here run jobs: name origins, or set a token',
             "http.cors_origins",
         )
-    here = is_loopback(host)
     return Settings(
         host=host,
         port=http.port if port is None else port,

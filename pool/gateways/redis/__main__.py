@@ -28,8 +28,8 @@ _EPILOG = "\n\n".join(
         "redis-cli get task_progress:t1",
         "[bold]After the loss of a machine[/bold] when no other one serves its queues",
         "python -m pool.gateways.redis --adopt 5c1e…          the spool as --check names it",
-        "[bold]Environment[/bold] REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_PASSWORD, TASK_QUEUE_NAME, "
-        "PROGRESS_CHANNEL, BASE_URL (and BASE_URL_TOKEN), BASE_PATH: they override config.json",
+        "[bold]Environment[/bold] REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_USERNAME, REDIS_PASSWORD, "
+        "TASK_QUEUE_NAME, PROGRESS_CHANNEL, BASE_URL (and BASE_URL_TOKEN), BASE_PATH: they override config.json",
         "[bold]Exit codes[/bold] 0 ended by a signal, 1 --check found a queue without a gateway or a dead "
         "host, or --adopt a living one, 4 wrong configuration",
         "docs/REDIS.md describes the protocol.",

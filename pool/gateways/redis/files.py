@@ -15,12 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from loguru import logger
+
 from pool.client.filepool import FilePool
 from pool.config.roots import Roots
 from pool.errors import JobRefused
 from pool.format import codec
 from pool.gateways.kinds import HEAD_BYTES, kind_of
-from pool.gateways.redis.remote import Remote, ServiceAway
+from pool.gateways.redis.remote import LoginRefused, Remote, ServiceAway
 from pool.gateways.redis.settings import Settings, fetched
 from pool.gateways.redis.wire import FILE_ID, Order
 from pool.gateways.tempfiles import Tempfiles, UnknownFile
@@ -86,6 +88,9 @@ class Files:
             try:
                 self._fetch(file_id, path)
                 return path, True
+            except LoginRefused as error:
+                logger.error("{}", error)
+                raise JobRefused(f"{file_id} cannot be fetched: {error}", key) from None
             except JobRefused as error:
                 raise JobRefused(f"no file {file_id}: {error}", key) from None
             except ServiceAway as error:

@@ -11,6 +11,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from pool.errors import ConfigError
 from pool.gateways.redis.settings import Settings
@@ -20,19 +21,33 @@ _OLDEST = (6, 2)  # LMOVE
 
 
 def connect(settings: Settings) -> Any:
-    """A client that never retries a command by itself: a repeated BLMOVE would take two jobs."""
-    return Redis(
-        host=settings.host,
-        port=settings.port,
-        db=settings.db,
-        password=settings.password,
-        socket_timeout=_ANSWER_S,
-        socket_connect_timeout=_ANSWER_S / 2,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 0),
-        client_name="filepool",
-    )
+    """A client that never retries a command by itself: a repeated BLMOVE would take two jobs. With Sentinels each new
+    connection asks them for the master."""
+    wire: dict[str, Any] = {
+        "socket_timeout": _ANSWER_S,
+        "socket_connect_timeout": _ANSWER_S / 2,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if settings.tls is not None:
+        wire["ssl"], wire["ssl_check_hostname"] = True, True
+        for option, path in (
+            ("ca_certs", settings.tls.ca),
+            ("certfile", settings.tls.cert),
+            ("keyfile", settings.tls.key),
+        ):
+            wire[f"ssl_{option}"] = None if path is None else str(path)
+    login: dict[str, Any] = {
+        "db": settings.db,
+        "username": settings.username,
+        "password": settings.password,
+        "health_check_interval": 15,
+        "client_name": "filepool",
+    }
+    if settings.sentinels:
+        sentinels: Any = Sentinel  # without annotations there
+        return sentinels(settings.sentinels, sentinel_kwargs=wire, **wire, **login).master_for(settings.service)
+    return Redis(host=settings.host, port=settings.port, **wire, **login)
 
 
 def examine(client: Any, settings: Settings) -> str:

@@ -26,6 +26,10 @@ class ServiceAway(Exception):
     """The service cannot be reached or answers with a temporary error: try again."""
 
 
+class LoginRefused(JobRefused):
+    """The service wants a token, or another one; it has not said whether it has the file."""
+
+
 class Remote:
     """A client of one service. stopped: called between two blocks; True aborts the transfer with ServiceAway."""
 
@@ -33,7 +37,8 @@ class Remote:
         self._base, self._token, self._stopped = base_url, token, stopped
 
     def download(self, file_id: str, target: str, max_bytes: int) -> None:
-        """Write a file to `target`, which must not exist. Raises JobRefused (no such file, too large), ServiceAway."""
+        """Write a file to `target`, which must not exist. Raises JobRefused (no such file, too large),
+        LoginRefused, ServiceAway."""
         with self._open(self._request(f"download/{urllib.parse.quote(file_id, safe='')}")) as answer:
             declared = answer.headers.get("Content-Length", "")
             if declared.isdigit() and int(declared) > max_bytes:
@@ -73,6 +78,10 @@ class Remote:
             with error:
                 if error.code >= 500 or error.code in (408, 429):
                     raise ServiceAway(f"{self._base} answered {error.code}") from None
+                if error.code in (401, 403):
+                    raise LoginRefused(
+                        f"{self._base} answered {error.code}{_reason(error)}: set BASE_URL_TOKEN to its token"
+                    ) from None
                 raise JobRefused(f"{self._base} answered {error.code}{_reason(error)}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ServiceAway(f"{self._base} cannot be reached: {getattr(error, 'reason', error)}") from None

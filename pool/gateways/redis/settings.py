@@ -21,6 +21,7 @@ VARIABLES = {
     "REDIS_HOST": "host",
     "REDIS_PORT": "port",
     "REDIS_DB": "db",
+    "REDIS_USERNAME": "username",
     "REDIS_PASSWORD": "password",
     "TASK_QUEUE_NAME": "task_queue",
     "PROGRESS_CHANNEL": "progress_channel",
@@ -38,14 +39,34 @@ class Queue:
 
 
 @dataclass(frozen=True)
+class Tls:
+    """Files in PEM form. ca: None for the system's. cert, key: what the gateway shows of itself, None for nothing."""
+
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+
+
+@dataclass(frozen=True)
 class Settings:
-    """Settings of the gateway. tempfile_s: seconds for which uploads are kept; last_word_s: for the last messages;
-    lease_s: a host that is silent for so long is dead."""
+    """Settings of the gateway.
+
+    Attributes:
+        tls: None for plain TCP.
+        sentinels: (host, port) of those that know where the master of `service` is; none: Redis is at host and port.
+        tempfile_s: Seconds for which uploads are kept.
+        last_word_s: Seconds for which the last messages are kept.
+        lease_s: A host that is silent for so long is dead.
+    """
 
     host: str
     port: int
     db: int
+    username: str | None
     password: str | None = field(repr=False)
+    tls: Tls | None
+    sentinels: tuple[tuple[str, int], ...]
+    service: str
     queues: tuple[Queue, ...]
     channel: str
     engine: str
@@ -60,7 +81,9 @@ class Settings:
 
     @property
     def address(self) -> str:
-        """host:port/db, for messages."""
+        """host:port/db, or the name of the service at its Sentinels, for messages."""
+        if self.sentinels:
+            return f"{self.service}/{self.db} of {', '.join(f'{host}:{port}' for host, port in self.sentinels)}"
         return f"{self.host}:{self.port}/{self.db}"
 
 
@@ -77,7 +100,11 @@ def read_settings(config: Config, environ: Mapping[str, str], *, gpu_ids: Sequen
         host=section.host,
         port=section.port,
         db=section.db,
+        username=section.username or None,
         password=_password(section),
+        tls=_tls(section),
+        sentinels=tuple(_peer(text, number) for number, text in enumerate(section.sentinels)),
+        service=section.sentinel_service,
         queues=_queues(section, tuple(gpu_ids) or section.gpu_ids, limit),
         channel=section.progress_channel,
         engine=section.engine,
@@ -131,6 +158,23 @@ def _queues(section: RedisConfig, gpu_ids: tuple[int, ...], limit: int) -> tuple
             "redis.task_queue",
         )
     return queues
+
+
+def _tls(section: RedisConfig) -> Tls | None:
+    files = {name: getattr(section, name) for name in ("tls_ca", "tls_cert", "tls_key")}
+    for name, path in files.items():
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{path} does not exist", f"redis.{name}")
+    if section.tls_key and not section.tls_cert:
+        raise ConfigError("is set and tls_cert is not: both, or none", "redis.tls_key")
+    return Tls(*files.values()) if section.tls or any(files.values()) else None
+
+
+def _peer(text: str, number: int) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not 0 < int(port) < 65536:
+        raise ConfigError(f"{port} is no port: 1 to 65535", f"redis.sentinels[{number}]")
+    return host.strip("[]"), int(port)
 
 
 def _password(section: RedisConfig) -> str | None:
