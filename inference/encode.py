@@ -67,6 +67,8 @@ class Color:
 
 
 SD = Color("smpte170m", "bt709", "bt709")  #: what the conversion here really makes of true BGR
+HD = Color("bt709", "bt709", "bt709")
+BEST_CRF = 1  #: 0 is lossless: a profile of H.264 that browsers do not play, and "automatic" to the GPU's encoder
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,14 @@ def ffmpeg_binary(configured: str | None = None) -> str:
         raise EngineError(f"no ffmpeg: {error}", hint="pip install imageio-ffmpeg, or set FILEPOOL_FFMPEG") from error
 
 
+@lru_cache(maxsize=16)
+def has_filter(name: str, ffmpeg: str | None = None) -> bool:
+    """Whether this ffmpeg was built with a filter."""
+    command = [ffmpeg_binary(ffmpeg), "-hide_banner", "-filters"]
+    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False)
+    return any(line.split()[1:2] == [name] for line in said.stdout.decode("utf-8", "replace").splitlines())
+
+
 def require_file(path: str | Path, what: str = "audio") -> Path:
     """The absolute path of a readable, regular, non-empty file; else :class:`InputError` naming ``what``."""
     file = Path(os.path.abspath(os.path.expanduser(str(path))))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from inference import media
 from inference.base import InputError
-from inference.encode import Color, as_rate
+from inference.encode import HD, Color, as_rate
 from inference.header import Header
 
 MAX_PIXELS = 4096 * 2304  #: of one frame; 8K takes 100 MB per picture in memory and minutes per second of video
@@ -31,6 +31,9 @@ SCAN_TIMEOUT_S = 60.0
 NO_TIME = -(1 << 62)  #: ffmpeg writes −2⁶³ for "no time stamp"
 UNEVEN = 0.2  #: a step that differs by more than this share from the usual one is uneven …
 UNEVEN_SHARE = 0.01  #: … and more than this share of uneven steps makes a rate variable
+
+#: transfer curves of high dynamic range, which players of SDR show flat and grey
+HDR = {"arib-std-b67": "HLG", "smpte2084": "PQ"}
 
 _CUT = re.compile(r"partial file|File ended prematurely")
 
@@ -50,12 +53,13 @@ class VideoInfo:
     alpha: bool  #: holds transparency, which is flattened onto black
     variable_rate: bool
     interlaced: bool
-    color: Color  #: what the file declares about its colours
+    color: Color  #: of the frames as read: what the file declares, or BT.709 where ``hdr`` is mapped to it
     source_size: tuple[int, int]  #: width, height as stored
     container: str  #: ffmpeg's name of the format
     start_s: float  #: time of the first picture, seconds after the container's start
     decoder: str = ""  #: "" = ffmpeg's choice
     rgb: bool = False  #: stored as RGB
+    hdr: str = ""  #: "HLG" or "PQ" where the file has a high dynamic range; frames are tone-mapped to BT.709
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,13 @@ def _probe_video(file: Path, what: str, ffmpeg: str | None, _: tuple[int, ...]) 
     frames = round((scan.times[-1] - scan.times[0]) * fps) + 1
     if not scan.whole and about.duration_s:
         frames = max(frames, round(about.duration_s * fps))
+    declared = Color.parse(header.picture.notes)
+    hdr = HDR.get(declared.transfer, "")
+    if hdr and not media.has_filter("zscale", ffmpeg):
+        raise InputError(
+            f"{what}: {file} has a high dynamic range ({hdr}), which this ffmpeg cannot map: it has no filter zscale",
+            hint="use the bundled ffmpeg, or convert the video to BT.709 first",
+        )
     return VideoInfo(
         path=file,
         width=width,
@@ -110,13 +121,14 @@ def _probe_video(file: Path, what: str, ffmpeg: str | None, _: tuple[int, ...]) 
         alpha=header.alpha_tag or header.picture.alpha,
         variable_rate=variable,
         interlaced=header.picture.interlaced,
-        color=Color.parse(header.picture.notes),
+        color=HD if hdr else declared,
         source_size=source,
         container=header.container,
         start_s=scan.times[0],
         # ffmpeg's own decoders of VP8 and VP9 drop the transparency.
         decoder={"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(about.video_codec, "") if header.alpha_tag else "",
         rgb=header.picture.rgb,
+        hdr=hdr,
     )
 
 
@@ -159,10 +171,10 @@ def _timing(times: list[float], stated: float | None) -> tuple[float, bool]:
         still = stated if stated and 1 <= stated <= MAX_FPS else STILL_FPS
         return float(as_rate(still)), False
     usual = statistics.median(steps)
-    uneven = sum(abs(step - usual) > UNEVEN * usual for step in steps)
-    if uneven > max(1, UNEVEN_SHARE * len(steps)):
-        return float(as_rate(min(1 / usual, MAX_VARIABLE_FPS))), True
-    measured = len(steps) / sum(steps)
+    even = [step for step in steps if abs(step - usual) <= UNEVEN * usual] or [usual]
+    measured = len(even) / sum(even)  # without the holes that cutting by packets leaves
+    if len(steps) - len(even) > max(1, UNEVEN_SHARE * len(steps)):
+        return float(as_rate(min(measured, MAX_VARIABLE_FPS))), True
     if stated and abs(stated - measured) < 0.002 * measured:
         measured = stated  # timestamps in milliseconds blur a short clip's rate
     return float(as_rate(measured if measured <= MAX_FPS else MAX_VARIABLE_FPS)), False

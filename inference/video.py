@@ -1,7 +1,8 @@
 """Video in and out: what a file holds, its frames as a stream, and a writer.
 
 ``read_frames`` hands out what a viewer sees: rotation applied, square pixels, even sides, one constant rate
-whatever the file's own timing, transparency on black, fields woven into frames. Frame k is the picture nearest
+whatever the file's own timing, transparency on black, fields woven into frames,
+HLG and PQ tone-mapped to BT.709. Frame k is the picture nearest
 to k / fps after the first one, and it is the same picture wherever reading starts, so that results can be
 kept per frame number.
 
@@ -45,6 +46,15 @@ Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
 
 SEEKABLE = ("mov,mp4", "matroska,webm")  #: formats in which ffmpeg lands where it was told to
 SEEK_MARGIN_S = 0.5
+#: high dynamic range to BT.709: linear light, white of 100 cd/m², its primaries; Möbius' curve bends highlights only
+TONE_MAP = (
+    ("zscale", {"transfer": "linear", "npl": 100}),
+    ("format", {"pix_fmts": "gbrpf32le"}),
+    ("zscale", {"primaries": "bt709"}),
+    ("tonemap", {"tonemap": "mobius", "desat": 0}),
+    ("zscale", {"transfer": "bt709", "matrix": "bt709", "range": "limited"}),
+    ("format", {"pix_fmts": "yuv420p"}),
+)
 
 
 class FrameReader(Iterator[Frame]):
@@ -120,6 +130,8 @@ class FrameReader(Iterator[Frame]):
         info = self.info
         upright = info.source_size if info.rotation % 180 == 0 else info.source_size[::-1]
         convert: dict[str, Any] = {"out_range": "tv"}
+        for name, options in TONE_MAP if info.hdr else ():
+            picture = picture.filter(name, **options)
         if (self.width, self.height) == (upright[0] // 2 * 2, upright[1] // 2 * 2):
             if upright != (self.width, self.height):
                 picture = picture.filter("crop", self.width, self.height, 0, 0, exact=1)

@@ -23,7 +23,7 @@ import numpy as np
 
 from inference import cuda, extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
-from inference.encode import Encoding, nvenc_works
+from inference.encode import BEST_CRF, Encoding, nvenc_works
 from inference.face.analysis import MAX_FRAMES, Decoding, TemplateAnalysis, cached
 from inference.face.model import FaceModel
 from inference.face.track import Choice
@@ -40,7 +40,7 @@ from inference.lipsync.work import Backend, Brush, Camera, Picture, Shot, Work
 from inference.paths import absolute, check_output
 from inference.probe import VideoInfo, probe_video
 
-PIPELINE_VERSION = 3  #: raise it when the same input may give another video; part of the fingerprint
+PIPELINE_VERSION = 4  #: raise it when the same input may give another video; part of the fingerprint
 MIN_AUDIO_S = 0.1
 SMALL = 1920 * 1088  #: pixels of a frame up to which one core decodes faster than the face is found
 #: work per megapixel and frame, in milliseconds of one core: only their proportions matter
@@ -337,7 +337,7 @@ class LipSync:
             width=size[0],
             height=size[1],
             fps=fps,
-            crf=job.crf,
+            crf=max(BEST_CRF, job.crf),
             preset=chosen.preset,
             encoder=chosen.encoder,
             color=task.info.color,
@@ -426,6 +426,11 @@ def _warnings(task: Task) -> Iterator[str]:
     """Warnings about the files, for the caller."""
     if task.info.variable_rate:
         yield f"video: its frames come at uneven times; the output has {task.info.fps:g} per second"
+    if task.info.hdr:
+        done = "are left to the SDK" if task.backend == "heygem" else "are tone-mapped to BT.709"
+        yield f"video: its colours have a high dynamic range ({task.info.hdr}) and {done}"
+    if task.info.alpha:
+        yield "video: its transparency is lost; the output lies on black"
     if task.heard.complaint:
         yield f"audio: {task.heard.complaint}"
 

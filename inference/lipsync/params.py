@@ -31,7 +31,9 @@ class Params(VideoParams):
         default="largest",
         description='which: "largest", a number by size (0 is the largest), or a point "x,y" in pixels on it',
     )
-    crf: int = Field(default=18, ge=0, le=40, description="quality of the H.264 stream; smaller is better and bigger")
+    crf: int = Field(
+        default=18, ge=0, le=40, description="quality of the H.264 stream; smaller is better, bigger; 0 gives 1"
+    )
     backend: Backend | None = Field(default=None, description="default: the one in the engine's options")
 
 

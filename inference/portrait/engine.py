@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from inference import cuda, extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
-from inference.encode import SD, Encoding
+from inference.encode import BEST_CRF, SD, Encoding
 from inference.face.model import FaceModel
 from inference.finding import Finding, tried
 from inference.join import join
@@ -35,7 +35,7 @@ from inference.portrait.params import Params as PortraitParams
 from inference.portrait.picture import check_picture
 from inference.portrait.work import Backend, Work, fitted, frames_of, seed_of
 
-PIPELINE_VERSION = 3  #: raise it when the same input may give another video; part of the fingerprint
+PIPELINE_VERSION = 4  #: raise it when the same input may give another video; part of the fingerprint
 FOUND, PAINTED = 5.0, 96.0  #: per cent after each of the first two statuses
 WHOLE = 10_000  #: steps into which a share of the work is counted
 MIN_DURATION_S = 0.04
@@ -235,7 +235,7 @@ class Portrait:
         return Encoding(
             *size,
             fps=job.fps,
-            crf=job.crf,
+            crf=max(BEST_CRF, job.crf),
             preset=options.preset,
             encoder=options.encoder,
             color=SD,

@@ -60,7 +60,9 @@ class Params(VideoParams):
     )
     watermark: Literal[0, 1] = Field(default=0, description="1: a mark in the lower right corner")
     digital_auth: Literal[0, 1] = Field(default=0, description="1: a mark in the upper right corner, AI generated")
-    crf: int = Field(default=18, ge=0, le=40, description="quality of the H.264 stream; smaller is better and bigger")
+    crf: int = Field(
+        default=18, ge=0, le=40, description="quality of the H.264 stream; smaller is better, bigger; 0 gives 1"
+    )
 
 
 class Options(BaseModel):

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PORTRAIT = ROOT / "examples" / "portrait" / "mona_lisa.jpg"
 SPEECH = ROOT / "examples" / "speech" / "address.flac"
 FRAMES, SIZE = 40, (320, 400)  # of the template; width, height
+LOSS = 6  # grey levels that the best quality loses at most
 
 Frame = np.ndarray
 Ffmpeg = Callable[..., None]
@@ -341,9 +342,11 @@ def test_the_mouth_says_it(made: Made, template: Path, words: Path, tmp_path: Pa
 def test_outside_the_face_nothing_changes(
     lipsync: LipSync, template: Path, words: Path, cache: Path, tmp_path: Path
 ) -> None:
-    """Written without loss, everything but the lower face is the template's, bit by bit."""
-    output = tmp_path / "lossless.mp4"
+    """In the best quality everything but the lower face is the template's, and browsers play the file."""
+    output = tmp_path / "best.mp4"
     Made.run(lipsync, {"audio": words, "video": template, "output": output, "crf": 0}, cache)
+    said = subprocess.run([media.ffmpeg_binary(), "-i", output], capture_output=True, text=True, check=False).stderr
+    assert "h264 (High)" in said  # lossless would be "High 4:4:4 Predictive"
     seen = face_analysis.cached(Shelf(cache / "analyses"), template, lipsync._model)
     order = loop(112, FRAMES)
     ours = Template(probe_video(output), 112).read(np.arange(112, dtype=np.int32))
@@ -352,8 +355,9 @@ def test_outside_the_face_nothing_changes(
     for index, one, other in zip(order, ours, theirs, strict=True):
         keep = evaluate.outside_mask(seen.points[index], *SIZE)
         keep[:60] = True  # no marks here
-        assert np.array_equal(one[: SIZE[1]][keep], other[: SIZE[1]][keep])
-        moved += not np.array_equal(one, other)
+        apart = np.abs(one[: SIZE[1]].astype(int) - other[: SIZE[1]])
+        assert apart[keep].max() <= LOSS
+        moved += bool(apart.max() > 4 * LOSS)
     assert moved > 50
 
 
@@ -511,7 +515,7 @@ def test_frames_without_a_face_pass_untouched(
         originals = list(theirs)
         for index, frame in zip(order, ours, strict=True):
             if index >= 20:
-                assert np.array_equal(frame, originals[index])
+                assert np.abs(frame.astype(int) - originals[index]).max() <= 2 * LOSS
 
 
 @pytest.mark.model
@@ -572,7 +576,7 @@ def test_wav2lip_from_end_to_end(words: Path, template: Path, tmp_path: Path, ff
     with read_frames(probe_video(made.path)) as ours, read_frames(probe_video(template)) as theirs:
         originals = list(theirs)
         for index, frame in zip(order, ours, strict=True):
-            changed = (np.abs(frame.astype(int) - originals[index]).max(axis=2) > 6).nonzero()
+            changed = (np.abs(frame.astype(int) - originals[index]).max(axis=2) > 3 * LOSS).nonzero()
             oval = seen.points[index][mesh.OVAL, :2]
             assert len(changed[0]) > 500
             assert changed[0].min() > seen.points[index][6, 1]  # below the bridge of the nose

@@ -164,10 +164,56 @@ def test_uneven_timing_becomes_constant(make: Make, ffmpeg: Callable[..., None],
         ([k / 30 for k in range(90) if k % 5], 24.1, (30.0, True)),
         ([k / 240 for k in range(480)], 240.0, (60.0, False)),
         ([k / 12.5 for k in range(30)], 12.5, (12.5, False)),
+        ([k / 30 for k in range(62) if k != 60], 29.04, (30.0, False)),  # cut by packets: one hole
+        ([k / 30 for k in range(90) if k not in (1, 88)], 29.33, (30.0, True)),
+        ([round(k / 30, 3) for k in range(62) if k != 60], None, (30.0, False)),
+        ([0.0, 0.02, 0.08, 0.1, 0.16], None, (25.0, True)),
     ],
 )
 def test_rates(times: list[float], stated: float | None, expected: tuple[float, bool]) -> None:
     assert _timing(times, stated) == (pytest.approx(expected[0]), expected[1])
+
+
+@pytest.mark.parametrize(("transfer", "name"), [("arib-std-b67", "HLG"), ("smpte2084", "PQ")])
+def test_a_high_dynamic_range_is_mapped(ffmpeg: Callable[..., None], tmp_path: Path, transfer: str, name: str) -> None:
+    """A picture of BT.709 that went through HDR comes back with its colours, and is told to be BT.709."""
+    path, plain = tmp_path / "hdr.mov", tmp_path / "plain.png"
+    cv2.imwrite(str(plain), np.tile(np.array([60, 110, 170], np.uint8), (96, 128, 1)))  # skin
+    bright = f"zscale=t=linear:npl=100,zscale=p=bt2020:t={transfer}:m=2020_ncl:r=tv,format=yuv420p10le"
+    tags = f"setparams=color_primaries=bt2020:color_trc={transfer}:colorspace=bt2020nc"
+    source = "setparams=color_primaries=bt709:color_trc=bt709,format=gbrpf32le"
+    ffmpeg("-loop", 1, "-i", plain, "-t", 0.2, "-vf", f"{source},{bright},{tags}", "-c:v", "libx265", path)
+    about = video.probe_video(path)
+    assert (about.hdr, about.color) == (name, video.Color("bt709", "bt709", "bt709"))
+    with video.read_frames(about) as frames:
+        planes = frames.read_planes()
+    luma, u, v = (int(part.mean()) for part in (planes[:96], planes[96:120], planes[120:]))
+    luma = (luma - 16) * 255 / 219
+    blue, green, red = luma + 2.11 * (u - 128), luma - 0.21 * (u - 128) - 0.53 * (v - 128), luma + 1.79 * (v - 128)
+    assert (blue, green, red) == pytest.approx((60, 110, 170), abs=8)
+
+
+def test_a_high_dynamic_range_without_the_filter_is_refused(
+    ffmpeg: Callable[..., None], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "hlg.mp4"
+    ffmpeg("-i", make(count=3), "-vf", "setparams=color_trc=arib-std-b67:colorspace=bt2020nc", path)
+    monkeypatch.setattr(media, "has_filter", lambda name, ffmpeg=None: False)
+    with pytest.raises(InputError, match=r"hlg\.mp4 has a high dynamic range \(HLG\).*no filter zscale"):
+        video.probe_video(path)
+
+
+def test_a_cut_without_decoding_keeps_every_frame(make: Make, ffmpeg: Callable[..., None], tmp_path: Path) -> None:
+    """Cut by packets, the last pictures are there and those they stand before are not: a hole is no other rate."""
+    path = tmp_path / "cut.mp4"
+    whole = make("whole.mp4", count=60, fps=30, preset="medium")
+    ffmpeg("-ss", 0.5, "-t", 1.03, "-i", whole, "-c", "copy", path)
+    about = video.probe_video(path)
+    assert about.fps == 30
+    with video.read_frames(about) as frames:
+        seen = [number(frame) for frame in frames]
+    assert max(np.diff(seen).tolist()) <= 2
+    assert sum(step != 1 for step in np.diff(seen).tolist()) <= 4  # at the hole alone
 
 
 def test_transparency_lies_on_black(ffmpeg: Callable[..., None], tmp_path: Path) -> None:
