@@ -187,8 +187,8 @@ def test_a_high_dynamic_range_is_mapped(ffmpeg: Callable[..., None], tmp_path: P
     assert (about.hdr, about.color) == (name, video.Color("bt709", "bt709", "bt709"))
     with video.read_frames(about) as frames:
         planes = frames.read_planes()
-    luma, u, v = (int(part.mean()) for part in (planes[:96], planes[96:120], planes[120:]))
-    luma = (luma - 16) * 255 / 219
+    stored, u, v = (float(part.mean()) for part in (planes[:96], planes[96:120], planes[120:]))
+    luma = (stored - 16) * 255 / 219
     blue, green, red = luma + 2.11 * (u - 128), luma - 0.21 * (u - 128) - 0.53 * (v - 128), luma + 1.79 * (v - 128)
     assert (blue, green, red) == pytest.approx((60, 110, 170), abs=8)
 
