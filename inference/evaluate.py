@@ -240,7 +240,7 @@ def evaluate(
     face = (base or shown).face
     report = Report(str(video), shown.face.frames, shown.info.fps, shown.face.size, int(shown.face.found.sum()))
     heard = articulator.curve(samples)
-    asked = asked_of(heard, face.openings, face.widths, face.found, frames=report.frames, fps=report.fps)
+    asked = asked_of(heard, face.openings, face.widths, face.clear, frames=report.frames, fps=report.fps)
     follow(report, asked, shown)
     rest(report, asked, shown)
     if base is not None:

@@ -1,6 +1,6 @@
 """Everything about the face in a template video, computed once and kept by the video's content.
 
-About 10 ms per 720p frame on one core, 6 KB per frame in memory and on disk. Frames are numbered as
+About 10 ms per 720p frame on one core, 6 KB per frame on disk and 8 in memory. Frames are numbered as
 :func:`inference.video.read_frames` hands them out.
 """
 
@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 from inference import video
 from inference.base import InputError
 from inference.face import measure, mesh
+from inference.face.covered import Sight, Skin, covered
 from inference.face.model import FaceModel, Frame
 from inference.face.pose import Pose, fit, median_shape
+from inference.face.shots import Cuts
 from inference.face.track import Choice, Tracker
 from inference.kept import Shelf, locked, recall
 from inference.probe import VideoInfo
 
-VERSION = 2  #: of the file format and of whatever shapes the numbers; raise it when either changes
+VERSION = 3  #: of the file format and of whatever shapes the numbers; raise it when either changes
 MAX_FRAMES = 15_000  #: of a template are looked at: 10 min at 25 fps; the rest is not used
 FEW_FRAMES = 3_000  #: enough for sound up to this long: then only so much of a long template is looked at
 ANALYSIS_SIDE = 1920  #: larger frames are scaled down to be looked at
@@ -46,6 +48,8 @@ class TemplateAnalysis:
     complete: bool  #: False when the video goes on behind the last frame
     points: mesh.Points  #: (N, 478, 3) pixels, as the network gave them: not smoothed
     found: NDArray[np.bool_]  #: (N,)
+    covered: NDArray[np.bool_]  #: (N,) something is before the mouth
+    shot: NDArray[np.int32]  #: (N,) from 0
     score: NDArray[np.float32]  #: (N,) of the mesh network, 0..1
     shape: mesh.Points  #: (478, 3) the person's median shape, head coordinates
     scale: NDArray[np.float32]  #: (N,) pose, see :class:`inference.face.pose.Pose`
@@ -58,6 +62,11 @@ class TemplateAnalysis:
     def frames(self) -> int:
         """How many frames were looked at."""
         return len(self.found)
+
+    @property
+    def clear(self) -> NDArray[np.bool_]:
+        """(N,) whether a frame shows the mouth: a face, and nothing before it."""
+        return self.found & ~self.covered
 
     @property
     def size(self) -> tuple[int, int]:
@@ -154,8 +163,9 @@ def analyse(
     # One frame more than allowed tells whether the video goes on.
     threads, ffmpeg = decoding.threads, decoding.ffmpeg
     with video.read_frames(info, size=size, fps=rate, count=limit + 1, threads=threads, ffmpeg=ffmpeg) as frames:
-        points, scores = _followed(itertools.islice(frames, limit), tracker, tell)
+        seen = _followed(itertools.islice(frames, limit), tracker, Skin(model.mesh), tell)
         complete = next(frames, None) is None
+    points = seen.points
     found = _long_enough(np.asarray(np.isfinite(points[:, 0, 0]), np.bool_))
     points[~found] = np.nan
     if not found.any():
@@ -172,7 +182,9 @@ def analyse(
         complete=complete,
         points=points,
         found=found,
-        score=scores * found,
+        covered=covered(seen.looks, seen.lips, found, seen.shots),
+        shot=seen.shots,
+        score=seen.scores * found,
         shape=shape,
         scale=pose.scale,
         rotation=pose.rotation,
@@ -233,19 +245,38 @@ def _analysis(**arrays: Any) -> TemplateAnalysis:
 _PLAIN = {"width": int, "height": int, "fps": float, "complete": bool}
 
 
-def _followed(
-    frames: Iterable[Frame], tracker: Tracker, tell: Callable[[int], None]
-) -> tuple[mesh.Points, NDArray[np.float32]]:
-    """(N, 478, 3) points, NaN without a face, and (N,) scores, 0 without; ``tell`` is called with each count."""
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of N frames."""
+
+    points: mesh.Points  #: (N, 478, 3), NaN without a face
+    scores: NDArray[np.float32]  #: (N,), 0 without
+    looks: NDArray[np.int8]  #: (N, cells), of the skin
+    lips: NDArray[np.float32]  #: (N,)
+    shots: NDArray[np.int32]  #: (N,)
+
+
+def _followed(frames: Iterable[Frame], tracker: Tracker, skin: Skin, tell: Callable[[int], None]) -> _Seen:
+    """``tell`` is called with each count."""
     rows: list[mesh.Points] = []
     scores: list[float] = []
+    sights: list[Sight] = []
+    cuts = Cuts()
     missing = np.full((mesh.POINTS, 3), np.nan, np.float32)
     for frame in frames:
+        cuts.feed(frame)
         landmarks = tracker.feed(frame)
         rows.append(missing if landmarks is None else landmarks.points)
         scores.append(0.0 if landmarks is None else landmarks.score)
+        sights.append(skin.blank() if landmarks is None else skin.see(frame, landmarks.points))
         tell(len(rows))
-    return np.stack(rows), np.array(scores, np.float32)
+    return _Seen(
+        points=np.stack(rows),
+        scores=np.array(scores, np.float32),
+        looks=np.stack([sight.look for sight in sights]),
+        lips=np.array([sight.lips for sight in sights], np.float32),
+        shots=cuts.shots,
+    )
 
 
 def _long_enough(found: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from inference import cuda, extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
@@ -47,6 +48,7 @@ SMALL = 1920 * 1088  #: pixels of a frame up to which one core decodes faster th
 FOLLOW_MS, LOOK_MS, PAINT_MS = 12.0, 4.0, 22.0
 MERGE_SHARE = 0.02  #: of all work
 SIGN_OF_LIFE_S = 1.0
+SPANS = 5  #: of frames that are left alone, by their times in a warning
 METADATA = {
     "comment": "AI-generated: the lip movements in this video were synthesised from its sound (filepool lipsync)",
     "digital_source_type": "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia",
@@ -216,6 +218,11 @@ class LipSync:
     def _paint(self, task: Task, backend: Brush, context: Context, steps: Steps) -> Picture:
         """Follow the face, paint over the template's frames, encode."""
         analysis = self._follow(task, context.cache, steps)
+        if not analysis.clear.any():
+            raise InputError(
+                f"video: something is before the mouth in all {analysis.frames} frames of {task.job.video}",
+                hint="use a template whose mouth is to be seen: without a mask, and not behind a hand or a microphone",
+            )
         info, ffmpeg, scratch = task.info, self._options.ffmpeg, context.scratch
         steps.begin("face_detecting", task.shares.follow, task.shares.look, "looking at the mouth")
         order = loop(task.frames, analysis.frames)
@@ -248,7 +255,7 @@ class LipSync:
             codec=render.codec,
             about={"template_frames": analysis.frames, "template_frames_with_face": found},
             prepared=prepared,
-            warnings=_seen(analysis.frames - found, analysis.frames, render.note),
+            warnings=_seen(analysis, render.note),
         )
 
     def _shoot(self, task: Task, backend: Camera, context: Context, steps: Steps) -> Picture:
@@ -435,7 +442,20 @@ def _warnings(task: Task) -> Iterator[str]:
         yield f"audio: {task.heard.complaint}"
 
 
-def _seen(lost: int, of: int, note: str) -> tuple[str, ...]:
+def _seen(analysis: TemplateAnalysis, note: str) -> tuple[str, ...]:
     """Warnings about the picture. note: why the encoder is not the one that was asked for."""
-    faces = (f"video: no face in {lost} of {of} frames; they stay as they are",) if lost else ()
-    return faces + ((note,) if note else ())
+    lost, covered = ~analysis.found, analysis.covered
+    told = []
+    if lost.any():
+        told.append(f"video: no face in {_which(lost, analysis.fps)}; they stay as they are")
+    if covered.any():
+        told.append(f"video: something is before the mouth in {_which(covered, analysis.fps)}; they stay as they are")
+    return (*told, note) if note else tuple(told)
+
+
+def _which(frames: NDArray[np.bool_], fps: float) -> str:
+    """How many frames of a template, and when: "30 of 90 frames (0.8–2.0 s)"."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], frames, [False]]).astype(np.int8)))
+    spans = [f"{start / fps:.1f}–{stop / fps:.1f} s" for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    more = f" and {len(spans) - SPANS} more" if len(spans) > SPANS else ""
+    return f"{int(frames.sum())} of {len(frames)} frames ({', '.join(spans[:SPANS])}{more})"

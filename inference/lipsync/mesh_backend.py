@@ -141,4 +141,5 @@ def _key(analysis: TemplateAnalysis, model: FaceModel) -> str:
     about = f"{stored.VERSION} {analysis.width}×{analysis.height} {analysis.fps} {model.fingerprint}"
     sha = hashlib.sha256(about.encode())
     sha.update(np.ascontiguousarray(analysis.points).data)
+    sha.update(analysis.clear.tobytes())
     return sha.hexdigest()[:32]

@@ -92,7 +92,7 @@ class Wav2LipBackend:
         mel = mel_spectrogram(work.samples)
         seen = work.analysis
         return lambda start, stop: Wav2LipPainter(
-            self._model, seen.points, seen.found, order=work.order, mel=mel, fps=work.info.fps
+            self._model, seen.points, seen.clear, order=work.order, mel=mel, fps=work.info.fps
         )
 
     def files(self) -> list[Path]:

@@ -43,7 +43,7 @@ class Still:
     """The one face of one picture, in the form rendering takes analyses of videos."""
 
     points: mesh.Points  #: (1, 478, 3) pixels
-    found: NDArray[np.bool_]  #: (1,)
+    clear: NDArray[np.bool_]  #: (1,)
 
 
 class Animator:

@@ -11,7 +11,6 @@ inside      what is seen between lips that were shut, or open, before they moved
 own_inside  what an open mouth of the template shows itself
 mouths, plan     the template's own mouths, and which one when
 transplant  laying them into a frame
-hidden      frames in which something is before the mouth
 calibrate   what a landmarker sees of what was drawn
 materials, prepare  all that is measured in a template's pixels, in one pass
 renderer    the class that ties it together

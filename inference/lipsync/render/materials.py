@@ -13,7 +13,7 @@ from inference.face import mesh
 from inference.lipsync.render.calibrate import Calibration
 from inference.lipsync.render.mouths import THUMB, Mouths
 
-VERSION = 6  #: of what is saved; raise it when rendering would read old materials wrongly
+VERSION = 7  #: of what is saved; raise it when rendering would read old materials wrongly
 
 
 def no_mouths() -> Mouths:
@@ -37,13 +37,12 @@ class Materials:
     mouths: Mouths = field(default_factory=no_mouths)
     calibration: Calibration = field(default_factory=Calibration)
     white: NDArray[np.float32] = field(default_factory=lambda: np.ones(3, np.float32))  #: :func:`palette.white`
-    hidden: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))  #: (N,) or none: frames to leave alone
     filled: bool = True  #: an open mouth of the template shows teeth and no dark below them
 
     def save(self, path: Path) -> None:
         """Write one .npz, by rename: a reader sees the old file or the new one."""
         arrays = {"version": np.int32(VERSION), "seam": self.seam, **self.mouths.save(), **self.calibration.arrays()}
-        arrays |= {"filled": np.bool_(self.filled), "white": self.white, "hidden": self.hidden}
+        arrays |= {"filled": np.bool_(self.filled), "white": self.white}
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as out:
@@ -64,6 +63,5 @@ class Materials:
             Mouths.load(arrays),
             Calibration.load(arrays),
             np.asarray(arrays["white"], np.float32),
-            np.asarray(arrays["hidden"], np.bool_),
             bool(arrays["filled"]),
         )

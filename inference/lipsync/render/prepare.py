@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from inference.face import pose
 from inference.face.model import FaceModel
-from inference.lipsync.render import calibrate, compose, hidden, mouths, own_inside, palette, seam
+from inference.lipsync.render import calibrate, compose, mouths, own_inside, palette, seam
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.plan import Target
 from inference.lipsync.render.renderer import Analysis, MeshRenderer
@@ -34,20 +34,19 @@ def prepare(
     of: few are looked at. One is held at a time, and some five more. ``budget`` limits the bytes kept of its
     mouths; ``tick`` is called with each frame's index.
     """
-    tracks = follow(analysis.points, analysis.found, model.mesh.vertices)
+    tracks = follow(analysis.points, analysis.clear, model.mesh.vertices)
     looking = _Pass(tracks, budget)
     own = mouths.collect(looking.through(frames, see, tick), tracks)
     materials = Materials(
         seam=seam.from_strips(looking.strips),
         mouths=own,
         white=_white(looking.probes, tracks),
-        hidden=hidden.hidden(looking.looks, tracks.frames),
         filled=not looking.full or float(np.median(looking.full)) > own_inside.DARK,
     )
     if tracks.kind is Kind.TALKING and len(own):
         return materials  # their own mouths measure as they are
     renderer = MeshRenderer(analysis, materials, model.mesh)
-    shape = pose.median_shape(np.where(analysis.found[:, None, None], analysis.points, np.nan), model.mesh.vertices)
+    shape = pose.median_shape(np.where(analysis.clear[:, None, None], analysis.points, np.nan), model.mesh.vertices)
     tables = calibrate.calibrate(
         looking.probes,
         lambda frame, index, opening, width: renderer.render(frame, index, Target(opening, width)),
@@ -65,13 +64,11 @@ class _Pass:
         self.strips: list[NDArray[np.float32]] = []  #: of seams
         self.full: list[float] = []  #: how much of an open mouth shows teeth
         self.probes: list[tuple[int, Frame]] = []
-        self.looks: dict[int, NDArray[np.float32]] = {}
         self._tracks, self._budget = tracks, budget
         self._lines = set(seam.frames_wanted(tracks))
         seen = np.flatnonzero(tracks.found)
         calm = np.array(sorted(self._lines), np.int64) if self._lines else seen
         self._probed = set(calm[np.linspace(0, len(calm) - 1, calibrate.PROBES).round().astype(int)].tolist())
-        self._looked = set(seen[seen % hidden.EVERY == 0].tolist()) if tracks.kind is Kind.SILENT else set()
         self._mouths: set[int] = set()
         self._wanted: set[int] | None = None  # known, as the mouths are, once the size of a frame is
 
@@ -88,7 +85,7 @@ class _Pass:
             frame = see(raw)
             if self._wanted is None:
                 self._mouths = self._mouths_wanted(frame)
-                self._wanted = self._mouths | self._lines | self._probed | self._looked
+                self._wanted = self._mouths | self._lines | self._probed
             self._look(index, frame)
             if index in self._mouths:
                 yield index, frame
@@ -98,8 +95,6 @@ class _Pass:
         return set(kept.tolist()) if self._tracks.kind is Kind.TALKING else set()
 
     def _look(self, index: int, frame: Frame) -> None:
-        if index in self._looked:
-            self.looks[index] = hidden.seen(frame, self._tracks, index)
         if index in self._lines:
             self.strips.append(seam.strip(frame, self._tracks, index))
             self.full.append(own_inside.filled(frame, self._tracks.pixels(index)))

@@ -10,7 +10,6 @@ Pixels that need not move are the template's own, bit by bit, and a frame withou
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +23,7 @@ from inference.lipsync.render.interior import Interior
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.mouths import Chooser
 from inference.lipsync.render.plan import Plan, Target, fade_jumps
-from inference.lipsync.render.tracks import SHUT, Kind, Tracks, beside, follow
+from inference.lipsync.render.tracks import SHUT, Kind, Tracks, follow
 from inference.lipsync.render.transplant import Transplanter
 from inference.lipsync.render.warp import Painter
 
@@ -47,8 +46,8 @@ class Analysis(Protocol):
         ...
 
     @property
-    def found(self) -> NDArray[np.bool_]:
-        """(N,) whether a frame shows the face."""
+    def clear(self) -> NDArray[np.bool_]:
+        """(N,) whether a frame shows the face, with nothing before its mouth."""
         ...
 
 
@@ -56,10 +55,7 @@ class MeshRenderer:
     """Renders one template. Safe to share between threads: nothing in it changes."""
 
     def __init__(self, analysis: Analysis, materials: Materials, face: mesh.Mesh) -> None:
-        self.tracks = follow(analysis.points, analysis.found, face.vertices)
-        if materials.hidden.any():
-            strength = np.minimum(self.tracks.strength, beside(~materials.hidden))
-            self.tracks = replace(self.tracks, strength=strength)
+        self.tracks = follow(analysis.points, analysis.clear, face.vertices)
         self.materials = materials
         self.basis: Basis = build(face)
         self._painter = Painter(self.basis)
