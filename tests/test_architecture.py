@@ -54,6 +54,9 @@ def _module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = {_module(path): path for path in _sources(POOL) if path != POOL / "__init__.py"}
+
+
 @cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"), str(path))
@@ -100,8 +103,7 @@ def _tops(path: Path) -> set[str]:
 def _graph() -> dict[str, frozenset[str]]:
     """Module of pool/ -> the modules of pool/ that it names, type annotations included. `pool` itself is left out: its
     public names are imported on first use."""
-    modules = {_module(path): path for path in _sources(POOL) if path != POOL / "__init__.py"}
-    return {name: _imports(path, types=True) & modules.keys() - {name} for name, path in modules.items()}
+    return {name: _imports(path, types=True) & MODULES.keys() - {name} for name, path in MODULES.items()}
 
 
 def _room(name: str) -> str:
@@ -133,7 +135,7 @@ def test_every_room_is_on_a_floor() -> None:
     assert rooms == set(FLOOR)
 
 
-@pytest.mark.parametrize("name", sorted(_graph()))
+@pytest.mark.parametrize("name", sorted(MODULES))
 def test_arrows_lead_downward_and_never_in_a_circle(name: str) -> None:
     assert name not in _reach(name), _way(name, name)
     here = _room(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import functools
 import json
 import re
@@ -27,18 +28,18 @@ from gateways.gateway import Gateway
 from gateways.redis_rig import RedisGateway, Server
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from nats.js.errors import NotFoundError
 from scenarios.world import ENGINE, World, passing, wait_until
 from typer.main import get_command
 
 from pool import FilePool
-from pool.config.settings import parse_config
+from pool.cluster.overview import look
+from pool.config.settings import ClusterConfig, load_config, parse_config
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Pages that say how things are now. The changelog says how they were; of it only the links are checked.
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((ROOT / "docs").glob("*.md"))
-NOTES = [
-    path for path in sorted(ROOT.glob("*/**/*.md")) if path.parts[len(ROOT.parts)] in ("examples", "spool", "inference")
-]
+NOTES = [path for name in ("examples", "inference", "spool") for path in sorted((ROOT / name).glob("**/*.md"))]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", *NOTES]
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
@@ -446,6 +447,13 @@ def _a_client_of_redis(examples: Examples, block: Block, capsys: pytest.CaptureF
     assert names["video"][4:8] == b"ftyp"
 
 
+def _has_a_node(settings: ClusterConfig) -> bool:
+    try:
+        return bool(asyncio.run(look(settings, patience_s=20.0)).nodes)
+    except NotFoundError:  # the node has not made the buckets yet
+        return False
+
+
 def _a_client_of_a_cluster(examples: Examples, block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     folder = examples.world.folder / "cluster"
     folder.mkdir()
@@ -456,6 +464,7 @@ def _a_client_of_a_cluster(examples: Examples, block: Block, capsys: pytest.Capt
         node.configure({"transcribe": own}, cluster={"servers": [servers.url], "name": "node"})
         try:
             node.start()
+            wait_until(lambda: _has_a_node(load_config(node.config).cluster), "a node")
             examples.run(replace(block, text=block.text.replace("nats://127.0.0.1:4222", servers.url)))
         finally:
             node.close()

@@ -33,7 +33,9 @@ def test_kill_9_of_the_gateway_in_the_middle_loses_nothing(world: World) -> None
     clients = [threading.Thread(target=client) for _ in range(4)]
     for thread in clients:
         thread.start()
-    body = {"audio_path": gate.file("a.wav", b"slow"), "video_path": gate.file("b.mp4"), "task_id": "task-1"}
+    go = world.folder / "go"
+    words = gate.file("a.wav", b"until %s" % bytes(go))
+    body = {"audio_path": words, "video_path": gate.file("b.mp4"), "task_id": "task-1"}
     body["save_path"] = str(gate.media / "out.mp4")
     failures: list[Exception] = []
 
@@ -51,6 +53,7 @@ def test_kill_9_of_the_gateway_in_the_middle_loses_nothing(world: World) -> None
     for thread in (*clients, waiting):
         thread.join()
     assert failures  # the client was cut off in the middle
+    go.touch()
     gate.start()
     for job_id in accepted:
         assert gate.result(job_id).json()["state"] == "completed"
