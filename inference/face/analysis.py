@@ -11,6 +11,7 @@ import itertools
 import os
 import tempfile
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -27,11 +28,11 @@ from inference.face.covered import Sight, Skin, covered
 from inference.face.model import FaceModel, Frame
 from inference.face.pose import Pose, fit, median_shape
 from inference.face.shots import Cuts
-from inference.face.track import Choice, Tracker
+from inference.face.track import BACK_FRAMES, Choice, Tracker, before
 from inference.kept import Shelf, locked, recall
 from inference.probe import VideoInfo
 
-VERSION = 3  #: of the file format and of whatever shapes the numbers; raise it when either changes
+VERSION = 4  #: of the file format and of whatever shapes the numbers; raise it when either changes
 MAX_FRAMES = 15_000  #: of a template are looked at: 10 min at 25 fps; the rest is not used
 FEW_FRAMES = 3_000  #: enough for sound up to this long: then only so much of a long template is looked at
 ANALYSIS_SIDE = 1920  #: larger frames are scaled down to be looked at
@@ -257,15 +258,26 @@ class _Seen:
 
 
 def _followed(frames: Iterable[Frame], tracker: Tracker, skin: Skin, tell: Callable[[int], None]) -> _Seen:
-    """``tell`` is called with each count."""
+    """``tell`` is called with each count.
+
+    A face that is found is followed back into the last frames in which it was missed.
+    """
     rows: list[mesh.Points] = []
     scores: list[float] = []
     sights: list[Sight] = []
     cuts = Cuts()
     missing = np.full((mesh.POINTS, 3), np.nan, np.float32)
+    missed: deque[Frame] = deque(maxlen=BACK_FRAMES)
     for frame in frames:
         cuts.feed(frame)
         landmarks = tracker.feed(frame)
+        if landmarks is None:
+            missed.append(frame)
+        else:
+            for back, earlier in enumerate(before(tracker.model, reversed(missed), landmarks), 1):
+                rows[-back], scores[-back] = earlier.points, earlier.score
+                sights[-back] = skin.see(missed[-back], earlier.points)
+            missed.clear()
         rows.append(missing if landmarks is None else landmarks.points)
         scores.append(0.0 if landmarks is None else landmarks.score)
         sights.append(skin.blank() if landmarks is None else skin.see(frame, landmarks.points))

@@ -12,6 +12,7 @@ import math
 import tempfile
 import threading
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -102,32 +103,31 @@ class FaceModel:
         self._lock = threading.Lock()  # OpenCV keeps a forward pass's state inside the network
 
     def detect(self, bgr: Frame, thorough: bool = False) -> list[Detection]:
-        """Faces in a frame, largest first.
+        """What looks like a face in a frame, largest first: the first of the searches that finds anything."""
+        return next((found for found in self.searches(bgr, thorough) if found), [])
 
-        The detector sees 128×128 pixels, so it misses faces under about a tenth of the frame's side, and those
-        that fill it. ``thorough`` then looks again: at the frame with a border, at overlapping squares as high
-        as the frame, at squares of half that (720p: 1, 3 and 18 passes of 3 ms more), until there is something.
+    def searches(self, bgr: Frame, thorough: bool = False) -> Iterator[list[Detection]]:
+        """What one search after the other finds in a frame, each largest first; each is made when it is asked for.
+
+        The detector sees 128×128 pixels, so it misses faces under about a tenth of the frame's side, those that
+        fill it, and those that stand on their heads. ``thorough`` looks again: at the frame with a border, at the
+        frame upside down, at overlapping squares as high as the frame, at squares of half and a quarter of that
+        (720p: 1, 1, 3, 21 and 98 passes of 3 ms more).
         """
-        found = self._detect_in(bgr, 0, 0)
-        if not found and thorough:
-            height, width = bgr.shape[:2]
-            short = min(height, width)
-            edge = max(height, width) // 4
-            wide = cv2.copyMakeBorder(bgr, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
-            found = self._detect_in(np.asarray(wide, np.uint8), -edge, -edge)
-        if not found and thorough:
-            for side in (short, short // 2):
-                if side < DETECTOR_SIDE // 2:
-                    break
-                tiles = [(x, y) for y in _starts(height, side) for x in _starts(width, side)]
-                if len(tiles) == 1:
-                    continue
-                for x, y in tiles:
-                    found += self._detect_in(bgr[y : y + side, x : x + side], x, y)
-                found = _merge(found)
-                if found:
-                    break
-        return sorted(found, key=lambda face: face.area, reverse=True)
+        yield _by_size(self._detect_in(bgr, 0, 0))
+        if not thorough:
+            return
+        height, width = bgr.shape[:2]
+        edge = max(height, width) // 4
+        wide = cv2.copyMakeBorder(bgr, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+        yield _by_size(self._detect_in(np.asarray(wide, np.uint8), -edge, -edge))
+        over = np.ascontiguousarray(bgr[::-1, ::-1])
+        yield _by_size([_turned(face, width, height) for face in self._detect_in(over, 0, 0)])
+        for side in (min(height, width) // part for part in (1, 2, 4)):
+            tiles = [(x, y) for y in _starts(height, side) for x in _starts(width, side)]
+            if side >= DETECTOR_SIDE // 2 and len(tiles) > 1:
+                parts = [self._detect_in(bgr[y : y + side, x : x + side], x, y) for x, y in tiles]
+                yield _by_size(_merge([face for part in parts for face in part]))
 
     def landmarks(self, bgr: Frame, region: Region) -> Landmarks:
         """The points of the face in a region: 7 ms on one core, whatever the size of the frame."""
@@ -262,6 +262,17 @@ def _merge(faces: list[Detection]) -> list[Detection]:
             )
         )
     return merged
+
+
+def _by_size(faces: list[Detection]) -> list[Detection]:
+    return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
+def _turned(face: Detection, width: int, height: int) -> Detection:
+    """A face of the frame upside down, in the frame."""
+    x, y, wide, high = face.box
+    keypoints = np.array([width - 1, height - 1], np.float32) - face.keypoints
+    return Detection((width - 1 - x - wide, height - 1 - y - high, wide, high), face.score, keypoints)
 
 
 def _overlap(one: Detection, other: Detection) -> float:

@@ -8,6 +8,7 @@ taken up again rather than somebody else's.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from inference.face.model import Detection, FaceModel, Frame, Landmarks, region_of_detection, region_of_points
@@ -17,6 +18,7 @@ WAIT_FRAMES = 12  #: how long a lost face is waited for before the largest other
 WAIT_NAMED_FRAMES = 50  #: the same for a face that was named
 NEAR = 1.5  #: and how far from its last place it may be, in sides of its last region
 THOROUGH_EVERY = 10  #: while nothing is found, only each of these frames is searched for small faces too
+BACK_FRAMES = 12  #: so far a found face is followed back: more than lie between two thorough searches
 REFUSALS = 10  #: after so many frames in a row with an animal or the like …
 JUDGE_EVERY = 5  #: … only each of these is judged: a judgement costs as much as four frames
 MAX_CANDIDATES = 8  #: detections judged per frame, largest first
@@ -68,7 +70,7 @@ def find(
     model: FaceModel, bgr: Frame, choice: Choice | None = None, seen: Seen | None = None, thorough: bool = True
 ) -> Landmarks | None:
     """The chosen human face of one picture, its points settled; None when there is none."""
-    faces = _humans(model, bgr, model.detect(bgr, thorough), seen if seen is not None else Seen())
+    faces = _humans(model, bgr, model.searches(bgr, thorough), seen if seen is not None else Seen())
     verdict = (choice or Choice()).pick(faces)
     return verdict.landmarks if verdict is not None else None
 
@@ -102,12 +104,11 @@ class Tracker:
     def _search(self, bgr: Frame) -> Landmarks | None:
         wait = WAIT_FRAMES if self.choice == Choice() else WAIT_NAMED_FRAMES
         thorough = self._missing % THOROUGH_EVERY == 0 or self._missing == wait
-        detections = self.model.detect(bgr, thorough)
         if self._refusals >= REFUSALS and self.seen.frames % JUDGE_EVERY:
-            self.seen.refused += bool(detections)
+            self.seen.refused += bool(self.model.detect(bgr))
             return None
         refused = self.seen.refused
-        faces = _humans(self.model, bgr, detections, self.seen)
+        faces = _humans(self.model, bgr, self.model.searches(bgr, thorough), self.seen)
         self._refusals = self._refusals + 1 if self.seen.refused > refused else 0
         if self._last is not None and self._missing < wait:
             last = self._last.region
@@ -118,9 +119,24 @@ class Tracker:
         return verdict.landmarks if verdict is not None else None
 
 
-def _humans(model: FaceModel, bgr: Frame, detections: list[Detection], seen: Seen) -> list[Verdict]:
-    verdicts = [judge(model, bgr, region_of_detection(face)) for face in detections[:MAX_CANDIDATES]]
-    human = [verdict for verdict in verdicts if verdict.human]
+def before(model: FaceModel, frames: Iterable[Frame], landmarks: Landmarks) -> Iterator[Landmarks]:
+    """A found face in the frames that came before, the last one first, as long as it is surely there."""
+    for bgr in frames:
+        landmarks = model.landmarks(bgr, region_of_points(landmarks.points))
+        if still_there(model, landmarks) < 1:
+            return
+        yield landmarks
+
+
+def _humans(model: FaceModel, bgr: Frame, searches: Iterable[list[Detection]], seen: Seen) -> list[Verdict]:
+    """The usable human faces of the first search that finds human ones."""
+    refused, human = False, list[Verdict]()
+    for detections in searches:
+        verdicts = [judge(model, bgr, region_of_detection(face)) for face in detections[:MAX_CANDIDATES]]
+        human = [verdict for verdict in verdicts if verdict.human]
+        refused |= bool(verdicts)
+        if human:
+            break
     usable: list[Verdict] = []
     for verdict in human:
         # Two detections may have settled on one face.
@@ -129,7 +145,7 @@ def _humans(model: FaceModel, bgr: Frame, detections: list[Detection], seen: See
             _away(other.landmarks, place.x, place.y) > 0.3 * place.side for other in usable
         ):
             usable.append(verdict)
-    seen.refused += len(human) < len(verdicts) and not human
+    seen.refused += refused and not human
     seen.small += bool(human) and not usable
     seen.most = max(seen.most, len(usable))
     return usable

@@ -153,6 +153,33 @@ def test_small_and_very_large_faces(model: FaceModel, face: np.ndarray) -> None:
     assert close.eye_distance > 40
 
 
+def test_a_human_face_is_searched_for_behind_what_is_none(model: FaceModel, face: np.ndarray) -> None:
+    """A large thing that looks like a face to the detector alone hides no small person."""
+    wall = np.full((720, 1280, 3), 90, np.uint8)
+    wall[200:600, 100:740] = cv2.resize(face, (640, 400))  # too wide for a person
+    large = model.detect(wall, thorough=True)
+    assert large
+    assert not any(plausible.judge(model, wall, region_of_detection(one)).human for one in large)
+    wall[300:425, 900:1000] = cv2.resize(face, (100, 125), interpolation=cv2.INTER_AREA)
+    seen = track.Seen()
+    found = track.find(model, wall, seen=seen)
+    assert found is not None
+    assert 900 < found.region.x < 1000
+    assert plausible.MIN_EYES <= found.eye_distance < 22
+    assert seen.refused == 0
+
+
+def test_a_face_that_stands_on_its_head(model: FaceModel, face: np.ndarray) -> None:
+    upright = track.find(model, face)
+    assert upright is not None
+    for scale in (1, 0.5):  # the detector alone takes the large one for an upright face, and finds nothing in the other
+        picture = cv2.resize(face, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        over = track.find(model, np.ascontiguousarray(picture[::-1, ::-1]))
+        assert over is not None
+        there = (np.array([319, 399]) - upright.points[:, :2] + 0.5) * scale - 0.5
+        assert np.linalg.norm(over.points[:, :2] - there, axis=1).mean() < 0.06 * over.eye_distance
+
+
 def test_regions(model: FaceModel, face: np.ndarray) -> None:
     region = Region(100, 50, 80, 0.3)
     corner = np.array([100, 50]) @ region.matrix()[:, :2].T + region.matrix()[:, 2]
@@ -402,6 +429,20 @@ def test_analysis_of_a_video(model: FaceModel, face: np.ndarray, film: Film) -> 
     assert result.head.shape == (40, 478, 3)
     with pytest.raises(ValueError, match="read-only"):
         result.points[0] = 0
+
+
+@pytest.mark.long
+def test_a_face_is_followed_back_to_where_it_was_missed(model: FaceModel, face: np.ndarray, film: Film) -> None:
+    """A small face comes between two of the searches that see small ones."""
+    wall = np.full((720, 1280, 3), 90, np.uint8)
+    small = wall.copy()
+    small[300:450, 900:1020] = cv2.resize(face, (120, 150), interpolation=cv2.INTER_AREA)
+    frames = [wall if k < 4 else small for k in range(16)]
+    tracker = track.Tracker(model)
+    assert [tracker.feed(frame) is not None for frame in frames].index(True) > 4
+    seen = analysis.analyse(film(frames), model)
+    assert seen.found.tolist() == [k >= 4 for k in range(16)]
+    assert np.ptp(seen.points[4:, 1, 0]) < 3
 
 
 def test_only_so_much_of_a_long_video(model: FaceModel, face: np.ndarray, film: Film) -> None:
