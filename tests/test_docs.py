@@ -28,13 +28,12 @@ from gateways.gateway import Gateway
 from gateways.redis_rig import RedisGateway, Server
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from nats.js.errors import NotFoundError
 from scenarios.world import ENGINE, World, passing, wait_until
 from typer.main import get_command
 
 from pool import FilePool
 from pool.cluster.overview import look
-from pool.config.settings import ClusterConfig, load_config, parse_config
+from pool.config.settings import load_config, parse_config
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Pages that say how things are now. The changelog says how they were; of it only the links are checked.
@@ -447,13 +446,6 @@ def _a_client_of_redis(examples: Examples, block: Block, capsys: pytest.CaptureF
     assert names["video"][4:8] == b"ftyp"
 
 
-def _has_a_node(settings: ClusterConfig) -> bool:
-    try:
-        return bool(asyncio.run(look(settings, patience_s=20.0)).nodes)
-    except NotFoundError:  # the node has not made the buckets yet
-        return False
-
-
 def _a_client_of_a_cluster(examples: Examples, block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     folder = examples.world.folder / "cluster"
     folder.mkdir()
@@ -464,7 +456,8 @@ def _a_client_of_a_cluster(examples: Examples, block: Block, capsys: pytest.Capt
         node.configure({"transcribe": own}, cluster={"servers": [servers.url], "name": "node"})
         try:
             node.start()
-            wait_until(lambda: _has_a_node(load_config(node.config).cluster), "a node")
+            settings = load_config(node.config).cluster
+            wait_until(lambda: asyncio.run(look(settings, patience_s=20.0)).nodes, "a node")
             examples.run(replace(block, text=block.text.replace("nats://127.0.0.1:4222", servers.url)))
         finally:
             node.close()

@@ -371,6 +371,8 @@ def _show(found: Overview) -> None:
             serving = f"{about.serving} of {about.slots}"
             table.add_row(*map(plain, (name, engine, serving, str(about.busy), labels, host, version)))
             first = False
+    if not found.prepared:
+        console.print("streams     none yet: the first node or client creates them, or `python -m pool.cluster setup`")
     if found.nodes:
         console.print(table)
     else:

@@ -70,6 +70,8 @@ async def page(config: ClusterConfig, *, limit: int, after: int = 0, patience_s:
             found += [job for job in looked if job is not None]
             last = wanted[-1] - 1
         return ListedPage(tuple(found), last if last >= max(state.first_seq, 1) else 0)
+    except NotFoundError:  # no node or client was ever there
+        return ListedPage((), 0)
     finally:
         await link.close()
 

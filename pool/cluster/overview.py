@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nats.js.errors import NotFoundError
+
 from pool.cluster import topology, wire
 from pool.cluster.link import Link, get_entry
 from pool.cluster.wire import NodeState
@@ -16,13 +18,15 @@ from pool.errors import ProtocolError
 
 @dataclass(frozen=True)
 class Overview:
-    """waiting: jobs that no node has; queues: of them, by subject. running: jobs that nodes have."""
+    """waiting: jobs that no node has; queues: of them, by subject. running: jobs that nodes have. prepared: False while
+    the servers have no streams, because no node or client was ever there."""
 
     servers: str
     nodes: tuple[NodeState, ...]
     waiting: int
     running: int
     queues: dict[str, int]
+    prepared: bool = True
 
     def to_map(self) -> dict[str, Any]:
         """Plain values, for --json."""
@@ -42,6 +46,8 @@ async def look(config: ClusterConfig, *, patience_s: float) -> Overview:
         }
         waiting = max(0, info.state.messages - running)
         return Overview(link.servers, tuple(nodes), waiting, running, queues)
+    except NotFoundError:
+        return Overview(link.servers, (), 0, 0, {}, prepared=False)
     finally:
         await link.close()
 

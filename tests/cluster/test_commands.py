@@ -134,6 +134,20 @@ def listed(url: str, *words: object) -> dict[str, Any]:
 
 
 @pytest.mark.long
+def test_servers_that_nobody_has_used_yet(tmp_path: Path) -> None:
+    with Servers(tmp_path) as servers:
+        status = said("status", "--server", servers.url)
+        assert status.returncode == 0, status.stderr
+        assert "none yet: the first node or client creates them" in status.stdout
+        assert "no node serves" in status.stdout
+        plain = json.loads(said("status", "--server", servers.url, "--json").stdout)
+        assert plain["prepared"] is False
+        assert plain["nodes"] == []
+        jobs = said("jobs", "--server", servers.url)
+        assert jobs.returncode == 0, jobs.stderr
+        assert "no job is known" in jobs.stdout + jobs.stderr
+
+
 def test_jobs_of_all_clients(server: Servers, tmp_path: Path) -> None:
     with cluster(tmp_path / "machines", server.url) as joined:
         joined.node("only", {"fake": {"max_concurrent_tasks": 1, "retry_times": 0}})
