@@ -11,8 +11,10 @@ import pytest
 
 from inference import video, weights
 from inference.face import analysis, mesh
-from inference.face.model import FaceModel
+from inference.face.model import FaceModel, region_of_detection
 from inference.lipsync.engine import _seen
+
+pytestmark = pytest.mark.model  # the landmarker's file
 
 PICTURE = Path(__file__).resolve().parents[2] / "examples" / "portrait" / "mona_lisa.jpg"
 SIZE = (400, 500)
@@ -36,8 +38,6 @@ def face() -> Frame:
 def mouth(face: Frame, model: FaceModel) -> tuple[int, int, float]:
     """x, y of its middle, and the eye distance, pixels."""
     (found,) = model.detect(face, thorough=True)
-    from inference.face.model import region_of_detection
-
     points = model.landmarks(face, region_of_detection(found)).points
     middle = points[mesh.LIP_INNER, :2].mean(axis=0)
     unit = np.linalg.norm(points[mesh.EYE_CORNER_LEFT, :2] - points[mesh.EYE_CORNER_RIGHT, :2])
@@ -117,6 +117,7 @@ def test_shade_that_passes_over_half_of_the_face(tmp_path: Path, model: FaceMode
     assert _seen(found, "") == ()
 
 
+@pytest.mark.long
 def test_a_mask_in_every_frame(tmp_path: Path, model: FaceModel, face: Frame, mouth: tuple[int, int, float]) -> None:
     x, y, unit = mouth
     cloth = ellipse(x, y + round(0.1 * unit), 0.75 * unit, 0.6 * unit)
