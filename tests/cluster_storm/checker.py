@@ -381,7 +381,8 @@ def _at_once(runs: list[_Run]) -> Iterator[tuple[_Run, _Run]]:
 
 
 def _explained(blows: list[Blow], servers: list[str], first: _Run, second: _Run) -> str:
-    """The strike for which nobody heard of the first run when the second one began; "" when there is none."""
+    """The strike for which nobody heard of the first run when the second one began, or for which the node of the second
+    had not heard that the job was taken from it: its pool goes on without an agent. "" when there is none."""
     if first.node == second.node and first.pid == second.pid:
         return ""
     near = [
@@ -394,7 +395,7 @@ def _explained(blows: list[Blow], servers: list[str], first: _Run, second: _Run)
     near.sort(key=lambda blow: first.node not in blow.whom)
     for blow in near:
         lasted = (min(blow.end or second.begin, second.begin) - blow.begin) / 1e9
-        if first.node in blow.whom:
+        if first.node in blow.whom or (second.node in blow.whom and second.begin <= (blow.end or second.begin)):
             return blow.what.partition(" (")[0]
         if set(servers) & set(blow.whom) and lasted > LEASE_S / 2:
             return blow.what.partition(" (")[0]

@@ -129,6 +129,7 @@ def test_runs_that_overlap() -> None:
     [
         (Blow(0, "cut node", ("n0",), 18 * S), "cut node"),
         (Blow(0, "cut node", ("n1",), 18 * S), ""),
+        (Blow(19 * S, "kill agent", ("n1",), 21 * S), "kill agent"),  # its pool begins what it has
         (Blow(0, "jump node (+5 s)", ("n0",), 18 * S), ""),
         (Blow(30 * S, "cut node", ("n0",), 38 * S), ""),
         (Blow(0, "stop server", ("s1",), int(18 * S)), "stop server"),
