@@ -93,6 +93,24 @@ def test_a_hand_that_comes_and_goes(
     assert told.startswith(f"video: something is before the mouth in {count} of 48 frames (0.")
 
 
+def test_a_hand_with_the_colours_of_a_mouth(
+    tmp_path: Path, model: FaceModel, face: Frame, mouth: tuple[int, int, float]
+) -> None:
+    """Fingers are red where lips would be: only what the skin looks like tells."""
+    x, y, unit = mouth
+
+    def change(k: int, frame: Frame) -> Frame:
+        if not 16 <= k < 32:
+            return frame
+        hand = laid(frame, ellipse(x, y, 0.5 * unit, 0.5 * unit), (95, 130, 175), strength=12)
+        return laid(hand, ellipse(x, y, 0.3 * unit, 0.1 * unit), (60, 60, 170))
+
+    found = seen(tmp_path, model, face, change)
+    assert found.covered[16:32].all()
+    assert not found.covered[:13].any()
+    assert not found.covered[35:].any()
+
+
 def test_a_hand_that_stays_for_most_of_the_time(
     tmp_path: Path, model: FaceModel, face: Frame, mouth: tuple[int, int, float]
 ) -> None:
