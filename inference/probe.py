@@ -23,6 +23,8 @@ from inference.header import Header
 MAX_PIXELS = 4096 * 2304  #: of one frame; 8K takes 100 MB per picture in memory and minutes per second of video
 MAX_SIDE = 8192  #: pixels
 MIN_SIDE = 64  #: pixels; under that there is no face to work on
+MAX_STILL_PIXELS = 160_000_000  #: of a photo, which is read smaller where it has more than MAX_PIXELS
+STILL_SIDE = 1920  #: then; pixels of the longer side
 MAX_FPS = 120.0  #: above this frames are dropped
 MAX_VARIABLE_FPS = 60.0  #: above this too, when the timing is uneven
 STILL_FPS = 25.0  #: rate of a single picture that states none
@@ -59,6 +61,7 @@ class VideoInfo:
     start_s: float  #: time of the first picture, seconds after the container's start
     decoder: str = ""  #: "" = ffmpeg's choice
     rgb: bool = False  #: stored as RGB
+    shrunk: float = 1.0  #: size as read over size as stored, of a large photo
     hdr: str = ""  #: "HLG" or "PQ" where the file has a high dynamic range; frames are tone-mapped to BT.709
 
 
@@ -97,6 +100,10 @@ def _probe_video(file: Path, what: str, ffmpeg: str | None, _: tuple[int, ...]) 
             f"{what}: {file} is cut off: it holds {there:.1f} s{promised}", hint="copy or upload the file again"
         )
     width, height = _seen(source, header.picture.pixel_shape, header.rotation)
+    shrunk = 1.0
+    if len(scan.times) == 1 and MAX_PIXELS < width * height <= MAX_STILL_PIXELS:
+        shrunk = STILL_SIDE / max(width, height)
+        width, height = (round(side * shrunk / 2) * 2 for side in (width, height))
     _check_size(width, height, f"{what}: {file}")
     fps, variable = _timing(scan.times, about.fps)
     frames = round((scan.times[-1] - scan.times[0]) * fps) + 1
@@ -128,6 +135,7 @@ def _probe_video(file: Path, what: str, ffmpeg: str | None, _: tuple[int, ...]) 
         # ffmpeg's own decoders of VP8 and VP9 drop the transparency.
         decoder={"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(about.video_codec, "") if header.alpha_tag else "",
         rgb=header.picture.rgb,
+        shrunk=shrunk,
         hdr=hdr,
     )
 

@@ -70,6 +70,12 @@ class TemplateAnalysis:
         return self.found & ~self.covered
 
     @property
+    def cut_off(self) -> NDArray[np.bool_]:
+        """(N,) whether the frame ends before the mouth does."""
+        lips = self.points[:, mesh.LIP_OUTER, :2]
+        return np.asarray(((lips < 0) | (lips >= self.size)).any(axis=(1, 2)), np.bool_)
+
+    @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the video in pixels."""
         return self.width, self.height

@@ -209,7 +209,7 @@ class LipSync:
             info,
             self._model,
             steps.part,
-            choice=_choice(task.job),
+            choice=_choice(task.job, info.shrunk),
             frames=task.frames,
             check=steps.check,
             decoding=Decoding(threads=threads, ffmpeg=options.ffmpeg),
@@ -332,8 +332,9 @@ class LipSync:
         info = probe_video(job.video, "video", self._options.ffmpeg)
         if job.face != "largest" and not isinstance(job.face, int):
             x, y = job.face
-            if not (0 <= x < info.width and 0 <= y < info.height):
-                raise InputError(f"face: the point {x:g},{y:g} is outside the picture of {info.width}×{info.height}")
+            width, height = round(info.width / info.shrunk), round(info.height / info.shrunk)
+            if not (0 <= x < width and 0 <= y < height):
+                raise InputError(f"face: the point {x:g},{y:g} is outside the picture of {width}×{height}")
         inputs = {about.path: "recording", info.path: "template"}
         output = None if job.output is None else check_output(job.output, inputs)
         return job.model_copy(update={"audio": about.path, "video": info.path, "output": output}), info
@@ -423,16 +424,22 @@ def threads_here() -> int:
     return min(cores, 8)
 
 
-def _choice(job: LipSyncParams) -> Choice:
+def _choice(job: LipSyncParams, shrunk: float) -> Choice:
     if job.face == "largest":
         return Choice()
-    return Choice(index=job.face) if isinstance(job.face, int) else Choice(point=job.face)
+    return (
+        Choice(index=job.face)
+        if isinstance(job.face, int)
+        else Choice(point=(job.face[0] * shrunk, job.face[1] * shrunk))
+    )
 
 
 def _warnings(task: Task) -> Iterator[str]:
     """Warnings about the files, for the caller."""
     if task.info.variable_rate:
         yield f"video: its frames come at uneven times; the output has {task.info.fps:g} per second"
+    if task.info.shrunk < 1:
+        yield f"video: a large photo, scaled to {task.info.width}×{task.info.height}"
     if task.info.hdr:
         done = "are left to the SDK" if task.backend == "heygem" else "are tone-mapped to BT.709"
         yield f"video: its colours have a high dynamic range ({task.info.hdr}) and {done}"
@@ -450,6 +457,8 @@ def _seen(analysis: TemplateAnalysis, note: str) -> tuple[str, ...]:
         told.append(f"video: no face in {_which(lost, analysis.fps)}; they stay as they are")
     if covered.any():
         told.append(f"video: something is before the mouth in {_which(covered, analysis.fps)}; they stay as they are")
+    if analysis.cut_off.any():
+        told.append(f"video: the picture ends before the mouth in {_which(analysis.cut_off, analysis.fps)}")
     return (*told, note) if note else tuple(told)
 
 

@@ -431,6 +431,15 @@ def test_analysis_of_a_video(model: FaceModel, face: np.ndarray, film: Film) -> 
         result.points[0] = 0
 
 
+def test_a_mouth_that_the_picture_cuts_off(model: FaceModel, face: np.ndarray, film: Film) -> None:
+    still = track.find(model, face)
+    assert still is not None
+    end = int(still.points[mesh.LIP_INNER_BOTTOM, 1]) // 2 * 2
+    above = np.ascontiguousarray(face[:end])
+    assert analysis.analyse(film([above] * 3), model).cut_off.all()
+    assert not analysis.analyse(film([face] * 3, "whole.mp4"), model).cut_off.any()
+
+
 @pytest.mark.long
 def test_a_face_is_followed_back_to_where_it_was_missed(model: FaceModel, face: np.ndarray, film: Film) -> None:
     """A small face comes between two of the searches that see small ones."""

@@ -230,6 +230,16 @@ def test_transparency_lies_on_black(ffmpeg: Callable[..., None], tmp_path: Path)
         assert np.abs(frame[:, 72:].reshape(-1, 3).mean(axis=0) - (40, 80, 200)).max() < 6
 
 
+def test_a_large_photo_is_read_smaller(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    cv2.imwrite(str(path), cv2.resize(picture(77), (4032, 3024)))
+    about = video.probe_video(path)
+    assert (about.width, about.height, about.shrunk) == (1920, 1440, 1920 / 4032)
+    frame = next(video.read_frames(about))
+    assert frame.shape == (1440, 1920, 3)
+    assert np.abs(frame.astype(int) - cv2.resize(picture(77), (1920, 1440))).mean() < 4
+
+
 def test_one_picture_is_a_video_of_one_frame(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "one.jpg"), picture(77))
     shutil.copy(tmp_path / "one.jpg", tmp_path / "misnamed.mp4")
