@@ -177,7 +177,7 @@ BAD_VIDEO: dict[str, tuple[Callable[[Path, Path, Ffmpeg], object], str]] = {
     ),
     "8K": (
         lambda path, good, ffmpeg: ffmpeg(
-            "-f", "lavfi", "-i", "color=size=7680x4320:duration=0.04", "-f", "mjpeg", path
+            "-f", "lavfi", "-i", "color=size=7680x4320:duration=0.08", "-f", "mjpeg", path
         ),
         "is 7680×4320; pictures up to",
     ),
