@@ -457,6 +457,10 @@ def _seen(analysis: TemplateAnalysis, note: str) -> tuple[str, ...]:
         told.append(f"video: no face in {_which(lost, analysis.fps)}; they stay as they are")
     if covered.any():
         told.append(f"video: something is before the mouth in {_which(covered, analysis.fps)}; they stay as they are")
+    cuts = np.flatnonzero(np.diff(analysis.shot)) + 1
+    if cuts.size:
+        times = ", ".join(f"{cut / analysis.fps:.1f} s" for cut in cuts[:SPANS])
+        told.append(f"video: {cuts.size + 1} shots (cuts at {times}); a mouth of one may be lent to another")
     if analysis.cut_off.any():
         told.append(f"video: the picture ends before the mouth in {_which(analysis.cut_off, analysis.fps)}")
     return (*told, note) if note else tuple(told)

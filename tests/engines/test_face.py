@@ -19,6 +19,7 @@ from inference.base import EngineError, InputError
 from inference.face import analysis, filters, measure, mesh, plausible, pose, track
 from inference.face.model import FaceModel, Region, region_of_detection, region_of_points
 from inference.kept import Shelf
+from inference.lipsync import engine
 
 PORTRAIT = Path(__file__).resolve().parents[2] / "examples" / "portrait" / "mona_lisa.jpg"
 MEDIA = os.environ.get("FILEPOOL_MEDIA", "")  #: a folder with more pictures, for those who have one
@@ -438,6 +439,14 @@ def test_a_mouth_that_the_picture_cuts_off(model: FaceModel, face: np.ndarray, f
     above = np.ascontiguousarray(face[:end])
     assert analysis.analyse(film([above] * 3), model).cut_off.all()
     assert not analysis.analyse(film([face] * 3, "whole.mp4"), model).cut_off.any()
+
+
+def test_shots_are_told(model: FaceModel, face: np.ndarray, film: Film) -> None:
+    other = np.ascontiguousarray(255 - face[:, ::-1] // 2)
+    other[100:350, 60:260] = cv2.resize(face, (200, 250), interpolation=cv2.INTER_AREA)
+    two = analysis.analyse(film([face] * 5 + [other] * 5), model)
+    assert engine._seen(two, "") == ("video: 2 shots (cuts at 0.2 s); a mouth of one may be lent to another",)
+    assert engine._seen(analysis.analyse(film([face] * 5, "one.mp4"), model), "") == ()
 
 
 @pytest.mark.long
