@@ -38,7 +38,8 @@ class SharedError(PoolError):
 
     def __init__(self, url: str, error: BaseException, doing: str) -> None:
         self.url, self.missing = url, isinstance(error, FileNotFoundError)
-        why = "there is no such file" if self.missing else f"{str(error) or type(error).__name__}"
+        nothing = "there is no such file" if doing == "read" else "there is no such bucket or folder"
+        why = nothing if self.missing else f"{str(error) or type(error).__name__}"
         super().__init__(f"{url} cannot be {doing} from this machine: {why}")
 
 
