@@ -292,3 +292,20 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(site: Gateway, visit
     page.get_by_role("button", name="New job").tap()
     expect(page.locator("#submit")).to_be_visible()
     assert fits()
+
+
+@pytest.mark.parametrize("size", [(1360, 850), (768, 600), (360, 640)], ids=str)
+def test_nothing_in_the_form_is_squeezed_when_it_is_longer_than_the_page(
+    site: Gateway, visit: Callable[..., Page], size: tuple[int, int]
+) -> None:
+    page = visit(site.base, viewport={"width": size[0], "height": size[1]})
+    page.get_by_role("button", name="New job").first.click()
+    form = page.locator("#submit form")
+    form.get_by_role("button", name="transcribe", exact=True).click()
+    form.get_by_text("Options").click()
+    for element in form.locator("> *:visible").all():
+        cut = element.evaluate("one => one.scrollHeight - one.clientHeight")
+        assert cut <= 1, (element.evaluate("one => one.outerHTML.slice(0, 80)"), cut)
+    box = form.get_by_role("group", name="Engine").bounding_box()
+    assert box is not None
+    assert box["height"] >= 27

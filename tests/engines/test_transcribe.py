@@ -54,7 +54,8 @@ def test_dialogue(engine: Transcribe) -> None:
     assert row.words_right is not None
     assert row.words_right >= 0.95
     keys = {"text", "language", "duration_s", "segments", "speakers", "speakers_confidence", "overlaps", "warnings"}
-    assert set(result) == keys
+    assert set(result) == {*keys, "resumed_s"}
+    assert result["resumed_s"] is None
     assert result["speakers_confidence"] > 0.8
     assert result["overlaps"] == []
     assert result["language"] == "en"
