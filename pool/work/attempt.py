@@ -221,7 +221,7 @@ class Executor:
         """Let the engine save how far it is; what it has saved is of these parameters, inputs and this engine."""
         inputs = [_stamp(path) for path in files.inputs] if files is not None else []
 
-        @functools.cache
+        @functools.lru_cache(maxsize=None)  # noqa: UP033 - for Python 3.8
         def key() -> bytes:
             if not self._identity:
                 launch = self._launch
