@@ -72,8 +72,9 @@ def test_a_host_that_never_returns(rig: Rig, other: Rig, go: Path) -> None:
     face, words = share(rig, other, f"until {go}")
     first, caller = rig.gateway().start(), rig.caller()
     tasks = [caller.push(face, words) for _ in range(6)]
-    taken(caller, rig, 4)
-    notes = caller.redis.hgetall(f"{QUEUE}:accepted:{rig.world.spool_id()}")
+    accepted = f"{QUEUE}:accepted:{rig.world.spool_id()}"
+    wait_until(lambda: caller.redis.hlen(accepted) == 4, "4 jobs noted; one that is taken is in `processing` before")
+    notes = caller.redis.hgetall(accepted)
     assert {json.loads(json.loads(note)["payload"])["task_id"] for note in notes.values()} == set(tasks[:4])
     perish(rig, first)
     go.touch()
