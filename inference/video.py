@@ -1,10 +1,9 @@
 """Video in and out: what a file holds, its frames as a stream, and a writer.
 
 ``read_frames`` hands out what a viewer sees: rotation applied, square pixels, even sides, one constant rate
-whatever the file's own timing, transparency on black, fields woven into frames,
-HLG and PQ tone-mapped to BT.709. Frame k is the picture nearest
-to k / fps after the first one, and it is the same picture wherever reading starts, so that results can be
-kept per frame number.
+whatever the file's own timing, transparency on black, fields woven into frames, HLG and PQ tone-mapped to
+BT.709. Frame k is the picture nearest to k / fps after the first one, and it is the same picture wherever
+reading starts, so that results can be kept per frame number.
 
 Frames cross the pipes as YUV 4:2:0 and are converted with the coefficients of BT.601 in both directions,
 whatever the file declares. So a pixel nobody touched comes back exactly, and the writer passes on the file's

@@ -21,9 +21,11 @@ if str(PROJECT) not in sys.path:  # `pytest` alone, without `python -m`
 from steps import JobMaker  # noqa: E402
 
 from pool.config.settings import Config, parse_config  # noqa: E402
+from pool.constants import Phase  # noqa: E402
 from pool.format.names import new_id  # noqa: E402
 from pool.job import Job, digest_of  # noqa: E402
 from pool.job.terms import KEYS, Terms  # noqa: E402
+from pool.runfiles.heartbeat import Heartbeat  # noqa: E402
 from pool.spool import fsops  # noqa: E402
 from pool.spool.store import Spool  # noqa: E402
 
@@ -52,6 +54,15 @@ def root(tmp_path: Path) -> Path:
 def spool(root: Path) -> Spool:
     """A spool without supervisor and workers; not durable, so that a test is not the disk's speed."""
     return Spool.create(root, durable=False)
+
+
+@pytest.fixture
+def beat(spool: Spool) -> Iterator[Heartbeat]:
+    """Of a worker that has the job "mine"."""
+    made = Heartbeat(f"{spool.root}/run/heartbeats/echo-0.1")
+    made.phase(Phase.BUSY, "mine", "check")
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from steps import JobMaker, claim_next, seat
 
-from pool.constants import MAX_CHECKPOINT_BYTES, Phase
+from pool.constants import MAX_CHECKPOINT_BYTES
 from pool.errors import ProtocolError
 from pool.job import Failure, JobState
 from pool.policy.retries import Retries
@@ -25,14 +25,6 @@ from pool.work.context import JobContext
 Attempt = Callable[..., tuple[Claim, JobContext]]
 KEY = b"k" * 32
 ENDED = Failure("infrastructure", "its worker died", "run", 1)
-
-
-@pytest.fixture
-def beat(spool: Spool) -> Iterator[Heartbeat]:
-    made = Heartbeat(f"{spool.root}/run/heartbeats/echo-0.1")
-    made.phase(Phase.BUSY, "mine", "check")
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import math
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steps import JobMaker, claim_next, failing, seat
 
-from pool.constants import PROGRESS_INTERVAL_S, STATUSES, Phase
+from pool.constants import PROGRESS_INTERVAL_S, STATUSES
 from pool.errors import ProtocolError
 from pool.runfiles import heartbeat
 from pool.runfiles.heartbeat import Heartbeat
@@ -28,14 +28,6 @@ from pool.spool.store import Spool
 from pool.work.context import JobCancelled, JobContext, RefusedInput
 
 ContextMaker = Callable[..., JobContext]
-
-
-@pytest.fixture
-def beat(spool: Spool) -> Iterator[Heartbeat]:
-    made = Heartbeat(f"{spool.root}/run/heartbeats/echo-0.1")
-    made.phase(Phase.BUSY, "mine", "check")
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -427,11 +427,10 @@ def threads_here() -> int:
 def _choice(job: LipSyncParams, shrunk: float) -> Choice:
     if job.face == "largest":
         return Choice()
-    return (
-        Choice(index=job.face)
-        if isinstance(job.face, int)
-        else Choice(point=(job.face[0] * shrunk, job.face[1] * shrunk))
-    )
+    if isinstance(job.face, int):
+        return Choice(index=job.face)
+    x, y = job.face
+    return Choice(point=(x * shrunk, y * shrunk))
 
 
 def _warnings(task: Task) -> Iterator[str]:

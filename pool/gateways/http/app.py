@@ -71,9 +71,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
     app.add_exception_handler(Exception, _on_unexpected)
     app.add_middleware(Traced)
     app.add_middleware(Guard, settings=settings)
-    if (
-        settings.cors_origins
-    ):  # outside of the guard: a preflight has no token, and a page must be able to read refusals
+    if settings.cors_origins:  # outside of the guard: preflights have no token, and pages must be able to read refusals
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
