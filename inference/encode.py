@@ -68,6 +68,7 @@ class Color:
 
 SD = Color("smpte170m", "bt709", "bt709")  #: what the conversion here really makes of true BGR
 HD = Color("bt709", "bt709", "bt709")
+CRF_RAISED = "crf: 0 is lossless, which browsers do not play; the best that they do, 1, is used"  #: a warning
 BEST_CRF = 1  #: 0 is lossless: a profile of H.264 that browsers do not play, and "automatic" to the GPU's encoder
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from inference import cuda, extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
-from inference.encode import BEST_CRF, Encoding, nvenc_works
+from inference.encode import BEST_CRF, CRF_RAISED, Encoding, nvenc_works
 from inference.face.analysis import MAX_FRAMES, Decoding, TemplateAnalysis, cached
 from inference.face.model import FaceModel
 from inference.face.track import Choice
@@ -444,6 +444,8 @@ def _warnings(task: Task) -> Iterator[str]:
         yield f"video: its colours have a high dynamic range ({task.info.hdr}) and {done}"
     if task.info.alpha:
         yield "video: its transparency is lost; the output lies on black"
+    if task.job.crf < BEST_CRF:
+        yield CRF_RAISED
     if task.heard.complaint:
         yield f"audio: {task.heard.complaint}"
 

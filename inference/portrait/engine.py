@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from inference import cuda, extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
-from inference.encode import BEST_CRF, SD, Encoding
+from inference.encode import BEST_CRF, CRF_RAISED, SD, Encoding
 from inference.face.model import FaceModel
 from inference.finding import Finding, tried
 from inference.join import join
@@ -159,6 +159,8 @@ class Portrait:
         notes = [*face.warnings, *notes, *_unused(job, backend)]
         if heard.complaint:
             notes.append(f"audio: {heard.complaint}")
+        if job.crf < BEST_CRF:
+            notes.append(CRF_RAISED)
         work = Work(job, face, fitted(heard.samples, frames, job.fps), frames, seed_of(job, job_id))
         return Task(work, heard, notes)
 

@@ -344,7 +344,8 @@ def test_outside_the_face_nothing_changes(
 ) -> None:
     """In the best quality everything but the lower face is the template's, and browsers play the file."""
     output = tmp_path / "best.mp4"
-    Made.run(lipsync, {"audio": words, "video": template, "output": output, "crf": 0}, cache)
+    made = Made.run(lipsync, {"audio": words, "video": template, "output": output, "crf": 0}, cache)
+    assert any("crf: 0 is lossless" in warning for warning in made.result["warnings"])
     said = subprocess.run([media.ffmpeg_binary(), "-i", output], capture_output=True, text=True, check=False).stderr
     assert "h264 (High)" in said  # lossless would be "High 4:4:4 Predictive"
     seen = face_analysis.cached(Shelf(cache / "analyses"), template, lipsync._model)
