@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -142,7 +142,7 @@ class Guest:
             tell()
             time.sleep(POLL_S)
         if "failure" in found:
-            raise self._failure(found["failure"], "cannot load")
+            raise self._failure(found["failure"], "cannot load", self.signs().children)
         self.python = found["python"]
 
     def run(self, params: Mapping[str, Any], context: Watching, tick: Callable[[], bool] = lambda: False) -> Any:
@@ -179,7 +179,7 @@ class Guest:
                 left.unlink(missing_ok=True)
         self._talk.trim(self.folder / "output.log")
         if "failure" in end:
-            failure = self._failure(end["failure"], "failed")
+            failure = self._failure(end["failure"], "failed", _children(end))
             if not isinstance(failure, InputError):
                 self.end()  # a failed job may leave the SDK in any state
             raise failure
@@ -226,9 +226,8 @@ class Guest:
     def signs(self, progress: Mapping[str, Any] | None = None) -> Signs:
         """What the SDK does, and its processes. progress: what it told last, for one that does not say more."""
         found = get(self.folder / "signs.json") or {}
-        children = tuple(Child(each["name"], each["pid"], each["end"]) for each in found.get("children", ()))
         told = "" if progress is None else f"{progress['status']} {progress['percent']:g} %: {progress['message']}"
-        return Signs(str(found.get("doing", "")) or told.rstrip(": "), children)
+        return Signs(str(found.get("doing", "")) or told.rstrip(": "), _children(found))
 
     def _ends_by_itself(self, number: int) -> bool:
         """Ask the SDK to end the job; whether it did."""
@@ -283,15 +282,19 @@ class Guest:
         self._listen()
         return GuestError(f"{self._who} ended with {_end_words(code)} {when}{self._said()}")
 
-    def _failure(self, about: Mapping[str, Any], verb: str) -> EngineError:
+    def _failure(self, about: Mapping[str, Any], verb: str, children: Sequence[Child]) -> EngineError:
         kind = {"input": InputError, "resource": ResourceError}.get(about["kind"], GuestError)
-        dead = [str(child) for child in self.signs().children if child.failed]
+        dead = [str(child) for child in children if child.failed]
         message = str(about["message"])
         if kind is GuestError:
             message = f"{self._who} {verb}: {about['type']}: {message}"
         if dead:
             message += f" (of its processes, {', '.join(dead)} ended)"
         return kind(message, hint=about["hint"])
+
+
+def _children(told: Mapping[str, Any]) -> tuple[Child, ...]:
+    return tuple(Child(each["name"], each["pid"], each["end"]) for each in told.get("children", ()))
 
 
 def environment(home: Home) -> dict[str, str]:

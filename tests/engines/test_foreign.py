@@ -20,6 +20,7 @@ import pytest
 
 from inference.base import Cancelled, EngineError, InputError, LocalContext, ResourceError
 from inference.foreign import Foreign
+from inference.foreign import host as hosting
 from inference.foreign.host import PREFIX, GuestError
 
 SDKS = Path(__file__).with_name("sdks")
@@ -166,6 +167,15 @@ def test_each_end_has_its_reason_and_the_next_job_runs(do: str, make: Make) -> N
     assert isinstance(caught.value, EngineError)
     after = run(engine, "echo")["pid"]
     assert (after == before) is (kind is InputError), "only a wrong input leaves an SDK as it was"
+
+
+def test_a_process_that_died_is_named_however_late_the_host_looks(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest goes on to tell what its processes are, and forgets those of a job that is over."""
+    engine = make()
+    monkeypatch.setattr(hosting, "POLL_S", 1.0)  # four looks of the guest
+    named = r"no frames came \(of its processes, frames \(pid \d+\) with exit code 9 ended\)"
+    with pytest.raises(GuestError, match=named):
+        run(engine, "orphan")
 
 
 @pytest.mark.long

@@ -25,7 +25,7 @@ Files in FOLDER; each is written under another name and renamed:
     progress-N.json      by the guest   {"status", "percent", "message"}, the newest only
     partial-N-K.json     by the guest   partial records, in order; the host removes them
     end-N.json           by the guest   {"result": {...}}, {"cancelled": true}, or
-                                        {"failure": {"type", "kind", "message", "hint"}}
+                                        {"failure": {"type", "kind", "message", "hint"}, "children": as below}
     signs.json           by the guest   {"doing", "children": [{"name", "pid", "end"}]}: what it does, its processes
     stop                 by the host    close the SDK and end
 
@@ -258,7 +258,8 @@ class Guest:
             body = {"cancelled": True}
         except BaseException as error:
             traceback.print_exc()
-            body = {"failure": _failure(error)}
+            # RACE: signs.json is soon told without those that are forgotten below
+            body = {"failure": _failure(error), "children": self._children.told()}
         sys.stdout.flush()
         sys.stderr.flush()
         self._tell()

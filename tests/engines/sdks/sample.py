@@ -103,6 +103,12 @@ class Sample(Sdk):
         multiprocessing.Process(target=fail, args=(0.2, 9), name="frames").start()
         time.sleep(600)
 
+    def do_orphan(self, params, job):
+        child = multiprocessing.Process(target=fail, args=(0.0, 9), name="frames")
+        child.start()
+        child.join()
+        raise RuntimeError("no frames came")
+
     def do_hang(self, params, job):
         job.progress("inference", 40, "the second half")
         multiprocessing.Process(target=fail, args=(600, 0), name="helper").start()
