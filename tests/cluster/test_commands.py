@@ -148,6 +148,7 @@ def test_servers_that_nobody_has_used_yet(tmp_path: Path) -> None:
         assert "no job is known" in jobs.stdout + jobs.stderr
 
 
+@pytest.mark.long
 def test_jobs_of_all_clients(server: Servers, tmp_path: Path) -> None:
     with cluster(tmp_path / "machines", server.url) as joined:
         joined.node("only", {"fake": {"max_concurrent_tasks": 1, "retry_times": 0}})
