@@ -1,6 +1,6 @@
 """Everything about the face in a template video, computed once and kept by the video's content.
 
-About 10 ms per 720p frame on one core, 6 KB per frame on disk and 8 in memory. Frames are numbered as
+About 13 ms per 720p frame on one core, 6 KB per frame on disk and 8 in memory. Frames are numbered as
 :func:`inference.video.read_frames` hands them out.
 """
 
