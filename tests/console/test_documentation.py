@@ -46,10 +46,9 @@ def test_search_works_in_a_folder(documentation: Path, visit: Callable[..., Page
     page = visit("about:blank", viewport=LAPTOP)
     page.on("request", lambda request: None if request.url.startswith("file:") else elsewhere.append(request.url))
     page.goto((documentation / "index.html").as_uri())
-    page.locator("input.md-search__input").click()
-    page.keyboard.type("lease_s")
-    results = page.locator(".md-search-result__list")
-    expect(results.get_by_role("heading", name="Several machines", exact=True)).to_be_visible()
+    page.locator("input.md-search__input").fill("lease_s")
+    results = page.locator(".md-search-result__list")  # pages are headings of level 1, their sections of level 2
+    expect(results.get_by_role("heading", name="Several machines", exact=True, level=1)).to_be_visible()
     assert not elsewhere, "the site loads nothing from elsewhere"
 
 
