@@ -337,6 +337,16 @@ cfc1d7a28bd33daf365470d21a318833a014c43624314689eef6cc5f6a352778 1631280213 refe
     *_variations("echomimic-v2"),
 )
 
+# Whisper, larger. Digests and sizes: the hub's at these revisions, as pinned alike by many installers of others. The
+# tokenizer and the vocabulary of the first two are those of whisper-base.
+_WHISPER = "MIT (OpenAI)"
+
+
+def _whisper(size: str, repo: str, revision: str, table: str) -> tuple[Weight, ...]:
+    places = (_huggingface(repo, revision), _modelscope(f"pengzhendong/faster-whisper-{size}"))
+    return _files(f"whisper-{size}", _WHISPER, places, table)
+
+
 _FUNASR = "Apache-2.0 (Alibaba)"
 _FUNASR_OWN = "FunASR Model License 1.1 (Alibaba): use with attribution"
 
@@ -479,6 +489,58 @@ d268a48d153da174100161fb3d1cf8374b99a3e1a4a1f0020af23d8e10abee6d ~1817900817 mot
             *_ECHOMIMIC2_BOTH,
         ),
         used_by="portrait: backend echomimic, version 2, variant accelerated",
+    ),
+    Model(
+        "whisper-small",
+        "speech recognition, 99 languages, three times the size of whisper-base (CTranslate2, float16)",
+        False,
+        _whisper(
+            "small",
+            "Systran/faster-whisper-small",
+            "536b0662742c02347bc0e980a01041f333bce120",
+            """
+3e305921506d8872816023e4c273e75d2419fb89b24da97b4fe7bce14170d671 483546902 model.bin
+b55496ac7940a7ae47d2c01eab40edfd8701feec1229d9cce3b40014383fb828 2370 config.json
+fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab 2203239 tokenizer.json
+34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913 459861 vocabulary.txt
+""",
+        ),
+        used_by="transcribe: 'model'",
+    ),
+    Model(
+        "whisper-medium",
+        "speech recognition, 99 languages, ten times the size of whisper-base (CTranslate2, float16)",
+        False,
+        _whisper(
+            "medium",
+            "Systran/faster-whisper-medium",
+            "08e178d48790749d25932bbc082711ddcfdfbc4f",
+            """
+9b45e1009dcc4ab601eff815b61d80e60ce3fd8c74c1a14f4a282258286b51ae 1527906378 model.bin
+3622a2ddc41ec0e0fd4e68c13c6830f03b90c38d89aaad184de02c8c642cf807 2257 config.json
+fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab 2203239 tokenizer.json
+34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913 459861 vocabulary.txt
+""",
+        ),
+        used_by="transcribe: 'model'",
+    ),
+    Model(
+        "whisper-large-v3-turbo",
+        "speech recognition, 100 languages, the encoder of large-v3 with 4 layers to decode (CTranslate2, float16)",
+        False,
+        _whisper(
+            "large-v3-turbo",
+            "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
+            "0a363e9161cbc7ed1431c9597a8ceaf0c4f78fcf",
+            """
+e76620f83d5f5b69efd3d87e3dc180c1bd21df9fbebacfd4335e5e1efcc018da 1617884929 model.bin
+b0253ea6c0d3bea6b1e19e91a02acfd3b53f4467362efcb5a3e6b16c9b3a9b7e 2263 config.json
+7ccc62c6f2765af1f3b46c00c9b5894426835a05021c8b9c01eecb6dfb542711 340 preprocessor_config.json
+297b13372ac43916285644fb9687add3cc62ee2a1adb60da3dc25cc94c1871fd 2710337 tokenizer.json
+c69260f2ab26d659b7c398f9a2b2b48ed0df16c3b47d7326782fd9cba71690c1 1068114 vocabulary.json
+""",
+        ),
+        used_by="transcribe: 'model'",
     ),
     # FunASR. Digests and sizes: ModelScope's listing at these versions, the hub's where a model is there too.
     Model(

@@ -13,7 +13,7 @@ from inference import extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.finding import Finding, tried
 from inference.paths import absolute, check_output
-from inference.transcribe import outputs, script
+from inference.transcribe import models, outputs, script
 from inference.transcribe.diarize import ENCODER_FILE, SEGMENTATION_FILE
 from inference.transcribe.params import Options
 from inference.transcribe.params import Params as TranscribeParams
@@ -23,7 +23,7 @@ MIN_DURATION_S = 0.1
 
 
 class Backend(Protocol):
-    """What turns one recording into words and speakers: ``whisper_backend`` and ``funasr_backend``."""
+    """What turns one recording into words and speakers: ``windowed_backend`` and ``funasr_backend``."""
 
     languages: tuple[str, ...]  #: codes that may be asked for; empty: any
 
@@ -66,9 +66,10 @@ class Transcribe:
 
             self._backend = FunAsrBackend(self._options, device, threads)
         else:
-            from inference.transcribe.whisper_backend import WhisperBackend
+            from inference.transcribe.whisper import Whisper
+            from inference.transcribe.windowed_backend import WindowedBackend
 
-            self._backend = WhisperBackend(self._options, device, threads)
+            self._backend = WindowedBackend(self._options, device, Whisper(self._options, device, threads))
 
     def warmup(self) -> None:
         """One second of hum through every model, so that the first job meets no first-call cost."""
@@ -80,9 +81,7 @@ class Transcribe:
         chosen = read_options(Options, options)
         yield tried("ffmpeg", lambda: media.ffmpeg_binary(chosen.ffmpeg))
         if chosen.backend == "whisper":
-            known = chosen.model in (None, "whisper-base", "whisper-tiny.en")
-            name, folder = (chosen.model or "whisper-base", None) if known else ("whisper-base", chosen.model)
-            yield tried("whisper", lambda: weights.find_model(name, folder))
+            yield tried("whisper", lambda: models.whisper(chosen.model))
             yield tried("voice detection", lambda: chosen.vad or weights.find_model("silero-vad"))
             if chosen.diarize:
                 yield tried("speaker encoder", lambda: weights.find(ENCODER_FILE, chosen.speaker_encoder))

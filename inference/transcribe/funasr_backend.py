@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from inference import cuda, manifest, media, weights
+from inference import cuda, media, weights
 from inference.audio import SILENCE_DBFS, Array
 from inference.base import Context, EngineError, ResourceError
+from inference.transcribe import models
 from inference.transcribe.funasr_result import Reader, language
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
@@ -29,7 +30,7 @@ SHARE_READ = 10.0  #: percent of the progress for reading the file
 READER_VERSION = 2  #: raise it when the same result of a model may give another transcript; part of the fingerprint
 MODELS = ("model", "vad_model", "punc_model", "spk_model")
 PREFIX = "funasr-"
-INSTALLABLE = tuple(model.name for model in manifest.MODELS if model.name.startswith(PREFIX))
+INSTALLABLE = models.installable(PREFIX)
 #: Arguments of ``generate`` that have no effect as arguments of ``AutoModel`` (funasr 1.4)
 GENERATE_ONLY = (
     "merge_vad",

@@ -77,7 +77,8 @@ class Options(BaseModel):
     backend: Literal["whisper", "funasr"] = Field(default="whisper", description="which recogniser")
     model: str | None = Field(
         default=None,
-        description="whisper: whisper-base (default), whisper-tiny.en, or a folder with a CTranslate2 model; "
+        description="whisper: an installed one (default whisper-base, whisper-small …), or a folder with a CTranslate2 "
+        "model; "
         "funasr: a model folder, one that is installed (funasr-paraformer …), or a name on its hub",
     )
     cpu_threads: int = Field(default=0, ge=0, le=256, description="0: OMP_NUM_THREADS, else the cores there are")

@@ -18,7 +18,7 @@ def weak(model: str, languages: Collection[str | None]) -> list[str]:
     return [
         f"whisper-base makes many mistakes in {name}: `python -m inference.weights install {models[0]}` "
         f'and the options "backend": "funasr", "model": "{models[0]}"{_or(models[1:])}; '
-        'or "model": the folder of a larger Whisper'
+        'or whisper-large-v3-turbo as "model" alone'
         for code, (name, models) in BETTER.items()
         if code in languages
     ]

@@ -28,7 +28,10 @@ import numpy as np
 from inference import cuda
 from inference.audio import Array
 from inference.base import EngineError, InputError
-from inference.transcribe.invented import Dropped, believable, heard_again, in_order
+from inference.transcribe import models
+from inference.transcribe.invented import believable, heard_again, in_order
+from inference.transcribe.params import Options
+from inference.transcribe.recogniser import Heard
 from inference.transcribe.windows import Window
 from inference.transcribe.words import Word
 
@@ -60,17 +63,6 @@ STATES_PER_S = 50  #: vectors per second that the encoder gives
 OPENING = "\"'“¿([{-「『《"
 CLOSING = "\"'.。,，!！?？:：”)]}、」』》；;…"
 SIMPLIFIED = "以下是普通话的句子，使用简体中文和标点符号。"
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What was recognised in one window."""
-
-    window: Window
-    words: list[Word]  #: times in the recording
-    language: str
-    dropped: tuple[Dropped, ...] = ()
-    uncertain: bool = False  #: every attempt read as repetition or as a guess
 
 
 @dataclass(frozen=True)
@@ -120,29 +112,25 @@ class Decoder:
 
 
 class Whisper:
-    """A loaded model. ``language`` and prompt belong to a job: see :meth:`session`."""
+    """A loaded model. Language and hotwords belong to a job: see :meth:`session`."""
 
-    def __init__(
-        self,
-        folder: Path,
-        device: str,
-        *,
-        compute_type: str | None,
-        threads: int,
-        beam_size: int,
-        window_batch: int | None,
-    ) -> None:
+    punctuates = True
+
+    def __init__(self, options: Options, device: str, threads: int) -> None:
         import ctranslate2
         import faster_whisper
         from faster_whisper.tokenizer import _LANGUAGE_CODES
 
+        self.name = options.model or "whisper-base"
+        self._folder = folder = models.whisper(options.model)
+        self._prompt = options.initial_prompt
         kind, _, index = device.partition(":")
         try:
             model: Any = faster_whisper.WhisperModel(
                 str(folder),
                 device=kind,
                 device_index=int(index or 0),
-                compute_type=compute_type or ("int8" if kind == "cpu" else "float16"),
+                compute_type=options.compute_type or ("int8" if kind == "cpu" else "float16"),
                 cpu_threads=threads,
                 local_files_only=True,
             )
@@ -153,9 +141,14 @@ class Whisper:
             raise EngineError(f"{folder} could not be loaded on {device}: {error}") from error
         self._seed: Any = ctranslate2.set_random_seed
         self.languages = tuple(_LANGUAGE_CODES) if model.model.is_multilingual else ("en",)
-        self._decoder = Decoder(model, beam_size, window_batch or (1 if kind == "cpu" else 8), device)
+        at_once = options.window_batch or (1 if kind == "cpu" else 8)
+        self._decoder = Decoder(model, options.beam_size, at_once, device)
 
-    def session(self, language: str | None, hotword: str | None, prompt: str | None) -> WhisperSession:
+    def files(self) -> list[Path]:
+        """Every file of the model's folder, without notes of an installer."""
+        return [path for path in self._folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+
+    def session(self, language: str | None, hotword: str | None) -> WhisperSession:
         """Recognition of one recording.
 
         It gives the same words whatever came before it, except in windows decoded by sampling: CTranslate2 seeds the
@@ -163,7 +156,7 @@ class Whisper:
         """
         self._seed(0)
         settled = "en" if len(self.languages) == 1 else None
-        return WhisperSession(self._decoder, language or settled, hotword, prompt)
+        return WhisperSession(self._decoder, language or settled, hotword, self._prompt)
 
 
 class WhisperSession:
@@ -194,6 +187,15 @@ class WhisperSession:
     def language_probability(self) -> float:
         """The highest with which that language was detected; 1.0 when it was given."""
         return self._sure.get(self.language or "", 1.0)
+
+    def warnings(self) -> list[str]:
+        """That the language is a guess."""
+        if not self._spoken_s or self.language_probability >= DETECT_PROBABILITY:
+            return []
+        return [
+            f"the language is uncertain: {self.language} with probability {self.language_probability:.2f}; "
+            "set `language` if it is another"
+        ]
 
     def state(self) -> dict[str, Any]:
         """What the windows so far have left behind, for :meth:`go_on`."""

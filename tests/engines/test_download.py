@@ -356,6 +356,34 @@ def test_modelscope_is_the_other_hub(
     assert [asked for asked, _ in hub.asked] == [path, "/who/what/resolve/main/model.bin"]
 
 
+LARGER = {
+    "whisper-small": ("Systran/faster-whisper-small", "536b0662742c02347bc0e980a01041f333bce120"),
+    "whisper-medium": ("Systran/faster-whisper-medium", "08e178d48790749d25932bbc082711ddcfdfbc4f"),
+    "whisper-large-v3-turbo": (
+        "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
+        "0a363e9161cbc7ed1431c9597a8ceaf0c4f78fcf",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_larger_models_of_speech_are_asked_for_where_they_are(
+    hub: Hub, place: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Other bytes at the hub are refused; then the other hub is asked."""
+    for variable in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+        monkeypatch.setenv(variable, hub.url)
+    repo, revision = LARGER[name]
+    wanted = manifest.model(name).files[0].path
+    hub.files[f"/{repo}/resolve/{revision}/{wanted}"] = Served(CONTENT)
+    with pytest.raises(weights.WeightError, match=f"{len(CONTENT)} bytes|ended early|instead of"):
+        weights.install([name])
+    asked = list(dict.fromkeys(path for path, _ in hub.asked))
+    assert asked[0] == f"/{repo}/resolve/{revision}/{wanted}"
+    assert asked[-1].startswith(f"/api/v1/models/pengzhendong/faster-{name}/repo?Revision=master&FilePath={wanted}")
+    assert not (place / name / wanted).exists()
+
+
 # ---- files of which no digest is published
 
 

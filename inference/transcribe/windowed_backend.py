@@ -1,7 +1,7 @@
 """The default pipeline, one pass over the recording.
 
-    stream → speech → windows → Whisper → words ─┐
-                   └→ voices ────────→ speakers ─┴→ segments
+    stream → speech → windows → recogniser → words ─┐
+                   └→ voices ───────────→ speakers ─┴→ segments
 
 What is held at a time: a block of sound, the open stretch, the speech of one batch, 520 bytes per voice
 window, and the words; so memory hardly grows with the length of the recording.
@@ -23,10 +23,10 @@ from inference.transcribe.cluster import Wanted
 from inference.transcribe.diarize import Diarizer, Labelled
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
+from inference.transcribe.recogniser import Recogniser, Session
 from inference.transcribe.script import Script
 from inference.transcribe.sound import Sound
 from inference.transcribe.weak import weak
-from inference.transcribe.whisper import DETECT_PROBABILITY, Whisper, WhisperSession
 from inference.transcribe.windows import Packer, Window
 from inference.transcribe.words import Word, segment_record, segments, speaker_name, stored
 from inference.vad import SAMPLE_RATE, SileroModel, SpeechDetector, Stretch
@@ -37,27 +37,17 @@ SHARE_DONE = 95.0
 SAVING_SHARE = 50.0  #: between two checkpoints there are so many times the seconds that one takes
 
 
-class WhisperBackend:
-    """Whisper, silero and the speaker encoder, loaded; runs one recording at a time."""
+class WindowedBackend:
+    """A recogniser, silero and the speaker encoder, loaded; runs one recording at a time."""
 
-    def __init__(self, options: Options, device: str, threads: int) -> None:
+    def __init__(self, options: Options, device: str, recogniser: Recogniser) -> None:
         import torch
 
         self._options = options
-        self.name = name = options.model or "whisper-base"
-        known = name in ("whisper-base", "whisper-tiny.en")
-        self._folder = weights.find_model(name) if known else weights.find_model("whisper-base", name)
+        self._recogniser = recogniser
         self._vad_file = weights.find(VAD_FILE, options.vad)
         self._vad = SileroModel(self._vad_file)
-        self._whisper = Whisper(
-            self._folder,
-            device,
-            compute_type=options.compute_type,
-            threads=threads,
-            beam_size=options.beam_size,
-            window_batch=options.window_batch,
-        )
-        self.languages = self._whisper.languages
+        self.languages = recogniser.languages
         self._diarizer: Diarizer | None = None
         self._no_labels = ""  # why there are none
         if options.diarize:
@@ -71,8 +61,7 @@ class WhisperBackend:
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""
-        model = [path for path in self._folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-        return [*model, self._vad_file, *(self._diarizer.files if self._diarizer else [])]
+        return [*self._recogniser.files(), self._vad_file, *(self._diarizer.files if self._diarizer else [])]
 
     def settings(self) -> dict[str, object]:
         """The options that shape a transcript."""
@@ -88,7 +77,7 @@ class WhisperBackend:
         packer.add(stretch)
         window = packer.flush()
         assert window is not None
-        list(self._whisper.session("en", None, None).recognise([window]))
+        list(self._recogniser.session("en", None).recognise([window]))
         if self._diarizer is not None:
             self._diarizer.session(Wanted()).listen(stretch)
 
@@ -103,7 +92,7 @@ class _Channel:
 
     number: int
     detector: SpeechDetector
-    session: WhisperSession
+    session: Session
     packer: Packer = field(default_factory=Packer)
     waiting: list[Window] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
@@ -150,7 +139,7 @@ class _Channel:
 class _Recording:
     """One recording on its way through the pipeline."""
 
-    def __init__(self, backend: WhisperBackend, job: Params, about: media.Probe, context: Context) -> None:
+    def __init__(self, backend: WindowedBackend, job: Params, about: media.Probe, context: Context) -> None:
         self._b, self._job, self._about, self._context = backend, job, about, context
         self._channels: list[_Channel] = []
         wanted = Wanted.of(job.speakers, job.min_speakers, job.max_speakers)
@@ -195,8 +184,7 @@ class _Recording:
         return self._result()
 
     def _channel(self, number: int) -> _Channel:
-        prompt = self._b._options.initial_prompt
-        session = self._b._whisper.session(self._job.language, self._job.hotword, prompt)
+        session = self._b._recogniser.session(self._job.language, self._job.hotword)
         return _Channel(number, SpeechDetector(self._b._vad), session)
 
     @property
@@ -328,12 +316,8 @@ class _Recording:
 
     def _result(self) -> dict[str, Any]:
         session = max(self._channels, key=lambda channel: len(channel.words)).session
-        if session.language_probability < DETECT_PROBABILITY and self._words:
-            self.warnings.append(
-                f"the language is uncertain: {session.language} with probability "
-                f"{session.language_probability:.2f}; set `language` if it is another"
-            )
-        self.warnings += weak(self._b.name, {word.language for word in self._words})
+        self.warnings += dict.fromkeys(told for channel in self._channels for told in channel.session.warnings())
+        self.warnings += weak(self._b._recogniser.name, {word.language for word in self._words})
         runs = [run for channel in self._channels for run in segments(channel.words)]
         records = [segment_record(run) for run in sorted(runs, key=lambda run: run[0].start)]
         speakers = sorted({word.speaker for word in self._words if word.speaker is not None})
