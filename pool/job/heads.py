@@ -136,7 +136,7 @@ def _of_record(value: dict[str, Any], job_id: str, stamp: str) -> Head:
         tags,
         texts[2],
         failure.kind if failure else "",
-        _line(failure.message) if failure else "",
+        first_line(failure.message) if failure else "",
         items if type(items) is int else 0,
         texts[3],
         stamp,
@@ -199,6 +199,6 @@ def _stamp(info: os.stat_result) -> str:
     return f"{info.st_ino}:{info.st_mtime_ns}:{info.st_size}"
 
 
-def _line(text: str) -> str:
-    """The first line that says something."""
+def first_line(text: str) -> str:
+    """The first line that says something, cut to what a list shows."""
     return next((line.strip() for line in str(text).splitlines() if line.strip()), "")[:_REASON_CHARS]

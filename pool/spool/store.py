@@ -106,10 +106,10 @@ class Spool(Tree):
         if self.put_first(self.note_path(job_id, failure.attempt), body, self.durable) and self.durable:
             fsops.sync_dir(f"{self._at}/run/attempts")
 
-    def notes(self, job_id: str, attempts: int) -> tuple[Failure, ...]:
-        """Reasons of the attempts 1 … attempts that are on record, in order."""
+    def notes(self, job_id: str, attempts: int, *, first: int = 1) -> tuple[Failure, ...]:
+        """Reasons of the attempts first … attempts that are on record, in order."""
         found = []
-        for attempt in range(1, attempts + 1):
+        for attempt in range(first, attempts + 1):
             with contextlib.suppress(FileNotFoundError, ProtocolError):
                 data = fsops.read_bounded(self.note_path(job_id, attempt), MAX_JOB_BYTES)
                 found.append(decode_failure(codec.decode(data)))

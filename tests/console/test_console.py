@@ -115,7 +115,8 @@ def test_hostile_text_stays_text(page: Page, site: Gateway) -> None:
     job_id = site.submit("single", do="raise", value=HOSTILE)
     pane = open_job(page, site, job_id)
     expect(pane.locator(".failure > .message")).to_contain_text(HOSTILE)
-    expect(row(page, job_id).locator(".line")).to_contain_text(HOSTILE)
+    expect(row(page, job_id).locator(".title")).to_have_text(HOSTILE)  # the reason is what a row says first
+    expect(row(page, job_id).locator(".line")).to_contain_text(f"{job_id} · The engine failed")
     assert page.locator("#job img, #rows img, #job script").count() == 0
     assert "pwned" not in page.title()
     echoed = open_job(page, site, site.submit("single", value=HOSTILE))
@@ -133,6 +134,48 @@ def test_a_running_job_is_cancelled_with_a_second_press(page: Page, site: Gatewa
     pane.get_by_role("button", name="Really cancel?").click()
     expect(pane.locator(".state")).to_have_text("Cancelled")
     assert site.get(f"/jobs/{job_id}").json()["state"] == "cancelled"
+    pane.get_by_role("button", name="Retry").click()
+    expect(pane.locator(".id")).not_to_have_text(job_id)
+    expect(pane.locator(".state")).to_have_text("Running")
+    again = pane.locator(".id").inner_text()
+    assert site.get(f"/jobs/{again}").json()["rerun_of"] == job_id
+    site.call("DELETE", f"/jobs/{again}")
+
+
+def test_chosen_jobs_are_retried_and_cancelled_at_once(page: Page, site: Gateway) -> None:
+    word = uuid4().hex
+    failed = [site.post("/jobs/single", json={"params": {"do": "input"}, "note": word}).json()["id"] for _ in range(3)]
+    for job_id in failed:
+        site.result(job_id)
+    sleeps = [
+        site.post("/jobs/single", json={"params": {"do": "sleep", "seconds": 600}, "note": word}).json()["id"]
+        for _ in range(2)
+    ]
+    page.locator("#search").fill(word)
+    expect(page.locator(".row:visible")).to_have_count(5)
+    bar = page.get_by_role("toolbar", name="Chosen jobs")
+    row(page, failed[0]).locator(".sign").click()
+    expect(bar).to_contain_text("1 chosen")
+    row(page, failed[2]).click(modifiers=["ControlOrMeta"])
+    row(page, sleeps[0]).click(modifiers=["ControlOrMeta"])
+    row(page, sleeps[1]).click(modifiers=["ControlOrMeta"])
+    expect(page.locator(".row[aria-selected=true]")).to_have_count(4)
+    expect(bar.get_by_role("button", name="Retry 2")).to_be_visible()
+    bar.get_by_role("button", name="Cancel 2").click()
+    bar.get_by_role("button", name="Really cancel?").click()
+    expect(page.locator(".toast", has_text="2 jobs are being cancelled")).to_be_visible()
+    expect(bar).to_be_hidden()
+    for job_id in sleeps:
+        expect(row(page, job_id)).to_have_attribute("data-state", "cancelled")
+    page.locator("#rows").focus()
+    page.keyboard.press("x")
+    expect(bar).to_be_visible()
+    bar.get_by_role("button", name="Choose all shown").click()
+    bar.get_by_role("button", name="Retry 5").click()
+    expect(page.locator(".toast", has_text="5 jobs run again")).to_be_visible()
+    expect(page.locator(".row:visible")).to_have_count(7)  # in place of the cancelled ones there are new jobs
+    new = [job["id"] for job in site.get("/jobs", params={"q": word}).json()["jobs"] if job["rerun_of"]]
+    assert site.post("/bulk/cancel", json={"ids": new}).json()["refused"] == []
 
 
 def test_lists_are_filtered_by_state_engine_and_name(page: Page, site: Gateway) -> None:

@@ -150,6 +150,9 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/jobs/fake", {"note": 1}, 422, "note"),
     ("POST", "/jobs/none/rerun", {}, 404, "none"),
     ("POST", "/jobs/none/rerun", {"parms": {}}, 422, "parms"),
+    ("POST", "/bulk/retry", {"ids": []}, 422, "ids"),
+    ("POST", "/bulk/cancel", {"ids": ["a/b"]}, 422, "ids.0"),
+    ("POST", "/bulk/remove", {"ids": ["a"]}, 404, "Not Found"),
     ("GET", "/jobs?limit=0", None, 422, "limit"),
     ("GET", "/jobs?after=x", None, 422, "after"),
     ("GET", "/jobs?since=soon", None, 422, "since"),
@@ -208,6 +211,42 @@ def test_a_walk_finds_tagged_jobs_and_one_is_run_again_with_changes(gateway: Gat
     assert (result["rerun_of"], result["note"], result["tags"]) == (ids[0], "again", [tag])
     same = gateway.post(f"/jobs/{ids[1]}/rerun", json={"without": ["value"]}).json()["id"]
     assert gateway.result(same).json()["value"]["value"] is None
+
+
+def test_a_cancelled_job_runs_again_as_a_new_one(gateway: Gateway) -> None:
+    old = gateway.post("/jobs/fake", json={"params": {"do": "sleep", "seconds": 600}, "note": "long"}).json()["id"]
+    gateway.call("DELETE", f"/jobs/{old}")
+    assert gateway.result(old).status_code == 410
+    answer = gateway.post(f"/jobs/{old}/retry")
+    view = answer.json()
+    assert (answer.status_code, answer.headers["Location"]) == (202, f"/jobs/{view['id']}"), answer.text
+    assert view["id"] != old
+    gateway.call("DELETE", f"/jobs/{view['id']}")
+    data = gateway.result(view["id"]).json()["error"]["data"]
+    assert (data["rerun_of"], data["note"]) == (old, "long")
+    assert gateway.get(f"/jobs/{old}").json()["state"] == "cancelled"
+
+
+def test_many_jobs_are_retried_and_cancelled_each_by_itself(gateway: Gateway) -> None:
+    failed = [gateway.submit(do="input") for _ in range(2)]
+    done = gateway.submit()
+    for job_id in (*failed, done):
+        gateway.result(job_id)
+    answer = gateway.post("/bulk/retry", json={"ids": [*failed, done, "none", failed[0]]}).json()
+    assert answer["done"] == failed
+    told = {one["id"]: one["message"] for one in answer["refused"]}
+    assert "it is completed" in told[done]
+    assert "none" in told["none"]
+    waits = [gateway.submit(do="sleep", seconds=600) for _ in range(3)]
+    stopped = gateway.post("/bulk/cancel", json={"ids": [*waits, done]}).json()
+    assert stopped["done"] == waits
+    assert [one["id"] for one in stopped["refused"]] == [done]
+    for job_id in waits:
+        assert gateway.result(job_id).status_code == 410
+    again = gateway.post("/bulk/retry", json={"ids": waits}).json()
+    assert len(again["done"]) == 3
+    assert not set(again["done"]) & set(waits)
+    assert gateway.post("/bulk/cancel", json={"ids": again["done"]}).json()["done"] == again["done"]
 
 
 def test_it_is_known_when_a_job_that_runs_was_started(gateway: Gateway) -> None:

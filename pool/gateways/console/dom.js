@@ -62,6 +62,37 @@ export function keyed(parent, items, key, make, update) {
   }
 }
 
+const SURE_MS = 4000; // how long a button waits for the confirming press
+
+/** A button that acts at the second press. Returns {node, say(text), calm()}. */
+export function armed(node, act) {
+  let [text, timer] = [node.textContent, 0];
+  const calm = () => {
+    clearTimeout(timer);
+    timer = 0;
+    say(node, text);
+    delete node.dataset.sure;
+  };
+  node.addEventListener("click", () => {
+    if (timer) {
+      calm();
+      act();
+      return;
+    }
+    say(node, "Really cancel?");
+    node.dataset.sure = "";
+    timer = setTimeout(calm, SURE_MS);
+  });
+  return {
+    node,
+    calm,
+    say(now) {
+      text = now;
+      if (!timer) say(node, text);
+    },
+  };
+}
+
 const PATHS = {
   plus: "M8 3.5v9M3.5 8h9",
   close: "M4.5 4.5l7 7M11.5 4.5l-7 7",

@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { clockTime } from "./format.js";
 
-const TITLES = {
+export const TITLES = {
   input: "The input must change",
   engine: "The engine failed",
   resource: "Not enough memory, disk or device",

@@ -1,16 +1,16 @@
 // The right pane: one job, followed live until its end, then with its result or failure.
 
 import { call, exists, follow, get, jobPath, Refused, uploadAddress } from "./api.js";
-import { h, icon, mark, say, stateSign } from "./dom.js";
+import { armed, h, icon, mark, say, stateSign } from "./dom.js";
 import { drawFailure, drawAttempts } from "./failure.js";
 import { clockTime, duration, moment, OVER, stageLine, STATE_NAMES } from "./format.js";
 import { inputsOf, nameOf } from "./memory.js";
 import { drawResult } from "./result.js";
 import { liveTranscript } from "./transcript.js";
 
-const SURE_MS = 4000; // how long a button waits for the confirming press
+const AGAIN = new Set(["failed", "cancelled"]);
 
-/** The pane. actions: {close(), announce(text), toast(text, bad), changed()}. */
+/** The pane. actions: {close(), go(id), announce(text), toast(text, bad), changed()}. */
 export function makeJob(pane, actions) {
   let id = "";
   let view = null;
@@ -113,14 +113,18 @@ export function makeJob(pane, actions) {
   }
 
   async function retry() {
-    if (view?.state !== "failed") return;
+    if (!AGAIN.has(view?.state)) return;
     const again = id;
+    parts.retry.disabled = true; // each retry of a cancelled job is a new job
     try {
-      await call("POST", `${jobPath(again)}/retry`);
+      const job = await call("POST", `${jobPath(again)}/retry`);
       actions.announce("The job runs again");
-      if (id === again) open(again);
+      if (job.id !== again) actions.go(job.id);
+      else if (id === again) open(again);
     } catch (error) {
       actions.toast(error instanceof Refused ? error.message : String(error), true);
+    } finally {
+      parts.retry.disabled = false;
     }
     actions.changed();
   }
@@ -153,7 +157,8 @@ function build(pane, on) {
   const sign = stateSign();
   const title = h("h2", { class: "title", tabindex: "-1" });
   const code = h("button", { type: "button", class: "id", title: "Copy the id", onclick: on.copy });
-  const cancel = h("button", { type: "button", class: "quiet danger", text: "Cancel" });
+  const cancelling = armed(h("button", { type: "button", class: "quiet danger", text: "Cancel" }), on.cancel);
+  const cancel = cancelling.node;
   const retry = h("button", { type: "button", class: "primary", onclick: on.retry }, icon("retry"), "Retry");
   const state = h("b", { class: "state" });
   const stage = h("span", { class: "stage" });
@@ -167,32 +172,16 @@ function build(pane, on) {
   const setbacks = h("div", { class: "setbacks" });
   const live = h("div", { class: "live" });
   const after = h("div", { class: "after" });
-  let sure = 0;
   let transcript = null;
-  cancel.addEventListener("click", () => {
-    if (sure) {
-      calm();
-      on.cancel();
-      return;
-    }
-    say(cancel, "Really cancel?");
-    cancel.dataset.sure = "";
-    sure = setTimeout(calm, SURE_MS);
-  });
-  const calm = () => {
-    clearTimeout(sure);
-    sure = 0;
-    say(cancel, "Cancel");
-    delete cancel.dataset.sure;
-  };
   const top = h("header", { class: "top" }, h("button", { type: "button", class: "icon", "aria-label": "Close", title: "Close (Esc)", onclick: on.close }, icon("close")), h("div", { class: "names" }, title, code), h("div", { class: "acts" }, cancel, retry));
   const going = h("div", { class: "status" }, h("div", { class: "standing" }, sign.node, state, stage, percent), meter);
   pane.replaceChildren(top, h("div", { class: "body" }, going, broken, inputs, notices, setbacks, live, after, facts));
   return {
     after,
     cancel,
+    retry,
     reset(id) {
-      calm();
+      cancelling.calm();
       say(title, nameOf(id) || id);
       code.replaceChildren(id, icon("copy", 13));
       mark(code, "aria-label", `Copy the id ${id}`);
@@ -220,13 +209,13 @@ function build(pane, on) {
       bar.style.transform = `scaleX(${view.percent / 100})`;
       say(percent, view.state === "running" ? `${Math.round(view.percent)} %` : "");
       cancel.hidden = over;
-      retry.hidden = view.state !== "failed";
+      retry.hidden = !AGAIN.has(view.state);
       drawFacts(facts, view);
       if (!over && after.querySelector(".ghost")) after.replaceChildren();
     },
     settled() {
       broken.hidden = true;
-      calm();
+      cancelling.calm();
       for (const part of [live, setbacks, notices]) part.replaceChildren();
     },
     cancelling() {

@@ -1,6 +1,7 @@
 // The list of jobs: only visible rows exist, so a thousand jobs cost as much as twenty.
 
-import { $, h, mark, say, stateSign } from "./dom.js";
+import { $, armed, h, mark, say, stateSign } from "./dom.js";
+import { TITLES } from "./failure.js";
 import { ago, duration, OVER, STATE_NAMES, stageLine } from "./format.js";
 import { nameOf } from "./memory.js";
 
@@ -8,12 +9,13 @@ const STATES = ["", "running", "queued", "completed", "failed", "cancelled"];
 const SPARE = 4; // rows above and below the visible ones
 const ROW = 56;
 
-/** The list. actions: {open(id), filter(changes), more(), submit()}. */
+/** The list. actions: {open(id), filter(changes), more(), submit(), bulk(action, ids)}. */
 export function makeList(actions) {
   const rows = $("rows");
   const space = h("div", { class: "space", role: "presentation" });
   const empty = h("div", { class: "empty", role: "presentation", hidden: true });
   rows.append(space, empty);
+  const choice = makeChoice({ paint, jobs: () => jobs, bulk: actions.bulk });
   const parts = [];
   let jobs = [];
   let slots = new Map();
@@ -41,7 +43,12 @@ export function makeList(actions) {
   new ResizeObserver(paint).observe(rows);
   rows.addEventListener("click", (event) => {
     const id = event.target.closest("[data-job]")?.dataset.job;
-    if (id) actions.open((cursor = id));
+    if (!id) return;
+    const chooses = event.ctrlKey || event.metaKey || event.shiftKey || event.target.closest(".sign");
+    if (chooses) choice.toggle(id, event.shiftKey ? cursor : "");
+    else actions.open(id);
+    cursor = id;
+    paint();
   });
 
   function paint() {
@@ -61,7 +68,7 @@ export function makeList(actions) {
     const idle = parts.filter((part) => !taken.has(part.id) || taken.get(part.id) !== part);
     shown.forEach((job, at) => {
       const part = taken.get(job.id) ?? idle.pop();
-      part.update(job, first + at, jobs.length, slots.get(job.id), job.id === opened);
+      part.update(job, first + at, jobs.length, slots.get(job.id), { opened: job.id === opened, chosen: choice.has(job.id) });
     });
     for (const part of idle) part.clear();
     const there = cursor && shown.some((job) => job.id === cursor);
@@ -76,6 +83,7 @@ export function makeList(actions) {
     slots = new Map((store.status?.slots ?? []).filter((slot) => slot.job).map((slot) => [slot.job, slot]));
     const found = store.jobs.filter((job) => !query || store.hits.has(job.id) || job.id.toLowerCase().includes(query) || nameOf(job.id).toLowerCase().includes(query));
     jobs = found;
+    choice.update();
     for (const button of buttons) {
       mark(button.node, "aria-pressed", String(button.state === store.filter.state));
       say(button.number, figure(store, button.state));
@@ -139,6 +147,10 @@ export function makeList(actions) {
     get cursor() {
       return cursor;
     },
+    /** Choose the job under the cursor for a bulk action, or drop it. */
+    choose: () => cursor && choice.toggle(cursor),
+    /** Drop the choice; whether there was one. */
+    chooseNone: () => choice.clear(),
     find: (id) => latest?.jobs.find((job) => job.id === id),
     /** Move the cursor by `by` rows; returns the id of its job. */
     move(by) {
@@ -151,6 +163,61 @@ export function makeList(actions) {
       if (top + ROW > rows.scrollTop + rows.clientHeight) rows.scrollTop = top + ROW - rows.clientHeight;
       paint();
       return cursor;
+    },
+  };
+}
+
+/** Chosen jobs and what can be done to all of them. */
+function makeChoice({ paint, jobs, bulk }) {
+  const chosen = new Map(); // id -> the job as last listed
+  const number = h("b");
+  const retry = h("button", { type: "button", class: "quiet", onclick: () => act("retry") });
+  const cancel = armed(h("button", { type: "button", class: "quiet danger" }), () => act("cancel"));
+  const all = h("button", { type: "button", class: "quiet", text: "Choose all shown", onclick: () => (jobs().forEach((job) => chosen.set(job.id, job)), update(), paint()) });
+  const none = h("button", { type: "button", class: "quiet", text: "Choose none", onclick: () => clear() });
+  const bar = h("div", { class: "bulk", role: "toolbar", "aria-label": "Chosen jobs", hidden: true }, number, retry, cancel.node, all, none);
+  $("states").parentElement.append(bar);
+  const fit = (action) => [...chosen.values()].filter((job) => (action === "retry" ? ["failed", "cancelled"].includes(job.state) : !OVER.has(job.state)));
+
+  function act(action) {
+    const ids = fit(action).map((job) => job.id);
+    clear();
+    bulk(action, ids);
+  }
+
+  function update() {
+    for (const job of jobs()) if (chosen.has(job.id)) chosen.set(job.id, job);
+    bar.hidden = !chosen.size;
+    say(number, `${chosen.size.toLocaleString("en")} chosen`);
+    for (const [action, word, show] of [["retry", "Retry", (text) => say(retry, text)], ["cancel", "Cancel", cancel.say]]) {
+      const count = fit(action).length;
+      show(`${word} ${count.toLocaleString("en")}`);
+      (action === "retry" ? retry : cancel.node).hidden = !count;
+    }
+  }
+
+  function clear() {
+    const had = chosen.size > 0;
+    chosen.clear();
+    cancel.calm();
+    update();
+    paint();
+    return had;
+  }
+
+  return {
+    update,
+    clear,
+    has: (id) => chosen.has(id),
+    /** Choose a job or drop it; with `from`, choose all between the two. */
+    toggle(id, from = "") {
+      const list = jobs();
+      const [at, other] = [id, from || id].map((one) => list.findIndex((job) => job.id === one));
+      if (at < 0) return;
+      if (from && other >= 0) for (const job of list.slice(Math.min(at, other), Math.max(at, other) + 1)) chosen.set(job.id, job);
+      else if (!chosen.delete(id)) chosen.set(id, list[at]);
+      update();
+      paint();
     },
   };
 }
@@ -173,7 +240,7 @@ function makeRow() {
       part.id = "";
       node.hidden = true;
     },
-    update(job, at, size, slot, opened) {
+    update(job, at, size, slot, { opened, chosen }) {
       const fresh = part.id !== job.id;
       part.id = job.id;
       node.hidden = false;
@@ -182,14 +249,17 @@ function makeRow() {
       node.dataset.job = job.id;
       node.style.transform = `translateY(${at * ROW}px)`;
       mark(node, "data-state", job.state);
-      mark(node, "aria-selected", String(opened));
+      mark(node, "aria-selected", String(chosen));
+      mark(node, "aria-current", opened ? "true" : null);
       mark(node, "aria-posinset", at + 1);
       mark(node, "aria-setsize", size);
       sign.show(job.state, job.percent);
       const files = nameOf(job.id);
-      say(name, files || job.id);
-      mark(name, "data-id", !files);
-      say(line, describe(job, slot));
+      const reason = why(job);
+      say(name, reason || files || job.id);
+      mark(name, "data-id", !reason && !files);
+      mark(node, "data-reason", Boolean(reason));
+      say(line, [reason ? files || job.id : "", describe(job, slot)].filter(Boolean).join(" · "));
       say(engine, job.engine);
       const running = job.state === "running";
       meter.hidden = percent.hidden = !running;
@@ -202,10 +272,15 @@ function makeRow() {
   return part;
 }
 
+/** Why a job failed, or waits for another attempt: that is what its row says first. */
+function why(job) {
+  return job.state === "failed" ? job.reason || job.message : job.state === "running" || OVER.has(job.state) ? "" : job.reason;
+}
+
 function describe(job, slot) {
   if (job.state === "completed") return "Completed";
-  if (job.state === "failed") return job.message;
+  if (job.state === "failed") return [TITLES[job.kind] ?? job.kind, job.attempt > 1 ? `attempt ${job.attempt}` : ""].filter(Boolean).join(" · ");
   if (job.state === "cancelled") return "Cancelled";
-  if (job.state === "running") return [stageLine(job.status, job.message), job.attempt > 1 ? `attempt ${job.attempt}` : "", slot?.slot].filter(Boolean).join(" · ");
-  return [STATE_NAMES[job.state], job.message, job.attempt && job.state === "queued" ? `attempt ${job.attempt + 1}` : ""].filter(Boolean).join(" · ");
+  if (job.state === "running") return [stageLine(job.status, job.message), job.attempt > 1 ? `attempt ${job.attempt}${job.reason ? `, after: ${job.reason}` : ""}` : "", slot?.slot].filter(Boolean).join(" · ");
+  return [STATE_NAMES[job.state], job.message, job.attempt && !OVER.has(job.state) ? `attempt ${job.attempt + 1}` : ""].filter(Boolean).join(" · ");
 }

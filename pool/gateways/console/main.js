@@ -1,8 +1,8 @@
 // The page: one store, three panes, dialogs, keyboard shortcuts.
 
-import { hasToken, useToken } from "./api.js";
+import { call, hasToken, useToken } from "./api.js";
 import { $, h, icon, mark, say } from "./dom.js";
-import { age } from "./format.js";
+import { age, count } from "./format.js";
 import { makeJob } from "./job.js";
 import { makeList } from "./jobs.js";
 import { listen } from "./keys.js";
@@ -32,8 +32,8 @@ const goTo = (id) => {
   if (location.hash === HASH + encodeURIComponent(id)) return route();
   location.hash = HASH + encodeURIComponent(id);
 };
-const list = makeList({ open: goTo, filter: setFilter, more: listMore, submit: () => submit.open() });
-const job = makeJob($("job"), { close: leave, announce, toast, changed: refresh });
+const list = makeList({ open: goTo, filter: setFilter, more: listMore, submit: () => submit.open(), bulk });
+const job = makeJob($("job"), { close: leave, go: goTo, announce, toast, changed: refresh });
 const submit = makeSubmit({
   engines: () => store.engines,
   done(ids) {
@@ -48,6 +48,26 @@ const token = makeToken(() => {
   refresh();
   route();
 });
+
+const DONE = { retry: ["runs again", "run again"], cancel: ["is being cancelled", "are being cancelled"] };
+const AT_ONCE = 1000; // the limit of the gateway
+
+/** Retry or cancel many jobs, and say what could not be done. */
+async function bulk(action, ids) {
+  const [done, refused] = [[], []];
+  try {
+    for (let at = 0; at < ids.length; at += AT_ONCE) {
+      const answer = await call("POST", `/bulk/${action}`, { ids: ids.slice(at, at + AT_ONCE) });
+      done.push(...answer.done);
+      refused.push(...answer.refused);
+    }
+  } catch (error) {
+    toast(error.message, true);
+  }
+  if (done.length) toast(`${count(done.length, "job")} ${DONE[action][done.length === 1 ? 0 : 1]}`);
+  if (refused.length) toast(`${count(refused.length, "job")} not: ${[...new Set(refused.map((one) => one.message))].slice(0, 3).join("; ")}`, true);
+  refresh();
+}
 
 function leave() {
   if (location.hash) history.pushState(null, "", location.pathname + location.search);
@@ -182,9 +202,10 @@ listen([
   ["/", "Find a job", { "/": () => (showTab("jobs"), $("search").focus()) }],
   ["j k", "Next and previous job; also ↓ and ↑", { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1) }],
   ["Enter", "Open the job", { Enter: () => list.cursor && goTo(list.cursor) }],
-  ["Esc", "Close the job", { Escape: () => job.id && leave() }],
+  ["x", "Choose the job; then others, for all of them at once", { x: () => list.choose() }],
+  ["Esc", "Drop the choice; close the job", { Escape: () => list.chooseNone() || (job.id && leave()) }],
   ["Space", "Play or pause", { " ": media }],
-  ["r", "Retry the failed job", { r: () => job.retry() }],
+  ["r", "Retry the job that failed or was cancelled", { r: () => job.retry() }],
   ["c", "Cancel the job; press twice", { c: () => job.askCancel() }],
   ["1 … 6", "All, running, waiting, completed, failed, cancelled", Object.fromEntries([1, 2, 3, 4, 5, 6].map((digit) => [String(digit), () => pickState(digit - 1)]))],
   ["p", "Switch between jobs and pool (narrow screen)", { p: () => showTab(panes.dataset.tab === "pool" ? "jobs" : "pool") }],

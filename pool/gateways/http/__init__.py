@@ -8,5 +8,5 @@ errors       every failure as an HTTP status and a message in the format of its 
 asks         requests that wait for a job, so that one asked again finds it
 desk         what all routes share: the pool, its cached status, the waits for jobs
 ledger       jobs that ended, kept for lists and metrics
-human, tempfile, jobs, events, speech, state, metrics     the routes
+human, tempfile, jobs, bulk, events, speech, state, metrics     the routes
 """

@@ -36,6 +36,7 @@ from pool.gateways.http.ledger import Ledger
 from pool.gateways.http.settings import Settings
 from pool.gateways.http.shapes import JobView
 from pool.gateways.tempfiles import Tempfiles
+from pool.job import JobState
 from pool.runfiles.schemas import Schemas, path_keys
 
 T = TypeVar("T")
@@ -114,6 +115,27 @@ class Desk:
             for item in old.items:
                 self._inside(old.engine, item)
         return self.pool.rerun(job_id, params=changed, without=gone, **options)
+
+    def retry(self, job_id: str) -> JobFuture:
+        """Run a failed job again, or a new job like a cancelled one, whose file is gone. Raises HTTPException for any
+        other, and what FilePool.retry and rerun raise."""
+        state = self.pool.state(job_id)
+        if state is JobState.CANCELLED:
+            return self.rerun(job_id, {}, ())
+        if state is not JobState.FAILED:
+            raise HTTPException(409, f"job {job_id} neither failed nor was cancelled: it is {state.value}")
+        try:
+            return self.pool.retry(job_id)
+        except FileNotFoundError:  # RACE: another client retries it
+            return self.pool.attach(job_id)
+
+    def cancel(self, job_id: str) -> JobState:
+        """Ask a job to stop; its state afterwards. Raises HTTPException when it is over, UnknownJob."""
+        stands = self.pool.cancel(job_id)
+        state = self.pool.state(job_id)
+        if not stands:
+            raise HTTPException(409, f"job {job_id} is over: it is {state.value}")
+        return state
 
     def _uploaded(self, value: Any) -> Any:
         """The `tempfile:<id>` of an uploaded file's path; any other value unchanged."""

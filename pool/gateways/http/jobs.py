@@ -10,7 +10,6 @@ from fastapi import Path as InPath
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from pool.client.future import JobFuture
 from pool.errors import UnknownJob
 from pool.format.names import check_id
 from pool.gateways.http import views
@@ -113,8 +112,9 @@ def _list_routes(router: APIRouter, desk: Desk) -> None:
                 lambda: views.listed(desk.pool.spool, desk.ledger.newest, state=state, engine=engine, limit=limit)
             )
             return json_response(found.model_dump())
-        page = await in_thread(
-            lambda: desk.pool.jobs(
+
+        def walk() -> JobWalk:
+            page = desk.pool.jobs(
                 engine=engine or (),
                 state=state or (),
                 tag=tag or (),
@@ -123,9 +123,10 @@ def _list_routes(router: APIRouter, desk: Desk) -> None:
                 limit=limit,
                 after=after or "",
             )
-        )
-        walk = JobWalk(jobs=[views.of_info(info) for info in page], next=page.next, trouble=page.trouble)
-        return json_response(walk.model_dump())
+            found = [views.of_info(desk.pool.spool, info) for info in page]
+            return JobWalk(jobs=found, next=page.next, trouble=page.trouble)
+
+        return json_response((await in_thread(walk)).model_dump())
 
 
 def _view_routes(router: APIRouter, desk: Desk) -> None:
@@ -217,7 +218,7 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
 
 
 def _control_routes(router: APIRouter, desk: Desk) -> None:
-    """Cancel a job, retry a failed one."""
+    """Cancel a job, retry one that failed or was cancelled."""
 
     @router.delete(
         "/{job_id}",
@@ -228,25 +229,23 @@ def _control_routes(router: APIRouter, desk: Desk) -> None:
     )
     async def cancel(job_id: JobId) -> Response:
         """A waiting job never starts; a running job is ended with all processes that it started."""
-        stands = await in_thread(lambda: desk.pool.cancel(job_id))
-        state = await in_thread(lambda: desk.pool.state(job_id))
-        if not stands:
-            raise HTTPException(409, f"job {job_id} is over: it is {state.value}")
+        state = await in_thread(lambda: desk.cancel(job_id))
         return json_response({"id": job_id, "state": state.value}, 202)
 
     @router.post(
         "/{job_id}/retry",
-        summary="Retry a failed job",
+        summary="Retry a job that failed or was cancelled",
         status_code=202,
         response_model=JobView,
         responses=responses(Failed, 403, 404, 409, 422, 503),
     )
-    async def retry(job_id: JobId) -> Response:
-        """The job keeps its id and gets all its attempts again."""
-        future = await in_thread(lambda: _retried(desk, job_id))
+    async def retry(job_id: JobId, request: Request) -> Response:
+        """A failed job keeps its id and gets all its attempts again. In place of a cancelled one, whose file is gone, a
+        new job runs with the same parameters and terms; its `rerun_of` names the old one."""
+        future = await in_thread(lambda: desk.retry(job_id))
         desk.renew(future)
-        view = await in_thread(lambda: desk.look(job_id))
-        return json_response(view.model_dump(), 202)
+        view = await in_thread(lambda: desk.look(future.id))
+        return json_response(view.model_dump(), 202, {"Location": address(request.scope, f"/jobs/{future.id}")})
 
 
 async def _record(desk: Desk, job_id: str, wait_s: float) -> Record | None:
@@ -280,16 +279,6 @@ def _failed(record: Record) -> Response:
     message = data["message"] or f"job {record.id} was {record.state.value}"
     error = {"type": "JobFailed", "message": message, "path": "", "data": data}
     return json_response({"error": error}, STATUS_OF_KIND.get(kind, 502), {"x-should-retry": "false"})
-
-
-def _retried(desk: Desk, job_id: str) -> JobFuture:
-    state = desk.pool.state(job_id)
-    if state is not JobState.FAILED:
-        raise HTTPException(409, f"job {job_id} did not fail: it is {state.value}")
-    try:
-        return desk.pool.retry(job_id)
-    except FileNotFoundError:  # RACE: another client retries it
-        return desk.pool.attach(job_id)
 
 
 def _path_in(record: Record, name: str) -> str:

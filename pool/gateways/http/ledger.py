@@ -19,6 +19,7 @@ from pool.client.status import PoolStatus
 from pool.errors import ProtocolError
 from pool.format.names import parse_record
 from pool.job import Record
+from pool.job.heads import first_line
 from pool.spool.store import Spool
 
 BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
@@ -30,7 +31,8 @@ _SHARE = 5  # a turn that took t is not repeated before 5 t have passed
 
 @dataclass(frozen=True)
 class Entry:
-    """One job that ended. Times in µs of the spool clock. reason: of its failure, one line, else ""."""
+    """One job that ended. Times in µs of the spool clock. message, kind, reason: of its failure, else ""; the reason is
+    one line."""
 
     id: str
     engine: str
@@ -39,7 +41,9 @@ class Entry:
     created: int
     started: int
     finished: int
-    reason: str
+    message: str = ""
+    kind: str = ""
+    reason: str = ""
 
 
 @dataclass
@@ -143,10 +147,18 @@ class Ledger:
 
     def _enter(self, record: Record) -> None:
         failure = record.failure
-        reason = failure.describe()[:1000] if failure else ""
         state = record.state.value
         self._entries[record.id] = Entry(
-            record.id, record.engine, state, record.attempt, record.created, record.started, record.finished, reason
+            record.id,
+            record.engine,
+            state,
+            record.attempt,
+            record.created,
+            record.started,
+            record.finished,
+            failure.describe()[:1000] if failure else "",
+            failure.kind if failure else "",
+            first_line(failure.message) if failure else "",
         )
         if len(self._entries) > 2 * _KEPT:
             oldest = sorted(self._entries.values(), key=lambda entry: entry.finished)[:_KEPT]

@@ -164,7 +164,8 @@ State = Literal["queued", "held", "deferred", "running", "completed", "failed", 
 
 class JobView(BaseModel):
     """The state of a job. Times: seconds since 1970. percent: 0-100. status: as the engine reports it; ahead: number of
-    jobs before it in the queue."""
+    jobs before it in the queue. kind, reason: of its failure, the reason in one line; while it goes on, of the last
+    attempt that failed."""
 
     id: str
     engine: str
@@ -177,6 +178,8 @@ class JobView(BaseModel):
     started: float | None = None
     finished: float | None = None
     ahead: int | None = None
+    kind: str = ""
+    reason: str = ""
     failure: dict[str, Any] | None = None
     tags: list[str] = []
     note: str = ""
@@ -211,6 +214,26 @@ class Cancelled(BaseModel):
 
     id: str
     state: State
+
+
+class JobIds(Strict):
+    """Some jobs."""
+
+    ids: list[Id] = Field(min_length=1, max_length=1000)
+
+
+class Refusal(BaseModel):
+    """A job with which it could not be done, and why."""
+
+    id: str
+    message: str
+
+
+class BulkDone(BaseModel):
+    """done: ids of the jobs with which it was done; refused: the others."""
+
+    done: list[str]
+    refused: list[Refusal]
 
 
 class Problem(BaseModel):

@@ -12,6 +12,7 @@ from pool.format.names import check_id
 from pool.gateways.http.ledger import Entry
 from pool.gateways.http.shapes import JobList, JobView, Outcome
 from pool.job import Failure, JobState, Record, heads
+from pool.job.heads import first_line
 from pool.spool import lookup
 from pool.spool.lookup import Location
 from pool.spool.store import Spool
@@ -40,6 +41,8 @@ def look(spool: Spool, job_id: str) -> JobView:
             percent=0.0,
             message=reason.describe(),
             attempt=0,
+            kind=reason.kind,
+            reason=reason.message,
             failure=reason.to_map(),
         )
 
@@ -58,6 +61,8 @@ def of_record(record: Record) -> JobView:
         created=_seconds(record.created),
         started=_seconds(record.started),
         finished=_seconds(record.finished),
+        kind=record.failure.kind if record.failure else "",
+        reason=first_line(record.failure.message) if record.failure else "",
         failure=record.failure.to_map() if record.failure else None,
         tags=list(record.kept.tags),
         note=record.kept.note,
@@ -65,9 +70,12 @@ def of_record(record: Record) -> JobView:
     )
 
 
-def of_info(info: JobInfo) -> JobView:
+def of_info(spool: Spool, info: JobInfo) -> JobView:
     """The view of a job on a page of jobs."""
     state: Any = info.state.value
+    kind, reason = info.kind, info.reason
+    if not info.state.terminal:
+        kind, reason = _last_setback(spool, info.id, info.attempt - (info.state is JobState.RUNNING))
     status, message = state, info.message or info.reason
     if info.state is JobState.RUNNING:
         status = "processing"
@@ -84,6 +92,8 @@ def of_info(info: JobInfo) -> JobView:
         created=_seconds(info.created),
         started=_seconds(info.started),
         finished=_seconds(info.finished),
+        kind=kind,
+        reason=reason,
         tags=list(info.tags),
         note=info.note,
         rerun_of=info.rerun_of,
@@ -156,6 +166,7 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
     elif detail:
         ahead = sum(1 for name in spool.list_ready(place.engine) if name < str(place.name))
         message = f"{ahead} ahead in the queue" if ahead else "next in the queue"
+    kind, reason = _last_setback(spool, job_id, attempt - (place.state is JobState.RUNNING))
     tags, note, rerun_of = list[str](), "", ""
     if detail:
         with contextlib.suppress(OSError, ProtocolError):  # RACE: the job has moved; the next request finds them
@@ -173,6 +184,8 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
         created=_seconds(place.name.born) if place.name else None,
         started=_seconds(started),
         ahead=ahead,
+        kind=kind,
+        reason=reason,
         tags=tags,
         note=note,
         rerun_of=rerun_of,
@@ -187,12 +200,20 @@ def _of_entry(entry: Entry) -> JobView:
         state=state,
         status=state,
         percent=100.0 if entry.state == "completed" else 0.0,
-        message=entry.reason,
+        message=entry.message,
         attempt=entry.attempt,
         created=_seconds(entry.created),
         started=_seconds(entry.started),
         finished=_seconds(entry.finished),
+        kind=entry.kind,
+        reason=entry.reason,
     )
+
+
+def _last_setback(spool: Spool, job_id: str, failed: int) -> tuple[str, str]:
+    """(kind, reason) of the last of `failed` attempts, "" when none is on record."""
+    notes = spool.notes(job_id, failed, first=failed) if failed > 0 else ()
+    return (notes[-1].kind, first_line(notes[-1].message)) if notes else ("", "")
 
 
 def _seconds(microseconds: int) -> float | None:
