@@ -432,6 +432,8 @@ def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
         "/jobs/{job_id}/result",
         "/jobs/{job_id}/retry",
         "/jobs/{job_id}/rerun",
+        "/bulk/retry",
+        "/bulk/cancel",
         "/jobs/{job_id}/files/{name}",
         "/v1/audio/transcriptions",
         "/v1/models",
