@@ -6,11 +6,14 @@ Judged by landmarks on the encoded file, as a viewer gets it:
     rest         movement of the opening from frame to frame while nobody speaks, share of the eye distance
     closures     share of the p, b and m at which the lips meet
     outside      PSNR against the template outside the face's lower half (after encoding, so never endless)
+    looks        flicker, the seam round the mouth, likeness to the template's own frames; for a template that talks
+                 how the renderer borrows its mouths: held too long, teeth stretched (:mod:`inference.evaluate_face`)
     offset       when picture and sound begin, and how far the sound lies behind the recording's
     duration     length of the video against the recording's
 
-``--sheet`` writes a picture of frames beside the template's, for eyes. Without ``--template`` what needs one is
-left out; a video that was not made by the ``mesh`` backend is judged against the same wish.
+``--sheet`` writes a picture of frames beside the template's, ``--worst`` one of the frames that came out worst by each
+measure, for eyes. Without ``--template`` what needs one is left out; a video that was not made by the ``mesh``
+backend is judged against the same wish, and what is said of borrowed mouths is what ``mesh`` would do.
 """
 
 from __future__ import annotations
@@ -18,28 +21,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import console, media, weights
+from inference import console, evaluate_face, evaluate_sheet, media, weights
 from inference.base import EngineError
+from inference.evaluate_sheet import Measured
 from inference.face import mesh
-from inference.face.analysis import Decoding, TemplateAnalysis, analyse
 from inference.face.model import FaceModel
 from inference.lipsync import speech
-from inference.lipsync.frames import loop
+from inference.lipsync.frames import Template, loop
+from inference.lipsync.planes import to_bgr
+from inference.lipsync.render.prepare import prepare
+from inference.lipsync.render.renderer import MeshRenderer
+from inference.lipsync.render.tracks import Kind, Tracks
+from inference.lipsync.render.tracks import follow as steadied
 from inference.offsets import first_time, sound_offset
-from inference.probe import VideoInfo, probe_video
-from inference.video import read_frames
 
 Array = NDArray[np.float32]
-Frame = NDArray[np.uint8]
 
 MAX_LAG = 8  #: frames
 SILENCE, SILENCE_S, SETTLE_S = 0.1, 0.4, 0.2  #: voicing, least length of a pause, what is left out at its ends
@@ -57,6 +61,8 @@ TARGETS: Mapping[str, tuple[float, float]] = {
     "start_offset_ms": (-25, 25),
     "sound_offset_ms": (-25, 25),
     "duration_error_frames": (-1, 1),
+    "donor_held_frames": (0, 6),
+    "teeth_stretched": (0, 0.02),
 }
 
 
@@ -84,6 +90,16 @@ class Report:
     start_offset_ms: float | None = None  #: first picture minus first sound
     sound_offset_ms: float | None = None  #: sound of the video minus that of the recording
     duration_error_frames: float | None = None
+    flicker: float | None = None  #: grey levels, round the mouth in pauses
+    flicker_nose: float | None = None  #: the same on the nose, for comparison
+    seam: float | None = None  #: grey levels, round what is painted; of the worst twentieth of frames
+    likeness: float | None = None  #: of the lower face to the most similar of the template's own, SSIM
+    likeness_least: float | None = None  #: of the worst twentieth of frames
+    donor_held_frames: int | None = None  #: the longest time one borrowed mouth is held while the opening moves
+    donor_held: float | None = None  #: share of frames in which that is so
+    teeth_stretch: float | None = None  #: height of borrowed teeth over their own, the 95th percentile
+    teeth_stretched: float | None = None  #: share of the frames with teeth in which it is over 1.4
+    worst: dict[str, list[float]] = field(default_factory=dict)  #: seconds of the worst frames by measure
     missed: list[str] = field(default_factory=list)  #: targets that are not reached
 
     def judge(self) -> None:
@@ -92,24 +108,6 @@ class Report:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 self.missed.append(f"{name} {value:g} not in {low:g} … {high:g}")
-
-
-class Measured:
-    """The face in one video."""
-
-    def __init__(self, path: Path, model: FaceModel, ffmpeg: str | None) -> None:
-        self.info: VideoInfo = probe_video(path, ffmpeg=ffmpeg)
-        self.face: TemplateAnalysis = analyse(self.info, model, limit=10**6, decoding=Decoding(ffmpeg=ffmpeg))
-
-    @property
-    def opening(self) -> Array:
-        """(T,) of the mouth, eye distances."""
-        return self.face.openings
-
-    @property
-    def width(self) -> Array:
-        """(T,) of the mouth, eye distances."""
-        return self.face.widths
 
 
 def correlation(asked: Array, shown: Array, lag: int) -> float:
@@ -146,18 +144,25 @@ def follow(report: Report, asked: speech.Asked, shown: Measured) -> None:
         report.closures = round(float(np.mean(np.array(lowest) <= max(SHUT, floor))), 4)
 
 
+def pauses(asked: speech.Asked, fps: float) -> list[slice]:
+    """The frames of each pause, without those at its ends in which the mouth settles."""
+    count = len(asked.voiced)
+    silent = asked.voiced < SILENCE
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], silent, [False]]).astype(np.int8)))
+    margin = round(SETTLE_S * fps)
+    return [
+        slice(start + (margin if start else 0), stop - (margin if stop < count else 0))
+        for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+        if stop - start >= SILENCE_S * fps
+    ]
+
+
 def rest(report: Report, asked: speech.Asked, shown: Measured) -> None:
     """How still the mouth is in pauses."""
-    fps, count = report.fps, min(len(asked.voiced), len(shown.opening))
-    silent = asked.voiced[:count] < SILENCE
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], silent, [False]]).astype(np.int8)))
     steps: list[float] = []
     level: list[float] = []
-    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        if stop - start < SILENCE_S * fps:
-            continue
-        margin = round(SETTLE_S * fps)
-        calm = shown.opening[start + (margin if start else 0) : stop - (margin if stop < count else 0)]
+    for pause in pauses(asked, report.fps):
+        calm = shown.opening[pause]
         steps += np.abs(np.diff(calm))[np.isfinite(np.diff(calm))].tolist()
         level += calm[np.isfinite(calm)].tolist()
     if steps:
@@ -165,11 +170,92 @@ def rest(report: Report, asked: speech.Asked, shown: Measured) -> None:
         report.rest_opening = round(float(np.median(level)), 4)
 
 
+@dataclass(frozen=True)
+class Films:
+    """A video and the template it was made from, frame by frame."""
+
+    shown: Measured
+    base: Measured | None
+    tracks: Tracks  #: of the template, or of the video when there is none
+    order: NDArray[np.int32]  #: (T,) the frame of ``tracks`` that each frame of the video shows
+    ffmpeg: str | None
+
+    @classmethod
+    def of(cls, shown: Measured, base: Measured | None, model: FaceModel, ffmpeg: str | None) -> Films:
+        """Of what was measured of both."""
+        face, count = (base or shown).face, shown.face.frames
+        order = loop(count, face.frames) if base else np.arange(count, dtype=np.int32)
+        return cls(shown, base, steadied(face.points, face.clear, model.mesh.vertices), order, ffmpeg)
+
+
+def looks(report: Report, asked: speech.Asked, films: Films) -> dict[str, Array]:
+    """What the pictures look like; per frame how bad it is, by measure."""
+    shown, base, ffmpeg = films.shown, films.base, films.ffmpeg
+    calm = np.zeros(report.frames, np.bool_)
+    for pause in pauses(asked, report.fps):
+        calm[pause] = True
+    everything = np.arange(report.frames, dtype=np.int32)
+    with Template(shown.info, report.frames, ffmpeg) as video:
+        if base is None:
+            pairs = ((planes, None) for planes in video.read(everything))
+            seen = evaluate_face.look(pairs, films.tracks, films.order, calm=calm, opening=shown.opening, likeness=None)
+        else:
+            patch = evaluate_face.Patch(films.tracks, mesh.LIP_INNER, evaluate_face.FACE)
+            likeness = evaluate_face.Likeness(patch, films.tracks.opening)
+            wanted = np.array(sorted(likeness.wanted(films.tracks.found)), np.int32)
+            with Template(base.info, base.face.frames, ffmpeg) as template:
+                for index, planes in zip(wanted.tolist(), template.read(wanted), strict=True):
+                    likeness.learn(planes[: base.info.height], index)
+                seen = evaluate_face.look(
+                    zip(video.read(everything), template.read(films.order), strict=True),
+                    films.tracks,
+                    films.order,
+                    calm=calm,
+                    opening=shown.opening,
+                    likeness=likeness,
+                )
+    report.flicker, report.flicker_nose = _level(seen.flicker), _level(seen.flicker_nose)
+    report.seam, report.likeness = _level(seen.seam, 0.95), _level(seen.likeness)
+    report.likeness_least = _level(seen.likeness, 0.05)
+    return {"flicker": seen.flicker, "seam": seen.seam, "likeness": 1 - seen.likeness}
+
+
+def borrowed(report: Report, asked: speech.Asked, films: Films, model: FaceModel) -> dict[str, Array]:
+    """How a template's own mouths are used, when it talks; per frame how bad it is, by measure."""
+    base = films.base
+    if base is None or films.tracks.kind is not Kind.TALKING:
+        return {}
+    everything = np.arange(base.face.frames, dtype=np.int32)
+    with Template(base.info, base.face.frames, films.ffmpeg) as template:
+        materials = prepare(base.face, template.read(everything), model, see=to_bgr)
+    if not len(materials.mouths):
+        return {}
+    renderer = MeshRenderer(base.face, materials, model.mesh)
+    found = evaluate_face.donors(renderer, renderer.plan(asked.opening, asked.width, films.order))
+    report.donor_held_frames = int(np.nanmax(found.held, initial=0))
+    report.donor_held = round(float(np.nanmean(found.held > 0)), 4)
+    report.teeth_stretch = _level(found.stretch, 0.95)
+    if report.teeth_stretch is not None:
+        with_teeth = found.stretch[np.isfinite(found.stretch)]
+        report.teeth_stretched = round(float((with_teeth > evaluate_face.STRETCHED).mean()), 4)
+    return {"held": np.where(found.held > 0, found.held, np.nan), "stretch": found.stretch}
+
+
+def _level(values: Array, quantile: float | None = None) -> float | None:
+    """The mean or a quantile of those that are known."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return None
+    return round(float(known.mean() if quantile is None else np.quantile(known, quantile)), 3)
+
+
 def outside(report: Report, shown: Measured, template: Measured, ffmpeg: str | None) -> None:
     """How far the rest of the picture is the template's."""
     order = loop(report.frames, template.face.frames)
     values = []
-    for k, frame, original in _pairs(shown, template, order, set(range(0, report.frames, PSNR_EVERY)), ffmpeg):
+    for k, frame, original in evaluate_sheet.pairs(
+        shown, template, order, set(range(0, report.frames, PSNR_EVERY)), ffmpeg
+    ):
         keep = outside_mask(template.face.points[order[k]], frame.shape[1], frame.shape[0])
         apart = frame[keep].astype(np.float32) - original[keep]
         mean = float(np.mean(np.square(apart)))
@@ -188,42 +274,13 @@ def timing(report: Report, path: Path, audio: Path, seconds: float, ffmpeg: str 
         report.sound_offset_ms = sound_offset(path, audio, ffmpeg)
 
 
-def sheet(path: Path, shown: Measured, template: Measured | None, asked: speech.Asked, ffmpeg: str | None) -> None:
-    """A picture of 24 moments: the template's face above, the video's below, with time and openings."""
-    count, columns, side = min(len(asked.opening), shown.face.frames), 8, 224
-    chosen = np.unique(np.linspace(0, count - 1, 16).round().astype(int)).tolist()
-    lively = np.argsort(-np.nan_to_num(asked.opening[:count]), kind="stable")
-    for k in lively.tolist():  # the widest mouths too
-        if len(chosen) >= 24:
-            break
-        if all(abs(k - other) > shown.info.fps / 8 for other in chosen):
-            chosen.append(k)
-    chosen.sort()
-    order = loop(count, template.face.frames) if template else np.zeros(count, np.int32)
-    cells = []
-    for k, frame, original in _pairs(shown, template, order, set(chosen), ffmpeg):
-        below = _face(frame, shown.face.points[k], side)
-        cell = below if template is None else np.vstack([_face(original, template.face.points[order[k]], side), below])
-        seen = shown.opening[k]
-        label = f"{k / shown.info.fps:.1f}s ask {asked.opening[k]:.2f} is {seen:.2f}"
-        cv2.putText(cell, label, (4, cell.shape[0] - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(
-            cell, label, (4, cell.shape[0] - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA
-        )
-        cells.append(np.pad(cell, ((0, 6), (0, 4), (0, 0))))
-    while len(cells) % columns:
-        cells.append(np.zeros_like(cells[0]))
-    rows = [np.hstack(cells[at : at + columns]) for at in range(0, len(cells), columns)]
-    if not cv2.imwrite(str(path), np.vstack(rows)):
-        raise EngineError(f"--sheet: {path} cannot be written", hint="name a .png in a folder that exists")
-
-
 def evaluate(
     video: Path,
     audio: Path,
     template: Path | None,
     *,
     sheet_path: Path | None = None,
+    worst_path: Path | None = None,
     whisper: Path | None = None,
     articulation: Path | None = None,
     ffmpeg: str | None = None,
@@ -235,8 +292,8 @@ def evaluate(
     model = FaceModel(weights.find("face-landmarker/face_landmarker.task"))
     samples = media.read_audio(audio, ffmpeg)
     articulator = Articulator(weights.find_model("whisper-base", whisper), articulation or head_path())
-    shown = Measured(video, model, ffmpeg)
-    base = Measured(template, model, ffmpeg) if template is not None else None
+    shown = Measured.of(video, model, ffmpeg)
+    base = Measured.of(template, model, ffmpeg) if template is not None else None
     face = (base or shown).face
     report = Report(str(video), shown.face.frames, shown.info.fps, shown.face.size, int(shown.face.found.sum()))
     heard = articulator.curve(samples)
@@ -245,30 +302,17 @@ def evaluate(
     rest(report, asked, shown)
     if base is not None:
         outside(report, shown, base, ffmpeg)
+    films = Films.of(shown, base, model, ffmpeg)
+    bad = looks(report, asked, films) | borrowed(report, asked, films, model)
+    for name, values in bad.items():
+        report.worst[name] = [round(k / report.fps, 2) for k in evaluate_sheet.worst(values, report.fps)]
     timing(report, video, audio, len(samples) / media.SAMPLE_RATE, ffmpeg)
     report.judge()
     if sheet_path is not None:
-        sheet(sheet_path, shown, base, asked, ffmpeg)
+        evaluate_sheet.moments(sheet_path, shown, base, asked.opening, ffmpeg)
+    if worst_path is not None:
+        evaluate_sheet.worst_frames(worst_path, shown, base, bad, ffmpeg)
     return report
-
-
-def _pairs(
-    shown: Measured, template: Measured | None, order: NDArray[np.int32], chosen: set[int], ffmpeg: str | None
-) -> Iterator[tuple[int, Frame, Frame]]:
-    """(number, frame of the video, frame of the template) for the chosen numbers, in order."""
-    kept: dict[int, Frame] = {}
-    if template is not None:
-        wanted = {int(order[k]) for k in chosen}
-        with read_frames(template.info, count=max(wanted) + 1, ffmpeg=ffmpeg) as frames:
-            kept = {index: frame for index, frame in enumerate(frames) if index in wanted and _room(kept)}
-    with read_frames(shown.info, count=max(chosen) + 1, ffmpeg=ffmpeg) as frames:
-        for k, frame in enumerate(frames):
-            if k in chosen and (template is None or int(order[k]) in kept):
-                yield k, frame, kept.get(int(order[k]), frame)
-
-
-def _room(kept: Mapping[int, Frame]) -> bool:
-    return sum(frame.nbytes for frame in kept.values()) < 512 << 20
 
 
 def outside_mask(points: mesh.Points, width: int, height: int) -> NDArray[np.bool_]:
@@ -290,29 +334,17 @@ def outside_mask(points: mesh.Points, width: int, height: int) -> NDArray[np.boo
     return keep.astype(bool)
 
 
-def _face(frame: Frame, points: mesh.Points, side: int) -> Frame:
-    """The square round a face, scaled; the middle of the frame when there is none."""
-    height, width = frame.shape[:2]
-    if np.isfinite(points).all():
-        unit = float(np.linalg.norm(points[mesh.EYE_CORNER_LEFT, :2] - points[mesh.EYE_CORNER_RIGHT, :2]))
-        x, y = points[mesh.NOSE_BASE, :2]
-        half = 1.25 * unit
-    else:
-        x, y, half = width / 2, height / 2, min(width, height) / 2
-    matrix = np.array([[side / (2 * half), 0, side / 2 - x * side / (2 * half)], [0, side / (2 * half), 0]])
-    matrix[1, 2] = side / 2 - y * side / (2 * half)
-    return np.asarray(cv2.warpAffine(frame, matrix, (side, side), flags=cv2.INTER_AREA), np.uint8)
-
-
 def _print(report: Report) -> None:
     about: dict[str, Any] = asdict(report)
-    missed = about.pop("missed")
+    missed, worst = about.pop("missed"), about.pop("worst")
     for name, value in about.items():
         if value is None:
             continue
         low, high = TARGETS.get(name, (None, None))
         wish = "" if low is None else f"   wanted {low:g} … {high:g}"
         print(f"{name:<24} {value}{wish}")
+    for name, seconds in worst.items():
+        print(f"{'worst ' + name:<24} at {', '.join(f'{moment:g} s' for moment in seconds)}")
     print("every target reached" if not missed else "MISSED: " + "; ".join(missed))
 
 
@@ -323,6 +355,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--audio", type=Path, required=True, help="the recording it shall say")
     parser.add_argument("--template", type=Path, help="the video or picture it was made from")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="write frames beside the template's")
+    parser.add_argument("--worst", type=Path, metavar="PNG", help="write the worst frames by each measure")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--whisper", type=Path, help="folder of the Whisper model")
     parser.add_argument("--articulation", type=Path, help="file of the articulation head")
@@ -334,6 +367,7 @@ def main(argv: list[str] | None = None) -> int:
             media.require_file(chosen.audio),
             media.require_file(chosen.template, "template") if chosen.template else None,
             sheet_path=chosen.sheet,
+            worst_path=chosen.worst,
             whisper=chosen.whisper,
             articulation=chosen.articulation,
             ffmpeg=chosen.ffmpeg,

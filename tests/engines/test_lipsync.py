@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from inference import evaluate, media, weights
+from inference import evaluate, evaluate_sheet, media, weights
 from inference.audio import Array
 from inference.base import Cancelled, EngineError, InputError, LocalContext
 from inference.face import analysis as face_analysis
@@ -322,8 +322,8 @@ def test_progress_in_the_words_callers_know(made: Made) -> None:
 @pytest.mark.model
 def test_the_mouth_says_it(made: Made, template: Path, words: Path, tmp_path: Path) -> None:
     """Judged by landmarks on the encoded file; the painting is small, so a little less is asked than of a camera's."""
-    picture = tmp_path / "sheet.png"
-    report = evaluate.evaluate(made.path, words, template, sheet_path=picture)
+    picture, worst = tmp_path / "sheet.png", tmp_path / "worst.png"
+    report = evaluate.evaluate(made.path, words, template, sheet_path=picture, worst_path=worst)
     assert report.follows_r is not None
     assert report.follows_r > 0.9
     assert abs(report.lag_frames or 0) <= 1
@@ -332,9 +332,15 @@ def test_the_mouth_says_it(made: Made, template: Path, words: Path, tmp_path: Pa
     assert abs(report.start_offset_ms or 0) < 1
     assert abs(report.sound_offset_ms or 0) < 5
     assert abs(report.duration_error_frames or 0) <= 1
-    sheet = cv2.imread(str(picture))
-    assert sheet is not None
-    assert sheet.shape[1] > 1500
+    assert (report.flicker or 9) < 3
+    assert (report.seam or 9) < 6
+    assert (report.likeness or 0) > 0.8
+    assert (report.likeness_least or 0) > 0.7
+    assert report.donor_held is None  # she never talks by herself
+    assert set(report.worst) == {"flicker", "seam", "likeness"}
+    sheets = [cv2.imread(str(path)) for path in (picture, worst)]
+    assert sheets[0].shape[1] > 1500
+    assert sheets[1].shape[0] > 3 * 2 * evaluate_sheet.SIDE
 
 
 @pytest.mark.long

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from inference.face import mesh
 from inference.lipsync.render.calibrate import Calibration
 from inference.lipsync.render.mouths import THUMB, Mouths
+from inference.lipsync.render.rows import ROWS
 
-VERSION = 7  #: of what is saved; raise it when rendering would read old materials wrongly
+VERSION = 8  #: of what is saved; raise it when rendering would read old materials wrongly
 
 
 def no_mouths() -> Mouths:
@@ -25,6 +26,7 @@ def no_mouths() -> Mouths:
         (),
         nothing,
         nothing,
+        np.zeros((0, ROWS), np.float32),
         np.zeros((0, THUMB[1], THUMB[0]), np.uint8),
     )
 

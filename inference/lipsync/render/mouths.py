@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.face import mesh
+from inference.lipsync.render import rows
 from inference.lipsync.render.tracks import Tracks
 from inference.lipsync.render.warp import Box, around
 
@@ -30,6 +31,9 @@ RUN = 50  #: frames; when not all mouths fit, whole stretches of this length are
 
 NEAR_OPENING, NEAR_WIDTH, NEAR_ANGLE = 0.02, 0.035, 7.0  #: differences that cost 1: eye distances, degrees
 SKIP, STAY, BACK, JUMP, JUMP_MORE = 0.4, 0.3, 0.8, 3.0, 8.0  #: STAY < BACK / 2, or silence would swing to and fro
+STAY_MOVED = 1.5  #: more for staying, per NEAR_OPENING by which the asked opening changes
+NEAR_STRETCH, STRETCH_MOST = 0.12, 16.0  #: height of teeth beyond their own that costs 1; the most it costs
+CROPPED, CROPPED_FROM = 0.5, 0.04  #: share of the cost that a mouth too far open is let off; opening from which it is
 SOFT_COST, TENSE_COST = 40.0, 0.5  #: of a blurred mouth (share of sharpness lost, squared), of an unusual one (unit)
 LIKE_OPEN = 12  #: mouths that are a little more, and as many that are a little less open, among which one is blurred
 PARTED_COST, SHUT_BELOW = 5.0, 0.03  #: of teeth in a mouth that shall be shut, and when it shall be
@@ -51,6 +55,7 @@ class Mouths:
     pictures: tuple[Frame, ...]  #: M × (h, w, 3) BGR
     sharpness: Array  #: (M,) 1 = the median mouth
     parted: Array  #: (M,) 0..1, how much something light shows between the lips
+    teeth: Array  #: (M, ROWS) how much of each row between the lips is teeth (:func:`rows.teeth`)
     thumb: NDArray[np.uint8]  #: (M, 14, 20) all in the same place and size, for comparing
 
     def __len__(self) -> int:
@@ -67,6 +72,7 @@ class Mouths:
             "mouth_pixels": np.concatenate(flat) if flat else np.zeros(0, np.uint8),
             "mouth_sharpness": self.sharpness,
             "mouth_parted": self.parted,
+            "mouth_teeth": self.teeth,
             "mouth_thumb": self.thumb,
         }
 
@@ -85,6 +91,7 @@ class Mouths:
             pictures,
             np.asarray(arrays["mouth_sharpness"], np.float32),
             np.asarray(arrays["mouth_parted"], np.float32),
+            np.asarray(arrays["mouth_teeth"], np.float32),
             np.asarray(arrays["mouth_thumb"], np.uint8),
         )
 
@@ -113,7 +120,7 @@ def frames_wanted(tracks: Tracks, width: int, height: int, budget: int = BUDGET)
 
 def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
     """The mouths in (frame index, BGR frame) pairs. Holds one frame at a time."""
-    frames, origins, crops, sharpness, parted, thumbs = [], [], [], [], [], []
+    frames, origins, crops, sharpness, parted, teeth, thumbs = [], [], [], [], [], [], []
     for index, picture in pictures:
         points, unit = tracks.pixels(index), float(tracks.pose.scale[index])
         box = hull_box(points, unit).within(picture.shape[1], picture.shape[0])
@@ -125,6 +132,7 @@ def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
         thumbs.append(thumb)
         sharpness.append(sharp)
         parted.append(_parted(picture, points))
+        teeth.append(rows.teeth(picture, points))
     relative = np.array(sharpness, np.float32)
     if len(relative):
         relative /= max(float(np.median(relative)), 1e-6)
@@ -134,6 +142,7 @@ def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
         tuple(crops),
         relative,
         np.array(parted, np.float32),
+        np.array(teeth, np.float32).reshape(-1, rows.ROWS),
         np.array(thumbs, np.uint8).reshape(-1, THUMB[1], THUMB[0]),
     )
 
@@ -179,7 +188,7 @@ class Chooser:
         lips = lips - lips.mean(axis=1, keepdims=True)
         usual = np.median(lips, axis=0)
         tense = np.sqrt(((lips - usual) ** 2).sum(axis=2).mean(axis=1)) / TENSE
-        self._parted = mouths.parted
+        self._parted, self._teeth = mouths.parted, mouths.teeth
         usual = usual_sharpness(mouths.sharpness, self._opening)
         soft = np.maximum(0, 1 - mouths.sharpness / np.maximum(usual, 1))
         self._own_cost = (TENSE_COST * tense**2 + SOFT_COST * soft**2).astype(np.float32)
@@ -197,7 +206,7 @@ class Chooser:
             cost = self._costs(opening[start:ahead], width[start:ahead], frames[start:ahead])
             if before >= 0:
                 cost[0] += self._transition[before]
-            path[start:stop] = self._shortest(cost)[: stop - start]
+            path[start:stop] = self._shortest(cost, _changes(opening[start:ahead]))[: stop - start]
             before = int(path[stop - 1])
         return path
 
@@ -211,7 +220,12 @@ class Chooser:
         return float(np.linalg.norm(self._looks[one] - self._looks[other]))
 
     def _costs(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Array:
-        cost = ((_felt(opening)[:, None] - _felt(self._opening)) / NEAR_OPENING) ** 2
+        lacks = _felt(opening)[:, None] - _felt(self._opening)
+        # A mouth that is too far open is covered by the lips: that looks better than one that is pulled open.
+        spare = CROPPED * np.clip(opening[:, None] / CROPPED_FROM - 1, 0, 1) * (lacks < 0)
+        cost = (1 - spare) * (lacks / NEAR_OPENING) ** 2
+        pulled = np.maximum(rows.stretch(self._teeth, self._opening, opening) - 1, 0) / NEAR_STRETCH
+        cost += np.minimum(pulled**2, STRETCH_MOST)
         cost += ((width[:, None] - self._width) / NEAR_WIDTH) ** 2
         for axis in (0, 1):
             angle = np.nan_to_num(self._angles[frames, axis])
@@ -219,8 +233,11 @@ class Chooser:
         shut = np.clip(1 - opening / SHUT_BELOW, 0, 1)
         return np.asarray(cost + self._own_cost + PARTED_COST * shut[:, None] * self._parted, np.float32)
 
-    def _shortest(self, cost: Array) -> NDArray[np.int32]:
-        """The cheapest path through (T, M) costs, of the CANDIDATES cheapest mouths at every step."""
+    def _shortest(self, cost: Array, changes: Array) -> NDArray[np.int32]:
+        """The cheapest path through (T, M) costs, of the CANDIDATES cheapest mouths at every step.
+
+        ``changes`` (T,) is what it costs more to stay, since something else is asked for than a frame before.
+        """
         total = len(cost)
         count = min(CANDIDATES, self.count)
         if count < self.count:
@@ -232,6 +249,8 @@ class Chooser:
         columns = np.arange(count)
         for step in range(1, total):
             reach = best[:, None] + self._transition[chosen[step - 1][:, None], chosen[step][None, :]]
+            if changes[step] > 0:
+                reach[chosen[step - 1][:, None] == chosen[step][None, :]] += changes[step]
             back[step] = reach.argmin(axis=0)
             best = reach[back[step], columns] + cost[step, chosen[step]]
         path = np.empty(total, np.int32)
@@ -245,6 +264,12 @@ class Chooser:
 def _felt(opening: Array) -> Array:
     """Openings on a scale of what an eye notices: ajar or shut matters more than wide or wider."""
     return np.asarray(opening + 0.04 * (1 - np.exp(-np.maximum(opening, 0) / 0.03)), np.float32)
+
+
+def _changes(opening: Array) -> Array:
+    """(T,) what it costs more to stay with a mouth at each of T openings."""
+    moved = np.abs(np.diff(_felt(opening), prepend=_felt(opening[:1]))) / NEAR_OPENING
+    return np.asarray(STAY_MOVED * moved, np.float32)
 
 
 def usual_sharpness(sharpness: Array, opening: Array) -> Array:

@@ -27,6 +27,9 @@ TEETH_MOST = 235.0
 WHITE = 0.85  #: how far the white of the eyes rules the colour of drawn teeth
 WHITE_LIMITS = (0.55, 1.04)
 PAINTED = 0.30, 0.26  #: lack of blue in a white that only paint has; by how much paint is then darker
+ENAMEL_LIGHT = 0.50, 0.75  #: light of teeth over that of the lips: none of them, all of them
+ENAMEL_RED = 0.50, 0.80  #: redness of teeth over that of the lips: all of them, none
+LEAST_RED = 0.15  #: redness of lips below which a picture has no colours to tell teeth by
 LEAST_PIXELS = 24  #: of the white of the eyes, below which it is not believed
 
 
@@ -90,3 +93,31 @@ def white(picture: Frame, points: mesh.Points, skin: Array) -> Array:
     tint = np.median((pixels / light[:, None])[blue >= np.quantile(blue, 0.6)], axis=0)
     factors = np.clip((tint / usual_teeth(skin)) ** WHITE, *WHITE_LIMITS)
     return np.asarray(factors / float(factors @ GREY), np.float32)
+
+
+def lips(picture: Frame, points: mesh.Points) -> Array:
+    """(3,) the colour of the lips by the median. ``points`` (V, 3) are pixels of the picture."""
+    rings = ((mesh.LIP_INNER_UPPER, mesh.LIP_OUTER_UPPER), (mesh.LIP_INNER_LOWER, mesh.LIP_OUTER_LOWER))
+    at = np.concatenate([(points[inner[2:-2], :2] + points[outer[2:-2], :2]) / 2 for inner, outer in rings])
+    x, y = at.astype(np.float32).T
+    found = cv2.remap(picture, x.copy(), y.copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(np.median(found.reshape(-1, 3), axis=0), np.float32)
+
+
+def enamel(pixels: Array, lip: Array) -> Array:
+    """(…,) how far pixels (…, 3) BGR have the colour of teeth, 0..1, beside lips of the colour ``lip`` (3,).
+
+    Teeth are about as light as the lips or lighter, and paler: gums, tongue and the lips' own rim are as red as they
+    are. In a grey picture light decides alone.
+    """
+    light, lip_light = np.maximum(pixels @ GREY, 1), max(float(lip @ GREY), 1.0)
+    bright = np.clip((light / lip_light - ENAMEL_LIGHT[0]) / (ENAMEL_LIGHT[1] - ENAMEL_LIGHT[0]), 0, 1)
+    lip_red = _redness(lip[None], np.array([lip_light], np.float32))[0]
+    if lip_red < LEAST_RED:
+        return np.asarray(bright, np.float32)
+    red = _redness(pixels, light) / lip_red
+    return np.asarray(bright * np.clip((ENAMEL_RED[1] - red) / (ENAMEL_RED[1] - ENAMEL_RED[0]), 0, 1), np.float32)
+
+
+def _redness(pixels: Array, light: Array) -> Array:
+    return np.asarray((pixels[..., 2] - (pixels[..., 0] + pixels[..., 1]) / 2) / light, np.float32)

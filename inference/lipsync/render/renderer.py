@@ -24,7 +24,7 @@ from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.mouths import Chooser
 from inference.lipsync.render.plan import Plan, Target, fade_jumps
 from inference.lipsync.render.tracks import SHUT, Kind, Tracks, follow
-from inference.lipsync.render.transplant import Transplanter
+from inference.lipsync.render.transplant import Goal, Transplanter
 from inference.lipsync.render.warp import Painter
 
 Array = NDArray[np.float32]
@@ -65,7 +65,7 @@ class MeshRenderer:
         self._own = self.tracks.kind is Kind.TALKING and len(materials.mouths) > 0
         if self._own:
             self._residual = residual(self.tracks, self.basis, materials.mouths.frame)
-            self._transplant = Transplanter(self._painter, materials.mouths, self.tracks)
+            self.transplant = Transplanter(self._painter, materials.mouths, self.tracks)
 
     def plan(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Plan:
         """What to show at each of T output frames.
@@ -141,27 +141,34 @@ class MeshRenderer:
             compose.lay(result, layer, share)
         return result
 
-    def _with_own_mouths(self, frame: Frame, index: int, target: Target, head: pose.Pose) -> Frame:
-        tracks = self.tracks
-        unit, strength = float(head.scale[0]), np.float32(tracks.strength[index])
+    def with_own_lips(self, index: int, target: Target, head: pose.Pose) -> tuple[Array, Goal]:
+        """Where the points (550, 3; pixels) of template frame ``index`` are, and where they go for borrowed mouths."""
+        tracks, strength = self.tracks, np.float32(self.tracks.strength[index])
         lips = [np.float32(share) * self._residual[mouth] for mouth, share in target.shapes]
         wanted = np.sum(lips, axis=0) + self.basis.move(target.opening, target.width + tracks.rest_width)
         start = extend(tracks.shape[index])
         moved = start + strength * self.basis.reach[:, None] * (wanted - start)
-        source, goal = head.to_pixels(start[None])[0], head.to_pixels(moved[None])[0]
+        pixels = head.to_pixels(moved[None])[0]
+        goal = Goal(pixels, moved, self.interior.contour(pixels).astype(np.float32), float(head.scale[0]))
+        return head.to_pixels(start[None])[0], goal
+
+    def _with_own_mouths(self, frame: Frame, index: int, target: Target, head: pose.Pose) -> Frame:
+        tracks = self.tracks
+        unit, strength = float(head.scale[0]), np.float32(tracks.strength[index])
+        source, goal = self.with_own_lips(index, target, head)
         result: Frame = frame.copy()
-        change = self._mover.move(frame, source, goal, unit, lips=False)
+        change = self._mover.move(frame, source, goal.pixels, unit, lips=False)
         if change is not None:
             box, pixels = change
             box.cut(result)[:] = pixels
-        self._transplant.lay(result, goal, unit, target.pictures, float(strength))
+        self.transplant.lay(result, goal, target.pictures, float(strength))
         # Open mouths that had to be shut for want of shut ones: their teeth would show as a white seam.
         origin = self.materials.mouths.frame
         gap = sum(share * float(tracks.opening[origin[mouth]]) for mouth, share in target.pictures)
         forced = float(np.clip(gap / SHUT - 1, 0, 1)) * float(strength)
         if forced > 0:
             colours = self.interior.palette(compose.skin(frame, source, unit))
-            line = own_inside.line(goal, unit, target.opening, colours.seam)
+            line = own_inside.line(goal.pixels, unit, target.opening, colours.seam)
             if line is not None:
                 compose.lay(result, line, forced)
         return result
