@@ -542,6 +542,66 @@ c69260f2ab26d659b7c398f9a2b2b48ed0df16c3b47d7326782fd9cba71690c1 1068114 vocabul
         ),
         used_by="transcribe: 'model'",
     ),
+    # ONNX files for sherpa-onnx. Digests and sizes: the hub's at these revisions, as pinned alike by many installers of
+    # others; the punctuation model is the one in the archive of sherpa-onnx's own releases.
+    Model(
+        "sherpa-paraformer",
+        "speech recognition, Mandarin with English words, times of words (Paraformer large, ONNX, int8)",
+        False,
+        _files(
+            "sherpa-paraformer",
+            _FUNASR,
+            (
+                _huggingface(
+                    "csukuangfj/sherpa-onnx-paraformer-zh-2023-09-14", "def027084691107096b5ebba69785756d63de6c5"
+                ),
+            ),
+            """
+f36a0433bcf096bd6d6f11b80a3ac8bed110bdca632fe0d731df8d1a84475945 243371218 model.int8.onnx
+59aba8873a2ed1e122c25fee421e25f283b63290efbde85c1f01a853d83cb6e6 75756 tokens.txt
+""",
+        ),
+        used_by="transcribe: backend sherpa, 'model'",
+    ),
+    Model(
+        "sherpa-sensevoice",
+        "speech recognition: Mandarin, Cantonese, English, Japanese, Korean (SenseVoiceSmall, ONNX, int8)",
+        False,
+        _files(
+            "sherpa-sensevoice",
+            _FUNASR_OWN,
+            (
+                _huggingface(
+                    "csukuangfj/sherpa-onnx-sense-voice-zh-en-ja-ko-yue-2024-07-17",
+                    "2365baeacb507f821a0c8120fcee3d484dba7a07",
+                ),
+            ),
+            """
+c71f0ce00bec95b07744e116345e33d8cbbe08cef896382cf907bf4b51a2cd51 239233841 model.int8.onnx
+f449eb28dc567533d7fa59be34e2abca8784f771850c78a47fb731a31429a1dc 315894 tokens.txt
+""",
+        ),
+        used_by="transcribe: backend sherpa, 'model'",
+    ),
+    Model(
+        "sherpa-punctuation",
+        "punctuation, Mandarin and English (CT-Transformer, ONNX, int8)",
+        False,
+        _files(
+            "sherpa-punctuation",
+            _FUNASR,
+            (
+                _huggingface(
+                    "ranger810/sherpa-onnx-punct-ct-transformer-zh-en-vocab272727-2024-04-12-int8",
+                    "5cccf43af83e4fc50d1d55b8410312e87709be70",
+                ),
+            ),
+            """
+65a3fb9f5ad7bfb96bf69e0dc4481df97f6ee60513c1d94ce981ba6effd524b1 75519198 model.int8.onnx
+""",
+        ),
+        used_by="transcribe: backend sherpa, 'punctuation'",
+    ),
     # FunASR. Digests and sizes: ModelScope's listing at these versions, the hub's where a model is there too.
     Model(
         "funasr-paraformer",

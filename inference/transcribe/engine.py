@@ -13,7 +13,7 @@ from inference import extras, media, weights
 from inference.base import Context, EngineError, Files, InputError, read_options, read_params
 from inference.finding import Finding, tried
 from inference.paths import absolute, check_output
-from inference.transcribe import models, outputs, script
+from inference.transcribe import itn, models, outputs, script
 from inference.transcribe.diarize import ENCODER_FILE, SEGMENTATION_FILE
 from inference.transcribe.params import Options
 from inference.transcribe.params import Params as TranscribeParams
@@ -57,7 +57,7 @@ class Transcribe:
     def load(self, device: str, options: Mapping[str, object]) -> None:
         """Load the models, 1 to 3 s on CPU. Raises :class:`EngineError` naming the file or key at fault."""
         self._options = read_options(Options, options)
-        if self._options.backend == "whisper":
+        if self._options.backend != "funasr":
             extras.require("transcribe")
         media.ffmpeg_binary(self._options.ffmpeg)
         threads = self._options.cpu_threads or _threads()
@@ -66,10 +66,9 @@ class Transcribe:
 
             self._backend = FunAsrBackend(self._options, device, threads)
         else:
-            from inference.transcribe.whisper import Whisper
             from inference.transcribe.windowed_backend import WindowedBackend
 
-            self._backend = WindowedBackend(self._options, device, Whisper(self._options, device, threads))
+            self._backend = WindowedBackend(self._options, device, threads)
 
     def warmup(self) -> None:
         """One second of hum through every model, so that the first job meets no first-call cost."""
@@ -80,8 +79,11 @@ class Transcribe:
         """Look at what the engine would load, without loading it. Raises :class:`EngineError` for wrong options."""
         chosen = read_options(Options, options)
         yield tried("ffmpeg", lambda: media.ffmpeg_binary(chosen.ffmpeg))
+        if chosen.backend == "sherpa":
+            yield tried("sherpa model", lambda: models.sherpa(chosen.model))
         if chosen.backend == "whisper":
             yield tried("whisper", lambda: models.whisper(chosen.model))
+        if chosen.backend != "funasr":
             yield tried("voice detection", lambda: chosen.vad or weights.find_model("silero-vad"))
             if chosen.diarize:
                 yield tried("speaker encoder", lambda: weights.find(ENCODER_FILE, chosen.speaker_encoder))
@@ -138,6 +140,8 @@ class Transcribe:
             )
         if job.script is not None:
             script.require()
+        if job.itn:
+            itn.require()
         about = media.probe(job.audio, ffmpeg=self._options.ffmpeg)
         if not about.has_audio:
             what = "a video without sound" if about.has_video else "a file without an audio stream"

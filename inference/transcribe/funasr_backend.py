@@ -20,6 +20,7 @@ from inference.audio import SILENCE_DBFS, Array
 from inference.base import Context, EngineError, ResourceError
 from inference.transcribe import models
 from inference.transcribe.funasr_result import Reader, language
+from inference.transcribe.itn import Numbers
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
 from inference.transcribe.script import Script
@@ -144,10 +145,11 @@ class FunAsrBackend:
             silent = float(np.max(np.abs(sound))) < 10 ** (SILENCE_DBFS / 20)
             warnings.append("the recording is silent" if silent else "no speech was found")
         spoken = job.language or language(said.text)
-        script = Script(job.script)
-        for run in runs:
+        script, numbers = Script(job.script), Numbers(job.itn)
+        for at, run in enumerate(runs):
             for word in run:  # Latin letters alone tell no language
                 word.language = job.language or language(join(run)) or (spoken if spoken == "en" else None)
+            runs[at] = run = numbers.written(run)
             script.write(run)
         records = [segment_record(run) for run in runs]
         for record in records:

@@ -29,6 +29,10 @@ class Params(BaseModel):
     script: Literal["simplified", "traditional"] | None = Field(
         default=None, description="Chinese: the characters to write (extra chinese); default: as recognised"
     )
+    itn: bool = Field(
+        default=False,
+        description="Chinese: numbers, dates and amounts that are spelt out become digits (extra chinese)",
+    )
     hotword: str | None = Field(
         default=None, max_length=4000, description="names and terms to expect, separated by spaces"
     )
@@ -74,12 +78,12 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    backend: Literal["whisper", "funasr"] = Field(default="whisper", description="which recogniser")
+    backend: Literal["whisper", "sherpa", "funasr"] = Field(default="whisper", description="which recogniser")
     model: str | None = Field(
         default=None,
         description="whisper: an installed one (default whisper-base, whisper-small …), or a folder with a CTranslate2 "
-        "model; "
-        "funasr: a model folder, one that is installed (funasr-paraformer …), or a name on its hub",
+        "model; sherpa: an installed one (sherpa-paraformer, sherpa-sensevoice), or a folder with model.onnx and "
+        "tokens.txt; funasr: a model folder, one that is installed (funasr-paraformer …), or a name on its hub",
     )
     cpu_threads: int = Field(default=0, ge=0, le=256, description="0: OMP_NUM_THREADS, else the cores there are")
     diarize: bool = Field(default=True, description="tell speakers apart")
@@ -97,6 +101,11 @@ class Options(BaseModel):
     )
     initial_prompt: str | None = Field(
         default=None, description="whisper: style of the text; default: simplified for zh"
+    )
+
+    punctuation: str | None = Field(
+        default=None,
+        description="sherpa: folder of a CT-Transformer for models that write no marks; default: the installed one",
     )
 
     vad_model: str | None = Field(default=None, description="funasr: folder, installed model or hub name")

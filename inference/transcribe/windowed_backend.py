@@ -19,14 +19,19 @@ import numpy as np
 from inference import media, weights
 from inference.audio import SILENCE_DBFS
 from inference.base import Context, EngineError
+from inference.transcribe import models
 from inference.transcribe.cluster import Wanted
 from inference.transcribe.diarize import Diarizer, Labelled
+from inference.transcribe.itn import Numbers
 from inference.transcribe.outputs import join_texts
 from inference.transcribe.params import Options, Params
+from inference.transcribe.punctuation import Punctuation
 from inference.transcribe.recogniser import Recogniser, Session
 from inference.transcribe.script import Script
+from inference.transcribe.sherpa import Sherpa
 from inference.transcribe.sound import Sound
 from inference.transcribe.weak import weak
+from inference.transcribe.whisper import Whisper
 from inference.transcribe.windows import Packer, Window
 from inference.transcribe.words import Word, segment_record, segments, speaker_name, stored
 from inference.vad import SAMPLE_RATE, SileroModel, SpeechDetector, Stretch
@@ -40,14 +45,23 @@ SAVING_SHARE = 50.0  #: between two checkpoints there are so many times the seco
 class WindowedBackend:
     """A recogniser, silero and the speaker encoder, loaded; runs one recording at a time."""
 
-    def __init__(self, options: Options, device: str, recogniser: Recogniser) -> None:
+    def __init__(self, options: Options, device: str, threads: int) -> None:
         import torch
 
         self._options = options
-        self._recogniser = recogniser
+        self._recogniser = recogniser = _recogniser(options, device, threads)
         self._vad_file = weights.find(VAD_FILE, options.vad)
         self._vad = SileroModel(self._vad_file)
         self.languages = recogniser.languages
+        self._punctuation: Punctuation | None = None
+        self._no_marks = ""  # why there are none
+        if not recogniser.punctuates:
+            try:
+                self._punctuation = Punctuation(models.punctuation(options.punctuation), threads)
+            except EngineError as error:
+                if options.punctuation is not None:
+                    raise
+                self._no_marks = f"{recogniser.name} writes no punctuation: {error} ({error.hint})"
         self._diarizer: Diarizer | None = None
         self._no_labels = ""  # why there are none
         if options.diarize:
@@ -61,11 +75,12 @@ class WindowedBackend:
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""
-        return [*self._recogniser.files(), self._vad_file, *(self._diarizer.files if self._diarizer else [])]
+        marks = [self._punctuation.file] if self._punctuation else []
+        return [*self._recogniser.files(), *marks, self._vad_file, *(self._diarizer.files if self._diarizer else [])]
 
     def settings(self) -> dict[str, object]:
         """The options that shape a transcript."""
-        shaping = {"backend", "compute_type", "beam_size", "initial_prompt", "diarize"}
+        shaping = {"backend", "compute_type", "beam_size", "initial_prompt", "diarize", "punctuation"}
         return {**self._options.model_dump(include=shaping), "labels": self._diarizer is not None}
 
     def warmup(self) -> None:
@@ -84,6 +99,12 @@ class WindowedBackend:
     def transcribe(self, job: Params, about: media.Probe, context: Context) -> dict[str, Any]:
         """The whole of one job; raises InputError when the file holds no sound that can be decoded."""
         return _Recording(self, job, about, context).transcribe()
+
+
+def _recogniser(options: Options, device: str, threads: int) -> Recogniser:
+    if options.backend == "sherpa":
+        return Sherpa(options, device, threads)
+    return Whisper(options, device, threads)
 
 
 @dataclass
@@ -147,7 +168,7 @@ class _Recording:
         self._listens = self._voices is not None and wanted.most > 1
         self._labelled = Labelled(None, ())
         self._label_error = backend._no_labels
-        self._script = Script(job.script)
+        self._script, self._numbers = Script(job.script), Numbers(job.itn)
         self._recognised_s = 0.0
         self._percent = 0.0
         self._read_s = 0.0
@@ -255,8 +276,11 @@ class _Recording:
             part, windows = windows[: channel.session.at_once], windows[channel.session.at_once :]
             for heard in channel.session.recognise(part):
                 self._context.check()
-                self._script.write(heard.words)
-                self._finish_segments(channel, heard.words)
+                words = self._numbers.written(heard.words)
+                if self._b._punctuation is not None:
+                    self._b._punctuation.write([*channel.open, *words])
+                self._script.write(words)
+                self._finish_segments(channel, words)
                 self.warnings += map(str, heard.dropped)
                 if heard.uncertain:
                     window = heard.window
@@ -317,6 +341,8 @@ class _Recording:
     def _result(self) -> dict[str, Any]:
         session = max(self._channels, key=lambda channel: len(channel.words)).session
         self.warnings += dict.fromkeys(told for channel in self._channels for told in channel.session.warnings())
+        if self._b._no_marks and self._words:
+            self.warnings.append(self._b._no_marks)
         self.warnings += weak(self._b._recogniser.name, {word.language for word in self._words})
         runs = [run for channel in self._channels for run in segments(channel.words)]
         records = [segment_record(run) for run in sorted(runs, key=lambda run: run[0].start)]
