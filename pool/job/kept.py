@@ -59,7 +59,7 @@ class Kept:
             raise ProtocolError(f"what the record keeps of its job is damaged: {error}") from None
         maps = isinstance(kept.terms, dict) and isinstance(kept.left_out, dict)
         maps = maps and (kept.params is None or isinstance(kept.params, dict))
-        texts = all(type(text) is str for text in (*kept.tags, kept.note, kept.rerun_of))
+        texts = type(kept.note) is type(kept.rerun_of) is str and all(type(tag) is str for tag in kept.tags)
         if not (maps and texts and (kept.items is None or type(kept.items) is int)):
             raise ProtocolError("what the record keeps of its job is damaged")
         return kept

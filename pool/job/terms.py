@@ -11,6 +11,7 @@ Whole numbers are whatever is exactly one (`operator.index`: int, numpy's intege
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 import operator
@@ -271,7 +272,10 @@ class Terms:
     def of(cls, given: Mapping[str, Any], allowed: Iterable[str] | None = None) -> Terms:
         """Terms of those keys of a mapping that are terms; allowed: only these."""
         names = KEYS if allowed is None else allowed
-        return cls(**{name: given[name] for name in names if name in given})
+        said = {name: given[name] for name in names if name in given and given[name] is not _DEFAULTS[name]}
+        if said.keys() == {"durable"} and type(said["durable"]) is bool:
+            return _DURABLE[said["durable"]]
+        return cls(**said)
 
     def after(self, ids: Iterable[str]) -> Terms:
         """With more jobs that must have completed before."""
@@ -303,6 +307,10 @@ class Terms:
 
     def to_map(self) -> dict[str, Any]:
         """What is said, under the names that it has in a job file."""
+        return dict(self._said)
+
+    @functools.cached_property
+    def _said(self) -> Mapping[str, Any]:
         said = {}
         for name, default, _ in _FIELDS:
             value = getattr(self, name)
@@ -335,7 +343,8 @@ class Terms:
 
 
 _FIELDS = tuple((entry.name, entry.default, entry.metadata["check"]) for entry in dataclasses.fields(Terms))
-KEYS = tuple(name for name, _, _ in _FIELDS)
-_DURABLE = {durable: Terms(durable=durable) for durable in (False, True)}
+_DEFAULTS = {name: default for name, default, _ in _FIELDS}
+KEYS = tuple(_DEFAULTS)
+_DURABLE = {durable: Terms(durable=durable) for durable in (False, True)}  # most jobs: a third of the time of one
 #: What a job may say that comes from outside: a dropped file, a request.
 OUTSIDE = tuple(name for name in KEYS if name != "durable")

@@ -220,16 +220,14 @@ class Executor:
     def _save_under(self, job: Job, context: JobContext, files: Files | None) -> None:
         """Let the engine save how far it is; what it has saved is of these parameters, inputs and this engine."""
         inputs = [_stamp(path) for path in files.inputs] if files is not None else []
+        context.key = functools.partial(self._key, job, inputs)
 
-        @functools.lru_cache(maxsize=None)  # noqa: UP033 - for Python 3.8
-        def key() -> bytes:
-            if not self._identity:
-                launch = self._launch
-                self._identity = [launch.device, launch.options, *self._engine.identity()]
-            body = codec.encode([job.engine, job.created, job.params, inputs, self._identity])
-            return hashlib.sha256(body).digest()
-
-        context.key = key
+    def _key(self, job: Job, inputs: Sequence[Any]) -> bytes:
+        if not self._identity:
+            launch = self._launch
+            self._identity = [launch.device, launch.options, *self._engine.identity()]
+        body = codec.encode([job.engine, job.created, job.params, inputs, self._identity])
+        return hashlib.sha256(body).digest()
 
     def _item(self, item: Mapping[str, Any], context: JobContext) -> list[Any]:
         """One of many small calls: its map, or why there is none."""

@@ -83,7 +83,8 @@ class JobContext:
         self._status = ""
         self._scratch: Path | None = None
         self._partial_fd = -1
-        self.key: Callable[[], bytes] | None = None  # of its checkpoints; None: it has none
+        self.key: Callable[[], bytes] | None = None  # of its checkpoints, computed once; None: it has none
+        self._key = b""
         self.saved = False  # whether a checkpoint may be there
         self._outputs: list[tuple[Path, Path]] = []  # (part, final)
         self._files: list[Mapping[str, Any]] = []  # outputs that have their final name
@@ -201,7 +202,7 @@ class JobContext:
             )
             return
         try:
-            checkpoints.save(self._spool, self.job_id, self.key(), self.attempt, body)
+            checkpoints.save(self._spool, self.job_id, self._key_of(self.key), self.attempt, body)
             self.saved = True
         except OSError as error:
             say(f"job {self.job_id}: a checkpoint was not saved: {error}")
@@ -215,10 +216,14 @@ class JobContext:
         if self.key is None or not os.path.lexists(checkpoints.checkpoint_path(self._spool, self.job_id)):
             return None
         self.saved = True
-        state, reason = checkpoints.load(self._spool, self.job_id, self.key(), self.attempt)
+        state, reason = checkpoints.load(self._spool, self.job_id, self._key_of(self.key), self.attempt)
         if reason:
             say(f"job {self.job_id} begins at the beginning: {reason}")
         return state
+
+    def _key_of(self, key: Callable[[], bytes]) -> bytes:
+        self._key = self._key or key()
+        return self._key
 
     # ---- cancellation
 
