@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filepool_subtitles import as_srt, as_vtt, clock
 from inference.base import ResourceError
-from inference.transcribe.subtitles import Cue, Token, cues, text_of
 
 NOBODY = "unknown"  #: the speaker of what has none, in forms that want one
 NOTED_S = 0.005  #: shorter spans are none in forms that hold every moment once
@@ -30,25 +30,6 @@ def write(result: Result, path: Path, suffix: str, *, name: str, word_times: boo
 def as_json(result: Result) -> str:
     """The whole result."""
     return json.dumps(result, ensure_ascii=False, indent=1) + "\n"
-
-
-def as_srt(result: Result) -> str:
-    """Subtitles of two short lines at most; where there are several speakers, each is named when its turn begins."""
-    blocks = []
-    for number, cue in enumerate(cues(result["segments"], named=len(result["speakers"]) > 1), 1):
-        text = "\n".join(line.replace("-->", "→") for line in cue.texts)
-        blocks.append(f"{number}\n{clock(cue.start, ',')} --> {clock(cue.end, ',')}\n{text}\n")
-    return "\n".join(blocks)
-
-
-def as_vtt(result: Result, word_times: bool = False) -> str:
-    """WebVTT with a voice tag per cue; ``word_times``: each word with the time at which it begins."""
-    blocks = ["WEBVTT\n"]
-    for cue in cues(result["segments"], named=False):
-        text = "\n".join(_timed(line, cue) if word_times else _escaped(text_of(line)) for line in cue.lines)
-        voice = f"<v {cue.speaker}>" if cue.speaker else ""
-        blocks.append(f"{clock(cue.start)} --> {clock(cue.end)}\n{voice}{text}\n")
-    return "\n".join(blocks)
 
 
 def as_txt(result: Result) -> str:
@@ -153,30 +134,9 @@ def join_texts(texts: Sequence[str]) -> str:
     return joined
 
 
-def clock(seconds: float, comma: str = ".") -> str:
-    """``HH:MM:SS,mmm`` as SRT wants it; with a point as WebVTT does."""
-    milliseconds = round(max(0.0, seconds) * 1000)
-    hours, rest = divmod(milliseconds, 3_600_000)
-    minutes, rest = divmod(rest, 60_000)
-    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"
-
-
 def _named(turn: Sequence[Mapping[str, Any]]) -> str:
     text = " ".join(join_texts([str(segment["text"]) for segment in turn]).replace("-->", "→").split())
     return f"{turn[0]['speaker']}: {text}" if turn[0]["speaker"] else text
-
-
-def _timed(line: Sequence[Token], cue: Cue) -> str:
-    """A line with the time before each word that begins within the cue."""
-    parts = []
-    for token in line:
-        time = f"<{clock(token.start)}>" if cue.start < token.start < cue.end else ""
-        parts.append(f"{' ' * token.spaced}{time}{_escaped(token.text)}")
-    return "".join(parts).strip()
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _marked(text: str) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from filepool_subtitles import GAP_S, LEAST_S, LINE, MOST_S, cues, reading_s, width
 from inference.transcribe import outputs
 from inference.transcribe.params import OUTPUT_SUFFIXES
-from inference.transcribe.subtitles import GAP_S, LEAST_S, LINE, MOST_S, cues, reading_s, width
 
 ENGLISH = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
@@ -52,6 +53,19 @@ def result(*segments: dict[str, Any]) -> dict[str, Any]:
         "speakers": speakers,
         "warnings": [],
     }
+
+
+@pytest.mark.parametrize(("text", "most"), [(ENGLISH, 42), (CHINESE, 16)])
+@pytest.mark.parametrize("form", [outputs.as_srt, outputs.as_vtt])
+def test_transcripts_of_other_engines_keep_the_rules(form: Callable[[Any], str], text: str, most: int) -> None:
+    """They may have neither words nor speakers; gateways answer with them, too."""
+    made = form({"segments": [{"start": 0.0, "end": 20.0, "text": text}]})
+    blocks = [block.split("\n") for block in made.strip().split("\n\n") if "-->" in block]
+    lines = [block[[" --> " in line for line in block].index(True) + 1 :] for block in blocks]
+    assert len(blocks) > 1
+    assert all(len(part) <= 2 and all(len(line) <= most for line in part) for part in lines)
+    assert "".join(line for part in lines for line in part).replace(" ", "") == text.replace(" ", "")
+    assert form({"text": ""}) in ("", "WEBVTT\n")
 
 
 @pytest.mark.parametrize(("text", "most"), [(ENGLISH, 42), (CHINESE, 16)])

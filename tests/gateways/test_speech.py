@@ -54,8 +54,8 @@ def test_text_srt_and_vtt(client: openai.OpenAI) -> None:
         "1\n00:00:00,000 --> 00:00:01,500\nspk0: Hello there.\n\n2\n00:00:01,750 --> 00:00:03,250\nspk1: Good → day.\n"
     )
     assert transcribe(client, response_format="vtt") == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nspk0: Hello there.\n\n"
-        "00:00:01.750 --> 00:00:03.250\nspk1: Good → day.\n"
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\n<v spk0>Hello there.\n\n"
+        "00:00:01.750 --> 00:00:03.250\n<v spk1>Good --&gt; day.\n"
     )
 
 

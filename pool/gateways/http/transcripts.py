@@ -63,24 +63,6 @@ def as_text(result: Mapping[str, Any]) -> str:
     return f"{_text(result)}\n"
 
 
-def as_srt(result: Mapping[str, Any]) -> str:
-    """SubRip subtitles, with the speaker in each cue when there are several speakers."""
-    cues = []
-    for number, segment in enumerate(result.get("segments") or [], 1):
-        times = f"{_clock(segment['start'], ',')} --> {_clock(segment['end'], ',')}"
-        cues.append(f"{number}\n{times}\n{_line(segment, result)}\n")
-    return "\n".join(cues)
-
-
-def as_vtt(result: Mapping[str, Any]) -> str:
-    """WebVTT subtitles, with the speaker in each cue when there are several speakers."""
-    cues = ["WEBVTT\n"]
-    for segment in result.get("segments") or []:
-        times = f"{_clock(segment['start'], '.')} --> {_clock(segment['end'], '.')}"
-        cues.append(f"{times}\n{_line(segment, result)}\n")
-    return "\n".join(cues)
-
-
 def _text(result: Mapping[str, Any]) -> str:
     return str(result.get("text") or "")
 
@@ -107,17 +89,3 @@ def _segment(number: int, segment: Mapping[str, Any]) -> dict[str, Any]:
         "no_speech_prob": 0.0,
         "speaker": segment.get("speaker"),
     }
-
-
-def _line(segment: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    text = " ".join(str(segment["text"]).replace("-->", "→").split())
-    several = len(result.get("speakers") or ()) > 1
-    return f"{segment['speaker']}: {text}" if several and segment.get("speaker") else text
-
-
-def _clock(seconds: float, comma: str) -> str:
-    """HH:MM:SS,mmm."""
-    milliseconds = round(max(0.0, seconds) * 1000)
-    hours, rest = divmod(milliseconds, 3_600_000)
-    minutes, rest = divmod(rest, 60_000)
-    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"

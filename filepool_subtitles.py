@@ -1,5 +1,7 @@
 """A transcript as subtitles that can be read: short lines, two at most, long enough on the screen.
 
+What engines write as files and gateways answer with: this module lies below both and imports neither.
+
 The limits are those of the Netflix timed text style guides: 42 characters a line (16 in scripts of wide characters),
 two lines, 20 characters a second (9), 5/6 s to 7 s a cue, two frames between cues.
 """
@@ -52,20 +54,46 @@ class Cue:
         return [text_of(line) for line in self.lines]
 
 
+def as_srt(result: Mapping[str, Any]) -> str:
+    """SubRip: where a transcript has several speakers, each is named when its turn begins."""
+    blocks = []
+    for number, cue in enumerate(cues(result.get("segments") or (), named=_several(result)), 1):
+        text = "\n".join(line.replace("-->", "→") for line in cue.texts)
+        blocks.append(f"{number}\n{clock(cue.start, ',')} --> {clock(cue.end, ',')}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def as_vtt(result: Mapping[str, Any], word_times: bool = False) -> str:
+    """WebVTT with a voice tag per cue; ``word_times``: each word with the time at which it begins."""
+    blocks = ["WEBVTT\n"]
+    for cue in cues(result.get("segments") or (), named=False):
+        text = "\n".join(_timed(line, cue) if word_times else _escaped(text_of(line)) for line in cue.lines)
+        voice = f"<v {_escaped(cue.speaker)}>" if cue.speaker else ""
+        blocks.append(f"{clock(cue.start)} --> {clock(cue.end)}\n{voice}{text}\n")
+    return "\n".join(blocks)
+
+
+def clock(seconds: float, comma: str = ".") -> str:
+    """``HH:MM:SS.mmm`` as WebVTT wants it; with a comma as SRT does."""
+    milliseconds = round(max(0.0, seconds) * 1000)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"
+
+
 def cues(segments: Sequence[Mapping[str, Any]], *, named: bool) -> list[Cue]:
     """The segments of a result as cues in order of time; ``named`` leaves room for the speaker where a turn begins."""
     made: list[Cue] = []
     speaker: object = None
     for number, segment in enumerate(segments):
         tokens = _tokens(segment)
-        begins = number == 0 or segment["speaker"] != speaker
-        speaker = segment["speaker"]
+        begins = number == 0 or segment.get("speaker") != speaker
+        speaker = segment.get("speaker")
         if named and begins and speaker and tokens:
             tokens = [Token(f"{speaker}:", False, tokens[0].start, tokens[0].start), *tokens]
             tokens[1] = Token(tokens[1].text, True, tokens[1].start, tokens[1].end)
         for index, part in enumerate(_parts(tokens)):
-            cue = Cue(part[0].start, part[-1].end, _lines(part), segment["speaker"], begins and index == 0)
-            made.append(cue)
+            made.append(Cue(part[0].start, part[-1].end, _lines(part), segment.get("speaker"), begins and index == 0))
     made.sort(key=lambda cue: cue.start)
     return [_shown(cue, made[at + 1].start if at + 1 < len(made) else None) for at, cue in enumerate(made)]
 
@@ -85,6 +113,23 @@ def text_of(tokens: Sequence[Token]) -> str:
     return "".join(f" {token.text}" if token.spaced else token.text for token in tokens).strip()
 
 
+def _several(result: Mapping[str, Any]) -> bool:
+    return len(result.get("speakers") or ()) > 1
+
+
+def _timed(line: Sequence[Token], cue: Cue) -> str:
+    """A line with the time before each word that begins within the cue."""
+    parts = []
+    for token in line:
+        time = f"<{clock(token.start)}>" if cue.start < token.start < cue.end else ""
+        parts.append(f"{' ' * token.spaced}{time}{_escaped(token.text)}")
+    return "".join(parts).strip()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def _wide(mark: str) -> bool:
     return unicodedata.east_asian_width(mark) in "WF"
 
@@ -101,7 +146,7 @@ def _shown(cue: Cue, following: float | None) -> Cue:
 def _tokens(segment: Mapping[str, Any]) -> list[Token]:
     """The words of a segment as they stand in its text; its whole text, evenly in time, where it has no words."""
     text = " ".join(str(segment["text"]).split())
-    words = segment["words"] or [{"word": text, "start": segment["start"], "end": segment["end"]}]
+    words = segment.get("words") or [{"word": text, "start": segment["start"], "end": segment["end"]}]
     tokens: list[Token] = []
     at = 0
     for word in words:
