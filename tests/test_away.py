@@ -23,6 +23,7 @@ from pool.config.settings import Config
 from pool.errors import JobConflict, JobRefused, ProtocolError
 from pool.format.names import MAX_ATTEMPTS, job_name, parse_job
 from pool.gateways.http import views
+from pool.gateways.http.ledger import Ledger
 from pool.job import Failure, Job, JobState, Progress, Record, digest_of
 from pool.job.moments import SpoolTime
 from pool.job.terms import Terms
@@ -411,7 +412,7 @@ def test_a_list_of_jobs_that_are_away(spool: Spool, sent: dict[str, Away]) -> No
 
 
 def test_the_gateway_shows_jobs_that_are_away(spool: Spool, sent: dict[str, Away]) -> None:
-    views_of = {view.id: view for view in views.listed(spool, list, state=None, engine=None, limit=10).jobs}
+    views_of = {view.id: view for view in views.listed(spool, Ledger(spool), states=(), engine=None, limit=10).jobs}
     assert next(iter(views_of)) == "runs"
     told = {job_id: (view.state, view.status, view.message) for job_id, view in views_of.items()}
     assert told == {

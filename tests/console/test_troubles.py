@@ -102,10 +102,13 @@ def test_a_pool_that_is_down_says_so_and_a_thousand_jobs_are_no_burden(
         expect(notice).not_to_contain_text("null")
         rows = page.locator("#rows")
         page.wait_for_selector(f"#job-{ids[0]}")
+        count = page.locator("#count")
+        expect(count).to_have_text("200 of 1,000 jobs")  # those that run next; then all others, newest first
+        for shown in ("700 of 1,000 jobs", "1,000 jobs"):
+            rows.evaluate("node => node.scrollTo(0, node.scrollHeight)")
+            expect(count).to_have_text(shown)
         rows.evaluate("node => node.scrollTo(0, node.scrollHeight)")
-        expect(page.locator("#count")).to_have_text("1,000 jobs")
-        rows.evaluate("node => node.scrollTo(0, node.scrollHeight)")
-        expect(page.locator(f"#job-{ids[-1]}")).to_be_visible()
+        expect(page.locator(f"#job-{ids[200]}")).to_be_visible()
         assert page.locator(".row").count() < 60
         page.evaluate(
             """() => { const rows = document.getElementById("rows"); for (let at = 0; at < 50; at++)
@@ -114,5 +117,10 @@ def test_a_pool_that_is_down_says_so_and_a_thousand_jobs_are_no_burden(
         assert page.locator(".row").count() < 60, "a scroll draws what is seen, not what there is"
         page.locator("#search").fill(ids[500])
         expect(page.locator(".row:visible")).to_have_count(1)
+        page.locator("#since").select_option("1h")
+        expect(count).to_have_text("1 job")
+        page.locator("#search").fill("")
+        expect(count).to_have_text("200 jobs, more below")
+        expect(page.locator(".row:visible").first).to_have_id(f"job-{ids[-1]}")
     finally:
         gate.kill()

@@ -434,6 +434,7 @@ def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
         "/jobs/{job_id}/rerun",
         "/bulk/retry",
         "/bulk/cancel",
+        "/live",
         "/jobs/{job_id}/files/{name}",
         "/v1/audio/transcriptions",
         "/v1/models",

@@ -20,7 +20,7 @@ def test_the_reason_of_the_last_attempt_is_told(spool: Spool, make_job: JobMaker
             return views.look(spool, job_id)
         if way == "page":
             return next(views.of_info(spool, info) for info in browse.page(spool) if info.id == job_id)
-        found = views.listed(spool, Ledger(spool).newest, state=None, engine=None, limit=10)
+        found = views.listed(spool, Ledger(spool), states=(), engine=None, limit=10)
         return next(view for view in found.jobs if view.id == job_id)
 
     spool.submit(make_job(id="a"))

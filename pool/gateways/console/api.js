@@ -1,27 +1,18 @@
-// The gateway's API: the token, requests, uploads with progress, event streams.
+// The gateway's API: the token, requests, uploads with progress.
+
+import { at, Refused, refusal, ROOT } from "./wire.js";
+
+export { Refused };
 
 const KEY = "filepool.token";
 const COOKIE = "filepool_token"; // for requests that cannot send a header: images, audio, video, downloads
 const TIMEOUT_MS = 20_000;
 const COOKIE_SAFE = /^[\w!#$%&'*+\-.^`|~/=:@]+$/;
 
-const ROOT = new URL("../", import.meta.url); // below a prefix when a proxy serves the gateway there
-
 let token = sessionStorage.getItem(KEY) ?? "";
 
-/** A failed request. status: of HTTP, 0 when there is no valid answer. data: the job, when one failed. */
-export class Refused extends Error {
-  constructor(status, message, retryAfterS = 0, data = null) {
-    super(message);
-    this.status = status;
-    this.retryAfterS = retryAfterS;
-    this.data = data;
-  }
-}
-
-const at = (path) => new URL(path.slice(1), ROOT).href;
-
 export const hasToken = () => token !== "";
+export const tokenText = () => token;
 
 /** Set the token; "" removes it. */
 export function useToken(text) {
@@ -74,11 +65,6 @@ export const jobPath = (id) => `/jobs/${encodeURIComponent(id)}`;
 /** The URL of an uploaded file. */
 export const uploadAddress = (id) => at(`/api/tempfile/download/${encodeURIComponent(id)}`);
 
-function refusal(status, found, after) {
-  const message = found?.error?.message || found?.message || `the gateway answered ${status}`;
-  return new Refused(status, String(message), Number(after) || 0, found?.error?.data ?? null);
-}
-
 /** Upload one file. progress: called with 0…1. Resolves to {file_id, file_type, original_name}. */
 export function upload(file, progress, signal) {
   return new Promise((resolve, reject) => {
@@ -120,58 +106,4 @@ export async function exists(address) {
   } catch {
     return false;
   }
-}
-
-/** Follow a job until its end. Calls `on(event, data)` for each event, `broken(true)` when the connection fails, `broken(false)` when it is back. */
-export async function follow(id, on, broken, signal) {
-  let last = "";
-  for (let failures = 0; !signal.aborted; ) {
-    try {
-      const answer = await fetch(at(`${jobPath(id)}/events`), { headers: headers(last ? { "Last-Event-ID": last } : {}), signal, cache: "no-store" });
-      if (answer.status === 204) return;
-      if (!answer.ok) throw refusal(answer.status, await answer.json().catch(() => null), answer.headers.get("Retry-After"));
-      broken(false);
-      for await (const event of events(answer.body)) {
-        failures = 0;
-        if (event.id) last = event.id;
-        on(event.name, event.data);
-        if (event.name === "result") return;
-      }
-      throw new Refused(0, "the stream ended");
-    } catch (error) {
-      if (signal.aborted) return;
-      if (error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
-      failures += 1;
-      if (failures > 1) broken(true);
-      await pause(Math.min(8000, 400 * 2 ** failures), signal);
-    }
-  }
-}
-
-/** The server-sent events of a response body: {name, data, id}. */
-async function* events(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      const fields = { event: "message", data: "", id: "" };
-      for (const line of block.split("\n")) {
-        const at = line.indexOf(": ");
-        if (at > 0) fields[line.slice(0, at)] = line.slice(at + 2);
-      }
-      if (fields.data) yield { name: fields.event, data: JSON.parse(fields.data), id: fields.id };
-    }
-  }
-}
-
-/** Sleep until the time is over or the signal aborts. */
-export function pause(ms, signal) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
-  });
 }

@@ -35,7 +35,7 @@ export function drawAttempts(attempts) {
   const item = (failure) =>
     h(
       "li",
-      {},
+      { dataset: { attempt: failure.attempt } },
       h("details", {}, h("summary", {}, h("b", { text: `Attempt ${failure.attempt}` }), h("span", { class: "kind", text: failure.kind }), h("span", { class: "message", text: failure.message })), failure.hint ? h("p", { class: "hint" }, h("b", { text: "Hint" }), failure.hint) : null, drawDetails(failure)),
     );
   return h("ol", { class: "attempts" }, attempts.map(item));

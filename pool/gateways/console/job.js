@@ -1,6 +1,6 @@
 // The right pane: one job, followed live until its end, then with its result or failure.
 
-import { call, exists, follow, get, jobPath, Refused, uploadAddress } from "./api.js";
+import { call, exists, get, jobPath, Refused, uploadAddress } from "./api.js";
 import { armed, h, icon, mark, say, stateSign } from "./dom.js";
 import { drawFailure, drawAttempts } from "./failure.js";
 import { clockTime, duration, moment, OVER, stageLine, STATE_NAMES } from "./format.js";
@@ -8,12 +8,14 @@ import { inputsOf, nameOf } from "./memory.js";
 import { drawResult } from "./result.js";
 import { liveTranscript } from "./transcript.js";
 
+const LIST_MS = 5000; // older than this no list is, unless the gateway is very busy
 const AGAIN = new Set(["failed", "cancelled"]);
 
-/** The pane. actions: {close(), go(id), announce(text), toast(text, bad), changed()}. */
+/** The pane. actions: {close(), go(id), follow(id), announce(text), toast(text, bad), changed()}. */
 export function makeJob(pane, actions) {
   let id = "";
   let view = null;
+  let overAt = 0; // when it was seen to be over
   let going = new AbortController();
   let dispose = () => {};
   const parts = build(pane, { close: () => actions.close(), cancel, retry, copy });
@@ -30,6 +32,7 @@ export function makeJob(pane, actions) {
   function leave() {
     going.abort();
     going = new AbortController();
+    if (id) actions.follow("");
     dispose();
     dispose = () => {};
     id = "";
@@ -46,25 +49,25 @@ export function makeJob(pane, actions) {
     try {
       show(await get(jobPath(id), signal));
       if (OVER.has(view.state)) await finish(signal);
-      else await watch(signal);
+      else actions.follow(id);
     } catch (error) {
       if (!signal.aborted) missing(error);
     }
   }
 
-  async function watch(signal) {
-    const asked = id;
-    const on = (event, data) => {
-      if (signal.aborted) return;
-      if (event === "status" || event === "progress") {
-        const waits = data.status === "queued";
-        show({ ...view, status: data.status, percent: data.percent, message: data.message, attempt: data.attempt, state: waits ? "queued" : "running" });
-      } else if (event === "setback") parts.setback(data.failure);
-      else if (event === "notice") parts.notice(data.message);
-      else if (event === "partial") parts.partial(data.record, data.attempt);
-      else if (event === "result") end(data, signal);
-    };
-    await follow(asked, on, (broken) => parts.broken(broken), signal);
+  /** Take an event of the job that is followed (hub.js). */
+  function take(message) {
+    if (message.id !== id || !view || OVER.has(view.state)) return;
+    const { signal } = going;
+    if (message.kind === "gone") return void missing(message);
+    const { event, data } = message;
+    if (event === "status" || event === "progress") {
+      const waits = data.status === "queued";
+      show({ ...view, status: data.status, percent: data.percent, message: data.message, attempt: data.attempt, state: waits ? "queued" : "running" });
+    } else if (event === "setback") parts.setback(data.failure);
+    else if (event === "notice" || event === "unavailable") parts.notice(data.message);
+    else if (event === "partial") parts.partial(data.record, data.attempt);
+    else if (event === "result") end(data, signal);
   }
 
   function end(outcome, signal) {
@@ -90,6 +93,7 @@ export function makeJob(pane, actions) {
   }
 
   function show(now) {
+    if (OVER.has(now.state) && !(view && OVER.has(view.state))) overAt = Date.now();
     view = now;
     parts.show(view);
   }
@@ -138,14 +142,18 @@ export function makeJob(pane, actions) {
     open,
     close,
     retry,
+    take,
+    /** Whether the stream of events is broken. */
+    broken: (value) => parts.broken(value && view !== null && !OVER.has(view.state)),
     /** Press the Cancel button; the second press cancels. */
     askCancel: () => parts.cancel.hidden || parts.cancel.click(),
     get id() {
       return id;
     },
-    /** Take the job's state from the list: when it was retried elsewhere, follow it again. */
+    /** Take the job's state from the list, which is a moment old: when it was retried elsewhere, follow it again. */
     update(listed) {
-      if (listed && view && listed.id === id && OVER.has(view.state) && !OVER.has(listed.state)) open(id);
+      if (!listed || !view || listed.id !== id || !OVER.has(view.state)) return;
+      if (OVER.has(listed.state) ? listed.finished > view.finished : Date.now() > overAt + LIST_MS) open(id);
     },
     get over() {
       return view !== null && OVER.has(view.state);
@@ -225,7 +233,8 @@ function build(pane, on) {
     notice: (text) => { // once, although each new connection sends it again
       if (![...notices.children].some((item) => item.textContent === text)) notices.append(h("li", { text }));
     },
-    setback(failure) {
+    setback(failure) { // once, as each new connection sends it again
+      if (setbacks.querySelector(`[data-attempt="${Number(failure.attempt)}"]`)) return;
       setbacks.replaceChildren(...(setbacks.childElementCount ? setbacks.children : [h("h3", { text: "Attempts that failed" })]), drawAttempts([failure]));
     },
     partial(record, attempt) {

@@ -2,14 +2,14 @@
 
 import { $, armed, h, mark, say, stateSign } from "./dom.js";
 import { TITLES } from "./failure.js";
-import { ago, duration, OVER, STATE_NAMES, stageLine } from "./format.js";
+import { ago, count, duration, OVER, STATE_NAMES, stageLine } from "./format.js";
 import { nameOf } from "./memory.js";
 
 const STATES = ["", "running", "queued", "completed", "failed", "cancelled"];
 const SPARE = 4; // rows above and below the visible ones
 const ROW = 56;
 
-/** The list. actions: {open(id), filter(changes), more(), submit(), bulk(action, ids)}. */
+/** The list. actions: {open(id), filter(changes), more(), seen(ids, atTop), submit(), bulk(action, ids)}. */
 export function makeList(actions) {
   const rows = $("rows");
   const space = h("div", { class: "space", role: "presentation" });
@@ -31,6 +31,7 @@ export function makeList(actions) {
   });
   $("states").append(...buttons.map((button) => button.node));
   $("engine").addEventListener("change", (event) => actions.filter({ engine: event.target.value }));
+  $("since").addEventListener("change", (event) => actions.filter({ since: event.target.value }));
   $("search").addEventListener("input", (event) => {
     query = event.target.value.trim().toLowerCase();
     actions.filter({ query });
@@ -74,7 +75,8 @@ export function makeList(actions) {
     const there = cursor && shown.some((job) => job.id === cursor);
     mark(rows, "aria-activedescendant", there ? `job-${cursor}` : null);
     for (const part of parts) mark(part.node, "data-cursor", Boolean(part.id) && part.id === cursor);
-    if (last >= jobs.length - SPARE && !query) actions.more();
+    actions.seen(new Set(shown.map((job) => job.id)), first === 0);
+    if (last >= jobs.length - SPARE && jobs.length > rows.clientHeight / ROW) actions.more();
   }
 
   function update(store) {
@@ -93,9 +95,14 @@ export function makeList(actions) {
     empty.hidden = !nothing;
     if (nothing) drawEmpty(store);
     rows.classList.toggle("stale", !store.listed);
-    const more = store.total > store.jobs.length ? ` of ${store.total.toLocaleString("en")}` : "";
-    say($("count"), store.listed && jobs.length ? `${jobs.length.toLocaleString("en")}${more} ${jobs.length === 1 && !more ? "job" : "jobs"}` : "");
+    say($("count"), store.listed && jobs.length ? counted(store) : "");
     paint();
+  }
+
+  function counted(store) {
+    const shown = count(jobs.length, "job");
+    if (store.complete || query) return store.complete ? shown : `${shown}, more below`;
+    return store.total === null ? `${shown}, more below` : `${jobs.length.toLocaleString("en")} of ${count(store.total, "job")}`;
   }
 
   /** The number of jobs in one state from the engines' counts, "" when they do not give it. */
@@ -115,11 +122,12 @@ export function makeList(actions) {
       select.append(...names.map((name) => h("option", { value: name, text: name })));
     }
     if (select.value !== store.filter.engine) select.value = store.filter.engine;
+    if ($("since").value !== store.filter.since) $("since").value = store.filter.since;
   }
 
   function drawEmpty(store) {
-    const filtered = store.filter.state || store.filter.engine || query;
-    const why = query ? "Enter opens the job with this id, if there is one." : "No job has this state and this engine.";
+    const filtered = store.filter.state || store.filter.engine || store.filter.since || query;
+    const why = query ? "Enter opens the job with this id, if there is one." : "No job has this state and engine, and is as young.";
     const wanted = filtered ? why : "first";
     if (empty.dataset.kind === wanted) return;
     empty.dataset.kind = wanted;
@@ -132,7 +140,7 @@ export function makeList(actions) {
 
   function clear() {
     $("search").value = query = "";
-    actions.filter({ state: "", engine: "", query });
+    actions.filter({ state: "", engine: "", since: "", query });
   }
 
   return {
@@ -186,7 +194,7 @@ function makeChoice({ paint, jobs, bulk }) {
   }
 
   function update() {
-    for (const job of jobs()) if (chosen.has(job.id)) chosen.set(job.id, job);
+    if (chosen.size) for (const job of jobs()) if (chosen.has(job.id)) chosen.set(job.id, job);
     bar.hidden = !chosen.size;
     say(number, `${chosen.size.toLocaleString("en")} chosen`);
     for (const [action, word, show] of [["retry", "Retry", (text) => say(retry, text)], ["cancel", "Cancel", cancel.say]]) {

@@ -7,7 +7,7 @@ import { makeJob } from "./job.js";
 import { makeList } from "./jobs.js";
 import { listen } from "./keys.js";
 import { drawPool } from "./pool.js";
-import { listMore, refresh, run, setFilter, store, subscribe } from "./store.js";
+import { followJob, listMore, noteSeen, refresh, run, setFilter, store, subscribe, useNewToken } from "./store.js";
 import { acceptDrops, makeSubmit } from "./submit.js";
 import { makeToken } from "./token.js";
 
@@ -32,8 +32,8 @@ const goTo = (id) => {
   if (location.hash === HASH + encodeURIComponent(id)) return route();
   location.hash = HASH + encodeURIComponent(id);
 };
-const list = makeList({ open: goTo, filter: setFilter, more: listMore, submit: () => submit.open(), bulk });
-const job = makeJob($("job"), { close: leave, go: goTo, announce, toast, changed: refresh });
+const list = makeList({ open: goTo, filter: setFilter, more: listMore, seen: noteSeen, submit: () => submit.open(), bulk });
+const job = makeJob($("job"), { close: leave, go: goTo, follow: followJob, announce, toast, changed: refresh });
 const submit = makeSubmit({
   engines: () => store.engines,
   done(ids) {
@@ -44,8 +44,7 @@ const submit = makeSubmit({
   },
 });
 const token = makeToken(() => {
-  store.link = "connecting";
-  refresh();
+  useNewToken();
   route();
 });
 
@@ -159,6 +158,7 @@ subscribe(() => {
   });
   list.update(store);
   job.update(list.find(job.id));
+  job.broken(store.link === "lost");
 });
 
 // ---- actions
@@ -171,8 +171,7 @@ $("help-open").addEventListener("click", () => $("help").showModal());
 $("sign-out").append(icon("key"));
 $("sign-out").addEventListener("click", () => {
   useToken("");
-  store.link = "connecting";
-  refresh();
+  useNewToken();
 });
 for (const button of document.querySelectorAll("[data-tab][aria-pressed]")) button.addEventListener("click", () => showTab(button.dataset.tab));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawTheme);
@@ -217,4 +216,4 @@ drawTheme();
 drawHealth();
 drawPool($("pool"), store, {});
 route();
-run();
+run(job.take);

@@ -1,13 +1,15 @@
-// The state of the pool, and the loop that polls it.
+// The state of the pool and the jobs that are shown: the live stream, and pages of older jobs.
 
-import { Refused, get, pause } from "./api.js";
+import { get, tokenText } from "./api.js";
+import { hear, lookNow, wish } from "./shared.js";
+import { makeWalk } from "./walk.js";
 
-const EVERY_MS = 1000;
-const ENGINES_MS = 15_000;
-const SHARE = 4; // a poll that took t is not repeated before 4 t have passed
-const FEW = 200;
-const ALL = 1000; // the limit of the gateway
-export const HISTORY = 150; // polls kept per engine
+const FEW = 200; // jobs of the live list
+const HISTORY_MS = 1000;
+const RENEW_MS = 5000; // older jobs that are seen
+const TYPING_MS = 150;
+const WAITING = ["queued", "deferred", "held"];
+export const HISTORY = 150; // values kept per engine
 
 export const store = {
   link: "connecting", // "connecting" | "live" | "lost" | "refused" | "token"
@@ -16,18 +18,22 @@ export const store = {
   status: null,
   engines: [],
   jobs: [],
-  total: 0,
+  total: null, // of all jobs of the filter, null: not known
   listed: false, // whether `jobs` belongs to the current filter
-  filter: { state: "", engine: "", query: "" },
+  complete: false, // whether there are no more
+  filter: { state: "", engine: "", query: "", since: "" },
   hits: new Set(), // ids of the jobs in which the gateway has found the query
-  limit: FEW,
   history: new Map(), // engine -> numbers of waiting and running jobs
 };
 
 const listeners = new Set();
-let wake = new AbortController();
-let generation = 0; // of the filter: answers for an older filter are dropped
-let enginesAt = 0;
+const bodies = new Map(); // query -> the live list
+let asked = { all: "", hits: "" };
+let seen = new Set();
+let atTop = true;
+let historyAt = 0;
+let typing = 0;
+const walk = makeWalk(get, () => (collect(), notify()));
 
 /** Call `listener` after every change. */
 export function subscribe(listener) {
@@ -38,65 +44,86 @@ function notify() {
   for (const listener of listeners) listener(store);
 }
 
-/** Poll at once. */
-export function refresh() {
-  wake.abort();
-}
+/** Look at once. */
+export const refresh = lookNow;
 
 export function setFilter(changes) {
+  const typed = "query" in changes && Object.keys(changes).length === 1;
   Object.assign(store.filter, changes);
-  generation += 1;
-  store.limit = FEW;
   store.listed = false;
+  clearTimeout(typing);
+  typing = setTimeout(ask, typed ? TYPING_MS : 0);
   notify();
-  refresh();
 }
 
-/** List more jobs, if there are more. */
+/** Load older jobs, if there are any. */
 export function listMore() {
-  if (store.limit === ALL || store.total <= store.limit) return;
-  store.limit = ALL;
-  refresh();
+  if (store.listed && !store.complete) walk.more();
 }
 
-export function schemaOf(name) {
-  return store.engines.find((engine) => engine.name === name);
+/** Note which jobs are seen, so that older ones among them stay up to date. */
+export function noteSeen(ids, top) {
+  [seen, atTop] = [ids, top];
 }
 
-async function loadEngines() {
-  const missing = store.engines.some((engine) => !engine.described) || !store.engines.length;
-  if (Date.now() < enginesAt + (missing ? 2000 : ENGINES_MS)) return;
-  store.engines = (await get("/engines")).engines;
-  enginesAt = Date.now();
+let follow = 0;
+
+/** Follow the events of a job from the first one; "" for none. */
+export function followJob(id) {
+  wish({ job: id, follow: (follow += 1) });
 }
 
-async function look() {
-  const asked = generation;
-  const { state, engine, query } = store.filter;
-  const states = state === "queued" ? ["queued", "deferred", "held"] : [state]; // all waiting
-  const [status, lists, hits] = await Promise.all([
-    get("/status"),
-    Promise.all(states.map((one) => list(one, engine))),
-    Promise.all(query ? states.map((one) => list(one, engine, query)) : []),
-    loadEngines(),
-  ]);
-  store.status = status;
-  remember(status);
-  if (asked !== generation) return;
-  const total = lists.reduce((sum, one) => sum + one.total, 0);
-  const found = hits.flatMap((one) => one.jobs);
-  const jobs = [...new Map([...lists.flatMap((one) => one.jobs), ...found].map((job) => [job.id, job])).values()];
-  store.hits = new Set(found.map((job) => job.id));
-  Object.assign(store, { jobs, total, listed: true });
+/** Use the token that was given or removed. */
+export function useNewToken() {
+  store.link = "connecting";
+  wish({ token: tokenText() });
+  lookNow(); // the same token may be tried again
 }
 
-function list(state, engine, query = "") {
-  const wanted = new URLSearchParams({ limit: String(store.limit) });
-  for (const [key, value] of Object.entries({ state, engine, q: query })) if (value) wanted.set(key, value);
-  return get(`/jobs?${wanted}`);
+function queryOf(text) {
+  const { state, engine, since } = store.filter;
+  const wanted = new URLSearchParams();
+  for (const one of state === "queued" ? WAITING : state ? [state] : []) wanted.append("state", one);
+  for (const [key, value] of Object.entries({ engine, since, q: text })) if (value) wanted.set(key, value);
+  return wanted.toString();
+}
+
+function ask() {
+  const { query } = store.filter;
+  const limited = (text) => `${queryOf(text)}${queryOf(text) ? "&" : ""}limit=${FEW}`;
+  asked = { all: limited(""), hits: query ? limited(query) : "" };
+  walk.reset(queryOf(query));
+  for (const known of bodies.keys()) if (known !== asked.all && known !== asked.hits) bodies.delete(known);
+  wish({ token: tokenText(), lists: Object.values(asked).filter(Boolean) });
+  collect();
+  notify();
+}
+
+/** Put the live list and the older jobs together. */
+function collect() {
+  const all = bodies.get(asked.all);
+  const hits = bodies.get(asked.hits);
+  if (!all || (asked.hits && !hits)) return;
+  const found = hits?.jobs ?? [];
+  const head = [...new Map([...(hits ? found : []), ...all.jobs].map((job) => [job.id, job])).values()];
+  const beyond = walk.beyond(head);
+  const body = hits ?? all;
+  const rest = body.next === undefined ? body.total > body.jobs.length : body.next !== "";
+  store.hits = new Set([...found, ...(hits ? beyond : [])].map((job) => job.id));
+  Object.assign(store, { jobs: [...head, ...beyond], total: body.total ?? null, listed: true, complete: walk.begun ? walk.complete : !rest });
+}
+
+function take(query, body) {
+  const before = bodies.get(query)?.jobs ?? [];
+  bodies.set(query, body);
+  if (query !== (asked.hits || asked.all)) return;
+  const now = new Set(body.jobs.map((job) => job.id));
+  walk.left(before.filter((job) => !now.has(job.id)), atTop);
 }
 
 function remember(status) {
+  if (performance.now() < historyAt) return;
+  historyAt = performance.now() + HISTORY_MS * 0.9;
   for (const engine of status.engines) {
     const past = store.history.get(engine.name) ?? [];
     past.push(engine.queued + engine.held + engine.deferred + engine.running);
@@ -104,27 +131,26 @@ function remember(status) {
   }
 }
 
-/** Poll while the page is open; rarely while it is hidden. */
-export async function run() {
-  document.addEventListener("visibilitychange", () => document.hidden || refresh());
-  addEventListener("online", refresh);
-  for (let failures = 0; ; ) {
-    wake = new AbortController();
-    const begun = performance.now();
-    let wait = EVERY_MS;
-    try {
-      await look();
-      failures = 0;
-      Object.assign(store, { link: "live", trouble: "" });
-      wait = Math.max(document.hidden ? 15 * EVERY_MS : EVERY_MS, SHARE * (performance.now() - begun));
-    } catch (error) {
-      if (!(error instanceof Refused)) console.error(error);
-      failures += 1;
-      wait = Math.max(1000 * Math.min(10, 2 ** (failures - 1)), 1000 * (error.retryAfterS ?? 0));
-      const link = error.status === 401 ? "token" : error.status ? "refused" : "lost";
-      Object.assign(store, { link, trouble: error.message, retryAt: Date.now() + wait });
+/** Begin. job(message): called with the events of the job that is followed (hub.js). */
+export function run(job) {
+  hear((message) => {
+    if (message.kind === "job" || message.kind === "gone") return void job(message);
+    if (message.kind === "pong") return;
+    if (message.kind === "link") Object.assign(store, { link: message.link === "live" && !store.status ? store.link : message.link, trouble: message.trouble, retryAt: message.retryAt });
+    if (message.kind === "status") {
+      Object.assign(store, { status: message.status, link: "live" });
+      remember(message.status);
+    }
+    if (message.kind === "engines") store.engines = message.engines;
+    if (message.kind === "list") {
+      take(message.query, message.body);
+      collect();
     }
     notify();
-    await pause(store.link === "token" ? 3_600_000 : wait, wake.signal);
-  }
+  });
+  ask();
+  setInterval(() => {
+    if (!document.hidden && store.link === "live" && walk.begun) walk.renew(seen);
+  }, RENEW_MS);
+  setInterval(() => store.link === "lost" && notify(), 1000); // counts down to the next try
 }

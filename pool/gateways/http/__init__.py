@@ -7,6 +7,7 @@ bodies       bounded JSON and streamed multipart
 errors       every failure as an HTTP status and a message in the format of its API
 asks         requests that wait for a job, so that one asked again finds it
 desk         what all routes share: the pool, its cached status, the waits for jobs
+lists        lists of jobs
 ledger       jobs that ended, kept for lists and metrics
-human, tempfile, jobs, bulk, events, speech, state, metrics     the routes
+human, tempfile, jobs, bulk, events, live, speech, state, metrics     the routes
 """

@@ -18,7 +18,7 @@ from starlette.types import Scope
 from pool import __version__
 from pool.client.filepool import FilePool
 from pool.errors import JobRefused, OperatorError, PoolError
-from pool.gateways.http import bulk, docs, human, jobs, speech, state, tempfile
+from pool.gateways.http import bulk, docs, human, jobs, live, speech, state, tempfile
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.errors import problem_of, respond
 from pool.gateways.http.guard import Guard
@@ -62,7 +62,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
         dependencies=[Depends(_only_known_keys)],
     )
     app.state.leave = desk.leave
-    for module in (human, tempfile, jobs, bulk, speech, state):
+    for module in (human, tempfile, jobs, bulk, speech, state, live):
         app.include_router(module.make_routes(desk))
     app.include_router(docs.make_routes(app))
     docs.declare(app, settings)

@@ -73,6 +73,7 @@ class Desk:
         self.ledger = Ledger(pool.spool)
         self.asks = Asks(settings.asks, pool.spool.now, settings.tempfile_s)
         self.leaving = False
+        self._left = asyncio.Event()
         self._schemas = Schemas(pool.spool.root)
         self._waits: dict[str, _Wait] = {}
         self._look = threading.Lock()
@@ -255,9 +256,15 @@ class Desk:
             raise
         await in_thread(lambda: self.asks.answered(key))
 
+    async def rest(self, seconds: float) -> None:
+        """Sleep, until the gateway is asked to end at the latest."""
+        with move_on_after(seconds):
+            await self._left.wait()
+
     def leave(self) -> None:
         """End all waits: the gateway is about to end, its jobs go on. Called on the event loop."""
         self.leaving = True
+        self._left.set()
         for wait in self._waits.values():
             wait.over.set()
 

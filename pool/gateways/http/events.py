@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from pool.client.follow import Event, Follower, Notice, Part, Setback
@@ -16,28 +17,46 @@ from pool.gateways.http.desk import Desk, in_thread
 
 END = "end"  # the id of the last event
 _LOOK_S = 0.2
-_HEARTBEAT_S = 10.0
+HEARTBEAT_S = 10.0
+HEARTBEAT = ": keep-alive\n\n"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One event. id: to send as Last-Event-ID, "" of an event that a client gets again when it reconnects."""
+
+    name: str
+    body: dict[str, Any]
+    id: str = ""
 
 
 async def stream(desk: Desk, future: JobFuture, last_event_id: str, prefix: str) -> AsyncIterator[str]:
-    """The events of one job. last_event_id: from a client that reconnects; partial results up to it are left out.
-    prefix: of the URLs of its files."""
-    follower = Follower(desk.pool, future, desk.status)
-    encoder = _Encoder(last_event_id)
+    """The events of one job as text. last_event_id: from a client that reconnects; partial results up to it are left
+    out. prefix: of the URLs of its files."""
     sent_at = time.monotonic()
     yield "retry: 1000\n\n"
+    async for event in follow(desk, future, last_event_id, prefix):
+        if event is not None:
+            sent_at = time.monotonic()
+            yield text_of(event.name, event.body, event.id)
+        elif time.monotonic() - sent_at >= HEARTBEAT_S:
+            sent_at = time.monotonic()
+            yield HEARTBEAT
+
+
+async def follow(desk: Desk, future: JobFuture, last_event_id: str, prefix: str) -> AsyncIterator[Sent | None]:
+    """The events of one job, None after each look. Ends after `result` or `unavailable`, and without either when the
+    gateway leaves."""
+    follower = Follower(desk.pool, future, desk.status)
+    encoder = _Encoder(last_event_id)
     while True:
         over = future.decided
         for event in await in_thread(follower.poll):
-            text = encoder.encode(event)
-            if text:
-                sent_at = time.monotonic()
-                yield text
+            if found := encoder.encode(event):
+                yield found
         if over:
             break
-        if time.monotonic() - sent_at >= _HEARTBEAT_S:
-            sent_at = time.monotonic()
-            yield ": keep-alive\n\n"
+        yield None
         if desk.leaving:  # the client connects again
             return
         await desk.wait(future, _LOOK_S)
@@ -45,7 +64,7 @@ async def stream(desk: Desk, future: JobFuture, last_event_id: str, prefix: str)
 
 
 class _Encoder:
-    """Encodes the events of a Follower as server-sent events."""
+    """Makes what is sent of the events of a Follower."""
 
     def __init__(self, last_event_id: str) -> None:
         self._status = ""
@@ -53,38 +72,38 @@ class _Encoder:
         attempt, _, number = last_event_id.partition(".")
         self._seen = (int(attempt), int(number)) if attempt.isdecimal() and number.isdecimal() else (0, 0)
 
-    def encode(self, event: Event) -> str:
-        """The text of one event, "" when the client has it already."""
+    def encode(self, event: Event) -> Sent | None:
+        """What is sent, None when the client has it already."""
         if isinstance(event, Part):
             self._number += 1
             if (self._attempt, self._number) <= self._seen:
-                return ""
+                return None
             body = {"attempt": self._attempt, "number": self._number, "record": event.record}
-            return _event("partial", body, f"{self._attempt}.{self._number}")
+            return Sent("partial", body, f"{self._attempt}.{self._number}")
         if isinstance(event, Setback):
             self._attempt, self._number = event.failure.attempt + 1, 0
-            return _event("setback", {"failure": event.failure.to_map()})
+            return Sent("setback", {"failure": event.failure.to_map()})
         if isinstance(event, Notice):
-            return _event("notice", {"message": event.text})
+            return Sent("notice", {"message": event.text})
         name = "progress" if event.status == self._status else "status"
         self._status = event.status
         body = {"status": event.status, "percent": event.percent, "message": event.message, "attempt": event.attempt}
-        return _event(name, body)
+        return Sent(name, body)
 
 
-def _result(future: JobFuture, prefix: str) -> str:
+def _result(future: JobFuture, prefix: str) -> Sent:
     record = future.record
     if record is None:
         error = future.exception(0)
         if isinstance(error, EngineUnavailable):  # without an id: a client that reconnects follows the job further
             about = {"engine": error.engine, "reason": error.reason, "hint": error.hint}
-            return _event("unavailable", {"id": future.id, "state": "queued", "message": str(error), **about})
-        return _event(
-            "result", {"id": future.id, "state": "unknown", "message": str(error) or "the record cannot be read"}, END
-        )
-    return _event("result", dict(views.outcome(record, prefix)), END)
+            return Sent("unavailable", {"id": future.id, "state": "queued", "message": str(error), **about})
+        message = str(error) or "the record cannot be read"
+        return Sent("result", {"id": future.id, "state": "unknown", "message": message}, END)
+    return Sent("result", dict(views.outcome(record, prefix)), END)
 
 
-def _event(name: str, body: dict[str, Any], event_id: str = "") -> str:
+def text_of(name: str, body: dict[str, Any], event_id: str = "") -> str:
+    """A server-sent event."""
     data = json.dumps(json.loads(codec.to_json(body)))  # one line, as the format requires
     return f"event: {name}\ndata: {data}\n{f'id: {event_id}' + chr(10) if event_id else ''}\n"

@@ -18,6 +18,7 @@ from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import STATUS_OF_KIND, json_response
 from pool.gateways.http.events import END, stream
+from pool.gateways.http.lists import LIMIT_MOST, TEXT_CHARS, Wanted, find
 from pool.gateways.http.prefix import address
 from pool.gateways.http.shapes import (
     Cancelled,
@@ -91,15 +92,15 @@ def _list_routes(router: APIRouter, desk: Desk) -> None:
     )
     async def jobs(
         *,
-        state: State | None = None,
+        state: Annotated[list[State] | None, Query(description="in any of these states")] = None,
         engine: Annotated[str | None, Query(max_length=32)] = None,
         tag: Annotated[list[str] | None, Query(description="with all of these tags; paged")] = None,
         q: Annotated[
             str | None,
-            Query(max_length=200, description="with this text in the id, a tag, the note or the reason; paged"),
+            Query(max_length=TEXT_CHARS, description="with this text in the id, a tag, the note or the reason; paged"),
         ] = None,
         since: Annotated[str | None, Query(max_length=20, description="submitted within 2h, 30m, 90s; paged")] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        limit: Annotated[int, Query(ge=1, le=LIMIT_MOST)] = 100,
         after: Annotated[str | None, Query(max_length=300, description="`next` of the previous page; paged")] = None,
     ) -> Response:
         """Without `after`, `q`, `tag` and `since`: running jobs, waiting jobs in their order, then ended jobs, the
@@ -107,26 +108,9 @@ def _list_routes(router: APIRouter, desk: Desk) -> None:
 
         With one of them: newest first, page by page, every job once. An empty `after` gives the first page.
         """
-        if after is None and tag is None and since is None and q is None:
-            found = await in_thread(
-                lambda: views.listed(desk.pool.spool, desk.ledger.newest, state=state, engine=engine, limit=limit)
-            )
-            return json_response(found.model_dump())
-
-        def walk() -> JobWalk:
-            page = desk.pool.jobs(
-                engine=engine or (),
-                state=state or (),
-                tag=tag or (),
-                since=since,
-                text=q or "",
-                limit=limit,
-                after=after or "",
-            )
-            found = [views.of_info(desk.pool.spool, info) for info in page]
-            return JobWalk(jobs=found, next=page.next, trouble=page.trouble)
-
-        return json_response((await in_thread(walk)).model_dump())
+        wanted = Wanted(state=state or [], engine=engine, tag=tag or [], q=q, since=since, limit=limit, after=after)
+        found = await in_thread(lambda: find(desk, wanted))
+        return json_response(found.model_dump())
 
 
 def _view_routes(router: APIRouter, desk: Desk) -> None:

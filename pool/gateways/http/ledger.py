@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pool.client.status import PoolStatus
@@ -74,6 +74,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._fresh_until = 0.0
         self._known: dict[str, tuple[int, int]] = {}  # id -> file of its record; a retry makes another file
+        self._kinds: dict[str, tuple[str, str]] = {}  # id -> engine and state
         self._entries: dict[str, Entry] = {}
         self._slots: dict[str, Mapping[str, int]] = {}  # slot -> restarts by reason, as last read
         self._supervisor = 0  # start time of the supervisor that counts them
@@ -97,6 +98,7 @@ class Ledger:
             there = dict(self._there())
             for job_id in self._known.keys() - there.keys():
                 del self._known[job_id]
+                self._kinds.pop(job_id, None)
                 self._entries.pop(job_id, None)
             for job_id, file in there.items():
                 if self._known.get(job_id) == file:
@@ -117,6 +119,19 @@ class Ledger:
         self.refresh()
         with self._lock:
             return sorted(self._entries.values(), key=lambda entry: entry.finished, reverse=True)
+
+    def count(self, states: Collection[str], engine: str | None, without: Collection[str]) -> int:
+        """How many jobs have ended, in these states (empty: any) and of this engine (None: any), except some ids."""
+        with self._lock:
+            kinds = Counter(self._kinds.values())
+            for job_id in without:
+                if job_id in self._kinds:
+                    kinds[self._kinds[job_id]] -= 1
+        return sum(
+            number
+            for (its_engine, state), number in kinds.items()
+            if engine in (None, its_engine) and (not states or state in states)
+        )
 
     def watch_slots(self, status: PoolStatus) -> None:
         """Count the restarts since the last call by the reason why the previous process ended."""
@@ -148,6 +163,7 @@ class Ledger:
     def _enter(self, record: Record) -> None:
         failure = record.failure
         state = record.state.value
+        self._kinds[record.id] = (record.engine, state)
         self._entries[record.id] = Entry(
             record.id,
             record.engine,

@@ -42,7 +42,7 @@ def make_routes(desk: Desk) -> APIRouter:
         responses={200: {"content": _OBJECT, "description": "Each with its JSON schema"}, **responses(Failed, 403)},
     )
     async def engines() -> Response:
-        return json_response(await in_thread(lambda: _engines(desk)))
+        return json_response(await in_thread(lambda: engines_of(desk)))
 
     @router.get(
         "/metrics",
@@ -59,7 +59,8 @@ def make_routes(desk: Desk) -> APIRouter:
     return router
 
 
-def _engines(desk: Desk) -> dict[str, Any]:
+def engines_of(desk: Desk) -> dict[str, Any]:
+    """The engines with the schemas of their parameters; blocks while they are read."""
     found = []
     for engine in desk.pool.config.engines.values():
         about = desk.describe(engine.name) or {}

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any
 
 from pool.client.browse import JobInfo, running_s
 from pool.errors import ProtocolError, UnknownJob
 from pool.format.names import check_id
-from pool.gateways.http.ledger import Entry
+from pool.gateways.http.ledger import Entry, Ledger
 from pool.gateways.http.shapes import JobList, JobView, Outcome
-from pool.job import Failure, JobState, Record, heads
+from pool.job import TERMINAL, Failure, JobState, Record, heads
 from pool.job.heads import first_line
 from pool.spool import lookup
 from pool.spool.lookup import Location
 from pool.spool.store import Spool
+
+_OVER = frozenset(state.value for state in TERMINAL)
 
 
 def look(spool: Spool, job_id: str) -> JobView:
@@ -110,34 +112,29 @@ def outcome(record: Record, prefix: str = "") -> Outcome:
     return Outcome(**dict(of_record(record)), value=record.value, files=files, cached=record.cached)
 
 
-def listed(
-    spool: Spool, ended: Callable[[], list[Entry]], *, state: str | None, engine: str | None, limit: int
-) -> JobList:
-    """At most `limit` jobs, of one state and engine when given. ended: returns the jobs that are over, latest first."""
+def listed(spool: Spool, ledger: Ledger, *, states: Collection[str], engine: str | None, limit: int) -> JobList:
+    """At most `limit` jobs, of some states (empty: all) and one engine when given."""
     places: list[Location] = []
-    if state not in ("completed", "failed", "cancelled"):
+    if not states or not _OVER.issuperset(states):
         places = sorted(lookup.undecided(spool), key=_order)
     seen: set[str] = set()
     views: list[JobView] = []
-    total = 0
     for place in places:
-        if place.name is None or place.name.id in seen or not _fits(place.state.value, place.engine, state, engine):
+        if place.name is None or place.name.id in seen or not _fits(place.state.value, place.engine, states, engine):
             continue
         seen.add(place.name.id)
-        total += 1
         if len(views) < limit:
             views.append(_of_place(spool, place.name.id, place, detail=False))
-    for entry in ended():
-        if entry.id in seen or not _fits(entry.state, entry.engine, state, engine):
-            continue
-        total += 1
-        if len(views) < limit:
+    for entry in ledger.newest():
+        if len(views) >= limit:
+            break
+        if entry.id not in seen and _fits(entry.state, entry.engine, states, engine):
             views.append(_of_entry(entry))
-    return JobList(jobs=views, total=total)
+    return JobList(jobs=views, total=len(seen) + ledger.count(states, engine, seen))
 
 
-def _fits(state: str, engine: str, wanted_state: str | None, wanted_engine: str | None) -> bool:
-    return wanted_state in (None, state) and wanted_engine in (None, engine)
+def _fits(state: str, engine: str, states: Collection[str], wanted_engine: str | None) -> bool:
+    return (not states or state in states) and wanted_engine in (None, engine)
 
 
 def _order(place: Location) -> tuple[int, str]:
