@@ -43,8 +43,9 @@ def test_six_tabs_work_behind_one_address(limited: Gateway, site: Gateway, visit
     tabs += [tabs[0].context.new_page() for _ in range(TABS - 1)]
     for tab, job_id in zip(tabs, jobs, strict=True):
         tab.goto(f"{limited.base}/#/job/{job_id}")
-        tab.get_by_label("Bearer token").fill(TOKEN)
-        tab.keyboard.press("Enter")
+        if tab is tabs[0]:  # the others have it from there
+            tab.get_by_label("Bearer token").fill(TOKEN)
+            tab.keyboard.press("Enter")
         expect(tab.locator("#health")).to_have_attribute("data-verdict", "ok")
         expect(tab.locator("#job .state")).to_have_text("Running" if job_id == jobs[0] else "Waiting")
     before = len(asked(limited))

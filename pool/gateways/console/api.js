@@ -9,7 +9,15 @@ const COOKIE = "filepool_token"; // for requests that cannot send a header: imag
 const TIMEOUT_MS = 20_000;
 const COOKIE_SAFE = /^[\w!#$%&'*+\-.^`|~/=:@]+$/;
 
-let token = sessionStorage.getItem(KEY) ?? "";
+let token = sessionStorage.getItem(KEY) ?? ofAnotherTab();
+
+/** The token that was given in another tab of this browser, "" without one. */
+function ofAnotherTab() {
+  const found = document.cookie.split("; ").find((pair) => pair.startsWith(`${COOKIE}=`));
+  const given = found?.slice(COOKIE.length + 1) ?? "";
+  if (given) sessionStorage.setItem(KEY, given);
+  return given;
+}
 
 export const hasToken = () => token !== "";
 export const tokenText = () => token;
