@@ -85,9 +85,9 @@ class Animator:
         target = mouth[k]
         turned = self.warp.turned(moves.angles[k], motion.BREATH * float(moves.breath[k]), float(moves.brow[k]))
         x, y = self.warp.maps(turned)
-        goal = self._goal(target.opening, target.width)
-        pressed = self._start.press(target.opening) > 0
-        map_x, map_y = self._with_mouth(goal, turned, x, y, pressed)
+        goal, tucked = self._goals(target.opening, target.width)
+        meets = self._start.meets(target.opening)
+        map_x, map_y = self._with_mouth(tucked, turned, x, y, meets)
         left, top, right, bottom = self.warp.box
         result: Frame = self.picture.copy()
         part = self._texture.read(map_x, map_y)
@@ -118,12 +118,13 @@ class Animator:
             box.cut(frame)[:] = self._texture.read(*(plane[rows, columns] for plane in maps))
         return frame
 
-    def _goal(self, opening: float, width: float) -> Array:
-        """(550, 3) pixels of the still picture where the mesh shall be."""
+    def _goals(self, opening: float, width: float) -> tuple[Array, Array]:
+        """(550, 3) pixels of the still picture where the mesh shall be, and where its pixels go."""
         moved = self._start.moved(self._mouth.basis, opening, width)
-        return np.asarray(self._head.to_pixels(moved[None])[0], np.float32)
+        goal, tucked = (self._head.to_pixels(shape[None])[0] for shape in (moved, self._start.tucked(moved)))
+        return np.asarray(goal, np.float32), np.asarray(tucked, np.float32)
 
-    def _with_mouth(self, goal: Array, turned: Turned, x: Array, y: Array, pressed: bool) -> tuple[Array, Array]:
+    def _with_mouth(self, goal: Array, turned: Turned, x: Array, y: Array, meets: bool) -> tuple[Array, Array]:
         """The maps of the turned head led on through the moved mouth."""
         shift = np.abs(goal[:, :2] - self._source[:, :2]).max(axis=1)
         if float(shift.max()) < 0.02:
@@ -150,7 +151,7 @@ class Animator:
         at_x, at_y = x[rows, columns] - np.float32(box.x), y[rows, columns] - np.float32(box.y)
         map_x, map_y = x.copy(), y.copy()
         # Halfway between the motions of two lips that meet lies what was between them: teeth.
-        how = cv2.INTER_NEAREST if pressed else cv2.INTER_LINEAR
+        how = cv2.INTER_NEAREST if meets else cv2.INTER_LINEAR
         for plane, into in zip(field, (map_x, map_y), strict=True):
             into[rows, columns] += cv2.remap(plane, at_x, at_y, how, borderMode=cv2.BORDER_CONSTANT)
         return map_x, map_y

@@ -437,10 +437,10 @@ def test_faces_at_the_edge_of_the_frame_are_no_trouble(silent: Drawn, model: Fac
 
 
 def test_a_smile_keeps_its_own_teeth_in_place(model: FaceModel) -> None:
-    smile = draw(model, np.full(3, 0.09))
+    smile = draw(model, np.full(3, 0.13))
     renderer = MeshRenderer(smile, Materials(filled=True), model.mesh)
     assert renderer.tracks.kind is tracks.Kind.SMILING
-    wider = renderer.render(smile.frames[0], 0, plan.Target(0.18, 0.0)).astype(int)
+    wider = renderer.render(smile.frames[0], 0, plan.Target(0.2, 0.0)).astype(int)
     middle = smile.points[0, mesh.LIP_INNER_TOP, :2]
     x, y = round(float(middle[0])), round(float(middle[1]) + 0.02 * UNIT)
     assert np.abs(wider[y, x] - smile.frames[0][y, x]).max() < 25  # the same tooth
@@ -450,9 +450,9 @@ def test_a_smile_keeps_its_own_teeth_in_place(model: FaceModel) -> None:
 
 
 def test_open_lips_are_pressed_on_each_other_to_shut(model: FaceModel, field: basis.Basis) -> None:
-    wide = draw(model, np.full(1, 0.1)).points[0] / UNIT
-    ajar, shut = inside.Start.of(wide, 0.1, np.zeros(11, np.float32)), inside.Start.of(wide, 0.0, np.zeros(11))
-    assert (ajar.ajar, ajar.gap, shut.ajar, shut.gap) == (1.0, pytest.approx(0.1), 0.0, 0.0)
+    wide = draw(model, np.full(1, 0.13)).points[0] / UNIT
+    ajar, shut = inside.Start.of(wide, 0.13, np.zeros(11, np.float32)), inside.Start.of(wide, 0.0, np.zeros(11))
+    assert (ajar.ajar, ajar.gap, shut.ajar, shut.gap) == (1.0, pytest.approx(0.13), 0.0, 0.0)
     moved = ajar.moved(field, 0.1, 0.0)[None, : mesh.POINTS]
     assert measure.mouth(moved).opening[0] == pytest.approx(0.1, abs=0.01)
     assert ajar.press(0.0) == inside.PRESS

@@ -1,7 +1,8 @@
 """What is seen between lips that are moved, whether they were shut or open in the picture they are moved in.
 
-Lips that were shut get a drawn inside. Lips that were open keep what they show, over a drawn one if that is teeth;
-shut, they are pressed on each other and given the seam that they could not supply.
+Lips that were shut get a drawn inside, and so do those that were parted only: of their own they keep teeth that can be
+seen as such, where these are. Lips that were open keep what they show, over a drawn inside if that is teeth; shut, they
+are pressed on each other and given the seam that they could not supply.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from inference.lipsync.render.warp import Painter
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]
 
+PARTED = 0.09, 0.12  #: openings up to which lips are parted only, and from which they are open
+RIM = 0.008  #: eye distances at the edge of parted lips that belong to what is between them
+TUCK = 0.012  #: eye distances by which moved lips go on behind a drawn inside
+OWN_TEETH = 0.05  #: by how much parted lips may open further while the teeth that they showed are still seen
+SOFT_LINE = 0.5  #: share of a drawn seam that parted lips get: they have a shade of their own
 PRESS = 0.018  #: eye distances by which lips that are open in the picture are pressed on each other to shut them
 
 
@@ -30,24 +36,66 @@ class Start:
     """A face before its mouth is moved."""
 
     shape: Array  #: (550, 3) head coordinates, the lips on their seam as far as they are shut
-    ajar: float  #: 0 shut … 1 open
+    ajar: float  #: 0 shut … 1 apart
     gap: float  #: opening that is there already, eye distances
+    own: float  #: 0 shut or parted: the inside has to be drawn … 1 open: it shows one
 
     @classmethod
     def of(cls, shape: mesh.Points, opening: float, offsets: Array) -> Start:
         """From a shape (478, 3), its opening and what :func:`seam.from_strips` says."""
         ajar = float(np.clip((opening - SHUT / 2) / (SHUT / 2), 0, 1))
+        own = float(np.clip((opening - PARTED[0]) / (PARTED[1] - PARTED[0]), 0, 1))
         if ajar < 1:
             shape = shape + (1 - ajar) * (seam.close(shape, offsets) - shape)
-        return cls(extend(shape), ajar, ajar * opening)
+        rim = RIM * ajar * (1 - own)
+        if rim > 0:
+            shape = _without_rim(shape, rim)
+        return cls(extend(shape), ajar, ajar * opening + 2 * rim, own)
 
     def moved(self, basis: Basis, opening: float, width: float) -> Array:
         """(550, 3) the shape with another opening, and wider or narrower."""
-        return self.shape + basis.move(opening - self.gap - self.press(opening), width)
+        moved: Array = self.shape + basis.move(opening - self.gap - self.press(opening), width)
+        share = np.float32(self.ajar * (1 - self.own))
+        if share > 0:  # parted lips open as shut ones do, from the middle between them: so they meet all along
+            upper, lower = mesh.LIP_INNER_UPPER, mesh.LIP_INNER_LOWER
+            middle = (moved[upper] + moved[lower]) / 2
+            apart = np.float32(max(opening, 0.0) / 2) * (basis.motion[0, lower] - basis.motion[0, upper])
+            moved[upper] += share * (middle - apart - moved[upper])
+            moved[lower] += share * (middle + apart - moved[lower])
+        return moved
+
+    def tucked(self, moved: Array) -> Array:
+        """A moved shape whose parted lips go on behind what is drawn between them, so that nothing else shows there."""
+        by = TUCK * self.ajar * (1 - self.own)
+        if by <= 0:
+            return moved
+        result: Array = moved.copy()
+        gap = np.maximum(moved[mesh.LIP_INNER_LOWER, 1] - moved[mesh.LIP_INNER_UPPER, 1], 0)
+        inward = np.minimum(np.float32(0.45) * gap, np.float32(by))
+        result[mesh.LIP_INNER_UPPER, 1] += inward
+        result[mesh.LIP_INNER_LOWER, 1] -= inward
+        return result
 
     def press(self, opening: float) -> float:
         """Eye distances by which lips overlap: landmarks of open lips lie a little outside them."""
-        return PRESS * self.ajar * max(0.0, 1 - opening / own_inside.LINE_BELOW)
+        return PRESS * self.own * max(0.0, 1 - opening / own_inside.LINE_BELOW)
+
+    def meets(self, opening: float) -> bool:
+        """Whether lips that are apart in the picture shall meet."""
+        return self.ajar > 0 and opening < own_inside.LINE_BELOW
+
+
+def _without_rim(shape: mesh.Points, rim: float) -> mesh.Points:
+    """A shape (478, 3) whose inner lip rings lie ``rim`` deeper in the lips, less towards the corners.
+
+    What is between parted lips shades their edges, and would be torn along with them.
+    """
+    deeper: mesh.Points = shape.copy()
+    across = np.linspace(-1, 1, len(mesh.LIP_INNER_UPPER), dtype=np.float32)
+    by = np.float32(rim) * (1 - across**4)
+    deeper[mesh.LIP_INNER_UPPER, 1] -= by
+    deeper[mesh.LIP_INNER_LOWER, 1] += by
+    return deeper
 
 
 @dataclass(frozen=True)
@@ -57,6 +105,7 @@ class Inside:
     interior: Interior
     painter: Painter
     filled: bool  #: an open mouth of it shows teeth and no dark below them
+    toothed: bool  #: a parted mouth of it shows teeth
 
     def layers(
         self,
@@ -73,14 +122,21 @@ class Inside:
         ``places`` are where its points (550, 3; pixels) lie with the mouth as it was and as it shall be, in the pose
         of ``head``; ``target`` is opening and width; ``picture`` gives the unmoved mouth in that pose.
         """
-        (_, goal), (opening, width), unit = places, target, float(head.scale[0])
-        ajar = start.ajar
+        (source, goal), (opening, width), unit = places, target, float(head.scale[0])
+        own, contour = start.own, self.interior.contour(goal)
         found: list[tuple[float, Drawing | None]] = []
-        if ajar < 1 or self.filled:
-            found.append((1.0, self.interior.draw(goal, head, Mouth(opening, -width, 1 - ajar), skin)))
-        if ajar > 0 and self.filled:
-            contour = self.interior.contour(goal)
-            found.append((ajar, own_inside.take(self.painter, picture(), places, contour, unit)))
-        if ajar > 0:
-            found.append((ajar, own_inside.line(goal, unit, opening, self.interior.palette(skin).seam)))
+        if own < 1 or self.filled:
+            found.append(
+                (1.0 if self.filled else 1 - own, self.interior.draw(goal, head, Mouth(opening, -width, 1 - own), skin))
+            )
+        if own < 1 and start.ajar > 0 and self.toothed:
+            stays = float(np.clip(1 - (opening - start.gap) / OWN_TEETH, 0, 1))
+            if stays > 0:
+                kept = own_inside.teeth(picture(), source, contour, unit)
+                found.append((start.ajar * (1 - own) * stays, kept))
+        if own > 0 and self.filled:
+            found.append((own, own_inside.take(self.painter, picture(), places, contour, unit)))
+        if start.ajar > 0:
+            share = start.ajar * (SOFT_LINE + (1 - SOFT_LINE) * own)
+            found.append((share, own_inside.line(goal, unit, opening, self.interior.palette(skin).seam)))
         yield from ((share, layer) for share, layer in found if layer is not None)

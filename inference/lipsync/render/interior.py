@@ -7,7 +7,7 @@ opening and width: nothing flickers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -31,6 +31,7 @@ BEHIND_LIP = 0.105  #: depth of the front teeth behind the lips
 LOWER_GAIN = 0.70
 SHADOW = 0.030  #: eye distances over which the lips shade the inside
 CORNER, CORNER_LIGHT = 0.34, 0.12  #: share of the half mouth that its corner darkens; light left in the corner
+ENAMEL_MOST = np.float32(245)
 PURSED = 0.09  #: a mouth narrower by this hides its teeth in shadow
 
 
@@ -70,11 +71,13 @@ class Drawing:
 class Interior:
     """Draws insides for one face."""
 
-    def __init__(self, shut: mesh.Points, white: Array | None = None) -> None:
+    def __init__(self, shut: mesh.Points, white: Array | None = None, enamel: Array | None = None) -> None:
         """``shut`` (478, 3): the person's shape with both inner lip rings on the seam, head coordinates.
 
-        ``white`` (3,) is what the picture calls white (:func:`palette.white`).
+        ``white`` (3,) is what the picture calls white (:func:`palette.white`), ``enamel`` (3,) the colour of the
+        person's teeth over the light of the skin, where it is known.
         """
+        self._enamel = enamel
         line = shut[mesh.LIP_INNER_UPPER]
         self._middle = line[len(line) // 2].astype(np.float64)
         self._white = white
@@ -84,7 +87,10 @@ class Interior:
 
     def palette(self, skin: Skin) -> Palette:
         """The colours in which this mouth is drawn."""
-        return palette(skin.bgr, self._white)
+        colours = palette(skin.bgr, self._white)
+        if self._enamel is None:
+            return colours
+        return replace(colours, enamel=np.minimum(self._enamel * np.float32(skin.light), ENAMEL_MOST))
 
     def contour(self, target: Array) -> NDArray[np.float64]:
         """(P, 2) the closed inner edge of lips at ``target`` (478+, 3; pixels), as a smooth curve."""

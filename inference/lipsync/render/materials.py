@@ -14,7 +14,7 @@ from inference.lipsync.render.calibrate import Calibration
 from inference.lipsync.render.mouths import THUMB, Mouths
 from inference.lipsync.render.rows import ROWS
 
-VERSION = 8  #: of what is saved; raise it when rendering would read old materials wrongly
+VERSION = 9  #: of what is saved; raise it when rendering would read old materials wrongly
 
 
 def no_mouths() -> Mouths:
@@ -40,11 +40,14 @@ class Materials:
     calibration: Calibration = field(default_factory=Calibration)
     white: NDArray[np.float32] = field(default_factory=lambda: np.ones(3, np.float32))  #: :func:`palette.white`
     filled: bool = True  #: an open mouth of the template shows teeth and no dark below them
+    enamel: NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros(3, np.float32)
+    )  #: of its teeth (:mod:`prepare`)
 
     def save(self, path: Path) -> None:
         """Write one .npz, by rename: a reader sees the old file or the new one."""
         arrays = {"version": np.int32(VERSION), "seam": self.seam, **self.mouths.save(), **self.calibration.arrays()}
-        arrays |= {"filled": np.bool_(self.filled), "white": self.white}
+        arrays |= {"filled": np.bool_(self.filled), "enamel": self.enamel, "white": self.white}
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as out:
@@ -66,4 +69,5 @@ class Materials:
             Calibration.load(arrays),
             np.asarray(arrays["white"], np.float32),
             bool(arrays["filled"]),
+            np.asarray(arrays["enamel"], np.float32),
         )

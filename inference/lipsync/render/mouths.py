@@ -34,6 +34,7 @@ SKIP, STAY, BACK, JUMP, JUMP_MORE = 0.4, 0.3, 0.8, 3.0, 8.0  #: STAY < BACK / 2,
 STAY_MOVED = 1.5  #: more for staying, per NEAR_OPENING by which the asked opening changes
 NEAR_STRETCH, STRETCH_MOST = 0.12, 16.0  #: height of teeth beyond their own that costs 1; the most it costs
 CROPPED, CROPPED_FROM = 0.5, 0.04  #: share of the cost that a mouth too far open is let off; opening from which it is
+TOOTHED = 0.15  #: share of what lies between the lips that is teeth, from which it is let off all of that
 SOFT_COST, TENSE_COST = 40.0, 0.5  #: of a blurred mouth (share of sharpness lost, squared), of an unusual one (unit)
 LIKE_OPEN = 12  #: mouths that are a little more, and as many that are a little less open, among which one is blurred
 PARTED_COST, SHUT_BELOW = 5.0, 0.03  #: of teeth in a mouth that shall be shut, and when it shall be
@@ -221,8 +222,9 @@ class Chooser:
 
     def _costs(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Array:
         lacks = _felt(opening)[:, None] - _felt(self._opening)
-        # A mouth that is too far open is covered by the lips: that looks better than one that is pulled open.
-        spare = CROPPED * np.clip(opening[:, None] / CROPPED_FROM - 1, 0, 1) * (lacks < 0)
+        # Teeth of a mouth that is too far open are covered by the lips: that looks better than pulling them.
+        toothed = np.clip(self._teeth.mean(axis=1) / TOOTHED, 0, 1)
+        spare = CROPPED * np.clip(opening[:, None] / CROPPED_FROM - 1, 0, 1) * (lacks < 0) * toothed
         cost = (1 - spare) * (lacks / NEAR_OPENING) ** 2
         pulled = np.maximum(rows.stretch(self._teeth, self._opening, opening) - 1, 0) / NEAR_STRETCH
         cost += np.minimum(pulled**2, STRETCH_MOST)

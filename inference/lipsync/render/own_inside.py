@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.face import mesh
+from inference.lipsync.render import palette
 from inference.lipsync.render.interior import Drawing
 from inference.lipsync.render.warp import Painter, around, maps
 
@@ -23,6 +24,7 @@ EDGE_BLUR = 0.007  #: eye distances over which it fades into the lips and into w
 RIM = 0.20, 0.012  #: the lower edge of what is kept: share of the gap, and eye distances, above the landmarks
 DARK = 0.45  #: of :func:`filled`, below which a mouth shows the dark under its teeth
 LINE, LINE_BELOW = 0.012, 0.035  #: width of a drawn seam; opening below which it sets in
+TOOTH = 0.35, 0.75  #: how far a pixel has the colour of teeth: none of it, all of it is kept
 TEETH = 0.6  #: light between the lips, of that on them, below which no teeth are there
 
 
@@ -92,3 +94,25 @@ def take(
     cover = cv2.GaussianBlur(np.minimum(kept, inside), (0, 0), max(EDGE_BLUR * unit, 0.4)).astype(np.float32)
     cover *= (painting.ids >= 0) / np.float32(255)
     return Drawing(box, pixels.astype(np.float32), cover)
+
+
+def teeth(frame: Frame, source: Array, contour: NDArray[np.floating], unit: float) -> Drawing | None:
+    """The teeth that parted lips show in ``frame`` as a layer, where they are: nothing of them moves.
+
+    ``source`` (550, 3) is the unmoved face in pixels, ``contour`` (P, 2) the inner edge of its lips where they go. None
+    when they are out of sight.
+    """
+    ring = source[mesh.LIP_INNER, :2]
+    box = around(ring, 3 * EDGE_BLUR * unit + 2).meet(around(contour, 2)).within(frame.shape[1], frame.shape[0])
+    if box.empty:
+        return None
+    pixels = box.cut(frame).astype(np.float32)
+    kept = np.full((box.height, box.width), 255, np.uint8)
+    for outline in (ring, contour):
+        mask = np.zeros_like(kept)
+        cv2.fillPoly(mask, [np.round((outline - [box.x, box.y]) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+        kept = np.minimum(kept, mask)
+    shown = np.clip((palette.enamel(pixels, palette.lips(frame, source)) - TOOTH[0]) / (TOOTH[1] - TOOTH[0]), 0, 1)
+    cover = shown * kept.astype(np.float32) / np.float32(255)
+    cover = cv2.GaussianBlur(cover, (0, 0), max(EDGE_BLUR * unit, 0.4))
+    return Drawing(box, pixels, np.asarray(cover, np.float32))

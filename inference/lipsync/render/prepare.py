@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from inference.face import pose
 from inference.face.model import FaceModel
-from inference.lipsync.render import calibrate, compose, mouths, own_inside, palette, seam
+from inference.lipsync.render import calibrate, compose, mouths, own_inside, palette, rows, seam
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.plan import Target
 from inference.lipsync.render.renderer import Analysis, MeshRenderer
@@ -41,6 +41,7 @@ def prepare(
         seam=seam.from_strips(looking.strips),
         mouths=own,
         white=_white(looking.probes, tracks),
+        enamel=looking.enamel,
         filled=not looking.full or float(np.median(looking.full)) > own_inside.DARK,
     )
     if tracks.kind is Kind.TALKING and len(own):
@@ -63,6 +64,7 @@ class _Pass:
     def __init__(self, tracks: Tracks, budget: int) -> None:
         self.strips: list[NDArray[np.float32]] = []  #: of seams
         self.full: list[float] = []  #: how much of an open mouth shows teeth
+        self.teeth: list[NDArray[np.float32] | None] = []  #: their colour over the light of the skin
         self.probes: list[tuple[int, Frame]] = []
         self._tracks, self._budget = tracks, budget
         self._lines = set(seam.frames_wanted(tracks))
@@ -90,6 +92,14 @@ class _Pass:
             if index in self._mouths:
                 yield index, frame
 
+    @property
+    def enamel(self) -> NDArray[np.float32]:
+        """(3,) the colour of teeth that most frames show, over the light of the skin; zeros when most show none."""
+        shown = [colour for colour in self.teeth if colour is not None]
+        if 2 * len(shown) <= len(self.teeth):
+            return np.zeros(3, np.float32)
+        return np.asarray(np.median(shown, axis=0), np.float32)
+
     def _mouths_wanted(self, frame: Frame) -> set[int]:
         kept = mouths.frames_wanted(self._tracks, frame.shape[1], frame.shape[0], self._budget)
         return set(kept.tolist()) if self._tracks.kind is Kind.TALKING else set()
@@ -97,7 +107,11 @@ class _Pass:
     def _look(self, index: int, frame: Frame) -> None:
         if index in self._lines:
             self.strips.append(seam.strip(frame, self._tracks, index))
-            self.full.append(own_inside.filled(frame, self._tracks.pixels(index)))
+            points = self._tracks.pixels(index)
+            self.full.append(own_inside.filled(frame, points))
+            colour = rows.colour(frame, points)
+            light = compose.skin(frame, points, float(self._tracks.pose.scale[index])).light
+            self.teeth.append(None if colour is None else np.asarray(colour / light, np.float32))
         if index in self._probed:
             self.probes.append((index, frame.copy()))
 

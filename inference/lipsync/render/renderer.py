@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from inference.face import mesh, pose
 from inference.lipsync.render import compose, own_inside, seam
 from inference.lipsync.render.basis import OPENING_MAX, Basis, build, extend, soften
-from inference.lipsync.render.inside import Inside, Start
+from inference.lipsync.render.inside import PARTED, Inside, Start
 from inference.lipsync.render.interior import Interior
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.mouths import Chooser
@@ -60,8 +60,10 @@ class MeshRenderer:
         self.basis: Basis = build(face)
         self._painter = Painter(self.basis)
         self._mover = compose.Mover(self._painter)
-        self.interior = Interior(seam.close(self.tracks.mean, materials.seam), materials.white)
-        self.inside = Inside(self.interior, self._painter, materials.filled)
+        toothed = bool(materials.enamel.any())
+        shut = seam.close(self.tracks.mean, materials.seam)
+        self.interior = Interior(shut, materials.white, materials.enamel if toothed else None)
+        self.inside = Inside(self.interior, self._painter, materials.filled, toothed)
         self._own = self.tracks.kind is Kind.TALKING and len(materials.mouths) > 0
         if self._own:
             self._residual = residual(self.tracks, self.basis, materials.mouths.frame)
@@ -89,7 +91,7 @@ class MeshRenderer:
             chooser = Chooser(self.materials.mouths, self.tracks, self._residual)
             path = chooser.choose(limited, wide + self.tracks.rest_width, shown)
             mouths, blend = fade_jumps(path, self.materials.mouths.frame, chooser.unlike(limited), chooser.apart)
-        elif self.tracks.kind is Kind.SMILING and not self.materials.filled:
+        elif self.tracks.rest_opening > PARTED[0] and not self.materials.filled:  # it has nothing but its own inside
             widest = min(OPENING_MAX, STRETCH * self.tracks.rest_opening + OWN_REACH)
             limited = soften(limited, top=widest, knee=0.75 * widest)
         limited, wide = self.materials.calibration.drive(limited, wide)
@@ -128,7 +130,7 @@ class MeshRenderer:
         start = Start.of(tracks.shape[index], float(tracks.opening[index]), self.materials.seam)
         moved = start.moved(self.basis, opening, width)
         source, goal = head.to_pixels(start.shape[None])[0], head.to_pixels(moved[None])[0]
-        change = self._mover.move(frame, source, goal, unit)
+        change = self._mover.move(frame, source, head.to_pixels(start.tucked(moved)[None])[0], unit)
         if change is None:
             return frame
         result: Frame = frame.copy()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.face import mesh
-from inference.lipsync.render.palette import enamel, lips
+from inference.lipsync.render.palette import GREY, enamel, lips
 
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]
@@ -27,6 +27,8 @@ SOFTEST, HARDEST = (
     0.04,
 )  #: how willingly the height of a row changes that shows no teeth, and one that shows nothing else
 SHRINK = 0.85  #: share of a soft row's height that may go
+TOOTHED = 0.3  #: share of what lies between the lips that is teeth, from which these are believed
+WELL_LIT = 0.7  #: share of teeth that are darker than those by which their colour is judged
 SEEN = 0.12  #: share of teeth in a row from which it counts
 ACROSS = 0.6, 1.35  #: how much narrower or wider than its own a mouth may be for its teeth to keep their width
 FOLLOWED, COVERED = 0.5, 0.15  #: how far the edge of the upper lip is believed; share of the gap it may cover at most
@@ -55,6 +57,21 @@ def teeth(picture: Frame, points: Array) -> Array:
 
     ``points`` (V, 3) are pixels of the picture.
     """
+    return np.asarray(enamel(_between(picture, points), lips(picture, points)).mean(axis=1), np.float32)
+
+
+def colour(picture: Frame, points: Array) -> Array | None:
+    """(3,) BGR of the best lit teeth that are seen between the lips; None when they are less than TOOTHED of that."""
+    seen = _between(picture, points)
+    teeth = seen[enamel(seen, lips(picture, points)) > 0.5]
+    if len(teeth) <= TOOTHED * seen[..., 0].size:
+        return None
+    light = teeth @ GREY
+    return np.asarray(np.median(teeth[light >= np.quantile(light, WELL_LIT)], axis=0), np.float32)
+
+
+def _between(picture: Frame, points: Array) -> Array:
+    """(ROWS, COLUMNS, 3) of a picture."""
     ends = [
         np.stack([np.interp(COLUMNS, np.arange(len(ring)), points[ring, axis]) for axis in (0, 1)], axis=1)
         for ring in (mesh.LIP_INNER_UPPER, mesh.LIP_INNER_LOWER)
@@ -62,7 +79,7 @@ def teeth(picture: Frame, points: Array) -> Array:
     share = ((np.arange(ROWS) + 0.5) / ROWS)[:, None, None]
     at = (ends[0] + share * (ends[1] - ends[0])).astype(np.float32)
     seen = cv2.remap(picture, at[..., 0].copy(), at[..., 1].copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(enamel(seen.astype(np.float32), lips(picture, points)).mean(axis=1), np.float32)
+    return np.asarray(seen, np.float32)
 
 
 def softness(shown: Array) -> Array:

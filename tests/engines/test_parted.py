@@ -1,0 +1,91 @@
+"""Lips a little apart in the picture: they open and shut as shut ones do, with no shred of what was between them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_render import LIPS, TEETH, Drawn, draw, fill
+
+from inference import weights
+from inference.face import mesh
+from inference.face.model import FaceModel
+from inference.lipsync.render import warp
+from inference.lipsync.render.inside import PARTED, Start
+from inference.lipsync.render.plan import Target
+from inference.lipsync.render.prepare import prepare
+from inference.lipsync.render.renderer import MeshRenderer
+from inference.portrait import motion
+from inference.portrait.animate import Animator
+
+pytestmark = pytest.mark.model  # the mesh comes out of the landmarker's file
+
+GAP = 0.06  #: eye distances between the lips
+CLOTH = (200, 60, 20)  #: BGR; nothing in a mouth is of this colour
+Frame = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def model() -> FaceModel:
+    return FaceModel(weights.find("face-landmarker/face_landmarker.task"))
+
+
+def parted(model: FaceModel, colour: tuple[int, int, int]) -> Drawn:
+    drawn = draw(model, np.full(3, GAP), sway=0.0)
+    for frame, points in zip(drawn.frames, drawn.points, strict=True):
+        fill(frame, points[mesh.LIP_INNER, :2], colour)
+    return drawn
+
+
+def of_cloth(frame: Frame) -> int:
+    """Pixels that have its colour, were it only half."""
+    blue, green, red = (frame[..., channel].astype(int) for channel in range(3))
+    return int((blue > np.maximum(green, red) + 40).sum())
+
+
+def light(frame: Frame, drawn: Drawn) -> Frame:
+    """Luminance of the lips and what is between them."""
+    return cv2.cvtColor(warp.around(drawn.points[0, mesh.LIP_OUTER, :2]).cut(frame), cv2.COLOR_BGR2GRAY)
+
+
+def test_lips_are_parted_or_open() -> None:
+    shape = np.zeros((mesh.POINTS, 3), np.float32)
+    offsets = np.zeros(len(mesh.LIP_INNER_UPPER), np.float32)
+    states = [Start.of(shape, opening, offsets) for opening in (0.0, 0.03, 0.05, PARTED[0], PARTED[1], 0.2)]
+    assert [state.own for state in states] == [0, 0, 0, 0, 1, 1]
+    assert [state.ajar for state in states] == [0, pytest.approx(0.714, abs=0.01), 1, 1, 1, 1]
+    assert [state.press(0.0) > 0 for state in states] == [False] * 4 + [True] * 2  # parted ones meet as they are
+    assert [state.meets(0.0) for state in states] == [False] + [True] * 5
+
+
+def test_nothing_of_what_was_between_is_stretched(model: FaceModel) -> None:
+    drawn = parted(model, CLOTH)
+    renderer = MeshRenderer(drawn, prepare(drawn, drawn.frames, model), model.mesh)
+    assert not renderer.materials.enamel.any()  # these are no teeth
+    before = of_cloth(drawn.frames[0])
+    assert before > 100
+    for opening in (0.0, 0.03, 0.08, 0.14, 0.2):
+        assert of_cloth(renderer.render(drawn.frames[0], 0, Target(opening, 0.0))) < 0.1 * before
+    shut = light(renderer.render(drawn.frames[0], 0, Target(0.0, 0.0)), drawn)
+    assert shut.min() > 0.4 * float(np.array(LIPS) @ [0.114, 0.587, 0.299])  # a soft line, not a black one
+    animator = Animator(drawn.frames[0], drawn.points[0], model)
+    still = motion.generate(2, 25, 1, np.zeros(2, np.float32)).scaled(0.0)
+    asked = animator.plan(np.float32([0.0, 0.16]), np.zeros(2, np.float32))
+    for k in range(2):
+        assert of_cloth(animator.frame(asked, still, k)) < 0.1 * before
+
+
+def test_teeth_that_are_seen_stay_and_lend_their_colour(model: FaceModel) -> None:
+    drawn = parted(model, TEETH)
+    renderer = MeshRenderer(drawn, prepare(drawn, drawn.frames, model), model.mesh)
+    assert renderer.materials.enamel.all()
+    frame = drawn.frames[0]
+    same = renderer.render(frame, 0, Target(GAP, 0.0)).astype(int)
+    x, y = np.round(drawn.points[0, [mesh.LIP_INNER_TOP, mesh.LIP_INNER_BOTTOM], :2].mean(axis=0)).astype(int)
+    assert np.abs(same - frame)[y - 1 : y + 2, x - 8 : x + 9].max() < 25
+    wide = light(renderer.render(frame, 0, Target(0.2, 0.0)), drawn)
+    assert float(np.quantile(wide, 0.98)) > 0.75 * float(np.array(TEETH) @ [0.114, 0.587, 0.299])
+    assert wide.min() < 60  # and the dark is below them
+    shut = light(renderer.render(frame, 0, Target(0.0, 0.0)), drawn)
+    assert shut.max() < 190  # none is left
