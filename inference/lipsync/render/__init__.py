@@ -7,10 +7,10 @@ warp        triangles → displacement fields
 compose     displacement fields → pixels, light, layers
 teeth, interior  the inside of a mouth, drawn
 canvas, palette  what it is drawn on, and in which colours
-inside      what is seen between lips that were shut, or open, before they moved
+inside      what is seen between lips that were shut, parted or open before they moved
 own_inside  what an open mouth of the template shows itself
 mouths, plan     the template's own mouths, and which one when
-transplant  laying them into a frame
+transplant, rows  laying them into a frame; their teeth stay as high as they are
 calibrate   what a landmarker sees of what was drawn
 materials, prepare  all that is measured in a template's pixels, in one pass
 renderer    the class that ties it together
