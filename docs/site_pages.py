@@ -27,7 +27,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHOWN = {"index.md": "README.md"} | {name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")}
 PAGE_OF = {path: page for page, path in SHOWN.items()}
 COMMANDS = {
-    "pool": "pool.__main__",
+    "pool": "pool.cli.app",
     "pool.submit": "pool.cli.submit",
     "pool.cluster": "pool.cluster.commands",
     "pool.gateways.http": "pool.gateways.http.__main__",

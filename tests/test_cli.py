@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from scenarios.world import PATIENCE_S, ROOT, World, passing, wait_until
 from terminal import on_terminal
+from typer.main import get_command
 
-from pool import __main__ as pool_main
+from pool.cli import app as pool_app
+from pool.cli import serving
 from pool.cli import submit as pool_submit
 from pool.cli.command import run
 from pool.cli.outcome import clock, part_line
@@ -122,7 +124,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.chdir(where if isinstance(where, Path) else where.folder)
         monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
         submitting = command == "submit"
-        app = pool_submit.app if submitting else pool_main.app
+        app = pool_submit.app if submitting else pool_app.app
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             run(app, "pool", words if submitting else (command, *words))
@@ -624,7 +626,8 @@ def test_drain(gated: World, cli: Cli) -> None:
     assert "✓ drained, 1 job waits in the spool" in said.err
 
 
-def test_serve_says_what_it_serves(own: World) -> None:
+def test_serve_says_what_it_serves(own: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     process = shell(own.folder, "pool", "serve", "--verbose")
     wait_until(lambda: len(own.loaded()) == 2)
     process.send_signal(signal.SIGINT)
@@ -635,6 +638,34 @@ def test_serve_says_what_it_serves(own: World) -> None:
     assert "drained" in err
     log = (own.spool / "run" / "logs" / "supervisor.log").read_text()
     assert log.count(" drained") == 1
+    imported = set(re.findall(r"^import time:.*\| +(\S+)$", err, re.MULTILINE))
+    assert "pool.supervise.supervisor" in imported
+    assert not imported & {"numpy", "psutil", "pydantic", "rich", "typer"}  # for as long as the pool lives
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "serve",
+        "serve --config a.json",
+        "serve --config=a.json --tied",
+        "serve -c nats://host:4222 -v",
+        "serve --tied --verbose -c a=b.json",
+        "serve --config a.json --config b.json",
+    ],
+)
+def test_the_short_way_to_serve_reads_what_typer_reads(line: str) -> None:
+    command: Any = get_command(pool_app.app)
+    name, *words = line.split()
+    assert serving.asked(line.split()) == serving.Serve(**command.commands[name].make_context(name, words).params)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "status", "serve --help", "serve x", "serve --conf a", "serve -c", "serve -c -v", "serve -vc a"],
+)
+def test_all_else_is_left_to_typer(line: str) -> None:
+    assert serving.asked(line.split()) is None
 
 
 # --- the small things

@@ -237,7 +237,7 @@ def understand(words: list[str], *, whole: bool = True) -> None:
 
 
 def _read_by_typer(module: str, arguments: list[str], whole: bool) -> None:
-    homes = {"pool": "pool.__main__", "pool.submit": "pool.cli.submit", "pool.cluster": "pool.cluster.commands"}
+    homes = {"pool": "pool.cli.app", "pool.submit": "pool.cli.submit", "pool.cluster": "pool.cluster.commands"}
     home = homes.get(module, f"{module}.__main__")
     command: Any = get_command(import_module(home).app)
     rest = list(arguments)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from scenarios.world import World, kill, wait_until
 
-from pool.cli.terminal import one_line, plain, seconds, size, status_view, type_of
+from pool.cli.terminal import status_view, type_of
+from pool.cli.text import one_line, plain, seconds, size
 from pool.client.filepool import FilePool
 from pool.client.health import assess, trouble_of
 from pool.client.inspection import read_status

@@ -10,17 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from pool.cli.command import (
-    ConfigOption,
-    JsonOption,
-    PatienceOption,
-    known_engine,
-    load,
-    open_spool,
-    print_json,
-    say,
-    standing,
-)
+from pool.cli.command import known_engine, load, open_spool, print_json, say, standing
+from pool.cli.options import ConfigOption, JsonOption, PatienceOption
 from pool.constants import PATIENCE_S
 from pool.errors import CallerError, JobRefused, UnknownJob
 
@@ -254,7 +245,7 @@ def purge(
 
     Files that a job wrote outside the spool stay.
     """
-    from pool.cli.terminal import seconds
+    from pool.cli.text import seconds
     from pool.client.durations import span
     from pool.job import TERMINAL, JobState
     from pool.supervise.retention import purge as remove_old

@@ -1,20 +1,19 @@
-"""What all commands share: options, exit codes, error messages without tracebacks, opening the spool."""
+"""What all commands share: exit codes, error messages without tracebacks, opening the spool."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
-import typer
-
-from pool import __version__
 from pool.cli import streams
+from pool.cli.text import one_line, plain
 from pool.errors import ClusterAway, ConfigError, JobFailed, PoolError, SpoolError, SupervisorRunning
 
 if TYPE_CHECKING:
@@ -22,57 +21,20 @@ if TYPE_CHECKING:
     from pool.job import Progress
     from pool.spool.store import Spool
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="FILE",
-        help="Default: ./config.json. Or the address of a cluster: nats://host:4222.",
-        show_default=False,
-    ),
-]
-PatienceOption = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        metavar="SECONDS",
-        help="How long to wait while no worker can run without an operator's help; inf: no limit.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; messages go to stderr.")]
-NotBeforeOption = Annotated[
-    str | None,
-    typer.Option(metavar="TIME", help="Earliest start: 90s, 2h, 1d, 2030-01-31T08:00+01:00.", show_default=False),
-]
-ExpiresOption = Annotated[
-    str | None,
-    typer.Option(metavar="TIME", help="Fail the job if it has not started by then.", show_default=False),
-]
-AfterOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="ID", help="Start only after this job has completed. Repeatable.", show_default=False),
-]
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"filepool {__version__}")
-        raise typer.Exit
-
-
-VersionOption = Annotated[
-    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-]
-
 _SPOOL = re.compile(r'"spool"\s*:\s*("(?:[^"\\\n]|\\.)*")')
+_FORCE_STYLES = {"FORCE_COLOR", "TTY_COMPATIBLE"}  # where rich looks
 _FAILED, _USAGE, _TIMED_OUT, _LOCKED = 1, 2, 3, 6
 
 
+class Program(Protocol):
+    """A command line, as typer makes them: reads the arguments and ends with SystemExit."""
+
+    def __call__(self, *, args: Sequence[str], prog_name: str) -> object:
+        """Run it. prog_name: its name in help texts."""
+
+
 def run(
-    app: typer.Typer,
+    app: Program,
     prog: str,
     argv: Sequence[str] | None = None,
     *,
@@ -93,7 +55,7 @@ def run(
     sys.exit(code)
 
 
-def _run(app: typer.Typer, prog: str, words: list[str], codes: Mapping[type[PoolError], int]) -> int | str | None:
+def _run(app: Program, prog: str, words: list[str], codes: Mapping[type[PoolError], int]) -> int | str | None:
     try:
         app(args=words, prog_name=prog)
     except SystemExit as end:
@@ -124,24 +86,25 @@ def _report(error: Exception, message: str, as_json: bool) -> int:
 
 def say_error(message: str) -> None:
     """Print an error on stderr, its first line in red."""
-    from rich.text import Text
-
-    from pool.cli.terminal import make_console, plain
-
-    first, _, rest = plain(message.strip() or "unknown error").partition("\n")
-    console = make_console(stderr=True)
-    console.print(Text.assemble(("error: ", "bold red"), (first, "red")), soft_wrap=True)
-    if rest:
-        console.print(Text(rest), soft_wrap=True)
+    first, newline, rest = plain(message.strip() or "unknown error").partition("\n")
+    _print(("error: ", "bold red"), (first, "red"), (newline + rest, ""))
 
 
 def say(message: str, style: str = "") -> None:
     """Print a message on stderr. style: of rich, such as "green"."""
+    _print((plain(message), style))
+
+
+def _print(*parts: tuple[str, str]) -> None:
+    """Print text with its styles on stderr; plain, and without the import of rich, where no terminal shows them."""
+    if not (sys.stderr.isatty() or _FORCE_STYLES & os.environ.keys()):
+        print("".join(text for text, _ in parts), file=sys.stderr)
+        return
     from rich.text import Text
 
-    from pool.cli.terminal import make_console, plain
+    from pool.cli.terminal import make_console
 
-    make_console(stderr=True).print(Text(plain(message), style=style), soft_wrap=True)
+    make_console(stderr=True).print(Text.assemble(*parts), soft_wrap=True)
 
 
 def load(config: Path | None, *, engines: bool = False) -> Config:
@@ -218,8 +181,6 @@ def known_engine(config: Config, name: str) -> None:
 
 def standing(progress: Progress) -> str:
     """The progress of a job as text: "inference 31 % (19 of 62 s)"."""
-    from pool.cli.terminal import one_line
-
     percent = f" {progress.percent:.0f} %" if progress.percent else ""
     return f"{progress.status}{percent}{f' ({one_line(progress.message)})' if progress.message else ''}"
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli.command import ConfigOption, JsonOption, known_engine, load, print_json
+from pool.cli.command import known_engine, load, print_json
+from pool.cli.options import ConfigOption, JsonOption
 from pool.errors import ConfigError, PoolError
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def _end(code: int | None) -> str:
 def _view(findings: list[Finding]) -> RenderableType:
     from rich.text import Text
 
-    from pool.cli.terminal import plain
+    from pool.cli.text import plain
 
     text = Text()
     subject = ""

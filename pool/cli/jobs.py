@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pool.cli.command import CONTEXT, ConfigOption, JsonOption, known_engine, load, open_spool, print_json, say
+from pool.cli.command import known_engine, load, open_spool, print_json, say
+from pool.cli.options import CONTEXT, ConfigOption, JsonOption
 from pool.errors import CallerError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 from rich.text import Text
 
 from pool.cli.command import say
-from pool.cli.terminal import make_console, one_line, plain, seconds
+from pool.cli.terminal import make_console
+from pool.cli.text import one_line, plain, seconds
 from pool.format import codec
 from pool.job import Failure, FailureKind, JobState, Record
 

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from pool.cli.outcome import attempt_line, part_line
-from pool.cli.terminal import one_line
+from pool.cli.text import one_line
 from pool.client.follow import Event, Notice, Part, Setback
 from pool.job import Progress
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli.command import ConfigOption, JsonOption, load_running, open_spool, print_json, say
+from pool.cli.command import load_running, open_spool, print_json, say
+from pool.cli.options import ConfigOption, JsonOption
 from pool.errors import ConfigError, SupervisorFailed
 
 if TYPE_CHECKING:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli.command import (
-    ConfigOption,
-    JsonOption,
-    known_engine,
-    load,
-    load_running,
-    open_spool,
-    print_json,
-    say,
-    say_error,
-    with_offers,
-)
-from pool.errors import CallerError, ConfigError, JobRefused, SupervisorRunning, UnknownEngine
+from pool.cli import serving
+from pool.cli.command import known_engine, load, load_running, open_spool, print_json, say, say_error, with_offers
+from pool.cli.options import ConfigOption, JsonOption
+from pool.errors import CallerError, ConfigError, JobRefused, UnknownEngine
 
 if TYPE_CHECKING:
     from pool.config.settings import Config
@@ -33,7 +22,6 @@ if TYPE_CHECKING:
     from pool.system.procs import Identity
 
 _POLL_S = 0.1
-_TAKE_OVER_S = 5.0  # workers must survive this long without a supervisor
 
 
 def serve(
@@ -47,101 +35,7 @@ def serve(
     configuration again, as `reload` does. Logs go to stderr and to run/logs/supervisor.log in the spool.
     Exit codes: 0 drained, 4 wrong configuration, 6 another supervisor serves.
     """
-    from pool.constants import EXIT_CONFIG, EXIT_LOCKED
-
-    try:
-        configured = load(config, engines=True)
-        code = _serve(configured, verbose=verbose, tied=tied)
-    except SupervisorRunning as error:
-        say_error(f"{error}{_who_serves(configured)}")
-        raise typer.Exit(EXIT_LOCKED) from None
-    except ConfigError as error:
-        say_error(str(error))
-        raise typer.Exit(EXIT_CONFIG) from None
-    raise typer.Exit(code)
-
-
-def _serve(config: Config, *, verbose: bool, tied: bool) -> int:
-    from pool.spool import layout
-    from pool.supervise import supervisor
-    from pool.system import logs
-
-    other = _server(config)
-    if other is not None and (tied or not _take_over(config, other)):
-        raise SupervisorRunning(f"another supervisor serves {config.spool}")
-    layout.prepare(config.spool)
-    file = config.spool / "run" / "logs" / "supervisor.log"
-    console = not _is_stderr(file)
-
-    def begin_log(config: Config) -> None:
-        level = "DEBUG" if verbose else config.log.level
-        logs.setup_logging(level, file, max_bytes=config.log.max_bytes, keep=config.log.keep, console=console)
-
-    begin_log(config)
-    for note in config.notes:
-        say(f"! {note}", "yellow")
-    if not tied:
-        for line in _what_is_served(config):
-            say(line)
-    return supervisor.serve(config, tied=tied, on_reload=begin_log)
-
-
-def _what_is_served(config: Config) -> Iterator[str]:
-    for name, engine in config.engines.items():
-        spares = f" + {engine.spares} spare" if engine.spares else ""
-        devices = ", ".join(dict.fromkeys(engine.devices)) or engine.device
-        workers = f"{engine.workers} worker{'' if engine.workers == 1 else 's'}{spares}"
-        yield f"{name}: {engine.engine}, {workers} on {devices}"
-    where = f" --config {config.file}" if config.file and config.file.parent != Path.cwd() else ""
-    if config.is_branch:
-        from pool.runfiles.nodes import bare
-
-        yield f"jobs run on the nodes of the cluster at {', '.join(map(bare, config.cluster.servers))}"
-    first = next(iter(config.engines), "ENGINE")
-    yield f"spool: {config.spool} (drop jobs into {config.spool}/in)"
-    yield f"submit: python -m pool.submit {first} key=value …{where}    status: python -m pool status --watch{where}"
-    yield "Ctrl-C drains, a second Ctrl-C ends at once"
-
-
-def _who_serves(config: Config) -> str:
-    identity = _server(config)
-    who = f" (pid {identity.pid})" if identity else ""
-    return f"{who}: use it, or end it first with `python -m pool drain`"
-
-
-def _take_over(config: Config, other: Identity) -> bool:
-    """Replace a supervisor that a client started for itself; whether that succeeded.
-
-    The old supervisor is killed, not drained: its workers go on, with their models and jobs, and the new one adopts
-    them. False: it was not started by a client, its workers would not survive, or it did not end in time.
-    """
-    from pool.system.procs import SIGKILL, signal_process
-
-    record = config.spool / "run" / "supervisor.json"
-    if not json.loads(record.read_bytes()).get("tied") or config.orphan_grace_s < _TAKE_OVER_S:
-        return False
-    say(f"taking over from the pool that a client started (pid {other.pid}); its workers go on", "yellow")
-    signal_process(other, SIGKILL)
-    deadline = time.monotonic() + _TAKE_OVER_S
-    while other.alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not other.alive()
-
-
-def _server(config: Config) -> Identity | None:
-    """The supervisor that serves the spool, None when there is none."""
-    from pool.runfiles.server import supervisor_identity
-
-    identity = supervisor_identity(config.spool / "run" / "supervisor.json")
-    return identity if identity is not None and identity.alive() else None
-
-
-def _is_stderr(file: Path) -> bool:
-    """Whether stderr is this file, as in a supervisor that a client starts; then each line is logged once."""
-    try:
-        return os.path.samestat(os.fstat(2), os.stat(file))
-    except OSError:
-        return False
+    raise typer.Exit(serving.serve(config, verbose=verbose, tied=tied))
 
 
 # --- status
@@ -215,7 +109,7 @@ def drain(
 
     configured = load(config)
     spool = open_spool(configured)
-    identity = _server(configured)
+    identity = serving.server_of(configured)
     if identity is None:
         say(f"no supervisor serves {spool.root}: nothing to drain", "yellow")
         return
@@ -369,7 +263,7 @@ def show_logs(
 
 
 def _follow(path: Path, place: int) -> None:
-    from pool.cli.terminal import plain
+    from pool.cli.text import plain
     from pool.system.logs import mark
 
     try:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli.command import (
+from pool.cli.command import known_engine, load, print_json, run, say, starting
+from pool.cli.options import (
     CONTEXT,
     AfterOption,
     ConfigOption,
@@ -22,12 +23,6 @@ from pool.cli.command import (
     NotBeforeOption,
     PatienceOption,
     VersionOption,
-    known_engine,
-    load,
-    print_json,
-    run,
-    say,
-    starting,
 )
 from pool.constants import PATIENCE_S
 from pool.errors import CallerError

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pool.cli.terminal import one_line, plain, seconds
+from pool.cli.text import one_line, plain, seconds
 from pool.client.browse import JobInfo
 from pool.client.rerun import Origin
 from pool.format.codec import to_json

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from pool.cli.command import CONTEXT, ConfigOption, JsonOption, VersionOption, load, print_json, run, say, say_error
+from pool.cli.command import load, print_json, run, say, say_error
+from pool.cli.options import CONTEXT, ConfigOption, JsonOption, VersionOption
 from pool.cluster.hosting import server
 from pool.constants import EXIT_CONFIG, EXIT_LOCKED
 from pool.errors import ConfigError, PoolError, SupervisorRunning
@@ -334,7 +335,8 @@ def setup(  # noqa: PLR0917 - options
 def _show_jobs(found: ListedPage) -> None:
     from rich.table import Table
 
-    from pool.cli.terminal import make_console, plain
+    from pool.cli.terminal import make_console
+    from pool.cli.text import plain
     from pool.spool.lookup import duration
     from pool.system.clock import REAL
 
@@ -355,7 +357,8 @@ def _show_jobs(found: ListedPage) -> None:
 def _show(found: Overview) -> None:
     from rich.table import Table
 
-    from pool.cli.terminal import make_console, plain
+    from pool.cli.terminal import make_console
+    from pool.cli.text import plain
 
     console = make_console()
     console.print(f"servers     {plain(found.servers)}")

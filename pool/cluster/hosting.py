@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pool.cli.command import ConfigOption, load, say_error
+from pool.cli.command import load, say_error
+from pool.cli.options import ConfigOption
 from pool.constants import EXIT_CONFIG
 from pool.errors import ConfigError, OperatorError
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pool.cli.command import CONTEXT, ConfigOption, PatienceOption, VersionOption, load, run, say, say_error
+from pool.cli.command import load, run, say, say_error
+from pool.cli.options import CONTEXT, ConfigOption, PatienceOption, VersionOption
 from pool.constants import EXIT_CONFIG, PATIENCE_S
 from pool.errors import ConfigError
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from pool.cli.command import CONTEXT, ConfigOption, VersionOption, load, run, say, say_error
+from pool.cli.command import load, run, say, say_error
+from pool.cli.options import CONTEXT, ConfigOption, VersionOption
 from pool.constants import EXIT_CONFIG
 from pool.errors import ConfigError
 
