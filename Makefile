@@ -11,7 +11,7 @@ WEIGHTS := $(VENV)/.weights
 # the tests start some thousand interpreters: each would compile everything anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo demo-cluster test more lint docs slow chaos chaos-cluster bench clean
+.PHONY: help setup demo demo-cluster test more lint docs rewritten slow chaos chaos-cluster bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -50,7 +50,12 @@ lint: $(TESTED)  ## ruff and mypy
 docs: $(TESTED)  ## the site of docs/, with the reference, in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-test: setup lint docs  ## lint, types, the site and the fast tests
+# pytest rewrites the modules of the tests and keeps the result: here once, else in each process of `test` at a time
+rewritten: $(TESTED)
+	-@$(BIN)/pytest --collect-only -qq > /dev/null
+
+test: setup $(TESTED)  ## lint, types, the site and the fast tests
+	@$(MAKE) --no-print-directory -j 2 lint docs rewritten
 	$(BIN)/pytest -m "not slow and not long" -n 4 --dist worksteal -q
 
 more: setup $(TESTED)  ## a process killed at each of its steps, adapters, the console in a browser, what takes seconds

@@ -33,6 +33,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # started in the background of a shell: programs that the tests start would inherit deafness to Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# a worker would look for them in every package that is installed, at a fifth of its start; no test uses one
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
+
 for profile, examples in (("filepool", 60), ("thorough", 500)):  # the second in `make slow`
     settings.register_profile(
         profile,

@@ -49,12 +49,14 @@ def wait_until(condition: Callable[[], T], what: str = "", seconds: float = PATI
     """The first true value of `condition`; AssertionError with `what` when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
+        begun = time.thread_time()
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what or condition}")
-        time.sleep(0.01)
+        cost = time.thread_time() - begun
+        time.sleep(min(max(0.01, 10 * cost), 0.05))  # looking must not keep a core from what is waited for
 
 
 def alive(pid: int) -> bool:
