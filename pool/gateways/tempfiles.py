@@ -1,7 +1,8 @@
 """Uploaded files: each has a random id, is kept for a limited time, and is removed by the next sweep after that.
 
     <file id><suffix>         the content
-    <file id>.json            its metadata; written last, so content without it does not count as a file yet
+    <file id>.json            its metadata; written last, so content without it does not count as a file yet; kept for
+                              longer, because what jobs made of the content is named after it
     <owner>.<number>.part     partly written; swept when its owner process is dead
 
 The ids are random, so that one client cannot guess the files of another.
@@ -46,11 +47,12 @@ class Tempfile:
 
 
 class Tempfiles:
-    """The uploaded files in one folder. now: the spool clock in µs. life_s: seconds for which each file is kept."""
+    """The uploaded files in one folder. now: the spool clock in µs. life_s: seconds for which each file is kept;
+    names_s: for which its name is kept after that."""
 
-    def __init__(self, folder: Path, now: Callable[[], int], life_s: float) -> None:
+    def __init__(self, folder: Path, now: Callable[[], int], life_s: float, names_s: float = 0.0) -> None:
         self.folder = folder
-        self._now, self._life_us = now, int(life_s * 1e6)
+        self._now, self._life_us, self._names_us = now, int(life_s * 1e6), int(names_s * 1e6)
 
     def part(self) -> str:
         """An unused path in the folder for a file that is being received."""
@@ -86,6 +88,14 @@ class Tempfiles:
         """The path of a file. Raises UnknownFile."""
         return self.find(file_id)[1]
 
+    def name_of(self, path: str) -> str:
+        """The client's name of the uploaded file at a path, also of one that has expired; "" of any other path."""
+        name = os.path.basename(path)
+        if os.path.dirname(path) not in (str(self.folder), os.path.realpath(self.folder)) or not _ID.match(name[:36]):
+            return ""
+        about = self._read(name[:36])
+        return about.original_name if about is not None else ""
+
     def remove(self, file_id: str) -> None:
         """Remove a file and its metadata; a missing file is no error."""
         about = self._read(file_id)
@@ -95,12 +105,16 @@ class Tempfiles:
 
     def sweep(self) -> int:
         """Remove expired files and those that dead processes left behind; returns how many."""
-        names = set(os.listdir(self.folder))
+        there = set(os.listdir(self.folder))
+        names = set(there)
         swept = 0
         for about in list(self._all(names)):
             names.discard(about.file_id + about.suffix)
-            if self._expired(about):
+            if self._expired(about, self._names_us):
                 self.remove(about.file_id)
+                swept += 1
+            elif self._expired(about) and about.file_id + about.suffix in there:
+                fsops.unlink(str(self._content(about)), missing_ok=True)
                 swept += 1
         for name in names:
             orphan = name.endswith(".part") and not owner.alive(name.split(".", 1)[0])
@@ -122,8 +136,8 @@ class Tempfiles:
         except OSError:
             return False
 
-    def _expired(self, about: Tempfile) -> bool:
-        return self._now() - about.created > self._life_us
+    def _expired(self, about: Tempfile, more_us: int = 0) -> bool:
+        return self._now() - about.created > self._life_us + more_us
 
     def _content(self, about: Tempfile) -> Path:
         return self.folder / f"{about.file_id}{about.suffix}"

@@ -8,6 +8,7 @@ import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote
 
 
 class Service:
@@ -15,6 +16,7 @@ class Service:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.names: dict[str, str] = {}
         self.trouble = 0  # so many requests are answered with 503
         self.tokens: set[str] = set()
         self.held = threading.Event()  # a download of "held" has begun
@@ -24,9 +26,9 @@ class Service:
         self.base = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def put(self, content: bytes, name: str = "") -> str:
+    def put(self, content: bytes, name: str = "", *, original: str = "") -> str:
         file_id = name or uuid.uuid4().hex
-        self.files[file_id] = content
+        self.files[file_id], self.names[file_id] = content, original
         return file_id
 
     def close(self) -> None:
@@ -51,6 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
+        if original := self.service.names[file_id]:
+            self.send_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(original)}")
         self.end_headers()
         with contextlib.suppress(ConnectionError):
             self.wfile.write(content)
@@ -63,8 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
         part = body.split(b"--" + boundary)[1]
         head, _, content = part.partition(b"\r\n\r\n")
         assert b'name="file"; filename="' in head
-        file_id = self.service.put(content.removesuffix(b"\r\n"))
         name = head.partition(b'filename="')[2].partition(b'"')[0].decode()
+        file_id = self.service.put(content.removesuffix(b"\r\n"), original=name)
         self._answer(200, {"success": True, "file_id": file_id, "file_type": "video", "original_name": name})
 
     def _in_trouble(self) -> bool:

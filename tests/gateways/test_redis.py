@@ -69,8 +69,12 @@ def test_redis_remembers_nothing_of_a_job_that_is_over(rig: Rig, caller: Caller)
 
 def test_what_the_client_wants_reaches_the_engine(rig: Rig, caller: Caller) -> None:
     wanted = {"steps": 30, "cfg": 3.5, "seed": 7, "frames_num": 50}
-    task = caller.push(rig.store.face, rig.store.words("hello"), engine="portrait", **wanted)
-    told = caller.end(task)["result"]["told"]
+    speech = rig.store.words("hello")
+    task = caller.push(rig.store.face, speech, engine="portrait", **wanted)
+    end = caller.end(task)
+    told = end["result"]["told"]
+    assert told["audio"] == f"tempfile:{speech}"
+    assert [file["original_name"] for file in end["files"]] == ["face.mp4"]
     assert {key: told[key] for key in wanted} == wanted
     task = caller.push(rig.store.face, rig.store.words("hi"), engine="portrait", steps=None, cfg=None, seed=None)
     assert set(caller.end(task)["result"]["told"]) == {"image", "audio"}
@@ -135,18 +139,19 @@ def _with(**changes: Any) -> dict[str, Any]:
         (_with(engine="fake", ref_image_id=..., audio_id=..., params={"doo": "echo"}), "unknown parameter"),
     ],
 )
-def test_a_bad_job_is_answered(caller: Caller, job: dict[str, Any], reason: str) -> None:
+def test_a_bad_job_is_answered(rig: Rig, caller: Caller, job: dict[str, Any], reason: str) -> None:
     caller.raw(json.dumps(job))
     end = caller.end(job["task_id"])
     assert (end["status"], end["progress"]) == ("failed", 0.0)
     assert reason in end["error"]
+    assert str(rig.world.folder) not in end["error"]
     assert end["message"] == end["error"]
     assert end["session_id"] == job.get("session_id", "")
 
 
 def test_values_that_the_engine_does_not_take(rig: Rig, caller: Caller) -> None:
-    task = caller.push(rig.store.face, rig.store.words("hello"), steps="many")
-    assert "steps" in caller.end(task)["error"]
+    task = caller.push(rig.store.face, rig.store.words("hello"), steps=0)
+    assert caller.end(task)["error"] == "steps: 0 is less than the minimum of 1"
 
 
 @pytest.mark.parametrize(
@@ -282,5 +287,6 @@ def test_with_files_through_the_http_gateway(rig: Rig, caller: Caller) -> None:
         video = requests.get(f"{base}/api/tempfile/download/{end['video_file_id']}", timeout=40)
         assert video.content == VIDEO + FACE
         assert video.headers["Content-Type"] == "video/mp4"
+        assert video.headers["Content-Disposition"] == 'inline; filename="face.mp4"'
     finally:
         http.kill()

@@ -174,11 +174,12 @@ def service() -> Iterator[Service]:
 def test_a_file_there_and_back(service: Service, tmp_path: Path) -> None:
     remote = Remote(service.base, "a-token", lambda: False)
     content = bytes(range(256)) * 4096
-    source = tmp_path / 'a "quoted"\r\nname.mp4'
+    source = tmp_path / 'ein "zitierter"\r\nName 讲话.mp4'
     source.write_bytes(content)
     file_id = remote.upload(source, source.name, "video/mp4")
     assert service.files[file_id] == content
-    remote.download(file_id, str(tmp_path / "back"), len(content))
+    assert service.names[file_id] == "ein %22zitierter%22%0D%0AName 讲话.mp4"  # as browsers write it
+    assert remote.download(file_id, str(tmp_path / "back"), len(content)) == service.names[file_id]
     assert (tmp_path / "back").read_bytes() == content
     assert service.tokens == {"Bearer a-token"}
 

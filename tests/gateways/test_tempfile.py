@@ -199,6 +199,12 @@ def test_a_file_lives_as_long_as_was_said(tmp_path: Path) -> None:
     now[0] += int(0.2 * 3600e6)
     with pytest.raises(UnknownFile):
         store.find(about.file_id)
+    remembering = Tempfiles(tmp_path, lambda: now[0], life_s=24 * 3600, names_s=3600)
+    assert remembering.sweep() == 1  # the content; what jobs made of it is still called after it
+    assert os.listdir(tmp_path) == [f"{about.file_id}.json"]
+    assert remembering.name_of(f"{tmp_path}/{about.file_id}.png") == "face.png"
+    assert remembering.name_of(f"{tmp_path.parent}/{about.file_id}.png") == ""
+    assert remembering.sweep() == 0
     assert store.sweep() == 1
     assert os.listdir(tmp_path) == []
 

@@ -28,15 +28,16 @@ from pool.client.status import PoolStatus
 from pool.config.roots import TEMPFILE, Roots
 from pool.errors import ClusterAway, EngineUnavailable, PoolError, UnknownJob
 from pool.format.names import is_id
+from pool.gateways.downloads import names_of
 from pool.gateways.http import views
 from pool.gateways.http.asks import Ask, Asks
 from pool.gateways.http.bodies import Form, read_form
 from pool.gateways.http.errors import retry_after
 from pool.gateways.http.ledger import Ledger
 from pool.gateways.http.settings import Settings
-from pool.gateways.http.shapes import JobView
+from pool.gateways.http.shapes import JobView, Outcome
 from pool.gateways.tempfiles import Tempfiles
-from pool.job import JobState
+from pool.job import JobState, Record
 from pool.runfiles.schemas import Schemas, path_keys
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class Desk:
 
     def __init__(self, pool: FilePool, settings: Settings) -> None:
         self.pool, self.settings = pool, settings
-        self.tempfiles = Tempfiles(settings.tempfiles, pool.spool.now, settings.tempfile_s)
+        self.tempfiles = Tempfiles(settings.tempfiles, pool.spool.now, settings.tempfile_s, settings.names_s)
         closed = (pool.spool.root, settings.tempfiles)
         self.roots = Roots(settings.roots, closed=closed, tempfile=self.tempfiles.path)
         self.ledger = Ledger(pool.spool)
@@ -183,6 +184,15 @@ class Desk:
         if view.state in _WAITING and (why := self.pool.prospect_of(job_id, view.engine).sentence()):
             view.message = f"{view.message} · {why}".strip(" ·")
         return view
+
+    def outcome(self, record: Record, prefix: str) -> Outcome:
+        """A job that has ended, with its value and the URLs of its files. prefix: of all paths of the gateway."""
+        return views.outcome(record, prefix, self.save_as(record))
+
+    def save_as(self, record: Record) -> dict[str, str]:
+        """The name for its client of each file of a job that has ended, by its path."""
+        schema = (self.describe(record.engine) or {}).get("schema")
+        return names_of(record, schema, self.tempfiles.name_of) if record.files else {}
 
     async def receive(self, request: Request) -> Form:
         """Read a multipart body, unless the disk is nearly full. Raises HTTPException, OSError."""

@@ -12,7 +12,6 @@ from pool.client.follow import Event, Follower, Notice, Part, Setback
 from pool.client.future import JobFuture
 from pool.errors import EngineUnavailable
 from pool.format import codec
-from pool.gateways.http import views
 from pool.gateways.http.desk import Desk, in_thread
 
 END = "end"  # the id of the last event
@@ -60,7 +59,7 @@ async def follow(desk: Desk, future: JobFuture, last_event_id: str, prefix: str)
         if desk.leaving:  # the client connects again
             return
         await desk.wait(future, _LOOK_S)
-    yield await in_thread(lambda: _result(future, prefix))
+    yield await in_thread(lambda: _result(desk, future, prefix))
 
 
 class _Encoder:
@@ -91,7 +90,7 @@ class _Encoder:
         return Sent(name, body)
 
 
-def _result(future: JobFuture, prefix: str) -> Sent:
+def _result(desk: Desk, future: JobFuture, prefix: str) -> Sent:
     record = future.record
     if record is None:
         error = future.exception(0)
@@ -100,7 +99,7 @@ def _result(future: JobFuture, prefix: str) -> Sent:
             return Sent("unavailable", {"id": future.id, "state": "queued", "message": str(error), **about})
         message = str(error) or "the record cannot be read"
         return Sent("result", {"id": future.id, "state": "unknown", "message": message}, END)
-    return Sent("result", dict(views.outcome(record, prefix)), END)
+    return Sent("result", dict(desk.outcome(record, prefix)), END)
 
 
 def text_of(name: str, body: dict[str, Any], event_id: str = "") -> str:

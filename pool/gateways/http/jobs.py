@@ -175,8 +175,8 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
             view = await in_thread(lambda: desk.look(job_id))
             return json_response(view.model_dump(), 202, {"Retry-After": "1"})
         if record.state is JobState.COMPLETED:
-            found = views.outcome(record, address(request.scope, ""))
-            return await in_thread(lambda: json_response(dict(found)))
+            prefix = address(request.scope, "")
+            return await in_thread(lambda: json_response(dict(desk.outcome(record, prefix))))
         return _failed(record)
 
     @router.head("/{job_id}/files/{name}", include_in_schema=False)
@@ -193,12 +193,15 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
         },
     )
     async def file(request: Request, job_id: JobId, name: Annotated[str, InPath(max_length=255)]) -> Response:
-        """Only files that the record of the job names, whole or in ranges."""
+        """Only files that the record of the job names, whole or in ranges. Content-Disposition carries the name of the
+        job's input, unless the job wrote the file where its client said."""
         record = await _record(desk, check_id(job_id), 0.0)
         path = _path_in(record, name) if record is not None else ""
         if not path:
             raise HTTPException(404, f"job {job_id} has no file {name!r:.100}")
-        return await send_file(request, await in_thread(lambda: _produced(desk, job_id, path)), name)
+        assert record is not None
+        save_as = desk.save_as(record).get(path, name)
+        return await send_file(request, await in_thread(lambda: _produced(desk, job_id, path)), save_as)
 
 
 def _control_routes(router: APIRouter, desk: Desk) -> None:

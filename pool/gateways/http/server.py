@@ -92,6 +92,7 @@ def run_server(pool: FilePool, settings: Settings, *, access_log: bool = False) 
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_STOP_S,
             server_header=False,
+            lifespan="on",
         ),
         app.state.leave,
     )

@@ -21,16 +21,19 @@ _MAX_TOKEN_BYTES = 4096
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the application. None: no such limit, no token."""
+    """Settings of the application. None: no such limit, no token. local: the address is reachable from this machine
+    only, as far as the gateway knows."""
 
     host: str
     port: int
     roots: tuple[Path, ...]
     tempfiles: Path
     token: str | None
+    local: bool
     lipsync: str
     transcribe: str
     tempfile_s: float
+    names_s: float
     max_upload_bytes: int
     upload_timeout_s: float
     return_s: float
@@ -43,6 +46,11 @@ class Settings:
     def asks(self) -> Path:
         """The folder of requests that wait for a job."""
         return self.tempfiles / "asks"
+
+    @property
+    def remote(self) -> bool:
+        """Whether clients may be on other machines: who needs a token is not known by the address."""
+        return self.token is not None or not self.local
 
     @property
     def loopback(self) -> bool:
@@ -90,9 +98,11 @@ def read_settings(
         roots=chosen,
         tempfiles=tempfiles,
         token=token,
+        local=here,
         lipsync=http.lipsync_engine,
         transcribe=http.transcribe_engine,
         tempfile_s=http.tempfile_hours * 3600,
+        names_s=config.retention_s,
         max_upload_bytes=http.max_upload_mb * MB,
         upload_timeout_s=http.upload_timeout_s,
         return_s=http.return_s,

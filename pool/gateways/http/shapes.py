@@ -187,7 +187,8 @@ class JobView(BaseModel):
 
 
 class Outcome(JobView):
-    """A job that has ended. value: the result of the engine; files: each with name, size, sha256 and url."""
+    """A job that has ended. value: the result of the engine; files: each with name, size, sha256, url and save_as, its
+    name for the client's disk."""
 
     value: Any = None
     files: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 
+from pool.gateways.downloads import disposition
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.shapes import Uploaded, UploadFailed, responses
 
@@ -78,9 +79,8 @@ async def send_file(request: Request, path: Path, name: str) -> Response:
     response = FileResponse(
         path,
         media_type=media_type if shown else "application/octet-stream",
-        filename=name,
         stat_result=info,
-        content_disposition_type="inline" if shown else "attachment",
+        headers={"Content-Disposition": disposition("inline" if shown else "attachment", name)},
     )
     tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if "*" in tags or response.headers["etag"] in tags:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pool.client.browse import JobInfo, running_s
@@ -102,13 +102,15 @@ def of_info(spool: Spool, info: JobInfo) -> JobView:
     )
 
 
-def outcome(record: Record, prefix: str = "") -> Outcome:
-    """A job that has ended, with its value and the URLs of its files. prefix: of all paths of the gateway."""
-    files = [
-        {**file, "name": name, "url": f"{prefix}/jobs/{record.id}/files/{name}"}
-        for file in record.files
-        if (name := str(file.get("path", "")).rpartition("/")[2])
-    ]
+def outcome(record: Record, prefix: str, save_as: Mapping[str, str]) -> Outcome:
+    """A job that has ended, with its value and the URLs of its files. prefix: of all paths of the gateway. save_as: the
+    name for its client of each file, by its path."""
+    files = []
+    for file in record.files:
+        path = str(file.get("path", ""))
+        if name := path.rpartition("/")[2]:
+            url = f"{prefix}/jobs/{record.id}/files/{name}"
+            files.append({**file, "name": name, "save_as": save_as.get(path, name), "url": url})
     return Outcome(**dict(of_record(record)), value=record.value, files=files, cached=record.cached)
 
 

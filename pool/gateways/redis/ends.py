@@ -69,7 +69,7 @@ class Ends:
     """Makes the last messages about jobs."""
 
     def __init__(self, files: Files, stop: threading.Event) -> None:
-        self._files, self._stop = files, stop
+        self._files, self._stop, self.paths = files, stop, files.paths
         self._threads = ThreadPoolExecutor(_THREADS, "filepool-redis-keep")
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ place: when an input came from BASE_URL, the results are uploaded there.
 
 from __future__ import annotations
 
+import json
 import mimetypes
 import os
 import shutil
@@ -21,7 +22,9 @@ from pool.client.filepool import FilePool
 from pool.config.roots import Roots
 from pool.errors import JobRefused
 from pool.format import codec
+from pool.gateways.downloads import names_of
 from pool.gateways.kinds import HEAD_BYTES, kind_of
+from pool.gateways.paths import PathFilter
 from pool.gateways.redis.remote import LoginRefused, Remote, ServiceAway
 from pool.gateways.redis.settings import Settings, fetched
 from pool.gateways.redis.wire import FILE_ID, Order
@@ -48,8 +51,9 @@ class Files:
 
     def __init__(self, pool: FilePool, settings: Settings, stopped: Callable[[], bool]) -> None:
         spool = pool.spool
+        self.paths = PathFilter(settings.roots, settings.tempfiles, spool.root, pool.config.root)
         self._schemas = Schemas(spool.root)
-        self._local = Tempfiles(settings.tempfiles, spool.now, settings.tempfile_s)
+        self._local = Tempfiles(settings.tempfiles, spool.now, settings.tempfile_s, settings.names_s)
         self._remote = Remote(settings.base_url, settings.base_token, stopped)
         self._folder, self._life_s = fetched(settings), settings.tempfile_s * _FETCHED_LIFE
         self._max_bytes, self._where = settings.max_file_bytes, settings.base_url
@@ -81,7 +85,8 @@ class Files:
             raise JobRefused("is not an id of the temporary-file service", key)
         path = self._folder / file_id
         with suppress(FileNotFoundError):
-            os.utime(path, ns=(self._now() * 1000, self._now() * 1000))  # used again: kept for longer
+            for used in (self._name(path), path):
+                os.utime(used, ns=(self._now() * 1000, self._now() * 1000))  # used again: kept for longer
             return path, True
         report(f"fetching {key}")
         for pause in (*_PAUSES_S, None):
@@ -104,37 +109,57 @@ class Files:
     def _fetch(self, file_id: str, path: Path) -> None:
         part = f"{self._folder}/{owner.fresh()}.part"
         try:
-            self._remote.download(file_id, part, self._max_bytes)
+            name = self._remote.download(file_id, part, self._max_bytes)
+            fsops.put(
+                f"{self._folder}/{owner.fresh()}.part",
+                str(self._name(path)),
+                [name.encode("utf-8", "replace")],
+                sync=False,
+            )
             fsops.replace(part, str(path))
         finally:
             fsops.unlink(part, missing_ok=True)
+
+    @staticmethod
+    def _name(path: Path) -> Path:
+        """The file with the name that a fetched file has at its client; no file id begins with a dot."""
+        return path.with_name(f".{path.name}")
+
+    def _named(self, path: str) -> str:
+        with suppress(OSError):
+            if Path(path).parent == self._folder:
+                return self._name(Path(path)).read_bytes().decode("utf-8", "replace")
+        return self._local.name_of(path)
 
     # ---- results
 
     def keep(self, record: Record, *, remote: bool) -> list[Kept]:
         """Store the files of a job where its client can fetch them. Raises ServiceAway, OSError, JobRefused."""
-        return [self._keep(Path(str(file["path"])), remote) for file in record.files]
+        schema = (self._schemas.describe(record.engine) or {}).get("schema")
+        names = names_of(record, schema, self._named)
+        return [self._keep(Path(path), names[path], remote) for path in names]
 
     def keep_value(self, record: Record) -> Kept:
-        """Store the value of a job as a JSON file. Raises OSError."""
+        """Store the value of a job as a JSON file, without the paths of this machine. Raises OSError."""
         part = self._local.part()
-        fsops.write_new(part, [codec.to_json(record.value).encode()], sync=False)
+        value = self.paths.document(json.loads(codec.to_json(record.value)), meant=False)
+        fsops.write_new(part, [codec.to_json(value).encode()], sync=False)
         kept = self._local.keep(part, "json", f"{record.id}.json")
         return Kept(kept.file_id, "json", kept.original_name)
 
-    def _keep(self, path: Path, remote: bool) -> Kept:
+    def _keep(self, path: Path, name: str, remote: bool) -> Kept:
         with open(path, "rb") as stream:
             kind = kind_of(stream.read(HEAD_BYTES), path.name) or "file"
         if remote:
             media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-            return Kept(self._remote.upload(path, path.name, media_type), kind, path.name)
+            return Kept(self._remote.upload(path, name, media_type), kind, name)
         part = self._local.part()
         try:
             try:
                 fsops.link(str(path), part)  # a link is enough: results are never changed, only removed
             except OSError:
                 shutil.copyfile(path, part)
-            return Kept(self._local.keep(part, kind, path.name).file_id, kind, path.name)
+            return Kept(self._local.keep(part, kind, name).file_id, kind, name)
         finally:
             fsops.unlink(part, missing_ok=True)
 

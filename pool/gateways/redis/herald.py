@@ -7,6 +7,7 @@ and removes the job from `accepted`.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -46,7 +47,8 @@ class Outgoing:
 
 
 class Herald:
-    """Publishes messages. `pause_s`, `turn` and `sign_off` belong to one thread; the rest is safe to call from any."""
+    """Publishes messages, without the paths of this machine: clients may be anywhere. `pause_s`, `turn` and `sign_off`
+    belong to one thread; the rest is safe to call from any."""
 
     def __init__(self, pool: FilePool, settings: Settings, keys: Keys, client: Any, ends: Ends) -> None:
         self._pool, self._settings, self._keys, self._client, self._ends = pool, settings, keys, client, ends
@@ -116,6 +118,8 @@ class Herald:
         self.wake.set()
 
     def _put(self, key: object, outgoing: Outgoing) -> None:
+        if b"/" in outgoing.body:
+            outgoing.body = json.dumps(self._ends.paths.document(json.loads(outgoing.body))).encode()
         with self._lock:
             before = self._outgoing.get(key)
             if before is None or outgoing.final or not before.final:

@@ -11,7 +11,8 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from email.message import Message
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pool.errors import JobRefused
@@ -20,6 +21,8 @@ _BLOCK = 1 << 18
 _SILENT_S = 30.0  # longest wait for the next bytes
 _WHOLE_S = 600.0  # longest transfer of one file
 _MAX_ANSWER = 65536
+_MAX_NAME = 255
+_ESCAPED = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})  # as browsers do (RFC 7578, section 5.1; WHATWG HTML)
 
 
 class ServiceAway(Exception):
@@ -36,9 +39,9 @@ class Remote:
     def __init__(self, base_url: str, token: str | None, stopped: Callable[[], bool]) -> None:
         self._base, self._token, self._stopped = base_url, token, stopped
 
-    def download(self, file_id: str, target: str, max_bytes: int) -> None:
-        """Write a file to `target`, which must not exist. Raises JobRefused (no such file, too large),
-        LoginRefused, ServiceAway."""
+    def download(self, file_id: str, target: str, max_bytes: int) -> str:
+        """Write a file to `target`, which must not exist; returns its name, "" when the service gives none. Raises
+        JobRefused (no such file, too large), LoginRefused, ServiceAway."""
         with self._open(self._request(f"download/{urllib.parse.quote(file_id, safe='')}")) as answer:
             declared = answer.headers.get("Content-Length", "")
             if declared.isdigit() and int(declared) > max_bytes:
@@ -47,11 +50,12 @@ class Remote:
                 done = self._copy(answer, out.write, max_bytes)
             if declared.isdigit() and done != int(declared):
                 raise ServiceAway(f"{self._base} closed the connection after {done} of {declared} bytes")
+            return _file_name(answer.headers)
 
     def upload(self, path: Path, name: str, media_type: str) -> str:
         """Upload a file; returns its id. Raises JobRefused when the service refuses it, ServiceAway, OSError."""
         boundary = uuid.uuid4().hex
-        shown = urllib.parse.quote(name, safe=" ()[]{}+,;=@")
+        shown = name.encode("utf-8", "replace").decode().translate(_ESCAPED)
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{shown}"\r\n'
             f"Content-Type: {media_type}\r\n\r\n"
@@ -129,3 +133,8 @@ def _reason(error: urllib.error.HTTPError) -> str:
     except (ValueError, AttributeError, OSError, http.client.HTTPException):
         return ""
     return f": {text if isinstance(text, str) else json.dumps(text)}"[:300] if text else ""
+
+
+def _file_name(headers: Message) -> str:
+    """The last part of the name in Content-Disposition, in whichever of its forms; "" without one."""
+    return PurePosixPath((headers.get_filename() or "").replace("\\", "/")).name[-_MAX_NAME:]

@@ -75,6 +75,7 @@ class Settings:
     roots: tuple[Path, ...]
     tempfiles: Path
     tempfile_s: float
+    names_s: float
     max_file_bytes: int
     last_word_s: float
     lease_s: float
@@ -113,6 +114,7 @@ def read_settings(config: Config, environ: Mapping[str, str], *, gpu_ids: Sequen
         roots=roots,
         tempfiles=tempfiles,
         tempfile_s=config.http.tempfile_hours * 3600,
+        names_s=config.retention_s,
         max_file_bytes=config.http.max_upload_mb * MB,
         last_word_s=section.last_word_hours * 3600,
         lease_s=section.lease_s,

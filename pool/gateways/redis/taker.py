@@ -139,9 +139,9 @@ class Taker:
         try:
             submitted = self._submit(order, again)
         except (JobRefused, JobConflict) as error:
-            logger.warning("{}: task {} refused: {}", self._queue.name, order.task_id, error)
-            ours = not isinstance(error, JobConflict)
-            self._herald.refuse(order.task_id, order.session_id, str(error), raw, self._queue, last=ours)
+            reason, ours = order.reason(error), not isinstance(error, JobConflict)
+            logger.warning("{}: task {} refused: {}", self._queue.name, order.task_id, reason)
+            self._herald.refuse(order.task_id, order.session_id, reason, raw, self._queue, last=ours)
             return
         if submitted is None:
             return  # shutdown; the element stays in `processing`

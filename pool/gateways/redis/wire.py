@@ -52,6 +52,14 @@ class Order:
         """The id of the pool's job."""
         return job_id_of(self.task_id)
 
+    def reason(self, error: Exception) -> str:
+        """Why the job is refused, with the key as the client wrote it: `frames_num`, not `params.frames_num`."""
+        key = error.path.removeprefix("params.") if isinstance(error, JobRefused) else ""
+        written = {param: name for param, (name, _) in self.files.items()} | {name: name for name in _VALUES}
+        if not isinstance(error, JobRefused) or key == error.path or key not in written:
+            return str(error)
+        return f"{written[key]}: {error.reason}"
+
 
 def job_id_of(task_id: str) -> str:
     """The id of the pool's job: the task's id where that is a valid job id, else a hash of it."""
