@@ -13,6 +13,7 @@ EXIT_CRASH = 1  # an error of the pool's own, as any program ends with
 EXIT_LOAD = 3  # the engine could not load: counts to the start limit
 EXIT_CONFIG = 4  # the configuration is wrong: no retry will help
 EXIT_RECYCLE = 5  # ended to be replaced: no delay, not counted
+EXIT_MISSING = 7  # a library, package or program is not installed: no retry will help
 EXIT_LOCKED = 6  # another supervisor serves this spool
 EXIT_ORPHAN = 8  # the supervisor is gone and no new one came within the grace
 EXIT_FORK = 9  # a child that an engine forked came back from it; never of a worker
@@ -22,6 +23,7 @@ EXIT_MEANING = {
     EXIT_LOAD: "the engine failed to load",
     EXIT_CONFIG: "the configuration is wrong",
     EXIT_RECYCLE: "recycled",
+    EXIT_MISSING: "something that it needs is not installed",
     EXIT_LOCKED: "another supervisor serves this spool",
     EXIT_ORPHAN: "orphaned",
 }

@@ -229,3 +229,35 @@ def test_words_survive(words: str, hint: str, kind: str) -> None:
     failure = failure_of(error, stage="run", attempt=1)
     assert failure.message == (words.strip() or "Exception")
     assert failure.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("error", "cure"),
+    [
+        (
+            ImportError("libGL.so.1: cannot open shared object file: No such file or directory"),
+            "library libGL.so.1 is missing on this machine: apt-get install libgl1",
+        ),
+        (
+            OSError("libcudart.so.12: cannot open shared object file: No such file or directory"),
+            "pip install nvidia-cuda-runtime-cu12",
+        ),
+        (ImportError("libcudnn.so.9: cannot open shared object file"), "nvidia-cudnn-cu12"),
+        (ImportError("Error loading shared library libgomp.so.1: No such file"), "apt-get install libgomp1"),
+        (OSError("libnobody.so.3: cannot open shared object file"), "`apt-file search libnobody.so.3`"),
+        (OSError("sndfile library not found using ctypes.util.find_library"), "apt-get install libsndfile1"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "the Python module torch is missing"),
+        (ImportError("/x/y.so: undefined symbol: _ZN2at"), "built for another system"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "ffprobe"), "apt-get install ffmpeg"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/ffmpeg"), ""),
+        (OSError(errno.EACCES, "Permission denied", "ffmpeg"), ""),
+        (ValueError("libGL.so.1: cannot open shared object file"), ""),
+    ],
+)
+def test_what_is_missing_on_the_machine_is_named_with_what_brings_it(error: BaseException, cure: str) -> None:
+    hint = failure_of(error, stage="run", attempt=1).hint
+    assert cure in hint
+    assert bool(hint) == bool(cure)
+    wrapped = RuntimeError("the model cannot be loaded")
+    wrapped.__cause__ = error
+    assert failure_of(wrapped, stage="load", attempt=1).hint == hint

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, EXIT_RECYCLE
+from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, EXIT_MISSING, EXIT_RECYCLE
 from pool.policy.backoff import Backoff, retry_delay
 from pool.supervise.judge import Limit
 from pool.supervise.restart import OCCUPIED, Bench, BenchReason, End, Limits, Recycle, Seat, SlotPolicy
@@ -110,6 +110,16 @@ def test_configuration_error_benches_at_once() -> None:
     assert run(policy(), 5.0, EXIT_CONFIG, job_id="a") is End.CRASHED_JOB
     assert "config.json" in str(slot.benched)
     assert not slot.due(14.9)
+    assert slot.due(15.0)
+
+
+def test_what_is_not_installed_benches_at_once_and_blames_no_configuration() -> None:
+    slot = policy(bench_s=10)
+    assert run(slot, 5.0, EXIT_MISSING) is End.MISSING
+    assert run(policy(), 5.0, EXIT_MISSING, job_id="a") is End.CRASHED_JOB
+    assert slot.benched is not None
+    assert slot.benched.reason is BenchReason.MISSING
+    assert "config" not in str(slot.benched)
     assert slot.due(15.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, EXIT_RECYCLE
+from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_LOAD, EXIT_MISSING, EXIT_RECYCLE
 from pool.policy.death import DIED, Ended
 from pool.supervise.judge import Cause
 
@@ -17,7 +17,13 @@ _BY_CAUSE = {
     Cause.DRAIN.value: "drained",
     Cause.OUTDATED.value: "configuration",
 }
-_BY_CODE = {EXIT_DRAINED: "drained", EXIT_LOAD: "load", EXIT_CONFIG: "configuration", EXIT_RECYCLE: "recycled"}
+_BY_CODE = {
+    EXIT_DRAINED: "drained",
+    EXIT_LOAD: "load",
+    EXIT_CONFIG: "configuration",
+    EXIT_MISSING: "missing",
+    EXIT_RECYCLE: "recycled",
+}
 _CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS"})
 
 

@@ -40,7 +40,7 @@ import enum
 import random
 from dataclasses import dataclass
 
-from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_MEANING, EXIT_ORPHAN, EXIT_RECYCLE
+from pool.constants import EXIT_CONFIG, EXIT_DRAINED, EXIT_MEANING, EXIT_MISSING, EXIT_ORPHAN, EXIT_RECYCLE
 from pool.policy.backoff import Backoff
 from pool.supervise.judge import Limit
 
@@ -71,6 +71,7 @@ class BenchReason(enum.Enum):
     """Why a slot is benched."""
 
     CONFIG = "config"  # the engine said that the configuration is wrong
+    MISSING = "missing"  # a library, package or program is not installed
     START_LIMIT = "start_limit"  # too many failed starts
     PROBATION = "probation"  # it failed again after a bench
     SICK = "sick"  # jobs that failed here complete in other slots
@@ -91,6 +92,8 @@ class Bench:
         how = f"killed by {self.signal}" if self.signal else _exit_words(self.exit_code)
         if self.reason is BenchReason.CONFIG:
             return f"{how}: see the slot's log, correct config.json"
+        if self.reason is BenchReason.MISSING:
+            return f"{how}: see the slot's log, install it"
         if self.reason is BenchReason.START_LIMIT:
             return f"{self.count} starts failed within {self.span_s:.0f} s, the last one with: {how}"
         if self.reason is BenchReason.PROBATION:
@@ -103,8 +106,12 @@ class End(enum.Enum):
 
     PLANNED = "planned"
     CONFIG = "config"
+    MISSING = "missing"
     CRASHED_JOB = "crashed-job"
     FAILED_START = "failed-start"
+
+
+_UNCURABLE = {EXIT_CONFIG: End.CONFIG, EXIT_MISSING: End.MISSING}  # by another start
 
 
 @dataclass(frozen=True)
@@ -189,8 +196,8 @@ class SlotPolicy:
             self._backoff.reset()
         if end in (End.PLANNED, End.CRASHED_JOB):
             self._wait_until(now)
-        elif end is End.CONFIG:
-            self._bench(now, Bench(BenchReason.CONFIG, exit_code=code, signal=signal or ""))
+        elif end in (End.CONFIG, End.MISSING):
+            self._bench(now, Bench(BenchReason(end.value), exit_code=code, signal=signal or ""))
         else:
             self._failed_start(now, code, signal or "")
         return end
@@ -239,8 +246,8 @@ class SlotPolicy:
     def _meaning(self, code: int | None, planned: bool, job_id: str | None) -> End:
         if planned:
             return End.PLANNED
-        if code == EXIT_CONFIG and job_id is None:
-            return End.CONFIG
+        if code in _UNCURABLE and job_id is None:
+            return _UNCURABLE[code]
         if code in (EXIT_DRAINED, EXIT_RECYCLE, EXIT_ORPHAN) and job_id is None and self._finished:
             return End.PLANNED
         return End.FAILED_START if job_id is None else End.CRASHED_JOB

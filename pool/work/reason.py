@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pool.errors import ProtocolError
 from pool.job import Failure, FailureKind
 from pool.spool.store import NO_SPACE
+from pool.work.missing import cure_of
 
 T = TypeVar("T")
 
@@ -54,8 +55,8 @@ def message_of(error: BaseException) -> str:
 
 
 def hint_of(error: BaseException) -> str:
-    """What it advises, "" for none."""
-    hint = _try(lambda: error.hint, "")  # type: ignore[attr-defined]
+    """What it advises, else what is missing on this machine; "" for none."""
+    hint = _try(lambda: error.hint, "") or _try(lambda: cure_of(error), "")  # type: ignore[attr-defined]
     return bounded(_text(hint), HINT_CHARS) if hint else ""
 
 

@@ -23,6 +23,7 @@ from pool.constants import (
     EXIT_CRASH,
     EXIT_DRAINED,
     EXIT_LOAD,
+    EXIT_MISSING,
     EXIT_RECYCLE,
     NEXT_PHASES,
     Phase,
@@ -43,6 +44,7 @@ from pool.work.context import JobCancelled
 from pool.work.engine import Engine
 from pool.work.joblog import say
 from pool.work.keeper import Keeper
+from pool.work.missing import is_missing
 from pool.work.orphan import OrphanWatch
 from pool.work.picker import Picker
 from pool.work.process_state import ProcessState
@@ -149,11 +151,17 @@ class Worker:
         body = {
             "message": message,
             "stage": self._phase.label,
-            "hint": hint_of(error),
+            "hint": "" if self._names(error) else hint_of(error),
         }
         self._leave(f"run/slots/{self._launch.worker}.error", body)
-        wrong = isinstance(error, (ImportError, ConfigError)) or kind_of(error) == FailureKind.INPUT.value
-        return EXIT_CONFIG if wrong else EXIT_LOAD
+        if isinstance(error, ConfigError) or kind_of(error) == FailureKind.INPUT.value or self._names(error):
+            return EXIT_CONFIG
+        return EXIT_MISSING if isinstance(error, ImportError) or is_missing(error) else EXIT_LOAD
+
+    def _names(self, error: BaseException) -> bool:
+        """Whether the module that is not found is the one that the configuration names."""
+        module = self._launch.spec.partition(":")[0]
+        return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
     def _leave(self, name: str, body: Mapping[str, Any]) -> None:
         """Write a note for others; on a full disk it is left out."""

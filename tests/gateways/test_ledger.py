@@ -98,6 +98,7 @@ def test_a_histogram_is_cumulative() -> None:
         (Ended(DIED, 5), "recycled"),
         (Ended(DIED, 5, job="a"), "exited"),
         (Ended(DIED, 3), "load"),
+        (Ended(DIED, 7), "missing"),
         (Ended(DIED), "other"),
         (None, "other"),
         *((Ended(cause.value, signal="SIGKILL"), _BY_CAUSE[cause.value]) for cause in Cause),
