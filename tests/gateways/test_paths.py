@@ -113,6 +113,12 @@ def test_no_answer_has_a_path_of_the_server(remote: Gateway, tmp_path: Path) -> 
         answer = remote.get(path)
         assert answer.status_code == 200, path
         clean(remote, answer.text)
+    with remote.get(f"/live?list=state%3Dfailed&job={failed}", stream=True) as live:
+        seen = set()
+        for line in live.iter_lines(decode_unicode=True):
+            seen.add(line) if line.startswith("event: ") else clean(remote, line.removeprefix("data: "))
+            if seen >= {"event: status", "event: engines", "event: list", "event: job"}:
+                break
     sound = upload(remote, "a.wav", b"RIFF\0\0\0\0WAVEbroken")
     own = "/etc/passwd"
     for method, path, body in (
