@@ -37,9 +37,9 @@ from inference.face.model import FaceModel
 from inference.lipsync import speech
 from inference.lipsync.frames import Template, loop
 from inference.lipsync.planes import to_bgr
+from inference.lipsync.render.cast import Cast
 from inference.lipsync.render.prepare import prepare
-from inference.lipsync.render.renderer import MeshRenderer
-from inference.lipsync.render.tracks import Kind, Tracks
+from inference.lipsync.render.tracks import Kind, Tracks, together
 from inference.lipsync.render.tracks import follow as steadied
 from inference.offsets import first_time, sound_offset
 
@@ -176,7 +176,8 @@ class Films:
 
     shown: Measured
     base: Measured | None
-    tracks: Tracks  #: of the template, or of the video when there is none
+    people: tuple[Tracks, ...]  #: of the template, or of the video when there is none
+    tracks: Tracks  #: of them all
     order: NDArray[np.int32]  #: (T,) the frame of ``tracks`` that each frame of the video shows
     ffmpeg: str | None
 
@@ -185,7 +186,8 @@ class Films:
         """Of what was measured of both."""
         face, count = (base or shown).face, shown.face.frames
         order = loop(count, face.frames) if base else np.arange(count, dtype=np.int32)
-        return cls(shown, base, steadied(face.points, face.clear, model.mesh.vertices), order, ffmpeg)
+        people = steadied(face, model.mesh.vertices)
+        return cls(shown, base, people, together(people), order, ffmpeg)
 
 
 def looks(report: Report, asked: speech.Asked, films: Films) -> dict[str, Array]:
@@ -223,22 +225,27 @@ def looks(report: Report, asked: speech.Asked, films: Films) -> dict[str, Array]
 def borrowed(report: Report, asked: speech.Asked, films: Films, model: FaceModel) -> dict[str, Array]:
     """How a template's own mouths are used, when it talks; per frame how bad it is, by measure."""
     base = films.base
-    if base is None or films.tracks.kind is not Kind.TALKING:
+    if base is None or all(person.kind is not Kind.TALKING for person in films.people):
         return {}
     everything = np.arange(base.face.frames, dtype=np.int32)
     with Template(base.info, base.face.frames, films.ffmpeg) as template:
-        materials = prepare(base.face, template.read(everything), model, see=to_bgr)
-    if not len(materials.mouths):
+        materials = prepare(films.people, template.read(everything), model, see=to_bgr)
+    if not any(len(own.mouths) for own in materials):
         return {}
-    renderer = MeshRenderer(base.face, materials, model.mesh)
-    found = evaluate_face.donors(renderer, renderer.plan(asked.opening, asked.width, films.order))
-    report.donor_held_frames = int(np.nanmax(found.held, initial=0))
-    report.donor_held = round(float(np.nanmean(found.held > 0)), 4)
-    report.teeth_stretch = _level(found.stretch, 0.95)
+    cast = Cast(base.face, films.people, materials, model.mesh)
+    script = cast.plan(lambda person: (asked.opening, asked.width), films.order)
+    found = [
+        evaluate_face.donors(cast.renderers[max(person, 0)], plan)
+        for person, plan in zip(script.people, script.plans, strict=True)
+    ]
+    held, stretch = np.concatenate([of.held for of in found]), np.concatenate([of.stretch for of in found])
+    report.donor_held_frames = int(np.nanmax(held, initial=0))
+    report.donor_held = round(float(np.nanmean(held > 0)), 4)
+    report.teeth_stretch = _level(stretch, 0.95)
     if report.teeth_stretch is not None:
-        with_teeth = found.stretch[np.isfinite(found.stretch)]
+        with_teeth = stretch[np.isfinite(stretch)]
         report.teeth_stretched = round(float((with_teeth > evaluate_face.STRETCHED).mean()), 4)
-    return {"held": np.where(found.held > 0, found.held, np.nan), "stretch": found.stretch}
+    return {"held": np.where(held > 0, held, np.nan), "stretch": stretch}
 
 
 def _level(values: Array, quantile: float | None = None) -> float | None:
@@ -297,7 +304,7 @@ def evaluate(
     face = (base or shown).face
     report = Report(str(video), shown.face.frames, shown.info.fps, shown.face.size, int(shown.face.found.sum()))
     heard = articulator.curve(samples)
-    asked = asked_of(heard, face.openings, face.widths, face.clear, frames=report.frames, fps=report.fps)
+    asked = asked_of(heard, face, loop(report.frames, face.frames), report.fps)
     follow(report, asked, shown)
     rest(report, asked, shown)
     if base is not None:

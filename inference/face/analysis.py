@@ -26,13 +26,14 @@ from inference.base import InputError
 from inference.face import measure, mesh
 from inference.face.covered import Sight, Skin, covered
 from inference.face.model import FaceModel, Frame
-from inference.face.pose import Pose, fit, median_shape
-from inference.face.shots import Cuts
+from inference.face.people import Seen, people
+from inference.face.pose import Pose, fit, median_shape, nowhere
+from inference.face.shots import Cuts, leaps
 from inference.face.track import BACK_FRAMES, Choice, Tracker, before
 from inference.kept import Shelf, locked, recall
 from inference.probe import VideoInfo
 
-VERSION = 4  #: of the file format and of whatever shapes the numbers; raise it when either changes
+VERSION = 5  #: of the file format and of whatever shapes the numbers; raise it when either changes
 MAX_FRAMES = 15_000  #: of a template are looked at: 10 min at 25 fps; the rest is not used
 FEW_FRAMES = 3_000  #: enough for sound up to this long: then only so much of a long template is looked at
 ANALYSIS_SIDE = 1920  #: larger frames are scaled down to be looked at
@@ -51,8 +52,9 @@ class TemplateAnalysis:
     found: NDArray[np.bool_]  #: (N,)
     covered: NDArray[np.bool_]  #: (N,) something is before the mouth
     shot: NDArray[np.int32]  #: (N,) from 0
+    person: NDArray[np.int32]  #: (N,) whom a frame's shot shows, from 0; −1 where no mouth is to be seen in it
     score: NDArray[np.float32]  #: (N,) of the mesh network, 0..1
-    shape: mesh.Points  #: (478, 3) the person's median shape, head coordinates
+    shape: mesh.Points  #: (P, 478, 3) the median shape of each person, head coordinates
     scale: NDArray[np.float32]  #: (N,) pose, see :class:`inference.face.pose.Pose`
     rotation: NDArray[np.float32]  #: (N, 3, 3)
     translation: NDArray[np.float32]  #: (N, 3)
@@ -179,8 +181,11 @@ def analyse(
         raise InputError(_nobody(info.path, tracker), hint="use a template in which a face is well to be seen")
     if size != (info.width, info.height):
         _enlarge(points, info.width / size[0], info.height / size[1])
-    shape = median_shape(points, model.mesh.vertices)
-    pose = fit(points, shape)
+    shots = leaps(seen.shots, points[:, [mesh.EYE_CORNER_RIGHT, mesh.EYE_CORNER_LEFT], :2])
+    hidden = covered(seen.looks, seen.lips, found, shots)
+    faces = Seen(points, seen.looks, seen.colours)
+    person = people(faces, found & ~hidden, shots, model.mesh.vertices)
+    shape, pose = _posed(points, found, person, model.mesh.vertices)
     head = pose.to_head(points)
     return _analysis(
         width=info.width,
@@ -189,8 +194,9 @@ def analyse(
         complete=complete,
         points=points,
         found=found,
-        covered=covered(seen.looks, seen.lips, found, seen.shots),
-        shot=seen.shots,
+        covered=hidden,
+        shot=shots,
+        person=person,
         score=seen.scores * found,
         shape=shape,
         scale=pose.scale,
@@ -260,6 +266,7 @@ class _Seen:
     scores: NDArray[np.float32]  #: (N,), 0 without
     looks: NDArray[np.int8]  #: (N, cells), of the skin
     lips: NDArray[np.float32]  #: (N,)
+    colours: NDArray[np.float32]  #: (N, 4)
     shots: NDArray[np.int32]  #: (N,)
 
 
@@ -293,8 +300,21 @@ def _followed(frames: Iterable[Frame], tracker: Tracker, skin: Skin, tell: Calla
         scores=np.array(scores, np.float32),
         looks=np.stack([sight.look for sight in sights]),
         lips=np.array([sight.lips for sight in sights], np.float32),
+        colours=np.stack([sight.colour for sight in sights]),
         shots=cuts.shots,
     )
+
+
+def _posed(
+    points: mesh.Points, found: NDArray[np.bool_], person: NDArray[np.int32], canonical: mesh.Points
+) -> tuple[mesh.Points, Pose]:
+    """The shape of each person, and the poses of all frames; of frames in which nobody is known, by one for all."""
+    pose, shapes = nowhere(len(points)), []
+    for number in np.unique(person[found]):
+        theirs = found & (person == number)
+        shapes.append(median_shape(points[theirs], canonical))
+        pose.put(theirs, fit(points[theirs], shapes[-1]))
+    return np.stack(shapes[-1 - int(person.max()) :]), pose
 
 
 def _long_enough(found: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -41,10 +41,11 @@ BRIEF = 12  #: clear frames between covered ones that are too few to speak in
 
 @dataclass(frozen=True)
 class Sight:
-    """What of one frame tells whether the mouth is covered."""
+    """What of one frame tells whether the mouth is covered, and whose face it is."""
 
     look: Look  #: (cells,) detail of the skin, grey levels
     lips: float  #: ΔE between lips, or the line between them, and skin
+    colour: Array  #: (4,) a*, b* (CIE 1976) of the skin round the lips, and of the lips
 
 
 class Skin:
@@ -70,13 +71,13 @@ class Skin:
         detail = (gray - self._blur(gray * self._skin) / np.maximum(self._light, 1e-3))[self._skin]
         look = np.clip(np.rint(4 * detail), -4 * STRONGEST, 4 * STRONGEST).astype(np.int8)
         lab = cv2.cvtColor((cells / 255).astype(np.float32)[None], cv2.COLOR_BGR2Lab)[0]
-        skin = lab[self._ring].mean(axis=0)
-        apart = [float(np.linalg.norm(lab[part].mean(axis=0) - skin)) for part in (self._lips, self._line)]
-        return Sight(look, max(apart))
+        skin, lips, line = (lab[part].mean(axis=0) for part in (self._ring, self._lips, self._line))
+        apart = max(float(np.linalg.norm(part - skin)) for part in (lips, line))
+        return Sight(look, apart, np.concatenate([skin[1:], lips[1:]]))
 
     def blank(self) -> Sight:
         """Of a frame without a face."""
-        return Sight(np.zeros(int(self._skin.sum()), np.int8), 0.0)
+        return Sight(np.zeros(int(self._skin.sum()), np.int8), 0.0, np.zeros(4, np.float32))
 
     def _unwrap(self, frame: Frame, points: mesh.Points) -> NDArray[np.uint8]:
         """(cells, 3) BGR of the grid, on a frame that is first shrunk to what is needed."""
@@ -126,15 +127,15 @@ def _unlike(looks: Look, plain: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if len(own) < FEW:
         return np.zeros(len(looks), np.bool_)
     sample = own[np.linspace(0, len(own) - 1, min(SAMPLED, len(own))).round().astype(int)]
-    usual = _normal(np.median(looks[sample], axis=0).astype(np.float32)[None])[0]
+    usual = normal(np.median(looks[sample], axis=0).astype(np.float32)[None])[0]
     alike, before = np.empty(len(looks), np.float32), np.ones(len(looks), np.float32)
     past: list[Array] = []
     for k, look in enumerate(looks):
-        normal = _normal(look.astype(np.float32)[None])[0]
-        alike[k] = float((normal * usual).mean())
-        past.append(normal)
+        own_look = normal(look.astype(np.float32)[None])[0]
+        alike[k] = float((own_look * usual).mean())
+        past.append(own_look)
         if len(past) > STEP:
-            before[k] = float((normal * past.pop(0)).mean())
+            before[k] = float((own_look * past.pop(0)).mean())
     result = alike < OTHER
     unusual = alike < UNUSUAL
     for start, stop in _runs(unusual):
@@ -143,7 +144,8 @@ def _unlike(looks: Look, plain: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return result
 
 
-def _normal(looks: Array) -> Array:
+def normal(looks: Array) -> Array:
+    """(N, cells) looks with mean 0 and variance 1, those without detail weaker."""
     looks = looks - looks.mean(axis=1, keepdims=True)
     return np.asarray(looks / np.maximum(looks.std(axis=1, keepdims=True), 4 * LEAST), np.float32)
 

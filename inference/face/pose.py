@@ -51,6 +51,17 @@ class Pose:
         chosen = np.arange(len(self.scale))[index].reshape(-1)
         return Pose(self.scale[chosen], self.rotation[chosen], self.translation[chosen])
 
+    def put(self, frames: slice | NDArray[np.bool_], poses: Pose) -> None:
+        """Write the poses of some frames; for arrays of one's own (:func:`nowhere`)."""
+        self.scale[frames], self.rotation[frames] = poses.scale, poses.rotation
+        self.translation[frames] = poses.translation
+
+
+def nowhere(count: int) -> Pose:
+    """N poses that are yet to be known: NaN."""
+    shapes = ((count,), (count, 3, 3), (count, 3))
+    return Pose(*(np.full(shape, np.nan, np.float32) for shape in shapes))
+
 
 def fit(points: mesh.Points, shape: mesh.Points, index: mesh.Index = mesh.STABLE) -> Pose:
     """The poses (N) that lay ``shape`` (478, 3; head coordinates) best onto ``points`` (N, 478, 3; pixels).

@@ -1,4 +1,4 @@
-"""Cuts: where one shot of a video ends and the next begins."""
+"""Cuts: where one shot of a video ends and the next begins, by its picture or by a face that leaps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ SIZE = (32, 18)
 CHANGED = 12  #: grey levels that a part of the picture changes by at a cut
 SHARE = 0.5  #: of its parts that do; people who move fast before a camera that stands still change .33
 DETAIL = 2.0  #: parts of the picture; what is wider than this is light
+LEAP = 2.0  #: eye distances that a face moves from one frame in which it is found to the next, when it is another
 ALIKE = 0.6  #: correlation of the details above which only the light has changed; at cuts it is below .3
 
 
@@ -37,6 +38,20 @@ class Cuts:
     def shots(self) -> NDArray[np.int32]:
         """(N,) the shot of each frame, from 0."""
         return np.array(self._shots, np.int32)
+
+
+def leaps(shots: NDArray[np.int32], eyes: Array) -> NDArray[np.int32]:
+    """(N,) the shots, with one more beginning wherever the face leaps: somebody else's is followed from there on.
+
+    ``eyes`` (N, 2, 2) are the outer eye corners in pixels, NaN without a face.
+    """
+    seen = np.flatnonzero(np.isfinite(eyes).all(axis=(1, 2)))
+    centre, unit = eyes[seen].mean(axis=1), np.linalg.norm(eyes[seen, 0] - eyes[seen, 1], axis=1)
+    far = np.linalg.norm(np.diff(centre, axis=0), axis=1) > LEAP * np.maximum(unit[1:], unit[:-1])
+    begins = np.diff(shots, prepend=shots[:1]) > 0
+    within = shots[seen[1:]] == shots[seen[:-1]]
+    begins[seen[1:][far & within]] = True
+    return np.asarray(np.cumsum(begins), np.int32)
 
 
 def _cut(before: Array, now: Array) -> bool:

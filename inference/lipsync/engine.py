@@ -226,6 +226,7 @@ class LipSync:
         info, ffmpeg, scratch = task.info, self._options.ffmpeg, context.scratch
         steps.begin("face_detecting", task.shares.follow, task.shares.look, "looking at the mouth")
         order = loop(task.frames, analysis.frames)
+        warned: list[str] = []
         with Template(info, analysis.frames, ffmpeg) as template:
             template.prefetch(order)
             work = Work(
@@ -238,6 +239,7 @@ class LipSync:
                 check=steps.check,
                 stop=context.check,
                 looked=lambda count: steps.part(count, analysis.frames),
+                warn=warned.append,
             )
             painter = backend.painter(work)
             prepared = time.monotonic()
@@ -255,7 +257,7 @@ class LipSync:
             codec=render.codec,
             about={"template_frames": analysis.frames, "template_frames_with_face": found},
             prepared=prepared,
-            warnings=_seen(analysis, render.note),
+            warnings=(*_seen(analysis, render.note), *warned),
         )
 
     def _shoot(self, task: Task, backend: Camera, context: Context, steps: Steps) -> Picture:
@@ -461,10 +463,16 @@ def _seen(analysis: TemplateAnalysis, note: str) -> tuple[str, ...]:
     cuts = np.flatnonzero(np.diff(analysis.shot)) + 1
     if cuts.size:
         times = ", ".join(f"{cut / analysis.fps:.1f} s" for cut in cuts[:SPANS])
-        told.append(f"video: {cuts.size + 1} shots (cuts at {times}); a mouth of one may be lent to another")
+        more = f" and {cuts.size - SPANS} more" if cuts.size > SPANS else ""
+        told.append(f"video: {cuts.size + 1} shots (cuts at {times}{more}) show {_people(analysis)}")
     if analysis.cut_off.any():
         told.append(f"video: the picture ends before the mouth in {_which(analysis.cut_off, analysis.fps)}")
     return (*told, note) if note else tuple(told)
+
+
+def _people(analysis: TemplateAnalysis) -> str:
+    count = int(analysis.person.max()) + 1
+    return "1 person" if count == 1 else f"{count} people, as far as their looks tell; none is lent another's mouth"
 
 
 def _which(frames: NDArray[np.bool_], fps: float) -> str:

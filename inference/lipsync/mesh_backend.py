@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,11 +23,11 @@ from inference.lipsync.params import Options
 from inference.lipsync.pipeline import Painter
 from inference.lipsync.planes import to_bgr, with_changes
 from inference.lipsync.render import materials as stored
+from inference.lipsync.render import tracks
+from inference.lipsync.render.cast import Cast, Script
 from inference.lipsync.render.materials import Materials
-from inference.lipsync.render.plan import Plan
 from inference.lipsync.render.prepare import prepare
-from inference.lipsync.render.renderer import MeshRenderer
-from inference.lipsync.render.tracks import Kind
+from inference.lipsync.render.tracks import Kind, Tracks
 from inference.lipsync.work import Work
 
 
@@ -47,34 +47,40 @@ class MeshBackend:
         """What paints output frames start to stop; the mouth is worked out while the template is looked at."""
         with ThreadPoolExecutor(1, thread_name_prefix="articulation") as pool:
             heard: Future[Articulation] = pool.submit(self._articulator.curve, work.samples)
-            materials = self._materials(work)
-            renderer = MeshRenderer(work.analysis, materials, self._model.mesh)
+            people = tracks.follow(work.analysis, self._model.mesh.vertices)
+            cast = Cast(work.analysis, people, self._materials(work, people), self._model.mesh)
             articulation = heard.result()
         work.check()
-        tracks = renderer.tracks
-        way = speech.manner(tracks.opening[tracks.found], tracks.width[tracks.found], talks=tracks.kind is Kind.TALKING)
-        asked = speech.asked(articulation, way, len(work.order), work.info.fps)
-        plan = renderer.plan(asked.opening, asked.width, work.order)
-        return lambda start, stop: MeshPainter(renderer, plan)
 
-    def _materials(self, work: Work) -> Materials:
-        """What the renderer needs to know of the template, from the cache or by one pass over its frames."""
+        def ask(person: Tracks) -> tuple[Array, Array]:
+            opening, width = person.opening[person.found], person.width[person.found]
+            way = speech.manner(opening, width, talks=person.kind is Kind.TALKING)
+            asked = speech.asked(articulation, way, len(work.order), work.info.fps)
+            return asked.opening, asked.width
+
+        for told in _short(people, work.analysis.fps):
+            work.warn(told)
+        script = cast.plan(ask, work.order)
+        return lambda start, stop: MeshPainter(cast, script)
+
+    def _materials(self, work: Work, people: Sequence[Tracks]) -> tuple[Materials, ...]:
+        """What rendering needs to know of each person, from the cache or by one pass over the template's frames."""
         folder = work.cache / "materials"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{_key(work.analysis, self._model)}.npz"
-        known = recall(path, Materials.load)
+        known = recall(path, stored.load)
         if known is not None:
             return known
         with locked(path.with_suffix(".lock"), work.check):
-            known = recall(path, Materials.load)  # made by somebody else while we waited
+            known = recall(path, stored.load)  # made by somebody else while we waited
             if known is not None:
                 return known
-            made = self._look(work)
-            made.save(path)
+            made = self._look(work, people)
+            stored.save(made, path)
         Shelf(folder, self._keep).prune()
         return made
 
-    def _look(self, work: Work) -> Materials:
+    def _look(self, work: Work, people: Sequence[Tracks]) -> tuple[Materials, ...]:
         everything = np.arange(work.analysis.frames, dtype=np.int32)
 
         def tick(index: int) -> None:
@@ -82,7 +88,7 @@ class MeshBackend:
             work.looked(index + 1)
 
         with ahead(work.template.read(everything), work.info) as frames:
-            return prepare(work.analysis, frames, self._model, see=to_bgr, tick=tick)
+            return prepare(people, frames, self._model, see=to_bgr, tick=tick)
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""
@@ -101,39 +107,56 @@ class MeshPainter:
 
     batch = 1
 
-    def __init__(self, renderer: MeshRenderer, plan: Plan) -> None:
-        self._renderer, self._plan = renderer, plan
+    def __init__(self, cast: Cast, script: Script) -> None:
+        self._cast, self._script = cast, script
         self._buffer: Planes | None = None
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
         """(H, W, 3) each: the finished frames of some output numbers."""
-        plan = self._plan
+        script = self._script
         return [
-            self._renderer.render(frame, int(plan.frames[k]), plan.target(k))
+            self._cast.render(frame, int(script.frames[k]), script.target(k))
             for frame, k in zip(frames, outputs, strict=True)
         ]
 
     def paint_planes(self, planes: Planes, output: int) -> Planes:
         """One frame of which only the window round the mouth is converted, to BGR and back."""
-        index = int(self._plan.frames[output])
-        window = self._renderer.window(index, planes.shape[1], planes.shape[0] * 2 // 3)
+        index = int(self._script.frames[output])
+        window = self._cast.window(index, planes.shape[1], planes.shape[0] * 2 // 3)
         if window is None:
             return planes
         before, at = to_bgr(planes, window), window[:2]
-        after = self._renderer.render(before, index, self._plan.target(output), at)
+        after = self._cast.render(before, index, self._script.target(output), at)
         if self._buffer is None:
             self._buffer = np.empty_like(planes)
         return with_changes(planes, before, after, at, self._buffer)
 
 
-def asked_of(
-    articulation: Articulation, opening: Array, width: Array, found: NDArray[np.bool_], *, frames: int, fps: float
-) -> speech.Asked:
-    """What an articulation asks of a template's face; for measuring afterwards whether it was done."""
-    from inference.lipsync.render.tracks import classify
+def asked_of(articulation: Articulation, face: TemplateAnalysis, order: NDArray[np.int32], fps: float) -> speech.Asked:
+    """What an articulation asks of a template's people at output frames that show its frames ``order``; for measuring
+    afterwards whether it was done."""
+    whole: speech.Asked | None = None
+    for person in range(max(1, int(face.person.max()) + 1)):
+        seen = face.clear & (face.person == person)
+        opening, width = face.openings[seen], face.widths[seen]
+        talks = bool(seen.any()) and tracks.classify(opening) is Kind.TALKING
+        own = speech.asked(articulation, speech.manner(opening, width, talks), len(order), fps)
+        theirs = face.person[order] == person
+        whole = own if whole is None else whole.where(theirs, own)
+    assert whole is not None
+    return whole
 
-    talks = classify(opening[found]) is Kind.TALKING
-    return speech.asked(articulation, speech.manner(opening[found], width[found], talks), frames, fps)
+
+def _short(people: Sequence[Tracks], fps: float) -> Iterator[str]:
+    """Who moves the lips, but too briefly to learn mouths from, in words."""
+    for person in people:
+        at = np.flatnonzero(person.found)
+        low, high = np.percentile(person.opening[at], [10, 90])
+        if len(at) < tracks.TALK_FRAMES and high - low > tracks.TALK_SPREAD:
+            yield (
+                f"video: who talks at {at[0] / fps:.1f}–{(at[-1] + 1) / fps:.1f} s is seen in {len(at)} frames, fewer "
+                f"than the {tracks.TALK_FRAMES} that a mouth is learned from; it is drawn"
+            )
 
 
 def _key(analysis: TemplateAnalysis, model: FaceModel) -> str:
@@ -141,5 +164,6 @@ def _key(analysis: TemplateAnalysis, model: FaceModel) -> str:
     about = f"{stored.VERSION} {analysis.width}×{analysis.height} {analysis.fps} {model.fingerprint}"
     sha = hashlib.sha256(about.encode())
     sha.update(np.ascontiguousarray(analysis.points).data)
-    sha.update(analysis.clear.tobytes())
+    for rows in (analysis.clear, analysis.shot, analysis.person):
+        sha.update(np.ascontiguousarray(rows).data)
     return sha.hexdigest()[:32]

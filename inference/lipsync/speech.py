@@ -8,7 +8,7 @@ them would leave the lips of a p, b or m apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,11 @@ class Asked:
     width: Array  #: (T,) wider than at rest, eye distances
     closed: NDArray[np.bool_]  #: (T,) lips that must meet
     voiced: Array  #: (T,) 0..1
+
+    def where(self, frames: NDArray[np.bool_], other: Asked) -> Asked:
+        """The same with ``other`` at some of the frames."""
+        pairs = [(getattr(self, row.name), getattr(other, row.name)) for row in fields(self)]
+        return Asked(*(np.where(frames, new, old).astype(old.dtype) for old, new in pairs))
 
 
 def manner(opening: Array, width: Array, talks: bool) -> Manner:

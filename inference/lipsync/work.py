@@ -33,6 +33,7 @@ class Work:
     check: Callable[[], None]  #: raises when the job was cancelled; call it often, before painting
     stop: Callable[[], None]  #: the same while painting, in any thread
     looked: Callable[[int], None]  #: tells how many of the template's frames were looked at again
+    warn: Callable[[str], None]  #: adds to the warnings of the result
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from inference.lipsync.render.inside import Start
 from inference.lipsync.render.plan import Plan
 from inference.lipsync.render.prepare import prepare
 from inference.lipsync.render.renderer import MeshRenderer
+from inference.lipsync.render.tracks import follow
 from inference.lipsync.render.warp import Box, around
 from inference.portrait import motion
 from inference.portrait.blink import Eyes, Look
@@ -44,6 +45,8 @@ class Still:
 
     points: mesh.Points  #: (1, 478, 3) pixels
     clear: NDArray[np.bool_]  #: (1,)
+    shot: NDArray[np.int32]  #: (1,)
+    person: NDArray[np.int32]  #: (1,)
 
 
 class Animator:
@@ -51,11 +54,12 @@ class Animator:
 
     def __init__(self, picture: Frame, points: mesh.Points, model: FaceModel) -> None:
         """``picture`` (H, W, 3) with even sides, ``points`` (478, 3) of its face in pixels. About 0.4 s."""
-        still = Still(points[None].astype(np.float32), np.ones(1, bool))
-        mouth = MeshRenderer(still, prepare(still, [picture], model), model.mesh)
+        first = np.zeros(1, np.int32)
+        people = follow(Still(points[None].astype(np.float32), np.ones(1, bool), first, first), model.mesh.vertices)
+        (tracks,), (materials,) = people, prepare(people, [picture], model)
+        mouth = MeshRenderer(tracks, materials, model.mesh)
         self.picture = picture
         self._mouth = mouth
-        tracks = mouth.tracks
         head = tracks.pose.take(0)
         self.unit = float(head.scale[0])  #: eye distance in pixels
         self.warp = PoseWarp(tracks.points[0], head, (picture.shape[1], picture.shape[0]))

@@ -6,13 +6,12 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_render import SIDE, Drawn, draw, follow, speechlike
+from test_render import SIDE, Drawn, draw, follow, renderer_of, speechlike
 
 from inference import encode, evaluate_face, evaluate_sheet, weights
 from inference.face import mesh
 from inference.face.model import FaceModel
 from inference.lipsync.render import mouths, palette, rows
-from inference.lipsync.render.prepare import prepare
 from inference.lipsync.render.renderer import MeshRenderer
 from inference.lipsync.render.tracks import Tracks
 
@@ -33,7 +32,7 @@ def talking(model: FaceModel) -> Drawn:
 
 @pytest.fixture(scope="module")
 def renderer(talking: Drawn, model: FaceModel) -> MeshRenderer:
-    return MeshRenderer(talking, prepare(talking, talking.frames, model), model.mesh)
+    return renderer_of(talking, model)
 
 
 def planes(frame: Frame) -> Frame:

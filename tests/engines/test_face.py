@@ -445,7 +445,7 @@ def test_shots_are_told(model: FaceModel, face: np.ndarray, film: Film) -> None:
     other = np.ascontiguousarray(255 - face[:, ::-1] // 2)
     other[100:350, 60:260] = cv2.resize(face, (200, 250), interpolation=cv2.INTER_AREA)
     two = analysis.analyse(film([face] * 5 + [other] * 5), model)
-    assert engine._seen(two, "") == ("video: 2 shots (cuts at 0.2 s); a mouth of one may be lent to another",)
+    assert engine._seen(two, "") == ("video: 2 shots (cuts at 0.2 s) show 1 person",)
     assert engine._seen(analysis.analyse(film([face] * 5, "one.mp4"), model), "") == ()
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_render import LIPS, TEETH, Drawn, draw, fill
+from test_render import LIPS, TEETH, Drawn, draw, fill, renderer_of
 
 from inference import weights
 from inference.face import mesh
@@ -14,8 +14,6 @@ from inference.face.model import FaceModel
 from inference.lipsync.render import warp
 from inference.lipsync.render.inside import PARTED, Start
 from inference.lipsync.render.plan import Target
-from inference.lipsync.render.prepare import prepare
-from inference.lipsync.render.renderer import MeshRenderer
 from inference.portrait import motion
 from inference.portrait.animate import Animator
 
@@ -61,7 +59,7 @@ def test_lips_are_parted_or_open() -> None:
 
 def test_nothing_of_what_was_between_is_stretched(model: FaceModel) -> None:
     drawn = parted(model, CLOTH)
-    renderer = MeshRenderer(drawn, prepare(drawn, drawn.frames, model), model.mesh)
+    renderer = renderer_of(drawn, model)
     assert not renderer.materials.enamel.any()  # these are no teeth
     before = of_cloth(drawn.frames[0])
     assert before > 100
@@ -78,7 +76,7 @@ def test_nothing_of_what_was_between_is_stretched(model: FaceModel) -> None:
 
 def test_teeth_that_are_seen_stay_and_lend_their_colour(model: FaceModel) -> None:
     drawn = parted(model, TEETH)
-    renderer = MeshRenderer(drawn, prepare(drawn, drawn.frames, model), model.mesh)
+    renderer = renderer_of(drawn, model)
     assert renderer.materials.enamel.all()
     frame = drawn.frames[0]
     same = renderer.render(frame, 0, Target(GAP, 0.0)).astype(int)

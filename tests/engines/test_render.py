@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -15,9 +15,11 @@ from inference.face import measure, mesh, pose
 from inference.face.model import FaceModel, region_of_detection, region_of_points
 from inference.lipsync.render import (
     basis,
+    cast,
     compose,
     inside,
     interior,
+    materials,
     mouths,
     own_inside,
     palette,
@@ -49,10 +51,19 @@ class Drawn:
     found: NDArray[np.bool_]
     frames: list[Frame]
     openings: NDArray[np.float32]
+    cast: tuple[int, ...] = ()  #: whom each frame shows; () the same person, one shot
 
     @property
     def clear(self) -> NDArray[np.bool_]:
         return self.found
+
+    @property
+    def shot(self) -> NDArray[np.int32]:
+        return np.cumsum(np.diff(self.person, prepend=self.person[:1]) != 0, dtype=np.int32)
+
+    @property
+    def person(self) -> NDArray[np.int32]:
+        return np.array(self.cast or [0] * len(self.found), np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +84,7 @@ def poses(count: int, yaw: float = 4.0, roll: float = 0.0, sway: float = 3.0) ->
     return pose.Pose(np.full(count, UNIT, np.float32), turns.astype(np.float32), shift.astype(np.float32))
 
 
-def draw(model: FaceModel, openings: NDArray[np.floating], **head: float) -> Drawn:
+def draw(model: FaceModel, openings: NDArray[np.floating], lips: tuple[int, int, int] = LIPS, **head: float) -> Drawn:
     """A face with these openings: grainy skin, red lips, a dark seam or a mouth with teeth."""
     field = basis.build(model.mesh)
     rest = basis.extend(seam.close(model.mesh.vertices, np.zeros(11, np.float32)))
@@ -89,7 +100,7 @@ def draw(model: FaceModel, openings: NDArray[np.floating], **head: float) -> Dra
         shift = heads.translation[k, :2] - heads.translation[0, :2]
         frame += cv2.warpAffine(grain, np.float32([[1, 0, shift[0]], [0, 1, shift[1]]]), (SIDE, SIDE))[..., None]
         picture = np.clip(frame, 0, 255).astype(np.uint8)
-        fill(picture, points[k, mesh.LIP_OUTER, :2], LIPS)
+        fill(picture, points[k, mesh.LIP_OUTER, :2], lips)
         line = heads.take(k).to_pixels((shapes[k] + [0, SEAM, 0]).astype(np.float32)[None])[0]
         if opening < 0.01:
             corners = np.round(line[mesh.LIP_INNER_UPPER, :2] * 16).astype(np.int32)
@@ -126,16 +137,24 @@ def talking(model: FaceModel) -> Drawn:
 @pytest.fixture(scope="module")
 def quiet_renderer(silent: Drawn, model: FaceModel) -> MeshRenderer:
     strips = [seam.strip(silent.frames[k], follow(silent, model), k) for k in range(0, 30, 3)]
-    return MeshRenderer(silent, Materials(seam=seam.from_strips(strips)), model.mesh)
+    return renderer_of(silent, model, Materials(seam=seam.from_strips(strips)))
 
 
 @pytest.fixture(scope="module")
 def own_renderer(talking: Drawn, model: FaceModel) -> MeshRenderer:
-    return MeshRenderer(talking, prepare(talking, talking.frames, model), model.mesh)
+    return renderer_of(talking, model)
 
 
 def follow(drawn: Drawn, model: FaceModel) -> tracks.Tracks:
-    return tracks.follow(drawn.points, drawn.found, model.mesh.vertices)
+    (only,) = tracks.follow(drawn, model.mesh.vertices)
+    return only
+
+
+def renderer_of(drawn: Drawn, model: FaceModel, others: Materials | None = None) -> MeshRenderer:
+    """With the materials that are in its frames, or others."""
+    followed = follow(drawn, model)
+    (own,) = (others,) if others is not None else prepare([followed], drawn.frames, model)
+    return MeshRenderer(followed, own, model.mesh)
 
 
 # ------------------------------------------------------------------ shapes
@@ -187,7 +206,7 @@ def test_templates_are_told_apart_by_their_mouths(openings: NDArray[np.float32],
 def test_smoothing_takes_the_tremble_and_leaves_the_movement(model: FaceModel) -> None:
     drawn = draw(model, np.zeros(40))
     noise = np.random.default_rng(2).normal(0, 0.1, drawn.points.shape).astype(np.float32)
-    still = tracks.follow(drawn.points[:1] + noise, drawn.found, model.mesh.vertices)
+    still = follow(replace(drawn, points=drawn.points[:1] + noise), model)
     assert (
         np.diff(still.points[:, mesh.LIP_OUTER, :2], axis=0).std()
         < 0.6 * np.diff((drawn.points[:1] + noise)[:, mesh.LIP_OUTER, :2], axis=0).std()
@@ -195,14 +214,14 @@ def test_smoothing_takes_the_tremble_and_leaves_the_movement(model: FaceModel) -
     # A nod: 6 pixels in two frames.
     nod = drawn.points[:1] + 0 * noise
     nod[20:, :, 1] += 6
-    followed = tracks.follow(nod, drawn.found, model.mesh.vertices).points
+    followed = follow(replace(drawn, points=nod), model).points
     assert np.abs(followed - nod)[..., :2].max() < 1.0
 
 
 def test_the_effect_fades_beside_lost_faces(silent: Drawn, model: FaceModel) -> None:
     found = silent.found.copy()
     found[10:14] = False
-    strength = tracks.follow(silent.points, found, model.mesh.vertices).strength
+    strength = follow(replace(silent, found=found), model).strength
     assert (strength[10:14] == 0).all()
     assert 0 < strength[9] < strength[8] < strength[7] < 1
     assert strength[0] == strength[-1] == 1
@@ -291,7 +310,7 @@ def test_a_window_of_a_frame_is_enough(
         index = 40 % len(drawn.frames)
         frame = cv2.copyMakeBorder(drawn.frames[index], 64, 90, 40, 110, cv2.BORDER_REFLECT)
         moved = Drawn(drawn.points + np.float32([40, 64, 0]), drawn.found, drawn.frames, drawn.openings)
-        shifted = MeshRenderer(moved, renderer.materials, model.mesh)
+        shifted = renderer_of(moved, model, renderer.materials)
         left, top, right, bottom = shifted.window(index, frame.shape[1], frame.shape[0]) or (0, 0, 0, 0)
         assert not any(side % 2 for side in (left, top, right, bottom))
         whole = shifted.render(frame, index, target)
@@ -309,7 +328,7 @@ def test_frames_without_a_face_pass_through(silent: Drawn, model: FaceModel) -> 
     found[5] = False
     points = np.where(found[:, None, None], silent.points, np.nan).astype(np.float32)
     lost = Drawn(points, found, silent.frames, silent.openings)
-    renderer = MeshRenderer(lost, Materials(), model.mesh)
+    renderer = renderer_of(lost, model, Materials())
     assert renderer.render(silent.frames[5], 5, plan.Target(0.2, 0.0)) is silent.frames[5]
 
 
@@ -317,7 +336,7 @@ def test_frames_with_something_before_the_mouth_are_left_alone(silent: Drawn, mo
     clear = np.ones(len(silent.frames), bool)
     clear[12:21] = False
     covered = Drawn(silent.points, clear, silent.frames, silent.openings)
-    renderer = MeshRenderer(covered, prepare(covered, silent.frames, model), model.mesh)
+    renderer = renderer_of(covered, model)
     assert renderer.render(silent.frames[15], 15, plan.Target(0.2, 0.0)) is silent.frames[15]
     opened = renderer.render(silent.frames[3], 3, plan.Target(0.2, 0.0)).astype(int)
     half = renderer.render(silent.frames[10], 10, plan.Target(0.2, 0.0)).astype(int)
@@ -329,7 +348,7 @@ def test_no_mouth_is_borrowed_from_a_frame_with_a_hand(talking: Drawn, model: Fa
     clear = np.ones(len(talking.frames), bool)
     clear[10:30] = False
     covered = Drawn(talking.points, clear, talking.frames, talking.openings)
-    borrowed = prepare(covered, talking.frames, model).mouths.frame
+    borrowed = renderer_of(covered, model).materials.mouths.frame
     assert len(borrowed)
     assert not set(borrowed.tolist()) & set(range(10, 30))
 
@@ -427,9 +446,8 @@ def test_faces_at_the_edge_of_the_frame_are_no_trouble(silent: Drawn, model: Fac
     for left, top in ((150, 0), (0, 150), (-150, 0), (0, -90), (400, 400)):
         moved = silent.points - np.float32([left, top, 0])
         shifted = [np.roll(frame, (-top, -left), axis=(0, 1)) for frame in silent.frames[:2]]
-        renderer = MeshRenderer(
-            Drawn(moved[:2], silent.found[:2], shifted, silent.openings[:2]), Materials(), model.mesh
-        )
+        drawn = Drawn(moved[:2], silent.found[:2], shifted, silent.openings[:2])
+        renderer = renderer_of(drawn, model, Materials())
         assert renderer.render(shifted[1], 1, plan.Target(0.2, -0.05)).shape == (SIDE, SIDE, 3)
 
 
@@ -438,7 +456,7 @@ def test_faces_at_the_edge_of_the_frame_are_no_trouble(silent: Drawn, model: Fac
 
 def test_a_smile_keeps_its_own_teeth_in_place(model: FaceModel) -> None:
     smile = draw(model, np.full(3, 0.13))
-    renderer = MeshRenderer(smile, Materials(filled=True), model.mesh)
+    renderer = renderer_of(smile, model, Materials(filled=True))
     assert renderer.tracks.kind is tracks.Kind.SMILING
     wider = renderer.render(smile.frames[0], 0, plan.Target(0.2, 0.0)).astype(int)
     middle = smile.points[0, mesh.LIP_INNER_TOP, :2]
@@ -517,6 +535,54 @@ def test_single_closures_are_kept(own_renderer: MeshRenderer) -> None:
     assert (asked.opening[wanted == 0] == 0).all()
 
 
+def test_nobody_is_lent_another_ones_mouth(model: FaceModel) -> None:
+    """Two people, and the first once more: too briefly to learn from, but she is known already."""
+    one, other = draw(model, speechlike(60)), draw(model, speechlike(60, seed=4), lips=(170, 80, 80))
+    shots = [(one, slice(0, 50)), (other, slice(0, 60)), (one, slice(50, 60))]
+    film = Drawn(
+        np.concatenate([of.points[part] for of, part in shots]),
+        np.ones(120, bool),
+        [frame for of, part in shots for frame in of.frames[part]],
+        np.concatenate([of.openings[part] for of, part in shots]),
+        cast=(0,) * 50 + (1,) * 60 + (0,) * 10,
+    )
+    followed = tracks.follow(film, model.mesh.vertices)
+    alone = follow(one, model)
+    assert [person.kind for person in followed] == [tracks.Kind.TALKING] * 2
+    assert (followed[0].strength[film.person == 0] == 1).all()  # nothing fades at a cut
+    assert not followed[0].strength[film.person == 1].any()
+    assert np.abs(followed[0].shape[:45] - alone.shape[:45]).max() < 2e-3
+    known = prepare(followed, film.frames, model)
+    whole = cast.Cast(film, followed, known, model.mesh)
+    wanted = speechlike(240, seed=8)
+    order = np.concatenate([np.arange(120), np.arange(119, -1, -1)])
+    script = whole.plan(lambda person: (wanted, 0 * wanted), order)
+    assert [len(part) for part in script.plans] == [50, 60, 20, 60, 50]
+    for k in range(0, 240, 4):
+        index = int(order[k])
+        person, target = film.person[index], script.target(k)
+        donors = known[person].mouths.frame[[mouth for mouth, _ in (*target.pictures, *target.shapes)]]
+        assert len(donors)
+        assert (film.person[donors] == person).all()
+        made = whole.render(film.frames[index], index, target)
+        ring = np.round(film.points[index, mesh.LIP_OUTER, :2]).astype(np.int32)
+        mask = cv2.fillPoly(np.zeros((SIDE, SIDE), np.uint8), [ring], 1)
+        blue, red = (made[mask > 0][:, channel].astype(int) for channel in (0, 2))
+        assert not ((blue - red > 40) if person == 0 else (red - blue > 80)).any()  # skin has 70
+    briefly = script.target(115)  # the last shot is too short for mouths of its own
+    assert all(known[0].mouths.frame[mouth] < 120 for mouth, _ in briefly.pictures)
+
+
+def test_no_mouth_goes_on_across_a_cut(model: FaceModel, talking: Drawn) -> None:
+    """The same person after a jump cut: the next frame of the file is not the next moment."""
+    film = replace(talking, cast=(0,) * 80)
+    (followed,) = tracks.follow(film, model.mesh.vertices)
+    own = prepare([followed], film.frames, model)[0].mouths
+    assert np.diff(mouths.moments(own, followed)).max() == 1
+    cut = replace(followed, shot=np.repeat(np.int32([0, 1]), 40))
+    assert np.diff(mouths.moments(own, cut))[39] > plan.FADE + plan.FADE_MORE
+
+
 def test_jumps_are_faded() -> None:
     template = np.arange(50, dtype=np.int32)
     path = np.concatenate([np.arange(5, 15), np.arange(30, 40)]).astype(np.int32)
@@ -565,9 +631,10 @@ def test_another_process_would_give_the_same_bytes(
 ) -> None:
     drawn: Drawn = request.getfixturevalue(kind)
     one: MeshRenderer = request.getfixturevalue("quiet_renderer" if kind == "silent" else "own_renderer")
-    one.materials.save(tmp_path / "materials.npz")
+    materials.save([one.materials], tmp_path / "materials.npz")
+    (kept,) = materials.load(tmp_path / "materials.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["materials.npz"]
-    other = MeshRenderer(drawn, Materials.load(tmp_path / "materials.npz"), model.mesh)
+    other = renderer_of(drawn, model, kept)
     wanted, frames = speechlike(30, seed=3), np.arange(30)
     asked = one.plan(wanted, 0.1 * wanted, frames)
     np.savez(tmp_path / "plan.npz", **asked.arrays())
@@ -583,7 +650,7 @@ def test_another_process_would_give_the_same_bytes(
 def test_materials_of_another_version_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "old.npz", version=np.int32(0))
     with pytest.raises(ValueError, match=r"old\.npz"):
-        Materials.load(tmp_path / "old.npz")
+        materials.load(tmp_path / "old.npz")
 
 
 def test_plans_are_checked(quiet_renderer: MeshRenderer) -> None:
@@ -608,7 +675,7 @@ def painting(model: FaceModel) -> Drawn:
 
 
 def test_a_painting_opens_its_mouth_as_far_as_asked(painting: Drawn, model: FaceModel) -> None:
-    renderer = MeshRenderer(painting, prepare(painting, painting.frames, model), model.mesh)
+    renderer = renderer_of(painting, model)
     drawn = renderer.materials.calibration.drawn_opening
     assert (np.diff(drawn) >= 0).all()
     wanted = np.float32([0, 0.03, 0.06, 0.09, 0.12, 0.15, 0.18, 0.2])

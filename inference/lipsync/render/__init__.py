@@ -1,7 +1,7 @@
 """The mesh renderer: gives the face of a template another mouth.
 
 basis       how a face moves with opening and width
-tracks      a template's face through time
+tracks      the face of each person in a template through time
 seam        the line between shut lips
 warp        triangles → displacement fields
 compose     displacement fields → pixels, light, layers
@@ -13,5 +13,6 @@ mouths, plan     the template's own mouths, and which one when
 transplant, rows  laying them into a frame; their teeth stay as high as they are
 calibrate   what a landmarker sees of what was drawn
 materials, prepare  all that is measured in a template's pixels, in one pass
-renderer    the class that ties it together
+renderer    one person
+cast        all people of a template
 """

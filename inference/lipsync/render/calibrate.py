@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.face import measure, mesh, pose
+from inference.face import measure, pose
 from inference.face.model import FaceModel, region_of_points
+from inference.lipsync.render.tracks import Tracks
 
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]
@@ -63,21 +64,19 @@ class Calibration:
 def calibrate(
     probes: Sequence[tuple[int, Frame]],
     draw: Callable[[Frame, int, float, float], Frame],
-    points: Array,
-    shape: mesh.Points,
+    tracks: Tracks,
     model: FaceModel,
 ) -> Calibration:
-    """The calibration of a template.
+    """The calibration of a person in a template.
 
-    ``probes`` are (frame index, frame); ``draw`` renders one with an opening and a width; ``points`` (N, 478, 3)
-    are the template's landmarks in pixels and ``shape`` the person's own shape, for the pose.
+    ``probes`` are (frame index, frame); ``draw`` renders one with an opening and a width.
     """
     if not probes:
         return Calibration()
 
     def see(frame: Frame, index: int) -> NDArray[np.float64]:
-        found = model.landmarks(frame, region_of_points(points[index])).points
-        head = pose.fit(found[None], shape).to_head(found[None])
+        found = model.landmarks(frame, region_of_points(tracks.pixels(index))).points
+        head = pose.fit(found[None], tracks.own).to_head(found[None])
         channels = measure.mouth(head)
         return np.array([channels.opening[0], channels.width[0]], np.float64)
 

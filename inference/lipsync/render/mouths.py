@@ -8,7 +8,7 @@ cross-faded on one geometry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -36,6 +36,8 @@ NEAR_STRETCH, STRETCH_MOST = 0.12, 16.0  #: height of teeth beyond their own tha
 CROPPED, CROPPED_FROM = 0.5, 0.04  #: share of the cost that a mouth too far open is let off; opening from which it is
 TOOTHED = 0.15  #: share of what lies between the lips that is teeth, from which it is let off all of that
 SOFT_COST, TENSE_COST = 40.0, 0.5  #: of a blurred mouth (share of sharpness lost, squared), of an unusual one (unit)
+OTHER_SHOT = 1.5  #: of a mouth seen in another shot: another light, another camera
+LEAP = 100  #: frames
 LIKE_OPEN = 12  #: mouths that are a little more, and as many that are a little less open, among which one is blurred
 PARTED_COST, SHUT_BELOW = 5.0, 0.03  #: of teeth in a mouth that shall be shut, and when it shall be
 LIGHTER = 30.0  #: grey levels between lips and what is between them that mean teeth
@@ -119,33 +121,46 @@ def frames_wanted(tracks: Tracks, width: int, height: int, budget: int = BUDGET)
     return np.array([index for k in chosen for index in runs[k]], np.int64)
 
 
-def collect(pictures: Iterable[tuple[int, Frame]], tracks: Tracks) -> Mouths:
-    """The mouths in (frame index, BGR frame) pairs. Holds one frame at a time."""
-    frames, origins, crops, sharpness, parted, teeth, thumbs = [], [], [], [], [], [], []
-    for index, picture in pictures:
-        points, unit = tracks.pixels(index), float(tracks.pose.scale[index])
+class Collector:
+    """Gathers mouths, frame by frame."""
+
+    def __init__(self, tracks: Tracks) -> None:
+        self._tracks = tracks
+        self._frames: list[int] = []
+        self._origins: list[tuple[int, int]] = []
+        self._crops: list[Frame] = []
+        self._thumbs: list[NDArray[np.uint8]] = []
+        self._sharpness: list[float] = []
+        self._parted: list[float] = []
+        self._teeth: list[Array] = []
+
+    def add(self, index: int, picture: Frame) -> None:
+        """The mouth in the template frame ``index``, (H, W, 3) BGR; they come in order."""
+        points, unit = self._tracks.pixels(index), float(self._tracks.pose.scale[index])
         box = hull_box(points, unit).within(picture.shape[1], picture.shape[0])
-        crop = box.cut(picture).copy()
-        frames.append(index)
-        origins.append((box.x, box.y))
-        crops.append(crop)
         thumb, sharp = look(picture, points, unit)
-        thumbs.append(thumb)
-        sharpness.append(sharp)
-        parted.append(_parted(picture, points))
-        teeth.append(rows.teeth(picture, points))
-    relative = np.array(sharpness, np.float32)
-    if len(relative):
-        relative /= max(float(np.median(relative)), 1e-6)
-    return Mouths(
-        np.array(frames, np.int32),
-        np.array(origins, np.int32).reshape(-1, 2),
-        tuple(crops),
-        relative,
-        np.array(parted, np.float32),
-        np.array(teeth, np.float32).reshape(-1, rows.ROWS),
-        np.array(thumbs, np.uint8).reshape(-1, THUMB[1], THUMB[0]),
-    )
+        self._frames.append(index)
+        self._origins.append((box.x, box.y))
+        self._crops.append(box.cut(picture).copy())
+        self._thumbs.append(thumb)
+        self._sharpness.append(sharp)
+        self._parted.append(_parted(picture, points))
+        self._teeth.append(rows.teeth(picture, points))
+
+    def mouths(self) -> Mouths:
+        """All that were added."""
+        relative = np.array(self._sharpness, np.float32)
+        if len(relative):
+            relative /= max(float(np.median(relative)), 1e-6)
+        return Mouths(
+            np.array(self._frames, np.int32),
+            np.array(self._origins, np.int32).reshape(-1, 2),
+            tuple(self._crops),
+            relative,
+            np.array(self._parted, np.float32),
+            np.array(self._teeth, np.float32).reshape(-1, rows.ROWS),
+            np.array(self._thumbs, np.uint8).reshape(-1, THUMB[1], THUMB[0]),
+        )
 
 
 def look(picture: Frame, points: Array, unit: float) -> tuple[NDArray[np.uint8], float]:
@@ -194,7 +209,8 @@ class Chooser:
         soft = np.maximum(0, 1 - mouths.sharpness / np.maximum(usual, 1))
         self._own_cost = (TENSE_COST * tense**2 + SOFT_COST * soft**2).astype(np.float32)
         self._looks = _looks(mouths)
-        self._transition = _transitions(mouths, lips, self._looks)
+        self._shot, self._own_shot = tracks.shot, tracks.shot[at]
+        self._transition = _transitions(moments(mouths, tracks), lips, self._looks)
 
     def choose(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> NDArray[np.int32]:
         """(T,) the mouth for each output frame, given its target shape and the template frame it shows."""
@@ -232,6 +248,7 @@ class Chooser:
         for axis in (0, 1):
             angle = np.nan_to_num(self._angles[frames, axis])
             cost += ((angle[:, None] - self._own_angles[:, axis]) / NEAR_ANGLE) ** 2
+        cost += OTHER_SHOT * (self._shot[frames][:, None] != self._own_shot)
         shut = np.clip(1 - opening / SHUT_BELOW, 0, 1)
         return np.asarray(cost + self._own_cost + PARTED_COST * shut[:, None] * self._parted, np.float32)
 
@@ -297,13 +314,18 @@ def _looks(mouths: Mouths) -> Array:
     return np.asarray(thumbs / np.float32(ALIKE * np.sqrt(weight.size)), np.float32)
 
 
-def _transitions(mouths: Mouths, lips: Array, looks: Array) -> Array:
+def moments(mouths: Mouths, tracks: Tracks) -> NDArray[np.int64]:
+    """(M,) when each mouth was seen, in frames, with a leap at every cut: none goes on from one shot into the next."""
+    return np.asarray(mouths.frame + LEAP * tracks.shot[mouths.frame].astype(np.int64), np.int64)
+
+
+def _transitions(moment: NDArray[np.int64], lips: Array, looks: Array) -> Array:
     """(M, M) what it costs to show mouth k after mouth j."""
-    count = len(mouths)
-    step = mouths.frame[None, :].astype(np.int64) - mouths.frame[:, None]
+    count = len(moment)
+    step = moment[None, :] - moment[:, None]
     # What would have come next is what a jump is seen against.
     following = np.minimum(np.arange(count) + 1, count - 1)
-    following = np.where(mouths.frame[following] == mouths.frame + 1, following, np.arange(count))
+    following = np.where(moment[following] == moment + 1, following, np.arange(count))
     seen = np.sqrt(_squared(looks[following], looks))
     flat = lips.reshape(count, -1)
     shapes = np.sqrt(_squared(flat[following], flat) / lips.shape[1]) / TENSE

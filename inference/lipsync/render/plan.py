@@ -39,6 +39,12 @@ class Plan:
     mouths: NDArray[np.int32]  #: (T, 2) the two mouths blended, −1 where none
     blend: Array  #: (T,) share of the second one
 
+    @classmethod
+    def idle(cls, frames: NDArray[np.int32]) -> Plan:
+        """Template frames (T,) that stay as they are."""
+        still = np.zeros(len(frames), np.float32)
+        return cls(frames, still, still, np.full((len(frames), 2), -1, np.int32), still)
+
     def __len__(self) -> int:
         return len(self.frames)
 
@@ -85,32 +91,32 @@ class Plan:
 
 def fade_jumps(
     path: NDArray[np.int32],
-    template: NDArray[np.int32],
+    moment: NDArray[np.int64],
     unlike: Callable[[int, int], float],
     apart: Callable[[int, int], float],
 ) -> tuple[NDArray[np.int32], Array]:
     """(T, 2) mouths and (T,) shares for a path of mouths: at jumps two stretches run side by side for a moment.
 
-    ``template`` (M,) is the template frame of each mouth; a stretch goes on in the template's own time as far
-    as it has mouths. ``unlike(k, mouth)`` says how far a mouth is from what output frame k asks for: of two, the
-    one that is further by more than FAIR counts less, by a factor of e per 1. A shut mouth must not shine through
-    one that opens. ``apart(mouth, other)`` says how unlike two look: those that are alike fade for longer.
+    ``moment`` (M,) says when each mouth was seen (:func:`mouths.moments`); a stretch goes on in the template's own
+    time as far as it has mouths. ``unlike(k, mouth)`` says how far a mouth is from what output frame k asks for: of
+    two, the one that is further by more than FAIR counts less, by a factor of e per 1. A shut mouth must not shine
+    through one that opens. ``apart(mouth, other)`` says how unlike two look: those that are alike fade for longer.
     """
     total = len(path)
     mouths = np.stack([path, np.full(total, -1, np.int32)], axis=1).astype(np.int32)
     blend = np.zeros(total, np.float32)
-    step = template[path[1:]].astype(np.int64) - template[path[:-1]]
+    step = moment[path[1:]] - moment[path[:-1]]
     jumps = np.flatnonzero((step < -1) | (step > 2)) + 1
     for number, at in enumerate(jumps.tolist()):
         before = int(jumps[number - 1]) if number else 0
         after = int(jumps[number + 1]) if number + 1 < len(jumps) else total
-        near = max(0.0, 1 - apart(_run_on(int(path[at - 1]), 1, template), int(path[at])) / APART)
+        near = max(0.0, 1 - apart(_run_on(int(path[at - 1]), 1, moment), int(path[at])) / APART)
         half = min((FADE + round(FADE_MORE * near)) // 2, (at - before) // 2, (after - at) // 2)
         for offset in range(-half, half):
             k = at + offset
             share = (offset + half + 0.5) / (2 * half)
-            old = _run_on(int(path[at - 1]), offset + 1, template)
-            new = _run_on(int(path[at]), offset, template)
+            old = _run_on(int(path[at - 1]), offset + 1, moment)
+            new = _run_on(int(path[at]), offset, moment)
             if offset < 0:
                 old = int(path[k])
             else:
@@ -122,12 +128,12 @@ def fade_jumps(
     return mouths, blend
 
 
-def _run_on(mouth: int, steps: int, template: NDArray[np.int32]) -> int:
+def _run_on(mouth: int, steps: int, moment: NDArray[np.int64]) -> int:
     """The mouth ``steps`` frames on (or back), or the last one on the way that there is."""
     direction = 1 if steps > 0 else -1
     for _ in range(abs(steps)):
         following = mouth + direction
-        if not 0 <= following < len(template) or template[following] != template[mouth] + direction:
+        if not 0 <= following < len(moment) or moment[following] != moment[mouth] + direction:
             break
         mouth = following
     return mouth

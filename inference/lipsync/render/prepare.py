@@ -1,119 +1,119 @@
-"""One pass over a template that gathers the materials for rendering it."""
+"""One pass over a template that gathers the materials for rendering each person in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.face import pose
 from inference.face.model import FaceModel
 from inference.lipsync.render import calibrate, compose, mouths, own_inside, palette, rows, seam
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.plan import Target
-from inference.lipsync.render.renderer import Analysis, MeshRenderer
-from inference.lipsync.render.tracks import Kind, Tracks, follow
+from inference.lipsync.render.renderer import MeshRenderer
+from inference.lipsync.render.tracks import Kind, Tracks
 
 Frame = NDArray[np.uint8]
 
 
 def prepare(
-    analysis: Analysis,
+    people: Sequence[Tracks],
     frames: Iterable[Frame],
     model: FaceModel,
     *,
     see: Callable[[Frame], Frame] = lambda frame: frame,
     budget: int = mouths.BUDGET,
     tick: Callable[[int], None] = lambda index: None,
-) -> Materials:
-    """The materials of a template.
+) -> tuple[Materials, ...]:
+    """The materials of each person in a template.
 
     ``frames`` are all its frames in order, (H, W, 3) BGR as they were analysed, or what ``see`` makes such frames
-    of: few are looked at. One is held at a time, and some five more. ``budget`` limits the bytes kept of its
+    of: few are looked at. One is held at a time, and some five more a person. ``budget`` limits the bytes kept of all
     mouths; ``tick`` is called with each frame's index.
     """
-    tracks = follow(analysis.points, analysis.clear, model.mesh.vertices)
-    looking = _Pass(tracks, budget)
-    own = mouths.collect(looking.through(frames, see, tick), tracks)
-    materials = Materials(
-        seam=seam.from_strips(looking.strips),
-        mouths=own,
-        white=_white(looking.probes, tracks),
-        enamel=looking.enamel,
-        filled=not looking.full or float(np.median(looking.full)) > own_inside.DARK,
-    )
-    if tracks.kind is Kind.TALKING and len(own):
-        return materials  # their own mouths measure as they are
-    renderer = MeshRenderer(analysis, materials, model.mesh)
-    shape = pose.median_shape(np.where(analysis.clear[:, None, None], analysis.points, np.nan), model.mesh.vertices)
-    tables = calibrate.calibrate(
-        looking.probes,
-        lambda frame, index, opening, width: renderer.render(frame, index, Target(opening, width)),
-        analysis.points,
-        shape,
-        model,
-    )
-    return replace(materials, calibration=tables)
+    seen = sum(int(tracks.found.sum()) for tracks in people)
+    looks = [_Look(tracks, budget * int(tracks.found.sum()) // max(seen, 1)) for tracks in people]
+    for index, raw in enumerate(frames):
+        tick(index)
+        if index >= people[0].frames:
+            break
+        looking = [look for look in looks if look.wants(index)]
+        if looking:
+            frame = see(raw)
+            for look in looking:
+                look.at(index, frame)
+    return tuple(look.materials(model) for look in looks)
 
 
-class _Pass:
-    """One pass over the frames: which of them are looked at for what, and what was seen."""
+class _Look:
+    """What is seen of one person: in which frames, and what for."""
 
     def __init__(self, tracks: Tracks, budget: int) -> None:
-        self.strips: list[NDArray[np.float32]] = []  #: of seams
-        self.full: list[float] = []  #: how much of an open mouth shows teeth
-        self.teeth: list[NDArray[np.float32] | None] = []  #: their colour over the light of the skin
-        self.probes: list[tuple[int, Frame]] = []
         self._tracks, self._budget = tracks, budget
+        self._strips: list[NDArray[np.float32]] = []  # of seams
+        self._full: list[float] = []  # how much of an open mouth shows teeth
+        self._teeth: list[NDArray[np.float32] | None] = []  # their colour over the light of the skin
+        self._probes: list[tuple[int, Frame]] = []
+        self._collector = mouths.Collector(tracks)
         self._lines = set(seam.frames_wanted(tracks))
         seen = np.flatnonzero(tracks.found)
         calm = np.array(sorted(self._lines), np.int64) if self._lines else seen
         self._probed = set(calm[np.linspace(0, len(calm) - 1, calibrate.PROBES).round().astype(int)].tolist())
-        self._mouths: set[int] = set()
-        self._wanted: set[int] | None = None  # known, as the mouths are, once the size of a frame is
+        self._mouths: set[int] | None = None  # known once the size of a frame is
 
-    def through(
-        self, frames: Iterable[Frame], see: Callable[[Frame], Frame], tick: Callable[[int], None]
-    ) -> Iterator[tuple[int, Frame]]:
-        """The frames whose own mouths are of use, with their numbers."""
-        for index, raw in enumerate(frames):
-            tick(index)
-            if index >= self._tracks.frames:
-                break
-            if self._wanted is not None and index not in self._wanted:
-                continue
-            frame = see(raw)
-            if self._wanted is None:
-                self._mouths = self._mouths_wanted(frame)
-                self._wanted = self._mouths | self._lines | self._probed
-            self._look(index, frame)
-            if index in self._mouths:
-                yield index, frame
+    def wants(self, index: int) -> bool:
+        """Whether there is something to look at in a frame."""
+        if self._mouths is None:
+            return bool(self._tracks.found[index])
+        return index in self._mouths or index in self._lines or index in self._probed
 
-    @property
-    def enamel(self) -> NDArray[np.float32]:
+    def at(self, index: int, frame: Frame) -> None:
+        """Look at a frame."""
+        tracks = self._tracks
+        if self._mouths is None:
+            wanted = mouths.frames_wanted(tracks, frame.shape[1], frame.shape[0], self._budget)
+            self._mouths = set(wanted.tolist()) if tracks.kind is Kind.TALKING else set()
+        if index in self._lines:
+            self._strips.append(seam.strip(frame, tracks, index))
+            points = tracks.pixels(index)
+            self._full.append(own_inside.filled(frame, points))
+            colour = rows.colour(frame, points)
+            light = compose.skin(frame, points, float(tracks.pose.scale[index])).light
+            self._teeth.append(None if colour is None else np.asarray(colour / light, np.float32))
+        if index in self._probed:
+            self._probes.append((index, frame.copy()))
+        if index in self._mouths:
+            self._collector.add(index, frame)
+
+    def materials(self, model: FaceModel) -> Materials:
+        """Of all that was seen."""
+        tracks = self._tracks
+        materials = Materials(
+            seam=seam.from_strips(self._strips),
+            mouths=self._collector.mouths(),
+            white=_white(self._probes, tracks),
+            enamel=self._enamel(),
+            filled=not self._full or float(np.median(self._full)) > own_inside.DARK,
+        )
+        if tracks.kind is Kind.TALKING and len(materials.mouths):
+            return materials  # their own mouths measure as they are
+        renderer = MeshRenderer(tracks, materials, model.mesh)
+        tables = calibrate.calibrate(
+            self._probes,
+            lambda frame, index, opening, width: renderer.render(frame, index, Target(opening, width)),
+            tracks,
+            model,
+        )
+        return replace(materials, calibration=tables)
+
+    def _enamel(self) -> NDArray[np.float32]:
         """(3,) the colour of teeth that most frames show, over the light of the skin; zeros when most show none."""
-        shown = [colour for colour in self.teeth if colour is not None]
-        if 2 * len(shown) <= len(self.teeth):
+        shown = [colour for colour in self._teeth if colour is not None]
+        if 2 * len(shown) <= len(self._teeth):
             return np.zeros(3, np.float32)
         return np.asarray(np.median(shown, axis=0), np.float32)
-
-    def _mouths_wanted(self, frame: Frame) -> set[int]:
-        kept = mouths.frames_wanted(self._tracks, frame.shape[1], frame.shape[0], self._budget)
-        return set(kept.tolist()) if self._tracks.kind is Kind.TALKING else set()
-
-    def _look(self, index: int, frame: Frame) -> None:
-        if index in self._lines:
-            self.strips.append(seam.strip(frame, self._tracks, index))
-            points = self._tracks.pixels(index)
-            self.full.append(own_inside.filled(frame, points))
-            colour = rows.colour(frame, points)
-            light = compose.skin(frame, points, float(self._tracks.pose.scale[index])).light
-            self.teeth.append(None if colour is None else np.asarray(colour / light, np.float32))
-        if index in self._probed:
-            self.probes.append((index, frame.copy()))
 
 
 def _white(probes: list[tuple[int, Frame]], tracks: Tracks) -> NDArray[np.float32]:

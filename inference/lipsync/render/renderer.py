@@ -1,16 +1,15 @@
-"""The renderer: a template's frames with another mouth.
+"""The renderer: one person in a template's frames with another mouth.
 
-    prepare(analysis, frames, model)  one pass over the template → Materials (to be cached with the analysis)
-    MeshRenderer(analysis, materials) light; one per process
-    .plan(opening, width, frames)     the whole curve → Plan (the same in every process)
+    follow(analysis)                  → the Tracks of each person
+    prepare(people, frames, model)    one pass over the template → Materials of each (to be cached)
+    MeshRenderer(tracks, materials)   light; one per person and process
+    .plan(opening, width, frames)     the curve of a shot → Plan (the same in every process)
     .render(frame, index, target)     one frame; a function of its arguments and nothing else
 
 Pixels that need not move are the template's own, bit by bit, and a frame without a face comes back as it is.
 """
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +20,9 @@ from inference.lipsync.render.basis import OPENING_MAX, Basis, build, extend, so
 from inference.lipsync.render.inside import PARTED, Inside, Start
 from inference.lipsync.render.interior import Interior
 from inference.lipsync.render.materials import Materials
-from inference.lipsync.render.mouths import Chooser
+from inference.lipsync.render.mouths import Chooser, moments
 from inference.lipsync.render.plan import Plan, Target, fade_jumps
-from inference.lipsync.render.tracks import SHUT, Kind, Tracks, follow
+from inference.lipsync.render.tracks import SHUT, Kind, Tracks
 from inference.lipsync.render.transplant import Goal, Transplanter
 from inference.lipsync.render.warp import Painter
 
@@ -37,25 +36,11 @@ AROUND = 0.3  #: eye distances beyond the resting face's box that rendering may 
 OWN_REACH = 0.045  #: own mouths are stretched at most this far beyond the widest of them
 
 
-class Analysis(Protocol):
-    """What of an analysis is used (:class:`inference.face.analysis.TemplateAnalysis` has it)."""
-
-    @property
-    def points(self) -> NDArray[np.float32]:
-        """(N, 478, 3) pixels."""
-        ...
-
-    @property
-    def clear(self) -> NDArray[np.bool_]:
-        """(N,) whether a frame shows the face, with nothing before its mouth."""
-        ...
-
-
 class MeshRenderer:
-    """Renders one template. Safe to share between threads: nothing in it changes."""
+    """Renders one person. Safe to share between threads: nothing in it changes."""
 
-    def __init__(self, analysis: Analysis, materials: Materials, face: mesh.Mesh) -> None:
-        self.tracks = follow(analysis.points, analysis.clear, face.vertices)
+    def __init__(self, tracks: Tracks, materials: Materials, face: mesh.Mesh) -> None:
+        self.tracks = tracks
         self.materials = materials
         self.basis: Basis = build(face)
         self._painter = Painter(self.basis)
@@ -68,6 +53,8 @@ class MeshRenderer:
         if self._own:
             self._residual = residual(self.tracks, self.basis, materials.mouths.frame)
             self.transplant = Transplanter(self._painter, materials.mouths, self.tracks)
+            self._chooser = Chooser(materials.mouths, self.tracks, self._residual)
+            self._moments = moments(materials.mouths, self.tracks)
 
     def plan(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Plan:
         """What to show at each of T output frames.
@@ -88,9 +75,9 @@ class MeshRenderer:
             widest = float(np.quantile(self.tracks.opening[self.materials.mouths.frame], 0.99)) + OWN_REACH
             if widest < float(limited.max(initial=0)):
                 limited = soften(limited, top=widest, knee=0.75 * widest)
-            chooser = Chooser(self.materials.mouths, self.tracks, self._residual)
+            chooser = self._chooser
             path = chooser.choose(limited, wide + self.tracks.rest_width, shown)
-            mouths, blend = fade_jumps(path, self.materials.mouths.frame, chooser.unlike(limited), chooser.apart)
+            mouths, blend = fade_jumps(path, self._moments, chooser.unlike(limited), chooser.apart)
         elif self.tracks.rest_opening > PARTED[0] and not self.materials.filled:  # it has nothing but its own inside
             widest = min(OPENING_MAX, STRETCH * self.tracks.rest_opening + OWN_REACH)
             limited = soften(limited, top=widest, knee=0.75 * widest)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ LIP_TREMBLE = 0.002, 0.006  #: likewise, of the lips' points
 SHAPE_SIGMA_SILENT, SHAPE_SIGMA_TALKING = 2.0, 0.6  #: frames
 SHUT = 0.035  #: an opening below this counts as a shut mouth
 TALK_SPREAD = 0.055  #: between the 10th and 90th percentile of the opening of a face that talks
-TALK_FRAMES = 40  #: fewer mouths than this are no choice
+TALK_FRAMES = 25  #: fewer mouths than this are no choice
 LOST_FADE = 4  #: frames over which the effect sets in after, and dies out before, a lost face
 
 
@@ -30,18 +31,48 @@ class Kind(enum.Enum):
     TALKING = "talking"  #: moving: it holds real mouths for most shapes
 
 
+class Analysis(Protocol):
+    """What of an analysis is used (:class:`inference.face.analysis.TemplateAnalysis` has it)."""
+
+    @property
+    def points(self) -> NDArray[np.float32]:
+        """(N, 478, 3) pixels."""
+        ...
+
+    @property
+    def clear(self) -> NDArray[np.bool_]:
+        """(N,) whether a frame shows the face, with nothing before its mouth."""
+        ...
+
+    @property
+    def shot(self) -> NDArray[np.int32]:
+        """(N,) from 0, rising."""
+        ...
+
+    @property
+    def person(self) -> NDArray[np.int32]:
+        """(N,) whose face a frame's shot shows, from 0; −1 in a shot without a clear one."""
+        ...
+
+
 @dataclass(frozen=True)
 class Tracks:
-    """Geometry of N frames. NaN where there is no face."""
+    """Geometry of one person in N frames, in which others may be seen, too.
+
+    Of ``shape``, ``pose``, ``opening`` and ``width`` only the rows of frames in ``found`` are this person's; other
+    rows are NaN or somebody else's.
+    """
 
     shape: Array  #: (N, 478, 3) smoothed, head coordinates
     pose: pose.Pose  #: smoothed
-    found: NDArray[np.bool_]  #: (N,)
-    strength: Array  #: (N,) 1; falls to 0 next to frames without a face
+    found: NDArray[np.bool_]  #: (N,) frames that show this person's mouth
+    strength: Array  #: (N,) 1; falls to 0 next to frames without the face in the same shot; 0 in other people's
     opening: Array  #: (N,) of the smoothed shape, eye distances
     width: Array  #: (N,)
-    mean: Array  #: (478, 3) the mean shape
+    own: Array  #: (478, 3) the median shape, as the network gave it; what poses are fitted with
+    mean: Array  #: (478, 3) the mean of the smoothed shapes
     kind: Kind
+    shot: NDArray[np.int32]  #: (N,) the shot of each frame
 
     @property
     def points(self) -> Array:
@@ -72,30 +103,51 @@ class Tracks:
         return seen[np.argsort(self.opening[seen], kind="stable")[: max(1, len(seen) // 4)]]
 
 
-def follow(points: mesh.Points, found: NDArray[np.bool_], canonical: mesh.Points) -> Tracks:
-    """Tracks of raw landmarks (N, 478, 3) in pixels. At least one frame must be found."""
-    raw = np.where(found[:, None, None], points, np.nan).astype(np.float32)
-    own = pose.median_shape(raw, canonical)
-    fitted = pose.fit(raw, own)
-    head = fitted.to_head(raw)
-    del raw
-    opening = measure.mouth(head).opening
-    kind = classify(opening[found])
-    sigma = SHAPE_SIGMA_TALKING if kind is Kind.TALKING else SHAPE_SIGMA_SILENT
-    shape = _calm(head, sigma)
-    mean = np.asarray(shape[found].mean(axis=0), np.float32)
-    placed = steady(fitted, mean)
-    channels = measure.mouth(shape)
-    return Tracks(
-        shape=shape,
-        pose=placed,
-        found=found.copy(),
-        strength=beside(found),
-        opening=channels.opening,
-        width=channels.width,
-        mean=mean,
-        kind=kind,
-    )
+def follow(analysis: Analysis, canonical: mesh.Points) -> tuple[Tracks, ...]:
+    """The tracks of each person, by number; nothing is carried from one shot into the next.
+
+    At least one frame of each must be clear. All share their large arrays.
+    """
+    count = len(analysis.clear)
+    shape = np.full((count, mesh.POINTS, 3), np.nan, np.float32)
+    placed = pose.nowhere(count)
+    opening, width = (np.full(count, np.nan, np.float32) for _ in range(2))
+    people = []
+    for number in range(int(analysis.person.max()) + 1):
+        theirs = analysis.person == number
+        found = analysis.clear & theirs
+        own = pose.median_shape(analysis.points[found], canonical)
+        shots = [_span(theirs & (analysis.shot == shot)) for shot in np.unique(analysis.shot[theirs])]
+        for shot in shots:
+            raw = np.where(analysis.clear[shot, None, None], analysis.points[shot], np.nan).astype(np.float32)
+            fitted = pose.fit(raw, own)
+            shape[shot] = fitted.to_head(raw)
+            placed.put(shot, fitted)
+        kind = classify(measure.mouth(shape[found]).opening)
+        sigma = SHAPE_SIGMA_TALKING if kind is Kind.TALKING else SHAPE_SIGMA_SILENT
+        strength = np.zeros(count, np.float32)
+        for shot in shots:
+            shape[shot] = _calm(shape[shot], sigma)
+            strength[shot] = beside(analysis.clear[shot])
+        mean = np.asarray(shape[found].mean(axis=0), np.float32)
+        for shot in shots:
+            placed.put(shot, steady(placed.take(shot), mean))
+            channels = measure.mouth(shape[shot])
+            opening[shot], width[shot] = channels.opening, channels.width
+        people.append(Tracks(shape, placed, found, strength, opening, width, own, mean, kind, analysis.shot))
+    return tuple(people)
+
+
+def together(people: tuple[Tracks, ...]) -> Tracks:
+    """All people of a template as one, for measuring; the mean shape and the kind are those of the first."""
+    found, strength = (np.max([getattr(one, name) for one in people], axis=0) for name in ("found", "strength"))
+    return replace(people[0], found=found, strength=strength)
+
+
+def _span(frames: NDArray[np.bool_]) -> slice:
+    """The run of True."""
+    at = np.flatnonzero(frames)
+    return slice(int(at[0]), int(at[-1]) + 1)
 
 
 def classify(opening: Array) -> Kind:
