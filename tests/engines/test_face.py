@@ -16,7 +16,7 @@ import pytest
 
 from inference import video, weights
 from inference.base import EngineError, InputError
-from inference.face import analysis, filters, measure, mesh, plausible, pose, track
+from inference.face import analysis, filters, measure, mesh, plausible, pose, shots, track
 from inference.face.model import FaceModel, Region, region_of_detection, region_of_points
 from inference.kept import Shelf
 from inference.lipsync import engine
@@ -441,12 +441,32 @@ def test_a_mouth_that_the_picture_cuts_off(model: FaceModel, face: np.ndarray, f
     assert not analysis.analyse(film([face] * 3, "whole.mp4"), model).cut_off.any()
 
 
-def test_shots_are_told(model: FaceModel, face: np.ndarray, film: Film) -> None:
-    other = np.ascontiguousarray(255 - face[:, ::-1] // 2)
-    other[100:350, 60:260] = cv2.resize(face, (200, 250), interpolation=cv2.INTER_AREA)
-    two = analysis.analyse(film([face] * 5 + [other] * 5), model)
-    assert engine._seen(two, "") == ("video: 2 shots (cuts at 0.2 s) show 1 person",)
+def test_shots_and_people_are_told(model: FaceModel, face: np.ndarray, film: Film) -> None:
+    """A jump cut, somebody else (skin, bones and colours are mirrored), and the first one again in less light."""
+    near = np.full_like(face, 90)
+    near[100:350, 60:260] = cv2.resize(face, (200, 250), interpolation=cv2.INTER_AREA)
+    other, dark = np.ascontiguousarray(face[:, ::-1]), (face * 0.6).astype(np.uint8)
+    seen = analysis.analyse(film([face] * 4 + [near] * 4 + [other] * 4 + [dark] * 4), model)
+    assert seen.shot.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+    assert seen.person.tolist() == [0] * 8 + [1] * 4 + [0] * 4
+    assert seen.shape.shape == (2, 478, 3)
+    assert np.ptp(seen.openings[seen.person == 0]) < 0.01  # measured on her own shape
+    (told,) = engine._seen(seen, "")
+    assert told.startswith("video: 4 shots (cuts at 0.2 s, 0.3 s, 0.5 s) show 2 people")
     assert engine._seen(analysis.analyse(film([face] * 5, "one.mp4"), model), "") == ()
+
+
+def test_a_face_that_leaps_is_another() -> None:
+    """Whom the search takes up after the first one is gone."""
+    eyes = np.array([[100, 100], [160, 100]], np.float32) + np.zeros((12, 1, 1), np.float32)
+    eyes += np.arange(12, dtype=np.float32)[:, None, None]  # moving is no leap
+    eyes[7:] += [150, 0]
+    eyes[5:7] = np.nan
+    none = np.zeros(12, np.int32)
+    assert shots.leaps(none, eyes).tolist() == [0] * 7 + [1] * 5
+    assert shots.leaps(np.repeat(np.int32([0, 1]), 6), eyes).tolist() == [0] * 6 + [1] * 6  # told by the picture
+    assert not shots.leaps(none, eyes[:1].repeat(12, axis=0)).any()
+    assert not shots.leaps(none, np.full((12, 2, 2), np.nan, np.float32)).any()
 
 
 @pytest.mark.long
