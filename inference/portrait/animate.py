@@ -64,7 +64,7 @@ class Animator:
         self.unit = float(head.scale[0])  #: eye distance in pixels
         self.warp = PoseWarp(tracks.points[0], head, (picture.shape[1], picture.shape[0]))
         self._eyes = Eyes(tracks.points[0], self.unit)
-        self._start = Start.of(tracks.shape[0], float(tracks.opening[0]), mouth.materials.seam)
+        self._start = Start.of(tracks.shape[0], float(tracks.opening[0]), mouth.materials.seam, mouth.parted)
         self._source = head.to_pixels(self._start.shape[None])[0]
         self._head = head
         self._skin = compose.skin(picture, self._source, self.unit)

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_render import LIPS, TEETH, Drawn, draw, fill, renderer_of
+from test_render import LIPS, TEETH, Drawn, draw, fill, follow, renderer_of
 
 from inference import weights
 from inference.face import mesh
 from inference.face.model import FaceModel
-from inference.lipsync.render import warp
-from inference.lipsync.render.inside import PARTED, Start
+from inference.lipsync.render import basis, warp
+from inference.lipsync.render.inside import Start
 from inference.lipsync.render.plan import Target
 from inference.portrait import motion
 from inference.portrait.animate import Animator
@@ -29,7 +29,12 @@ def model() -> FaceModel:
     return FaceModel(weights.find("face-landmarker/face_landmarker.task"))
 
 
-def parted(model: FaceModel, colour: tuple[int, int, int]) -> Drawn:
+@pytest.fixture(scope="module")
+def field(model: FaceModel) -> basis.Basis:
+    return basis.build(model.mesh)
+
+
+def apart(model: FaceModel, colour: tuple[int, int, int]) -> Drawn:
     drawn = draw(model, np.full(3, GAP), sway=0.0)
     for frame, points in zip(drawn.frames, drawn.points, strict=True):
         fill(frame, points[mesh.LIP_INNER, :2], colour)
@@ -47,18 +52,22 @@ def light(frame: Frame, drawn: Drawn) -> Frame:
     return cv2.cvtColor(warp.around(drawn.points[0, mesh.LIP_OUTER, :2]).cut(frame), cv2.COLOR_BGR2GRAY)
 
 
-def test_lips_are_parted_or_open() -> None:
-    shape = np.zeros((mesh.POINTS, 3), np.float32)
-    offsets = np.zeros(len(mesh.LIP_INNER_UPPER), np.float32)
-    states = [Start.of(shape, opening, offsets) for opening in (0.0, 0.03, 0.05, PARTED[0], PARTED[1], 0.2)]
-    assert [state.own for state in states] == [0, 0, 0, 0, 1, 1]
-    assert [state.ajar for state in states] == [0, pytest.approx(0.714, abs=0.01), 1, 1, 1, 1]
-    assert [state.press(0.0) > 0 for state in states] == [False] * 4 + [True] * 2  # parted ones meet as they are
-    assert [state.meets(0.0) for state in states] == [False] + [True] * 5
+@pytest.mark.parametrize("parted", [True, False])
+def test_parted_lips_meet_as_they_are_and_open_ones_are_pressed(
+    parted: bool, field: basis.Basis, model: FaceModel
+) -> None:
+    drawn = draw(model, np.full(1, GAP))
+    tracked = follow(drawn, model)
+    starts = [Start.of(tracked.mean, opening, np.zeros(11, np.float32), parted) for opening in (0.0, 0.03, GAP)]
+    assert [start.ajar for start in starts] == [0, pytest.approx(0.714, abs=0.01), 1]
+    assert [start.meets(0.0) for start in starts] == [False, True, True]
+    assert [start.press(0.0) > 0 for start in starts] == [False, not parted, not parted]
+    upper, lower = (starts[2].moved(field, 0.0, 0.0)[ring, 1] for ring in (mesh.LIP_INNER_UPPER, mesh.LIP_INNER_LOWER))
+    assert bool(np.abs(lower - upper).max() < 1e-5) == parted  # all along
 
 
 def test_nothing_of_what_was_between_is_stretched(model: FaceModel) -> None:
-    drawn = parted(model, CLOTH)
+    drawn = apart(model, CLOTH)
     renderer = renderer_of(drawn, model)
     assert not renderer.materials.enamel.any()  # these are no teeth
     before = of_cloth(drawn.frames[0])
@@ -75,7 +84,7 @@ def test_nothing_of_what_was_between_is_stretched(model: FaceModel) -> None:
 
 
 def test_teeth_that_are_seen_stay_and_lend_their_colour(model: FaceModel) -> None:
-    drawn = parted(model, TEETH)
+    drawn = apart(model, TEETH)
     renderer = renderer_of(drawn, model)
     assert renderer.materials.enamel.all()
     frame = drawn.frames[0]

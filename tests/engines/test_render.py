@@ -469,7 +469,7 @@ def test_a_smile_keeps_its_own_teeth_in_place(model: FaceModel) -> None:
 
 def test_open_lips_are_pressed_on_each_other_to_shut(model: FaceModel, field: basis.Basis) -> None:
     wide = draw(model, np.full(1, 0.13)).points[0] / UNIT
-    ajar, shut = inside.Start.of(wide, 0.13, np.zeros(11, np.float32)), inside.Start.of(wide, 0.0, np.zeros(11))
+    ajar, shut = (inside.Start.of(wide, opening, np.zeros(11, np.float32), parted=False) for opening in (0.13, 0.0))
     assert (ajar.ajar, ajar.gap, shut.ajar, shut.gap) == (1.0, pytest.approx(0.13), 0.0, 0.0)
     moved = ajar.moved(field, 0.1, 0.0)[None, : mesh.POINTS]
     assert measure.mouth(moved).opening[0] == pytest.approx(0.1, abs=0.01)

@@ -23,7 +23,7 @@ from inference.lipsync.render.warp import Painter
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]
 
-PARTED = 0.09, 0.12  #: openings up to which lips are parted only, and from which they are open
+PARTED = 0.095  #: opening at rest up to which the lips of a face are parted only
 RIM = 0.008  #: eye distances at the edge of parted lips that belong to what is between them
 TUCK = 0.012  #: eye distances by which moved lips go on behind a drawn inside
 OWN_TEETH = 0.05  #: by how much parted lips may open further while the teeth that they showed are still seen
@@ -38,24 +38,26 @@ class Start:
     shape: Array  #: (550, 3) head coordinates, the lips on their seam as far as they are shut
     ajar: float  #: 0 shut … 1 apart
     gap: float  #: opening that is there already, eye distances
-    own: float  #: 0 shut or parted: the inside has to be drawn … 1 open: it shows one
+    parted: bool  #: what it shows between its lips is not worth keeping, but for teeth
 
     @classmethod
-    def of(cls, shape: mesh.Points, opening: float, offsets: Array) -> Start:
-        """From a shape (478, 3), its opening and what :func:`seam.from_strips` says."""
+    def of(cls, shape: mesh.Points, opening: float, offsets: Array, parted: bool) -> Start:
+        """From a shape (478, 3), its opening and what :func:`seam.from_strips` says.
+
+        ``parted`` says that the mouth at rest is not open further than PARTED: one answer for all frames of a face.
+        """
         ajar = float(np.clip((opening - SHUT / 2) / (SHUT / 2), 0, 1))
-        own = float(np.clip((opening - PARTED[0]) / (PARTED[1] - PARTED[0]), 0, 1))
         if ajar < 1:
             shape = shape + (1 - ajar) * (seam.close(shape, offsets) - shape)
-        rim = RIM * ajar * (1 - own)
+        rim = RIM * ajar * parted
         if rim > 0:
             shape = _without_rim(shape, rim)
-        return cls(extend(shape), ajar, ajar * opening + 2 * rim, own)
+        return cls(extend(shape), ajar, ajar * opening + 2 * rim, parted)
 
     def moved(self, basis: Basis, opening: float, width: float) -> Array:
         """(550, 3) the shape with another opening, and wider or narrower."""
         moved: Array = self.shape + basis.move(opening - self.gap - self.press(opening), width)
-        share = np.float32(self.ajar * (1 - self.own))
+        share = np.float32(self.ajar * self.parted)
         if share > 0:  # parted lips open as shut ones do, from the middle between them: so they meet all along
             upper, lower = mesh.LIP_INNER_UPPER, mesh.LIP_INNER_LOWER
             middle = (moved[upper] + moved[lower]) / 2
@@ -66,7 +68,7 @@ class Start:
 
     def tucked(self, moved: Array) -> Array:
         """A moved shape whose parted lips go on behind what is drawn between them, so that nothing else shows there."""
-        by = TUCK * self.ajar * (1 - self.own)
+        by = TUCK * self.ajar * self.parted
         if by <= 0:
             return moved
         result: Array = moved.copy()
@@ -78,7 +80,7 @@ class Start:
 
     def press(self, opening: float) -> float:
         """Eye distances by which lips overlap: landmarks of open lips lie a little outside them."""
-        return PRESS * self.own * max(0.0, 1 - opening / own_inside.LINE_BELOW)
+        return 0.0 if self.parted else PRESS * self.ajar * max(0.0, 1 - opening / own_inside.LINE_BELOW)
 
     def meets(self, opening: float) -> bool:
         """Whether lips that are apart in the picture shall meet."""
@@ -123,20 +125,17 @@ class Inside:
         of ``head``; ``target`` is opening and width; ``picture`` gives the unmoved mouth in that pose.
         """
         (source, goal), (opening, width), unit = places, target, float(head.scale[0])
-        own, contour = start.own, self.interior.contour(goal)
+        own, contour = (0.0 if start.parted else start.ajar), self.interior.contour(goal)
         found: list[tuple[float, Drawing | None]] = []
         if own < 1 or self.filled:
-            found.append(
-                (1.0 if self.filled else 1 - own, self.interior.draw(goal, head, Mouth(opening, -width, 1 - own), skin))
-            )
-        if own < 1 and start.ajar > 0 and self.toothed:
+            found.append((1.0, self.interior.draw(goal, head, Mouth(opening, -width, 1 - own), skin)))
+        if start.parted and start.ajar > 0 and self.toothed:
             stays = float(np.clip(1 - (opening - start.gap) / OWN_TEETH, 0, 1))
             if stays > 0:
-                kept = own_inside.teeth(picture(), source, contour, unit)
-                found.append((start.ajar * (1 - own) * stays, kept))
+                found.append((start.ajar * stays, own_inside.teeth(picture(), source, contour, unit)))
         if own > 0 and self.filled:
             found.append((own, own_inside.take(self.painter, picture(), places, contour, unit)))
         if start.ajar > 0:
-            share = start.ajar * (SOFT_LINE + (1 - SOFT_LINE) * own)
+            share = start.ajar * (SOFT_LINE if start.parted else 1.0)
             found.append((share, own_inside.line(goal, unit, opening, self.interior.palette(skin).seam)))
         yield from ((share, layer) for share, layer in found if layer is not None)

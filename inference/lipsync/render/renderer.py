@@ -45,6 +45,7 @@ class MeshRenderer:
         self.basis: Basis = build(face)
         self._painter = Painter(self.basis)
         self._mover = compose.Mover(self._painter)
+        self.parted = self.tracks.rest_opening <= PARTED
         toothed = bool(materials.enamel.any())
         shut = seam.close(self.tracks.mean, materials.seam)
         self.interior = Interior(shut, materials.white, materials.enamel if toothed else None)
@@ -78,7 +79,7 @@ class MeshRenderer:
             chooser = self._chooser
             path = chooser.choose(limited, wide + self.tracks.rest_width, shown)
             mouths, blend = fade_jumps(path, self._moments, chooser.unlike(limited), chooser.apart)
-        elif self.tracks.rest_opening > PARTED[0] and not self.materials.filled:  # it has nothing but its own inside
+        elif not self.parted and not self.materials.filled:  # it has nothing but its own inside
             widest = min(OPENING_MAX, STRETCH * self.tracks.rest_opening + OWN_REACH)
             limited = soften(limited, top=widest, knee=0.75 * widest)
         limited, wide = self.materials.calibration.drive(limited, wide)
@@ -114,7 +115,7 @@ class MeshRenderer:
         tracks = self.tracks
         strength, unit = float(tracks.strength[index]), float(head.scale[0])
         opening, width = target.opening * strength, target.width * strength
-        start = Start.of(tracks.shape[index], float(tracks.opening[index]), self.materials.seam)
+        start = Start.of(tracks.shape[index], float(tracks.opening[index]), self.materials.seam, self.parted)
         moved = start.moved(self.basis, opening, width)
         source, goal = head.to_pixels(start.shape[None])[0], head.to_pixels(moved[None])[0]
         change = self._mover.move(frame, source, head.to_pixels(start.tucked(moved)[None])[0], unit)
