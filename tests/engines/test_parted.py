@@ -96,3 +96,22 @@ def test_teeth_that_are_seen_stay_and_lend_their_colour(model: FaceModel) -> Non
     assert wide.min() < 60  # and the dark is below them
     shut = light(renderer.render(frame, 0, Target(0.0, 0.0)), drawn)
     assert shut.max() < 190  # none is left
+
+
+def test_the_teeth_of_a_smile_keep_their_height(model: FaceModel) -> None:
+    """Teeth above the dark: as the mouth shuts the dark goes first."""
+    drawn = draw(model, np.full(3, 0.18), sway=0.0)
+    renderer = renderer_of(drawn, model)
+    assert not renderer.parted
+    assert not renderer.materials.filled
+    x = round(float(drawn.points[0, mesh.LIP_INNER_TOP, 0]))
+    teeth, dark = [], []
+    for opening in (0.18, 0.15, 0.12):
+        column = cv2.cvtColor(renderer.render(drawn.frames[0], 0, Target(opening, 0.0)), cv2.COLOR_BGR2GRAY)[:, x]
+        part = column[
+            round(float(drawn.points[0, mesh.LIP_TOP, 1])) : round(float(drawn.points[0, mesh.LIP_BOTTOM, 1]))
+        ]
+        teeth.append(int((part > 180).sum()))
+        dark.append(int((part < 50).sum()))
+    assert min(teeth) > 0.85 * teeth[0]
+    assert dark[2] < 0.6 * dark[0]

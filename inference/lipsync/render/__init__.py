@@ -10,7 +10,8 @@ canvas, palette  what it is drawn on, and in which colours
 inside      what is seen between lips that were shut, parted or open before they moved
 own_inside  what an open mouth of the template shows itself
 mouths, plan     the template's own mouths, and which one when
-transplant, rows  laying them into a frame; their teeth stay as high as they are
+transplant  laying them into a frame
+between, rows    laying what is between lips between others; its teeth stay as high as they are
 calibrate   what a landmarker sees of what was drawn
 materials, prepare  all that is measured in a template's pixels, in one pass
 renderer    one person

@@ -1,8 +1,8 @@
 """What is seen between lips that are moved, whether they were shut or open in the picture they are moved in.
 
 Lips that were shut get a drawn inside, and so do those that were parted only: of their own they keep teeth that can be
-seen as such, where these are. Lips that were open keep what they show, over a drawn inside if that is teeth; shut, they
-are pressed on each other and given the seam that they could not supply.
+seen as such, where these are. Lips that were open keep what they show, over a drawn inside if that is teeth, row by row
+if the dark is below them; shut, they are pressed on each other and given the seam that they could not supply.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from inference.face import mesh, pose
 from inference.lipsync.render import own_inside, seam
 from inference.lipsync.render.basis import Basis, extend
+from inference.lipsync.render.between import Between, Goal
 from inference.lipsync.render.interior import Drawing, Interior, Mouth, Skin
 from inference.lipsync.render.tracks import SHUT
 from inference.lipsync.render.warp import Painter
@@ -23,7 +24,7 @@ from inference.lipsync.render.warp import Painter
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]
 
-PARTED = 0.095  #: opening at rest up to which the lips of a face are parted only
+PARTED = 0.11  #: opening at rest up to which the lips of a face are parted only
 RIM = 0.008  #: eye distances at the edge of parted lips that belong to what is between them
 TUCK = 0.012  #: eye distances by which moved lips go on behind a drawn inside
 OWN_TEETH = 0.05  #: by how much parted lips may open further while the teeth that they showed are still seen
@@ -135,6 +136,9 @@ class Inside:
                 found.append((start.ajar * stays, own_inside.teeth(picture(), source, contour, unit)))
         if own > 0 and self.filled:
             found.append((own, own_inside.take(self.painter, picture(), places, contour, unit)))
+        elif own > 0:
+            there = Goal(goal, head.to_head(goal[None])[0], contour.astype(np.float32), unit)
+            found.append((own, own_inside.laid(Between(self.painter), picture(), source, start.shape, there)))
         if start.ajar > 0:
             share = start.ajar * (SOFT_LINE if start.parted else 1.0)
             found.append((share, own_inside.line(goal, unit, opening, self.interior.palette(skin).seam)))

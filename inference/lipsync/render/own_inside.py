@@ -2,8 +2,8 @@
 
 Teeth are fixed to the head. Stretching them along with the lips is what makes a warped smile look wrong, so the
 pixels between the lips stay in place, only their upper edge follows the upper lip, and the new contour cuts
-them off. What opens below them is drawn. That holds for a mouth filled with teeth; one that shows the dark
-below them can be stretched as it is.
+them off. What opens below them is drawn. That holds for a mouth filled with teeth; of one that shows the dark
+below them, the dark grows and shrinks (:mod:`rows`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.face import mesh
-from inference.lipsync.render import palette
+from inference.lipsync.render import palette, rows
+from inference.lipsync.render.between import Between, Goal, Own
 from inference.lipsync.render.interior import Drawing
-from inference.lipsync.render.warp import Painter, around, maps
+from inference.lipsync.render.warp import Box, Painter, around, maps
 
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]
@@ -94,6 +95,19 @@ def take(
     cover = cv2.GaussianBlur(np.minimum(kept, inside), (0, 0), max(EDGE_BLUR * unit, 0.4)).astype(np.float32)
     cover *= (painting.ids >= 0) / np.float32(255)
     return Drawing(box, pixels.astype(np.float32), cover)
+
+
+def laid(between: Between, frame: Frame, source: Array, shape: Array, goal: Goal) -> Drawing | None:
+    """The inside of the mouth in ``frame`` as a layer, row by row; None when the lips meet.
+
+    ``source`` and ``shape`` (550, 3) are the unmoved face in pixels and in head coordinates.
+    """
+    room = between.room(goal, Box(0, 0, frame.shape[1], frame.shape[0]))
+    if room is None:
+        return None
+    x, y = between.places(Own(source, rows.Gap.of(shape), rows.teeth(frame, source)), goal, room)
+    pixels = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return Drawing(room.box, np.asarray(pixels, np.float32), room.cover)
 
 
 def teeth(frame: Frame, source: Array, contour: NDArray[np.floating], unit: float) -> Drawing | None:

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from inference.face import mesh, pose
 from inference.lipsync.render import compose, own_inside, seam
 from inference.lipsync.render.basis import OPENING_MAX, Basis, build, extend, soften
+from inference.lipsync.render.between import Goal
 from inference.lipsync.render.inside import PARTED, Inside, Start
 from inference.lipsync.render.interior import Interior
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.mouths import Chooser, moments
 from inference.lipsync.render.plan import Plan, Target, fade_jumps
 from inference.lipsync.render.tracks import SHUT, Kind, Tracks
-from inference.lipsync.render.transplant import Goal, Transplanter
+from inference.lipsync.render.transplant import Transplanter
 from inference.lipsync.render.warp import Painter
 
 Array = NDArray[np.float32]

@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 from inference.face import mesh
 from inference.lipsync.render import rows
 from inference.lipsync.render.basis import extend
+from inference.lipsync.render.between import Between, Goal, Own, Room
 from inference.lipsync.render.mouths import FEATHER, HULL, Mouths, hull_box
 from inference.lipsync.render.plan import Weights
 from inference.lipsync.render.tracks import Tracks
-from inference.lipsync.render.warp import Box, Field, Painter, Painting, Patch, around, maps
+from inference.lipsync.render.warp import Box, Field, Painter, Painting, maps
 
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]
 
 COLOUR_SIGMA = 0.16  #: eye distances over which the light of the surrounding skin is carried inwards
-ROOM = 1.5, 4.0  #: pixels between the lips from which their inside is laid row by row, and it alone
-INSIDE_BLUR = 0.006  #: eye distances over which what is between the lips fades into them
 LIPS_MARGIN = 0.03  #: eye distances round the lips that say nothing about the light
 COARSE = 4  #: the light is compared at a quarter of the size
 
@@ -35,26 +34,6 @@ class _Spot:
     unit: float  #: eye distance in pixels
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A face as it shall be."""
-
-    pixels: Array  #: (550, 3)
-    shape: Array  #: (550, 3) the same, head coordinates
-    contour: Array  #: (P, 2) the inner edge of its lips, pixels
-    unit: float  #: eye distance in pixels
-
-
-@dataclass(frozen=True)
-class _Between:
-    """What lies between the lips of a goal."""
-
-    box: Box
-    cover: Array  #: (H, W) 0..1
-    column: Array  #: (H, W) which pair of lip points is above and below, 0..10
-    height: Array  #: (H, W) 0 at the upper lip … 1 at the lower one
-
-
 class Transplanter:
     """Lays a template's own mouths into its frames."""
 
@@ -63,8 +42,7 @@ class Transplanter:
         shapes = extend(tracks.shape[mouths.frame])
         self._points = tracks.pose.take(mouths.frame.astype(np.intp)).to_pixels(shapes)
         self._gaps = [rows.Gap.of(shape) for shape in shapes]
-        strips, ruler = _ruler()
-        self._strips, self._ruler = Patch(strips, np.ones(len(strips), np.int64)), ruler
+        self._between = Between(painter)
 
     def lay(self, picture: Frame, goal: Goal, weights: Weights, strength: float = 1.0) -> None:
         """Blend mouths into a picture in place, their lips where the goal has them."""
@@ -72,10 +50,10 @@ class Transplanter:
         if box.empty:
             return
         painting = self._painter.paint(goal.pixels, self._painter.moving, box)
-        between = self._between(goal, box)
+        room = self._between.room(goal, box)
         donor = np.zeros((box.height, box.width, 3), np.float32)
         for mouth, share in weights:
-            donor += np.float32(share) * self._fetch(mouth, painting, goal, between)
+            donor += np.float32(share) * self._fetch(mouth, painting, goal, room)
         cover = _feathered(goal.pixels[list(HULL), :2], box, goal.unit)
         part = box.cut(picture)
         base = part.astype(np.float32)
@@ -88,61 +66,29 @@ class Transplanter:
 
         None when the lips meet.
         """
-        found = self._between(goal, hull_box(goal.pixels, goal.unit))
-        return None if found is None else (found.cover, self._inside(mouth, goal, found))
+        room = self._between.room(goal, hull_box(goal.pixels, goal.unit))
+        return None if room is None else (room.cover, self._between.places(self._own(mouth), goal, room))
 
     def points(self, mouth: int) -> Array:
         """(550, 3) a mouth's points in its own picture, pixels."""
         return np.asarray(self._points[mouth] - [*self._mouths.origin[mouth], 0], np.float32)
 
-    def _fetch(self, mouth: int, painting: Painting, goal: Goal, between: _Between | None) -> Array:
+    def _own(self, mouth: int) -> Own:
+        return Own(self.points(mouth), self._gaps[mouth], self._mouths.teeth[mouth])
+
+    def _fetch(self, mouth: int, painting: Painting, goal: Goal, room: Room | None) -> Array:
         x, y = self._mouths.origin[mouth].tolist()
         taken = self._taken(mouth, maps(painting.sample(self._points[mouth]), painting.box, (x, y)))
-        if between is not None:
-            inside = self._taken(mouth, self._inside(mouth, goal, between))
-            left, top = between.box.x - painting.box.x, between.box.y - painting.box.y
-            part = taken[top : top + between.box.height, left : left + between.box.width]
-            part += (inside - part) * between.cover[..., None]
+        if room is not None:
+            inside = self._taken(mouth, self._between.places(self._own(mouth), goal, room))
+            left, top = room.box.x - painting.box.x, room.box.y - painting.box.y
+            part = taken[top : top + room.box.height, left : left + room.box.width]
+            part += (inside - part) * room.cover[..., None]
         return taken
 
     def _taken(self, mouth: int, places: Field) -> Array:
         picture = self._mouths.pictures[mouth]
         return np.asarray(cv2.remap(picture, *places, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), np.float32)
-
-    def _between(self, goal: Goal, within: Box) -> _Between | None:
-        box = around(goal.contour, 3 * INSIDE_BLUR * goal.unit + 2).meet(within)
-        if box.empty:
-            return None
-        mask = np.zeros((box.height, box.width), np.uint8)
-        ring = np.round((goal.contour - [box.x, box.y]) * 16).astype(np.int32)
-        cv2.fillPoly(mask, [ring], 255, cv2.LINE_AA, 4)
-        if not mask.any():
-            return None
-        painting = self._painter.paint(goal.pixels, self._strips, box)
-        column, height = maps(painting.sample(self._ruler), box)
-        cover = cv2.GaussianBlur(mask, (0, 0), max(INSIDE_BLUR * goal.unit, 0.4)).astype(np.float32)
-        cover *= (painting.ids >= 0) / np.float32(255)
-        # Where the lips nearly meet there is no room for rows, and their own pixels do.
-        upper, lower = goal.pixels[mesh.LIP_INNER_UPPER, :2], goal.pixels[mesh.LIP_INNER_LOWER, :2]
-        room = (np.linalg.norm(lower - upper, axis=1) - ROOM[0]) / (ROOM[1] - ROOM[0])
-        cover *= np.interp(column, np.arange(len(room)), np.clip(room, 0, 1)).astype(np.float32)
-        return _Between(box, cover, column, height)
-
-    def _inside(self, mouth: int, goal: Goal, between: _Between) -> Field:
-        gap, shown = self._gaps[mouth], rows.Gap.of(goal.shape)
-        shall, own = rows.places(self._mouths.teeth[mouth], gap, shown)
-        down = np.interp(between.height, shall, own).astype(np.float32)
-        column = rows.across(between.column, gap, shown)
-        points = self.points(mouth)
-        pairs = np.arange(len(mesh.LIP_INNER_UPPER))
-        planes = []
-        for axis in (0, 1):
-            upper, lower = (
-                np.interp(column, pairs, points[ring, axis]).astype(np.float32)
-                for ring in (mesh.LIP_INNER_UPPER, mesh.LIP_INNER_LOWER)
-            )
-            planes.append(upper + down * (lower - upper))
-        return planes[0], planes[1]
 
     def _light(self, base: Array, donor: Array, cover: Array, spot: _Spot) -> Array:
         """(H, W, 3) what to add to the donor so that its skin has the light of the picture's."""
@@ -160,20 +106,6 @@ class Transplanter:
         weight = cv2.GaussianBlur(weight, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
         light = spread / np.maximum(weight, 1e-6)[..., None]
         return np.asarray(cv2.resize(light, (box.width, box.height), interpolation=cv2.INTER_LINEAR), np.float32)
-
-
-def _ruler() -> tuple[mesh.Index, Array]:
-    """Triangles (T, 3) from each pair of lip points to the next, and their (550, 2) pair and height for measuring."""
-    upper, lower = mesh.LIP_INNER_UPPER, mesh.LIP_INNER_LOWER
-    triangles = []
-    for k in range(len(upper) - 1):
-        halves = (upper[k], upper[k + 1], lower[k]), (upper[k + 1], lower[k + 1], lower[k])
-        triangles += [corners for corners in halves if len(set(corners)) == 3]
-    ruler = np.zeros((mesh.POINTS + 2 * len(mesh.OVAL), 2), np.float32)
-    ruler[lower] = np.stack([np.arange(len(lower)), np.ones(len(lower))], axis=1)
-    ruler[upper] = np.stack([np.arange(len(upper)), np.zeros(len(upper))], axis=1)
-    ruler[upper[[0, -1]], 1] = 0.5  # both lips end in the corners
-    return np.array(triangles, np.int32), ruler
 
 
 def _feathered(contour: Array, box: Box, unit: float) -> Array:
