@@ -195,7 +195,8 @@ class AudioStream:
 
     A context manager and an iterator over blocks that are mixed to mono; memory is constant whatever the length.
     ffmpeg is ended when the stream is closed, when an exception leaves the ``with`` block, and when the object is
-    garbage-collected. After the last block ``error`` holds what ffmpeg complained about ("" when it was content).
+    garbage-collected. After the last block ``error`` holds what ffmpeg complained about ("" when it was content), and
+    ``failed`` whether it gave up.
     """
 
     def __init__(
@@ -203,6 +204,7 @@ class AudioStream:
     ) -> None:
         self.path = about.path
         self.error = ""
+        self.failed = False
         self.samples = 0  #: samples per channel handed out so far
         sound = about.sounds[stream] if stream < len(about.sounds) else None
         count = (sound and sound.channels) or 1
@@ -241,7 +243,8 @@ class AudioStream:
             if got < len(data):
                 break
         code = self._process.finish()
-        if code != 0 or self._process.lines:
+        self.failed = code != 0
+        if self.failed or self._process.lines:
             self.error = last_line(self._process.lines) or f"ffmpeg ended with exit code {code}"
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ from inference.lipsync.work import Backend, Brush, Camera, Picture, Shot, Work
 from inference.paths import absolute, check_output
 from inference.probe import VideoInfo, probe_video
 
-PIPELINE_VERSION = 4  #: raise it when the same input may give another video; part of the fingerprint
+PIPELINE_VERSION = 5  #: raise it when the same input may give another video; part of the fingerprint
 MIN_AUDIO_S = 0.1
 SMALL = 1920 * 1088  #: pixels of a frame up to which one core decodes faster than the face is found
 #: work per megapixel and frame, in milliseconds of one core: only their proportions matter
@@ -157,7 +157,8 @@ class LipSync:
         started, steps, ffmpeg = time.monotonic(), Steps(context), self._options.ffmpeg
         task = self._read(params, steps)
         backend = self._backends[task.backend]
-        with sound.Track(task.heard.path, context.scratch, task.heard.seconds, ffmpeg) as track:
+        said = task.heard
+        with sound.Track(said.path, context.scratch, said.seconds, ffmpeg, stream=said.stream) as track:
             if isinstance(backend, Camera):
                 picture = self._shoot(task, backend, context, steps)
             else:
@@ -448,8 +449,7 @@ def _warnings(task: Task) -> Iterator[str]:
         yield "video: its transparency is lost; the output lies on black"
     if task.job.crf < BEST_CRF:
         yield CRF_RAISED
-    if task.heard.complaint:
-        yield f"audio: {task.heard.complaint}"
+    yield from (f"audio: {note}" for note in task.heard.notes)
 
 
 def _seen(analysis: TemplateAnalysis, note: str) -> tuple[str, ...]:

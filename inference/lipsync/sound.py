@@ -1,6 +1,7 @@
 """The sound of a job: what its file says from time 0 on, once for the analysis and once for the ears.
 
-Both the mouth and the finished file follow the sound as it would be heard: see :func:`inference.media.timeline`.
+Both the mouth and the finished file follow the sound as it would be heard: see :func:`inference.media.timeline`. Of
+several streams it is the one that ``transcribe`` hears: see :mod:`inference.streams`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from inference.audio import Array
 from inference.base import InputError
 from inference.encode import AAC, AAC_MONO, failure
 from inference.ffmpeg import Process
+from inference.streams import audible
 
 RATES = "44100|48000"  #: Hz; what every player takes
-BLOCK = 10 * media.SAMPLE_RATE  #: samples between two looks at cancellation
+LEAST_S = 0.04  #: less than a frame of a video is no sound
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class Sound:
     """One job's sound."""
 
     path: Path  #: the file it is in
+    stream: int  #: which of its audio streams, from 0 on
     samples: Array  #: (N,) 16 kHz mono
-    complaint: str  #: what the decoder said about the file, "" when it was content
+    notes: tuple[str, ...]  #: which stream was chosen, and what the decoder said about the file
 
     @property
     def seconds(self) -> float:
@@ -41,35 +44,24 @@ def read(audio: Path, limit_s: float, check: Callable[[], None], ffmpeg: str | N
 
     Raises :class:`InputError` when there is none, or more than ``limit_s`` seconds of it.
     """
-    process = Process(
-        _heard(audio, ffmpeg)
-        .output("pipe:1", format="f32le", acodec="pcm_f32le", ac=1, ar=media.SAMPLE_RATE, t=limit_s + 1)
-        .global_args("-nostdin", "-hide_banner", "-loglevel", "error")
-        .compile(cmd=media.ffmpeg_binary(ffmpeg)),
-        "read",
-    )
+    about = media.probe(audio, ffmpeg=ffmpeg)
+    choice = audible(about, check, ffmpeg)
     blocks: list[Array] = []
-    try:
-        while not blocks or len(blocks[-1]) == BLOCK:
+    with media.AudioStream(about, stream=choice.stream, ffmpeg=ffmpeg) as heard:
+        for block in heard:
             check()
-            data = bytearray(BLOCK * 4)
-            got = process.read_into(memoryview(data))
-            blocks.append(np.frombuffer(data, np.float32, count=got // 4))
-        code = process.finish(check)
-    finally:
-        process.close()
-    samples = np.concatenate(blocks)
-    if code != 0 or len(samples) < media.SAMPLE_RATE // 25:
+            blocks.append(block)
+            if heard.position_s > limit_s:
+                raise InputError(
+                    f"audio: {audio} lasts longer than {limit_s:.0f} s",
+                    hint="cut it into parts, or raise the option `max_audio_s`",
+                )
+    if heard.failed or heard.position_s < LEAST_S:
         raise InputError(
-            f"audio: {audio} holds no sound that can be decoded ({process.said or 'it is empty'})",
+            f"audio: {audio} holds no sound that can be decoded ({heard.error or 'it is empty'})",
             hint="check that the file plays",
         )
-    if len(samples) > limit_s * media.SAMPLE_RATE:
-        raise InputError(
-            f"audio: {audio} lasts longer than {limit_s:.0f} s",
-            hint="cut it into parts, or raise the option `max_audio_s`",
-        )
-    return Sound(audio, samples, process.said)
+    return Sound(audio, choice.stream, np.concatenate(blocks), tuple(filter(None, (choice.told, heard.error))))
 
 
 class Track:
@@ -78,11 +70,14 @@ class Track:
     ``seconds`` is its length: longer sound is cut, shorter is followed by silence.
     """
 
-    def __init__(self, audio: Path, folder: Path, seconds: float, ffmpeg: str | None = None) -> None:
+    def __init__(
+        self, audio: Path, folder: Path, seconds: float, ffmpeg: str | None = None, *, stream: int = 0
+    ) -> None:
         self._path = folder / "sound.m4a"
-        codec = AAC_MONO if media.probe(audio, ffmpeg=ffmpeg).mono else AAC
+        about = media.probe(audio, ffmpeg=ffmpeg)
+        codec = AAC_MONO if stream < len(about.sounds) and about.sounds[stream].channels == 1 else AAC
         arguments = (
-            _heard(audio, ffmpeg)
+            _heard(about, stream)
             .filter("apad", whole_dur=f"{seconds:.6f}")
             .output(f"file:{self._path}", format="mp4", t=f"{seconds:.6f}", map_metadata=-1, **codec)
             .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
@@ -103,7 +98,7 @@ class Track:
         self._process.close()
 
 
-def _heard(audio: Path, ffmpeg: str | None) -> Any:
-    """The first audio stream as a player lets it be heard: silence where it has none, at a rate that all take."""
-    heard = media.timeline(media.probe(audio, ffmpeg=ffmpeg))
+def _heard(about: media.Probe, stream: int) -> Any:
+    """One audio stream as a player lets it be heard: silence where it has none, at a rate that all take."""
+    heard = media.timeline(about, stream)
     return heard.filter("aformat", sample_rates=RATES, channel_layouts="mono|stereo", sample_fmts="fltp")

@@ -35,7 +35,7 @@ from inference.portrait.params import Params as PortraitParams
 from inference.portrait.picture import check_picture
 from inference.portrait.work import Backend, Work, fitted, frames_of, seed_of
 
-PIPELINE_VERSION = 4  #: raise it when the same input may give another video; part of the fingerprint
+PIPELINE_VERSION = 5  #: raise it when the same input may give another video; part of the fingerprint
 FOUND, PAINTED = 5.0, 96.0  #: per cent after each of the first two statuses
 WHOLE = 10_000  #: steps into which a share of the work is counted
 MIN_DURATION_S = 0.04
@@ -157,8 +157,7 @@ class Portrait:
         frames, notes = frames_of(job, heard.seconds)
         backend.check_length(frames)
         notes = [*face.warnings, *notes, *_unused(job, backend)]
-        if heard.complaint:
-            notes.append(f"audio: {heard.complaint}")
+        notes += [f"audio: {note}" for note in heard.notes]
         if job.crf < BEST_CRF:
             notes.append(CRF_RAISED)
         work = Work(job, face, fitted(heard.samples, frames, job.fps), frames, seed_of(job, job_id))
@@ -174,7 +173,7 @@ class Portrait:
             steps.check()
             steps.part(round(share * WHOLE), WHOLE)
 
-        with sound.Track(task.heard.path, scratch, task.seconds, options.ffmpeg) as track:
+        with sound.Track(task.heard.path, scratch, task.seconds, options.ffmpeg, stream=task.heard.stream) as track:
             painter, done = self._loaded()[1].prepare(work, scratch, steps.check, tell)
             prepared = time.monotonic()
             encoding, still = self._encoding(work.job, picture, scratch), Still(picture)

@@ -9,6 +9,7 @@ import numpy as np
 from inference import media
 from inference.audio import SILENCE_DBFS, Array, level_dbfs, mixed
 from inference.base import InputError
+from inference.streams import audible
 from inference.transcribe.params import Params
 
 FRAME_S = 0.5  #: what levels are measured over
@@ -81,29 +82,11 @@ class Sound:
         self.close()
 
     def _chosen(self, ffmpeg: str | None, check: Callable[[], None]) -> int:
-        """The stream that is marked default, or else the first, with sound in it."""
-        sounds = self.about.sounds
-        order = sorted(range(len(sounds)), key=lambda index: not sounds[index].default)
-        if len(order) < 2:
-            return 0
-        heard = next((index for index in order if self._sounds(index, ffmpeg, check)), order[0])
-        passed = [f"{index} is silent" for index in order[: order.index(heard)]]
-        named = sounds[heard].language.replace("und", "")
-        about = ", ".join(note for note in (named, "default" * sounds[heard].default) if note)
-        self.warnings.append(
-            f"the file has {len(order)} audio streams: {heard}{about and f' ({about})'} was heard"
-            f"{''.join(f', {note}' for note in passed)}; `stream` chooses another"
-        )
-        return heard
-
-    def _sounds(self, index: int, ffmpeg: str | None, check: Callable[[], None]) -> bool:
-        """Whether there is anything to hear in a stream; reads up to the first sound."""
-        with media.AudioStream(self.about, stream=index, ffmpeg=ffmpeg) as stream:
-            for block in stream.blocks():
-                check()
-                if np.max(np.abs(block)) >= 10 ** (SILENCE_DBFS / 20):
-                    return True
-        return False
+        """The stream to hear, where the job names none."""
+        choice = audible(self.about, check, ffmpeg)
+        if choice.told:
+            self.warnings.append(f"{choice.told}; `stream` chooses another")
+        return choice.stream
 
     def _tell(self, cancelled: bool) -> None:
         got, error, path = self.position_s, self._decoded.error, self.about.path

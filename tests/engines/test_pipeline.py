@@ -279,6 +279,26 @@ def test_sound_begins_when_it_is_heard(tmp_path: Path, ffmpeg: Callable[..., Non
     assert about.sample_rate in (44100, 48000)
 
 
+def test_the_stream_with_sound_in_it_is_said(tmp_path: Path, ffmpeg: Callable[..., None], speech: dict) -> None:
+    """Of several the one that transcribe hears; its length is not that of the file, and the track holds it alone."""
+    film = tmp_path / "film.mp4"
+    hush = ("-f", "lavfi", "-t", 9, "-i", "anullsrc=sample_rate=16000:channel_layout=stereo")
+    ffmpeg(*hush, "-i", SPEECH, "-map", 0, "-map", 1, film)
+    heard = sound.read(film, 60, lambda: None)
+    assert (heard.stream, heard.notes) == (1, ("the file has 2 audio streams: 1 was heard, 0 is silent",))
+    assert heard.seconds == pytest.approx(len(speech["address"]) / media.SAMPLE_RATE, abs=0.1)
+    with sound.Track(film, tmp_path, heard.seconds, stream=heard.stream) as track:
+        said = media.read_audio(track.finish(lambda: None))
+    assert np.std(said) == pytest.approx(np.std(speech["address"]), rel=0.1)
+
+
+def test_channels_that_cancel_are_said(tmp_path: Path, ffmpeg: Callable[..., None], speech: dict) -> None:
+    upside_down = tmp_path / "antiphase.wav"
+    ffmpeg("-i", SPEECH, "-af", "pan=stereo|c0=c0|c1=-1*c0", upside_down)
+    heard = sound.read(upside_down, 60, lambda: None)
+    assert np.std(heard.samples) == pytest.approx(np.std(speech["address"]), rel=0.05)
+
+
 def test_sound_that_cannot_be(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
     with pytest.raises(InputError, match="lasts longer than 2 s"):
         sound.read(SPEECH, 2, lambda: None)
