@@ -19,6 +19,7 @@ import numpy as np
 from inference import media, weights
 from inference.audio import SILENCE_DBFS
 from inference.base import Context, EngineError
+from inference.memory import give_back
 from inference.transcribe import models
 from inference.transcribe.cluster import Wanted
 from inference.transcribe.diarize import Diarizer, Labelled
@@ -289,6 +290,7 @@ class _Recording:
                 self._report()
             channel.settle(len(part))
             self._save()
+            give_back()  # networks for voices and words free blocks of every size: 100 MB in a quarter of an hour
 
     def _finish_segments(self, channel: _Channel, words: list[Word]) -> None:
         """Hand out the segments that are complete now; with no words, all of them."""

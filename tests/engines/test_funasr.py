@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,45 @@ def test_sensevoice_is_asked_for_punctuation(
     times = [(word["start"], word["end"]) for word in words_of(result)]
     assert times == sorted(times)
     assert all(0 <= start < end <= 7.2 for start, end in times)
+
+
+@pytest.mark.parametrize(
+    "parts", [("vad_model",), ("vad_model", "spk_model"), ("vad_model", "punc_model", "spk_model")]
+)
+def test_sensevoice_beside_other_models(
+    models: dict[str, str], tmp_path_factory: pytest.TempPathFactory, parts: tuple[str, ...]
+) -> None:
+    """As its users run it: its text comes with tags, its speakers with or without a model for punctuation."""
+    import funasr_models
+
+    folder = funasr_models.make_sensevoice(tmp_path_factory.mktemp("sensevoice"))
+    loaded = Transcribe()
+    options = {"model": folder, **{part: models[part] for part in parts}}
+    loaded.load("cpu", {"backend": "funasr", "cpu_threads": 1, **options})
+    result = transcribe(loaded, language="zh")
+    assert result["text"]
+    assert "<|" not in result["text"]
+    found = words_of(result)
+    assert all(0 <= word["start"] < word["end"] <= 7.2 for word in found)
+    if "spk_model" in parts:
+        told = any("speakers are not told apart" in warning for warning in result["warnings"])
+        assert told or {word["speaker"] for word in found} == set(result["speakers"]) != set()
+    else:
+        assert result["speakers"] == []
+
+
+@pytest.mark.parametrize("seconds", [0.12, 0.3, 1.0])
+@pytest.mark.parametrize("loud", [0.0, 0.2])
+def test_short_recordings(
+    engine: Transcribe, sensevoice: Transcribe, write_wav: Callable[[str, Any], Path], seconds: float, loud: float
+) -> None:
+    sound = loud * np.sin(np.arange(int(seconds * 16_000)) * 0.1)
+    path = write_wav("short.wav", sound.astype(np.float32))
+    for loaded in (engine, sensevoice):
+        with LocalContext() as context:
+            result = loaded.run(loaded.check({"audio": str(path)}), context)
+        assert result["duration_s"] == pytest.approx(seconds, abs=0.01)
+        assert result["text"] or result["warnings"]
 
 
 def test_failure_of_both_tries_is_an_engine_error(engine: Transcribe, monkeypatch: pytest.MonkeyPatch) -> None:
