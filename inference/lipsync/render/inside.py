@@ -27,7 +27,7 @@ Frame = NDArray[np.uint8]
 PARTED = 0.11  #: opening at rest up to which the lips of a face are parted only
 RIM = 0.008  #: eye distances at the edge of parted lips that belong to what is between them
 TUCK = 0.012  #: eye distances by which moved lips go on behind a drawn inside
-OWN_TEETH = 0.05  #: by how much parted lips may open further while the teeth that they showed are still seen
+OWN_TEETH = 0.03  #: by how much parted lips may open further while the teeth that they showed are still seen
 SOFT_LINE = 0.5  #: share of a drawn seam that parted lips get: they have a shade of their own
 PRESS = 0.018  #: eye distances by which lips that are open in the picture are pressed on each other to shut them
 

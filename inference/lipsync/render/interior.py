@@ -31,7 +31,8 @@ BEHIND_LIP = 0.105  #: depth of the front teeth behind the lips
 LOWER_GAIN = 0.70
 SHADOW = 0.030  #: eye distances over which the lips shade the inside
 CORNER, CORNER_LIGHT = 0.34, 0.12  #: share of the half mouth that its corner darkens; light left in the corner
-ENAMEL_MOST = np.float32(245)
+ENAMEL_MOST = np.float32(250)
+CROWN = 1.12  #: colour of enamel over that of teeth as they look, which are shaded
 PURSED = 0.09  #: a mouth narrower by this hides its teeth in shadow
 
 
@@ -90,7 +91,7 @@ class Interior:
         colours = palette(skin.bgr, self._white)
         if self._enamel is None:
             return colours
-        return replace(colours, enamel=np.minimum(self._enamel * np.float32(skin.light), ENAMEL_MOST))
+        return replace(colours, enamel=np.minimum(self._enamel * np.float32(CROWN * skin.light), ENAMEL_MOST))
 
     def contour(self, target: Array) -> NDArray[np.float64]:
         """(P, 2) the closed inner edge of lips at ``target`` (478+, 3; pixels), as a smooth curve."""
