@@ -59,7 +59,7 @@ test: setup $(TESTED)  ## lint, types, the site and the fast tests
 	$(BIN)/pytest -m "not slow and not long" -n 4 --dist worksteal -q
 
 more: setup $(TESTED)  ## a process killed at each of its steps, adapters, the console in a browser, what takes seconds
-	$(BIN)/pytest -m "long and not slow" -n 3 --dist worksteal -q
+	$(BIN)/pytest -m "long and not slow" -n 4 --dist worksteal -q
 
 slow: setup $(TESTED)  ## storms, floods and long runs; five hundred examples of each property
 	$(BIN)/pytest -m slow -q

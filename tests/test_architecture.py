@@ -422,9 +422,14 @@ def test_a_worker_loads_what_it_needs(child_env: dict[str, str]) -> None:
     assert "pool.config.settings" not in loaded  # its launch file says all
 
 
-def test_the_supervisor_needs_no_numpy(child_env: dict[str, str]) -> None:
-    loaded = {name.split(".")[0] for name in _loaded("import pool.supervise.supervisor", child_env)}
-    assert not loaded & {"torch", "cv2", "numpy", "fastapi", "pydantic", "psutil", "inference", "typer"}
+@pytest.mark.parametrize(
+    "program",
+    ["pool.__main__, pool.supervise.supervisor", "pool.cluster.__main__, pool.cluster.port, pool.cluster.processes"],
+    ids=["supervisor", "port"],
+)
+def test_what_lives_as_long_as_the_pool_holds_no_command_line(program: str, child_env: dict[str, str]) -> None:
+    loaded = {name.split(".")[0] for name in _loaded(f"import {program}", child_env)}
+    assert not loaded & {"torch", "cv2", "numpy", "fastapi", "pydantic", "psutil", "inference", "rich", "typer"}
 
 
 def test_an_engines_interface_needs_no_framework(child_env: dict[str, str]) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SPOOL = re.compile(r'"spool"\s*:\s*("(?:[^"\\\n]|\\.)*")')
 _FORCE_STYLES = {"FORCE_COLOR", "TTY_COMPATIBLE"}  # where rich looks
 _FAILED, _USAGE, _TIMED_OUT, _LOCKED = 1, 2, 3, 6
+_INTERRUPTED = 130  # 128 + SIGINT
 
 
 class Program(Protocol):
@@ -60,6 +61,8 @@ def _run(app: Program, prog: str, words: list[str], codes: Mapping[type[PoolErro
         app(args=words, prog_name=prog)
     except SystemExit as end:
         return end.code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     except PoolError as error:
         own = next((code for kind, code in codes.items() if isinstance(error, kind)), None)
         common = _report(error, str(error), "--json" in words)

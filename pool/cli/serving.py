@@ -1,8 +1,4 @@
-"""`python -m pool serve`: a supervisor in the foreground.
-
-Its process lives as long as the pool, so it must not hold what only a command line needs: typer, pydantic and rich
-would be a third of its start and of its memory. Its usual arguments are read here; with others, typer reads them.
-"""
+"""`python -m pool serve`: a supervisor in the foreground."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pool.cli.command import load, say, say_error
+from pool.cli.words import read
 from pool.constants import EXIT_CONFIG, EXIT_LOCKED
 from pool.errors import ConfigError, SupervisorRunning
 
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 
 _TAKE_OVER_S = 5.0  # workers must survive this long without a supervisor
 _FLAGS = {"--verbose": "verbose", "-v": "verbose", "--tied": "tied"}
-_INTERRUPTED = 130  # 128 + SIGINT, as typer ends
 
 
 @dataclass
@@ -38,31 +34,13 @@ class Serve:
 
     def __call__(self, *, args: Sequence[str], prog_name: str) -> NoReturn:
         """Serve, then end the process with the exit code."""
-        try:
-            code = serve(self.config, verbose=self.verbose, tied=self.tied)
-        except KeyboardInterrupt:  # before the supervisor takes signals
-            code = _INTERRUPTED
-        sys.exit(code)
+        sys.exit(serve(self.config, verbose=self.verbose, tied=self.tied))
 
 
 def asked(words: Sequence[str]) -> Serve | None:
-    """The command `serve` that these arguments spell in full; None for everything else, help and mistakes included."""
-    if not words or words[0] != "serve":
-        return None
-    found = Serve()
-    rest = iter(words[1:])
-    for word in rest:
-        option, equals, value = word.partition("=")
-        if word in _FLAGS:
-            setattr(found, _FLAGS[word], True)
-        elif word in ("--config", "-c") or (option == "--config" and equals):
-            value = value if equals else next(rest, "")
-            if not value or value.startswith("-"):
-                return None
-            found.config = Path(value)
-        else:
-            return None
-    return found
+    """The command `serve` with usual arguments; None for everything else, help and mistakes included."""
+    found = read(words[1:], _FLAGS) if words[:1] == ["serve"] else None
+    return None if found is None else Serve(**found)
 
 
 def serve(config: Path | None, *, verbose: bool, tied: bool) -> int:

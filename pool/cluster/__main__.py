@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from pool.cluster.commands import main
+import sys
+
+from pool.cli.command import run
+from pool.cluster import starting
+from pool.constants import EXIT_CONFIG, EXIT_LOCKED
+from pool.errors import ConfigError, PoolError, SupervisorRunning
+
+_PROGRAM = "python -m pool.cluster"
+_CODES = {SupervisorRunning: EXIT_LOCKED, ConfigError: EXIT_CONFIG, PoolError: 1}
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    port = starting.asked(sys.argv[1:])
+    if port is not None:
+        run(port, _PROGRAM, codes=_CODES)
+    from pool.cluster.commands import app
+
+    run(app, _PROGRAM, codes=_CODES)
+
 
 if __name__ == "__main__":
     main()

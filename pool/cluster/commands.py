@@ -7,15 +7,15 @@ import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from pool.cli.command import load, print_json, run, say, say_error
+from pool.cli.command import load, print_json, say, say_error
 from pool.cli.options import CONTEXT, ConfigOption, JsonOption, VersionOption
+from pool.cluster import starting
 from pool.cluster.hosting import server
 from pool.constants import EXIT_CONFIG, EXIT_LOCKED
-from pool.errors import ConfigError, PoolError, SupervisorRunning
 
 if TYPE_CHECKING:
     from pool.cluster.listing import ListedPage
@@ -32,7 +32,6 @@ EXIT_CODES = {
     EXIT_CONFIG: "wrong configuration, or a name that another node has",
     EXIT_LOCKED: "another process serves this spool",
 }
-_CODES = {SupervisorRunning: EXIT_LOCKED, ConfigError: EXIT_CONFIG, PoolError: 1}
 
 
 def _epilog(*examples: str) -> str:
@@ -200,24 +199,7 @@ def port(
     tied: Annotated[bool, typer.Option("--tied", help="End after the last client.")] = False,
 ) -> None:
     """Serve the branch of this machine: what a FilePool starts by itself."""
-    from pool.cluster.processes import serve_port
-    from pool.spool import layout
-    from pool.system import logs
-
-    configured = load(config, engines=True)
-    if not configured.is_branch:
-        raise ConfigError("a branch has cluster.servers and no engines", "engines")
-    file = configured.spool / "run" / "logs" / "supervisor.log"
-    layout.prepare(configured.spool)
-
-    def begin_log(config: Config) -> None:
-        logs.setup_logging(
-            config.log.level, file, max_bytes=config.log.max_bytes, keep=config.log.keep, console=not tied
-        )
-
-    begin_log(configured)
-    code = serve_port(configured, tied=tied, on_reload=begin_log)
-    raise typer.Exit(code)
+    raise typer.Exit(starting.port(config, tied=tied))
 
 
 # ---- status, jobs, doctor, setup
@@ -380,8 +362,3 @@ def _show(found: Overview) -> None:
         console.print(table)
     else:
         console.print("no node serves: start one with `python -m pool.cluster node`")
-
-
-def main() -> NoReturn:
-    """Run the command line and end the process with its exit code."""
-    run(app, "python -m pool.cluster", codes=_CODES)

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from scenarios.world import ROOT, wait_until
+from typer.main import get_command
 
 from cluster.machines import LEASE_S, cluster
 from cluster.rig import Servers, free_ports
 from cluster.test_accounts import PASSWORDS, secrets  # noqa: F401
+from pool.cluster import starting
 from pool.cluster.commands import EXIT_CODES, app
 from pool.cluster.nats_server import Tls
 
@@ -76,12 +78,24 @@ ENDS: list[tuple[int, Callable[[Path], list[object]]]] = [
     (2, lambda folder: ["server", "--port", 0]),
     *(
         (4, lambda folder, verb=verb: [verb, "--config", folder / "none.json"])
-        for verb in ("status", "jobs", "setup", "doctor", "node", "drain", "server")
+        for verb in ("status", "jobs", "setup", "doctor", "node", "port", "drain", "server")
     ),
     *((4, lambda folder, verb=verb: [verb, "--config", configured(folder)]) for verb in ("status", "jobs", "doctor")),
     (4, lambda folder: ["status", "--server", "{}", "--password-file", folder / "none"]),
     (6, _locked),
 ]
+
+
+@pytest.mark.parametrize("line", ["port", "port --tied --config a.json", "port -c nats://host:4222"])
+def test_the_short_way_to_a_port_reads_what_typer_reads(line: str) -> None:
+    command: Any = get_command(app)
+    name, *words = line.split()
+    assert starting.asked(line.split()) == starting.Port(**command.commands[name].make_context(name, words).params)
+
+
+@pytest.mark.parametrize("line", ["", "node", "port --help", "port --tied x", "port -c", "port --no-start"])
+def test_all_else_is_left_to_typer(line: str) -> None:
+    assert starting.asked(line.split()) is None
 
 
 @pytest.mark.long
