@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import model_hub
 import numpy as np
 import pytest
 from scenarios.world import World
 
+from inference import manifest, weights
 from inference.audio import Array
 from inference.base import EngineError, LocalContext
 from inference.transcribe import Transcribe
@@ -147,6 +152,32 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(EngineError, match=r"weights missing: .*sherpa-paraformer") as caught:
         Sherpa(Options(backend="sherpa", model="sherpa-paraformer"), "cpu", 1)
     assert "python -m inference.weights install sherpa-paraformer" in caught.value.hint
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sherpa-paraformer", "paraformer"), ("sherpa-sensevoice", "sensevoice")])
+def test_an_installed_model_is_loaded_by_its_name(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    """From a hub on this machine by the addresses of the manifest; the bytes are others, and so the digests."""
+    held = {"model.int8.onnx": folders[kind] / "model.onnx", "tokens.txt": folders[kind] / "tokens.txt"}
+    listed = manifest.model(name)
+    contents = {weight.name: held[weight.path].read_bytes() for weight in listed.files}
+    files = tuple(
+        replace(weight, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for weight in listed.files
+        for content in (contents[weight.name],)
+    )
+    monkeypatch.setattr(manifest, "MODELS", (replace(listed, files=files),))
+    monkeypatch.setenv("FILEPOOL_WEIGHTS", str(tmp_path / "weights"))
+    with model_hub.running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        for weight in files:
+            hub.files[urlsplit(weight.url).path] = model_hub.Served(contents[weight.name])
+        weights.install([name])
+    loaded = Sherpa(Options(backend="sherpa", model=name), "cpu", 1)
+    assert loaded.files() == [tmp_path / "weights" / weight.name for weight in files]
+    (heard,) = loaded.session(None, None).recognise([window((1, 0))])
+    assert join(heard.words) == "好你"
 
 
 # ---- punctuation
