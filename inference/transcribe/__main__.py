@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m inference.transcribe", description="Speech to text with speakers.")
     parser.add_argument("audio", type=Path)
     parser.add_argument("--language")
+    parser.add_argument("--task", choices=("transcribe", "translate"), help="translate: into English")
     parser.add_argument("--stream", type=int, help="which audio stream, from 0 on")
     parser.add_argument("--channels", choices=("mix", "split"))
     parser.add_argument("--speakers", type=int)
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--options", type=json.loads, default={}, help="engine options as JSON")
     parser.add_argument("--json", action="store_true", help="the whole result on stdout")
     given = parser.parse_args(argv)
-    wanted = ("audio", "language", "stream", "channels", "speakers", "hotword", "output")
+    wanted = ("audio", "language", "task", "stream", "channels", "speakers", "hotword", "output")
     engine = Transcribe()
 
     def show(status: str, percent: float, message: str) -> None:

@@ -26,6 +26,8 @@ class Backend(Protocol):
     """What turns one recording into words and speakers: ``windowed_backend`` and ``funasr_backend``."""
 
     languages: tuple[str, ...]  #: codes that may be asked for; empty: any
+    name: str  #: of the model
+    translates: bool  #: whether it can write speech of any language in English
 
     def transcribe(self, job: TranscribeParams, about: media.Probe, context: Context) -> dict[str, Any]:
         """The result of one job."""
@@ -99,7 +101,7 @@ class Transcribe:
         backend = self._loaded()
         context.progress("processing", 0.0, "opening the recording")
         job, about = self._checked(params.model_dump())
-        result = backend.transcribe(job, about, context)
+        result = {**backend.transcribe(job, about, context), "task": job.task}
         if job.output is not None:
             result["output"] = str(job.output)
             file = context.output(job.output, job.output.name)
@@ -137,6 +139,11 @@ class Transcribe:
             raise InputError(
                 f"language: {job.language!r} is none that this model knows",
                 hint=f"one of {' '.join(known)}; or leave it out to detect it",
+            )
+        if job.task == "translate" and self._backend is not None and not self._backend.translates:
+            raise InputError(
+                f"task: {self._backend.name} cannot translate",
+                hint="give the option model a multilingual Whisper model such as whisper-small; .en and turbo are none",
             )
         if job.script is not None:
             script.require()

@@ -67,9 +67,11 @@ class FunAsrBackend:
     """A loaded ``AutoModel``; runs one recording at a time."""
 
     languages: tuple[str, ...] = ()
+    translates = False
 
     def __init__(self, options: Options, device: str, threads: int) -> None:
         self._options, self._device = options, device
+        self.name = options.model or ""
         self._folders: list[Path] = []
         if not options.model:
             raise EngineError(

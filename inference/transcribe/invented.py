@@ -52,15 +52,19 @@ def bare(text: str) -> str:
     return _LETTERS.sub("", text.lower())
 
 
-def believable(words: Sequence[Word], prompt: str, no_speech: float) -> tuple[list[Word], list[Dropped]]:
+def believable(
+    words: Sequence[Word], prompt: str, no_speech: float, *, translated: bool = False
+) -> tuple[list[Word], list[Dropped]]:
     """The words of one window that can have been said, and those that were left out.
 
-    ``prompt`` stood before the text; ``no_speech`` is the recogniser's probability that there is none.
+    ``prompt`` stood before the text; ``no_speech`` is the recogniser's probability that there is none. The words of a
+    translation may take no time: they are not those that were spoken.
     """
     dropped: list[Dropped] = []
     kept = _drop(list(words), _echoes(words, prompt), "it is the prompt", dropped)
     kept = _drop(kept, _repeats(kept), "it repeats what stands before it, in no time", dropped)
-    kept = _drop(kept, _instant(kept), "the words take no time", dropped)
+    if not translated:
+        kept = _drop(kept, _instant(kept), "the words take no time", dropped)
     kept = _drop(kept, _credits(kept, no_speech), "it reads like the credits of subtitles", dropped)
     return kept, dropped
 

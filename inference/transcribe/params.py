@@ -23,6 +23,9 @@ class Params(BaseModel):
     )
     channels: Literal["mix", "split"] = Field(default="mix", description="split: one person speaks on each channel")
     language: str | None = Field(default=None, description="code such as en, zh, de; default: detect per stretch")
+    task: Literal["transcribe", "translate"] = Field(
+        default="transcribe", description="translate: English text of speech in any language (multilingual Whisper)"
+    )
     speakers: int | None = Field(default=None, ge=1, le=100, description="how many people speak; default: find out")
     min_speakers: int | None = Field(default=None, ge=1, le=100, description="at least this many people speak")
     max_speakers: int | None = Field(default=None, ge=1, le=100, description="at most this many people speak")
@@ -54,6 +57,13 @@ class Params(BaseModel):
     @classmethod
     def _words(cls, value: str | None) -> str | None:
         return (value or "").strip() or None
+
+    @field_validator("script", "itn")
+    @classmethod
+    def _chinese(cls, value: str | bool | None, known: ValidationInfo) -> str | bool | None:
+        if value and known.data.get("task") == "translate":
+            raise ValueError("is for Chinese text, and a translation is English")
+        return value
 
     @field_validator("min_speakers", "max_speakers")
     @classmethod

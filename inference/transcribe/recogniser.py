@@ -59,11 +59,12 @@ class Recogniser(Protocol):
     name: str  #: of the model, as the options name it
     languages: tuple[str, ...]  #: codes that may be asked for
     punctuates: bool  #: whether its text has marks
+    translates: bool  #: whether it can write speech of any language in English
 
     def files(self) -> list[Path]:
         """Every file of weights in use."""
         ...
 
-    def session(self, language: str | None, hotword: str | None) -> Session:
+    def session(self, language: str | None, hotword: str | None, *, translate: bool = False) -> Session:
         """Recognition of one recording; ``hotword`` holds names and terms to expect."""
         ...

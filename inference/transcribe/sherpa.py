@@ -62,7 +62,7 @@ class Sherpa:
         self._tokens = notes.file_in(folder, (TOKENS_FILE,), "model")
         self._kind = kind_of(self._model, self._tokens)
         self.languages = LANGUAGES[self._kind]
-        self.punctuates = self._kind == "SenseVoice"
+        self.punctuates, self.translates = self._kind == "SenseVoice", False
         self._loaded: dict[str, Any] = {}  # by language; at most two
         self._recogniser("auto")
 
@@ -70,7 +70,7 @@ class Sherpa:
         """The network and its vocabulary."""
         return [self._model, self._tokens]
 
-    def session(self, language: str | None, hotword: str | None) -> SherpaSession:
+    def session(self, language: str | None, hotword: str | None, *, translate: bool = False) -> SherpaSession:
         """Recognition of one recording."""
         asked = language if self._kind == "SenseVoice" and language else "auto"
         return SherpaSession(self._kind, self._recogniser(asked), language, hotword)

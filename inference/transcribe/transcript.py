@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 SPEAKER = "spk0, spk1 … in order of appearance, with channels=split by channel; null where it is not known"
@@ -47,6 +49,9 @@ class Transcript(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: str = Field(description="all segments as running text")
+    task: Literal["transcribe", "translate"] = Field(
+        default="transcribe", description="translate: the text is English, whatever was spoken"
+    )
     language: str | None = Field(description="code of the language most of the speech is in; null: none was heard")
     duration_s: float = Field(ge=0, description="length of the sound on the clock of the file, seconds")
     segments: list[Segment] = Field(description="by the time they begin")

@@ -50,6 +50,7 @@ FRAMES_PER_S = 100
 FULL_FRAMES = 3000  #: 30 s, the most the encoder takes
 LEAST_FRAMES = 1000  #: with less than 10 s it starts to repeat itself
 AFTER_S = 4.0  #: nothing after the speech of a window, so that the text finds its end
+TURBO = "turbo"  #: in the name of models that were not trained to translate (README of openai/whisper)
 DETECT_PROBABILITY = 0.5  #: below this the language that was detected is called uncertain
 
 # A new language is believed when it is much more likely than the one spoken so far (hysteresis).
@@ -141,6 +142,7 @@ class Whisper:
             raise EngineError(f"{folder} could not be loaded on {device}: {error}") from error
         self._seed: Any = ctranslate2.set_random_seed
         self.languages = tuple(_LANGUAGE_CODES) if model.model.is_multilingual else ("en",)
+        self.translates = model.model.is_multilingual and TURBO not in self.name.lower()
         at_once = options.window_batch or (1 if kind == "cpu" else 8)
         self._decoder = Decoder(model, options.beam_size, at_once, device)
 
@@ -148,23 +150,32 @@ class Whisper:
         """Every file of the model's folder, without notes of an installer."""
         return [path for path in self._folder.iterdir() if path.is_file() and not path.name.startswith(".")]
 
-    def session(self, language: str | None, hotword: str | None) -> WhisperSession:
-        """Recognition of one recording.
+    def session(self, language: str | None, hotword: str | None, *, translate: bool = False) -> WhisperSession:
+        """Recognition of one recording. translate: its words in English.
 
         It gives the same words whatever came before it, except in windows decoded by sampling: CTranslate2 seeds the
         generator of a thread once.
         """
         self._seed(0)
         settled = "en" if len(self.languages) == 1 else None
-        return WhisperSession(self._decoder, language or settled, hotword, self._prompt)
+        return WhisperSession(self._decoder, language or settled, hotword, self._prompt, translate=translate)
 
 
 class WhisperSession:
     """Recognises the windows of one recording; a language that is not given is found for each stretch of speech."""
 
-    def __init__(self, decoder: Decoder, language: str | None, hotword: str | None, prompt: str | None) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        language: str | None,
+        hotword: str | None,
+        prompt: str | None,
+        *,
+        translate: bool = False,
+    ) -> None:
         self._model, self._beam, self._at_once = decoder.model, decoder.beam, decoder.at_once
         self._device = decoder.device
+        self._task = "translate" if translate else "transcribe"
         self._hotword, self._prompt_text = hotword, prompt
         self._speakings: dict[str, _Speaking] = {}
         self._given = language
@@ -327,12 +338,14 @@ class WhisperSession:
         self, speaking: _Speaking, window: Window, found: list[Word], result: _Decoded, uncertain: bool = False
     ) -> Heard:
         """The words of a window as they stand in the transcript: in order, and none that nobody said."""
-        words, dropped = believable(window.place(found), speaking.prompt_text, result.no_speech)
-        if not uncertain:
+        translated = self._task == "translate"
+        placed = window.place(found)
+        words, dropped = believable(placed, speaking.prompt_text, result.no_speech, translated=translated)
+        if not uncertain and not translated:  # a translation leaves sounds without a word of their own
             words = self._filled(speaking, window, words)
         words = in_order(words, self._end)
         for word in words:
-            word.language = speaking.language
+            word.language = "en" if translated else speaking.language
         if words:
             self._end = words[-1].end
             self._spoken_s[speaking.language] = self._spoken_s.get(speaking.language, 0.0) + window.speech_s
@@ -357,8 +370,8 @@ class WhisperSession:
         from faster_whisper.tokenizer import Tokenizer
 
         model = self._model
-        tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, "transcribe", language)
-        text = self._prompt_text or (SIMPLIFIED if language == "zh" else None)
+        tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, self._task, language)
+        text = self._prompt_text or (SIMPLIFIED if language == "zh" and self._task == "transcribe" else None)
         before = tokenizer.encode(" " + text.strip()) if text else []
         prompt = model.get_prompt(tokenizer, before, without_timestamps=True, hotwords=self._hotword)
         if len(prompt) > MAX_TOKENS // 2 + 8:

@@ -53,7 +53,7 @@ class WindowedBackend:
         self._recogniser = recogniser = _recogniser(options, device, threads)
         self._vad_file = weights.find(VAD_FILE, options.vad)
         self._vad = SileroModel(self._vad_file)
-        self.languages = recogniser.languages
+        self.name, self.languages, self.translates = recogniser.name, recogniser.languages, recogniser.translates
         self._punctuation: Punctuation | None = None
         self._no_marks = ""  # why there are none
         if not recogniser.punctuates:
@@ -206,7 +206,8 @@ class _Recording:
         return self._result()
 
     def _channel(self, number: int) -> _Channel:
-        session = self._b._recogniser.session(self._job.language, self._job.hotword)
+        translate = self._job.task == "translate"
+        session = self._b._recogniser.session(self._job.language, self._job.hotword, translate=translate)
         return _Channel(number, SpeechDetector(self._b._vad), session)
 
     @property
@@ -345,7 +346,9 @@ class _Recording:
         self.warnings += dict.fromkeys(told for channel in self._channels for told in channel.session.warnings())
         if self._b._no_marks and self._words:
             self.warnings.append(self._b._no_marks)
-        self.warnings += weak(self._b._recogniser.name, {word.language for word in self._words})
+        translated = self._job.task == "translate"
+        spoken = {session.language} if translated and self._words else {word.language for word in self._words}
+        self.warnings += weak(self._b._recogniser.name, spoken)
         runs = [run for channel in self._channels for run in segments(channel.words)]
         records = [segment_record(run) for run in sorted(runs, key=lambda run: run[0].start)]
         speakers = sorted({word.speaker for word in self._words if word.speaker is not None})

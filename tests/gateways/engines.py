@@ -48,6 +48,7 @@ class TranscribeParams(pydantic.BaseModel):
 
     audio: Path
     language: str | None = None
+    task: Literal["transcribe", "translate"] = "transcribe"
     hotword: str | None = None
 
 
@@ -114,4 +115,6 @@ class Transcribe(_Engine):
             context.partial(segment)
             if params.hotword and params.hotword.startswith("pause "):
                 _until(params.hotword.removeprefix("pause "), context)
-        return {**RESULT, "language": params.language or "en"}
+        if params.task == "translate" and params.hotword == "none":
+            raise InputError("task: whisper-tiny.en cannot translate", "set the option model to a multilingual one")
+        return {**RESULT, "language": params.language or "en", "task": params.task}

@@ -114,6 +114,27 @@ def test_a_stream_that_fails_says_so(client: openai.OpenAI) -> None:
     assert caught.value.param == "stream"
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the SDK, of the whole resource
+def test_translations(gateway: Gateway, client: openai.OpenAI) -> None:
+    import openai
+
+    def translate(**more: Any) -> Any:
+        return client.audio.translations.create(model="whisper-1", file=("rede.wav", wav()), **more)
+
+    assert translate().text == RESULT["text"]
+    whole = translate(response_format="verbose_json", prompt="Austen")
+    assert (whole.task, whole.language, whole.text) == ("translate", "english", RESULT["text"])
+    assert whole.segments[0].text == "Hello there."
+    assert translate(response_format="srt").startswith("1\n00:00:00,000 --> ")
+    with pytest.raises(openai.BadRequestError, match=r"whisper-tiny\.en cannot translate"):
+        translate(prompt="none")
+    with pytest.raises(openai.BadRequestError, match="not one of json, text, srt, verbose_json, vtt") as caught:
+        translate(response_format="diarized_json")
+    assert caught.value.param == "response_format"
+    missing = gateway.post("/v1/audio/translations", files={"model": (None, "x")})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (400, "file")
+
+
 def test_models(client: openai.OpenAI) -> None:
     import openai
 

@@ -254,6 +254,14 @@ def test_a_file_that_the_client_has_is_not_sent_again(gateway: Gateway) -> None:
 
 
 def test_heads(gateway: Gateway) -> None:
-    for path in ("/health", "/docs"):
+    for path in ("/health", "/docs", "/", "/static/main.js"):
         head, whole = gateway.call("HEAD", path), gateway.get(path)
         assert (head.status_code, head.content) == (whole.status_code, b"")
+
+
+def test_the_console_that_the_browser_has_is_not_sent_again(gateway: Gateway) -> None:
+    for path in ("/", "/static/main.js", "/static/style.css"):
+        whole = gateway.get(path)
+        assert whole.headers["Cache-Control"] == "no-cache"
+        again = gateway.get(path, headers={"If-None-Match": whole.headers["ETag"]})
+        assert (again.status_code, again.content) == (304, b""), path

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from loguru import logger
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -85,10 +85,13 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
         )
     app.add_middleware(Prefix, configured=settings.root_path)
     if CONSOLE.is_dir():
-        app.mount("/static", _Assets(directory=CONSOLE), name="static")
-        app.add_api_route(
-            "/", lambda: FileResponse(CONSOLE / "index.html", headers=_REVALIDATE), include_in_schema=False
-        )
+        assets = _Assets(directory=CONSOLE)
+        app.mount("/static", assets, name="static")
+
+        @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+        async def console(request: Request) -> Response:
+            return await assets.get_response("index.html", request.scope)
+
     return app
 
 

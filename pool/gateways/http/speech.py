@@ -1,11 +1,11 @@
-"""POST /v1/audio/transcriptions and GET /v1/models, compatible with OpenAI's API, run by the transcription engine."""
+"""/v1/audio/transcriptions, /v1/audio/translations and /v1/models of OpenAI's API, run by the transcription engine."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -23,6 +23,7 @@ from pool.gateways.http.desk import Desk, Unanswered, in_thread
 from pool.gateways.http.errors import json_response, problem_of, respond, retry_after
 from pool.gateways.http.shapes import OpenAIFailed, responses
 from pool.gateways.http.tempfile import FILE, form
+from pool.gateways.tempfiles import Tempfile
 from pool.job import JobState
 
 _TEXT = {"type": "string"}
@@ -34,6 +35,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "timestamp_granularities[]": {"type": "array", "items": {**_TEXT, "enum": ["word", "segment"]}},
     "stream": {"type": "boolean", "description": "send the text segment by segment; formats json and text"},
 }
+_TRANSLATED = ("prompt", "response_format", "temperature")
+_TRANSLATIONS = ("json", "text", "srt", "verbose_json", "vtt")
 _GRANULARITIES = "timestamp_granularities"
 _SWITCHES = {"": False, "false": False, "0": False, "true": True, "1": True}
 _STREAMED = ("json", "text")
@@ -88,28 +91,67 @@ def make_routes(desk: Desk) -> APIRouter:
         """The same request again, by the same client, waits for the same job until it has been answered: by the
         Idempotency-Key header, else by the content. A job whose client leaves and does not return is cancelled. The
         upload is removed once the job is over."""
-        if lacks := await in_thread(lambda: desk.lacks(engine)):
-            raise HTTPException(503, lacks, retry_after())
-        await in_thread(lambda: desk.expect_worker(engine))  # before the upload
-        found = await desk.receive(request)
-        if found.file is None:
-            raise JobRefused("is required", "file")
-        return await _transcribed(desk, request, found, found.file.file_id)
+        found = await _received(desk, request)
+        return await _transcribed(desk, request, found)
+
+    @router.post(
+        "/audio/translations",
+        summary="Speech in any language to English text",
+        response_class=Response,
+        responses={
+            200: {
+                "content": {"application/json": {"schema": {"type": "object"}}, "text/plain": {"schema": _TEXT}},
+                "description": "The translation",
+            },
+            **responses(OpenAIFailed, 400, 403, 408, 410, 413, 415, 502, 503, 504),
+        },
+        openapi_extra=form(
+            {**FILE, "model": {**_TEXT, "description": "any text: the pool's engine is used"}},
+            **{key: _FIELDS[key] for key in _TRANSLATED},
+        ),
+    )
+    async def translations(request: Request) -> Response:
+        """As transcriptions, with the text in English. The engine's model must be able to translate: 400 otherwise."""
+        found = await _received(desk, request)
+        schema = (await in_thread(lambda: desk.describe(engine)) or {}).get("schema")
+        if isinstance(schema, dict) and "task" not in schema.get("properties", {}):
+            await in_thread(lambda: desk.tempfiles.remove(_file(found).file_id))
+            raise HTTPException(400, f"the engine {engine} cannot translate: it has no parameter task")
+        return await _transcribed(desk, request, found, task="translate")
 
     return router
+
+
+async def _received(desk: Desk, request: Request) -> Form:
+    """The form of a request, with its file. Raises HTTPException, EngineUnavailable, JobRefused."""
+    engine = desk.settings.transcribe
+    if lacks := await in_thread(lambda: desk.lacks(engine)):
+        raise HTTPException(503, lacks, retry_after())
+    await in_thread(lambda: desk.expect_worker(engine))  # before the upload
+    found = await desk.receive(request)
+    if found.file is None:
+        raise JobRefused("is required", "file")
+    return found
+
+
+def _file(found: Form) -> Tempfile:
+    assert found.file is not None
+    return found.file
 
 
 def _model(engine: str) -> dict[str, Any]:
     return {"id": engine, "object": "model", "created": 0, "owned_by": "filepool"}
 
 
-async def _transcribed(desk: Desk, request: Request, found: Form, file_id: str) -> Response:
-    """The answer to a request. The upload `file_id` is removed, unless a job that is not over needs it."""
-    engine, needed = desk.settings.transcribe, False
+async def _transcribed(desk: Desk, request: Request, found: Form, *, task: str = "") -> Response:
+    """The answer to a request. Its upload is removed, unless a job that is not over needs it. task: "translate", or ""
+    for the transcript."""
+    engine, needed, file_id = desk.settings.transcribe, False, _file(found).file_id
     try:
-        wanted, granularities = _options(found)
-        streams = _streams(found, wanted)
-        params = _params(found, str(await in_thread(lambda: desk.tempfiles.path(file_id))))
+        wanted, granularities = _options(found, _TRANSLATIONS if task else transcripts.FORMATS)
+        streams = not task and _streams(found, wanted)
+        params = {"task": task} if task else {}
+        params |= _params(found, str(await in_thread(lambda: desk.tempfiles.path(file_id))))
         content = digest(found.digest, {**params, "audio": ""})
         key = key_of(request, content)
         new = Ask(str(uuid.uuid4()), content, file_id, lasting=bool(given_key(request)), alone=True)
@@ -190,20 +232,19 @@ def _result(future: JobFuture) -> Any:
     return future.result(0)
 
 
-def _options(found: Form) -> tuple[str, frozenset[str]]:
+def _options(found: Form, formats: Sequence[str]) -> tuple[str, frozenset[str]]:
     """(response format, timestamp granularities). Raises JobRefused where OpenAI's service refuses, too."""
     wanted = found.one("response_format") or "json"
-    if wanted not in transcripts.FORMATS:
-        raise JobRefused(f"{wanted!r:.60} is not one of {', '.join(transcripts.FORMATS)}", "response_format")
+    if wanted not in formats:
+        raise JobRefused(f"{wanted!r:.60} is not one of {', '.join(formats)}", "response_format")
     given = [*found.fields.get(f"{_GRANULARITIES}[]", ()), *found.fields.get(_GRANULARITIES, ())]
     for name in given:
         if name not in ("word", "segment"):
             raise JobRefused(f"{name!r:.60} is neither word nor segment", _GRANULARITIES)
     if not found.one("model"):
         raise JobRefused("is required", "model")
-    assert found.file is not None
-    if found.file.file_type not in _AUDIO:
-        raise JobRefused(f"{found.file.original_name!r:.100} has no audio: it is an image", "file")
+    if _file(found).file_type not in _AUDIO:
+        raise JobRefused(f"{_file(found).original_name!r:.100} has no audio: it is an image", "file")
     return wanted, frozenset(given)
 
 

@@ -26,8 +26,8 @@ def as_verbose_json(result: Mapping[str, Any], granularities: Collection[str]) -
     Times in seconds.
     """
     found: dict[str, Any] = {
-        "task": "transcribe",
-        "language": str(result.get("language") or ""),
+        "task": "translate" if _translated(result) else "transcribe",
+        "language": "english" if _translated(result) else str(result.get("language") or ""),
         "duration": float(result.get("duration_s") or 0.0),
         "text": _text(result),
         "usage": _usage(result),
@@ -61,6 +61,10 @@ def as_diarized_json(result: Mapping[str, Any]) -> dict[str, Any]:
 def as_text(result: Mapping[str, Any]) -> str:
     """The text alone, with a newline at its end."""
     return f"{_text(result)}\n"
+
+
+def _translated(result: Mapping[str, Any]) -> bool:
+    return result.get("task") == "translate"
 
 
 def _text(result: Mapping[str, Any]) -> str:
