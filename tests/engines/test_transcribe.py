@@ -117,6 +117,17 @@ def test_two_at_once_are_marked(engine: Transcribe, speech: dict[str, Array], wr
 
 
 @pytest.mark.long
+def test_speech_is_written_in_english(engine: Transcribe) -> None:
+    """Told that it is German, the model writes German unless it translates."""
+    result = transcribe(engine, ADDRESS, language="de", task="translate")
+    assert "country" in result["text"]
+    assert (result["task"], result["language"]) == ("translate", "de")
+    assert {segment["language"] for segment in result["segments"]} == {"en"}
+    Transcript.model_validate(result, strict=True)
+    with pytest.raises(InputError, match="a translation is English"):
+        engine.check({"audio": str(ADDRESS), "task": "translate", "itn": True})
+
+
 def test_result_does_not_depend_on_batches(engine: Transcribe) -> None:
     with LocalContext() as context:
         small = engine.run(engine.check({"audio": str(DIALOGUE), "batch_size_s": 5}), context)
@@ -364,7 +375,7 @@ def test_schema_is_exported() -> None:
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == {
         *("audio", "stream", "channels", "language", "speakers", "min_speakers", "max_speakers", "hotword"),
-        *("batch_size_s", "output", "script", "word_times"),
+        *("batch_size_s", "output", "script", "itn", "word_times", "task"),
     }
     assert Options.model_json_schema()["additionalProperties"] is False
 
@@ -414,3 +425,6 @@ def test_the_networks_for_voices_run_in_one_thread() -> None:
     engine = Transcribe()
     engine.load("cpu", {"cpu_threads": 2, "model": "whisper-tiny.en"})
     assert torch.get_num_threads() == 1
+    with pytest.raises(InputError, match=r"task: whisper-tiny\.en cannot translate") as caught:
+        engine.check({"audio": str(ADDRESS), "task": "translate"})
+    assert "multilingual" in caught.value.hint
