@@ -74,6 +74,22 @@ class Files:
     outputs: tuple[Path, ...] = ()
 
 
+class Stream(Protocol):
+    """A file that clients may read while it grows. Its methods raise OSError, such as for a full disk."""
+
+    def write(self, data: bytes) -> None:
+        """Append; readers see it at once."""
+        ...
+
+    def finish(self) -> None:
+        """It is whole."""
+        ...
+
+    def drop(self) -> None:
+        """It will not be whole: remove it; those who read it are told."""
+        ...
+
+
 class Context(Protocol):
     """What ``run`` may use while it works on one job."""
 
@@ -116,6 +132,10 @@ class Context(Protocol):
         With a ``path`` given by the caller: a hidden ``.…part`` file beside it that becomes ``path`` by an
         atomic rename once the job has succeeded. With None: a file that ends as ``out/<job id>/<name>``.
         """
+        ...
+
+    def stream(self, name: str) -> Stream:
+        """A file to watch while the job runs; it goes with the attempt. Its suffix tells what it is."""
         ...
 
 
@@ -173,6 +193,30 @@ def _first_problem(error: pydantic.ValidationError) -> str:
     return f"{where}: {problem['msg']}" + (f" (and {more} more)" if more else "")
 
 
+class LocalStream:
+    """A stream without the pool. ``whole``: it was finished."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.whole = False
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by its end
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        self._file.write(data)
+
+    def finish(self) -> None:
+        """Note that it is whole."""
+        self.whole = True
+        self._file.close()
+
+    def drop(self) -> None:
+        """Remove it."""
+        self._file.close()
+        if self.path.exists():
+            self.path.unlink()
+
+
 class LocalContext:
     """A real context for running an engine without the pool.
 
@@ -199,6 +243,7 @@ class LocalContext:
         self.folder = Path(folder) if folder is not None else self.scratch
         self.partials: list[dict[str, object]] = []
         self.updates: list[tuple[str, float, str]] = []
+        self.streams: list[LocalStream] = []  #: in the order in which they began
         self.saved: dict[str, object] | None = None  #: the last checkpoint; what the job goes on from when set before
         self._on_progress = on_progress
         self._is_cancelled = is_cancelled
@@ -239,6 +284,13 @@ class LocalContext:
         self._pending.append((part, final))
         return part
 
+    def stream(self, name: str) -> LocalStream:
+        """A file ``name`` in ``folder``/stream, which is kept."""
+        place = self.folder / "stream"
+        place.mkdir(exist_ok=True)
+        self.streams.append(LocalStream(place / name))
+        return self.streams[-1]
+
     def publish(self) -> None:
         """Rename every output to its final place."""
         for part, final in self._pending:
@@ -267,6 +319,7 @@ __all__: Sequence[str] = (
     "InputError",
     "LocalContext",
     "ResourceError",
+    "Stream",
     "read_options",
     "read_params",
 )

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from inference import media
 from inference.base import EngineError, InputError, ResourceError
 from inference.ffmpeg import Process
+from inference.live import both, early
 
 Frame = NDArray[np.uint8]  #: (H, W, 3) BGR
 Planes = NDArray[np.uint8]  #: (H·3/2, W): Y, then U and V of half the size
@@ -105,6 +106,9 @@ class Encoding:
     color: Color = SD  #: what the template declared (``VideoInfo.color``)
     overlays: Sequence[Overlay] = ()
     threads: int | None = None
+    growing: bool = (
+        False  #: write it in fragments that can be read at once (:mod:`inference.live`); the frames are the same
+    )
     ffmpeg: str | None = None
 
     def __post_init__(self) -> None:
@@ -153,7 +157,9 @@ class VideoWriter:
         if not self.path.absolute().parent.is_dir():
             raise InputError(f"output: the folder {self.path.absolute().parent} does not exist", hint="create it")
         codecs = encoding.options(self.codec)
-        arguments = command(_picture(encoding), None, self.path, codecs, ffmpeg=encoding.ffmpeg)
+        arguments = command(
+            _picture(encoding), None, self.path, codecs, growing=encoding.growing, ffmpeg=encoding.ffmpeg
+        )
         self._process = Process(arguments, "write")
 
     def write(self, frame: Frame) -> None:
@@ -196,7 +202,8 @@ class VideoWriter:
     def abort(self) -> None:
         """End ffmpeg at once and remove the file."""
         self._process.close()
-        self.path.unlink(missing_ok=True)
+        for path in (self.path, early(self.path)):
+            path.unlink(missing_ok=True)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -287,14 +294,20 @@ def command(
     codecs: Mapping[str, Any],
     *,
     metadata: Mapping[str, str] | None = None,
+    growing: bool = False,
     ffmpeg: str | None = None,
 ) -> list[str]:
-    """ffmpeg's arguments for an MP4 at ``path`` with a picture and, unless None, a sound."""
+    """ffmpeg's arguments for an MP4 at ``path`` with a picture and, unless None, a sound.
+
+    ``growing``: also in fragments, at :func:`inference.live.early`.
+    """
     import ffmpeg as builder
 
     metadata = dict(metadata or {})
     flags = "+faststart" + ("+use_metadata_tags" if set(metadata) - MP4_KEYS else "")
-    options: dict[str, Any] = {"format": "mp4", "movflags": flags, "map_metadata": -1, **codecs}
+    plain = {"filename": f"file:{path.absolute()}", "format": "mp4", "movflags": flags}
+    where = both(path, flags) if growing else plain
+    options: dict[str, Any] = {**where, "map_metadata": -1, **codecs}
     if codecs["vcodec"] != "copy":
         options["pix_fmt"] = "yuv420p"
     streams = [picture]
@@ -303,7 +316,7 @@ def command(
     for number, (key, value) in enumerate(metadata.items()):
         options[f"metadata:g:{number}"] = f"{key}={value}"
     arguments: list[str] = (
-        builder.output(*streams, f"file:{path.absolute()}", **options)
+        builder.output(*streams, **options)
         .global_args("-hide_banner", "-loglevel", "error", "-nostats", "-y")
         .compile(cmd=media.ffmpeg_binary(ffmpeg))
     )

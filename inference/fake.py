@@ -80,6 +80,7 @@ class FakeParams(pydantic.BaseModel):
         "children",
         "write",
         "partials",
+        "stream",
         "deaf",
         "noisy",
     ] = "echo"
@@ -172,7 +173,7 @@ class Fake:
     def _act(self, params: FakeParams, context: Context) -> Mapping[str, Any]:
         calm = bool(params.until_attempt) and context.attempt > params.until_attempt
         calm = calm or (params.slot not in ("", _slot()))
-        do = "echo" if calm and params.do not in ("sleep", "work", "partials", "write") else params.do
+        do = "echo" if calm and params.do not in ("sleep", "work", "partials", "write", "stream") else params.do
         result: dict[str, Any] = {
             "value": params.value,
             "pid": os.getpid(),
@@ -231,6 +232,26 @@ def _partials(params: FakeParams, context: Context, result: dict[str, Any]) -> N
         time.sleep(params.seconds)
 
 
+def _stream(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
+    """The input file in pieces over ``seconds``, as a stream; half-way it waits for a file that ``value`` names."""
+    assert params.audio is not None
+    whole = Path(params.audio)
+    data, name = whole.read_bytes(), whole.name
+    stream = context.stream(name)
+    for number in range(20):
+        while number == 10 and params.value and not Path(params.value).exists():
+            context.check()
+            context.progress("inference", 50.0)
+            time.sleep(0.02)
+        stream.write(data[len(data) * number // 20 : len(data) * (number + 1) // 20])
+        context.progress("inference", 5.0 * number)
+        time.sleep(params.seconds / 20)
+    stream.finish()
+    output = context.output(Path(params.output) if params.output else None, name)
+    output.write_bytes(data)
+    result["output"] = params.output or name
+
+
 def _write(params: FakeParams, context: Context, result: dict[str, Any]) -> None:
     path = context.output(Path(params.output) if params.output else None, "written.bin")
     path.write_bytes(b"x" * (params.mb << 20 or 11))
@@ -247,6 +268,7 @@ _DEEDS: Mapping[str, Callable[[FakeParams, Context, dict[str, Any]], None]] = {
     "work": _work,
     "children": _children,
     "partials": _partials,
+    "stream": _stream,
     "write": _write,
     "unencodable": _unencodable,
 }

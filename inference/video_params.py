@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+STREAM = "true: the video can be watched while it is made (GET /jobs/<id>/stream)"
 Face = Literal["largest"] | int | tuple[float, float]
 
 

@@ -38,6 +38,7 @@ from inference.lipsync.params import Backend as BackendName
 from inference.lipsync.params import Params as LipSyncParams
 from inference.lipsync.pipeline import Render
 from inference.lipsync.work import Backend, Brush, Camera, Picture, Shot, Work
+from inference.live import Live, Segment, early
 from inference.paths import absolute, check_output
 from inference.probe import VideoInfo, probe_video
 
@@ -157,16 +158,21 @@ class LipSync:
         started, steps, ffmpeg = time.monotonic(), Steps(context), self._options.ffmpeg
         task = self._read(params, steps)
         backend = self._backends[task.backend]
-        said = task.heard
-        with sound.Track(said.path, context.scratch, said.seconds, ffmpeg, stream=said.stream) as track:
+        said, wanted = task.heard, task.job.stream
+        scratch, seconds = context.scratch, said.seconds
+        with (
+            sound.Track(said.path, scratch, seconds, ffmpeg, stream=said.stream, growing=wanted) as track,
+            Live(context.stream if wanted else None, track.early, seconds) as live,
+        ):
             if isinstance(backend, Camera):
-                picture = self._shoot(task, backend, context, steps)
+                picture = self._shoot(task, backend, context, steps, live)
             else:
                 assert isinstance(backend, Brush)
-                picture = self._paint(task, backend, context, steps)
+                picture = self._paint(task, backend, context, steps, live)
             rendered = time.monotonic()
             steps.begin("merging_audio", 100 * (1 - MERGE_SHARE), 100.0, "adding the sound")
             output, heard = context.output(task.job.output, "output.mp4"), track.finish(steps.check)
+            live.finish(steps.check)
             join(picture.parts, output, heard, metadata=METADATA, check=steps.check, ffmpeg=ffmpeg)
         finished = time.monotonic()
         steps.part(1, 1)
@@ -186,7 +192,7 @@ class LipSync:
                 "render": round(rendered - picture.prepared, 3),
                 "merge": round(finished - rendered, 3),
             },
-            "warnings": [*_warnings(task), *picture.warnings],
+            "warnings": [*_warnings(task), *picture.warnings, *filter(None, [live.note])],
         }
 
     def _read(self, params: LipSyncParams, steps: Steps) -> Task:
@@ -216,7 +222,7 @@ class LipSync:
             decoding=Decoding(threads=threads, ffmpeg=options.ffmpeg),
         )
 
-    def _paint(self, task: Task, backend: Brush, context: Context, steps: Steps) -> Picture:
+    def _paint(self, task: Task, backend: Brush, context: Context, steps: Steps, live: Live) -> Picture:
         """Follow the face, paint over the template's frames, encode."""
         analysis = self._follow(task, context.cache, steps)
         if not analysis.clear.any():
@@ -247,6 +253,7 @@ class LipSync:
             steps.begin("inference", task.shares.look, 100 * (1 - MERGE_SHARE), f"{task.frames} frames")
             encoding = self._encoding(task, (info.width, info.height), info.fps, scratch)
             render = Render(template, order, painter, encoding, folder=scratch, workers=self._threads)
+            live.follow(render.segments)
             parts = render.run(steps.check, lambda done: steps.part(done, task.frames))
         found = int(analysis.found.sum())
         return Picture(
@@ -261,7 +268,7 @@ class LipSync:
             warnings=(*_seen(analysis, render.note), *warned),
         )
 
-    def _shoot(self, task: Task, backend: Camera, context: Context, steps: Steps) -> Picture:
+    def _shoot(self, task: Task, backend: Camera, context: Context, steps: Steps, live: Live) -> Picture:
         """Have the backend make the picture its own way."""
         looked = 10.0  #: per cent, before the first frame
 
@@ -269,6 +276,8 @@ class LipSync:
             first = status == "face_detecting"
             steps.begin(status, 0.0 if first else looked, looked if first else 100 * (1 - MERGE_SHARE), message)
 
+        place = context.scratch / "picture.mp4"
+        live.follow([Segment(early(place), 0.0)])
         return backend.shoot(
             Shot(
                 audio=task.job.audio,
@@ -280,6 +289,7 @@ class LipSync:
                 begin=begin,
                 part=steps.part,
                 check=steps.check,
+                picture=place,
             )
         )
 
@@ -360,6 +370,7 @@ class LipSync:
                 watermark_path=chosen.watermark,
                 digital_auth_path=chosen.digital_auth,
             ),
+            growing=job.stream,
             ffmpeg=chosen.ffmpeg,
         )
 

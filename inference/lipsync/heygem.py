@@ -217,7 +217,7 @@ class Reel:
             raise EngineError(f"heygem: the SDK makes {self._size[0]}×{self._size[1]} at {self._fps:g} frames a second")
         even = (self._size[0] // 2 * 2, self._size[1] // 2 * 2)
         encoding = self._shot.encoding(*even, self._fps)
-        self._writer = VideoWriter(self._shot.context.scratch / "picture.mp4", encoding, self._shot.check)
+        self._writer = VideoWriter(self._shot.picture, encoding, self._shot.check)
         self._expected = max(1, round(self._shot.seconds * self._fps))
         self._prepared = time.monotonic()
         self._shot.begin("inference", f"{self._expected} frames")

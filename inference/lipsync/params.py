@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference.foreign.home import HomeOptions
-from inference.video_params import Face, VideoParams
+from inference.video_params import STREAM, Face, VideoParams
 
 BACKENDS = ("mesh", "wav2lip", "musetalk", "heygem")
 INSTALLED_WAV2LIP = "wav2lip/wav2lip_gan.pth"  #: of the manifest of weights
@@ -35,6 +35,7 @@ class Params(VideoParams):
         default=18, ge=0, le=40, description="quality of the H.264 stream; smaller is better, bigger; 0 gives 1"
     )
     backend: Backend | None = Field(default=None, description="default: the one in the engine's options")
+    stream: bool = Field(default=False, description=STREAM)
 
 
 class HeyGemOptions(HomeOptions):

@@ -27,6 +27,7 @@ from inference.encode import Encoding, Frame, Planes, VideoWriter, as_rate
 from inference.join import Part
 from inference.lipsync.frames import Size, ahead
 from inference.lipsync.planes import to_bgr, with_changes
+from inference.live import Segment, early
 
 POLL_S = 0.1  #: between looks at cancellation and progress
 #: seconds of video up to which a job is cut into so many segments
@@ -93,17 +94,25 @@ class Render:
     ) -> None:
         self.template, self.order, self.encoding = template, order, encoding
         self.done = 0  #: frames finished
+        self._cuts = cut(len(order), encoding.fps)
+        self._paths = [folder / f"segment-{number:04}.mp4" for number in range(len(self._cuts))]
         self._painter = painter  #: called with the start and stop of a segment, in its thread
-        self._folder = folder
         self._workers = max(1, workers)
         self._stop = threading.Event()
         self._count = threading.Lock()
         self.codec, self.note = "", ""  #: of the encoder that was used
 
+    @property
+    def segments(self) -> list[Segment]:
+        """Where its segments can be read while they are written, in order."""
+        rate = as_rate(self.encoding.fps)
+        return [
+            Segment(early(path), float(start / rate)) for path, (start, _) in zip(self._paths, self._cuts, strict=True)
+        ]
+
     def run(self, check: Callable[[], None], progress: Callable[[int], None]) -> list[Part]:
         """The segments in order. ``check`` and ``progress(frames done)`` are called by this thread only."""
-        cuts = cut(len(self.order), self.encoding.fps)
-        paths = [self._folder / f"segment-{number:04}.mp4" for number in range(len(cuts))]
+        cuts, paths = self._cuts, self._paths
         try:
             with ThreadPoolExecutor(min(self._workers, len(cuts)), thread_name_prefix="segment") as pool:
                 futures: list[Future[None]] = [

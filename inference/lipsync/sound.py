@@ -18,6 +18,7 @@ from inference.audio import Array
 from inference.base import InputError
 from inference.encode import AAC, AAC_MONO, failure
 from inference.ffmpeg import Process
+from inference.live import both, early
 from inference.streams import audible
 
 RATES = "44100|48000"  #: Hz; what every player takes
@@ -67,19 +68,29 @@ def read(audio: Path, limit_s: float, check: Callable[[], None], ffmpeg: str | N
 class Track:
     """The sound as the finished file holds it: AAC, encoded beside the picture. A context manager, which ends ffmpeg.
 
-    ``seconds`` is its length: longer sound is cut, shorter is followed by silence.
+    ``seconds`` is its length: longer sound is cut, shorter is followed by silence. ``growing``: the same is written to
+    ``early``, too, in fragments that can be read at once (:mod:`inference.live`).
     """
 
     def __init__(
-        self, audio: Path, folder: Path, seconds: float, ffmpeg: str | None = None, *, stream: int = 0
+        self,
+        audio: Path,
+        folder: Path,
+        seconds: float,
+        ffmpeg: str | None = None,
+        *,
+        stream: int = 0,
+        growing: bool = False,
     ) -> None:
         self._path = folder / "sound.m4a"
+        self.early = early(self._path)
         about = media.probe(audio, ffmpeg=ffmpeg)
         codec = AAC_MONO if stream < len(about.sounds) and about.sounds[stream].channels == 1 else AAC
+        where = both(self._path, "") if growing else {"filename": f"file:{self._path}", "format": "mp4"}
         arguments = (
             _heard(about, stream)
             .filter("apad", whole_dur=f"{seconds:.6f}")
-            .output(f"file:{self._path}", format="mp4", t=f"{seconds:.6f}", map_metadata=-1, **codec)
+            .output(**where, t=f"{seconds:.6f}", map_metadata=-1, **codec)
             .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
             .compile(cmd=media.ffmpeg_binary(ffmpeg))
         )

@@ -49,6 +49,7 @@ class Shot:
     begin: Callable[[str, str], None]  #: a step begins: its status and a message
     part: Callable[[int, int], None]  #: so many of so many frames are there
     check: Callable[[], None]  #: raises when the job was cancelled; call it often
+    picture: Path  #: where it goes, without sound
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from inference.lipsync import marks, sound
 from inference.lipsync.engine import Steps, diagnose_gpu, threads_here
 from inference.lipsync.frames import Frame
 from inference.lipsync.pipeline import Render
+from inference.live import Live
 from inference.paths import absolute, check_output
 from inference.portrait import reference
 from inference.portrait.params import Options
@@ -143,7 +144,7 @@ class Portrait:
                 "render": round(film.rendered - film.prepared, 3),
                 "merge": round(finished - film.rendered, 3),
             },
-            "warnings": [*task.notes, *([render.note] if render.note else [])],
+            "warnings": [*task.notes, *filter(None, [render.note, film.note])],
         }
 
     def _read(self, params: PortraitParams, job_id: str, steps: Steps) -> Task:
@@ -173,19 +174,25 @@ class Portrait:
             steps.check()
             steps.part(round(share * WHOLE), WHOLE)
 
-        with sound.Track(task.heard.path, scratch, task.seconds, options.ffmpeg, stream=task.heard.stream) as track:
+        said, wanted, ffmpeg = task.heard, work.job.stream, options.ffmpeg
+        with (
+            sound.Track(said.path, scratch, task.seconds, ffmpeg, stream=said.stream, growing=wanted) as track,
+            Live(context.stream if wanted else None, track.early, task.seconds) as live,
+        ):
             painter, done = self._loaded()[1].prepare(work, scratch, steps.check, tell)
             prepared = time.monotonic()
             encoding, still = self._encoding(work.job, picture, scratch), Still(picture)
             order = np.zeros(frames, np.int32)
             render = Render(still, order, painter, encoding, folder=scratch, workers=self._threads)
+            live.follow(render.segments)
             parts = render.run(steps.check, lambda count: tell(done + (1 - done) * count / frames))
             rendered = time.monotonic()
             steps.begin("merging_audio", PAINTED, 100.0, "adding the sound")
             output, heard = context.output(work.job.output, "output.mp4"), track.finish(steps.check)
+            live.finish(steps.check)
             metadata = METADATA[options.backend]
             join(parts, output, heard, metadata=metadata, check=steps.check, ffmpeg=options.ffmpeg)
-        return Film(render, prepared, rendered)
+        return Film(render, prepared, rendered, live.note)
 
     def files(self, params: PortraitParams) -> Files:
         """What the job reads and writes."""
@@ -241,6 +248,7 @@ class Portrait:
             encoder=options.encoder,
             color=SD,
             overlays=corners,
+            growing=job.stream,
             ffmpeg=options.ffmpeg,
         )
 
@@ -266,6 +274,7 @@ class Film:
     render: Render
     prepared: float
     rendered: float
+    note: str  #: why there is no whole stream, although one was asked for
 
 
 @dataclass(frozen=True)

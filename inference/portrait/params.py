@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from inference.video_params import Face, VideoParams
+from inference.video_params import STREAM, Face, VideoParams
 
 Backend = Literal["mesh", "echomimic"]
 
@@ -63,6 +63,7 @@ class Params(VideoParams):
     crf: int = Field(
         default=18, ge=0, le=40, description="quality of the H.264 stream; smaller is better, bigger; 0 gives 1"
     )
+    stream: bool = Field(default=False, description=STREAM)
 
 
 class Options(BaseModel):

@@ -36,7 +36,7 @@ from pool.errors import ProtocolError, UnknownJob
 from pool.format import codec
 from pool.job import Failure, FailureKind, Job, JobState, Progress, Record
 from pool.runfiles.schemas import Schemas, path_keys
-from pool.spool import fsops, lookup
+from pool.spool import fsops, growing, lookup
 from pool.supervise import retention
 from pool.system.clock import REAL
 
@@ -241,7 +241,8 @@ class Carrier:
             with contextlib.suppress(*AWAY, APIError):
                 await self._claims.claim(carried, carried.revision)
         elif isinstance(event, Part):
-            await self._send(carried, "partial", body=codec.encode(event.record), number=carried.number)
+            record = growing.without_path(event.record, f"it is on node {self.node}")
+            await self._send(carried, "partial", body=codec.encode(record), number=carried.number)
             carried.number += 1
         elif isinstance(event, Progress) and event.attempt:
             if event.attempt > carried.attempt:

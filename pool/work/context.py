@@ -20,7 +20,7 @@ from pool.format.names import JobName
 from pool.format.trace_context import TraceContext
 from pool.job import Job, Progress
 from pool.runfiles.heartbeat import Heartbeat
-from pool.spool import attempts, checkpoints, fsops
+from pool.spool import attempts, checkpoints, fsops, growing
 from pool.spool.store import Spool
 from pool.work.joblog import say
 
@@ -85,6 +85,7 @@ class JobContext:
         self._partial_fd = -1
         self.key: Callable[[], bytes] | None = None  # of its checkpoints, computed once; None: it has none
         self._key = b""
+        self._streams: list[growing.StreamWriter] = []
         self.saved = False  # whether a checkpoint may be there
         self._outputs: list[tuple[Path, Path]] = []  # (part, final)
         self._files: list[Mapping[str, Any]] = []  # outputs that have their final name
@@ -127,8 +128,7 @@ class JobContext:
 
     def output(self, path: Path | None, name: str) -> Path:
         """Where to write a file that becomes `path` (or out/<id>/<name>) by rename when the job succeeded."""
-        if not name or os.path.basename(name) != name or name.startswith("."):
-            raise ValueError(f"{name!r} is not a plain file name")
+        _require_plain(name)
         if path is None:
             final = self._spool.files_dir(self.job_id) / name
             part = self.scratch / name
@@ -147,6 +147,17 @@ class JobContext:
                 listing.write(f"{part}\0")
         self._outputs.append((part, final))
         return part
+
+    def stream(self, name: str) -> growing.StreamWriter:
+        """A file that clients may read while it grows; `GET /jobs/{id}/stream` of the gateway sends it.
+
+        name: a plain file name; its suffix tells the media type. The first bytes are told as a partial record. Raises
+        OSError, as its methods do: a job does without its stream when the disk is full.
+        """
+        _require_plain(name)
+        path = growing.stream_path(self.scratch, name)
+        self._streams.append(growing.StreamWriter(path, lambda: self.partial(growing.told(path, self.attempt))))
+        return self._streams[-1]
 
     # ---- signs of life
 
@@ -271,6 +282,8 @@ class JobContext:
             with contextlib.suppress(OSError):  # the engine may have closed this descriptor
                 os.close(self._partial_fd)
             self._partial_fd = -1
+        for stream in self._streams:
+            stream.close()
         if self._scratch is not None:
             attempts.sweep_attempt(self._spool, self.job_id, self.attempt)
             self._scratch = None
@@ -279,6 +292,11 @@ class JobContext:
     def told(self) -> bool:
         """Whether progress or partial files of this attempt exist."""
         return bool(self._status)
+
+
+def _require_plain(name: str) -> None:
+    if not name or os.path.basename(name) != name or name.startswith("."):
+        raise ValueError(f"{name!r} is not a plain file name")
 
 
 def _part_name(final: Path, job_id: str) -> str:

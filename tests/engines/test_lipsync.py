@@ -389,10 +389,15 @@ def test_the_second_job_looks_at_nothing_again_and_gives_the_same_bytes(
     )
     assert again.digest == made.digest
     monkeypatch.setattr(lipsync, "_threads", 1)
-    alone = Made.run(
-        lipsync, {"audio": words, "video": template, "digital_auth": 1, "output": tmp_path / "alone.mp4"}, cache
-    )
-    assert alone.digest == made.digest
+    asked = {"audio": words, "video": template, "digital_auth": 1, "output": tmp_path / "alone.mp4", "stream": True}
+    with LocalContext(cache=cache, folder=tmp_path) as context:
+        alone = lipsync.run(lipsync.check(asked), context)
+        (watched,) = context.streams
+    assert hashlib.sha256((tmp_path / "alone.mp4").read_bytes()).hexdigest() == made.digest
+    assert alone["warnings"] == made.result["warnings"]
+    assert watched.whole
+    assert probe_video(watched.path).frames == made.result["frames"]
+    assert media.probe(watched.path).has_audio
 
 
 @pytest.mark.model

@@ -408,7 +408,7 @@ def test_makes_a_video(engine: Portrait, tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_bytes(engine: Portrait, tmp_path: Path) -> None:
     made = []
     for number, seed in enumerate((1, 1, 2, None, 0)):
-        run(engine, output=str(tmp_path / f"{number}.mp4"), frames_num=12, seed=seed)
+        run(engine, output=str(tmp_path / f"{number}.mp4"), frames_num=12, seed=seed, stream=number in (1, 4))
         made.append((tmp_path / f"{number}.mp4").read_bytes())
     assert made[0] == made[1]
     assert made[0] != made[2]

@@ -70,6 +70,9 @@ export async function call(method, path, body = undefined, signal = undefined) {
 export const get = (path, signal) => call("GET", path, undefined, signal);
 export const jobPath = (id) => `/jobs/${encodeURIComponent(id)}`;
 
+/** The URL of a path of the gateway. */
+export const pathAddress = at;
+
 /** The URL of an uploaded file. */
 export const uploadAddress = (id) => at(`/api/tempfile/download/${encodeURIComponent(id)}`);
 

@@ -4,6 +4,7 @@ import { call, exists, get, jobPath, Refused, uploadAddress } from "./api.js";
 import { armed, h, icon, mark, say, stateSign } from "./dom.js";
 import { drawFailure, drawAttempts } from "./failure.js";
 import { clockTime, duration, moment, OVER, stageLine, STATE_NAMES } from "./format.js";
+import { goOn, liveFilm } from "./film.js";
 import { inputsOf, nameOf } from "./memory.js";
 import { drawResult } from "./result.js";
 import { liveTranscript } from "./transcript.js";
@@ -33,6 +34,7 @@ export function makeJob(pane, actions) {
     going.abort();
     going = new AbortController();
     if (id) actions.follow("");
+    parts.leave();
     dispose();
     dispose = () => {};
     id = "";
@@ -87,7 +89,10 @@ export function makeJob(pane, actions) {
     if (signal.aborted) return;
     parts.after.replaceChildren();
     if (outcome.failure && outcome.state === "failed") parts.after.append(drawFailure(outcome.failure));
+    const place = parts.place();
     if (outcome.state === "completed") dispose = drawResult(parts.after, outcome, actions);
+    const whole = parts.after.querySelector(".file video");
+    if (place && whole) goOn(whole, place);
     if (outcome.state === "cancelled") parts.after.append(h("p", { class: "plain", text: "The job was cancelled. Its partial output was removed." }));
     parts.settled();
   }
@@ -180,7 +185,19 @@ function build(pane, on) {
   const setbacks = h("div", { class: "setbacks" });
   const live = h("div", { class: "live" });
   const after = h("div", { class: "after" });
+  let shown = "";
   let transcript = null;
+  let film = null;
+  const endFilm = () => {
+    film?.release();
+    film = null;
+  };
+  const watch = (stream, attempt) => {
+    if (film?.attempt === attempt) return; // each new connection tells it again
+    endFilm();
+    if (stream.not_here) live.replaceChildren(h("p", { class: "plain", text: `The video cannot be watched from here while it is made: ${stream.not_here}.` }));
+    else live.replaceChildren((film = liveFilm(shown, attempt)).node);
+  };
   const top = h("header", { class: "top" }, h("button", { type: "button", class: "icon", "aria-label": "Close", title: "Close (Esc)", onclick: on.close }, icon("close")), h("div", { class: "names" }, title, code), h("div", { class: "acts" }, cancel, retry));
   const going = h("div", { class: "status" }, h("div", { class: "standing" }, sign.node, state, stage, percent), meter);
   pane.replaceChildren(top, h("div", { class: "body" }, going, broken, inputs, notices, setbacks, live, after, facts));
@@ -188,8 +205,12 @@ function build(pane, on) {
     after,
     cancel,
     retry,
+    leave: endFilm,
+    /** Where the viewer of the stream is, null when nobody watches one. */
+    place: () => film?.place ?? null,
     reset(id) {
       cancelling.calm();
+      shown = id;
       say(title, nameOf(id) || id);
       code.replaceChildren(id, icon("copy", 13));
       mark(code, "aria-label", `Copy the id ${id}`);
@@ -224,6 +245,7 @@ function build(pane, on) {
     settled() {
       broken.hidden = true;
       cancelling.calm();
+      endFilm();
       for (const part of [live, setbacks, notices]) part.replaceChildren();
     },
     cancelling() {
@@ -238,6 +260,7 @@ function build(pane, on) {
       setbacks.replaceChildren(...(setbacks.childElementCount ? setbacks.children : [h("h3", { text: "Attempts that failed" })]), drawAttempts([failure]));
     },
     partial(record, attempt) {
+      if (record?.stream) return watch(record.stream, attempt);
       if (!transcript) live.replaceChildren((transcript = liveTranscript()).node);
       transcript.add(record, attempt);
     },

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi import Path as InPath
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
 from pool.errors import UnknownJob
 from pool.format.names import check_id
@@ -32,18 +34,22 @@ from pool.gateways.http.shapes import (
     Submit,
     responses,
 )
-from pool.gateways.http.tempfile import send_file
+from pool.gateways.http.streams import grow
+from pool.gateways.http.tempfile import send_file, shown_type
 from pool.job import JobState, Record
 from pool.job.terms import OUTSIDE
+from pool.spool import growing, lookup
+from pool.spool.growing import StreamReader
 
 JobId = Annotated[str, InPath(max_length=200, description="the id from the answer to the submit")]
 _MAX_WAIT_S = 300.0
+_LOOK_S = 0.1
 
 
 def make_routes(desk: Desk) -> APIRouter:
     """The routes below /jobs."""
     router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
-    for add in (_submit_routes, _list_routes, _view_routes, _result_routes, _control_routes):
+    for add in (_submit_routes, _list_routes, _view_routes, _stream_routes, _result_routes, _control_routes):
         add(router, desk)
     return router
 
@@ -149,6 +155,47 @@ def _view_routes(router: APIRouter, desk: Desk) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         source = stream(desk, future, last_event_id or "", address(request.scope, ""))
         return StreamingResponse(source, media_type="text/event-stream", headers=headers)
+
+
+def _stream_routes(router: APIRouter, desk: Desk) -> None:
+    """The output of a job while it is being made."""
+
+    @router.head("/{job_id}/stream", include_in_schema=False)
+    @router.get(
+        "/{job_id}/stream",
+        summary="Watch a job while it runs",
+        response_class=StreamingResponse,
+        responses={
+            200: {"content": {"video/mp4": {}}, "description": "The stream from its beginning; it grows with the job"},
+            206: {"content": {"video/mp4": {}}, "description": "The requested range"},
+            307: {"description": "The job has completed: its video or sound is there"},
+            416: {"description": "No such range yet"},
+            **responses(JobView, 202),
+            **responses(Failed, 403, 404, 409, 410, 422, 502, 503, 504),
+        },
+    )
+    async def stream_of(
+        request: Request,
+        job_id: JobId,
+        attempt: Annotated[int | None, Query(ge=1, description="of this attempt only; default: the latest")] = None,
+        wait_s: Annotated[
+            float, Query(ge=0, le=_MAX_WAIT_S, description="how long to wait for the beginning of the stream")
+        ] = 0.0,
+    ) -> Response:
+        """A fragmented MP4 that browsers play from its first second on, where the engine makes one (`lipsync` and
+        `portrait`: `"stream": true`). `X-Attempt` is the attempt that makes it. The response ends when the stream is
+        whole; when the attempt fails the connection breaks off, and the next attempt has a new stream. 202 while there
+        is none yet, 409 when the job runs on another machine, after the end the file of the job (307) or its failure.
+        """
+        reader = await in_thread(lambda: growing.open_newest(desk.pool.spool, check_id(job_id), attempt))
+        if reader is None and (record := await _record(desk, job_id, 0.0)) is not None:
+            return _instead(request, record)
+        if reader is None and wait_s:
+            reader = await _begun(desk, request, job_id, attempt, wait_s)
+        if reader is not None:
+            return grow(request, desk, job_id, reader)
+        record = await _record(desk, job_id, 0.0)
+        return _instead(request, record) if record is not None else await in_thread(lambda: _not_yet(desk, job_id))
 
 
 def _result_routes(router: APIRouter, desk: Desk) -> None:
@@ -266,6 +313,42 @@ def _failed(record: Record) -> Response:
     message = data["message"] or f"job {record.id} was {record.state.value}"
     error = {"type": "JobFailed", "message": message, "path": "", "data": data}
     return json_response({"error": error}, STATUS_OF_KIND.get(kind, 502), {"x-should-retry": "false"})
+
+
+def _instead(request: Request, record: Record) -> Response:
+    """The answer for the stream of a job that is over."""
+    if record.state is not JobState.COMPLETED:
+        return _failed(record)
+    names = [str(file.get("path", "")).rpartition("/")[2] for file in record.files]
+    shown = [name for name in names if shown_type(name).startswith(("video/", "audio/"))]
+    if len(shown) != 1:
+        raise HTTPException(404, f"job {record.id} is over and made no video or sound")
+    where = address(request.scope, f"/jobs/{record.id}/files/{quote(shown[0])}")
+    return RedirectResponse(where, 307, {"Cache-Control": "no-store"})
+
+
+async def _begun(desk: Desk, request: Request, job_id: str, attempt: int | None, wait_s: float) -> StreamReader | None:
+    """The stream of a job, awaited for `wait_s` seconds; None when there is none, or the job is over before.
+
+    Raises UnknownJob, EngineUnavailable.
+    """
+    future = await desk.future(job_id)
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline and not desk.leaving and not await request.is_disconnected():
+        over = await desk.wait(future, _LOOK_S)
+        reader = await in_thread(lambda: growing.open_newest(desk.pool.spool, job_id, attempt))
+        if reader is not None or over:
+            return reader
+        if future.unavailable is not None:
+            raise future.unavailable
+    return None
+
+
+def _not_yet(desk: Desk, job_id: str) -> Response:
+    if lookup.find(desk.pool.spool, job_id).away:
+        message = f"job {job_id} runs on another machine of the cluster, which sends its file when it is done"
+        raise HTTPException(409, f"{message}: there is no stream of it here")
+    return json_response(desk.look(job_id).model_dump(), 202, {"Retry-After": "1"})
 
 
 def _path_in(record: Record, name: str) -> str:

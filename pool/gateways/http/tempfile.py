@@ -67,6 +67,12 @@ def make_routes(desk: Desk) -> APIRouter:
     return router
 
 
+def shown_type(name: str) -> str:
+    """The media type of a file that a browser may show, by its name; "" for one that is only downloaded."""
+    media_type = mimetypes.guess_type(name)[0] or ""
+    return media_type if media_type.startswith(_SHOWN) and media_type not in _NOT_SHOWN else ""
+
+
 async def send_file(request: Request, path: Path, name: str) -> Response:
     """The response with a file, or with the requested ranges of it; 304 without it when the client has this version.
     Raises HTTPException 404 when it is gone."""
@@ -74,11 +80,10 @@ async def send_file(request: Request, path: Path, name: str) -> Response:
         info = await in_thread(lambda: os.stat(path))
     except OSError:
         raise HTTPException(404, f"the file {name!r:.100} is gone") from None
-    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    shown = media_type.startswith(_SHOWN) and media_type not in _NOT_SHOWN
+    shown = shown_type(name)
     response = FileResponse(
         path,
-        media_type=media_type if shown else "application/octet-stream",
+        media_type=shown or "application/octet-stream",
         stat_result=info,
         headers={"Content-Disposition": disposition("inline" if shown else "attachment", name)},
     )
