@@ -139,7 +139,7 @@ class Inside:
         elif own > 0:
             there = Goal(goal, head.to_head(goal[None])[0], contour.astype(np.float32), unit)
             found.append((own, own_inside.laid(Between(self.painter), picture(), source, start.shape, there)))
-        if start.ajar > 0:
+        if start.meets(opening):
             share = start.ajar * (SOFT_LINE if start.parted else 1.0)
-            found.append((share, own_inside.line(goal, unit, opening, self.interior.palette(skin).seam)))
+            found.append((share, own_inside.line(picture(), source, goal, unit, opening)))
         yield from ((share, layer) for share, layer in found if layer is not None)

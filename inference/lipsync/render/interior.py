@@ -94,8 +94,16 @@ class Interior:
         return replace(colours, enamel=np.minimum(self._enamel * np.float32(CROWN * skin.light), ENAMEL_MOST))
 
     def contour(self, target: Array) -> NDArray[np.float64]:
-        """(P, 2) the closed inner edge of lips at ``target`` (478+, 3; pixels), as a smooth curve."""
+        """(P, 2) the closed inner edge of lips at ``target`` (478+, 3; pixels), as a smooth curve.
+
+        Where they are pressed on each other there is nothing between them.
+        """
         upper, lower = target[mesh.LIP_INNER_UPPER, :2], target[mesh.LIP_INNER_LOWER, :2]
+        across = upper[-1] - upper[0]
+        pressed = (lower - upper) @ np.array([-across[1], across[0]], np.float32) < 0
+        middle = (upper + lower)[pressed] / 2
+        upper, lower = upper.copy(), lower.copy()
+        upper[pressed] = lower[pressed] = middle
         return np.concatenate([self._spline @ upper, (self._spline @ lower)[::-1]])
 
     def draw(self, target: Array, head: pose.Pose, mouth: Mouth, skin: Skin) -> Drawing | None:
@@ -103,11 +111,11 @@ class Interior:
 
         ``head`` holds one pose.
         """
-        gap = np.abs(target[mesh.LIP_INNER_UPPER, 1] - target[mesh.LIP_INNER_LOWER, 1]).max()
-        if gap < 0.3:
-            return None
         unit = float(head.scale[0])
         contour = self.contour(target)
+        upper, lower = np.split(contour, 2)
+        if np.linalg.norm(upper - lower[::-1], axis=1).max() < 0.3:
+            return None
         canvas = Canvas(around(contour, 3 * EDGE_BLUR * unit + 2), head)
         mask = canvas.fill(contour)
         # A lip that shades nothing would glow.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from inference.face import mesh
 from inference.lipsync.render import palette, rows
 from inference.lipsync.render.between import Between, Goal, Own
+from inference.lipsync.render.canvas import smoothstep
 from inference.lipsync.render.interior import Drawing
 from inference.lipsync.render.warp import Box, Painter, around, maps
 
@@ -24,7 +25,11 @@ Frame = NDArray[np.uint8]
 EDGE_BLUR = 0.007  #: eye distances over which it fades into the lips and into what is drawn below
 RIM = 0.20, 0.012  #: the lower edge of what is kept: share of the gap, and eye distances, above the landmarks
 DARK = 0.45  #: of :func:`filled`, below which a mouth shows the dark under its teeth
-LINE, LINE_BELOW = 0.012, 0.035  #: width of a drawn seam; opening below which it sets in
+LINE, LINE_BELOW = 0.008, 0.035  #: half width of a drawn seam, eye distances; opening below which it sets in
+LINE_REACH = 0.012, 0.030  #: eye distances beside it up to which the lips are drawn, and from which they are not
+LINE_SHADE = 0.52, 0.52, 0.42  #: blue, green and red that lips take from each other where they meet
+LINE_ENDS = 0.10  #: share of the mouth at each corner over which the seam sets in
+LIP_AT = (0.25, 0.4, 0.55)  #: places between the inner and the outer edge of a lip at which its colour is taken
 TOOTH = 0.35, 0.75  #: how far a pixel has the colour of teeth: none of it, all of it is kept
 TEETH = 0.6  #: light between the lips, of that on them, below which no teeth are there
 
@@ -45,24 +50,51 @@ def filled(frame: Frame, points: Array) -> float:
     return float(lines.min() / max(float(lines.max()), 1.0))
 
 
-def line(goal: Array, unit: float, opening: float, colour: Array) -> Drawing | None:
+def line(frame: Frame, lips: Array, goal: Array, unit: float, opening: float) -> Drawing | None:
     """The seam that lips have when they meet and that an open mouth could not supply; None when they do not.
 
-    ``colour`` (3,) is that of the seam.
+    The lips go on to it in their own colours, over what is left of teeth, and are darker there as lips are that shade
+    each other. ``lips`` (550, 3) are the pixels of ``frame`` where they are, ``goal`` (550, 3) where they meet.
     """
-    strength = 0.9 * float(np.clip(1 - opening / LINE_BELOW, 0, 1))
+    strength = float(np.clip(1 - opening / LINE_BELOW, 0, 1))
     if strength <= 0:
         return None
     middle = (goal[mesh.LIP_INNER_UPPER, :2] + goal[mesh.LIP_INNER_LOWER, :2]) / 2
-    width = max(LINE * unit, 1.0)
-    box = around(middle, 3 * width + 2)
-    fine = 4
-    mask = np.zeros((box.height * fine, box.width * fine), np.uint8)
-    points = np.round(((middle - [box.x, box.y] + 0.5) * fine - 0.5) * 16).astype(np.int32)
-    cv2.polylines(mask, [points], False, 255, max(1, round(width * fine / 2)), cv2.LINE_AA, 4)
-    small = cv2.resize(mask, (box.width, box.height), interpolation=cv2.INTER_AREA)
-    cover = cv2.GaussianBlur(small, (0, 0), width / 2).astype(np.float32) * np.float32(strength / 255)
-    return Drawing(box, np.tile(colour.astype(np.float32), (box.height, box.width, 1)), cover)
+    box = around(middle, LINE_REACH[1] * unit + 2)
+    axis = (middle[-1] - middle[0]) / max(float(np.linalg.norm(middle[-1] - middle[0])), 1e-3)
+    along = (middle - middle[0]) @ axis
+    if (np.diff(along) <= 0).any():  # a head turned so far aside that its mouth folds
+        return None
+    rows, columns = np.mgrid[: box.height, : box.width].astype(np.float32)
+    x, y = columns + (box.x - middle[0, 0]), rows + (box.y - middle[0, 1])
+    place = x * axis[0] + y * axis[1]
+    bow = (middle - middle[0]) @ np.array([-axis[1], axis[0]])
+    off = (y * axis[0] - x * axis[1] - np.interp(place, along, bow)) / unit  # below the seam, eye distances
+    upper, lower = _lip_colours(frame, lips)
+
+    def spread(colours: Array) -> Array:
+        return np.stack([np.interp(place, along, colours[:, channel]) for channel in range(3)], axis=-1)
+
+    below = smoothstep(off, -LINE, LINE)[..., None]
+    bgr = spread(upper) * (1 - below) + spread(lower) * below
+    shade = np.exp(-np.square(off / max(LINE, 0.5 / unit)))[..., None]
+    bgr *= 1 - np.array(LINE_SHADE, np.float32) * shade
+    ends = np.minimum(place - along[0], along[-1] - place) / max(float(along[-1]), 1.0)
+    cover = (1 - smoothstep(np.abs(off), *LINE_REACH)) * smoothstep(ends, 0.0, LINE_ENDS) * np.float32(strength)
+    return Drawing(box, np.asarray(bgr, np.float32), np.asarray(cover, np.float32))
+
+
+def _lip_colours(frame: Frame, lips: Array) -> tuple[Array, Array]:
+    """(11, 3) each: the colours of the upper and the lower lip from corner to corner, beside their inner edges."""
+    found = []
+    for inner, outer in ((mesh.LIP_INNER_UPPER, mesh.LIP_OUTER_UPPER), (mesh.LIP_INNER_LOWER, mesh.LIP_OUTER_LOWER)):
+        share = np.array(LIP_AT, np.float32)[:, None, None]
+        at = lips[inner, :2] + share * (lips[outer, :2] - lips[inner, :2])
+        x, y = (np.ascontiguousarray(at[..., axis], np.float32) for axis in (0, 1))
+        colours = cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+        row = np.median(colours, axis=0)[None]
+        found.append(cv2.GaussianBlur(row, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE)[0])
+    return np.asarray(found[0], np.float32), np.asarray(found[1], np.float32)
 
 
 def take(

@@ -158,8 +158,7 @@ class MeshRenderer:
         gap = sum(share * float(tracks.opening[origin[mouth]]) for mouth, share in target.pictures)
         forced = float(np.clip(gap / SHUT - 1, 0, 1)) * float(strength)
         if forced > 0:
-            colours = self.interior.palette(compose.skin(frame, source, unit))
-            line = own_inside.line(goal.pixels, unit, target.opening, colours.seam)
+            line = own_inside.line(result.copy(), goal.pixels, goal.pixels, unit, target.opening)
             if line is not None:
                 compose.lay(result, line, forced)
         return result
