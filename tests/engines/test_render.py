@@ -477,6 +477,41 @@ def test_open_lips_are_pressed_on_each_other_to_shut(model: FaceModel, field: ba
     assert ajar.press(0.1) == shut.press(0.0) == 0
 
 
+def test_a_smile_shuts_in_the_colours_of_its_lips(model: FaceModel) -> None:
+    """No specks of teeth, no black line."""
+    smile = draw(model, np.full(3, 0.13))
+    renderer = renderer_of(smile, model)
+    shut = renderer.render(smile.frames[1], 1, plan.Target(0.0, 0.0)).astype(int)
+    points = renderer.tracks.pixels(1)
+    seen = np.round(points[mesh.LIP_OUTER, :2]).astype(np.int32)
+    mask = cv2.fillPoly(np.zeros((SIDE, SIDE), np.uint8), [seen], 1)
+    pixels = shut[mask > 0]
+    assert (pixels[:, 0] < SKIN[0] + 40).all()  # teeth have 205 of blue
+    darkest = pixels[pixels.sum(axis=1).argmin()]
+    assert darkest[2] > 0.45 * LIPS[2]
+    assert darkest[2] - darkest[0] > 0.35 * (LIPS[2] - LIPS[0])  # red as lips are, not grey
+
+
+def test_nothing_is_drawn_between_lips_pressed_on_each_other(quiet_renderer: MeshRenderer) -> None:
+    goal, head = inside_of(quiet_renderer, -0.05)
+    light = interior.Skin(np.array(SKIN, np.float32), 1.0, 1.0, np.zeros((0, 0), np.float32))
+    assert quiet_renderer.interior.draw(goal, head, interior.Mouth(0.0), light) is None
+    goal, head = inside_of(quiet_renderer, 0.05)
+    assert quiet_renderer.interior.draw(goal, head, interior.Mouth(0.05), light) is not None
+
+
+def test_a_tongue_lies_below_the_dark(quiet_renderer: MeshRenderer) -> None:
+    goal, head = inside_of(quiet_renderer, 0.2)
+    light = interior.Skin(np.array(SKIN, np.float32), 1.0, 1.0, np.zeros((0, 0), np.float32))
+    drawn = quiet_renderer.interior.draw(goal, head, interior.Mouth(0.2), light)
+    assert drawn is not None
+    x = round(float(goal[mesh.LIP_INNER_TOP, 0])) - drawn.box.x
+    column = drawn.bgr[:, x][drawn.cover[:, x] > 0.9] @ palette.GREY
+    dark = int(column[len(column) // 4 : -2].argmin()) + len(column) // 4
+    assert (column[dark:] > 1.5 * column[dark]).sum() > 0.3 * len(column)
+    assert (column[dark + 1 : -2] < 0.8 * column.max()).all()  # and is no row of teeth
+
+
 def test_a_grey_template_stays_grey(silent: Drawn, quiet_renderer: MeshRenderer) -> None:
     grey = cv2.cvtColor(cv2.cvtColor(silent.frames[0], cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     after = quiet_renderer.render(grey, 0, plan.Target(0.2, 0.0))

@@ -30,6 +30,7 @@ JAW_FOLLOWS = 0.74  #: how far the lower teeth go down per opening
 BEHIND_LIP = 0.105  #: depth of the front teeth behind the lips
 LOWER_GAIN = 0.70
 SHADOW = 0.030  #: eye distances over which the lips shade the inside
+TONGUE_FROM = 0.03, 0.12  #: openings from which the tongue is seen, and from which the whole of it
 CORNER, CORNER_LIGHT = 0.34, 0.12  #: share of the half mouth that its corner darkens; light left in the corner
 ENAMEL_MOST = np.float32(250)
 CROWN = 1.12  #: colour of enamel over that of teeth as they look, which are shaded
@@ -144,11 +145,11 @@ class Interior:
         return Drawing(canvas.box, np.clip(bgr, 0, 255, out=bgr), cover)
 
     def _tongue(self, canvas: Canvas, planes: list[Array], light: Array, opening: float, colour: Array) -> None:
-        rise = float(smoothstep(np.float32(opening), 0.05, 0.16))
+        rise = float(smoothstep(np.float32(opening), *TONGUE_FROM))
         if rise <= 0:
             return
-        centre = self._middle + np.array([0, 0.02 + 0.80 * opening, BEHIND_LIP + 0.06])
-        axes = np.array([[0.17, 0, 0.05], [0, 0.02 + 0.30 * opening, 0]])
+        centre = self._middle + np.array([0, 0.02 + 0.64 * opening, BEHIND_LIP + 0.06])
+        axes = np.array([[0.18, 0, 0.05], [0, 0.02 + 0.40 * opening, 0]])
         o = canvas.project(centre)
         near = canvas.rows(first=float(o[1] - 1.1 * np.linalg.norm((axes @ canvas.turn)[:, 1])))
         if near.start == near.stop:
@@ -159,8 +160,8 @@ class Interior:
         v = canvas.plane(turn[1, 0], turn[1, 1], -shift[1], near)
         u *= u
         cover = (1 - smoothstep(np.asarray(cv2.sqrt(u + v * v), np.float32), 0.35, 1.1)) * np.float32(rise)
-        groove = np.float32(1) - np.float32(0.22) * (v < 0.4) / np.square(1 + u * np.float32(0.6 / 0.14**2))
-        groove *= np.float32(0.35) + np.float32(0.45) * light[near]
+        groove = np.float32(1) - np.float32(0.14) * (v < 0.4) / np.square(1 + u * np.float32(0.6 / 0.14**2))
+        groove *= np.float32(0.40) + np.float32(0.55) * light[near]
         for plane, tone in zip(planes, colour, strict=True):
             plane[near] += (groove * tone - plane[near]) * cover
 

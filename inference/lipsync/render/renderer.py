@@ -48,7 +48,9 @@ class MeshRenderer:
         self._mover = compose.Mover(self._painter)
         self.parted = self.tracks.rest_opening <= PARTED
         toothed = bool(materials.enamel.any())
-        shut = seam.close(self.tracks.mean, materials.seam)
+        # Open lips meet nearer to the upper one: the jaw does most of the way.
+        gap = float(np.nanmean(self.tracks.opening[self.tracks.found]))
+        shut = seam.close(self.tracks.mean + self.basis.move(-gap, 0)[: mesh.POINTS], materials.seam)
         self.interior = Interior(shut, materials.white, materials.enamel if toothed else None)
         self.inside = Inside(self.interior, self._painter, materials.filled, toothed)
         self._own = self.tracks.kind is Kind.TALKING and len(materials.mouths) > 0
