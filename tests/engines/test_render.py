@@ -84,11 +84,17 @@ def poses(count: int, yaw: float = 4.0, roll: float = 0.0, sway: float = 3.0) ->
     return pose.Pose(np.full(count, UNIT, np.float32), turns.astype(np.float32), shift.astype(np.float32))
 
 
-def draw(model: FaceModel, openings: NDArray[np.floating], lips: tuple[int, int, int] = LIPS, **head: float) -> Drawn:
+def draw(
+    model: FaceModel,
+    openings: NDArray[np.floating],
+    lips: tuple[int, int, int] = LIPS,
+    wider: float = 0.0,
+    **head: float,
+) -> Drawn:
     """A face with these openings: grainy skin, red lips, a dark seam or a mouth with teeth."""
     field = basis.build(model.mesh)
     rest = basis.extend(seam.close(model.mesh.vertices, np.zeros(11, np.float32)))
-    shapes = np.stack([(rest + field.move(float(o), 0))[: mesh.POINTS] for o in openings])
+    shapes = np.stack([(rest + field.move(float(o), wider))[: mesh.POINTS] for o in openings])
     heads = poses(len(openings), **head)
     points = heads.to_pixels(shapes)
     rng = np.random.default_rng(5)
@@ -490,6 +496,17 @@ def test_a_smile_shuts_in_the_colours_of_its_lips(model: FaceModel) -> None:
     darkest = pixels[pixels.sum(axis=1).argmin()]
     assert darkest[2] > 0.45 * LIPS[2]
     assert darkest[2] - darkest[0] > 0.35 * (LIPS[2] - LIPS[0])  # red as lips are, not grey
+
+
+def test_the_corners_of_a_smile_come_in_as_it_shuts(model: FaceModel, silent: Drawn) -> None:
+    renderer = renderer_of(draw(model, np.full(12, 0.13), wider=0.1), model, Materials())
+    asked = np.array([0.13] * 5 + [0.0] * 6 + [0.13] * 5, np.float32)
+    wide = renderer.plan(asked, 0 * asked, np.zeros(16, int)).width
+    assert np.abs(wide[[0, -1]]).max() < 1e-3
+    assert wide[8] < -0.03
+    assert np.abs(np.diff(wide)).max() < 0.6 * np.ptp(wide)  # they do not jump
+    still = renderer_of(silent, model, Materials()).plan(asked, 0 * asked, np.zeros(16, int))
+    assert not still.width.any()
 
 
 def test_nothing_is_drawn_between_lips_pressed_on_each_other(quiet_renderer: MeshRenderer) -> None:

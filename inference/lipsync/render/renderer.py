@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.face import mesh, pose
+from inference.face import filters, mesh, pose
 from inference.lipsync.render import compose, own_inside, seam
 from inference.lipsync.render.basis import OPENING_MAX, Basis, build, extend, soften
 from inference.lipsync.render.between import Goal
@@ -32,6 +32,8 @@ Frame = NDArray[np.uint8]
 
 CLOSED = 0.008  #: openings below this leave shut lips shut
 WIDTH_LIMITS = (-0.14, 0.12)  #: eye distances a mouth may be narrower or wider than at rest
+PLAIN_WIDTH = 0.57  #: eye distances between the corners of shut mouths: median of 17 people, who spread by .03
+CORNERS_IN, CORNERS_SIGMA = 0.5, 1.5  #: share of a smile's greater width that shut lips lose; output frames
 STRETCH = 1.7  #: how far an open mouth that is not filled with teeth may be stretched
 AROUND = 0.3  #: eye distances beyond the resting face's box that rendering may look at
 OWN_REACH = 0.045  #: own mouths are stretched at most this far beyond the widest of them
@@ -85,9 +87,17 @@ class MeshRenderer:
         elif not self.parted and not self.materials.filled:  # it has nothing but its own inside
             widest = min(OPENING_MAX, STRETCH * self.tracks.rest_opening + OWN_REACH)
             limited = soften(limited, top=widest, knee=0.75 * widest)
+        if not self._own and not self.parted:
+            wide = np.maximum(wide - self._corners_in(limited), WIDTH_LIMITS[0])
         limited, wide = self.materials.calibration.drive(limited, wide)
         limited = np.where(limited < CLOSED, 0, limited).astype(np.float32)
         return Plan(shown, limited, wide, mouths, blend)
+
+    def _corners_in(self, opening: Array) -> Array:
+        """(T,) eye distances by which a smile is less wide while its lips are nearer to each other than at rest."""
+        smile = max(0.0, self.tracks.rest_width - PLAIN_WIDTH)
+        shut = np.clip(1 - opening / max(self.tracks.rest_opening, CLOSED), 0, 1)
+        return np.asarray(CORNERS_IN * smile * filters.gaussian(shut, CORNERS_SIGMA), np.float32)
 
     def window(self, index: int, width: int, height: int) -> tuple[int, int, int, int] | None:
         """Left, top, right, bottom (even) of what rendering frame ``index`` looks at; None where it does nothing."""
