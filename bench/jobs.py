@@ -103,6 +103,8 @@ def measure(sizes: Sizes, place: Path) -> Measured:
     figures["filtered_ms"] = timed(lambda: page(spool, state="failed", tag="some"), sizes.rounds)
     after = page(spool, limit=min(1000, sizes.records // 2)).next
     figures["later_ms"] = timed(lambda: page(spool, after=after), sizes.rounds)
+    figures["text_ms"] = timed(lambda: page(spool, text="Broke"), sizes.rounds)
+    figures["no_text_ms"] = timed(lambda: page(spool, text="nowhere"), sizes.rounds)
     moving = beside(sizes.rounds, lambda: write_records(spool, 1), lambda: page(spool), root / "out")
     figures["moving_ms"], figures["bare_ms"] = moving
     figures["moving_ratio"] = harness.ratio(*moving)
@@ -125,6 +127,8 @@ def measure(sizes: Sizes, place: Path) -> Measured:
         Row("a page of 50", harness.ms(figures["page_ms"]), figure="page_ms"),
         Row("  of one state and tag", harness.ms(figures["filtered_ms"]), figure="filtered_ms"),
         Row("  further down", harness.ms(figures["later_ms"]), figure="later_ms"),
+        Row("  with a text in one of ten", harness.ms(figures["text_ms"]), figure="text_ms"),
+        Row("  with a text in none", harness.ms(figures["no_text_ms"]), "reads the whole index", "no_text_ms"),
         Row("  one record later", harness.ms(figures["moving_ms"]), f"out/ lists in {figures['bare_ms']:.1f} ms"),
         Row("    × the bare listing", f"{figures['moving_ratio']:.2f}", figure="moving_ratio"),
         Row(f"  {sizes.more:,} records later", harness.ms(figures["more_ms"])),

@@ -310,6 +310,8 @@ def test_jobs_are_listed_shown_and_run_again(world: World, cli: Cli) -> None:
         cli(world, "jobs", "--tag", "red", "--state", "failed,cancelled", "--json").json()["jobs"][0]["id"]
         == (failed.json()["id"])
     )
+    found = cli(world, "jobs", "--text", "NO [luck]", "--json").json()["jobs"]
+    assert [job["id"] for job in found] == [failed.json()["id"]]
     said = cli(world, "jobs", "--tag", "nobody")
     assert (said.code, said.out) == (0, "")
     assert "no job fits" in said.err

@@ -24,6 +24,7 @@ _EPILOG = "\n\n".join(
     (
         "[bold]Examples[/bold]",
         "python -m pool jobs --state failed --since 24h",
+        "python -m pool jobs --text 'out of memory'",
         "python -m pool jobs --engine transcribe --tag customer=acme --json",
         "python -m pool jobs show ID",
         "python -m pool rerun ID speakers=3 --tag again",
@@ -47,6 +48,12 @@ def jobs(
     tag: Annotated[
         list[str] | None, typer.Option(metavar="TAG,…", help="Jobs with all of these tags.", show_default=False)
     ] = None,
+    text: Annotated[
+        str,
+        typer.Option(
+            "--text", metavar="TEXT", help="Jobs with this text in the id, a tag, note or reason.", show_default=False
+        ),
+    ] = "",
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Jobs submitted within 90s, 30m, 2h, 7d.", show_default=False)
     ] = None,
@@ -73,7 +80,14 @@ def jobs(
 
     def look() -> JobPage:
         return browse.page(
-            spool, engine=engines, state=_items(state), tag=_items(tag), since=since, limit=limit, after=after
+            spool,
+            engine=engines,
+            state=_items(state),
+            tag=_items(tag),
+            text=text,
+            since=since,
+            limit=limit,
+            after=after,
         )
 
     if configured.is_branch:
