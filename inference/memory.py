@@ -1,8 +1,9 @@
-"""Return freed memory to the system."""
+"""Return freed memory to the system, and keep few compiled kernels."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from functools import lru_cache
 from typing import Any
@@ -17,6 +18,16 @@ def give_back() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep 32 compiled kernels; before torch computes for the first time.
+
+    torch computes on the CPU with oneDNN, which compiles a kernel for each shape and keeps 1,024 of them. Where each
+    stretch of sound has a length of its own that is 80 MB after ten minutes, and none is used twice. A number that the
+    environment names stays (oneDNN, "Primitive Cache").
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from inference import cuda
 from inference.audio import Array, raised
 from inference.base import EngineError
+from inference.memory import keep_few_kernels
 from inference.transcribe.campplus import MELS, CamPlusPlus
 from inference.transcribe.segmentation import CHUNK, FIRST, STEP, Segmentation
 
@@ -74,6 +75,7 @@ class SpeakerEncoder:
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         """Load the weights of CAM++; EngineError where the file holds another network."""
+        keep_few_kernels()
         import kaldi_native_fbank
         import torch
 
