@@ -142,6 +142,34 @@ def test_a_running_job_is_cancelled_with_a_second_press(page: Page, site: Gatewa
     site.call("DELETE", f"/jobs/{again}")
 
 
+def test_a_job_of_somebody_else_shows_its_parameters_and_is_run_again_with_changes(page: Page, site: Gateway) -> None:
+    sound = site.post("/api/tempfile/upload", files={"file": ("their speech.wav", wav())}).json()["file_id"]
+    given = {"audio": f"tempfile:{sound}", "hotword": "fail"}
+    job_id = site.post("/jobs/transcribe", json={"params": given, "priority": 7, "tags": ["night"]}).json()["id"]
+    pane = open_job(page, site, job_id)
+    expect(pane.locator(".state")).to_have_text("Failed")
+    expect(pane.locator(".title")).to_have_text("their speech.wav")
+    shown = pane.get_by_role("region", name="Parameters")
+    expect(shown.locator("[data-param=audio] dd")).to_have_text("their speech.wav")
+    expect(shown.locator("[data-param=hotword] dd")).to_have_text("fail")
+    expect(shown.locator("[data-param=priority] dd")).to_have_text("7")
+    pane.get_by_role("button", name="Run again …").click()
+    form = page.locator("#submit")
+    expect(form.get_by_role("heading", name="Run again with changes")).to_be_visible()
+    expect(form.locator(".chosen b")).to_have_text("their speech.wav")
+    expect(form.locator("#field-hotword")).to_have_value("fail")
+    form.locator("#field-hotword").fill("Ada")
+    form.locator("#field-language").fill("fr")
+    form.get_by_role("button", name="Submit").click()
+    expect(pane.locator(".id")).not_to_have_text(job_id)
+    expect(pane.locator(".state")).to_have_text("Completed")
+    expect(pane.get_by_role("link", name=job_id)).to_be_visible()
+    expect(pane.locator("[data-player]")).to_be_visible()  # the upload is found from here, too
+    made = site.get(f"/jobs/{pane.locator('.id').inner_text()}/params").json()
+    assert made["params"] == {**given, "hotword": "Ada", "language": "fr"}
+    assert (made["terms"]["priority"], made["terms"]["tags"]) == (7, ["night"])
+
+
 def test_chosen_jobs_are_retried_and_cancelled_at_once(page: Page, site: Gateway) -> None:
     word = uuid4().hex
     failed = [site.post("/jobs/single", json={"params": {"do": "input"}, "note": word}).json()["id"] for _ in range(3)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scenarios.world import wait_until
 
-from gateways.gateway import Gateway
+from gateways.gateway import Gateway, wav
 
 
 def test_a_job_from_submit_to_result(gateway: Gateway) -> None:
@@ -300,6 +300,31 @@ def test_a_job_belongs_to_the_trace_of_its_request(gateway: Gateway) -> None:
     assert "traceparent" not in terms({})
 
 
+def test_the_parameters_of_a_job_are_shown_but_for_what_is_secret_or_elsewhere(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    from pool.client.filepool import FilePool
+
+    upload = gateway.post("/api/tempfile/upload", files={"file": ("my speech.wav", wav())}).json()
+    body = {"params": {"audio": f"tempfile:{upload['file_id']}", "value": 5}, "priority": 3, "note": "n"}
+    job_id = gateway.post("/jobs/fake", json=body).json()["id"]
+    for _ in range(2):  # waiting or running, and over
+        shown = gateway.get(f"/jobs/{job_id}/params").json()
+        assert (shown["engine"], shown["params"]) == ("fake", body["params"])
+        assert shown["uploads"]["audio"] == {**upload, "original_name": "my speech.wav"}
+        assert (shown["terms"]["priority"], shown["left_out"]) == (3, {})
+        gateway.result(job_id)
+    (tmp_path / "speech.wav").write_bytes(b"x")
+    with FilePool(gateway.world.config, start=False) as pool:
+        job = pool.submit("fake", audio=str(tmp_path / "speech.wav"), value="open")
+        job.result(60)
+    shown = gateway.get(f"/jobs/{job.id}/params")
+    assert shown.json()["params"] == {"value": "open"}
+    assert "outside of the folders" in shown.json()["left_out"]["audio"]
+    assert str(tmp_path) not in shown.text
+    assert gateway.get("/jobs/none/params").status_code == 404
+
+
 def test_a_job_of_somebody_with_other_rights_is_not_run_again_here(gateway: Gateway, tmp_path: Path) -> None:
     from pool.client.filepool import FilePool
 
@@ -435,6 +460,7 @@ def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
         "/bulk/retry",
         "/bulk/cancel",
         "/live",
+        "/jobs/{job_id}/params",
         "/jobs/{job_id}/files/{name}",
         "/v1/audio/transcriptions",
         "/v1/models",

@@ -65,7 +65,7 @@ export function assign(fields, files) {
   return rest.length ? null : found;
 }
 
-/** Fields as a form. changed(): called after each change. Returns {needed, more, put(key, files), missing(), read()}. */
+/** Fields as a form. changed(): called after each change. Returns {needed, more, put(key, files), fill(key, value, name), missing(), read()}. */
 export function makeFields(fields, changed) {
   const made = fields.map((field) => ({ field, ...MAKERS[field.kind](field, changed) }));
   const first = made.filter(({ field }) => field.required);
@@ -75,6 +75,8 @@ export function makeFields(fields, changed) {
     needed: needed.map((one) => one.node),
     more: made.filter((one) => !needed.includes(one)).map((one) => one.node),
     put: (key, files) => made.find((one) => one.field.key === key)?.put?.(files),
+    /** Set a field to a parameter's value. name: of the upload that it stands for. */
+    fill: (key, value, name = "") => made.find((one) => one.field.key === key)?.fill(value, name),
     missing: () => made.filter(({ field, filled }) => field.required && !filled()).map(({ field }) => field.key),
     /** {params, files: {key: [File]}}. Throws Error with the name of an invalid field. */
     read() {
@@ -105,6 +107,7 @@ function frame(field, control, extra = null) {
 const MAKERS = {
   file(field, changed) {
     let files = [];
+    let kept = null; // {value, name} of an upload of an earlier job
     const input = h("input", { type: "file", accept: field.accepts.map((kind) => `${kind}/*`).join(","), multiple: true });
     const path = h("input", { type: "text", placeholder: "/path/on/the/server or tempfile:<id>", hidden: true, spellcheck: false, "aria-label": `${title(field.key)}: path on the server`, oninput: changed });
     const shown = h("span", { class: "chosen" });
@@ -113,24 +116,36 @@ const MAKERS = {
     const node = frame(field, input, h("div", { class: "pick" }, zone, path, other));
     const show = () => {
       const sum = files.reduce((total, file) => total + file.size, 0);
-      const names = files.length === 1 ? files[0].name : `${files.length} files, one job each`;
-      zone.toggleAttribute("data-filled", files.length > 0);
-      shown.replaceChildren(files.length ? h("b", { text: names }) : `Drop ${/^[aeiou]/.test(field.key) ? "an" : "a"} ${field.key.replaceAll("_", " ")} here, or choose`, files.length ? h("small", { text: bytes(sum) }) : "");
+      const names = kept ? kept.name : files.length === 1 ? files[0].name : `${files.length} files, one job each`;
+      const filled = kept !== null || files.length > 0;
+      zone.toggleAttribute("data-filled", filled);
+      shown.replaceChildren(filled ? h("b", { text: names }) : `Drop ${/^[aeiou]/.test(field.key) ? "an" : "a"} ${field.key.replaceAll("_", " ")} here, or choose`, filled ? h("small", { text: kept ? "from the earlier job" : bytes(sum) }) : "");
     };
     const put = (more) => {
       files = [...more];
+      kept = null;
       show();
       changed();
     };
     input.addEventListener("change", () => put(input.files));
-    other.addEventListener("click", () => {
-      const typed = path.hidden;
+    const turn = (typed) => {
       path.hidden = !typed;
       zone.hidden = typed;
       other.textContent = typed ? "upload a file" : "use a path on the server";
-      if (typed) path.focus();
+    };
+    other.addEventListener("click", () => {
+      turn(path.hidden);
+      if (!path.hidden) path.focus();
       changed();
     });
+    const fill = (value, name) => {
+      if (name) kept = { value, name };
+      else {
+        path.value = String(value);
+        turn(true);
+      }
+      show();
+    };
     for (const kind of ["dragover", "dragleave", "drop"])
       zone.addEventListener(kind, (event) => {
         event.preventDefault();
@@ -141,7 +156,8 @@ const MAKERS = {
       });
     show();
     const typed = () => !path.hidden && path.value.trim();
-    return { node, put, chosen: () => (path.hidden ? files : []), value: () => typed() || undefined, filled: () => Boolean(typed() || (path.hidden && files.length)) };
+    const value = () => typed() || (path.hidden ? kept?.value : undefined) || undefined;
+    return { node, put, fill, chosen: () => (path.hidden ? files : []), value, filled: () => Boolean(value() || (path.hidden && files.length)) };
   },
   path: (field, changed) => text(field, changed, { placeholder: "default: in the spool" }),
   text: (field, changed) => text(field, changed),
@@ -152,12 +168,14 @@ const MAKERS = {
     const initial = field.choices.indexOf(field.initial);
     if (initial >= 0) select.value = String(initial);
     const value = () => (select.value === "" ? undefined : field.choices[Number(select.value)]);
-    return { node: frame(field, select), value: () => (value() === field.initial ? undefined : value()), filled: () => true };
+    const fill = (given) => (select.value = field.choices.includes(given) ? String(field.choices.indexOf(given)) : select.value);
+    return { node: frame(field, select), fill, value: () => (value() === field.initial ? undefined : value()), filled: () => true };
   },
   switch(field, changed) {
     const box = h("input", { type: "checkbox", role: "switch", checked: field.initial === field.on, onchange: changed });
     const value = () => (box.checked ? field.on : field.off);
-    return { node: frame(field, box), value: () => (value() === field.initial ? undefined : value()), filled: () => true };
+    const fill = (given) => (box.checked = given === field.on);
+    return { node: frame(field, box), fill, value: () => (value() === field.initial ? undefined : value()), filled: () => true };
   },
   number(field, changed) {
     const input = h("input", { type: "number", step: field.whole ? 1 : "any", min: field.min, max: field.max, inputmode: field.whole ? "numeric" : "decimal", placeholder: field.initial ?? "default", oninput: changed });
@@ -165,7 +183,8 @@ const MAKERS = {
       if (!input.validity.valid) throw new Error(`${title(field.key)}: ${input.validationMessage}`);
       return input.value === "" ? undefined : Number(input.value);
     };
-    return { node: frame(field, input), value, filled: () => input.value !== "" };
+    const fill = (given) => (input.value = String(given ?? ""));
+    return { node: frame(field, input), fill, value, filled: () => input.value !== "" };
   },
   json(field, changed) {
     const plain = field.initial === null || typeof field.initial === "object" ? "JSON or text" : String(field.initial);
@@ -179,12 +198,23 @@ const MAKERS = {
         return given;
       }
     };
-    return { node: frame(field, input), value, filled: () => input.value.trim() !== "" };
+    const fill = (given) => (input.value = typeof given === "string" && !isJson(given) ? given : JSON.stringify(given));
+    return { node: frame(field, input), fill, value, filled: () => input.value.trim() !== "" };
   },
 };
 
 function text(field, changed, more = {}) {
   const placeholder = typeof field.initial === "string" && field.initial ? field.initial : "default";
   const input = field.long ? h("textarea", { rows: 2, oninput: changed }) : h("input", { type: "text", placeholder: field.required ? "" : placeholder, spellcheck: false, oninput: changed, ...more });
-  return { node: frame(field, input), value: () => input.value.trim() || undefined, filled: () => input.value.trim() !== "" };
+  const fill = (given) => (input.value = String(given ?? ""));
+  return { node: frame(field, input), fill, value: () => input.value.trim() || undefined, filled: () => input.value.trim() !== "" };
+}
+
+function isJson(given) {
+  try {
+    JSON.parse(given);
+    return true;
+  } catch {
+    return false;
+  }
 }

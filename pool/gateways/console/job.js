@@ -5,21 +5,22 @@ import { armed, h, icon, mark, say, stateSign } from "./dom.js";
 import { drawFailure, drawAttempts } from "./failure.js";
 import { clockTime, duration, moment, OVER, stageLine, STATE_NAMES } from "./format.js";
 import { goOn, liveFilm } from "./film.js";
-import { inputsOf, nameOf } from "./memory.js";
+import { inputsOf, nameOf, rememberInputs } from "./memory.js";
 import { drawResult } from "./result.js";
 import { liveTranscript } from "./transcript.js";
 
 const LIST_MS = 5000; // older than this no list is, unless the gateway is very busy
 const AGAIN = new Set(["failed", "cancelled"]);
 
-/** The pane. actions: {close(), go(id), follow(id), announce(text), toast(text, bad), changed()}. */
+/** The pane. actions: {close(), go(id), follow(id), again(origin), announce(text), toast(text, bad), changed()}. */
 export function makeJob(pane, actions) {
   let id = "";
   let view = null;
   let overAt = 0; // when it was seen to be over
   let going = new AbortController();
   let dispose = () => {};
-  const parts = build(pane, { close: () => actions.close(), cancel, retry, copy });
+  let origin = null; // what it was submitted with
+  const parts = build(pane, { close: () => actions.close(), cancel, retry, change, copy });
 
   function open(wanted) {
     leave();
@@ -38,7 +39,7 @@ export function makeJob(pane, actions) {
     dispose();
     dispose = () => {};
     id = "";
-    view = null;
+    view = origin = null;
   }
 
   function close() {
@@ -49,7 +50,11 @@ export function makeJob(pane, actions) {
   async function load() {
     const { signal } = going;
     try {
-      show(await get(jobPath(id), signal));
+      const [now, submitted] = await Promise.all([get(jobPath(id), signal), get(`${jobPath(id)}/params`, signal).catch(() => null)]);
+      origin = submitted;
+      rememberUploads(origin);
+      parts.origin(origin, id);
+      show(now);
       if (OVER.has(view.state)) await finish(signal);
       else actions.follow(id);
     } catch (error) {
@@ -138,6 +143,10 @@ export function makeJob(pane, actions) {
     actions.changed();
   }
 
+  function change() {
+    if (origin && origin.items === null) actions.again(origin);
+  }
+
   async function copy() {
     await navigator.clipboard?.writeText(id).catch(() => {});
     actions.announce("Id copied");
@@ -147,6 +156,7 @@ export function makeJob(pane, actions) {
     open,
     close,
     retry,
+    change,
     take,
     /** Whether the stream of events is broken. */
     broken: (value) => parts.broken(value && view !== null && !OVER.has(view.state)),
@@ -173,6 +183,7 @@ function build(pane, on) {
   const cancelling = armed(h("button", { type: "button", class: "quiet danger", text: "Cancel" }), on.cancel);
   const cancel = cancelling.node;
   const retry = h("button", { type: "button", class: "primary", onclick: on.retry }, icon("retry"), "Retry");
+  const change = h("button", { type: "button", class: "quiet", text: "Run again …", title: "Run again with changes (e)", onclick: on.change });
   const state = h("b", { class: "state" });
   const stage = h("span", { class: "stage" });
   const bar = h("i");
@@ -186,7 +197,6 @@ function build(pane, on) {
   const live = h("div", { class: "live" });
   const after = h("div", { class: "after" });
   let shown = "";
-  let transcript = null;
   let film = null;
   const endFilm = () => {
     film?.release();
@@ -198,9 +208,11 @@ function build(pane, on) {
     if (stream.not_here) live.replaceChildren(h("p", { class: "plain", text: `The video cannot be watched from here while it is made: ${stream.not_here}.` }));
     else live.replaceChildren((film = liveFilm(shown, attempt)).node);
   };
-  const top = h("header", { class: "top" }, h("button", { type: "button", class: "icon", "aria-label": "Close", title: "Close (Esc)", onclick: on.close }, icon("close")), h("div", { class: "names" }, title, code), h("div", { class: "acts" }, cancel, retry));
+  const given = h("div", { class: "given" });
+  let transcript = null;
+  const top = h("header", { class: "top" }, h("button", { type: "button", class: "icon", "aria-label": "Close", title: "Close (Esc)", onclick: on.close }, icon("close")), h("div", { class: "names" }, title, code), h("div", { class: "acts" }, cancel, change, retry));
   const going = h("div", { class: "status" }, h("div", { class: "standing" }, sign.node, state, stage, percent), meter);
-  pane.replaceChildren(top, h("div", { class: "body" }, going, broken, inputs, notices, setbacks, live, after, facts));
+  pane.replaceChildren(top, h("div", { class: "body" }, going, broken, inputs, notices, setbacks, live, after, facts, given));
   return {
     after,
     cancel,
@@ -218,13 +230,20 @@ function build(pane, on) {
       say(stage, "");
       say(percent, "");
       sign.show("queued", 0);
-      meter.hidden = cancel.hidden = retry.hidden = broken.hidden = true;
+      meter.hidden = cancel.hidden = change.hidden = retry.hidden = broken.hidden = true;
       bar.style.transform = "scaleX(0)";
       transcript = null;
-      for (const part of [facts, inputs, notices, setbacks, live, after]) part.replaceChildren();
+      for (const part of [facts, inputs, notices, setbacks, live, after, given]) part.replaceChildren();
       after.append(h("div", { class: "ghost tall", "aria-hidden": "true" }));
-      drawInputs(inputs, id);
       pane.querySelector(".body").scrollTop = 0;
+    },
+    /** Show what it was submitted with, null: not known. */
+    origin(origin, id) {
+      say(title, nameOf(id) || id);
+      change.hidden = !origin || origin.items !== null;
+      inputs.replaceChildren();
+      drawInputs(inputs, id);
+      given.replaceChildren(...(origin ? [drawOrigin(origin)] : []));
     },
     show(view) {
       const over = OVER.has(view.state);
@@ -284,6 +303,24 @@ function drawFacts(facts, view) {
     ["Attempt", view.attempt > 1 && view.state !== "failed" ? String(view.attempt) : ""],
   ].filter(([, value]) => value);
   facts.replaceChildren(...list.map(([key, value, more]) => h("div", {}, h("dt", { text: key }), h("dd", { text: value, title: more }))));
+}
+
+function drawOrigin(origin) {
+  const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+  const entries = Object.entries(origin.params).map(([key, value]) => [key, origin.uploads[key]?.original_name ?? text(value), ""]);
+  const hidden = Object.entries(origin.left_out).map(([key, why]) => [key || "…", why, "hidden"]);
+  const terms = Object.entries(origin.terms).filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && !value.length)).map(([key, value]) => [key, text(value), "term"]);
+  const list = [...entries, ...hidden, ...terms];
+  if (origin.items !== null) list.unshift(["items", String(origin.items), "term"]);
+  const item = ([key, value, kind]) => h("div", { dataset: { param: key, ...(kind ? { kind } : {}) } }, h("dt", { text: key }), h("dd", { text: value }));
+  return h("section", { class: "params", "aria-label": "Parameters" }, h("h3", { text: "Parameters" }), list.length ? h("dl", { class: "facts" }, list.map(item)) : h("p", { class: "aside", text: "None: all have their defaults." }), origin.rerun_of ? h("p", { class: "aside" }, "A changed copy of ", h("a", { href: `#/job/${encodeURIComponent(origin.rerun_of)}`, text: origin.rerun_of })) : null);
+}
+
+/** Keep the names of uploads of jobs that were submitted elsewhere, too. */
+function rememberUploads(origin) {
+  const uploads = Object.entries(origin?.uploads ?? {});
+  if (!uploads.length || Object.keys(inputsOf(origin.id)).length) return;
+  rememberInputs(origin.id, Object.fromEntries(uploads.map(([key, file]) => [key, { id: file.file_id, name: file.original_name, type: file.file_type }])));
 }
 
 async function drawInputs(inputs, id) {

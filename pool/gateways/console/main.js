@@ -33,7 +33,7 @@ const goTo = (id) => {
   location.hash = HASH + encodeURIComponent(id);
 };
 const list = makeList({ open: goTo, filter: setFilter, more: listMore, seen: noteSeen, submit: () => submit.open(), bulk });
-const job = makeJob($("job"), { close: leave, go: goTo, follow: followJob, announce, toast, changed: refresh });
+const job = makeJob($("job"), { close: leave, go: goTo, follow: followJob, again: (origin) => submit.openAgain(origin), announce, toast, changed: refresh });
 const submit = makeSubmit({
   engines: () => store.engines,
   done(ids) {
@@ -205,6 +205,7 @@ listen([
   ["Esc", "Drop the choice; close the job", { Escape: () => list.chooseNone() || (job.id && leave()) }],
   ["Space", "Play or pause", { " ": media }],
   ["r", "Retry the job that failed or was cancelled", { r: () => job.retry() }],
+  ["e", "Run the job again with changes", { e: () => job.change() }],
   ["c", "Cancel the job; press twice", { c: () => job.askCancel() }],
   ["1 … 6", "All, running, waiting, completed, failed, cancelled", Object.fromEntries([1, 2, 3, 4, 5, 6].map((digit) => [String(digit), () => pickState(digit - 1)]))],
   ["p", "Switch between jobs and pool (narrow screen)", { p: () => showTab(panes.dataset.tab === "pool" ? "jobs" : "pool") }],

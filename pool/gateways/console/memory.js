@@ -1,4 +1,4 @@
-// The input files of jobs, kept in this browser: the gateway does not return the parameters of jobs.
+// The input files of jobs, kept in this browser, so that lists show their names.
 
 const KEY = "filepool.jobs";
 const MOST = 500;

@@ -1,6 +1,6 @@
 // New jobs: a form per engine, files dropped anywhere, uploads with progress.
 
-import { call, Refused, upload } from "./api.js";
+import { call, jobPath, Refused, upload } from "./api.js";
 import { $, h, icon, mark, say } from "./dom.js";
 import { count } from "./format.js";
 import { assign, fieldsOf, makeFields } from "./form.js";
@@ -15,6 +15,8 @@ export function makeSubmit(actions) {
   let engine = null;
   let form = null;
   let working = null; // AbortController while files are uploaded
+  let again = null; // the job that is run again with changes, as GET /jobs/{id}/params gives it
+  const heading = h("h2", { id: "submit-title" });
   const tabs = h("div", { class: "segments engines", role: "group", "aria-label": "Engine" });
   const doc = h("p", { class: "aside" });
   const needed = h("div", { class: "fields" });
@@ -26,7 +28,7 @@ export function makeSubmit(actions) {
   const send = h("button", { type: "submit", class: "primary" });
   const leave = h("button", { type: "button", class: "quiet", text: "Cancel", onclick: () => dialog.close() });
   const body = h("form", { method: "dialog", novalidate: true }, tabs, doc, needed, folded, wrong, meter, h("footer", {}, leave, send));
-  dialog.append(h("header", {}, h("h2", { id: "submit-title", text: "New job" }), h("button", { type: "button", class: "icon", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))), body);
+  dialog.append(h("header", {}, heading, h("button", { type: "button", class: "icon", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))), body);
   dialog.addEventListener("close", () => working?.abort());
   dialog.addEventListener("click", (event) => event.target === dialog && !working && dialog.close());
   body.addEventListener("submit", (event) => {
@@ -34,7 +36,23 @@ export function makeSubmit(actions) {
     submit();
   });
 
+  /** Run a job again with changes. */
+  function openAgain(origin) {
+    const known = actions.engines().some((one) => one.name === origin.engine);
+    if (!dialog.open) dialog.showModal();
+    again = origin;
+    pick(origin.engine);
+    if (!known) return fail(`The pool has no engine ${origin.engine} any more.`);
+    for (const [key, value] of Object.entries(origin.params)) form.fill(key, value, origin.uploads[key]?.original_name ?? "");
+    $("job-priority").value = origin.terms.priority || "";
+    folded.open = Object.keys(origin.params).some((key) => more.querySelector(`[id="field-${CSS.escape(key)}"]`));
+    const missing = Object.entries(origin.left_out).map(([key, why]) => `${key || "all"} (${why})`);
+    if (missing.length) fail(`Give again: ${missing.join(", ")}`);
+    ready();
+  }
+
   function open(files = []) {
+    again = null;
     const engines = actions.engines();
     const fitting = files.length ? engines.filter((one) => assign(fieldsOf(one.schema) ?? [], files)) : engines;
     const whole = fitting.filter((one) => complete(one, files));
@@ -57,6 +75,8 @@ export function makeSubmit(actions) {
     const engines = actions.engines();
     engine = engines.find((one) => one.name === name) ?? engines[0];
     fail("");
+    say(heading, again ? "Run again with changes" : "New job");
+    tabs.hidden = again !== null;
     tabs.replaceChildren(...engines.map((one) => h("button", { type: "button", "aria-pressed": String(one === engine), text: one.name, onclick: () => pick(one.name) })));
     if (!engine) {
       say(doc, "The pool has no engines.");
@@ -85,7 +105,8 @@ export function makeSubmit(actions) {
       if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("A JSON object is expected: { … }");
       return { params: value, files: {} };
     };
-    return { needed: [h("div", { class: "field" }, h("label", { for: "field-params", text: "Parameters" }), area, h("small", { text: why }))], more: [], put() {}, missing: () => [], read };
+    const fill = (key, value) => (area.value = JSON.stringify({ ...read().params, [key]: value }, null, 2));
+    return { needed: [h("div", { class: "field" }, h("label", { for: "field-params", text: "Parameters" }), area, h("small", { text: why }))], more: [], put() {}, fill, missing: () => [], read };
   }
 
   function jobFields() {
@@ -126,8 +147,8 @@ export function makeSubmit(actions) {
       ready();
       for (const inputs of combine(await uploadAll(files, working.signal))) {
         const given = Object.fromEntries(Object.entries(inputs).map(([key, file]) => [key, `tempfile:${file.file_id}`]));
-        const body = { params: { ...params, ...given }, priority: own.priority, ...(own.id && !sent.length ? { id: own.id } : {}) };
-        const job = await call("POST", `/jobs/${encodeURIComponent(chosen.name)}`, body);
+        const body = { ...(again ? changes({ ...params, ...given }) : { params: { ...params, ...given } }), priority: own.priority, ...(own.id && !sent.length ? { id: own.id } : {}) };
+        const job = await call("POST", again ? `${jobPath(again.id)}/rerun` : `/jobs/${encodeURIComponent(chosen.name)}`, body);
         rememberInputs(job.id, Object.fromEntries(Object.entries(inputs).map(([key, file]) => [key, { id: file.file_id, name: file.original_name, type: file.file_type }])));
         sent.push(job.id);
       }
@@ -142,6 +163,13 @@ export function makeSubmit(actions) {
       ready();
       if (sent.length) actions.done(sent);
     }
+  }
+
+  /** What the form changes of the job that is run again. */
+  function changes(params) {
+    const old = again.params;
+    const same = (key) => JSON.stringify(old[key]) === JSON.stringify(params[key]);
+    return { params: Object.fromEntries(Object.entries(params).filter(([key]) => !same(key))), without: Object.keys(old).filter((key) => !(key in params)) };
   }
 
   /** Upload all files; resolves to {key: [uploaded]}. */
@@ -168,7 +196,7 @@ export function makeSubmit(actions) {
     return found;
   }
 
-  return { open, get isOpen() { return dialog.open; } };
+  return { open, openAgain };
 }
 
 /** One map of inputs per job: a single file of a field goes into each. */

@@ -8,6 +8,7 @@ errors       every failure as an HTTP status and a message in the format of its 
 asks         requests that wait for a job, so that one asked again finds it
 desk         what all routes share: the pool, its cached status, the waits for jobs
 lists        lists of jobs
+origins      what a job was submitted with
 ledger       jobs that ended, kept for lists and metrics
 human, tempfile, jobs, bulk, events, live, speech, state, metrics     the routes
 """

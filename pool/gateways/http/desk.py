@@ -103,19 +103,19 @@ class Desk:
         Raises what FilePool.submit raises, OutsideRoots, EngineUnavailable.
         """
         self.expect_worker(engine, options.get("id"))
-        return self.pool.submit(engine, params=self._inside(engine, params), **options)
+        return self.pool.submit(engine, params=self.inside(engine, params), **options)
 
     def rerun(self, job_id: str, params: Mapping[str, Any], without: Iterable[str], **options: Any) -> JobFuture:
         """Submit a changed copy of a job after checking every path, the unchanged ones, too: the submitter of the old
         job may have had other rights. Raises what FilePool.rerun raises, OutsideRoots, EngineUnavailable."""
         old = self.pool.origin(job_id)
         self.expect_worker(old.engine)
-        whole = {key: self._uploaded(value) for key, value in old.changed(params, without).items()}
-        changed = self._inside(old.engine, whole)
+        whole = {key: self.uploaded(value) for key, value in old.changed(params, without).items()}
+        changed = self.inside(old.engine, whole)
         gone = [key for key in (*old.params, *old.left_out) if key not in changed]
         if old.items is not None:
             for item in old.items:
-                self._inside(old.engine, item)
+                self.inside(old.engine, item)
         return self.pool.rerun(job_id, params=changed, without=gone, **options)
 
     def retry(self, job_id: str) -> JobFuture:
@@ -139,14 +139,15 @@ class Desk:
             raise HTTPException(409, f"job {job_id} is over: it is {state.value}")
         return state
 
-    def _uploaded(self, value: Any) -> Any:
+    def uploaded(self, value: Any) -> Any:
         """The `tempfile:<id>` of an uploaded file's path; any other value unchanged."""
         path = Path(value) if isinstance(value, str) else None
         if path is not None and path.parent == Path(os.path.realpath(self.settings.tempfiles)):
             return f"{TEMPFILE}{path.stem}"
         return value
 
-    def _inside(self, engine: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    def inside(self, engine: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters with every path checked and resolved. Raises OutsideRoots, JobRefused."""
         about = self.describe(engine) or {}
         schema = about.get("schema")
         keys = path_keys(schema) if isinstance(schema, dict) else frozenset()

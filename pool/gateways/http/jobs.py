@@ -21,6 +21,7 @@ from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import STATUS_OF_KIND, json_response
 from pool.gateways.http.events import END, stream
 from pool.gateways.http.lists import LIMIT_MOST, TEXT_CHARS, Wanted, find
+from pool.gateways.http.origins import origin
 from pool.gateways.http.prefix import address
 from pool.gateways.http.shapes import (
     Cancelled,
@@ -28,6 +29,7 @@ from pool.gateways.http.shapes import (
     JobList,
     JobView,
     JobWalk,
+    Origin,
     Outcome,
     Rerun,
     State,
@@ -128,6 +130,17 @@ def _view_routes(router: APIRouter, desk: Desk) -> None:
     async def job(job_id: JobId) -> Response:
         view = await in_thread(lambda: desk.look(job_id))
         return json_response(view.model_dump())
+
+    @router.get(
+        "/{job_id}/params",
+        summary="What a job was submitted with",
+        response_model=Origin,
+        responses=responses(Failed, 403, 404, 422),
+    )
+    async def params(job_id: JobId) -> Response:
+        """In whatever state it is. Secret values are left out, and so are paths outside of the allowed folders."""
+        found = await in_thread(lambda: origin(desk, job_id))
+        return json_response(found.model_dump())
 
     @router.get(
         "/{job_id}/events",

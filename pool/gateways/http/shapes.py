@@ -217,6 +217,20 @@ class Cancelled(BaseModel):
     state: State
 
 
+class Origin(BaseModel):
+    """What a job was submitted with. left_out: parameter -> why its value is not here, such as a secret; "" stands for
+    all. uploads: of parameters that are uploaded files. items: how many calls a map job has."""
+
+    id: str
+    engine: str
+    params: dict[str, Any]
+    left_out: dict[str, str]
+    uploads: dict[str, Uploaded] = {}
+    terms: dict[str, Any] = {}
+    items: int | None = None
+    rerun_of: str = ""
+
+
 class JobIds(Strict):
     """Some jobs."""
 
