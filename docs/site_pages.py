@@ -1,8 +1,8 @@
 """Pages of the site that are not in docs/, and links that hold in the repository as well as on the site.
 
-A hook of mkdocs. The first page is README.md; CHANGELOG.md, CONTRIBUTING.md and SECURITY.md are pages; the reference is
-made from docstrings and the help of the commands from the commands. A link to any other file of the repository leads to
-a page with the text of that file.
+A hook of mkdocs. The first page is README.md; README.zh-CN.md, CHANGELOG.md, CONTRIBUTING.md and SECURITY.md are pages;
+the reference is made from docstrings and the help of the commands from the commands. A link to any other file of the
+repository leads to a page with the text of that file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parent.parent
 #: Page of the site -> the file of the repository that it shows.
-SHOWN = {"index.md": "README.md"} | {name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")}
+SHOWN = {"index.md": "README.md"} | {
+    name: name for name in ("README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+}
 PAGE_OF = {path: page for page, path in SHOWN.items()}
 COMMANDS = {
     "pool": "pool.cli.app",

@@ -435,3 +435,24 @@ def test_what_lives_as_long_as_the_pool_holds_no_command_line(program: str, chil
 def test_an_engines_interface_needs_no_framework(child_env: dict[str, str]) -> None:
     loaded = {name.split(".")[0] for name in _loaded("import inference.base, inference.fake", child_env)}
     assert not loaded & {"torch", "cv2", "numpy", "pool", "onnxruntime"}
+
+
+# ---- what stands twice
+
+
+def test_the_chinese_readme_is_in_step() -> None:
+    """The same headings, code blocks, links and rows of tables in the same order; only the words differ."""
+
+    def shape(name: str) -> dict[str, list[str]]:
+        text = (PROJECT / name).read_text("utf-8")
+        prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+        return {
+            "headings": re.findall(r"^#+(?= )", prose, re.M),
+            "code": re.findall(r"^```.*?^```$", text, re.M | re.S),
+            "links": [link for link in re.findall(r"\]\(([^)]+)\)", prose) if not link.startswith("README")],
+            "rows": re.findall(r"^\|(?= )", prose, re.M),
+        }
+
+    english, chinese = shape("README.md"), shape("README.zh-CN.md")
+    for part in english:
+        assert chinese[part] == english[part], f"README.zh-CN.md: its {part} differ from those of README.md"

@@ -1,5 +1,6 @@
 // The gateway's API: the token, requests, uploads with progress.
 
+import { t } from "./texts.js";
 import { at, Refused, refusal, ROOT } from "./wire.js";
 
 export { Refused };
@@ -55,13 +56,13 @@ export async function call(method, path, body = undefined, signal = undefined) {
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Refused(0, limit.aborted ? "the gateway does not answer" : "the gateway cannot be reached");
+    throw new Refused(0, limit.aborted ? t("the gateway does not answer") : t("the gateway cannot be reached"));
   }
   let found = null;
   try {
     found = await answer.json();
   } catch {
-    if (answer.ok) throw new Refused(0, "the answer of the gateway is not valid JSON");
+    if (answer.ok) throw new Refused(0, t("the answer of the gateway is not valid JSON"));
   }
   if (!answer.ok) throw refusal(answer.status, found, answer.headers.get("Retry-After"));
   return found;
@@ -92,7 +93,7 @@ export function upload(file, progress, signal) {
       if (request.status === 200 && request.response?.file_id) resolve(request.response);
       else reject(refusal(request.status, request.response, request.getResponseHeader("Retry-After")));
     });
-    request.addEventListener("error", () => reject(new Refused(0, `${file.name} could not be uploaded: the connection failed`)));
+    request.addEventListener("error", () => reject(new Refused(0, t("{name} could not be uploaded: the connection failed", { name: file.name }))));
     request.addEventListener("abort", () => reject(new DOMException("stopped", "AbortError")));
     signal?.addEventListener("abort", () => request.abort());
     request.send(form);

@@ -1,5 +1,7 @@
 // Elements from data. Data from the server becomes text, never markup: nothing here parses HTML.
 
+import { t } from "./texts.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Create an element. props: class, text, dataset, on… handlers, properties such as `value`; all others are attributes. */
@@ -79,7 +81,7 @@ export function armed(node, act) {
       act();
       return;
     }
-    say(node, "Really cancel?");
+    say(node, t("Really cancel?"));
     node.dataset.sure = "";
     timer = setTimeout(calm, SURE_MS);
   });

@@ -2,16 +2,17 @@
 
 import { h } from "./dom.js";
 import { clockTime } from "./format.js";
+import { key, t } from "./texts.js";
 
 export const TITLES = {
-  input: "The input must change",
-  engine: "The engine failed",
-  resource: "Not enough memory, disk or device",
-  infrastructure: "The pool or the machine failed",
-  timeout: "The job timed out",
-  cancelled: "The job was cancelled",
-  dependency: "A job that it depends on did not complete",
-  expired: "The job did not start in time",
+  input: t("The input must change"),
+  engine: t("The engine failed"),
+  resource: t("Not enough memory, disk or device"),
+  infrastructure: t("The pool or the machine failed"),
+  timeout: t("The job timed out"),
+  cancelled: t("The job was cancelled"),
+  dependency: t("A job that it depends on did not complete"),
+  expired: t("The job did not start in time"),
 };
 
 /** The failure of a job that is over, with all its attempts. */
@@ -20,12 +21,12 @@ export function drawFailure(failure) {
   const several = attempts.length > 1;
   return h(
     "section",
-    { class: "failure", "aria-label": "Why it failed" },
+    { class: "failure", "aria-label": t("Why it failed") },
     h("h3", { text: TITLES[failure.kind] ?? failure.kind }),
     h("p", { class: "message", text: failure.message }),
-    failure.hint ? h("p", { class: "hint" }, h("b", { text: "Hint" }), failure.hint) : null,
+    failure.hint ? h("p", { class: "hint" }, h("b", { text: t("Hint") }), failure.hint) : null,
     drawDetails(failure),
-    several ? h("h4", { text: `All ${attempts.length} attempts` }) : null,
+    several ? h("h4", { text: t("All {n} attempts", { n: attempts.length }) }) : null,
     several ? drawAttempts(attempts) : null,
   );
 }
@@ -36,26 +37,26 @@ export function drawAttempts(attempts) {
     h(
       "li",
       { dataset: { attempt: failure.attempt } },
-      h("details", {}, h("summary", {}, h("b", { text: `Attempt ${failure.attempt}` }), h("span", { class: "kind", text: failure.kind }), h("span", { class: "message", text: failure.message })), failure.hint ? h("p", { class: "hint" }, h("b", { text: "Hint" }), failure.hint) : null, drawDetails(failure)),
+      h("details", {}, h("summary", {}, h("b", { text: t("Attempt {n}", { n: failure.attempt }) }), h("span", { class: "kind", text: failure.kind }), h("span", { class: "message", text: failure.message })), failure.hint ? h("p", { class: "hint" }, h("b", { text: t("Hint") }), failure.hint) : null, drawDetails(failure)),
     );
   return h("ol", { class: "attempts" }, attempts.map(item));
 }
 
 function drawDetails(failure) {
   const facts = [
-    ["Kind", failure.kind],
-    ["Stage", failure.stage],
-    ["Attempt", failure.attempt ? String(failure.attempt) : ""],
-    ["Exception", failure.exception],
-    ["Signal", failure.signal],
-    ["Exit code", failure.exit_code === undefined ? "" : String(failure.exit_code)],
-    ["Worker", failure.worker],
-    ["At", failure.at ? clockTime(failure.at / 1e6) : ""],
+    [key("Kind"), failure.kind],
+    [key("Stage"), failure.stage],
+    [key("Attempt"), failure.attempt ? String(failure.attempt) : ""],
+    [key("Exception"), failure.exception],
+    [key("Signal"), failure.signal],
+    [key("Exit code"), failure.exit_code === undefined ? "" : String(failure.exit_code)],
+    [key("Worker"), failure.worker],
+    [key("At"), failure.at ? clockTime(failure.at / 1e6) : ""],
   ].filter(([, value]) => value);
   return h(
     "div",
     { class: "details" },
-    h("dl", { class: "facts wide" }, facts.map(([key, value]) => h("div", { dataset: { fact: key } }, h("dt", { text: key }), h("dd", { text: value })))),
+    h("dl", { class: "facts wide" }, facts.map(([name, value]) => h("div", { dataset: { fact: name } }, h("dt", { text: t(name) }), h("dd", { text: value })))),
     drawText("End of its output", failure.stderr_tail, true),
     drawText("Traceback", failure.traceback, false),
   );

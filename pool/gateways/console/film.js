@@ -2,11 +2,12 @@
 
 import { jobPath, mediaAddress, pathAddress } from "./api.js";
 import { h } from "./dom.js";
+import { t } from "./texts.js";
 
 /** A player of the stream of one attempt, which plays at once: with its sound where the browser lets it, else without. */
 export function liveFilm(id, attempt) {
-  const media = h("video", { controls: true, playsinline: true, "aria-label": "The video so far" });
-  const about = attempt > 1 ? `So far, attempt ${attempt}` : "So far";
+  const media = h("video", { controls: true, playsinline: true, "aria-label": t("The video so far") });
+  const about = attempt > 1 ? t("So far, attempt {n}", { n: attempt }) : t("So far");
   const node = h("figure", { class: "file", dataset: { kind: "video", attempt } }, media, h("figcaption", { text: about }));
   let over = false;
   mediaAddress(pathAddress(`${jobPath(id)}/stream?attempt=${attempt}`)).then(

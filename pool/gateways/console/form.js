@@ -2,6 +2,7 @@
 
 import { h, icon } from "./dom.js";
 import { bytes, title } from "./format.js";
+import { t } from "./texts.js";
 
 const PATHS = new Set(["path", "file-path"]);
 const INPUTS = /^(audio|video|image|picture|photo|file|input|recording|template)(_(path|file))?$/;
@@ -100,7 +101,7 @@ function frame(field, control, extra = null) {
   const about = field.about ? h("small", { id: `${id}-about`, text: field.about }) : null;
   if (about) control.setAttribute("aria-describedby", about.id);
   const label = h("label", { for: id, text: title(field.key) });
-  if (field.required) label.append(h("i", { class: "must", text: "required" }));
+  if (field.required) label.append(h("i", { class: "must", text: t("required") }));
   return h("div", { class: "field", dataset: { kind: field.kind, key: field.key } }, label, control, extra, about);
 }
 
@@ -109,17 +110,17 @@ const MAKERS = {
     let files = [];
     let kept = null; // {value, name} of an upload of an earlier job
     const input = h("input", { type: "file", accept: field.accepts.map((kind) => `${kind}/*`).join(","), multiple: true });
-    const path = h("input", { type: "text", placeholder: "/path/on/the/server or tempfile:<id>", hidden: true, spellcheck: false, "aria-label": `${title(field.key)}: path on the server`, oninput: changed });
+    const path = h("input", { type: "text", placeholder: t("/path/on/the/server or tempfile:<id>"), hidden: true, spellcheck: false, "aria-label": t("{name}: path on the server", { name: title(field.key) }), oninput: changed });
     const shown = h("span", { class: "chosen" });
     const zone = h("label", { class: "zone", for: `field-${field.key}` }, icon("upload"), shown);
-    const other = h("button", { type: "button", class: "link", text: "use a path on the server" });
+    const other = h("button", { type: "button", class: "link", text: t("use a path on the server") });
     const node = frame(field, input, h("div", { class: "pick" }, zone, path, other));
     const show = () => {
       const sum = files.reduce((total, file) => total + file.size, 0);
-      const names = kept ? kept.name : files.length === 1 ? files[0].name : `${files.length} files, one job each`;
+      const names = kept ? kept.name : files.length === 1 ? files[0].name : t("{n} files, one job each", { n: files.length });
       const filled = kept !== null || files.length > 0;
       zone.toggleAttribute("data-filled", filled);
-      shown.replaceChildren(filled ? h("b", { text: names }) : `Drop ${/^[aeiou]/.test(field.key) ? "an" : "a"} ${field.key.replaceAll("_", " ")} here, or choose`, filled ? h("small", { text: kept ? "from the earlier job" : bytes(sum) }) : "");
+      shown.replaceChildren(filled ? h("b", { text: names }) : t("Drop here, or choose: {name}", { name: title(field.key) }), filled ? h("small", { text: kept ? t("from the earlier job") : bytes(sum) }) : "");
     };
     const put = (more) => {
       files = [...more];
@@ -131,7 +132,7 @@ const MAKERS = {
     const turn = (typed) => {
       path.hidden = !typed;
       zone.hidden = typed;
-      other.textContent = typed ? "upload a file" : "use a path on the server";
+      other.textContent = typed ? t("upload a file") : t("use a path on the server");
     };
     other.addEventListener("click", () => {
       turn(path.hidden);
@@ -159,11 +160,11 @@ const MAKERS = {
     const value = () => typed() || (path.hidden ? kept?.value : undefined) || undefined;
     return { node, put, fill, chosen: () => (path.hidden ? files : []), value, filled: () => Boolean(value() || (path.hidden && files.length)) };
   },
-  path: (field, changed) => text(field, changed, { placeholder: "default: in the spool" }),
+  path: (field, changed) => text(field, changed, { placeholder: t("default: in the spool") }),
   text: (field, changed) => text(field, changed),
   choice(field, changed) {
     const unset = field.initial === null && !field.required;
-    const options = [...(unset ? [h("option", { value: "", text: "default" })] : []), ...field.choices.map((choice, at) => h("option", { value: String(at), text: String(choice) }))];
+    const options = [...(unset ? [h("option", { value: "", text: t("default") })] : []), ...field.choices.map((choice, at) => h("option", { value: String(at), text: String(choice) }))];
     const select = h("select", { onchange: changed }, options);
     const initial = field.choices.indexOf(field.initial);
     if (initial >= 0) select.value = String(initial);
@@ -178,7 +179,7 @@ const MAKERS = {
     return { node: frame(field, box), fill, value: () => (value() === field.initial ? undefined : value()), filled: () => true };
   },
   number(field, changed) {
-    const input = h("input", { type: "number", step: field.whole ? 1 : "any", min: field.min, max: field.max, inputmode: field.whole ? "numeric" : "decimal", placeholder: field.initial ?? "default", oninput: changed });
+    const input = h("input", { type: "number", step: field.whole ? 1 : "any", min: field.min, max: field.max, inputmode: field.whole ? "numeric" : "decimal", placeholder: field.initial ?? t("default"), oninput: changed });
     const value = () => {
       if (!input.validity.valid) throw new Error(`${title(field.key)}: ${input.validationMessage}`);
       return input.value === "" ? undefined : Number(input.value);
@@ -187,7 +188,7 @@ const MAKERS = {
     return { node: frame(field, input), fill, value, filled: () => input.value !== "" };
   },
   json(field, changed) {
-    const plain = field.initial === null || typeof field.initial === "object" ? "JSON or text" : String(field.initial);
+    const plain = field.initial === null || typeof field.initial === "object" ? t("JSON or text") : String(field.initial);
     const input = h("input", { type: "text", placeholder: plain, spellcheck: false, oninput: changed });
     const value = () => {
       const given = input.value.trim();
@@ -204,7 +205,7 @@ const MAKERS = {
 };
 
 function text(field, changed, more = {}) {
-  const placeholder = typeof field.initial === "string" && field.initial ? field.initial : "default";
+  const placeholder = typeof field.initial === "string" && field.initial ? field.initial : t("default");
   const input = field.long ? h("textarea", { rows: 2, oninput: changed }) : h("input", { type: "text", placeholder: field.required ? "" : placeholder, spellcheck: false, oninput: changed, ...more });
   const fill = (given) => (input.value = String(given ?? ""));
   return { node: frame(field, input), fill, value: () => input.value.trim() || undefined, filled: () => input.value.trim() !== "" };

@@ -1,9 +1,11 @@
 // Numbers and times as text.
 
+import { LOCALE, t } from "./texts.js";
+
 /** 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "";
-  if (seconds < 0.0005) return "under 1 ms";
+  if (seconds < 0.0005) return t("under 1 ms");
   if (seconds < 1) return `${Math.max(1, Math.round(seconds * 1000))} ms`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
@@ -32,23 +34,23 @@ export function bytes(count) {
 export function ago(seconds, now = Date.now() / 1000) {
   if (!seconds) return "";
   const past = now - seconds;
-  if (past < 5) return "now";
-  if (past < 60) return `${Math.floor(past / 5) * 5} s ago`;
-  if (past < 3600) return `${Math.floor(past / 60)} min ago`;
-  if (past < 20 * 3600) return `${Math.floor(past / 3600)} h ago`;
-  return new Date(seconds * 1000).toLocaleDateString(undefined, { month: "short", day: "numeric" });
+  if (past < 5) return t("now");
+  if (past < 60) return t("{time} ago", { time: `${Math.floor(past / 5) * 5} s` });
+  if (past < 3600) return t("{time} ago", { time: `${Math.floor(past / 60)} min` });
+  if (past < 20 * 3600) return t("{time} ago", { time: `${Math.floor(past / 3600)} h` });
+  return new Date(seconds * 1000).toLocaleDateString(LOCALE, { month: "short", day: "numeric" });
 }
 
 export function moment(seconds) {
-  return seconds ? new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "";
+  return seconds ? new Date(seconds * 1000).toLocaleString(LOCALE, { dateStyle: "medium", timeStyle: "medium" }) : "";
 }
 
 /** The time of day, with the date unless it is today. */
 export function clockTime(seconds) {
   if (!seconds) return "";
   const then = new Date(seconds * 1000);
-  const time = then.toLocaleTimeString(undefined, { timeStyle: "medium" });
-  return then.toDateString() === new Date().toDateString() ? time : `${then.toLocaleDateString(undefined, { month: "short", day: "numeric" })}, ${time}`;
+  const time = then.toLocaleTimeString(LOCALE, { timeStyle: "medium" });
+  return then.toDateString() === new Date().toDateString() ? time : `${then.toLocaleDateString(LOCALE, { month: "short", day: "numeric" })}, ${time}`;
 }
 
 /** 1:02:03 or 4:05. */
@@ -66,9 +68,7 @@ export function srtClock(seconds) {
   return `${pad(Math.floor(ms / 3600000), 2)}:${pad(Math.floor(ms / 60000) % 60, 2)}:${pad(Math.floor(ms / 1000) % 60, 2)},${pad(ms % 1000, 3)}`;
 }
 
-export function count(number, noun) {
-  return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
-}
+export const jobCount = (n) => t("{n} {n|job|jobs}", { n });
 
 /** A parameter's key as a label: "batch_size_s" → "Batch size (s)". */
 export function title(key) {
@@ -77,20 +77,25 @@ export function title(key) {
 }
 
 export const STATE_NAMES = {
-  queued: "Waiting",
-  held: "Waiting for other jobs",
-  deferred: "Scheduled",
-  running: "Running",
-  completed: "Completed",
-  failed: "Failed",
-  cancelled: "Cancelled",
+  queued: t("Waiting"),
+  held: t("Waiting for other jobs"),
+  deferred: t("Scheduled"),
+  running: t("Running"),
+  completed: t("Completed"),
+  failed: t("Failed"),
+  cancelled: t("Cancelled"),
 };
 export const OVER = new Set(["completed", "failed", "cancelled"]);
 
-const STATUS_NAMES = { processing: "processing", downloading: "downloading", face_detecting: "looking at the face", inference: "inference", merging_audio: "merging audio" };
+const STATUS_NAMES = { queued: t("waiting"), processing: t("processing"), downloading: t("downloading"), face_detecting: t("looking at the face"), inference: t("inference"), merging_audio: t("merging audio") };
 
 /** The status and the message of a job as one line. */
 export function stageLine(status, message) {
   const label = STATUS_NAMES[status] ?? String(status ?? "").replaceAll("_", " ");
   return [label, message].filter(Boolean).join(" · ");
 }
+
+const WORDS = { idle: t("idle"), busy: t("busy"), booting: t("booting"), loading: t("loading"), warming: t("warming"), starting: t("starting"), stopping: t("stopping"), waiting: t("waiting"), benched: t("benched"), off: t("off"), orphaned: t("orphaned"), draining: t("draining") };
+
+/** The phase of a worker, in the language of the page; another word as it is. */
+export const word = (name) => WORDS[name] ?? name;

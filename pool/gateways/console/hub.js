@@ -4,6 +4,7 @@
 // It gets {kind: "link", link, trouble, retryAt}, "status", "engines", "list" {query, body}, "job" {id, event, data},
 // "gone" {id, status, message}, and "pong" after each want. Tabs with the same token share a stream.
 
+import { key } from "./texts.js";
 import { at, events, pause, Refused, refusal } from "./wire.js";
 
 const CALM_MS = 60; // wants of this long become one request
@@ -123,14 +124,14 @@ function makeLine(token) {
           [heard, failures] = [true, 0];
           deliver(event, wanted);
         }
-        if (!heard) throw new Refused(0, "the gateway ended the stream");
+        if (!heard) throw new Refused(0, key("the gateway ended the stream"));
       } catch (error) {
         if (signal.reason === "again") failures = 0;
         else if (error.status >= 400 || !heard) {
           failures += 1;
           wait = Math.max(1000 * Math.min(10, 2 ** (failures - 1)), 1000 * (error.retryAfterS ?? 0));
           const name = error.status === 401 ? "token" : error.status ? "refused" : "lost";
-          const trouble = error.status ? error.message : signal.reason === "silent" ? "the gateway does not answer" : "the gateway cannot be reached";
+          const trouble = error.status ? error.message : signal.reason === "silent" ? key("the gateway does not answer") : key("the gateway cannot be reached");
           show({ link: name, trouble, retryAt: Date.now() + wait });
           if (name === "token") wait = 3_600_000; // until a tab has another one
         }

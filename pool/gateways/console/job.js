@@ -7,6 +7,7 @@ import { clockTime, duration, moment, OVER, stageLine, STATE_NAMES } from "./for
 import { goOn, liveFilm } from "./film.js";
 import { inputsOf, nameOf, rememberInputs } from "./memory.js";
 import { drawResult } from "./result.js";
+import { key, t } from "./texts.js";
 import { liveTranscript } from "./transcript.js";
 
 const LIST_MS = 5000; // older than this no list is, unless the gateway is very busy
@@ -79,7 +80,7 @@ export function makeJob(pane, actions) {
 
   function end(outcome, signal) {
     if (outcome.state === "unknown") return void load();
-    actions.announce(`Job ${nameOf(outcome.id) || outcome.id}: ${STATE_NAMES[outcome.state]}`);
+    actions.announce(t("Job {name}: {state}", { name: nameOf(outcome.id) || outcome.id, state: STATE_NAMES[outcome.state] }));
     actions.changed();
     show(outcome);
     settle(outcome, signal);
@@ -98,7 +99,7 @@ export function makeJob(pane, actions) {
     if (outcome.state === "completed") dispose = drawResult(parts.after, outcome, actions);
     const whole = parts.after.querySelector(".file video");
     if (place && whole) goOn(whole, place);
-    if (outcome.state === "cancelled") parts.after.append(h("p", { class: "plain", text: "The job was cancelled. Its partial output was removed." }));
+    if (outcome.state === "cancelled") parts.after.append(h("p", { class: "plain", text: t("The job was cancelled. Its partial output was removed.") }));
     parts.settled();
   }
 
@@ -110,7 +111,7 @@ export function makeJob(pane, actions) {
 
   function missing(error) {
     parts.after.replaceChildren(
-      h("div", { class: "sorry" }, h("h3", { text: error.status === 404 ? "There is no such job" : "The job cannot be shown" }), h("p", { text: error.message }), h("button", { type: "button", class: "quiet", text: "Try again", onclick: () => open(id) })),
+      h("div", { class: "sorry" }, h("h3", { text: error.status === 404 ? t("There is no such job") : t("The job cannot be shown") }), h("p", { text: error.message }), h("button", { type: "button", class: "quiet", text: t("Try again"), onclick: () => open(id) })),
     );
     parts.settled();
   }
@@ -132,7 +133,7 @@ export function makeJob(pane, actions) {
     parts.retry.disabled = true; // each retry of a cancelled job is a new job
     try {
       const job = await call("POST", `${jobPath(again)}/retry`);
-      actions.announce("The job runs again");
+      actions.announce(t("The job runs again"));
       if (job.id !== again) actions.go(job.id);
       else if (id === again) open(again);
     } catch (error) {
@@ -149,7 +150,7 @@ export function makeJob(pane, actions) {
 
   async function copy() {
     await navigator.clipboard?.writeText(id).catch(() => {});
-    actions.announce("Id copied");
+    actions.announce(t("Id copied"));
   }
 
   return {
@@ -179,17 +180,17 @@ export function makeJob(pane, actions) {
 function build(pane, on) {
   const sign = stateSign();
   const title = h("h2", { class: "title", tabindex: "-1" });
-  const code = h("button", { type: "button", class: "id", title: "Copy the id", onclick: on.copy });
-  const cancelling = armed(h("button", { type: "button", class: "quiet danger", text: "Cancel" }), on.cancel);
+  const code = h("button", { type: "button", class: "id", title: t("Copy the id"), onclick: on.copy });
+  const cancelling = armed(h("button", { type: "button", class: "quiet danger", text: t("Cancel") }), on.cancel);
   const cancel = cancelling.node;
-  const retry = h("button", { type: "button", class: "primary", onclick: on.retry }, icon("retry"), "Retry");
-  const change = h("button", { type: "button", class: "quiet", text: "Run again …", title: "Run again with changes (e)", onclick: on.change });
+  const retry = h("button", { type: "button", class: "primary", onclick: on.retry }, icon("retry"), t("Retry"));
+  const change = h("button", { type: "button", class: "quiet", text: t("Run again …"), title: t("Run again with changes (e)"), onclick: on.change });
   const state = h("b", { class: "state" });
   const stage = h("span", { class: "stage" });
   const bar = h("i");
-  const meter = h("div", { class: "meter big", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, bar);
+  const meter = h("div", { class: "meter big", role: "progressbar", "aria-label": t("Progress"), "aria-valuemin": 0, "aria-valuemax": 100 }, bar);
   const percent = h("span", { class: "percent" });
-  const broken = h("p", { class: "aside warn", text: "The connection is lost; the job goes on without this page.", hidden: true });
+  const broken = h("p", { class: "aside warn", text: t("The connection is lost; the job goes on without this page."), hidden: true });
   const facts = h("dl", { class: "facts wide" });
   const inputs = h("ul", { class: "inputs" });
   const notices = h("ul", { class: "notices" });
@@ -205,12 +206,12 @@ function build(pane, on) {
   const watch = (stream, attempt) => {
     if (film?.attempt === attempt) return; // each new connection tells it again
     endFilm();
-    if (stream.not_here) live.replaceChildren(h("p", { class: "plain", text: `The video cannot be watched from here while it is made: ${stream.not_here}.` }));
+    if (stream.not_here) live.replaceChildren(h("p", { class: "plain", text: t("The video cannot be watched from here while it is made: {why}.", { why: stream.not_here }) }));
     else live.replaceChildren((film = liveFilm(shown, attempt)).node);
   };
   const given = h("div", { class: "given" });
   let transcript = null;
-  const top = h("header", { class: "top" }, h("button", { type: "button", class: "icon", "aria-label": "Close", title: "Close (Esc)", onclick: on.close }, icon("close")), h("div", { class: "names" }, title, code), h("div", { class: "acts" }, cancel, change, retry));
+  const top = h("header", { class: "top" }, h("button", { type: "button", class: "icon", "aria-label": t("Close"), title: t("Close (Esc)"), onclick: on.close }, icon("close")), h("div", { class: "names" }, title, code), h("div", { class: "acts" }, cancel, change, retry));
   const going = h("div", { class: "status" }, h("div", { class: "standing" }, sign.node, state, stage, percent), meter);
   pane.replaceChildren(top, h("div", { class: "body" }, going, broken, inputs, notices, setbacks, live, after, facts, given));
   return {
@@ -225,7 +226,7 @@ function build(pane, on) {
       shown = id;
       say(title, nameOf(id) || id);
       code.replaceChildren(id, icon("copy", 13));
-      mark(code, "aria-label", `Copy the id ${id}`);
+      mark(code, "aria-label", t("Copy the id {id}", { id }));
       say(state, "");
       say(stage, "");
       say(percent, "");
@@ -268,7 +269,7 @@ function build(pane, on) {
       for (const part of [live, setbacks, notices]) part.replaceChildren();
     },
     cancelling() {
-      say(stage, "being cancelled …");
+      say(stage, t("being cancelled …"));
     },
     broken: (value) => (broken.hidden = !value),
     notice: (text) => { // once, although each new connection sends it again
@@ -276,7 +277,7 @@ function build(pane, on) {
     },
     setback(failure) { // once, as each new connection sends it again
       if (setbacks.querySelector(`[data-attempt="${Number(failure.attempt)}"]`)) return;
-      setbacks.replaceChildren(...(setbacks.childElementCount ? setbacks.children : [h("h3", { text: "Attempts that failed" })]), drawAttempts([failure]));
+      setbacks.replaceChildren(...(setbacks.childElementCount ? setbacks.children : [h("h3", { text: t("Attempts that failed") })]), drawAttempts([failure]));
     },
     partial(record, attempt) {
       if (record?.stream) return watch(record.stream, attempt);
@@ -289,20 +290,20 @@ function build(pane, on) {
 /** One line about a job that is over. */
 function summary(view) {
   const took = view.finished - view.started >= 0.001 ? duration(view.finished - view.started) : "";
-  return [view.engine, took && `${view.state === "completed" ? "in" : "after"} ${took}`, view.cached ? "from the cache" : ""].filter(Boolean).join(" · ");
+  return [view.engine, took && (view.state === "completed" ? t("in {time}", { time: took }) : t("after {time}", { time: took })), view.cached ? t("from the cache") : ""].filter(Boolean).join(" · ");
 }
 
 function drawFacts(facts, view) {
   const ran = view.finished - view.started >= 0.001 ? duration(view.finished - view.started) : "";
   const waited = view.started && view.created ? duration(view.started - view.created) : "";
   const list = [
-    ["Engine", OVER.has(view.state) ? "" : view.engine],
-    ["Submitted", clockTime(view.created), moment(view.created)],
-    ["Waited", waited],
-    ["Ran", ran],
-    ["Attempt", view.attempt > 1 && view.state !== "failed" ? String(view.attempt) : ""],
+    [key("Engine"), OVER.has(view.state) ? "" : view.engine],
+    [key("Submitted"), clockTime(view.created), moment(view.created)],
+    [key("Waited"), waited],
+    [key("Ran"), ran],
+    [key("Attempt"), view.attempt > 1 && view.state !== "failed" ? String(view.attempt) : ""],
   ].filter(([, value]) => value);
-  facts.replaceChildren(...list.map(([key, value, more]) => h("div", {}, h("dt", { text: key }), h("dd", { text: value, title: more }))));
+  facts.replaceChildren(...list.map(([name, value, more]) => h("div", {}, h("dt", { text: t(name) }), h("dd", { text: value, title: more }))));
 }
 
 function drawOrigin(origin) {
@@ -312,8 +313,8 @@ function drawOrigin(origin) {
   const terms = Object.entries(origin.terms).filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && !value.length)).map(([key, value]) => [key, text(value), "term"]);
   const list = [...entries, ...hidden, ...terms];
   if (origin.items !== null) list.unshift(["items", String(origin.items), "term"]);
-  const item = ([key, value, kind]) => h("div", { dataset: { param: key, ...(kind ? { kind } : {}) } }, h("dt", { text: key }), h("dd", { text: value }));
-  return h("section", { class: "params", "aria-label": "Parameters" }, h("h3", { text: "Parameters" }), list.length ? h("dl", { class: "facts" }, list.map(item)) : h("p", { class: "aside", text: "None: all have their defaults." }), origin.rerun_of ? h("p", { class: "aside" }, "A changed copy of ", h("a", { href: `#/job/${encodeURIComponent(origin.rerun_of)}`, text: origin.rerun_of })) : null);
+  const item = ([name, value, kind]) => h("div", { dataset: { param: name, ...(kind ? { kind } : {}) } }, h("dt", { text: name }), h("dd", { text: value }));
+  return h("section", { class: "params", "aria-label": t("Parameters") }, h("h3", { text: t("Parameters") }), list.length ? h("dl", { class: "facts" }, list.map(item)) : h("p", { class: "aside", text: t("None: all have their defaults.") }), origin.rerun_of ? h("p", { class: "aside" }, t("A changed copy of "), h("a", { href: `#/job/${encodeURIComponent(origin.rerun_of)}`, text: origin.rerun_of })) : null);
 }
 
 /** Keep the names of uploads of jobs that were submitted elsewhere, too. */
@@ -330,7 +331,7 @@ async function drawInputs(inputs, id) {
     inputs.append(h("li", { dataset: { type: input.type } }, link));
     if (!(await exists(address))) {
       link.removeAttribute("href");
-      link.title = `${input.name} is no longer kept`;
+      link.title = t("{name} is no longer kept", { name: input.name });
     }
   }
 }

@@ -2,8 +2,9 @@
 
 import { $, armed, h, mark, say, stateSign } from "./dom.js";
 import { TITLES } from "./failure.js";
-import { ago, count, duration, OVER, STATE_NAMES, stageLine } from "./format.js";
+import { ago, duration, jobCount, OVER, STATE_NAMES, stageLine } from "./format.js";
 import { nameOf } from "./memory.js";
+import { number, t } from "./texts.js";
 
 const STATES = ["", "running", "queued", "completed", "failed", "cancelled"];
 const SPARE = 4; // rows above and below the visible ones
@@ -25,9 +26,9 @@ export function makeList(actions) {
   let latest = null;
 
   const buttons = STATES.map((state) => {
-    const number = h("span", { class: "n" });
-    const node = h("button", { type: "button", "aria-pressed": "false", dataset: { state }, onclick: () => actions.filter({ state }) }, state ? STATE_NAMES[state] : "All", number);
-    return { state, node, number };
+    const badge = h("span", { class: "n" });
+    const node = h("button", { type: "button", "aria-pressed": "false", dataset: { state }, onclick: () => actions.filter({ state }) }, state ? STATE_NAMES[state] : t("All"), badge);
+    return { state, node, badge };
   });
   $("states").append(...buttons.map((button) => button.node));
   $("engine").addEventListener("change", (event) => actions.filter({ engine: event.target.value }));
@@ -88,7 +89,7 @@ export function makeList(actions) {
     choice.update();
     for (const button of buttons) {
       mark(button.node, "aria-pressed", String(button.state === store.filter.state));
-      say(button.number, figure(store, button.state));
+      say(button.badge, figure(store, button.state));
     }
     options(store);
     const nothing = store.listed && !jobs.length;
@@ -100,9 +101,9 @@ export function makeList(actions) {
   }
 
   function counted(store) {
-    const shown = count(jobs.length, "job");
-    if (store.complete || query) return store.complete ? shown : `${shown}, more below`;
-    return store.total === null ? `${shown}, more below` : `${jobs.length.toLocaleString("en")} of ${count(store.total, "job")}`;
+    const shown = jobCount(jobs.length);
+    if (store.complete || query) return store.complete ? shown : t("{jobs}, more below", { jobs: shown });
+    return store.total === null ? t("{jobs}, more below", { jobs: shown }) : t("{n} of {jobs}", { n: jobs.length, jobs: jobCount(store.total) });
   }
 
   /** The number of jobs in one state from the engines' counts, "" when they do not give it. */
@@ -110,7 +111,7 @@ export function makeList(actions) {
     const engines = (store.status?.engines ?? []).filter((engine) => !store.filter.engine || engine.name === store.filter.engine);
     const sum = (key) => engines.reduce((total, engine) => total + engine[key], 0);
     const value = state === "running" ? sum("running") : state === "queued" ? sum("queued") + sum("held") + sum("deferred") : state === "failed" ? sum("dead") : 0;
-    return value ? value.toLocaleString("en") : "";
+    return value ? number(value) : "";
   }
 
   function options(store) {
@@ -127,14 +128,14 @@ export function makeList(actions) {
 
   function drawEmpty(store) {
     const filtered = store.filter.state || store.filter.engine || store.filter.since || query;
-    const why = query ? "Enter opens the job with this id, if there is one." : "No job has this state and engine, and is as young.";
+    const why = query ? t("Enter opens the job with this id, if there is one.") : t("No job has this state and engine, and is as young.");
     const wanted = filtered ? why : "first";
     if (empty.dataset.kind === wanted) return;
     empty.dataset.kind = wanted;
     empty.replaceChildren(
       ...(filtered
-        ? [h("h3", { text: "Nothing matches" }), h("p", { text: why }), h("button", { type: "button", class: "quiet", text: "Show all jobs", onclick: clear })]
-        : [h("h3", { text: "No jobs yet" }), h("p", { text: "Drop a recording or a picture anywhere on this page, or fill in a form." }), h("button", { type: "button", class: "primary", text: "New job", onclick: () => actions.submit() })]),
+        ? [h("h3", { text: t("Nothing matches") }), h("p", { text: why }), h("button", { type: "button", class: "quiet", text: t("Show all jobs"), onclick: clear })]
+        : [h("h3", { text: t("No jobs yet") }), h("p", { text: t("Drop a recording or a picture anywhere on this page, or fill in a form.") }), h("button", { type: "button", class: "primary", text: t("New job"), onclick: () => actions.submit() })]),
     );
   }
 
@@ -178,12 +179,12 @@ export function makeList(actions) {
 /** Chosen jobs and what can be done to all of them. */
 function makeChoice({ paint, jobs, bulk }) {
   const chosen = new Map(); // id -> the job as last listed
-  const number = h("b");
+  const size = h("b");
   const retry = h("button", { type: "button", class: "quiet", onclick: () => act("retry") });
   const cancel = armed(h("button", { type: "button", class: "quiet danger" }), () => act("cancel"));
-  const all = h("button", { type: "button", class: "quiet", text: "Choose all shown", onclick: () => (jobs().forEach((job) => chosen.set(job.id, job)), update(), paint()) });
-  const none = h("button", { type: "button", class: "quiet", text: "Choose none", onclick: () => clear() });
-  const bar = h("div", { class: "bulk", role: "toolbar", "aria-label": "Chosen jobs", hidden: true }, number, retry, cancel.node, all, none);
+  const all = h("button", { type: "button", class: "quiet", text: t("Choose all shown"), onclick: () => (jobs().forEach((job) => chosen.set(job.id, job)), update(), paint()) });
+  const none = h("button", { type: "button", class: "quiet", text: t("Choose none"), onclick: () => clear() });
+  const bar = h("div", { class: "bulk", role: "toolbar", "aria-label": t("Chosen jobs"), hidden: true }, size, retry, cancel.node, all, none);
   $("states").parentElement.append(bar);
   const fit = (action) => [...chosen.values()].filter((job) => (action === "retry" ? ["failed", "cancelled"].includes(job.state) : !OVER.has(job.state)));
 
@@ -196,11 +197,11 @@ function makeChoice({ paint, jobs, bulk }) {
   function update() {
     if (chosen.size) for (const job of jobs()) if (chosen.has(job.id)) chosen.set(job.id, job);
     bar.hidden = !chosen.size;
-    say(number, `${chosen.size.toLocaleString("en")} chosen`);
-    for (const [action, word, show] of [["retry", "Retry", (text) => say(retry, text)], ["cancel", "Cancel", cancel.say]]) {
-      const count = fit(action).length;
-      show(`${word} ${count.toLocaleString("en")}`);
-      (action === "retry" ? retry : cancel.node).hidden = !count;
+    say(size, t("{n} chosen", { n: chosen.size }));
+    for (const [action, verb, show] of [["retry", t("Retry"), (text) => say(retry, text)], ["cancel", t("Cancel"), cancel.say]]) {
+      const some = fit(action).length;
+      show(`${verb} ${number(some)}`);
+      (action === "retry" ? retry : cancel.node).hidden = !some;
     }
   }
 
@@ -286,9 +287,9 @@ function why(job) {
 }
 
 function describe(job, slot) {
-  if (job.state === "completed") return "Completed";
-  if (job.state === "failed") return [TITLES[job.kind] ?? job.kind, job.attempt > 1 ? `attempt ${job.attempt}` : ""].filter(Boolean).join(" · ");
-  if (job.state === "cancelled") return "Cancelled";
-  if (job.state === "running") return [stageLine(job.status, job.message), job.attempt > 1 ? `attempt ${job.attempt}${job.reason ? `, after: ${job.reason}` : ""}` : "", slot?.slot].filter(Boolean).join(" · ");
-  return [STATE_NAMES[job.state], job.message, job.attempt && !OVER.has(job.state) ? `attempt ${job.attempt + 1}` : ""].filter(Boolean).join(" · ");
+  if (job.state === "completed") return STATE_NAMES.completed;
+  if (job.state === "failed") return [TITLES[job.kind] ?? job.kind, job.attempt > 1 ? t("attempt {n}", { n: job.attempt }) : ""].filter(Boolean).join(" · ");
+  if (job.state === "cancelled") return STATE_NAMES.cancelled;
+  if (job.state === "running") return [stageLine(job.status, job.message), job.attempt > 1 ? (job.reason ? t("attempt {n}, after: {reason}", { n: job.attempt, reason: job.reason }) : t("attempt {n}", { n: job.attempt })) : "", slot?.slot].filter(Boolean).join(" · ");
+  return [STATE_NAMES[job.state], job.message, job.attempt && !OVER.has(job.state) ? t("attempt {n}", { n: job.attempt + 1 }) : ""].filter(Boolean).join(" · ");
 }

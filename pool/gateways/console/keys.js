@@ -1,6 +1,7 @@
 // Keyboard shortcuts, and a dialog that lists them.
 
 import { $, h, icon } from "./dom.js";
+import { t } from "./texts.js";
 
 /** keys: [[keys as shown, description, {key: action}]]. Keys do nothing in a text field or while a dialog is open. */
 export function listen(keys) {
@@ -20,8 +21,8 @@ export function listen(keys) {
   });
   const dialog = $("help");
   dialog.append(
-    h("header", {}, h("h2", { id: "help-title", text: "Keyboard" }), h("button", { type: "button", class: "icon", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))),
-    h("dl", { class: "keys" }, keys.map(([shown, what]) => h("div", {}, h("dt", {}, shown.split(" ").map((key) => h("kbd", { text: key }))), h("dd", { text: what })))),
+    h("header", {}, h("h2", { id: "help-title", text: t("Keyboard") }), h("button", { type: "button", class: "icon", "aria-label": t("Close"), onclick: () => dialog.close() }, icon("close"))),
+    h("dl", { class: "keys", tabindex: "0" }, keys.map(([shown, what]) => h("div", {}, h("dt", {}, shown.split(" ").map((key) => h("kbd", { text: key }))), h("dd", { text: what })))),
   );
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 }

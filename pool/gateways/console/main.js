@@ -2,13 +2,14 @@
 
 import { call, hasToken, useToken } from "./api.js";
 import { $, h, icon, mark, say } from "./dom.js";
-import { age, count } from "./format.js";
+import { age } from "./format.js";
 import { makeJob } from "./job.js";
 import { makeList } from "./jobs.js";
 import { listen } from "./keys.js";
 import { drawPool } from "./pool.js";
 import { followJob, listMore, noteSeen, refresh, run, setFilter, store, subscribe, useNewToken } from "./store.js";
 import { acceptDrops, makeSubmit } from "./submit.js";
+import { nextLanguage, t, translate } from "./texts.js";
 import { makeToken } from "./token.js";
 
 const TOAST_MS = 6000;
@@ -21,7 +22,7 @@ function announce(text) {
 }
 
 function toast(text, bad = false) {
-  const node = h("p", { class: "toast", role: bad ? "alert" : "status", dataset: bad ? { bad: "" } : {} }, h("span", { text }), h("button", { type: "button", class: "icon", "aria-label": "Dismiss", onclick: () => node.remove() }, icon("close", 14)));
+  const node = h("p", { class: "toast", role: bad ? "alert" : "status", dataset: bad ? { bad: "" } : {} }, h("span", { text }), h("button", { type: "button", class: "icon", "aria-label": t("Dismiss"), onclick: () => node.remove() }, icon("close", 14)));
   $("toasts").append(node);
   setTimeout(() => node.remove(), bad ? 2 * TOAST_MS : TOAST_MS);
 }
@@ -39,8 +40,8 @@ const submit = makeSubmit({
   done(ids) {
     refresh();
     if (ids.length === 1) goTo(ids[0]);
-    else toast(`${ids.length} jobs are queued`);
-    announce(ids.length === 1 ? "Job submitted" : `${ids.length} jobs submitted`);
+    else toast(t("{n} jobs are queued", { n: ids.length }));
+    announce(ids.length === 1 ? t("Job submitted") : t("{n} jobs submitted", { n: ids.length }));
   },
 });
 const token = makeToken(() => {
@@ -48,7 +49,6 @@ const token = makeToken(() => {
   route();
 });
 
-const DONE = { retry: ["runs again", "run again"], cancel: ["is being cancelled", "are being cancelled"] };
 const AT_ONCE = 1000; // the limit of the gateway
 
 /** Retry or cancel many jobs, and say what could not be done. */
@@ -63,8 +63,8 @@ async function bulk(action, ids) {
   } catch (error) {
     toast(error.message, true);
   }
-  if (done.length) toast(`${count(done.length, "job")} ${DONE[action][done.length === 1 ? 0 : 1]}`);
-  if (refused.length) toast(`${count(refused.length, "job")} not: ${[...new Set(refused.map((one) => one.message))].slice(0, 3).join("; ")}`, true);
+  if (done.length) toast(action === "retry" ? t("{n} {n|job runs|jobs run} again", { n: done.length }) : t("{n} {n|job is|jobs are} being cancelled", { n: done.length }));
+  if (refused.length) toast(t("{n} {n|job|jobs} not: {why}", { n: refused.length, why: [...new Set(refused.map((one) => one.message))].slice(0, 3).join("; ") }), true);
   refresh();
 }
 
@@ -93,7 +93,7 @@ function showTab(name) {
 function drawTheme() {
   const theme = window.filepoolTheme.get();
   $("theme").replaceChildren(icon(theme));
-  mark($("theme"), "aria-label", `Theme: ${theme === "auto" ? "system" : theme}`);
+  mark($("theme"), "aria-label", t("Theme: {name}", { name: { auto: t("system"), light: t("light"), dark: t("dark") }[theme] }));
 }
 
 function nextTheme() {
@@ -101,18 +101,24 @@ function nextTheme() {
   drawTheme();
 }
 
+/** The sentence of a pool that is well. */
+function healthy(status) {
+  const sum = (key) => status.engines.reduce((total, engine) => total + engine[key], 0);
+  return t("{ready} {ready|worker|workers} ready, {running} {running|job|jobs} running, {waiting} waiting", { ready: sum("serving"), running: sum("running"), waiting: sum("queued") + sum("held") + sum("deferred") });
+}
+
 let announced = "";
 
 function drawHealth() {
   const { link, status } = store;
   const verdict = link === "live" ? (status.draining ? "degraded" : status.health.verdict) : link === "connecting" ? "connecting" : "lost";
-  const words = { live: status?.draining ? "Draining" : { ok: status?.health.sentence, degraded: "Degraded", down: "Pool down" }[verdict], connecting: "Connecting …", lost: "Connection lost", refused: "Gateway error", token: "Token required" };
+  const words = { live: status?.draining ? t("Draining") : { ok: status && healthy(status), degraded: t("Degraded"), down: t("Pool down") }[verdict], connecting: t("Connecting …"), lost: t("Connection lost"), refused: t("Gateway error"), token: t("Token required") };
   mark($("health"), "data-verdict", verdict);
   say($("health-text"), words[link] || verdict);
   mark(document.body, "data-link", link);
   $("sign-out").hidden = !hasToken();
   drawNotice(verdict);
-  const said = verdict === "ok" ? "The pool is healthy" : `${words[link]}`;
+  const said = verdict === "ok" ? t("The pool is healthy") : `${words[link]}`;
   if (said !== announced && verdict !== "connecting") {
     if (announced) announce(said);
     announced = said;
@@ -133,17 +139,17 @@ function drawNotice(verdict) {
     return void notice.replaceChildren();
   }
   const lines = troubled ? [trouble] : reasons.length ? reasons : [status.health.sentence];
-  const title = link === "lost" ? "Connection lost" : link === "refused" ? "The gateway answers with an error" : verdict === "down" ? "The pool is down and needs an operator" : "The pool is degraded";
+  const title = link === "lost" ? t("Connection lost") : link === "refused" ? t("The gateway answers with an error") : verdict === "down" ? t("The pool is down and needs an operator") : t("The pool is degraded");
   const key = [title, ...lines].join("\n");
   if (notice.dataset.key !== key) {
     notice.dataset.key = key;
     notice.replaceChildren(
       h("div", {}, h("b", { text: title }), h("ul", {}, lines.map((line) => h("li", { text: line }))), troubled ? h("p", { class: "aside" }) : null),
-      ...(troubled ? [h("button", { type: "button", class: "quiet", text: "Try now", onclick: refresh })] : []),
+      ...(troubled ? [h("button", { type: "button", class: "quiet", text: t("Try now"), onclick: refresh })] : []),
     );
   }
   const next = notice.querySelector(".aside");
-  if (next) say(next, `The page shows the last known state. Accepted jobs go on. Next try in ${age((retryAt - Date.now()) / 1000)}.`);
+  if (next) say(next, t("The page shows the last known state. Accepted jobs go on. Next try in {time}.", { time: age((retryAt - Date.now()) / 1000) }));
 }
 
 subscribe(() => {
@@ -197,22 +203,24 @@ function pickState(at) {
 }
 
 listen([
-  ["n", "New job", { n: () => submit.open() }],
-  ["/", "Find a job", { "/": () => (showTab("jobs"), $("search").focus()) }],
-  ["j k", "Next and previous job; also ↓ and ↑", { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1) }],
-  ["Enter", "Open the job", { Enter: () => list.cursor && goTo(list.cursor) }],
-  ["x", "Choose the job; then others, for all of them at once", { x: () => list.choose() }],
-  ["Esc", "Drop the choice; close the job", { Escape: () => list.chooseNone() || (job.id && leave()) }],
-  ["Space", "Play or pause", { " ": media }],
-  ["r", "Retry the job that failed or was cancelled", { r: () => job.retry() }],
-  ["e", "Run the job again with changes", { e: () => job.change() }],
-  ["c", "Cancel the job; press twice", { c: () => job.askCancel() }],
-  ["1 … 6", "All, running, waiting, completed, failed, cancelled", Object.fromEntries([1, 2, 3, 4, 5, 6].map((digit) => [String(digit), () => pickState(digit - 1)]))],
-  ["p", "Switch between jobs and pool (narrow screen)", { p: () => showTab(panes.dataset.tab === "pool" ? "jobs" : "pool") }],
-  ["t", "Theme: system, light, dark", { t: nextTheme }],
-  ["?", "Show this list", { "?": () => $("help").showModal() }],
+  ["n", t("New job"), { n: () => submit.open() }],
+  ["/", t("Find a job"), { "/": () => (showTab("jobs"), $("search").focus()) }],
+  ["j k", t("Next and previous job; also ↓ and ↑"), { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1) }],
+  ["Enter", t("Open the job"), { Enter: () => list.cursor && goTo(list.cursor) }],
+  ["x", t("Choose the job; then others, for all of them at once"), { x: () => list.choose() }],
+  ["Esc", t("Drop the choice; close the job"), { Escape: () => list.chooseNone() || (job.id && leave()) }],
+  ["Space", t("Play or pause"), { " ": media }],
+  ["r", t("Retry the job that failed or was cancelled"), { r: () => job.retry() }],
+  ["e", t("Run the job again with changes"), { e: () => job.change() }],
+  ["c", t("Cancel the job; press twice"), { c: () => job.askCancel() }],
+  ["1 … 6", t("All, running, waiting, completed, failed, cancelled"), Object.fromEntries([1, 2, 3, 4, 5, 6].map((digit) => [String(digit), () => pickState(digit - 1)]))],
+  ["p", t("Switch between jobs and pool (narrow screen)"), { p: () => showTab(panes.dataset.tab === "pool" ? "jobs" : "pool") }],
+  ["t", t("Theme: system, light, dark"), { t: nextTheme }],
+  ["?", t("Show this list"), { "?": () => $("help").showModal() }],
 ]);
 
+translate();
+$("language").addEventListener("click", nextLanguage);
 drawTheme();
 drawHealth();
 drawPool($("pool"), store, {});

@@ -2,6 +2,7 @@
 
 import { h, icon, mark, say } from "./dom.js";
 import { clock } from "./format.js";
+import { t } from "./texts.js";
 
 const SPEEDS = [1, 1.25, 1.5, 2, 0.75];
 
@@ -10,14 +11,14 @@ const SPEEDS = [1, 1.25, 1.5, 2, 0.75];
  * length: seconds, used until the metadata is loaded. moved(time): called as it plays. broken(): called when it cannot be played.
  */
 export function makePlayer({ address, seen, parts, length, moved, broken }) {
-  const media = h("video", { preload: "metadata", playsinline: true, hidden: !seen, src: address, "aria-label": "Recording" });
-  const toggle = h("button", { type: "button", class: "toggle", "aria-label": "Play", title: "Play (space)" }, icon("play", 18));
+  const media = h("video", { preload: "metadata", playsinline: true, hidden: !seen, src: address, "aria-label": t("Recording") });
+  const toggle = h("button", { type: "button", class: "toggle", "aria-label": t("Play"), title: t("Play (space)") }, icon("play", 18));
   const time = h("span", { class: "time", text: "0:00" });
   const whole = h("span", { class: "time whole", text: clock(length) });
-  const speed = h("button", { type: "button", class: "speed", text: "1×", "aria-label": "Speed 1" });
+  const speed = h("button", { type: "button", class: "speed", text: "1×", "aria-label": t("Speed {n}", { n: 1 }) });
   const blocks = h("div", { class: "blocks", "aria-hidden": "true" });
   const head = h("i", { class: "head" });
-  const track = h("div", { class: "track", role: "slider", tabindex: "0", "aria-label": "Position", "aria-valuemin": 0 }, blocks, head);
+  const track = h("div", { class: "track", role: "slider", tabindex: "0", "aria-label": t("Position"), "aria-valuemin": 0 }, blocks, head);
   const node = h("div", { class: "player", dataset: { player: "" } }, media, h("div", { class: "controls" }, toggle, time, track, whole, speed));
   let seconds = length || 0;
   let frame = 0;
@@ -28,7 +29,7 @@ export function makePlayer({ address, seen, parts, length, moved, broken }) {
     head.style.left = `${seconds ? Math.min(100, (100 * now) / seconds) : 0}%`;
     mark(track, "aria-valuemax", Math.round(seconds));
     mark(track, "aria-valuenow", Math.round(now));
-    mark(track, "aria-valuetext", `${clock(now)} of ${clock(seconds)}`);
+    mark(track, "aria-valuetext", t("{time} of {all}", { time: clock(now), all: clock(seconds) }));
     moved(now);
   };
   const run = () => {
@@ -37,7 +38,7 @@ export function makePlayer({ address, seen, parts, length, moved, broken }) {
   };
   const playing = () => {
     toggle.replaceChildren(icon(media.paused ? "play" : "pause", 18));
-    mark(toggle, "aria-label", media.paused ? "Play" : "Pause");
+    mark(toggle, "aria-label", media.paused ? t("Play") : t("Pause"));
     if (!media.paused && !frame) run();
   };
   const start = () => media.play().catch(() => {});
@@ -60,7 +61,7 @@ export function makePlayer({ address, seen, parts, length, moved, broken }) {
   speed.addEventListener("click", () => {
     media.playbackRate = SPEEDS[(SPEEDS.indexOf(media.playbackRate) + 1) % SPEEDS.length];
     say(speed, `${media.playbackRate}×`);
-    mark(speed, "aria-label", `Speed ${media.playbackRate}`);
+    mark(speed, "aria-label", t("Speed {n}", { n: media.playbackRate }));
   });
   const to = (event) => {
     const box = track.getBoundingClientRect();

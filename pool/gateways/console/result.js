@@ -3,6 +3,7 @@
 import { mediaAddress } from "./api.js";
 import { h, icon, saveText } from "./dom.js";
 import { bytes, title } from "./format.js";
+import { t } from "./texts.js";
 import { drawTranscript, isTranscript } from "./transcript.js";
 
 const KINDS = { video: /\.(mp4|m4v|webm|mov|mkv)$/i, audio: /\.(wav|mp3|m4a|flac|ogg|opus|aac)$/i, image: /\.(png|jpe?g|webp|gif|avif)$/i };
@@ -39,7 +40,7 @@ function media(kind, file, release, actions) {
   const tag = { video: "video", audio: "audio", image: "img" }[kind];
   const props = kind === "image" ? { alt: file.name } : { controls: true, preload: "metadata", playsinline: true, "aria-label": file.name };
   const node = h(tag, props);
-  const failed = () => node.isConnected && actions.toast(`${file.name} cannot be played in this browser: download it.`, true);
+  const failed = () => node.isConnected && actions.toast(t("{name} cannot be played in this browser: download it.", { name: file.name }), true);
   node.addEventListener("error", failed);
   mediaAddress(file.url).then((address) => {
     node.src = address;
@@ -56,14 +57,14 @@ function media(kind, file, release, actions) {
 function drawValue(outcome, folded, plain) {
   const { value } = outcome;
   const text = JSON.stringify(value, null, 2) ?? "";
-  const shown = text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}\n… ${bytes(text.length)} in total: download it` : text;
+  const shown = text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}\n… ${t("{size} in total: download it", { size: bytes(text.length) })}` : text;
   const flat = typeof value === "object" && !Array.isArray(value) && !folded;
   const facts = flat ? Object.entries(value).filter(([, item]) => item !== null && typeof item !== "object") : [];
   return h(
     "section",
     { class: "value" },
     facts.length && plain ? h("dl", { class: "facts wide" }, facts.map(([key, item]) => h("div", {}, h("dt", { text: title(key) }), h("dd", { text: String(item) })))) : null,
-    h("details", { open: !folded && !plain }, h("summary", { text: "Value" }), h("pre", { tabindex: "0", text: shown })),
+    h("details", { open: !folded && !plain }, h("summary", { text: t("Value") }), h("pre", { tabindex: "0", text: shown })),
     h("button", { type: "button", class: "save", onclick: () => saveText(`${outcome.id}.json`, text, "application/json") }, icon("download"), h("span", { text: `${outcome.id}.json` })),
   );
 }

@@ -2,6 +2,7 @@
 
 import { get, tokenText } from "./api.js";
 import { hear, lookNow, wish } from "./shared.js";
+import { t } from "./texts.js";
 import { makeWalk } from "./walk.js";
 
 const FEW = 200; // jobs of the live list
@@ -136,7 +137,7 @@ export function run(job) {
   hear((message) => {
     if (message.kind === "job" || message.kind === "gone") return void job(message);
     if (message.kind === "pong") return;
-    if (message.kind === "link") Object.assign(store, { link: message.link === "live" && !store.status ? store.link : message.link, trouble: message.trouble, retryAt: message.retryAt });
+    if (message.kind === "link") Object.assign(store, { link: message.link === "live" && !store.status ? store.link : message.link, trouble: t(message.trouble), retryAt: message.retryAt });
     if (message.kind === "status") {
       Object.assign(store, { status: message.status, link: "live" });
       remember(message.status);

@@ -2,9 +2,9 @@
 
 import { call, jobPath, Refused, upload } from "./api.js";
 import { $, h, icon, mark, say } from "./dom.js";
-import { count } from "./format.js";
 import { assign, fieldsOf, makeFields } from "./form.js";
 import { rememberInputs } from "./memory.js";
+import { t } from "./texts.js";
 
 const LAST = "filepool.engine";
 const AT_ONCE = 3; // parallel uploads
@@ -17,18 +17,18 @@ export function makeSubmit(actions) {
   let working = null; // AbortController while files are uploaded
   let again = null; // the job that is run again with changes, as GET /jobs/{id}/params gives it
   const heading = h("h2", { id: "submit-title" });
-  const tabs = h("div", { class: "segments engines", role: "group", "aria-label": "Engine" });
+  const tabs = h("div", { class: "segments engines", role: "group", "aria-label": t("Engine") });
   const doc = h("p", { class: "aside" });
   const needed = h("div", { class: "fields" });
   const more = h("div", { class: "fields" });
-  const folded = h("details", { class: "more" }, h("summary", { text: "Options" }), more);
+  const folded = h("details", { class: "more" }, h("summary", { text: t("Options") }), more);
   const wrong = h("p", { class: "wrong", role: "alert", hidden: true });
   const bar = h("i");
-  const meter = h("div", { class: "meter big", role: "progressbar", "aria-label": "Upload", "aria-valuemin": 0, "aria-valuemax": 100, hidden: true }, bar);
+  const meter = h("div", { class: "meter big", role: "progressbar", "aria-label": t("Upload"), "aria-valuemin": 0, "aria-valuemax": 100, hidden: true }, bar);
   const send = h("button", { type: "submit", class: "primary" });
-  const leave = h("button", { type: "button", class: "quiet", text: "Cancel", onclick: () => dialog.close() });
+  const leave = h("button", { type: "button", class: "quiet", text: t("Cancel"), onclick: () => dialog.close() });
   const body = h("form", { method: "dialog", novalidate: true }, tabs, doc, needed, folded, wrong, meter, h("footer", {}, leave, send));
-  dialog.append(h("header", {}, heading, h("button", { type: "button", class: "icon", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))), body);
+  dialog.append(h("header", {}, heading, h("button", { type: "button", class: "icon", "aria-label": t("Close"), onclick: () => dialog.close() }, icon("close"))), body);
   dialog.addEventListener("close", () => working?.abort());
   dialog.addEventListener("click", (event) => event.target === dialog && !working && dialog.close());
   body.addEventListener("submit", (event) => {
@@ -42,12 +42,12 @@ export function makeSubmit(actions) {
     if (!dialog.open) dialog.showModal();
     again = origin;
     pick(origin.engine);
-    if (!known) return fail(`The pool has no engine ${origin.engine} any more.`);
+    if (!known) return fail(t("The pool has no engine {name} any more.", { name: origin.engine }));
     for (const [key, value] of Object.entries(origin.params)) form.fill(key, value, origin.uploads[key]?.original_name ?? "");
     $("job-priority").value = origin.terms.priority || "";
     folded.open = Object.keys(origin.params).some((key) => more.querySelector(`[id="field-${CSS.escape(key)}"]`));
-    const missing = Object.entries(origin.left_out).map(([key, why]) => `${key || "all"} (${why})`);
-    if (missing.length) fail(`Give again: ${missing.join(", ")}`);
+    const missing = Object.entries(origin.left_out).map(([key, why]) => `${key || t("all")} (${why})`);
+    if (missing.length) fail(t("Give again: {list}", { list: missing.join(", ") }));
     ready();
   }
 
@@ -60,7 +60,7 @@ export function makeSubmit(actions) {
     const choice = [whole, fitting, engines].find((list) => list.length) ?? [];
     if (!dialog.open) dialog.showModal();
     pick((choice.find((one) => one.name === last) ?? choice[0])?.name ?? "", files);
-    if (files.length && !fitting.length) fail("No engine takes these files. Recordings, videos and pictures can be used.");
+    if (files.length && !fitting.length) fail(t("No engine takes these files. Recordings, videos and pictures can be used."));
   }
 
   /** Whether these files fill all required file fields of an engine. */
@@ -75,11 +75,11 @@ export function makeSubmit(actions) {
     const engines = actions.engines();
     engine = engines.find((one) => one.name === name) ?? engines[0];
     fail("");
-    say(heading, again ? "Run again with changes" : "New job");
+    say(heading, again ? t("Run again with changes") : t("New job"));
     tabs.hidden = again !== null;
     tabs.replaceChildren(...engines.map((one) => h("button", { type: "button", "aria-pressed": String(one === engine), text: one.name, onclick: () => pick(one.name) })));
     if (!engine) {
-      say(doc, "The pool has no engines.");
+      say(doc, t("The pool has no engines."));
       send.disabled = true;
       return;
     }
@@ -98,22 +98,22 @@ export function makeSubmit(actions) {
 
   /** For an engine without a schema. */
   function plain(described) {
-    const area = h("textarea", { id: "field-params", rows: 6, spellcheck: false, class: "mono", "aria-label": "Parameters as JSON", placeholder: "{ }", oninput: ready });
-    const why = described ? "This engine has no schema: give its parameters as a JSON object." : "The parameters of this engine are unknown until a worker has started once: give them as a JSON object.";
+    const area = h("textarea", { id: "field-params", rows: 6, spellcheck: false, class: "mono", "aria-label": t("Parameters as JSON"), placeholder: "{ }", oninput: ready });
+    const why = described ? t("This engine has no schema: give its parameters as a JSON object.") : t("The parameters of this engine are unknown until a worker has started once: give them as a JSON object.");
     const read = () => {
       const value = area.value.trim() ? JSON.parse(area.value) : {};
-      if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("A JSON object is expected: { … }");
+      if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error(t("A JSON object is expected: { … }"));
       return { params: value, files: {} };
     };
     const fill = (key, value) => (area.value = JSON.stringify({ ...read().params, [key]: value }, null, 2));
-    return { needed: [h("div", { class: "field" }, h("label", { for: "field-params", text: "Parameters" }), area, h("small", { text: why }))], more: [], put() {}, fill, missing: () => [], read };
+    return { needed: [h("div", { class: "field" }, h("label", { for: "field-params", text: t("Parameters") }), area, h("small", { text: why }))], more: [], put() {}, fill, missing: () => [], read };
   }
 
   function jobFields() {
     const field = (id, name, about, input) => h("div", { class: "field" }, h("label", { for: id, text: name }), input, h("small", { text: about }));
     return [
-      field("job-priority", "Priority", "higher runs first, −100 to 100", h("input", { id: "job-priority", type: "number", min: -100, max: 100, step: 1, placeholder: "0" })),
-      field("job-id", "Id", "your id for the job; the same id again is the same job", h("input", { id: "job-id", type: "text", placeholder: "generated", spellcheck: false })),
+      field("job-priority", t("Priority"), t("higher runs first, −100 to 100"), h("input", { id: "job-priority", type: "number", min: -100, max: 100, step: 1, placeholder: "0" })),
+      field("job-id", t("Id"), t("your id for the job; the same id again is the same job"), h("input", { id: "job-id", type: "text", placeholder: t("generated"), spellcheck: false })),
     ];
   }
 
@@ -126,8 +126,8 @@ export function makeSubmit(actions) {
       // reported when the form is submitted
     }
     send.disabled = missing.length > 0 || working !== null;
-    say(send, working ? "Sending …" : jobs > 1 ? `Submit ${count(jobs, "job")}` : "Submit");
-    mark(send, "title", missing.length ? `Still needed: ${missing.join(", ")}` : null);
+    say(send, working ? t("Sending …") : jobs > 1 ? t("Submit {n} jobs", { n: jobs }) : t("Submit"));
+    mark(send, "title", missing.length ? t("Still needed: {list}", { list: missing.join(", ") }) : null);
   }
 
   function fail(text) {

@@ -2,6 +2,7 @@
 
 import { hasToken, useToken } from "./api.js";
 import { $, h, say } from "./dom.js";
+import { t } from "./texts.js";
 
 /** The dialog. given(): called when a token was entered. */
 export function makeToken(given) {
@@ -11,12 +12,12 @@ export function makeToken(given) {
   const form = h(
     "form",
     { method: "dialog" },
-    h("p", { class: "aside", text: "This gateway requires a token. The browser keeps it until this tab is closed." }),
-    h("div", { class: "field" }, h("label", { for: "token-input", text: "Bearer token" }), input),
+    h("p", { class: "aside", text: t("This gateway requires a token. It is kept until the browser is closed.") }),
+    h("div", { class: "field" }, h("label", { for: "token-input", text: t("Bearer token") }), input),
     wrong,
-    h("footer", {}, h("button", { type: "submit", class: "primary", text: "Sign in" })),
+    h("footer", {}, h("button", { type: "submit", class: "primary", text: t("Sign in") })),
   );
-  dialog.append(h("header", {}, h("h2", { id: "token-title", text: "Token required" })), form);
+  dialog.append(h("header", {}, h("h2", { id: "token-title", text: t("Token required") })), form);
   dialog.addEventListener("cancel", (event) => event.preventDefault()); // the page is empty without a token
   form.addEventListener("submit", (event) => {
     event.preventDefault();

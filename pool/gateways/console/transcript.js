@@ -5,6 +5,7 @@ import { h, icon, saveText } from "./dom.js";
 import { clock, duration, srtClock } from "./format.js";
 import { inputsOf } from "./memory.js";
 import { makePlayer } from "./player.js";
+import { t } from "./texts.js";
 
 const COLOURS = 6;
 const HANDS_OFF_MS = 4000; // no automatic scrolling for this long after the reader has scrolled
@@ -20,7 +21,7 @@ function isSegment(record) {
 /** Segments as they arrive while the job runs; other partial results as JSON. */
 export function liveTranscript() {
   const list = h("ol", { class: "said" });
-  const node = h("section", { class: "transcript" }, h("h3", { text: "So far" }), list);
+  const node = h("section", { class: "transcript" }, h("h3", { text: t("So far") }), list);
   let of = 0;
   return {
     node,
@@ -45,10 +46,10 @@ export function drawTranscript(outcome, release, actions) {
   const base = (nameless(outcome) || outcome.id).replace(/\.[^.]*$/, "");
   const node = h(
     "section",
-    { class: "transcript", "aria-label": "Transcript" },
+    { class: "transcript", "aria-label": t("Transcript") },
     place,
-    h("div", { class: "about" }, legend(value, names, colour), h("p", { class: "aside", text: [value.language, duration(value.duration_s), `${words.length.toLocaleString("en")} words`].filter(Boolean).join(" · ") })),
-    value.segments.length ? said : h("p", { class: "plain", text: "This recording has no speech." }),
+    h("div", { class: "about" }, legend(value, names, colour), h("p", { class: "aside", text: [value.language, duration(value.duration_s), t("{n} {n|word|words}", { n: words.length })].filter(Boolean).join(" · ") })),
+    value.segments.length ? said : h("p", { class: "plain", text: t("This recording has no speech.") }),
     h("div", { class: "saves" }, save(`${base}.txt`, () => asText(value)), save(`${base}.srt`, () => asSrt(value, names.length > 1))),
   );
   attach(outcome, place, { value, colour, said, segments, words }, release, actions);
@@ -66,7 +67,7 @@ function speakers(value) {
 
 function called(name, names) {
   const number = /^spk(\d+)$/.exec(name);
-  return number ? `Speaker ${Number(number[1]) + 1}` : name || (names.length ? "Unknown speaker" : "");
+  return number ? t("Speaker {n}", { n: Number(number[1]) + 1 }) : name || (names.length ? t("Unknown speaker") : "");
 }
 
 function legend(value, names, colour) {
@@ -83,7 +84,7 @@ function drawSegment(segment, before, words, names, colour) {
   const node = h(
     "li",
     { class: "part", dataset: segment.speaker && names.length > 1 ? { speaker: colour(segment.speaker) } : {} },
-    h("button", { type: "button", class: "at", "aria-label": `Play from ${clock(segment.start)}`, text: clock(segment.start), dataset: { seek: segment.start } }),
+    h("button", { type: "button", class: "at", "aria-label": t("Play from {time}", { time: clock(segment.start) }), text: clock(segment.start), dataset: { seek: segment.start } }),
     h("div", {}, turn ? h("b", { class: "who", text: called(segment.speaker, names) }) : null, text),
   );
   return { node, start: segment.start, end: segment.end, speaker: segment.speaker, first, last: words.length };
@@ -114,13 +115,13 @@ async function attach(outcome, place, script, release, actions) {
     const address = await mediaAddress(kept);
     return play(place, address, input.type === "video", script, release, actions);
   }
-  const chooser = h("input", { type: "file", accept: "audio/*,video/*", "aria-label": "Choose the recording" });
+  const chooser = h("input", { type: "file", accept: "audio/*,video/*", "aria-label": t("Choose the recording") });
   chooser.addEventListener("change", () => {
     const [file] = chooser.files;
     if (file) play(place, URL.createObjectURL(file), file.type.startsWith("video/"), script, release, actions);
   });
-  const why = input ? `${input.name} is no longer stored here.` : "The recording was not uploaded from this browser.";
-  place.replaceChildren(h("label", { class: "chooser" }, icon("play"), h("span", {}, h("b", { text: "Choose the recording to read along" }), h("small", { text: why })), chooser));
+  const why = input ? t("{name} is no longer stored here.", { name: input.name }) : t("The recording was not uploaded from this browser.");
+  place.replaceChildren(h("label", { class: "chooser" }, icon("play"), h("span", {}, h("b", { text: t("Choose the recording to read along") }), h("small", { text: why })), chooser));
 }
 
 function play(place, address, seen, script, release, actions) {

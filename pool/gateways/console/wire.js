@@ -1,5 +1,7 @@
 // What pages and the shared worker have in common: addresses, refusals, server-sent events.
 
+import { t } from "./texts.js";
+
 export const ROOT = new URL("../", import.meta.url); // below a prefix when a proxy serves the gateway there
 
 export const at = (path) => new URL(path.slice(1), ROOT).href;
@@ -16,7 +18,7 @@ export class Refused extends Error {
 
 /** The Refused of an answer that is not ok, and of its JSON, null without any. */
 export function refusal(status, found, after) {
-  const message = found?.error?.message || found?.message || `the gateway answered ${status}`;
+  const message = found?.error?.message || found?.message || t("the gateway answered {status}", { status });
   return new Refused(status, String(message), Number(after) || 0, found?.error?.data ?? null);
 }
 
