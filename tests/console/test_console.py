@@ -256,6 +256,85 @@ def test_dropped_speech_becomes_a_transcript_that_follows_its_sound(page: Page, 
     assert "00:00:01,750 --> 00:00:03,250\nspk1: Good → day." in srt
 
 
+def test_a_transcript_is_corrected_beside_its_result(page: Page, site: Gateway, visit: Callable[..., Page]) -> None:
+    sound = site.post("/api/tempfile/upload", files={"file": ("talk.wav", wav(3.25))}).json()["file_id"]
+    job_id = site.submit("transcribe", audio=f"tempfile:{sound}")
+    original = site.result(job_id).json()["value"]
+    pane = open_job(page, site, job_id)
+    pane.get_by_role("button", name="Edit", exact=True).click()
+    pane.get_by_role("button", name="Edit from 0:00").click()
+    field = pane.get_by_role("textbox", name="Text from 0:00")
+    field.fill("Hello over there.")
+    field.press("Enter")
+    expect(pane.locator(".part").first.locator(".w")).to_have_text(["Hello", "over", "there."])
+    times = [float(word.get_attribute("data-seek") or -1) for word in pane.locator(".part").first.locator(".w").all()]
+    assert times == [0.0, 0.5, 0.6], "words that stayed keep their times, the new one is in the pause"
+    pane.get_by_role("textbox", name="Name of Speaker 2").fill("Ada Lovelace")
+    pane.get_by_role("textbox", name="Name of Speaker 2").press("Enter")
+    expect(pane.locator(".part .who").nth(1)).to_have_text("Ada Lovelace")
+    wait_until(lambda: site.get(f"/jobs/{job_id}/edits").json()["version"] == 2, "both corrections are kept")
+    assert site.result(job_id).json()["value"] == original
+    other = visit(f"{site.base}/#/job/{job_id}")  # somebody else sees them
+    expect(other.locator("#job .part .who").nth(1)).to_have_text("Ada Lovelace")
+    expect(other.locator("#job .part").first).to_contain_text("Hello over there.")
+    other.locator("#job").get_by_role("searchbox", name="Find in the transcript").fill("DAY")
+    expect(other.locator("#job .part.hit")).to_have_count(1)
+    for name, words in (
+        (".vtt", "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nspk0: Hello over there.\n"),
+        (".srt", "Ada Lovelace: Good → day."),
+        (".md", "**Ada Lovelace** (0:01)\n\nGood --> day."),
+        (".txt", "] Ada Lovelace: Good"),
+    ):
+        with other.expect_download() as found:
+            other.locator("#job").get_by_role("button", name=name).click()
+        assert words in found.value.path().read_text()
+    pane.get_by_role("button", name="Undo").click()
+    expect(pane.locator(".part .who").nth(1)).to_have_text("Speaker 2")
+    pane.get_by_role("button", name="Back to the original").click()
+    expect(pane.locator(".part").first.locator(".w")).to_have_text(["Hello", "there."])
+    wait_until(lambda: site.get(f"/jobs/{job_id}/edits").json()["segments"] == {}, "the original")
+
+
+def test_words_keep_their_times_when_a_text_changes(page: Page) -> None:
+    """Words that stay, that are replaced, added and removed; scripts without spaces; nothing runs backwards."""
+
+    def realign(words: list[tuple[str, float, float]], text: str, start: float, end: float) -> list[list[object]]:
+        given = [{"word": word, "start": first, "end": last, "probability": 0.9} for word, first, last in words]
+        found = page.evaluate(
+            """([words, text, about]) => import("/static/align.js").then((its) => its.realign(words, text, about))""",
+            [given, text, {"start": start, "end": end}],
+        )
+        last = start
+        for word in found:
+            assert last <= word["start"] <= word["end"] <= end, found
+            last = word["start"]
+        return [[word["word"], word["start"], word["end"], word["probability"] is not None] for word in found]
+
+    said = [("we", 1.0, 1.2), ("chose", 1.2, 1.6), ("too", 1.6, 1.8), ("go.", 2.0, 2.4)]
+    assert realign(said, "we choose to go.", 1, 3) == [
+        ["we", 1.0, 1.2, True],
+        ["choose", 1.2, 1.65, False],
+        ["to", 1.65, 1.8, False],
+        ["go.", 2.0, 2.4, True],
+    ]
+    assert realign(said, "we go.", 1, 3) == [["we", 1.0, 1.2, True], ["go.", 2.0, 2.4, True]]
+    assert realign(said, "we chose too far go. now", 1, 3)[3:] == [
+        ["far", 1.8, 2.0, False],
+        ["go.", 2.0, 2.4, True],
+        ["now", 2.4, 3.0, False],
+    ]
+    assert realign(said, "", 1, 3) == []
+    assert realign([], "all new", 1, 3) == [["all", 1.0, 2.0, False], ["new", 2.0, 3.0, False]]
+    chinese = [("你好", 0.0, 0.4), ("世界。", 0.5, 1.0)]
+    assert realign(chinese, "你们好世界。", 0, 1) == [
+        ["你", 0.0, 0.2, True],
+        ["们", 0.2, 0.2, False],
+        ["好", 0.2, 0.4, True],
+        ["世", 0.5, 0.667, True],
+        ["界。", 0.667, 1.0, True],
+    ]
+
+
 def test_several_recordings_become_a_job_each(page: Page, tmp_path: Path) -> None:
     sounds = [tmp_path / f"{uuid4().hex}.wav" for _ in range(3)]
     for sound in sounds:

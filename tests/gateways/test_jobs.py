@@ -337,6 +337,41 @@ def test_a_job_of_somebody_with_other_rights_is_not_run_again_here(gateway: Gate
     assert gateway.post(f"/jobs/{job.id}/rerun", json={"without": ["audio"]}).status_code == 202
 
 
+# ---- corrections
+
+
+def test_a_transcript_is_corrected_and_the_result_stays(gateway: Gateway) -> None:
+    job_id = gateway.submit("transcribe", audio=gateway.file("said.wav"))
+    path = f"/jobs/{job_id}/edits"
+    before = gateway.result(job_id).json()["value"]
+    assert gateway.get(path).json() == {"version": 0, "names": {}, "segments": {}}
+    word = {"word": "Hi.", "start": 0.1, "end": 0.5}
+    body = {"version": 0, "names": {"spk0": "Ada"}, "segments": {"0": {"text": "Hi.", "words": [word]}}}
+    answer = gateway.call("PUT", path, json=body)
+    assert (answer.status_code, answer.json()["version"]) == (200, 1), answer.text
+    shown = gateway.get(path).json()
+    assert (shown["names"], shown["segments"]["0"]["text"]) == ({"spk0": "Ada"}, "Hi.")
+    assert gateway.result(job_id).json()["value"] == before
+    late = gateway.call("PUT", path, json=body)
+    assert (late.status_code, "version 1" in late.json()["error"]["message"]) == (409, True)
+
+    def refused(path: str, body: dict[str, Any], status: int = 422) -> str:
+        answer = gateway.call("PUT", path, json={"version": 1, **body})
+        assert answer.status_code == status, answer.text
+        return str(answer.json()["error"]["path"])
+
+    assert refused(path, {"segments": {"7": {"text": "x"}}}) == "segments.7"
+    assert refused(path, {"segments": {"0": {"text": "x", "words": [{**word, "end": 9.0}]}}}) == "segments.0.words.0"
+    assert refused(path, {"segments": {"0": {"text": "x", "words": [word, {**word, "start": 0.05}]}}}).endswith(".1")
+    assert "names" in refused(path, {"names": {"spk0": ""}})
+    assert refused(path, {"text": "x"}) == "text"
+    other = gateway.submit()
+    gateway.result(other)
+    refused(f"/jobs/{other}/edits", {})
+    refused("/jobs/none/edits", {}, 404)
+    assert gateway.get(path).json() == shown
+
+
 # ---- events
 
 
@@ -461,6 +496,7 @@ def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
         "/bulk/cancel",
         "/live",
         "/jobs/{job_id}/params",
+        "/jobs/{job_id}/edits",
         "/jobs/{job_id}/files/{name}",
         "/v1/audio/transcriptions",
         "/v1/models",

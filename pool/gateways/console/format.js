@@ -61,11 +61,11 @@ export function clock(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
-/** 00:00:04,050, the format of SRT. */
-export function srtClock(seconds) {
+/** 00:00:04,050, the format of SRT; of VTT with mark ".". */
+export function srtClock(seconds, mark = ",") {
   const ms = Math.round(Math.max(0, seconds) * 1000);
   const pad = (value, width) => String(value).padStart(width, "0");
-  return `${pad(Math.floor(ms / 3600000), 2)}:${pad(Math.floor(ms / 60000) % 60, 2)}:${pad(Math.floor(ms / 1000) % 60, 2)},${pad(ms % 1000, 3)}`;
+  return `${pad(Math.floor(ms / 3600000), 2)}:${pad(Math.floor(ms / 60000) % 60, 2)}:${pad(Math.floor(ms / 1000) % 60, 2)}${mark}${pad(ms % 1000, 3)}`;
 }
 
 export const jobCount = (n) => t("{n} {n|job|jobs}", { n });

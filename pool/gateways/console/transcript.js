@@ -1,7 +1,9 @@
 // A transcript with its recording: the current word is highlighted, a click on a word plays from there.
 
+import { realign } from "./align.js";
 import { exists, mediaAddress, uploadAddress } from "./api.js";
 import { h, icon, saveText } from "./dom.js";
+import { makeEdits } from "./edits.js";
 import { clock, duration, srtClock } from "./format.js";
 import { inputsOf } from "./memory.js";
 import { makePlayer } from "./player.js";
@@ -34,24 +36,104 @@ export function liveTranscript() {
   };
 }
 
-/** The whole transcript, with a player if the recording is available. */
+/** The whole transcript, with a player if the recording is available; it can be corrected. */
 export function drawTranscript(outcome, release, actions) {
-  const { value } = outcome;
-  const names = speakers(value);
+  const original = outcome.value;
+  const names = speakers(original);
   const colour = (name) => (names.indexOf(name) < 0 ? null : names.indexOf(name) % COLOURS);
   const words = [];
-  const segments = value.segments.map((segment, at) => drawSegment(segment, value.segments[at - 1], words, names, colour));
-  const said = h("ol", { class: "said", tabindex: "-1" }, segments.map((segment) => segment.node));
+  const segments = [];
+  const said = h("ol", { class: "said", tabindex: "-1" });
   const place = h("div", { class: "place" });
+  const about = h("div", { class: "about" });
   const base = (nameless(outcome) || outcome.id).replace(/\.[^.]*$/, "");
-  const node = h(
-    "section",
-    { class: "transcript", "aria-label": t("Transcript") },
-    place,
-    h("div", { class: "about" }, legend(value, names, colour), h("p", { class: "aside", text: [value.language, duration(value.duration_s), t("{n} {n|word|words}", { n: words.length })].filter(Boolean).join(" · ") })),
+  const edits = makeEdits(outcome.id, draw, (error) => actions.toast(error.message, true));
+  const called = (name) => edits.name(name) || plainName(name, names);
+  const node = h("section", { class: "transcript", "aria-label": t("Transcript") }, place);
+  let value = original;
+  let editing = false;
+
+  const edit = h("button", { type: "button", class: "quiet", "aria-pressed": "false", onclick: () => turn(!editing) }, icon("pen", 14), t("Edit"));
+  const undo = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => edits.undo() }, icon("undo", 14), t("Undo"));
+  const back = h("button", { type: "button", class: "quiet", hidden: true, text: t("Back to the original"), onclick: () => edits.original() });
+  const find = h("input", { type: "search", placeholder: t("Find in the transcript"), "aria-label": t("Find in the transcript"), spellcheck: false, autocomplete: "off", oninput: () => mark(0), onkeydown: (event) => event.key === "Enter" && mark(event.shiftKey ? -1 : 1) });
+  const hits = h("small", { "aria-live": "polite" });
+  let hit = -1;
+
+  function turn(on) {
+    editing = on;
+    edit.setAttribute("aria-pressed", String(on));
+    draw();
+  }
+
+  function draw() {
+    value = edits.applied(original);
+    words.length = 0;
+    segments.splice(0, segments.length, ...value.segments.map((segment, at) => drawSegment(segment, { at, before: value.segments[at - 1], words, names, colour, called, rewrite: editing ? rewrite : null })));
+    said.replaceChildren(...segments.map((segment) => segment.node));
+    about.replaceChildren(legend(value, names, colour, called, editing ? edits.rename : null) ?? "", h("p", { class: "aside", text: [value.language, duration(value.duration_s), t("{n} {n|word|words}", { n: words.length }), edits.any ? t("corrected") : ""].filter(Boolean).join(" · ") }));
+    undo.hidden = !edits.canUndo;
+    back.hidden = !editing || !edits.any;
+    mark(0);
+  }
+
+  /** Put a field in place of the text of a segment. */
+  function rewrite(at) {
+    const { text, node: part } = segments[at];
+    const field = h("textarea", { rows: 2, "aria-label": t("Text from {time}", { time: clock(segments[at].start) }), value: value.segments[at].text, spellcheck: true });
+    let done = false;
+    const finish = (keep) => {
+      if (done) return;
+      done = true;
+      const now = field.value.replace(/\s+/g, " ").trim();
+      if (keep && now !== value.segments[at].text) edits.write(at, now, realign(value.segments[at].words ?? [], now, value.segments[at]));
+      else field.replaceWith(text);
+      said.querySelectorAll(".pen")[at]?.focus({ preventScroll: true });
+    };
+    field.addEventListener("keydown", (event) => {
+      if (event.isComposing) return; // the Enter of an input method
+      if (event.key === "Escape" || (event.key === "Enter" && !event.shiftKey)) {
+        event.preventDefault();
+        event.stopPropagation();
+        finish(event.key === "Enter");
+      }
+    });
+    field.addEventListener("blur", () => finish(true));
+    text.replaceWith(field);
+    part.scrollIntoView({ block: "nearest" });
+    field.focus();
+  }
+
+  /** Mark the segments that have the text that is looked for; step: go to the next (1) or previous (-1) one. */
+  function mark(step) {
+    const wanted = find.value.trim().toLowerCase();
+    const found = segments.filter((segment, at) => wanted && value.segments[at].text.toLowerCase().includes(wanted));
+    for (const segment of segments) segment.node.classList.toggle("hit", found.includes(segment));
+    hits.textContent = wanted ? t("{n} found", { n: found.length }) : "";
+    if (!step) hit = -1;
+    else if (found.length) {
+      hit = (hit + step + found.length) % found.length;
+      found[hit].node.scrollIntoView({ block: "center" });
+    }
+  }
+
+  const line = (segment) => `${names.length > 1 && segment.speaker ? `${edits.name(segment.speaker) || segment.speaker}: ` : ""}${segment.text.replaceAll("-->", "→").replace(/\s+/g, " ")}`;
+  const turns = () => value.segments.map((segment, at) => ({ ...segment, first: segment.speaker !== value.segments[at - 1]?.speaker }));
+  node.append(
+    about,
+    value.segments.length ? h("div", { class: "tools-row" }, edit, undo, back, find, hits) : "",
     value.segments.length ? said : h("p", { class: "plain", text: t("This recording has no speech.") }),
-    h("div", { class: "saves" }, save(`${base}.txt`, () => asText(value)), save(`${base}.srt`, () => asSrt(value, names.length > 1))),
+    h(
+      "div",
+      { class: "saves" },
+      save(`${base}.txt`, () => `${value.segments.map((segment) => `[${srtClock(segment.start).slice(0, 8)}] ${segment.speaker ? `${edits.name(segment.speaker) || segment.speaker}: ` : ""}${segment.text}`).join("\n")}\n`),
+      save(`${base}.srt`, () => value.segments.map((segment, at) => `${at + 1}\n${srtClock(segment.start)} --> ${srtClock(segment.end)}\n${line(segment)}\n`).join("\n")),
+      save(`${base}.vtt`, () => `WEBVTT\n\n${value.segments.map((segment) => `${srtClock(segment.start, ".")} --> ${srtClock(segment.end, ".")}\n${line(segment)}\n`).join("\n")}`),
+      save(`${base}.md`, () => `# ${base}\n${turns().map((segment) => `${segment.first ? `\n**${called(segment.speaker) || "…"}** (${clock(segment.start)})\n\n` : ""}${segment.text}\n`).join("")}`),
+    ),
   );
+  draw();
+  edits.load().catch((error) => actions.toast(error.message, true));
   attach(outcome, place, { value, colour, said, segments, words }, release, actions);
   return node;
 }
@@ -65,29 +147,37 @@ function speakers(value) {
   return [...new Set([...listed, ...value.segments.map((segment) => segment.speaker).filter(Boolean).map(String)])];
 }
 
-function called(name, names) {
+function plainName(name, names) {
   const number = /^spk(\d+)$/.exec(name);
   return number ? t("Speaker {n}", { n: Number(number[1]) + 1 }) : name || (names.length ? t("Unknown speaker") : "");
 }
 
-function legend(value, names, colour) {
-  if (names.length < 2) return null;
+/** rename(speaker, name): when names can be changed, else null. */
+function legend(value, names, colour, called, rename) {
+  if (names.length < 2 && !(rename && names.length)) return null;
   const spoken = (name) => value.segments.filter((segment) => segment.speaker === name).reduce((sum, segment) => sum + segment.end - segment.start, 0);
-  return h("ul", { class: "legend" }, names.map((name) => h("li", { dataset: { speaker: colour(name) } }, h("i", { class: "dot" }), called(name, names), h("small", { text: duration(Math.round(spoken(name))) }))));
+  const label = (name) => {
+    if (!rename) return called(name);
+    return h("input", { type: "text", value: called(name), maxlength: 200, "aria-label": t("Name of {name}", { name: plainName(name, names) }), onchange: (event) => rename(name, event.target.value.trim() === plainName(name, names) ? "" : event.target.value.trim()), onkeydown: (event) => event.key === "Enter" && event.target.blur() });
+  };
+  return h("ul", { class: "legend" }, names.map((name) => h("li", { dataset: { speaker: colour(name) } }, h("i", { class: "dot" }), label(name), h("small", { text: duration(Math.round(spoken(name))) }))));
 }
 
-function drawSegment(segment, before, words, names, colour) {
+/** rewrite(at): when the text can be changed, else null. */
+function drawSegment(segment, { at, before, words, names, colour, called, rewrite }) {
   const text = h("p");
   const first = words.length;
   spread(segment, text, words);
   const turn = names.length > 1 && segment.speaker && segment.speaker !== before?.speaker;
+  const pen = rewrite ? h("button", { type: "button", class: "pen", "aria-label": t("Edit from {time}", { time: clock(segment.start) }), onclick: () => rewrite(at) }, icon("pen", 13)) : null;
   const node = h(
     "li",
     { class: "part", dataset: segment.speaker && names.length > 1 ? { speaker: colour(segment.speaker) } : {} },
     h("button", { type: "button", class: "at", "aria-label": t("Play from {time}", { time: clock(segment.start) }), text: clock(segment.start), dataset: { seek: segment.start } }),
-    h("div", {}, turn ? h("b", { class: "who", text: called(segment.speaker, names) }) : null, text),
+    h("div", {}, turn ? h("b", { class: "who", text: called(segment.speaker) }) : null, text),
+    pen,
   );
-  return { node, start: segment.start, end: segment.end, speaker: segment.speaker, first, last: words.length };
+  return { node, text, start: segment.start, end: segment.end, speaker: segment.speaker, first, last: words.length };
 }
 
 /** Append the text of a segment with each word in an element. Works for scripts without spaces, too. */
@@ -173,13 +263,4 @@ function at(list, time, slack) {
 
 function save(name, make) {
   return h("button", { type: "button", class: "save", onclick: () => saveText(name, make()) }, icon("download"), h("span", { text: name }));
-}
-
-function asText(value) {
-  return `${value.segments.map((segment) => `[${srtClock(segment.start).slice(0, 8)}] ${segment.speaker ? `${segment.speaker}: ` : ""}${segment.text}`).join("\n")}\n`;
-}
-
-function asSrt(value, named) {
-  const line = (segment) => `${named && segment.speaker ? `${segment.speaker}: ` : ""}${segment.text.replaceAll("-->", "→").replace(/\s+/g, " ")}`;
-  return value.segments.map((segment, at) => `${at + 1}\n${srtClock(segment.start)} --> ${srtClock(segment.end)}\n${line(segment)}\n`).join("\n");
 }

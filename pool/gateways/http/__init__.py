@@ -10,5 +10,5 @@ desk         what all routes share: the pool, its cached status, the waits for j
 lists        lists of jobs
 origins      what a job was submitted with
 ledger       jobs that ended, kept for lists and metrics
-human, tempfile, jobs, bulk, events, live, speech, state, metrics     the routes
+human, tempfile, jobs, bulk, edits, events, live, speech, state, metrics     the routes
 """

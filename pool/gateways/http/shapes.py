@@ -231,6 +231,32 @@ class Origin(BaseModel):
     rerun_of: str = ""
 
 
+class EditedWord(Strict):
+    """A word of a corrected segment. start, end: seconds. probability: null when a person has written it."""
+
+    word: str = Field(min_length=1, max_length=200)
+    start: float = Field(ge=0)
+    end: float = Field(ge=0)
+    probability: float | None = None
+    speaker: str | None = None
+
+
+class EditedSegment(Strict):
+    """The text of a corrected segment, and its words."""
+
+    text: str = Field(max_length=20_000)
+    words: list[EditedWord] = Field(default=[], max_length=10_000)
+
+
+class Edits(Strict):
+    """Corrections of a transcript. version: of what they are based on. names: of speakers, spk0 → its name. segments:
+    number of a segment, from 0 → how it reads now."""
+
+    version: int = Field(ge=0)
+    names: dict[str, Annotated[str, Field(min_length=1, max_length=200)]] = Field(default={}, max_length=1000)
+    segments: dict[Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,6})$")], EditedSegment] = {}
+
+
 class JobIds(Strict):
     """Some jobs."""
 

@@ -1,0 +1,126 @@
+"""A transcript as a person has corrected it: what differs from the result, beside the record, which stays as it is.
+
+    out/<id>/.edits.json     {"version", "names": {speaker: name}, "segments": {number: {"text", "words"}}}
+
+It goes when the record goes. A version is for one writer: who has read an older one is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from fastapi import Path as InPath
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from pool.errors import JobConflict, JobRefused, ProtocolError, UnknownJob
+from pool.format.names import check_id
+from pool.gateways.http.bodies import JsonRoute
+from pool.gateways.http.desk import Desk, in_thread
+from pool.gateways.http.errors import json_response
+from pool.gateways.http.shapes import Edits, Failed, responses
+from pool.job import JobState
+from pool.spool import fsops
+from pool.spool.store import Spool
+
+_NAME = ".edits.json"
+_MOST_BYTES = 64 << 20
+_SLACK_S = 0.01  # times are rounded to milliseconds
+
+JobId = Annotated[str, InPath(max_length=200, description="the id from the answer to the submit")]
+
+
+def make_routes(desk: Desk) -> APIRouter:
+    """The routes of a job's corrections."""
+    router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=JsonRoute)
+
+    @router.get(
+        "/{job_id}/edits",
+        summary="Corrections of a transcript",
+        response_model=Edits,
+        responses=responses(Failed, 403, 404, 409, 422, 502),
+    )
+    async def edits(job_id: JobId) -> Response:
+        """What differs from the result; `version` 0 when nothing does."""
+
+        def look() -> Edits:
+            _segments(desk.pool.spool, check_id(job_id))
+            return _read(desk.pool.spool, job_id)
+
+        return json_response((await in_thread(look)).model_dump())
+
+    @router.put(
+        "/{job_id}/edits",
+        summary="Correct a transcript",
+        response_model=Edits,
+        responses=responses(Failed, 400, 403, 404, 408, 409, 413, 415, 422, 502, 503),
+    )
+    async def correct(job_id: JobId, body: Edits) -> Response:
+        """All corrections, with the version that they are based on; the answer has the next one. 409 when another
+        client has written since. The result of the job stays as it is."""
+        found = await in_thread(lambda: _write(desk.pool.spool, check_id(job_id), body))
+        return json_response(found.model_dump())
+
+    return router
+
+
+def _segments(spool: Spool, job_id: str) -> Sequence[Mapping[str, Any]]:
+    """The segments of a transcript. Raises UnknownJob, JobRefused, HTTPException 409 while there is none."""
+    try:
+        record = spool.read_record(job_id, arrays=False)
+    except FileNotFoundError:
+        raise UnknownJob(job_id) from None
+    if record.state is not JobState.COMPLETED:
+        raise HTTPException(409, f"job {job_id} has no transcript: it is {record.state.value}")
+    value = record.value
+    segments = value.get("segments") if isinstance(value, Mapping) else None
+    if not isinstance(segments, list) or not all(isinstance(one, Mapping) and "text" in one for one in segments):
+        raise JobRefused(f"the result of job {job_id} is no transcript", "id")
+    return segments
+
+
+def _path(spool: Spool, job_id: str) -> Path:
+    return spool.files_dir(job_id) / _NAME
+
+
+def _read(spool: Spool, job_id: str) -> Edits:
+    """Raises ProtocolError when they are damaged."""
+    try:
+        return Edits.model_validate(json.loads(fsops.read_bounded(_path(spool, job_id), _MOST_BYTES)))
+    except FileNotFoundError:
+        return Edits(version=0)
+    except (ValueError, ValidationError) as error:
+        raise ProtocolError(f"the corrections of job {job_id} are damaged: {error}") from None
+
+
+def _write(spool: Spool, job_id: str, edits: Edits) -> Edits:
+    _check(_segments(spool, job_id), edits)
+    with spool.ids.lock():  # RACE: of two gateways that have read the same version, one is refused
+        version = _read(spool, job_id).version
+        if version != edits.version:
+            raise JobConflict(f"the corrections were changed meanwhile: version {version}, not {edits.version}")
+        found = edits.model_copy(update={"version": version + 1})
+        spool.make_files_dir(job_id, sync=spool.durable)
+        fsops.put(spool.temp(), str(_path(spool, job_id)), [found.model_dump_json().encode()], sync=spool.durable)
+        if spool.durable:
+            fsops.sync_dir(str(spool.files_dir(job_id)))
+    return found
+
+
+def _check(segments: Sequence[Mapping[str, Any]], edits: Edits) -> None:
+    """Raise JobRefused for a segment that is not there, or for words whose times leave it or run backwards."""
+    for number, edit in edits.segments.items():
+        key = f"segments.{number}"
+        if int(number) >= len(segments):
+            raise JobRefused(f"there are {len(segments)} segments", key)
+        segment = segments[int(number)]
+        last = float(segment["start"]) - _SLACK_S
+        for at, word in enumerate(edit.words):
+            if not last <= word.start <= word.end <= float(segment["end"]) + _SLACK_S:
+                raise JobRefused("its time is outside of the segment or before the previous word", f"{key}.words.{at}")
+            last = word.start
