@@ -163,6 +163,7 @@ subscribe(() => {
     },
   });
   list.update(store);
+  submit.update();
   job.update(list.find(job.id));
   job.broken(store.link === "lost");
 });

@@ -51,8 +51,11 @@ export function makeSubmit(actions) {
     ready();
   }
 
+  let wanted = []; // the files with which it was opened
+
   function open(files = []) {
     again = null;
+    wanted = files;
     const engines = actions.engines();
     const fitting = files.length ? engines.filter((one) => assign(fieldsOf(one.schema) ?? [], files)) : engines;
     const whole = fitting.filter((one) => complete(one, files));
@@ -196,7 +199,14 @@ export function makeSubmit(actions) {
     return found;
   }
 
-  return { open, openAgain };
+  return {
+    open,
+    openAgain,
+    /** Take the engines when they arrive after the dialog was opened. */
+    update() {
+      if (dialog.open && !engine && !again && actions.engines().length) open(wanted);
+    },
+  };
 }
 
 /** One map of inputs per job: a single file of a field goes into each. */
