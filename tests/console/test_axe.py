@@ -51,6 +51,11 @@ def test_axe_finds_nothing(site: Gateway, visit: Callable[..., Page], view: dict
             page.goto(f"{site.base}/#/job/{job_id}")
             expect(page.locator(f"#job {sign}").first).to_be_visible()
             assert faults(page) == [], job_id
+            if job_id == said:
+                page.locator("#job [aria-pressed=false]").first.click()
+                page.locator("#job .pen").first.click()
+                expect(page.locator("#job .said textarea")).to_be_visible()
+                assert faults(page) == [], "while it is corrected"
         page.keyboard.press("n")
         form = page.locator("#submit")
         form.get_by_role("button", name="transcribe", exact=True).click()

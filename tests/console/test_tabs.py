@@ -74,7 +74,7 @@ def test_without_shared_workers_a_tab_has_a_stream_of_its_own(site: Gateway, vis
     page = visit("about:blank")
     page.context.add_init_script("delete window.SharedWorker")
     held: list[Route] = []
-    page.context.route("**/live?**", held.append)
+    page.context.route("**/live?**", lambda route: held.append(route))
     page.goto(site.base)
     assert page.evaluate("typeof SharedWorker") == "undefined"
     page.get_by_role("button", name="New job").first.click()

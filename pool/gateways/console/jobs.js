@@ -248,6 +248,8 @@ function makeRow() {
     clear() {
       part.id = "";
       node.hidden = true;
+      node.removeAttribute("id"); // another row may get this job
+      delete node.dataset.job;
     },
     update(job, at, size, slot, { opened, chosen }) {
       const fresh = part.id !== job.id;
