@@ -87,8 +87,8 @@ export function drawTranscript(outcome, release, actions) {
       done = true;
       const now = field.value.replace(/\s+/g, " ").trim();
       if (keep && now !== value.segments[at].text) edits.write(at, now, realign(value.segments[at].words ?? [], now, value.segments[at]));
-      else field.replaceWith(text);
-      said.querySelectorAll(".pen")[at]?.focus({ preventScroll: true });
+      else if (field.isConnected) field.replaceWith(text);
+      if (keep !== "left") said.querySelectorAll(".pen")[at]?.focus({ preventScroll: true });
     };
     field.addEventListener("keydown", (event) => {
       if (event.isComposing) return; // the Enter of an input method
@@ -98,7 +98,7 @@ export function drawTranscript(outcome, release, actions) {
         finish(event.key === "Enter");
       }
     });
-    field.addEventListener("blur", () => finish(true));
+    field.addEventListener("blur", () => setTimeout(() => finish("left"))); // later: it may be in the middle of being removed
     text.replaceWith(field);
     part.scrollIntoView({ block: "nearest" });
     field.focus();
