@@ -24,8 +24,10 @@ _PATH = re.compile(
 )
 _UPLOAD = re.compile(r"(?P<id>[0-9a-f-]{36})(?:\.\w+)?(?P<rest>[^/]*)")
 #: Where addresses of the gateway begin, which messages and hints name.
-_ROUTES = frozenset({"api", "docs", "engines", "health", "human", "jobs", "live", "metrics", "static", "status", "v1"})
-_VALUES = frozenset({"value", "record", "params", "schema", "doc", "result"})
+_ROUTES = frozenset(
+    {"api", "bulk", "docs", "engines", "health", "human", "jobs", "live", "metrics", "static", "status", "v1"}
+)
+_VALUES = frozenset({"value", "record", "params", "schema", "doc", "result", "segments", "names"})
 _ADDRESSES = frozenset({"url", "next", "save_path"})
 _CUT = "…/"
 
