@@ -6,7 +6,7 @@ import pytest
 from steps import JobMaker, claim_next, record_of, seat
 
 from pool.client import browse
-from pool.gateways.http import views
+from pool.gateways.http import ledger, views
 from pool.gateways.http.ledger import Ledger
 from pool.gateways.http.shapes import JobView
 from pool.job import Failure, JobState
@@ -34,3 +34,24 @@ def test_the_reason_of_the_last_attempt_is_told(spool: Spool, make_job: JobMaker
     assert (shown("a").state, shown("a").attempt, shown("a").reason) == ("running", 2, "out of memory")
     spool.finish(claim, record_of(claim, JobState.FAILED))
     assert (shown("a").state, shown("a").kind, shown("a").reason) == ("failed", "engine", "it broke")
+
+
+def test_a_ledger_that_still_reads_old_records_leaves_no_list_empty(
+    spool: Spool, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that begins before a hundred thousand records needs a minute to read them."""
+    for job_id in ("a", "b", "c"):
+        spool.submit(make_job(id=job_id))
+        claim = claim_next(spool, seat(spool))
+        spool.finish(claim, record_of(claim, JobState.FAILED if job_id == "b" else JobState.COMPLETED))
+    book = Ledger(spool)
+
+    def listed(*states: str, limit: int = 10) -> list[str]:
+        return [view.id for view in views.listed(spool, book, states=states, engine=None, limit=limit).jobs]
+
+    monkeypatch.setattr(ledger, "_TURN_S", -1.0)  # no time for a single one
+    assert (listed(), book.complete) == (["c", "b", "a"], False)
+    assert (listed("failed"), listed("completed", limit=1), listed("queued")) == (["b"], ["c"], [])
+    monkeypatch.setattr(ledger, "_TURN_S", 60.0)
+    book.turn()
+    assert (sorted(listed()), book.complete) == (["a", "b", "c"], True)

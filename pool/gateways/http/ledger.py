@@ -73,6 +73,7 @@ class Ledger:
         self._spool = spool
         self._lock = threading.Lock()
         self._fresh_until = 0.0
+        self.complete = False  # whether all records that were there at the last turn have been read
         self._known: dict[str, tuple[int, int]] = {}  # id -> file of its record; a retry makes another file
         self._kinds: dict[str, tuple[str, str]] = {}  # id -> engine and state
         self._entries: dict[str, Entry] = {}
@@ -94,6 +95,7 @@ class Ledger:
     def turn(self) -> bool:
         """Read new records for at most _TURN_S; False when some are left for the next turn."""
         with self._lock:
+            self.complete = False
             until = time.monotonic() + _TURN_S
             there = dict(self._there())
             for job_id in self._known.keys() - there.keys():
@@ -112,6 +114,7 @@ class Ledger:
                 except (ProtocolError, OSError):
                     pass  # damaged: not counted, and not read again
                 self._known[job_id] = file
+            self.complete = True
             return True
 
     def newest(self) -> list[Entry]:

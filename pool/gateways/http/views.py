@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from pool.client import browse
 from pool.client.browse import JobInfo, running_s
 from pool.errors import ProtocolError, UnknownJob
 from pool.format.names import check_id
@@ -127,12 +128,25 @@ def listed(spool: Spool, ledger: Ledger, *, states: Collection[str], engine: str
         seen.add(place.name.id)
         if len(views) < limit:
             views.append(_of_place(spool, place.name.id, place, detail=False))
-    for entry in ledger.newest():
+    for view in _ended(spool, ledger, states, engine, limit):
         if len(views) >= limit:
             break
-        if entry.id not in seen and _fits(entry.state, entry.engine, states, engine):
-            views.append(_of_entry(entry))
+        if view.id not in seen:
+            views.append(view)
     return JobList(jobs=views, total=len(seen) + ledger.count(states, engine, seen))
+
+
+def _ended(spool: Spool, ledger: Ledger, states: Collection[str], engine: str | None, limit: int) -> Iterator[JobView]:
+    """Jobs that are over, the latest first; those submitted last while the ledger still reads old records."""
+    entries = ledger.newest()
+    over = [state for state in _OVER if not states or state in states]
+    if not over:
+        return
+    if ledger.complete:
+        yield from (_of_entry(entry) for entry in entries if _fits(entry.state, entry.engine, states, engine))
+    else:
+        for info in browse.page(spool, engine=engine or (), state=over, limit=limit):
+            yield of_info(spool, info)
 
 
 def _fits(state: str, engine: str, states: Collection[str], wanted_engine: str | None) -> bool:
