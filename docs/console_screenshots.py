@@ -68,7 +68,7 @@ class Photographer:
 
     def page(self, address: str, scheme: str, viewport: dict[str, int], **more: Any) -> Page:
         context = self._browser.new_context(
-            viewport=viewport, color_scheme=scheme, storage_state=self._state, locale="en-GB", **more
+            viewport=viewport, color_scheme=scheme, storage_state=self._state, **{"locale": "en-GB", **more}
         )
         page = context.new_page()
         page.set_default_timeout(LONG_MS)
@@ -135,6 +135,7 @@ def photograph(gate: Gateway, photos: Photographer) -> None:
         has_touch=True,
         device_scale_factor=2,
     )
+    play(photos, speech, "light", DESK, "chinese", lambda page: page.locator(".player .toggle").click(), locale="zh-CN")
     form = photos.page(gate.base, "light", DESK)
     form.locator("#new-job").click()
     form.get_by_role("button", name="lipsync", exact=True).last.click()
