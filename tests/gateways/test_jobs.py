@@ -499,6 +499,7 @@ def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
         "/jobs/{job_id}/edits",
         "/jobs/{job_id}/files/{name}",
         "/v1/audio/transcriptions",
+        "/v1/audio/translations",
         "/v1/models",
         "/v1/models/{name}",
         "/status",
