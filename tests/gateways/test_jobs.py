@@ -496,6 +496,7 @@ def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
         "/bulk/cancel",
         "/live",
         "/jobs/{job_id}/params",
+        "/jobs/{job_id}/stream",
         "/jobs/{job_id}/edits",
         "/jobs/{job_id}/files/{name}",
         "/v1/audio/transcriptions",
