@@ -13,7 +13,7 @@ sync_playwright = pytest.importorskip(
     "axe_playwright_python.sync_playwright", reason="axe is not installed: pip install filepool[dev]"
 )
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 VIEWS: list[dict[str, Any]] = [
     {"color_scheme": "light"},

@@ -12,7 +12,7 @@ import pytest
 from gateways.gateway import Gateway
 from playwright.sync_api import Page, expect
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 TABS = 6  # as many as a browser opens connections to one address
 TOKEN = "correct-horse-battery-staple"
