@@ -15,9 +15,9 @@ _CODES = {SupervisorRunning: EXIT_LOCKED, ConfigError: EXIT_CONFIG, PoolError: 1
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    port = starting.asked(sys.argv[1:])
-    if port is not None:
-        run(port, _PROGRAM, codes=_CODES)
+    stays = starting.asked(sys.argv[1:])
+    if stays is not None:
+        run(stays, _PROGRAM, codes=_CODES)
     from pool.cluster.commands import app
 
     run(app, _PROGRAM, codes=_CODES)

@@ -117,10 +117,6 @@ def node(  # noqa: PLR0917 - options
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start a supervisor if none serves.")] = True,
 ) -> None:
     """Serve the cluster with the workers of this machine. Ctrl-C or SIGTERM drains; a second one ends at once."""
-    from pool.cluster.processes import serve_node, with_room
-    from pool.spool import layout
-    from pool.system import logs
-
     configured = _with(
         load(config, engines=True),
         server,
@@ -130,14 +126,7 @@ def node(  # noqa: PLR0917 - options
         password=password_file,
         tls_ca=tls_ca,
     )
-    file, log = configured.spool / "run" / "logs" / "node.log", configured.log
-
-    def serve() -> int:
-        layout.prepare(configured.spool)
-        logs.setup_logging(log.level, file, max_bytes=log.max_bytes, keep=log.keep, console=True)
-        return serve_node(configured, start=start)
-
-    raise typer.Exit(with_room(configured.spool, serve))
+    raise typer.Exit(starting.node(configured, start=start))
 
 
 def _with(

@@ -86,14 +86,18 @@ ENDS: list[tuple[int, Callable[[Path], list[object]]]] = [
 ]
 
 
-@pytest.mark.parametrize("line", ["port", "port --tied --config a.json", "port -c nats://host:4222"])
-def test_the_short_way_to_a_port_reads_what_typer_reads(line: str) -> None:
+@pytest.mark.parametrize(
+    "line", ["port", "port --tied --config a.json", "port -c nats://host:4222", "node --config=a.json"]
+)
+def test_the_short_way_to_what_stays_reads_what_typer_reads(line: str) -> None:
     command: Any = get_command(app)
     name, *words = line.split()
-    assert starting.asked(line.split()) == starting.Port(**command.commands[name].make_context(name, words).params)
+    params, defaults = (command.commands[name].make_context(name, given).params for given in (words, []))
+    said = {key: value for key, value in params.items() if value != defaults[key]}
+    assert starting.asked(line.split()) == {"port": starting.Port, "node": starting.Node}[name](**said)
 
 
-@pytest.mark.parametrize("line", ["", "node", "port --help", "port --tied x", "port -c", "port --no-start"])
+@pytest.mark.parametrize("line", ["", "node --no-start", "node --name a", "port --help", "port --tied x", "port -c"])
 def test_all_else_is_left_to_typer(line: str) -> None:
     assert starting.asked(line.split()) is None
 
