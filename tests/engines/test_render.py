@@ -509,6 +509,32 @@ def test_the_corners_of_a_smile_come_in_as_it_shuts(model: FaceModel, silent: Dr
     assert not still.width.any()
 
 
+def test_there_are_no_stairs_between_lips_that_meet(model: FaceModel, field: basis.Basis) -> None:
+    """A light upper and a dark lower lip, on a head that leans: the seam crosses rows of pixels."""
+    drawn = draw(model, np.full(1, 0.13), roll=9.0)
+    followed = follow(drawn, model)
+    head = followed.pose.take(0)
+    start = inside.Start.of(followed.shape[0], 0.13, np.zeros(11, np.float32), parted=False)
+    source, goal = (head.to_pixels(shape[None])[0] for shape in (start.shape, start.moved(field, 0.0, 0.0)))
+    middle = (source[mesh.LIP_INNER_UPPER, :2] + source[mesh.LIP_INNER_LOWER, :2]) / 2
+    frame = np.full((SIDE, SIDE, 3), 200, np.uint8)
+    fill(
+        frame, np.concatenate([middle, [[SIDE, middle[-1, 1]], [SIDE, SIDE], [0, SIDE], [0, middle[0, 1]]]]), (60,) * 3
+    )
+    change = compose.Mover(warp.Painter(field)).move(frame, source, goal, UNIT)
+    assert change is not None
+    box, pixels = change
+    seam_y = ((goal[mesh.LIP_INNER_UPPER, 1] + goal[mesh.LIP_INNER_LOWER, 1]) / 2)[3:-3]
+    seam_x = goal[mesh.LIP_INNER_UPPER, 0][3:-3]
+    across = np.arange(round(float(seam_x[0])), round(float(seam_x[-1])))
+    down = np.round(np.interp(across, seam_x, seam_y)).astype(int)
+    column = np.stack([pixels[down - box.y + k, across - box.x, 0] for k in range(-4, 5)]).astype(int)
+    mixed = ((column > 75) & (column < 185)).any(axis=0)
+    assert (column[0] > 185).all()
+    assert (column[-1] < 75).all()
+    assert mixed.mean() > 0.6
+
+
 def test_nothing_is_drawn_between_lips_pressed_on_each_other(quiet_renderer: MeshRenderer) -> None:
     goal, head = inside_of(quiet_renderer, -0.05)
     light = interior.Skin(np.array(SKIN, np.float32), 1.0, 1.0, np.zeros((0, 0), np.float32))

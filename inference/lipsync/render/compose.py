@@ -17,6 +17,9 @@ BOX_SIDE, BOX_UP, BOX_DOWN = 0.95, 0.62, 1.12  #: eye distances round the middle
 FACET_BLUR = 0.030  #: eye distances; rounds the triangles' edges off, away from the lips
 COARSE_FROM = 90.0  #: pixels between the eyes from which every fourth pixel is enough away from the lips
 LIPS_MARGIN = 0.05  #: eye distances round the lips in which nothing is rounded
+FINE, EDGE_MARGIN = 3, 0.02  #: places looked at per pixel and direction; eye distances round the mouth for that
+EDGE_GAP = 0.05  #: eye distances between lips up to which their edges are seen
+PARTS_PX = 0.7  #: pixels between two motions within a pixel from which it holds an edge
 MOUTH_RIGHT, MOUTH_LEFT = (216, 206, 207, 212, 43), (436, 426, 427, 432, 273)  #: skin on either side
 CHIN_SKIN = (18, 200, 201, 421)
 
@@ -70,10 +73,41 @@ class Mover:
         inner = slice(top, top + down), slice(left, left + across)
         box = Box(box.x + left, box.y + top, across, down)
         x, y = maps((field[0][inner], field[1][inner]), box)
-        moved = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        moved = np.asarray(cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+        if lips:
+            self._smooth_edges(frame, (source, target), unit, box, moved)
         result = box.cut(frame).copy()
         cv2.copyTo(moved, moving[inner], result)
         return box, result
+
+    def _smooth_edges(self, frame: Frame, places: tuple[Array, Array], unit: float, box: Box, moved: Frame) -> None:
+        """Mix, in place, the pixels of ``moved`` through which two parts of the lips part, of what is in each of them.
+
+        A pixel takes the motion of one triangle; where the next one moves otherwise, edges would be staircases.
+        """
+        source, target = places
+        gap = np.linalg.norm(target[mesh.LIP_INNER_UPPER, :2] - target[mesh.LIP_INNER_LOWER, :2], axis=1).max()
+        if gap > EDGE_GAP * unit:  # what is seen in a mouth has a soft edge of its own
+            return
+        near = around(target[mesh.LIP_INNER, :2], EDGE_MARGIN * unit).meet(box)
+        if near.empty:
+            return
+        middle = np.float32((FINE - 1) / 2)
+        fine = Box(near.x * FINE, near.y * FINE, near.width * FINE, near.height * FINE)
+        painting = self._painter.paint(target * FINE + middle, self._painter.near_mouth, fine)
+        shift = painting.sample(source * FINE + middle)
+        edge = np.zeros((near.height, near.width), np.bool_)
+        for plane in shift:
+            blocks = plane.reshape(near.height, FINE, near.width, FINE)
+            edge |= (blocks.max(axis=(1, 3)) - blocks.min(axis=(1, 3))) > PARTS_PX * FINE
+        if not edge.any():
+            return
+        x, y = ((plane - middle) / np.float32(FINE) for plane in maps(shift, fine))
+        parts = cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        mixed = cv2.resize(parts, (near.width, near.height), interpolation=cv2.INTER_AREA)
+        rows = slice(near.y - box.y, near.y - box.y + near.height)
+        columns = slice(near.x - box.x, near.x - box.x + near.width)
+        moved[rows, columns][edge] = mixed[edge]
 
     def _field(self, source: Array, target: Array, unit: float, box: Box, lips: bool = True) -> Field:
         """Coarse and smooth over the face, fine and exact round the lips."""

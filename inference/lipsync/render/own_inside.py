@@ -125,7 +125,7 @@ def take(
         fixed = np.round((outline - [box.x, box.y]) * 16).astype(np.int32)
         cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, 4)
     cover = cv2.GaussianBlur(np.minimum(kept, inside), (0, 0), max(EDGE_BLUR * unit, 0.4)).astype(np.float32)
-    cover *= (painting.ids >= 0) / np.float32(255)
+    cover *= _soft(painting.ids >= 0) / np.float32(255)
     return Drawing(box, pixels.astype(np.float32), cover)
 
 
@@ -140,6 +140,12 @@ def laid(between: Between, frame: Frame, source: Array, shape: Array, goal: Goal
     x, y = between.places(Own(source, rows.Gap.of(shape), rows.teeth(frame, source)), goal, room)
     pixels = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return Drawing(room.box, np.asarray(pixels, np.float32), room.cover)
+
+
+def _soft(mask: NDArray[np.bool_]) -> Array:
+    """1 within a mask, 0 outside it, and smooth in its outermost pixels."""
+    core = cv2.erode(mask.astype(np.float32), np.ones((3, 3), np.uint8))
+    return np.asarray(cv2.GaussianBlur(core, (0, 0), 0.8) * mask, np.float32)
 
 
 def teeth(frame: Frame, source: Array, contour: NDArray[np.floating], unit: float) -> Drawing | None:
