@@ -89,6 +89,8 @@ def test_schemathesis_finds_nothing(gateway: Gateway) -> None:
     seen = 0
     for result in schema.get_all_operations():
         operation = result.ok()
+        if operation.path == "/live":  # a stream that never ends; test_live.py has it
+            continue
         strategy = operation.as_strategy()
         slow = operation.path in ("/human/generate", "/v1/audio/transcriptions")
 
