@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
-import threading
 from contextlib import suppress
 from uuid import uuid4
 
@@ -166,11 +166,10 @@ def test_a_token_and_a_prefix_as_everywhere_and_a_gateway_that_ends_breaks_off(w
                 assert requests.get(gate.base + film.path, headers=headers, timeout=60).status_code == 401
             cookie = {"Cookie": f"filepool_token={token}", "Range": "bytes=0-9"}  # as a <video> sends it
             assert requests.get(gate.base + film.path, headers=cookie, timeout=60).content == DATA[:10]
-            ends = threading.Thread(target=gate.stop)
-            ends.start()
+            os.kill(gate.pid, signal.SIGTERM)
             with pytest.raises(BROKEN):
                 list(blocks)
-            ends.join()
+        gate.kill()
         gate.start()
         film.go_on()
         assert gate.result(film.id).json()["state"] == "completed"
