@@ -139,15 +139,16 @@ class Cluster:
 
         return wait_until(look, "a port")
 
-    def wait_nodes(self, *names: str, client: str = "client") -> None:
-        """Until the branch knows of these nodes, and that each has a worker that serves."""
+    def wait_nodes(self, *names: str, client: str = "client", serving: bool = True) -> None:
+        """Until the branch knows of these nodes, and, with `serving`, that each has a worker that serves."""
         root = self.branch(client).parent / "spool"
 
         def look() -> bool:
             said = nodes.read(root)
             there = {node.name: node for node in said.nodes} if said is not None else {}
             return all(
-                name in there and any(about.get("serving") for about in there[name].engines.values()) for name in names
+                name in there and any(about.get("serving") or not serving for about in there[name].engines.values())
+                for name in names
             )
 
         wait_until(look, f"nodes {names}")

@@ -334,8 +334,9 @@ def test_a_node_that_is_drained_while_the_servers_are_away(tmp_path: Path) -> No
 def test_a_node_whose_workers_cannot_run_a_job_gives_it_back(joined: Cluster) -> None:
     """It took the job while they loaded. No node was lost, and nothing of the job stays here to be run later."""
     broken = {"load_s": 2.0, "fail_load": "error"}
-    first = joined.node("first", {"fake": {"max_concurrent_tasks": 1, "start_limit": 2, "options": broken}})
+    first = joined.node("first", {"fake": {"max_concurrent_tasks": 1, "start_limit": 4, "options": broken}})
     pool = joined.pool(patience=None)
+    joined.wait_nodes("first", serving=False)
     future = pool.submit("fake", value=1)
     wait_until(first.held, "the first node has it", LONG_S)
     joined.node("second", ENGINES)
