@@ -27,8 +27,24 @@ _UPLOAD = re.compile(r"(?P<id>[0-9a-f-]{36})(?:\.\w+)?(?P<rest>[^/]*)")
 _ROUTES = frozenset(
     {"api", "bulk", "docs", "engines", "health", "human", "jobs", "live", "metrics", "static", "status", "v1"}
 )
-_VALUES = frozenset({"value", "record", "params", "schema", "doc", "result", "segments", "names"})
-_ADDRESSES = frozenset({"url", "next", "save_path"})
+#: What engines return, transcripts among it: no text of ours.
+_VALUES = frozenset(
+    {
+        "value",
+        "record",
+        "params",
+        "schema",
+        "doc",
+        "result",
+        "text",
+        "delta",
+        "segments",
+        "words",
+        "names",
+        "log_context",
+    }
+)
+_AS_WRITTEN = frozenset({"url", "next", "save_path", "note", "tags"})  # addresses, and what clients wrote
 _CUT = "…/"
 
 
@@ -71,7 +87,7 @@ class PathFilter:
         if isinstance(value, Mapping):
             return {
                 self.text(key, said, meant=False): item
-                if meant and key in _ADDRESSES
+                if meant and key in _AS_WRITTEN
                 else self.document(item, said, meant=meant and key not in _VALUES)
                 for key, item in value.items()
             }

@@ -51,12 +51,14 @@ def test_texts(text: str, shown: str | None) -> None:
 
 def test_what_an_engine_returned_keeps_what_only_looks_like_a_path() -> None:
     value = {"url": "/var/spool/p/x", "route": "/no-such-folder/list", "n": [1, None, "/usr/lib/x.so"], "/usr/bin": 1}
-    document = {"value": value, "message": "/no-such-folder/list", "url": "/jobs/x/files/y"}
+    document = {"value": value, "message": "/no-such-folder/list", "url": "/jobs/x/files/y", "note": "of /usr/x/y"}
     assert FILTER.document(document) == {
         "value": {"url": "…/x", "route": "/no-such-folder/list", "n": [1, None, "…/x.so"], "…/bin": 1},
         "message": "…/list",
         "url": "/jobs/x/files/y",
+        "note": "of /usr/x/y",
     }
+    assert FILTER.document({"text": "read /no-such-folder/list"}) == {"text": "read /no-such-folder/list"}
 
 
 # ---- a gateway that others reach
