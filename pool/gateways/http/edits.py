@@ -106,7 +106,9 @@ def _write(spool: Spool, job_id: str, edits: Edits) -> Edits:
             raise JobConflict(f"the corrections were changed meanwhile: version {version}, not {edits.version}")
         found = edits.model_copy(update={"version": version + 1})
         spool.make_files_dir(job_id, sync=spool.durable)
-        fsops.put(spool.temp(), str(_path(spool, job_id)), [found.model_dump_json().encode()], sync=spool.durable)
+        fsops.put(
+            spool.temp(), str(_path(spool, job_id)), [json.dumps(found.model_dump()).encode()], sync=spool.durable
+        )
         if spool.durable:
             fsops.sync_dir(str(spool.files_dir(job_id)))
     return found
