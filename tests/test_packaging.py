@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from scenarios.world import PATIENCE_S, wait_until
 
 from inference import extras, weights
@@ -24,7 +25,7 @@ from pool.runfiles.server import running
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "filepool_subtitles.py", "worker_main.py", "pool", "inference")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "worker_main.py", "pool", "inference")
 HEAVY = ("torch", "cv2", "numpy", "ffmpeg", "imageio_ffmpeg", "faster_whisper", "onnxruntime", "fastapi", "redis")
 INSTALL_S = 600
 WHERE = '''
@@ -120,7 +121,11 @@ def test_a_missing_library_of_the_system_is_named(tmp_path: Path, library: str, 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy of what is in it: a build leaves folders behind."""
-    folder = tmp_path_factory.mktemp("wheel")
+    (file,) = _once(tmp_path_factory, "wheel", _build).glob("*.whl")
+    return file
+
+
+def _build(folder: Path) -> None:
     for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / "copy" / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -128,8 +133,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "copy").mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / "copy")
     _pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(folder), str(folder / "copy"))
-    (file,) = folder.glob("*.whl")
-    return file
+
+
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first process of a parallel run makes for all."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock", timeout=INSTALL_S):
+        if not (folder / ".made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / ".made").touch()
+    return folder
 
 
 def _pip(python: str, *arguments: str) -> None:
@@ -207,10 +223,12 @@ class Elsewhere:
 @pytest.fixture(scope="module")
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with `pip install filepool`, without an extra."""
-    folder = tmp_path_factory.mktemp("bare")
-    venv.create(folder, with_pip=True)
-    _pip(str(folder / "bin" / "python"), "install", "-c", str(ROOT / "constraints.txt"), str(wheel))
-    return folder
+
+    def install(folder: Path) -> None:
+        venv.create(folder, with_pip=True)
+        _pip(str(folder / "bin" / "python"), "install", "-c", str(ROOT / "constraints.txt"), str(wheel))
+
+    return _once(tmp_path_factory, "bare", install)
 
 
 @pytest.fixture(scope="module")
