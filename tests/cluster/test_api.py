@@ -222,6 +222,7 @@ def test_terms(pool: FilePool) -> None:
 def test_expires(pool: FilePool) -> None:
     blocking = pool.submit_many("fake", [{"do": "sleep", "seconds": 600}] * 16)
     try:
+        wait_until(lambda: sum(future.running() for future in blocking) >= _workers(pool), "all workers are busy")
         late = pool.submit("fake", priority=-5, expires=0.5)
         error = late.exception(LONG_S)
     finally:

@@ -206,18 +206,18 @@ def test_a_smaller_batch_where_memory_is_short(checkpoint: Path) -> None:
 def test_fewer_windows_at_a_time_where_memory_is_short(
     speech: dict[str, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from inference.transcribe.params import Options
     from inference.transcribe.whisper import Whisper
     from inference.transcribe.windows import Piece, Window
 
     def whisper(at_once: int) -> Whisper:
-        folder = weights.find_model("whisper-base")
-        return Whisper(folder, "cpu", compute_type=None, threads=1, beam_size=1, window_batch=at_once)
+        return Whisper(Options(beam_size=1, window_batch=at_once), "cpu", 1)
 
     sound = next(iter(speech.values()))
     windows = [
         Window(sound[at * 16_000 : (at + 4) * 16_000], [Piece(start=at, offset=0.0, length=4.0)]) for at in (0, 4, 8)
     ]
-    wanted = [heard.words for heard in whisper(1).session("en", None, None).recognise(windows)]
+    wanted = [heard.words for heard in whisper(1).session("en", None).recognise(windows)]
     model = whisper(3)
     encode_, tried = model._decoder.model.encode, list[int]()
 
@@ -228,7 +228,7 @@ def test_fewer_windows_at_a_time_where_memory_is_short(
         return encode_(features)
 
     monkeypatch.setattr(model._decoder.model, "encode", small)
-    found = [heard.words for heard in model.session("en", None, None).recognise(windows)]
+    found = [heard.words for heard in model.session("en", None).recognise(windows)]
     assert [[word.text for word in words] for words in found] == [[word.text for word in words] for words in wanted]
     assert tried[0] == 3
     assert set(tried[1:]) == {1}  # and so for the rest of the recording

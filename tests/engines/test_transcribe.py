@@ -54,7 +54,7 @@ def test_dialogue(engine: Transcribe) -> None:
     assert row.words_right is not None
     assert row.words_right >= 0.95
     keys = {"text", "language", "duration_s", "segments", "speakers", "speakers_confidence", "overlaps", "warnings"}
-    assert set(result) == {*keys, "resumed_s"}
+    assert set(result) == {*keys, "resumed_s", "task"}
     assert result["resumed_s"] is None
     assert result["speakers_confidence"] > 0.8
     assert result["overlaps"] == []
