@@ -50,7 +50,7 @@ def test_whole_pipeline(engine: Transcribe) -> None:
     with LocalContext() as context:
         job = engine.check({"audio": str(READING), "hotword": "达摩院", "batch_size_s": 60, "language": "zh"})
         result = engine.run(job, context)
-    assert set(result) == {"text", "language", "duration_s", "segments", "speakers", "warnings"}
+    assert set(result) == {"text", "language", "task", "duration_s", "segments", "speakers", "warnings"}
     assert result["text"]
     assert result["language"] == "zh"
     assert result["duration_s"] == pytest.approx(7.1, abs=0.01)
