@@ -44,8 +44,8 @@ def _sources(*roots: Path) -> list[Path]:
     return sorted(path for root in roots for path in (root.rglob("*.py") if root.is_dir() else [root]))
 
 
-SUBTITLES = POOL / "format" / "subtitles.py"  # of what engines write as files and gateways answer with
-EVERYTHING = _sources(POOL, INFERENCE, WORKER_MAIN)
+SUBTITLES = PROJECT / "filepool_subtitles.py"  # below engines and gateways
+EVERYTHING = _sources(POOL, INFERENCE, WORKER_MAIN, SUBTITLES)
 GATEWAYS = _sources(POOL / "gateways")  # the doors: they know the pool, the pool does not know them
 
 
@@ -174,18 +174,15 @@ def test_the_pool_knows_no_engine_and_no_framework() -> None:
 
 
 def test_engines_do_not_know_the_pool() -> None:
-    """But for the form of subtitles, which they share with gateways."""
-    known = {name for path in _sources(INFERENCE) for name in _imports(path) if name.partition(".")[0] == "pool"}
-    assert {".".join(name.split(".")[:3]) for name in known} == {_module(SUBTITLES)}
-    assert _who_imports(_sources(INFERENCE), {"worker_main", "tests", "bench"}) == {}
+    assert _who_imports(_sources(INFERENCE), {"pool", "worker_main", "tests", "bench"}) == {}
 
 
 def test_one_place_joins_them() -> None:
     assert {"pool", "inference"} <= _tops(WORKER_MAIN)
 
 
-def test_subtitles_need_no_package() -> None:
-    """Of a worker's interpreter and a gateway's, which have different ones."""
+def test_subtitles_lie_below_engines_and_gateways() -> None:
+    """Standard library alone: a worker's interpreter and a gateway's have different packages."""
     assert _tops(SUBTITLES) <= sys.stdlib_module_names
 
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from filepool_subtitles import GAP_S, LEAST_S, LINE, MOST_S, cues, reading_s, width
 from inference.transcribe import outputs
 from inference.transcribe.params import OUTPUT_SUFFIXES
-from pool.format.subtitles import GAP_S, LEAST_S, LINE, MOST_S, cues, reading_s, width
 
 ENGLISH = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "

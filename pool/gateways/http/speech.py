@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from filepool_subtitles import as_srt, as_vtt
 from pool.client.follow import Follower, Part, Setback
 from pool.client.future import JobFuture
 from pool.errors import JobConflict, JobRefused, PoolError, UnknownJob
-from pool.format.subtitles import as_srt, as_vtt
 from pool.gateways.http import transcripts
 from pool.gateways.http.asks import Ask, digest, given_key, key_of
 from pool.gateways.http.bodies import Form

@@ -1,6 +1,6 @@
 """A transcript as subtitles that can be read: short lines, two at most, long enough on the screen.
 
-What engines write as files and gateways answer with.
+What engines write as files and gateways answer with: this module lies below both and imports neither.
 
 The limits are those of the Netflix timed text style guides: 42 characters a line (16 in scripts of wide characters),
 two lines, 20 characters a second (9), 5/6 s to 7 s a cue, two frames between cues.
