@@ -15,7 +15,7 @@ from random import Random
 import pytest
 from steps import JobMaker, claim_next, dying, in_child, places, seat, watch_moves
 
-from pool.client.browse import one, page
+from pool.client.browse import Filter, one, page
 from pool.client.filepool import FilePool
 from pool.client.hopes import Hopes
 from pool.client.selection import chosen_jobs
@@ -399,14 +399,14 @@ def test_a_list_of_jobs_that_are_away(spool: Spool, sent: dict[str, Away]) -> No
         "runs": ("running", 1, 40.0, "sentence 3 of 7", None),
         "again": ("queued", 1, 0.0, "node1 was lost; waits for another", None),
     }
-    assert [job.id for job in page(spool, state="queued")] == ["again", "waits"]
-    assert [job.id for job in page(spool, state="running")] == ["runs"]
-    first = page(spool, state="queued", limit=1)
-    second = page(spool, state="queued", limit=1, after=first.next)
+    assert [job.id for job in page(spool, Filter(state="queued"))] == ["again", "waits"]
+    assert [job.id for job in page(spool, Filter(state="running"))] == ["runs"]
+    first = page(spool, Filter(state="queued"), limit=1)
+    second = page(spool, Filter(state="queued"), limit=1, after=first.next)
     assert [job.id for job in (*first, *second)] == ["again", "waits"]
-    assert [job.id for job in page(spool, state="held")] == []
-    assert [job.id for job in page(spool, tag="runs")] == ["runs"]
-    assert [job.id for job in page(spool, engine="fake")] == []
+    assert [job.id for job in page(spool, Filter(state="held"))] == []
+    assert [job.id for job in page(spool, Filter(tag="runs"))] == ["runs"]
+    assert [job.id for job in page(spool, Filter(engine="fake"))] == []
     assert one(spool, "runs").percent == 40.0
     assert chosen_jobs(spool, None, engine="echo") == ["waits", "again", "runs"]
 

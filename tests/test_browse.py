@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from steps import JobMaker, claim_next, record_of, seat
 from synthetic import fill
 
-from pool.client import browse, index, live
-from pool.client.browse import page
+from pool.client import browse, index, live, tagged
+from pool.client.browse import JobPage
 from pool.errors import JobRefused
 from pool.format.names import WorkerName, new_id, parse_job
 from pool.job import Failure, Job, JobState, heads
@@ -26,6 +26,10 @@ from pool.job.kept import Kept
 from pool.spool import away, fsops
 from pool.spool.lookup import find_dead
 from pool.spool.store import Claim, Spool
+
+
+def page(spool: Spool, *, limit: int = 50, after: str = "", within_s: float | None = None, **wanted: Any) -> JobPage:
+    return browse.page(spool, browse.Filter(**wanted), limit=limit, after=after, within_s=within_s)
 
 
 def walk(spool: Spool, limit: int, **wanted: Any) -> list[str]:
@@ -208,7 +212,7 @@ def test_every_job_is_listed_once_while_all_of_them_move(
     if chance.random() < 0.5:
         page(spool)
     found: list[str] = []
-    after = ""
+    text, after = ("", "JOB")[seed % 2], ""
     while True:
         for _ in range(chance.randrange(7)):
             mover.step()
@@ -221,7 +225,7 @@ def test_every_job_is_listed_once_while_all_of_them_move(
                 mover.step()
 
         with moving(monkeypatch, before):
-            got = page(spool, limit=2, after=after)
+            got = page(spool, limit=2, after=after, text=text)
         found += [job.id for job in got]
         assert got.trouble == ""
         after = got.next
@@ -424,6 +428,58 @@ def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(spool: Spool, mon
     assert [job.id for job in found] == ids[::-1]
     assert "cannot be kept" in found.trouble
     assert page(spool).trouble == ""
+
+
+def test_who_cannot_wait_gets_the_newest_and_is_told_how_many_are_unread(spool: Spool) -> None:
+    ids = fill(spool, 1100)
+    newest = ids[::-1]
+    sizes = []
+    while True:
+        found = page(spool, limit=200, within_s=0.0)
+        sizes.append(found.unread)
+        assert [job.id for job in found] == newest[:200]
+        assert found.trouble == ""
+        if not found.unread:
+            break
+        assert found.to_map()["unread"] == found.unread
+    assert sizes == [600, 100, 0]
+    assert walk(spool, 300) == newest
+    more = fill(spool, 700)
+    assert page(spool, within_s=0.0).unread == 200
+    assert walk(spool, 300) == [*more[::-1], *newest]  # who has time reads the rest
+
+
+def test_who_cannot_wait_does_not_wait_for_another_writer(spool: Spool) -> None:
+    from filelock import FileLock
+
+    ids = fill(spool, 1100)
+    assert page(spool, within_s=0.0).unread == 600
+    with FileLock(f"{spool.root}/run/jobs.lock"):
+        found = page(spool, within_s=0.0)
+        assert [job.id for job in found] == ids[:-51:-1]
+        assert (found.unread, found.trouble) == (600, "")
+        assert [job.id for job in page(spool, text=ids[-7][2:], within_s=0.0)] == [ids[-7]]
+    assert page(spool).unread == 0
+    fill(spool, 1)
+    with FileLock(f"{spool.root}/run/jobs.lock"):
+        assert page(spool, within_s=0.0).unread == 1
+
+
+def test_files_of_waiting_jobs_are_read_once_for_a_text(
+    spool: Spool, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [make_job(note=f"talk {number}" if number % 2 else "") for number in range(30)]
+    for job in jobs:
+        spool.submit(job)
+    reads: list[str] = []
+    plain = heads.read_job
+    monkeypatch.setattr(heads, "read_job", lambda path, *rest: (reads.append(path), plain(path, *rest))[1])
+    monkeypatch.setattr(tagged, "_BATCH", 20)
+    assert page(spool, text="nowhere", within_s=0.0).unread == 10
+    assert (page(spool, text="nowhere").unread, len(reads)) == (0, 30)
+    assert [job.id for job in page(spool, text="TALK 7")] == [jobs[7].id]
+    assert [job.id for job in page(spool, text=jobs[8].id[3:])] == [jobs[8].id]
+    assert len(reads) == 32  # those that are shown
 
 
 def test_a_new_record_under_an_old_name_is_read(spool: Spool, make_job: JobMaker) -> None:

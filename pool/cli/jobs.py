@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pool.config.settings import Config
     from pool.spool.store import Spool
 
+_PATIENCE_S = 5.0  # of a person, for the first list over many records
 _EPILOG = "\n\n".join(
     (
         "[bold]Examples[/bold]",
@@ -79,16 +80,8 @@ def jobs(
         _known(spool, configured, name)
 
     def look() -> JobPage:
-        return browse.page(
-            spool,
-            engine=engines,
-            state=_items(state),
-            tag=_items(tag),
-            text=text,
-            since=since,
-            limit=limit,
-            after=after,
-        )
+        chosen = browse.Filter(engines, _items(state), _items(tag), since, text)
+        return browse.page(spool, chosen, limit=limit, after=after, within_s=None if as_json else _PATIENCE_S)
 
     if configured.is_branch:
         say("the jobs of this branch; `python -m pool.cluster jobs` has those of all clients", "dim")
@@ -191,6 +184,8 @@ def _print(page: JobPage, as_json: bool) -> None:
 
     if page.trouble:
         say(f"! {page.trouble}", "yellow")
+    if page.unread:
+        say(f"! {page.unread:,} older jobs are not read yet and may be missing: ask again", "yellow")
     if as_json:
         print_json(page.to_map())
         return

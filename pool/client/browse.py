@@ -19,7 +19,7 @@ from typing import Any
 from pool.client.durations import span
 from pool.client.index import Index, Wanted
 from pool.client.live import Live
-from pool.client.tagged import tagged
+from pool.client.tagged import marked
 from pool.config.checks import nearest
 from pool.errors import JobRefused, UnknownJob
 from pool.format.names import check_engine, check_id, parse_job
@@ -86,12 +86,15 @@ class JobPage:
         next: The cursor of the following page, "" when this was the last.
         at: µs of the spool clock.
         trouble: Why the index could not be used, "" when it could.
+        unread: How many jobs could not be looked at in the time that was given: they may be missing here and behind
+            the end. A walk that lists every job begins at a page that has 0.
     """
 
     jobs: tuple[JobInfo, ...]
     next: str
     at: int
     trouble: str = ""
+    unread: int = 0
 
     def __iter__(self) -> Iterator[JobInfo]:
         return iter(self.jobs)
@@ -102,36 +105,46 @@ class JobPage:
     def to_map(self) -> dict[str, Any]:
         """Plain values, for --json."""
         jobs = [job.to_map() for job in self.jobs]
-        return {"jobs": jobs, "next": self.next, "at": self.at, "trouble": self.trouble}
+        return {"jobs": jobs, "next": self.next, "at": self.at, "trouble": self.trouble, "unread": self.unread}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which jobs, as a caller says it. engine, state: any of these; tag: all of these. text: in the id, a tag, the note
+    or the reason; Latin letters in any case. since: submitted within so many seconds, or "2h"."""
+
+    engine: str | Iterable[str] = ()
+    state: str | JobState | Iterable[str | JobState] = ()
+    tag: str | Iterable[str] = ()
+    since: float | str | timedelta | None = None
+    text: str = ""
+
+    def checked(self, now: int, after: str) -> Wanted:
+        """The question to the index. JobRefused with the key that is wrong."""
+        return Wanted(
+            engines=tuple(map(check_engine, _several(self.engine))),
+            states=tuple(_state(one) for one in _several(self.state)),
+            tags=tuple(check_tag(one, "tag") for one in _several(self.tag)),
+            since=0 if self.since is None else max(0, now - int(_seconds(self.since) * 1e6)),
+            before=key_of(after),
+            text=self.text,
+        )
+
+
+_ALL = Filter()
 
 
 def page(
-    spool: Spool,
-    *,
-    engine: str | Iterable[str] = (),
-    state: str | JobState | Iterable[str | JobState] = (),
-    tag: str | Iterable[str] = (),
-    since: float | str | timedelta | None = None,
-    text: str = "",
-    limit: int = 50,
-    after: str = "",
+    spool: Spool, chosen: Filter = _ALL, *, limit: int = 50, after: str = "", within_s: float | None = None
 ) -> JobPage:
     """One page of a list. JobRefused with the key that is wrong.
 
-    engine, state: any of these; tag: all of these. text: in the id, a tag, the note or the reason; Latin letters in any
-    case. since: submitted within so many seconds, or "2h". limit: 1 … 1000. after: `next` of the page before.
+    limit: 1 … 1000. after: `next` of the page before. within_s: read files of jobs for about so long at most, the
+    newest first, and say how many are `unread`; asked again, it goes on. None: read all.
     """
-    now = spool.now()
-    wanted = Wanted(
-        engines=tuple(map(check_engine, _several(engine))),
-        states=tuple(_state(one) for one in _several(state)),
-        tags=tuple(check_tag(one, "tag") for one in _several(tag)),
-        since=0 if since is None else max(0, now - int(_seconds(since) * 1e6)),
-        before=key_of(after),
-        text=text,
-    )
+    wanted = chosen.checked(spool.now(), after)
     limit = whole(1, LIMIT_MOST)(limit, "limit")
-    index = Index(spool)
+    index = Index(spool, within_s)
     try:
         found = _choose(spool, index, wanted, limit + 1)
     finally:
@@ -139,7 +152,8 @@ def page(
     now = spool.now()
     shown = found[:limit]
     following = cursor_of(shown[-1].key) if len(found) > limit else ""
-    return JobPage(tuple(info_of(spool, head, now) for head in shown), following, now, index.trouble)
+    jobs = tuple(info_of(spool, head, now) for head in shown)
+    return JobPage(jobs, following, now, index.trouble, index.unread + index.unseen)
 
 
 def one(spool: Spool, job_id: str) -> JobInfo:
@@ -190,9 +204,9 @@ def _waiting(live: Live, index: Index, wanted: Wanted, count: int) -> list[Head]
     """The newest jobs that have not ended, and fit."""
     least = heads.key_of(wanted.since, "") if wanted.since else ""
     chosen: Sequence[str] | None = None
-    if wanted.tags:
-        marked = tagged(index, live.keys(), wanted.tags, lambda key: live.head(key, everywhere=False))
-        chosen = sorted((key for key in marked if not wanted.before or key < wanted.before), reverse=True)
+    if wanted.tags or wanted.text:
+        fit = marked(index, live.keys(), wanted.tags, wanted.text, live.head)
+        chosen = sorted((key for key in fit if not wanted.before or key < wanted.before), reverse=True)
     found: list[Head] = []
     before, at = wanted.before, 0
     while len(found) < count:

@@ -494,9 +494,8 @@ class FilePool:
         from pool.client import browse
 
         self._open()
-        return browse.page(
-            self.spool, engine=engine, state=state, tag=tag, since=since, text=text, limit=limit, after=after
-        )
+        chosen = browse.Filter(engine, state, tag, since, text)
+        return browse.page(self.spool, chosen, limit=limit, after=after)
 
     def origin(self, job_id: str) -> Origin:
         """Parameters, terms, tags and note of a job, secrets excepted. Raises UnknownJob, JobRefused."""

@@ -88,9 +88,8 @@ class Live:
             self._named = {name[4:-10]: (engine, name) for engine, names in self._ready.items() for name in names}
         return {*self._named, *self._early, *self._late}
 
-    def head(self, key: str, *, everywhere: bool = True) -> Head | None:
-        """What is to be shown of a job; None: it is gone, or not of those looked for. everywhere: look for one that
-        has moved on meanwhile."""
+    def head(self, key: str) -> Head | None:
+        """What is to be shown of a job, wherever it is by now; None: it is gone, or not of those looked for."""
         place = self._late.get(key)
         if place is None:
             place = self._place(*self._named[key]) if key in self._named else self._early.get(key)
@@ -99,7 +98,7 @@ class Live:
         job_id = place.name.id
         for _ in range(_TRIES):
             head = self._read(place)
-            if head is not None or not everywhere:
+            if head is not None:
                 return head
             try:
                 return heads.read_record(self._spool.record_path(job_id), job_id)

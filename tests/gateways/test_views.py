@@ -50,8 +50,12 @@ def test_a_ledger_that_still_reads_old_records_leaves_no_list_empty(
         return [view.id for view in views.listed(spool, book, states=states, engine=None, limit=limit).jobs]
 
     monkeypatch.setattr(ledger, "_TURN_S", -1.0)  # no time for a single one
-    assert (listed(), book.complete) == (["c", "b", "a"], False)
+    assert (listed(), book.unread) == (["c", "b", "a"], 3)
+    whole = views.listed(spool, book, states=(), engine=None, limit=10)
+    assert (whole.total, whole.unread) == (0, 3)
+    assert views.listed(spool, book, states=("queued",), engine=None, limit=10).unread == 0
     assert (listed("failed"), listed("completed", limit=1), listed("queued")) == (["b"], ["c"], [])
     monkeypatch.setattr(ledger, "_TURN_S", 60.0)
     book.turn()
-    assert (sorted(listed()), book.complete) == (["a", "b", "c"], True)
+    assert (sorted(listed()), book.unread) == (["a", "b", "c"], 0)
+    assert views.listed(spool, book, states=(), engine=None, limit=1).total == 3

@@ -96,7 +96,8 @@ export function makeList(actions) {
     empty.hidden = !nothing;
     if (nothing) drawEmpty(store);
     rows.classList.toggle("stale", !store.listed);
-    say($("count"), store.listed && jobs.length ? counted(store) : "");
+    const unread = store.unread ? t("{jobs} still being read", { jobs: jobCount(store.unread) }) : "";
+    say($("count"), store.listed ? [jobs.length ? counted(store) : "", unread].filter(Boolean).join(" · ") : "");
     paint();
   }
 

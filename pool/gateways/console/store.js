@@ -22,6 +22,7 @@ export const store = {
   total: null, // of all jobs of the filter, null: not known
   listed: false, // whether `jobs` belongs to the current filter
   complete: false, // whether there are no more
+  unread: 0, // jobs that the gateway has still to read
   filter: { state: "", engine: "", query: "", since: "" },
   hits: new Set(), // ids of the jobs in which the gateway has found the query
   history: new Map(), // engine -> numbers of waiting and running jobs
@@ -109,9 +110,9 @@ function collect() {
   const head = [...new Map([...(hits ? found : []), ...all.jobs].map((job) => [job.id, job])).values()];
   const beyond = walk.beyond(head);
   const body = hits ?? all;
-  const rest = body.next === undefined ? body.total > body.jobs.length : body.next !== "";
+  const rest = body.next === undefined ? body.total > body.jobs.length || body.unread : body.next !== "" || body.unread;
   store.hits = new Set([...found, ...(hits ? beyond : [])].map((job) => job.id));
-  Object.assign(store, { jobs: [...head, ...beyond], total: body.total ?? null, listed: true, complete: walk.begun ? walk.complete : !rest });
+  Object.assign(store, { jobs: [...head, ...beyond], total: body.total ?? null, unread: body.unread, listed: true, complete: walk.begun ? walk.complete : !rest });
 }
 
 function take(query, body) {

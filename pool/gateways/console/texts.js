@@ -247,6 +247,7 @@ const CHINESE = {
   "Why it failed": "失败原因",
   "Worker": "工作进程",
   "your id for the job; the same id again is the same job": "自定的任务编号；相同编号即同一任务",
+  "{jobs} still being read": "还在读取{jobs}",
   "{jobs}, more below": "{jobs}，下面还有",
   "{name} cannot be played in this browser: download it.": "此浏览器无法播放 {name}：请下载。",
   "{name} could not be uploaded: the connection failed": "{name} 上传失败：连接中断",

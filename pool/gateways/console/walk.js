@@ -20,7 +20,7 @@ export function makeWalk(get, changed) {
       if (asked !== generation) return;
       trouble = "";
       const old = pages[place];
-      pages[place] = { after, next: page.next, jobs: page.jobs };
+      pages[place] = { after, next: page.next, unread: page.unread, jobs: page.jobs };
       if (old) keep(old.jobs, page);
       for (const job of page.jobs) strays.delete(job.id);
     } catch (error) {
@@ -48,14 +48,17 @@ export function makeWalk(get, changed) {
       return pages.length > 0;
     },
     get complete() {
-      return pages.length > 0 && pages.at(-1).next === "";
+      return pages.length > 0 && pages.at(-1).next === "" && !pages.at(-1).unread;
     },
     get trouble() {
       return trouble;
     },
-    /** Load the next page, unless one is on its way or there is none. */
+    /** Load the next page, unless one is on its way or there is none. The last one again while it may lack jobs. */
     more() {
-      if (!busy && !(pages.length && pages.at(-1).next === "")) load(pages.at(-1)?.next ?? "", pages.length);
+      const last = pages.at(-1);
+      if (busy || this.complete) return;
+      if (last?.next === "") load(last.after, pages.length - 1);
+      else load(last?.next ?? "", pages.length);
     },
     /** Load the page again that holds one of these jobs. */
     renew(ids) {

@@ -22,6 +22,7 @@ from fastapi import Request
 from loguru import logger
 from starlette.exceptions import HTTPException
 
+from pool.client import browse
 from pool.client.filepool import FilePool
 from pool.client.future import JobFuture
 from pool.client.status import PoolStatus
@@ -310,10 +311,20 @@ class Desk:
 
     # ---- in the background
 
+    async def _complete_index(self) -> None:
+        """Read in short turns what the index of jobs lacks, so that the first lists need not."""
+        while not self.leaving:
+            with contextlib.suppress(Exception):  # lists tell of it
+                page = await in_thread(lambda: browse.page(self.pool.spool, limit=1, within_s=_TURN_S / 2))
+                if page.trouble or not page.unread:
+                    return
+            await self.rest(_TURN_S)
+
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Sweep uploads and refresh the ledger while the application runs."""
+        """Sweep uploads, refresh the ledger and complete the index of jobs while the application runs."""
         tasks = [
+            asyncio.create_task(self._complete_index()),
             asyncio.create_task(_every(_SWEEP_S, self.tempfiles.sweep)),
             asyncio.create_task(_every(_LEDGER_S, self.ledger.refresh)),
             asyncio.create_task(_every(self.settings.return_s, self._abandon, at_once=False)),

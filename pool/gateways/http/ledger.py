@@ -73,7 +73,7 @@ class Ledger:
         self._spool = spool
         self._lock = threading.Lock()
         self._fresh_until = 0.0
-        self.complete = False  # whether all records that were there at the last turn have been read
+        self.unread = 1  # records that were there at the last turn and have still to be read; 1 before the first
         self._known: dict[str, tuple[int, int]] = {}  # id -> file of its record; a retry makes another file
         self._kinds: dict[str, tuple[str, str]] = {}  # id -> engine and state
         self._entries: dict[str, Entry] = {}
@@ -95,17 +95,16 @@ class Ledger:
     def turn(self) -> bool:
         """Read new records for at most _TURN_S; False when some are left for the next turn."""
         with self._lock:
-            self.complete = False
             until = time.monotonic() + _TURN_S
             there = dict(self._there())
             for job_id in self._known.keys() - there.keys():
                 del self._known[job_id]
                 self._kinds.pop(job_id, None)
                 self._entries.pop(job_id, None)
-            for job_id, file in there.items():
-                if self._known.get(job_id) == file:
-                    continue
+            new = [(job_id, file) for job_id, file in there.items() if self._known.get(job_id) != file]
+            for at, (job_id, file) in enumerate(new):
                 if time.monotonic() > until:
+                    self.unread = len(new) - at
                     return False
                 try:
                     self._enter(self._spool.read_record(job_id, arrays=False))
@@ -114,7 +113,7 @@ class Ledger:
                 except (ProtocolError, OSError):
                     pass  # damaged: not counted, and not read again
                 self._known[job_id] = file
-            self.complete = True
+            self.unread = 0
             return True
 
     def newest(self) -> list[Entry]:

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pool.client import browse
 from pool.errors import JobRefused
 from pool.gateways.http import views
 from pool.gateways.http.desk import Desk
@@ -57,14 +58,7 @@ def find(desk: Desk, wanted: Wanted) -> JobList | JobWalk:
     if not wanted.paged:
         spool, ledger = desk.pool.spool, desk.ledger
         return views.listed(spool, ledger, states=wanted.state, engine=wanted.engine, limit=wanted.limit)
-    page = desk.pool.jobs(
-        engine=wanted.engine or (),
-        state=wanted.state,
-        tag=wanted.tag,
-        since=wanted.since,
-        text=wanted.q or "",
-        limit=wanted.limit,
-        after=wanted.after or "",
-    )
+    chosen = browse.Filter(wanted.engine or (), wanted.state, wanted.tag, wanted.since, wanted.q or "")
+    page = browse.page(desk.pool.spool, chosen, limit=wanted.limit, after=wanted.after or "", within_s=views.PAGE_S)
     jobs = [views.of_info(desk.pool.spool, info) for info in page]
-    return JobWalk(jobs=jobs, next=page.next, trouble=page.trouble)
+    return JobWalk(jobs=jobs, next=page.next, trouble=page.trouble, unread=page.unread)

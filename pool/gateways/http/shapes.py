@@ -196,18 +196,22 @@ class Outcome(JobView):
 
 
 class JobList(BaseModel):
-    """jobs: running jobs, waiting ones in their order, then ended ones, the latest first. total: of all that match."""
+    """jobs: running jobs, waiting ones in their order, then ended ones, the latest first. total: of all that match, but
+    for `unread` ended jobs that the gateway has still to read after its start; they are not listed either."""
 
     jobs: list[JobView]
     total: int
+    unread: int = 0
 
 
 class JobWalk(BaseModel):
-    """One page of jobs, newest first. next: `after` of the next page, "" on the last one. trouble: why it was slow."""
+    """One page of jobs, newest first. next: `after` of the next page, "" on the last one. trouble: why it was slow.
+    unread: how many jobs could not be read in time, the oldest; they may be missing: ask again."""
 
     jobs: list[JobView]
     next: str
     trouble: str = ""
+    unread: int = 0
 
 
 class Cancelled(BaseModel):

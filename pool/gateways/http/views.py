@@ -18,6 +18,7 @@ from pool.spool import lookup
 from pool.spool.lookup import Location
 from pool.spool.store import Spool
 
+PAGE_S = 1.0  # for which a list may read files of jobs
 _OVER = frozenset(state.value for state in TERMINAL)
 
 
@@ -133,7 +134,8 @@ def listed(spool: Spool, ledger: Ledger, *, states: Collection[str], engine: str
             break
         if view.id not in seen:
             views.append(view)
-    return JobList(jobs=views, total=len(seen) + ledger.count(states, engine, seen))
+    unread = 0 if states and _OVER.isdisjoint(states) else ledger.unread
+    return JobList(jobs=views, total=len(seen) + ledger.count(states, engine, seen), unread=unread)
 
 
 def _ended(spool: Spool, ledger: Ledger, states: Collection[str], engine: str | None, limit: int) -> Iterator[JobView]:
@@ -142,10 +144,10 @@ def _ended(spool: Spool, ledger: Ledger, states: Collection[str], engine: str | 
     over = [state for state in _OVER if not states or state in states]
     if not over:
         return
-    if ledger.complete:
+    if not ledger.unread:
         yield from (_of_entry(entry) for entry in entries if _fits(entry.state, entry.engine, states, engine))
     else:
-        for info in browse.page(spool, engine=engine or (), state=over, limit=limit):
+        for info in browse.page(spool, browse.Filter(engine or (), over), limit=limit, within_s=PAGE_S):
             yield of_info(spool, info)
 
 
