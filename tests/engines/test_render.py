@@ -543,6 +543,28 @@ def test_nothing_is_drawn_between_lips_pressed_on_each_other(quiet_renderer: Mes
     assert quiet_renderer.interior.draw(goal, head, interior.Mouth(0.05), light) is not None
 
 
+def test_a_lower_lip_goes_on_inwards_instead_of_ending_in_the_dark(quiet_renderer: MeshRenderer) -> None:
+    pale, dark = np.full(3, 140, np.float32), np.full(3, 40, np.float32)
+    for opening in (0.06, 0.12, 0.2):
+        goal, head = inside_of(quiet_renderer, opening)
+        drawn = []
+        for lip in (pale, dark):
+            light = interior.Skin(np.float32(SKIN), 1.0, 1.0, np.zeros((0, 0), np.float32), lip)
+            drawing = quiet_renderer.interior.draw(goal, head, interior.Mouth(opening), light)
+            assert drawing is not None
+            drawn.append(drawing)
+        changed = drawn[0].bgr - drawn[1].bgr
+        lower, upper = (
+            [
+                changed[round(float(y)), round(float(x))]
+                for x, y in goal[ring[4:-4], :2] - [drawing.box.x, drawing.box.y]
+            ]
+            for ring in (mesh.LIP_INNER_LOWER, mesh.LIP_INNER_UPPER)
+        )
+        assert np.min(lower) > 0.15 * (pale - dark).max()
+        assert np.max(upper) < 0.05 * (pale - dark).max()
+
+
 def test_a_tongue_lies_below_the_dark(quiet_renderer: MeshRenderer) -> None:
     goal, head = inside_of(quiet_renderer, 0.2)
     light = interior.Skin(np.array(SKIN, np.float32), 1.0, 1.0, np.zeros((0, 0), np.float32))
