@@ -24,16 +24,13 @@ expect.set_options(timeout=PATIENCE_MS)
 
 
 def configure(world: World) -> None:
-    """`fake` with two workers and a second attempt, `single` with one worker, `transcribe` a stand-in."""
+    """`fake` with two workers and a second attempt, `single` with one worker, `transcribe` and `film` stand-ins."""
+    stand_in = {**ENGINE, "pythonpath": [str(ROOT / "tests")], "max_concurrent_tasks": 1}
     engines: dict[str, dict[str, Any]] = {
         "fake": {**ENGINE, "retry_times": 1},
         "single": {**ENGINE, "max_concurrent_tasks": 1, "retry_times": 0},
-        "transcribe": {
-            **ENGINE,
-            "engine": "gateways.engines:Transcribe",
-            "pythonpath": [str(ROOT / "tests")],
-            "max_concurrent_tasks": 1,
-        },
+        "transcribe": {**stand_in, "engine": "gateways.engines:Transcribe"},
+        "film": {**stand_in, "engine": "gateways.engines:Film"},
     }
     world.config.write_text(json.dumps({"spool": str(world.spool), **TOP, "engines": engines}))
 
@@ -52,7 +49,7 @@ def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A pool with workers and a gateway without a token."""
     with passing(tmp_path_factory.mktemp("site")) as its, Gateway(its) as gate:
         configure(its)
-        its.serve(ready=4)
+        its.serve(ready=5)
         yield gate.start()
 
 

@@ -429,6 +429,11 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(site: Gateway, visit
         return page.evaluate("document.documentElement.scrollWidth") <= 360 and page.evaluate(wide) == 0
 
     assert fits()
+    cut = """node => { const pen = document.createElement("canvas").getContext("2d");
+    pen.font = getComputedStyle(node).font;
+    return [...node.options].some((option) => pen.measureText(option.text).width > node.clientWidth - 30); }"""
+    assert not page.locator("#engine").evaluate(cut), "its longest name is clipped"
+    assert not page.locator("#since").evaluate(cut)
     page.get_by_role("button", name="Pool").click()
     expect(page.locator("[data-engine=fake]")).to_be_visible()
     assert fits()

@@ -52,6 +52,13 @@ class TranscribeParams(pydantic.BaseModel):
     hotword: str | None = None
 
 
+class FilmParams(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    video: Path
+    made: Path
+
+
 class _Engine:
     def load(self, device: str, options: Mapping[str, Any]) -> None:
         """Nothing to load."""
@@ -118,3 +125,22 @@ class Transcribe(_Engine):
         if params.task == "translate" and params.hotword == "none":
             raise InputError("task: whisper-tiny.en cannot translate", "set the option model to a multilingual one")
         return {**RESULT, "language": params.language or "en", "task": params.task}
+
+
+class Film(_Engine):
+    """Returns a film that is given to it, as lip-sync would have made it of a template with `FRAMES` frames."""
+
+    Params: ClassVar[type[FilmParams]] = FilmParams
+    FPS = 5
+    FRAMES = 8
+
+    def check(self, params: Mapping[str, Any]) -> FilmParams:
+        return FilmParams.model_validate(dict(params))
+
+    def files(self, params: FilmParams) -> Files:
+        return Files((params.video, params.made))
+
+    def run(self, params: FilmParams, context: Context) -> Mapping[str, Any]:
+        context.progress("face_detecting", 10.0, "following the face")
+        context.output(None, "output.mp4").write_bytes(params.made.read_bytes())
+        return {"fps": self.FPS, "frames": 20, "template_frames": self.FRAMES, "duration_s": 4.0}

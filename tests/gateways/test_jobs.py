@@ -313,11 +313,25 @@ def test_the_parameters_of_a_job_are_shown_but_for_what_is_secret_or_elsewhere(
         assert (shown["engine"], shown["params"]) == ("fake", body["params"])
         assert shown["uploads"]["audio"] == {**upload, "original_name": "my speech.wav"}
         assert (shown["terms"]["priority"], shown["left_out"]) == (3, {})
+        given = shown["inputs"].pop("audio")
+        assert (given["name"], given["kind"], shown["inputs"]) == ("my speech.wav", "audio", {})
+        assert gateway.get(given["url"]).content == wav()
         gateway.result(job_id)
+    assert gateway.get(f"/jobs/{job_id}/inputs/value").status_code == 404
+    written = gateway.submit("fake", audio=gateway.file("spoken.wav", wav()), output=str(gateway.media / "made.mp4"))
+    gateway.file("made.mp4")
+    gateway.result(written)
+    shown = gateway.get(f"/jobs/{written}/params").json()["inputs"]["audio"]
+    assert (shown["name"], gateway.get(shown["url"]).content) == ("spoken.wav", wav())
+    plain = gateway.submit("fake", audio=gateway.file("plain.txt"))  # no page of a browser, and no other secret
+    gateway.result(plain)
+    assert gateway.get(f"/jobs/{plain}/params").json()["inputs"] == {}
+    assert gateway.get(f"/jobs/{plain}/inputs/audio").status_code == 404
     (tmp_path / "speech.wav").write_bytes(b"x")
     with FilePool(gateway.world.config, start=False) as pool:
         job = pool.submit("fake", audio=str(tmp_path / "speech.wav"), value="open")
         job.result(60)
+    assert gateway.get(f"/jobs/{job.id}/inputs/audio").status_code == 403
     shown = gateway.get(f"/jobs/{job.id}/params")
     assert shown.json()["params"] == {"value": "open"}
     assert "outside of the folders" in shown.json()["left_out"]["audio"]

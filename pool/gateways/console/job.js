@@ -88,15 +88,16 @@ export function makeJob(pane, actions) {
 
   async function finish(signal) {
     if (view.state !== "completed") return settle(view, signal);
-    settle(await get(`${jobPath(id)}/result`, signal), signal);
+    await settle(await get(`${jobPath(id)}/result`, signal), signal);
   }
 
-  function settle(outcome, signal) {
+  async function settle(outcome, signal) {
+    if (outcome.state === "completed") origin = await get(`${jobPath(id)}/params`, signal).catch(() => origin); // now it says which inputs are left
     if (signal.aborted) return;
     parts.after.replaceChildren();
     if (outcome.failure && outcome.state === "failed") parts.after.append(drawFailure(outcome.failure));
     const place = parts.place();
-    if (outcome.state === "completed") dispose = drawResult(parts.after, outcome, actions);
+    if (outcome.state === "completed") dispose = drawResult(parts.after, outcome, origin?.inputs ?? {}, actions);
     const whole = parts.after.querySelector(".file video");
     if (place && whole) goOn(whole, place);
     if (outcome.state === "cancelled") parts.after.append(h("p", { class: "plain", text: t("The job was cancelled. Its partial output was removed.") }));

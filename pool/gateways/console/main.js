@@ -199,6 +199,11 @@ function media() {
   else if (film) void (film.paused ? film.play() : film.pause());
 }
 
+/** Step through the frames of the film beside its template. */
+function step(by) {
+  $("job").querySelector(`.compare [data-step="${by}"]`)?.click();
+}
+
 function pickState(at) {
   document.querySelectorAll("#states button")[at]?.click();
 }
@@ -211,6 +216,8 @@ listen([
   ["x", t("Choose the job; then others, for all of them at once"), { x: () => list.choose() }],
   ["Esc", t("Drop the choice; close the job"), { Escape: () => list.chooseNone() || (job.id && leave()) }],
   ["Space", t("Play or pause"), { " ": media }],
+  [", .", t("Previous and next frame, beside the template"), { ",": () => step(-1), ".": () => step(1) }],
+  ["b", t("Show the video beside its template"), { b: () => $("job").querySelector("[data-compare]")?.click() }],
   ["r", t("Retry the job that failed or was cancelled"), { r: () => job.retry() }],
   ["e", t("Run the job again with changes"), { e: () => job.change() }],
   ["c", t("Cancel the job; press twice"), { c: () => job.askCancel() }],

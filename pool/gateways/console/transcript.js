@@ -1,7 +1,7 @@
 // A transcript with its recording: the current word is highlighted, a click on a word plays from there.
 
 import { realign } from "./align.js";
-import { exists, mediaAddress, uploadAddress } from "./api.js";
+import { mediaAddress } from "./api.js";
 import { h, icon, saveText } from "./dom.js";
 import { makeEdits } from "./edits.js";
 import { clock, duration, srtClock } from "./format.js";
@@ -36,8 +36,8 @@ export function liveTranscript() {
   };
 }
 
-/** The whole transcript, with a player if the recording is available; it can be corrected. */
-export function drawTranscript(outcome, release, actions) {
+/** The whole transcript, with a player if the recording is one of the job's inputs that are left; it can be corrected. */
+export function drawTranscript(outcome, inputs, release, actions) {
   const original = outcome.value;
   const names = speakers(original);
   const colour = (name) => (names.indexOf(name) < 0 ? null : names.indexOf(name) % COLOURS);
@@ -134,7 +134,7 @@ export function drawTranscript(outcome, release, actions) {
   );
   draw();
   edits.load().catch((error) => actions.toast(error.message, true));
-  attach(outcome, place, { value, colour, said, segments, words }, release, actions);
+  attach(outcome, inputs, place, { value, colour, said, segments, words }, release, actions).catch((error) => actions.toast(error.message, true));
   return node;
 }
 
@@ -197,20 +197,17 @@ function spread(segment, parent, words) {
   parent.append(...pieces, segment.text.slice(at));
 }
 
-/** Attach the recording: the file that this browser uploaded, else a file that the reader chooses. */
-async function attach(outcome, place, script, release, actions) {
-  const input = Object.values(inputsOf(outcome.id)).find((one) => one.type !== "image");
-  const kept = input ? uploadAddress(input.id) : "";
-  if (input && (await exists(kept))) {
-    const address = await mediaAddress(kept);
-    return play(place, address, input.type === "video", script, release, actions);
-  }
+/** Attach the recording: an input of the job, else a file that the reader chooses. */
+async function attach(outcome, inputs, place, script, release, actions) {
+  const input = Object.values(inputs).find((one) => one.kind !== "image");
+  if (input) return play(place, await mediaAddress(input.url), input.kind === "video", script, release, actions);
+  const gone = Object.values(inputsOf(outcome.id)).find((one) => one.type !== "image");
   const chooser = h("input", { type: "file", accept: "audio/*,video/*", "aria-label": t("Choose the recording") });
   chooser.addEventListener("change", () => {
     const [file] = chooser.files;
     if (file) play(place, URL.createObjectURL(file), file.type.startsWith("video/"), script, release, actions);
   });
-  const why = input ? t("{name} is no longer stored here.", { name: input.name }) : t("The recording was not uploaded from this browser.");
+  const why = gone ? t("{name} is no longer stored here.", { name: gone.name }) : t("The recording cannot be fetched from the server.");
   place.replaceChildren(h("label", { class: "chooser" }, icon("play"), h("span", {}, h("b", { text: t("Choose the recording to read along") }), h("small", { text: why })), chooser));
 }
 

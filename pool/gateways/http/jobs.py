@@ -137,9 +137,10 @@ def _view_routes(router: APIRouter, desk: Desk) -> None:
         response_model=Origin,
         responses=responses(Failed, 403, 404, 422),
     )
-    async def params(job_id: JobId) -> Response:
+    async def params(request: Request, job_id: JobId) -> Response:
         """In whatever state it is. Secret values are left out, and so are paths outside of the allowed folders."""
-        found = await in_thread(lambda: origin(desk, job_id))
+        prefix = address(request.scope, "")
+        found = await in_thread(lambda: origin(desk, job_id, prefix))
         return json_response(found.model_dump())
 
     @router.get(

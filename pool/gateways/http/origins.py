@@ -8,12 +8,16 @@ from typing import Any
 from pool.config.roots import TEMPFILE, OutsideRoots
 from pool.errors import JobRefused
 from pool.gateways.http.desk import Desk
+from pool.gateways.http.inputs import inputs_of
 from pool.gateways.http.shapes import Origin, Uploaded
 from pool.gateways.tempfiles import UnknownFile
 
 
-def origin(desk: Desk, job_id: str) -> Origin:
-    """The parameters and terms of a job. Raises UnknownJob, JobRefused for a record that cannot be read."""
+def origin(desk: Desk, job_id: str, prefix: str) -> Origin:
+    """The parameters and terms of a job. prefix: of all paths of the gateway.
+
+    Raises UnknownJob, JobRefused for a record that cannot be read.
+    """
     old = desk.pool.origin(job_id)
     whole = old.to_map()
     params: dict[str, Any] = {}
@@ -39,6 +43,7 @@ def origin(desk: Desk, job_id: str) -> Origin:
         params=params,
         left_out=left_out,
         uploads=uploads,
+        inputs=inputs_of(desk, old.id, old.engine, old.params, prefix),
         terms=whole["terms"],
         items=old.items_count,
         rerun_of=old.rerun_of,

@@ -221,15 +221,25 @@ class Cancelled(BaseModel):
     state: State
 
 
+class Input(BaseModel):
+    """A sound, picture or video that a job was given. name: the client's, of an upload; url: to fetch it."""
+
+    name: str
+    kind: Literal["image", "audio", "video"]
+    url: str
+
+
 class Origin(BaseModel):
     """What a job was submitted with. left_out: parameter -> why its value is not here, such as a secret; "" stands for
-    all. uploads: of parameters that are uploaded files. items: how many calls a map job has."""
+    all. uploads: of parameters that are uploaded files. inputs: of parameters that are sounds, pictures or videos which
+    can be fetched. items: how many calls a map job has."""
 
     id: str
     engine: str
     params: dict[str, Any]
     left_out: dict[str, str]
     uploads: dict[str, Uploaded] = {}
+    inputs: dict[str, Input] = {}
     terms: dict[str, Any] = {}
     items: int | None = None
     rerun_of: str = ""

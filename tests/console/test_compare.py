@@ -1,0 +1,101 @@
+"""A result beside its template: both show the same moment, frame by frame and while they play."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from gateways.engines import Film
+from gateways.gateway import Gateway
+from playwright.sync_api import Page, expect
+
+from console.test_axe import faults
+
+pytestmark = pytest.mark.long
+SIDE = 64
+FRAMES = 20
+#: Whether both lenses show a grey between two levels.
+SHOWS = """([low, high]) => [...document.querySelectorAll(".lens canvas")].every((one) => {
+const grey = one.getContext("2d").getImageData(160, 160, 1, 1).data[0];
+return low <= grey && grey <= high; })"""
+
+
+def template_frame(frame: int) -> int:
+    """0 1 … 7 6 … 1 0 1 …, as lip-sync repeats a template of 8 frames."""
+    phase = frame % (2 * Film.FRAMES - 2)
+    return min(phase, 2 * Film.FRAMES - 2 - phase)
+
+
+def grey(number: int) -> int:
+    """The grey level of a frame of the template."""
+    return 20 + 28 * number
+
+
+def write_film(path: Path, levels: Iterable[int]) -> None:
+    """A film of grey pictures, each of which can be told from all others."""
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    source = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{SIDE}x{SIDE}", "-r", str(Film.FPS), "-i", "-"]
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "4", "-g", "4", "-movflags", "+faststart", str(path)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = b"".join(bytes([level]) * SIDE * SIDE for level in levels)
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *target], input=pictures, check=True)
+
+
+def test_both_show_the_same_frame(site: Gateway, visit: Callable[..., Page]) -> None:
+    template, made = site.media / "person.mp4", site.media / "made.mp4"
+    write_film(template, map(grey, range(Film.FRAMES)))
+    write_film(made, (grey(template_frame(frame)) for frame in range(FRAMES)))
+    job_id = site.submit("film", video=str(template), made=str(made))
+    assert site.result(job_id).status_code == 200
+    page = visit(f"{site.base}/#/job/{job_id}")
+    pane = page.locator("#job")
+    button = pane.get_by_role("button", name="Beside the template")
+    button.click()
+    expect(pane.locator(".side figcaption")).to_have_text(["Template", "Result"])
+    label = pane.locator(".time.frame")
+
+    def shows(frame: int) -> None:
+        expect(label).to_have_text(f"frame {frame}")
+        level = grey(template_frame(frame))
+        page.wait_for_function(SHOWS, arg=[level - 9, level + 9])
+
+    shows(0)
+    for frame in range(1, 10):  # over the end of the template, from where it runs backwards
+        page.keyboard.press(".")
+        shows(frame)
+    for frame in (8, 7, 6):
+        page.keyboard.press(",")
+        shows(frame)
+    pane.get_by_role("button", name="Next frame").click()
+    shows(7)
+    pane.get_by_role("slider", name="Position").press("End")
+    page.keyboard.press(",")
+    shows(FRAMES - 2)
+    pane.get_by_role("slider", name="Position").press("Home")
+    page.locator("#job").get_by_role("button", name="Play").click()
+    page.wait_for_function("() => document.querySelectorAll('.side video')[1].ended")
+    page.keyboard.press(",")
+    shows(FRAMES - 2)
+
+    picture = pane.locator(".side video").first
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.75)
+    expect(pane.get_by_role("slider", name="Across")).to_have_value("25")
+    expect(pane.get_by_role("slider", name="Down")).to_have_value("75")
+    pane.get_by_role("slider", name="Width of the lens").press("Home")
+    expect(pane.get_by_role("slider", name="Width of the lens")).to_have_attribute("aria-valuetext", "4 %")
+    assert faults(page) == []
+    page.set_viewport_size({"width": 360, "height": 720})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("(node => node.scrollWidth - node.clientWidth)(document.querySelector('#job .body'))") <= 1
+
+    button.click()
+    expect(pane.locator(".compare")).to_have_count(0)
+    expect(pane.locator(".file video[controls]")).to_be_visible()
+    page.locator("#job .title").focus()
+    page.keyboard.press("b")
+    expect(pane.locator(".compare")).to_be_visible()
