@@ -17,6 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from inference.foreign import engine as foreign  # noqa: E402
 from inference.lipsync import params as lipsync  # noqa: E402
+from inference.persona import params as persona  # noqa: E402
 from inference.portrait import params as portrait  # noqa: E402
 from inference.transcribe import params as transcribe  # noqa: E402
 from inference.transcribe.transcript import Transcript  # noqa: E402
@@ -25,6 +26,7 @@ ENGINES = {
     "transcribe": ("inference.transcribe:Transcribe", transcribe.Params, transcribe.Options),
     "lipsync": ("inference.lipsync:LipSync", lipsync.Params, lipsync.Options),
     "portrait": ("inference.portrait:Portrait", portrait.Params, portrait.Options),
+    "persona": ("inference.persona:Training", persona.Params, persona.Options),
     "foreign": ("inference.foreign:Foreign", foreign.ForeignParams, foreign.Options),
 }
 NESTED = {"lipsync": {"heygem": lipsync.HeyGemOptions}}
@@ -34,23 +36,24 @@ What a job may ask of each engine (`params`), and how each is set up (`options` 
 [CONFIG.md](CONFIG.md)). Unknown keys are refused in both. `python -m pool engines` shows the parameters of the engines
 that are configured. Made by `python docs/engines.py`.
 
-The packages of an engine come with the extra of its name (`pip install 'filepool[lipsync]'`; `funasr` and `musetalk`
-for these backends, `chinese` for `script`). A worker that lacks one does not load: `status`, `engines` and every wait
-for it name the packages and the command. `opencv-python` is linked against libGL: where `libGL.so.1` is missing,
-`apt-get install libgl1`, or `pip uninstall opencv-python && pip install opencv-python-headless`; the engines open no
-window. Do not install both: each overwrites files of the other.
+The packages of an engine come with the extra of its name (`pip install 'filepool[lipsync]'`, which `persona` needs,
+too; `funasr` and `musetalk` for these backends, `chinese` for `script`). A worker that lacks one does not load:
+`status`, `engines` and every wait for it name the packages and the command. `opencv-python` is linked against libGL:
+where `libGL.so.1` is missing, `apt-get install libgl1`, or `pip uninstall opencv-python && pip install
+opencv-python-headless`; the engines open no window. Do not install both: each overwrites files of the other.
 
 A page for each system that runs under this pool, with what to install, what to write into config.json, what to
 expect and what was tested: [HeyGem SDK](systems/heygem.md), [MuseTalk](systems/musetalk.md),
 [Wav2Lip](systems/wav2lip.md), [EchoMimic](systems/echomimic.md), [FunASR](systems/funasr.md), and
-[an SDK of your own in another Python](systems/foreign.md). `python -m inference.weights install MODEL` fetches
+[an SDK of your own in another Python](systems/foreign.md). What `persona` does and what was measured:
+[PERSONA.md](PERSONA.md). `python -m inference.weights install MODEL` fetches
 published weights ([WEIGHTS.md](WEIGHTS.md)); on GPUs: [GPU.md](GPU.md).
 
 An engine of your own may let a job go on where an attempt ended: `context.checkpoint(state)` saves a map of what
 msgpack can hold and numpy arrays, at most 64 MiB, over what was saved before; `context.restore()` is that map in the
 next attempt, and None where there is nothing to go on from. The pool uses a state only for the same parameters, input
 files and version of the engine, and removes it with the job ([PROTOCOL.md](PROTOCOL.md)). `transcribe` saves after
-each window of speech.
+each window of speech, `persona` every 15 s while it learns.
 
 Weights are in `FILEPOOL_WEIGHTS`; without it in `weights/` of a checkout that has such a folder, else in the user's
 cache (`~/.cache/filepool/weights`). `python -m inference.weights` shows the folder and its content.

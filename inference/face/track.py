@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from inference.face.model import Detection, FaceModel, Frame, Landmarks, region_of_detection, region_of_points
 from inference.face.plausible import Verdict, judge, still_there
+from inference.video_params import Face
 
 WAIT_FRAMES = 12  #: how long a lost face is waited for before the largest other one is taken up
 WAIT_NAMED_FRAMES = 50  #: the same for a face that was named
@@ -30,6 +31,15 @@ class Choice:
 
     index: int = 0  #: 0 = the largest
     point: tuple[float, float] | None = None  #: x, y in pixels; takes precedence
+
+    @classmethod
+    def of(cls, face: Face, scale: float) -> Choice:
+        """The face that a job names, in a picture that is ``scale`` times as large as the one it means."""
+        if face == "largest":
+            return cls()
+        if isinstance(face, int):
+            return cls(index=face)
+        return cls(point=(face[0] * scale, face[1] * scale))
 
     def pick(self, faces: list[Verdict]) -> Verdict | None:
         """One of the human faces of a frame; None when the index is beyond them."""

@@ -216,7 +216,7 @@ class LipSync:
             info,
             self._model,
             steps.part,
-            choice=_choice(task.job, info.shrunk),
+            choice=Choice.of(task.job.face, info.shrunk),
             frames=task.frames,
             check=steps.check,
             decoding=Decoding(threads=threads, ffmpeg=options.ffmpeg),
@@ -247,6 +247,7 @@ class LipSync:
                 stop=context.check,
                 looked=lambda count: steps.part(count, analysis.frames),
                 warn=warned.append,
+                persona=task.job.persona,
             )
             painter = backend.painter(work)
             prepared = time.monotonic()
@@ -296,7 +297,8 @@ class LipSync:
     def files(self, params: LipSyncParams) -> Files:
         """What the job reads and writes."""
         written = () if params.output is None else (absolute(params.output),)
-        return Files(inputs=(absolute(params.audio), absolute(params.video)), outputs=written)
+        read = [params.audio, params.video, *filter(None, [params.persona])]
+        return Files(inputs=tuple(map(absolute, read)), outputs=written)
 
     def fingerprint(self) -> str:
         """Changes with the weights and with every option that may change a video."""
@@ -322,14 +324,7 @@ class LipSync:
 
     def _checked(self, params: Mapping[str, object]) -> tuple[LipSyncParams, VideoInfo]:
         job = read_params(LipSyncParams, params)
-        if self._backends and job.backend is not None and job.backend not in self._backends:
-            raise InputError(
-                f"backend: {job.backend} is not set up here",
-                hint=f"leave it out to use {self._options.backend}; wav2lip needs the option `checkpoint`, "
-                "musetalk the option `musetalk`",
-            )
-        if (job.backend or self._options.backend) == "heygem" and job.face != "largest":
-            raise InputError("face: the SDK of heygem chooses the face by itself", hint="leave `face` out")
+        self._check_backend(job)
         about = media.probe(job.audio, "audio", self._options.ffmpeg)
         if not about.has_audio:
             what = "a video without sound" if about.has_video else "a file without an audio stream"
@@ -349,8 +344,35 @@ class LipSync:
             if not (0 <= x < width and 0 <= y < height):
                 raise InputError(f"face: the point {x:g},{y:g} is outside the picture of {width}×{height}")
         inputs = {about.path: "recording", info.path: "template"}
+        persona = None if job.persona is None else absolute(job.persona)
+        if persona is not None:
+            inputs[persona] = "persona"
         output = None if job.output is None else check_output(job.output, inputs)
-        return job.model_copy(update={"audio": about.path, "video": info.path, "output": output}), info
+        found = {"audio": about.path, "video": info.path, "output": output, "persona": persona}
+        return job.model_copy(update=found), info
+
+    def _check_backend(self, job: LipSyncParams) -> None:
+        if self._backends and job.backend is not None and job.backend not in self._backends:
+            raise InputError(
+                f"backend: {job.backend} is not set up here",
+                hint=f"leave it out to use {self._options.backend}; wav2lip needs the option `checkpoint`, "
+                "musetalk the option `musetalk`",
+            )
+        if job.persona is not None:
+            self._check_persona(job)
+        if (job.backend or self._options.backend) == "heygem" and job.face != "largest":
+            raise InputError("face: the SDK of heygem chooses the face by itself", hint="leave `face` out")
+
+    def _check_persona(self, job: LipSyncParams) -> None:
+        from inference.persona.model import Persona  # torch, which a check of other jobs does without
+
+        assert job.persona is not None
+        name = job.backend or self._options.backend
+        if name != "mesh":
+            raise InputError(
+                f"persona: the backend {name} paints its own way", hint="leave `persona` out, or use the backend mesh"
+            )
+        Persona.load(absolute(job.persona))
 
     def _encoding(self, task: Task, size: tuple[int, int], fps: float, scratch: Path) -> Encoding:
         chosen, job = self._options, task.job
@@ -436,15 +458,6 @@ def threads_here() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 8)
-
-
-def _choice(job: LipSyncParams, shrunk: float) -> Choice:
-    if job.face == "largest":
-        return Choice()
-    if isinstance(job.face, int):
-        return Choice(index=job.face)
-    x, y = job.face
-    return Choice(point=(x * shrunk, y * shrunk))
 
 
 def _warnings(task: Task) -> Iterator[str]:

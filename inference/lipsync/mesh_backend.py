@@ -18,6 +18,7 @@ from inference.face.analysis import TemplateAnalysis
 from inference.face.model import FaceModel
 from inference.kept import Shelf, locked, recall
 from inference.lipsync import speech
+from inference.lipsync.finish import Finish, finishing
 from inference.lipsync.frames import ahead
 from inference.lipsync.params import Options
 from inference.lipsync.pipeline import Painter
@@ -40,7 +41,7 @@ class MeshBackend:
         self._whisper = weights.find_model("whisper-base", options.whisper)
         self._head = Path(options.articulation or head_path())
         self._articulator = Articulator(self._whisper, self._head, device=device)
-        self._model = model
+        self._model, self._device = model, device
         self._keep = options.cache_mb << 19  #: bytes of materials on disk
 
     def painter(self, work: Work) -> Callable[[int, int], Painter]:
@@ -61,7 +62,8 @@ class MeshBackend:
         for told in _short(people, work.analysis.fps):
             work.warn(told)
         script = cast.plan(ask, work.order)
-        return lambda start, stop: MeshPainter(cast, script)
+        finish = None if work.persona is None else finishing(work, cast, script, self._model, self._device)
+        return lambda start, stop: MeshPainter(cast, script, finish)
 
     def _materials(self, work: Work, people: Sequence[Tracks]) -> tuple[Materials, ...]:
         """What rendering needs to know of each person, from the cache or by one pass over the template's frames."""
@@ -107,17 +109,13 @@ class MeshPainter:
 
     batch = 1
 
-    def __init__(self, cast: Cast, script: Script) -> None:
-        self._cast, self._script = cast, script
+    def __init__(self, cast: Cast, script: Script, finish: Finish | None = None) -> None:
+        self._cast, self._script, self._finish = cast, script, finish
         self._buffer: Planes | None = None
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
         """(H, W, 3) each: the finished frames of some output numbers."""
-        script = self._script
-        return [
-            self._cast.render(frame, int(script.frames[k]), script.target(k))
-            for frame, k in zip(frames, outputs, strict=True)
-        ]
+        return [self._drawn(frame, k, (0, 0)) for frame, k in zip(frames, outputs, strict=True)]
 
     def paint_planes(self, planes: Planes, output: int) -> Planes:
         """One frame of which only the window round the mouth is converted, to BGR and back."""
@@ -126,10 +124,15 @@ class MeshPainter:
         if window is None:
             return planes
         before, at = to_bgr(planes, window), window[:2]
-        after = self._cast.render(before, index, self._script.target(output), at)
+        after = self._drawn(before, output, at)
         if self._buffer is None:
             self._buffer = np.empty_like(planes)
         return with_changes(planes, before, after, at, self._buffer)
+
+    def _drawn(self, frame: Frame, k: int, at: tuple[int, int]) -> Frame:
+        """A frame, or the part of it that begins at ``at``, with the mouth of output frame ``k``."""
+        drawn = self._cast.render(frame, int(self._script.frames[k]), self._script.target(k), at)
+        return drawn if self._finish is None else self._finish.laid(drawn, k, at)
 
 
 def asked_of(articulation: Articulation, face: TemplateAnalysis, order: NDArray[np.int32], fps: float) -> speech.Asked:

@@ -35,6 +35,10 @@ class Params(VideoParams):
         default=18, ge=0, le=40, description="quality of the H.264 stream; smaller is better, bigger; 0 gives 1"
     )
     backend: Backend | None = Field(default=None, description="default: the one in the engine's options")
+    persona: Path | None = Field(
+        default=None,
+        description="mesh: the file of this person's own mouth, made by the engine persona, to paint with",
+    )
     stream: bool = Field(default=False, description=STREAM)
 
 

@@ -13,7 +13,6 @@ from inference.face.track import Choice, Seen, find
 from inference.portrait.params import Params
 from inference.portrait.picture import Frame, is_animation, read_picture, scaled
 from inference.probe import MAX_PIXELS
-from inference.video_params import Face
 
 LOOK_SIDE = 2048  #: pixels of the longer side at which faces are searched
 REFINE = 3  #: looks at the same face; the mean of the last two is taken
@@ -92,7 +91,7 @@ def _find(whole: Frame, job: Params, model: FaceModel) -> tuple[mesh.Points, int
     ratio = min(1.0, LOOK_SIDE / max(whole.shape[:2]))
     small = scaled(whole, round(whole.shape[1] * ratio), round(whole.shape[0] * ratio))
     seen = Seen()
-    found = find(model, small, _choice(job.face, ratio), seen)
+    found = find(model, small, Choice.of(job.face, ratio), seen)
     if found is None and seen.most:
         raise InputError(
             f"face: {job.face} of {job.image}, which shows {seen.most}", hint=f"0 to {seen.most - 1}, the largest first"
@@ -105,14 +104,6 @@ def _find(whole: Frame, job: Params, model: FaceModel) -> tuple[mesh.Points, int
             hint="use a picture that shows a face from the front, not too small and not covered",
         )
     return np.asarray(found.points / np.float32(ratio), np.float32), seen.most
-
-
-def _choice(face: Face, ratio: float) -> Choice:
-    if face == "largest":
-        return Choice()
-    if isinstance(face, int):
-        return Choice(index=face)
-    return Choice(point=(float(face[0]) * ratio, float(face[1]) * ratio))
 
 
 def _refined(picture: Frame, points: mesh.Points, model: FaceModel) -> mesh.Points:

@@ -62,6 +62,11 @@ class MeshRenderer:
             self._chooser = Chooser(materials.mouths, self.tracks, self._residual)
             self._moments = moments(materials.mouths, self.tracks)
 
+    @property
+    def borrows(self) -> bool:
+        """Whether the mouths it shows are the template's own."""
+        return self._own
+
     def plan(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Plan:
         """What to show at each of T output frames.
 
