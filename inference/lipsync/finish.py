@@ -96,11 +96,14 @@ def _likeness(work: Work, persona: Persona, model: FaceModel, number: int) -> fl
     from inference.persona.identity import Sitter, chosen
 
     wanted = chosen(work.analysis, number, within=LOOKED)
+    among = set(wanted.tolist())
     sitter = Sitter(work.analysis, number, model.mesh)
 
     def seen() -> Iterator[tuple[int, Frame]]:
-        for index, planes in zip(wanted.tolist(), work.template.read(wanted), strict=True):
+        stretch = np.arange(wanted[0], wanted[-1] + 1, dtype=np.int32)  # in one go: each jump opens the file again
+        for index, planes in zip(stretch.tolist(), work.template.read(stretch), strict=True):
             work.check()
-            yield index, to_bgr(planes)
+            if index in among:
+                yield index, to_bgr(planes)
 
     return sitter.see_all(seen()).traits().likeness(persona.traits)
