@@ -16,7 +16,7 @@ from inference.lipsync.render.tracks import Kind, Tracks
 LEAST_S, MOST_S = 20.0, 300.0  #: of the mouth, to learn from
 HELD, HELD_S = 0.15, (3.0, 10.0)  #: share of the frames that are held out to judge by, at the end; limits in seconds
 FOLD_S = 2.0  #: what is drawn of such a stretch borrows mouths from the stretches beside it
-TURNED, FAR = 30.0, 12.0  #: degrees of yaw or pitch, and away from the usual pose, beyond which a frame is left out
+TURNED, FAR = 30.0, 20.0  #: degrees of yaw or pitch, and away from the usual pose, beyond which a frame is left out
 BETWEEN_S = 0.4  #: seconds before what is held out that are not learned from either: neighbours look the same
 
 
