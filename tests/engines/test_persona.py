@@ -38,6 +38,8 @@ STEPS = 50
 
 Frame = np.ndarray
 
+pytestmark = pytest.mark.timeout(900)  # of a hang only; the first test with a model makes what the others share
+
 
 # --- without models ---------------------------------------------------------------------------------------------------
 
