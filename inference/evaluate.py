@@ -120,8 +120,8 @@ def correlation(asked: Array, shown: Array, lag: int) -> float:
     return float(np.corrcoef(one[good], other[good])[0, 1])
 
 
-def follow(report: Report, asked: speech.Asked, shown: Measured) -> None:
-    """How the mouth does what it is asked."""
+def follow(report: Report, asked: speech.Asked, shown: Measured, person: NDArray[np.int32]) -> None:
+    """How the mouth does what it is asked. ``person`` (T,) is who is shown: each has a width of her own."""
     by_lag = {lag: correlation(asked.opening, shown.opening, lag) for lag in range(-MAX_LAG, MAX_LAG + 1)}
     best = max(by_lag, key=lambda lag: (by_lag[lag], -abs(lag)))
     report.lag_frames, report.follows_r = best, round(by_lag[best], 4)
@@ -135,13 +135,25 @@ def follow(report: Report, asked: speech.Asked, shown: Measured) -> None:
     report.bias = round(float((other - one)[good].mean()), 4)
     speaking = good & (asked.voiced[:count] > speech.LOUD)
     if speaking.sum() > 10:
-        report.width_r = round(correlation(asked.width[:count][speaking], shown.width[:count][speaking], 0), 4)
+        wider = shown.width[:count] - asked.width[:count]
+        width = shown.width[:count] - at_rest(wider, person[:count])
+        report.width_r = round(correlation(asked.width[:count][speaking], width[speaking], 0), 4)
     closed = np.flatnonzero(asked.closed[:count] & (asked.voiced[:count] > speech.QUIET))
     if len(closed):
         # A landmarker may see lips meet one frame beside; a mouth that rests open needs its own measure.
         lowest = [np.nanmin(other[max(0, k - 1) : k + 2], initial=np.inf) for k in closed]
         floor = float(np.nanpercentile(other, 10)) + 0.01
         report.closures = round(float(np.mean(np.array(lowest) <= max(SHUT, floor))), 4)
+
+
+def at_rest(wider: Array, person: NDArray[np.int32]) -> Array:
+    """(T,) the width at rest of whoever is shown; ``wider`` (T,) is by how much mouths are wider than they shall be."""
+    result: Array = np.full(len(wider), np.nan, np.float32)
+    for who in np.unique(person):
+        theirs = (person == who) & np.isfinite(wider)
+        if theirs.any():
+            result[person == who] = np.median(wider[theirs])
+    return result
 
 
 def pauses(asked: speech.Asked, fps: float) -> list[slice]:
@@ -304,8 +316,9 @@ def evaluate(
     face = (base or shown).face
     report = Report(str(video), shown.face.frames, shown.info.fps, shown.face.size, int(shown.face.found.sum()))
     heard = articulator.curve(samples)
-    asked = asked_of(heard, face, loop(report.frames, face.frames), report.fps)
-    follow(report, asked, shown)
+    order = loop(report.frames, face.frames)
+    asked = asked_of(heard, face, order, report.fps)
+    follow(report, asked, shown, face.person[order])
     rest(report, asked, shown)
     if base is not None:
         outside(report, shown, base, ffmpeg)

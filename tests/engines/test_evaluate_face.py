@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from test_render import SIDE, Drawn, draw, follow, renderer_of, speechlike
 
-from inference import encode, evaluate_face, evaluate_sheet, weights
+from inference import encode, evaluate, evaluate_face, evaluate_sheet, weights
 from inference.face import mesh
 from inference.face.model import FaceModel
 from inference.lipsync.render import mouths, palette, rows
@@ -57,6 +57,19 @@ def look(tracks: Tracks, shown: list[Frame], own: list[Frame]) -> evaluate_face.
     )
 
 
+def test_widths_are_judged_for_each_person_by_her_own() -> None:
+    count = 80
+    wider = (0.03 * np.sin(np.arange(count) / 4)).astype(np.float32)
+    person = (np.arange(count) >= count // 2).astype(np.int32)
+    seen = wider + np.float32([0.5, 0.65])[person]
+    seen[3] = np.nan
+    assert evaluate.at_rest(seen - wider, person) == pytest.approx(np.float32([0.5, 0.65])[person], abs=1e-6)
+    assert evaluate.correlation(wider, seen, 0) < 0.5
+    assert evaluate.correlation(wider, seen - evaluate.at_rest(seen - wider, person), 0) > 0.999
+    nobody = np.full(count, np.nan, np.float32)
+    assert np.isnan(evaluate.at_rest(nobody, person)).all()
+
+
 def test_what_is_the_templates_own_has_no_fault(model: FaceModel) -> None:
     still = draw(model, np.zeros(12))
     seen = look(follow(still, model), still.frames, still.frames)
@@ -84,6 +97,21 @@ def test_each_fault_raises_its_own_measure(model: FaceModel) -> None:
 
     blurred = [np.asarray(cv2.GaussianBlur(frame, (0, 0), 4), np.uint8) for frame in own]
     assert np.nanmax(look(tracks, blurred, own).likeness) < 0.95
+
+
+def test_borrowed_mouths_take_on_the_light_at_their_edge(renderer: MeshRenderer, talking: Drawn) -> None:
+    edge, index = evaluate_face.Edge(renderer.tracks), int(talking.openings.argmin())
+    across = np.linspace(-1, 1, SIDE)
+    shadow = 1 / (1 + np.exp(-(across - 0.12) / 0.05))  # its edge lies between the mouth's corner and its middle
+    own = np.asarray(talking.frames[index] * (1 - 0.5 * shadow[None, :, None]), np.uint8)
+    order = np.full(len(talking.frames), index)
+    asked = np.linspace(0, 0.16, len(order)).astype(np.float32)
+    plan = renderer.plan(asked, np.zeros(len(order), np.float32), order)
+    light = planes(own)[:SIDE]
+    steps = [
+        edge.step(planes(renderer.render(own, index, plan[k]))[:SIDE], light, index) for k in range(0, len(order), 8)
+    ]
+    assert np.mean(steps) < 4
 
 
 def test_the_worst_frames_lie_apart() -> None:

@@ -20,7 +20,8 @@ from inference.lipsync.render.warp import Box, Field, Painter, Painting, maps
 Array = NDArray[np.float32]
 Frame = NDArray[np.uint8]
 
-COLOUR_SIGMA = 0.16  #: eye distances over which the light of the surrounding skin is carried inwards
+COLOUR_SIGMA = 0.12  #: eye distances over which the light of the surrounding skin is carried inwards
+EDGE_COUNTS = 10.0  #: by how much more the skin counts where the mouth fades out: there a step would be seen
 LIPS_MARGIN = 0.03  #: eye distances round the lips that say nothing about the light
 COARSE = 4  #: the light is compared at a quarter of the size
 
@@ -98,7 +99,8 @@ class Transplanter:
         hull = cv2.convexHull(np.round((spot.lips - [box.x, box.y]) * 16).astype(np.int32))
         cv2.fillConvexPoly(lips, hull, 1, cv2.LINE_8, 4)
         reach = 2 * max(1, round(LIPS_MARGIN * unit)) + 1
-        skin = cover * (1 - cv2.dilate(lips, np.ones((reach, reach), np.uint8))) + np.float32(1e-4)
+        skin = cover * (1 + EDGE_COUNTS * (1 - cover)) * (1 - cv2.dilate(lips, np.ones((reach, reach), np.uint8)))
+        skin += np.float32(1e-4)
         weight = cv2.resize(skin, small, interpolation=cv2.INTER_AREA)
         difference = cv2.resize(base - donor, small, interpolation=cv2.INTER_AREA) * weight[..., None]
         sigma = max(COLOUR_SIGMA * unit / COARSE, 0.5)
