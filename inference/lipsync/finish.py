@@ -36,20 +36,26 @@ class Finish:
         """``mine``: for each plan of the script whether it is for the persona's person, whose ``tracks`` these are."""
         self._square, self._painter, self._tracks, self._script = persona.square, painter, tracks, script
         self._mine = np.zeros(len(script), np.bool_)
-        self._asked = np.zeros((len(script), 0), np.float32)
+        self._asked, self._share = np.zeros((len(script), 0), np.float32), np.zeros(len(script), np.float32)
         ends = [*script.starts[1:].tolist(), len(script)]
-        told = []
+        told, shares = [], []
         for plan, own, start, stop in zip(script.plans, mine, script.starts.tolist(), ends, strict=True):
             self._mine[start:stop] = own
             angles = np.nan_to_num(tracks.pose.angles[plan.frames])
             told.append(persona.scale.inputs(plan.opening, plan.width + tracks.rest_width, angles))
+            shares.append(persona.scale.share(angles))
         if told:
-            self._asked = np.concatenate(told)
+            self._asked, self._share = np.concatenate(told), np.concatenate(shares)
+
+    @property
+    def beyond(self) -> int:
+        """Output frames of its person whose head is turned further than it was learned."""
+        return int((self._mine & self._tracks.found[self._script.frames] & (self._share < 1)).sum())
 
     def laid(self, drawn: Frame, k: int, at: tuple[int, int]) -> Frame:
         """Output frame ``k``, or the part of it that begins at ``at`` (x, y), with the person's own mouth."""
         index = int(self._script.frames[k])
-        strength = float(self._tracks.strength[index])
+        strength = float(self._tracks.strength[index] * self._share[k])
         if not self._mine[k] or not self._tracks.found[index] or strength <= 0:
             return drawn
         head = self._tracks.pose.take(index)
@@ -76,7 +82,13 @@ def finishing(work: Work, cast: Cast, script: Script, model: FaceModel, device: 
             hint="use a template in which the person talks, such as the video it was learned from, or leave it out",
         )
     painter = Painter(persona.state, persona.square.cover, device)
-    return Finish(persona, painter, renderer.tracks, script, [person == number for person in script.people])
+    finish = Finish(persona, painter, renderer.tracks, script, [person == number for person in script.people])
+    if finish.beyond:
+        work.warn(
+            f"persona: the head is turned further than it was learned in {finish.beyond} of {len(script)} frames; "
+            "it paints less in them, or nothing"
+        )
+    return finish
 
 
 def _whose(work: Work, persona: Persona, model: FaceModel, people: int) -> int:

@@ -92,7 +92,7 @@ class Workshop:
         tracks = subject.tracks
         self.square = Square.of(tracks.mean)
         learned = subject.learned
-        self.scale = Scale.of(tracks.opening[learned], tracks.width[learned])
+        self.scale = Scale.of(tracks.opening[learned], tracks.width[learned], tracks.pose.angles[learned])
         self.lips = self.square.lips(tracks.mean)
         self.step = -(-len(learned) // MOST)
 

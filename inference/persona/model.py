@@ -11,7 +11,7 @@ import json
 import threading
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,7 @@ class Persona:
         about = {
             "format": FORMAT,
             "version": VERSION,
-            "mean": self.scale.mean,
-            "deviation": self.scale.deviation,
+            "scale": asdict(self.scale),
             "report": self.report,
             "sha256": _digest(arrays),
         }
@@ -100,7 +99,7 @@ def _persona(path: Path, about: Mapping[str, Any], arrays: Mapping[str, NDArray[
         return Persona(
             state,
             Square(arrays["skin"]),
-            Scale((about["mean"][0], about["mean"][1]), (about["deviation"][0], about["deviation"][1])),
+            Scale(**{name: (float(pair[0]), float(pair[1])) for name, pair in about["scale"].items()}),
             Traits(arrays["look"], arrays["bones"], arrays["colour"]),
             about["report"],
         )

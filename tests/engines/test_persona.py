@@ -134,9 +134,24 @@ def test_it_learns_what_is_asked() -> None:
     assert after < 0.6 * before
 
 
+def test_it_stops_where_the_head_is_turned_further_than_it_was_learned() -> None:
+    angles = np.array([[-8, -4, 0], [9, 6, 50], [12, 0, 0], [0, -7, 0], [15, 0, 0], [0, 40, 0]], np.float32)
+    scale = Scale.of(np.array([0.0, 0.1]), np.array([0.5, 0.6]), angles[:2])
+    assert scale.share(angles).tolist() == [1, 1, 0.5, 0.5, 0, 0]
+    told = scale.inputs(np.array([0.0, 0.1, 5.0]), np.array([0.5, 0.6, 0.5]), angles[:3])
+    assert told.shape == (3, INPUTS)
+    assert np.abs(told).max() == 3  # an opening like nothing that was learned
+
+
 def persona(square: Square) -> Persona:
     traits = Traits(np.ones(4, np.float32), np.zeros((3, 3), np.float32), np.zeros(4, np.float32))
-    return Persona(Network().state_dict(), square, Scale((0.1, 0.6), (0.05, 0.02)), traits, {"held_out_s": 3.0})
+    return Persona(
+        Network().state_dict(),
+        square,
+        Scale((0.1, 0.6), (0.05, 0.02), (-8.0, -4.0), (9.0, 6.0)),
+        traits,
+        {"held_out_s": 3.0},
+    )
 
 
 def test_a_file_of_a_persona(square: Square, tmp_path: Path) -> None:
