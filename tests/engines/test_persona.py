@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import torch
 
 from inference import media, weights
 from inference.base import Cancelled, InputError, LocalContext
-from inference.face import pose
+from inference.face import mesh, pose
+from inference.face.analysis import TemplateAnalysis
 from inference.face.people import Traits
 from inference.lipsync import LipSync
+from inference.lipsync.render import tracks
 from inference.persona import Params, Training, engine, subject
 from inference.persona.asked import Scale
 from inference.persona.examples import Examples
@@ -287,6 +290,28 @@ def test_a_persona_is_learned_and_measured(learned: dict[str, Any], folder: Path
     assert report["persona"]["psnr_db"] > report["mesh"]["psnr_db"]
     assert report["persona"]["opening_r"] > report["mesh"]["opening_r"] - 0.2
     assert Persona.load(folder / "lady.persona").report == report
+
+
+@pytest.mark.long
+def test_what_is_left_out_is_counted(talking: Path, learned: dict[str, Any], folder: Path) -> None:
+    """A hand before the mouth, and another person's shot: not among the frames that are learned from."""
+    known = [TemplateAnalysis.load(path) for path in (folder / "cache" / "analyses").glob("*.npz")]
+    same = [one for one in known if one.frames == learned["frames"]]
+    seen = max(same, key=lambda one: float(np.nanstd(one.openings)))  # others are of pictures that do not talk
+    vertices = mesh.load(weights.find("face-landmarker/face_landmarker.task")).vertices
+    covered, person, shot = seen.covered.copy(), seen.person.copy(), seen.shot.copy()
+    covered[10:14] = True
+    person[20:25], shot[20:25], shot[25:] = 1, 1, 2
+    looks = replace(seen, covered=covered, person=person, shot=shot, shape=np.concatenate([seen.shape, seen.shape]))
+    whole, partly = (subject.choose(talking, one, tracks.follow(one, vertices)) for one in (seen, looks))
+    assert whole.warnings == ()
+    assert partly.number == 0
+    covers, others = partly.warnings
+    assert f"something is before the mouth in 4 of {seen.frames} frames" in covers
+    assert f"another person or no mouth is seen in 5 of {seen.frames} frames" in others
+    assert not set(range(10, 14)) & set(partly.learned.tolist())
+    assert not set(range(20, 25)) & set(partly.learned.tolist())
+    assert len(partly.learned) < len(whole.learned)
 
 
 @pytest.mark.long
