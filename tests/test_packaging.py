@@ -66,7 +66,7 @@ def test_engines_weight_comes_with_extras_only() -> None:
         "typer",
         "watchdog",
     }
-    assert '"filepool[transcribe,chinese,lipsync,portrait,http,redis,otel,cluster]"' in PROJECT
+    assert '"filepool[transcribe,chinese,lipsync,portrait,http,docx,redis,otel,cluster]"' in PROJECT
     assert packages_of("lipsync") == packages_of("portrait")
 
 

@@ -23,7 +23,7 @@ def names_of(record: Record, schema: Any, named: Callable[[str], str]) -> dict[s
     in whose order inputs are looked for. named: returns the client's name of the file at a path.
     """
     paths = [str(file.get("path", "")) for file in record.files]
-    stem = _stem(record, schema, named, paths)
+    stem = stem_of(record, schema, named)
     given = _texts(record)
     suffixes = [PurePosixPath(path).suffix for path in paths]
     found = {}
@@ -34,6 +34,17 @@ def names_of(record: Record, schema: Any, named: Callable[[str], str]) -> dict[s
         else:
             found[path] = f"{stem}{suffix}" if suffixes.count(suffix) == 1 else f"{stem}-{own}"
     return found
+
+
+def stem_of(record: Record, schema: Any, named: Callable[[str], str]) -> str:
+    """The name of the job's first input without its suffix, "" when none is known. The rest as for names_of."""
+    written = [str(file.get("path", "")) for file in record.files]
+    params, keys = record.kept.params or {}, path_keys(schema) if isinstance(schema, dict) else frozenset()
+    for key in schema.get("properties", {}) if keys else ():
+        path = params.get(key)
+        if key in keys and isinstance(path, str) and path and path not in written:
+            return _plain(PurePosixPath(named(path) or path).stem)
+    return ""
 
 
 def disposition(kind: str, name: str) -> str:
@@ -51,15 +62,6 @@ def disposition(kind: str, name: str) -> str:
 def _ascii(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return "".join("_" if char in _UNSAFE else char for char in plain)
-
-
-def _stem(record: Record, schema: Any, named: Callable[[str], str], written: list[str]) -> str:
-    params, keys = record.kept.params or {}, path_keys(schema) if isinstance(schema, dict) else frozenset()
-    for key in schema.get("properties", {}) if keys else ():
-        path = params.get(key)
-        if key in keys and isinstance(path, str) and path and path not in written:
-            return _plain(PurePosixPath(named(path) or path).stem)
-    return ""
 
 
 def _texts(record: Record) -> frozenset[str]:

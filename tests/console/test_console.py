@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -206,6 +207,24 @@ def test_chosen_jobs_are_retried_and_cancelled_at_once(page: Page, site: Gateway
     assert site.post("/bulk/cancel", json={"ids": new}).json()["refused"] == []
 
 
+def test_the_results_of_chosen_jobs_are_saved_as_one_archive(page: Page, site: Gateway) -> None:
+    word = uuid4().hex
+    said = site.file(f"{word}/talk.wav", wav())
+    for engine, params in (("single", {"do": "write"}), ("transcribe", {"audio": said}), ("single", {"do": "input"})):
+        site.result(site.post(f"/jobs/{engine}", json={"params": params, "note": word}).json()["id"])
+    page.locator("#search").fill(word)
+    expect(page.locator(".row:visible")).to_have_count(3)
+    page.locator(".row:visible .sign").first.click()
+    bar = page.get_by_role("toolbar", name="Chosen jobs")
+    bar.get_by_role("button", name="Choose all shown").click()
+    with page.expect_download() as found:
+        bar.get_by_role("button", name="Download 2").click()
+    assert re.fullmatch(r"filepool-.*\.zip", found.value.suggested_filename)
+    with zipfile.ZipFile(found.value.path()) as archive:
+        assert archive.testzip() is None
+        assert {"written.bin", "talk.json", "talk.txt"} < set(archive.namelist())
+
+
 def test_lists_are_filtered_by_state_engine_and_name(page: Page, site: Gateway) -> None:
     good, bad = site.submit("fake", value=1), site.submit("single", do="raise", value="no")
     expect(row(page, good)).to_have_attribute("data-state", "completed")
@@ -260,6 +279,7 @@ def test_a_transcript_is_corrected_beside_its_result(page: Page, site: Gateway, 
     sound = site.post("/api/tempfile/upload", files={"file": ("talk.wav", wav(3.25))}).json()["file_id"]
     job_id = site.submit("transcribe", audio=f"tempfile:{sound}")
     original = site.result(job_id).json()["value"]
+    docx = pytest.importorskip("docx", reason="python-docx is not installed: pip install filepool[docx]")
     pane = open_job(page, site, job_id)
     pane.get_by_role("button", name="Edit", exact=True).click()
     pane.get_by_role("button", name="Edit from 0:00").click()
@@ -288,6 +308,16 @@ def test_a_transcript_is_corrected_beside_its_result(page: Page, site: Gateway, 
         with other.expect_download() as found:
             other.locator("#job").get_by_role("button", name=name).click()
         assert words in found.value.path().read_text()
+    with other.expect_download() as found:
+        other.locator("#job").get_by_role("button", name=".docx").click()
+    assert found.value.suggested_filename == "talk.docx"
+    assert [part.text for part in docx.Document(str(found.value.path())).paragraphs] == [
+        "talk",
+        "Speaker 1 (00:00:00)",
+        "Hello over there.",
+        "Ada Lovelace (00:00:01)",
+        "Good --> day.",
+    ]
     pane.get_by_role("button", name="Undo").click()
     expect(pane.locator(".part .who").nth(1)).to_have_text("Speaker 2")
     pane.get_by_role("button", name="Back to the original").click()

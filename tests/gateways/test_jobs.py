@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import re
+import sys
+import tracemalloc
 import uuid
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +17,7 @@ import pytest
 from scenarios.world import wait_until
 
 from gateways.gateway import Gateway, wav
+from pool.gateways.http import archive, corrected
 
 
 def test_a_job_from_submit_to_result(gateway: Gateway) -> None:
@@ -525,3 +532,64 @@ def test_the_openapi_document_and_its_page(gateway: Gateway) -> None:
     page = gateway.get("/docs").text
     assert "/human/generate" in page
     assert "https://" not in page.split("</style>")[1].split("<h1>")[0]
+
+
+# ---- results of many jobs, and documents
+
+
+def test_results_are_fetched_as_one_archive(gateway: Gateway) -> None:
+    said = gateway.file("Größe 讲话.wav", wav())
+    done = [gateway.submit(do="write"), gateway.submit(do="write"), gateway.submit("transcribe", audio=said)]
+    failed = gateway.submit(do="input")
+    for job_id in (*done, failed):
+        gateway.result(job_id)
+    edit = {"version": 0, "names": {"spk0": "Ada"}, "segments": {"1": {"text": "Good night.", "words": []}}}
+    assert gateway.call("PUT", f"/jobs/{done[2]}/edits", json=edit).status_code == 200
+    answer = gateway.post("/bulk/files", json={"ids": [*done, failed, "nobody"]})
+    asked = answer.json()
+    assert (answer.status_code, asked["files"]) == (201, 6)
+    assert [one["id"] for one in asked["refused"]] == [failed, "nobody"]
+    assert "it is failed" in asked["refused"][0]["message"]
+    fetched = gateway.get(asked["url"])
+    assert fetched.headers["Content-Disposition"].startswith('attachment; filename="filepool-')
+    with zipfile.ZipFile(io.BytesIO(fetched.content)) as found:
+        assert found.testzip() is None
+        assert found.read("written.bin") == found.read("written (2).bin") == b"x" * 11
+        assert (
+            found.read("Größe 讲话.txt").decode() == "[00:00:00] Ada: Hello there.\n[00:00:01] Speaker 2: Good night.\n"
+        )
+        assert json.loads(found.read("Größe 讲话.json"))["segments"][1]["text"] == "Good --> day."  # as it was
+        assert str(gateway.world.folder) not in "".join(found.read(one).decode() for one in found.namelist())
+    assert sum(info.file_size for info in found.infolist()) == asked["bytes"]
+    assert gateway.get("/bulk/files/none").status_code == 404
+    text = gateway.get(f"/jobs/{done[2]}/transcript")
+    assert "Good night." in text.text
+    assert "filename*=UTF-8''Gr%C3%B6%C3%9Fe%20" in text.headers["Content-Disposition"]
+    assert gateway.get(f"/jobs/{done[0]}/transcript").status_code == 422
+
+
+def test_an_archive_is_written_as_it_is_sent(tmp_path: Path) -> None:
+    """No more than a few pieces are held, however large its files; one that shrinks breaks it off."""
+    large = tmp_path / "large.bin"
+    with open(large, "wb") as file:
+        file.truncate(300 << 20)
+    entries = [archive.file_entry("large.bin", large), archive.text_entry("a.txt", "a" * 9, 0.0)]
+    tracemalloc.start()
+    try:
+        pieces = archive.stream(entries)
+        assert sum(map(len, pieces)) > 300 << 20
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    os.truncate(large, 5)
+    with pytest.raises(archive.Vanished, match=r"large\.bin is \d+ bytes shorter"):
+        list(archive.stream(entries))
+    large.unlink()
+    with pytest.raises(archive.Vanished, match="No such file"):
+        list(archive.stream(entries))
+
+
+def test_a_docx_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "docx", None)
+    with pytest.raises(corrected.MissingExtra, match=r"filepool\[docx\]"):
+        corrected.as_docx("talk", [corrected.Line(0, 1, "", "\0 text")])

@@ -111,6 +111,15 @@ export async function mediaAddress(address) {
   return URL.createObjectURL(await answer.blob());
 }
 
+/** Fetch a small file. Throws Refused. */
+export async function getBlob(path) {
+  const answer = await fetch(at(path), { headers: headers(), cache: "no-store" }).catch(() => {
+    throw new Refused(0, t("the gateway cannot be reached"));
+  });
+  if (!answer.ok) throw refusal(answer.status, await answer.json().catch(() => null), null);
+  return answer.blob();
+}
+
 /** Whether a file exists, without fetching it. */
 export async function exists(address) {
   try {

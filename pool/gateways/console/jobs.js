@@ -177,17 +177,21 @@ export function makeList(actions) {
   };
 }
 
+/** The states of jobs with which something can be done. */
+const FIT = { retry: (state) => state === "failed" || state === "cancelled", cancel: (state) => !OVER.has(state), files: (state) => state === "completed" };
+
 /** Chosen jobs and what can be done to all of them. */
 function makeChoice({ paint, jobs, bulk }) {
   const chosen = new Map(); // id -> the job as last listed
   const size = h("b");
   const retry = h("button", { type: "button", class: "quiet", onclick: () => act("retry") });
   const cancel = armed(h("button", { type: "button", class: "quiet danger" }), () => act("cancel"));
+  const files = h("button", { type: "button", class: "quiet", onclick: () => act("files") });
   const all = h("button", { type: "button", class: "quiet", text: t("Choose all shown"), onclick: () => (jobs().forEach((job) => chosen.set(job.id, job)), update(), paint()) });
   const none = h("button", { type: "button", class: "quiet", text: t("Choose none"), onclick: () => clear() });
-  const bar = h("div", { class: "bulk", role: "toolbar", "aria-label": t("Chosen jobs"), hidden: true }, size, retry, cancel.node, all, none);
+  const bar = h("div", { class: "bulk", role: "toolbar", "aria-label": t("Chosen jobs"), hidden: true }, size, retry, cancel.node, files, all, none);
   $("states").parentElement.append(bar);
-  const fit = (action) => [...chosen.values()].filter((job) => (action === "retry" ? ["failed", "cancelled"].includes(job.state) : !OVER.has(job.state)));
+  const fit = (action) => [...chosen.values()].filter((job) => FIT[action](job.state));
 
   function act(action) {
     const ids = fit(action).map((job) => job.id);
@@ -199,10 +203,10 @@ function makeChoice({ paint, jobs, bulk }) {
     if (chosen.size) for (const job of jobs()) if (chosen.has(job.id)) chosen.set(job.id, job);
     bar.hidden = !chosen.size;
     say(size, t("{n} chosen", { n: chosen.size }));
-    for (const [action, verb, show] of [["retry", t("Retry"), (text) => say(retry, text)], ["cancel", t("Cancel"), cancel.say]]) {
+    for (const [action, verb, show, button] of [["retry", t("Retry"), (text) => say(retry, text), retry], ["cancel", t("Cancel"), cancel.say, cancel.node], ["files", t("Download"), (text) => say(files, text), files]]) {
       const some = fit(action).length;
       show(`${verb} ${number(some)}`);
-      (action === "retry" ? retry : cancel.node).hidden = !some;
+      button.hidden = !some;
     }
   }
 

@@ -1,6 +1,6 @@
 // The page: one store, three panes, dialogs, keyboard shortcuts.
 
-import { call, hasToken, useToken } from "./api.js";
+import { call, hasToken, mediaAddress, useToken } from "./api.js";
 import { $, h, icon, mark, say } from "./dom.js";
 import { age } from "./format.js";
 import { makeJob } from "./job.js";
@@ -51,8 +51,9 @@ const token = makeToken(() => {
 
 const AT_ONCE = 1000; // the limit of the gateway
 
-/** Retry or cancel many jobs, and say what could not be done. */
+/** Retry or cancel many jobs, or fetch their results, and say what could not be done. */
 async function bulk(action, ids) {
+  if (action === "files") return void fetchFiles(ids);
   const [done, refused] = [[], []];
   try {
     for (let at = 0; at < ids.length; at += AT_ONCE) {
@@ -64,8 +65,25 @@ async function bulk(action, ids) {
     toast(error.message, true);
   }
   if (done.length) toast(action === "retry" ? t("{n} {n|job runs|jobs run} again", { n: done.length }) : t("{n} {n|job is|jobs are} being cancelled", { n: done.length }));
-  if (refused.length) toast(t("{n} {n|job|jobs} not: {why}", { n: refused.length, why: [...new Set(refused.map((one) => one.message))].slice(0, 3).join("; ") }), true);
+  tellRefused(refused);
   refresh();
+}
+
+/** Save the results of jobs as archives. */
+async function fetchFiles(ids) {
+  try {
+    for (let at = 0; at < ids.length; at += AT_ONCE) {
+      const archive = await call("POST", "/bulk/files", { ids: ids.slice(at, at + AT_ONCE) });
+      tellRefused(archive.refused);
+      if (archive.files) h("a", { href: await mediaAddress(new URL(archive.url, location.href).href), download: "filepool.zip" }).click();
+    }
+  } catch (error) {
+    toast(error.message, true);
+  }
+}
+
+function tellRefused(refused) {
+  if (refused.length) toast(t("{n} {n|job|jobs} not: {why}", { n: refused.length, why: [...new Set(refused.map((one) => one.message))].slice(0, 3).join("; ") }), true);
 }
 
 function leave() {

@@ -51,6 +51,7 @@ const CHINESE = {
   "Degraded": "部分可用",
   "Device": "设备",
   "Dismiss": "关闭提示",
+  "Download": "下载",
   "downloading": "下载中",
   "Draining": "正在收尾",
   "draining": "正在收尾",

@@ -1,8 +1,8 @@
 // A transcript with its recording: the current word is highlighted, a click on a word plays from there.
 
 import { realign } from "./align.js";
-import { mediaAddress } from "./api.js";
-import { h, icon, saveText } from "./dom.js";
+import { getBlob, jobPath, mediaAddress } from "./api.js";
+import { h, icon, saveBlob, saveText } from "./dom.js";
 import { makeEdits } from "./edits.js";
 import { clock, duration, srtClock } from "./format.js";
 import { inputsOf } from "./memory.js";
@@ -46,7 +46,7 @@ export function drawTranscript(outcome, inputs, release, actions) {
   const said = h("ol", { class: "said", tabindex: "-1" });
   const place = h("div", { class: "place" });
   const about = h("div", { class: "about" });
-  const base = (nameless(outcome) || outcome.id).replace(/\.[^.]*$/, "");
+  const base = (nameless(outcome) || Object.values(inputs).find((one) => one.kind !== "image")?.name || outcome.id).replace(/\.[^.]*$/, "");
   const edits = makeEdits(outcome.id, draw, (error) => actions.toast(error.message, true));
   const called = (name) => edits.name(name) || plainName(name, names);
   const node = h("section", { class: "transcript", "aria-label": t("Transcript") }, place);
@@ -129,6 +129,7 @@ export function drawTranscript(outcome, inputs, release, actions) {
       save(`${base}.txt`, () => `${value.segments.map((segment) => `[${srtClock(segment.start).slice(0, 8)}] ${segment.speaker ? `${edits.name(segment.speaker) || segment.speaker}: ` : ""}${segment.text}`).join("\n")}\n`),
       save(`${base}.srt`, () => value.segments.map((segment, at) => `${at + 1}\n${srtClock(segment.start)} --> ${srtClock(segment.end)}\n${line(segment)}\n`).join("\n")),
       save(`${base}.vtt`, () => `WEBVTT\n\n${value.segments.map((segment) => `${srtClock(segment.start, ".")} --> ${srtClock(segment.end, ".")}\n${line(segment)}\n`).join("\n")}`),
+      h("button", { type: "button", class: "save", onclick: () => getBlob(`${jobPath(outcome.id)}/transcript?format=docx`).then((blob) => saveBlob(`${base}.docx`, blob), (error) => actions.toast(error.message, true)) }, icon("download"), h("span", { text: `${base}.docx` })),
       save(`${base}.md`, () => `# ${base}\n${turns().map((segment) => `${segment.first ? `\n**${called(segment.speaker) || "…"}** (${clock(segment.start)})\n\n` : ""}${segment.text}\n`).join("")}`),
     ),
   );

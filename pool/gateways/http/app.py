@@ -26,7 +26,6 @@ from pool.gateways.http.prefix import Prefix, route_path
 from pool.gateways.http.private import Private
 from pool.gateways.http.settings import Settings
 from pool.gateways.http.traced import Traced
-from pool.gateways.paths import PathFilter
 
 _REVALIDATE = {"Cache-Control": "no-cache"}  # otherwise browsers mix files of two versions
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")  # that a page of another origin may use
@@ -72,8 +71,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
         app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(Exception, _on_unexpected)
     app.add_middleware(Traced)
-    paths = PathFilter(settings.roots, settings.tempfiles, pool.spool.root, pool.config.root)
-    app.add_middleware(Private, paths=paths, always=settings.remote)
+    app.add_middleware(Private, paths=desk.paths, always=settings.remote)
     app.add_middleware(Guard, settings=settings)
     if settings.cors_origins:  # outside of the guard: preflights have no token, and pages must be able to read refusals
         app.add_middleware(

@@ -29,14 +29,16 @@ from pool.client.status import PoolStatus
 from pool.config.roots import TEMPFILE, Roots
 from pool.errors import ClusterAway, EngineUnavailable, PoolError, UnknownJob
 from pool.format.names import is_id
-from pool.gateways.downloads import names_of
+from pool.gateways.downloads import names_of, stem_of
 from pool.gateways.http import views
+from pool.gateways.http.archive import Archives
 from pool.gateways.http.asks import Ask, Asks
 from pool.gateways.http.bodies import Form, read_form
 from pool.gateways.http.errors import retry_after
 from pool.gateways.http.ledger import Ledger
 from pool.gateways.http.settings import Settings
 from pool.gateways.http.shapes import JobView, Outcome
+from pool.gateways.paths import PathFilter
 from pool.gateways.tempfiles import Tempfiles
 from pool.job import JobState, Record
 from pool.runfiles.schemas import Schemas, path_keys
@@ -73,6 +75,8 @@ class Desk:
         closed = (pool.spool.root, settings.tempfiles)
         self.roots = Roots(settings.roots, closed=closed, tempfile=self.tempfiles.path)
         self.ledger = Ledger(pool.spool)
+        self.paths = PathFilter(settings.roots, settings.tempfiles, pool.spool.root, pool.config.root)
+        self.archives = Archives()
         self.asks = Asks(settings.asks, pool.spool.now, settings.tempfile_s)
         self.leaving = False
         self._left = asyncio.Event()
@@ -195,6 +199,22 @@ class Desk:
         """The name for its client of each file of a job that has ended, by its path."""
         schema = (self.describe(record.engine) or {}).get("schema")
         return names_of(record, schema, self.tempfiles.name_of) if record.files else {}
+
+    def stem(self, record: Record) -> str:
+        """The name of what a job was made from, without a suffix; its id when there is none."""
+        schema = (self.describe(record.engine) or {}).get("schema")
+        return stem_of(record, schema, self.tempfiles.name_of) or record.id
+
+    def produced(self, job_id: str, path: str) -> Path:
+        """The path of a file that a record names. It must be in the job's folder in the spool, or under the roots.
+
+        Raises OutsideRoots, JobRefused.
+        """
+        folder = self.pool.spool.files_dir(job_id)
+        inside = (folder / path.rpartition("/")[2]).resolve()
+        if str(folder / inside.name) == path and inside.parent == folder.resolve():
+            return inside
+        return self.roots.readable(path, "file")
 
     async def receive(self, request: Request) -> Form:
         """Read a multipart body, unless the disk is nearly full. Raises HTTPException, OSError."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi import Path as InPath
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -20,14 +20,17 @@ from starlette.responses import Response
 
 from pool.errors import JobConflict, JobRefused, ProtocolError, UnknownJob
 from pool.format.names import check_id
+from pool.gateways.downloads import disposition
+from pool.gateways.http import corrected
 from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import json_response
 from pool.gateways.http.shapes import Edits, Failed, responses
-from pool.job import JobState
+from pool.job import JobState, Record
 from pool.spool import fsops
 from pool.spool.store import Spool
 
+DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 _NAME = ".edits.json"
 _MOST_BYTES = 64 << 20
 _SLACK_S = 0.01  # times are rounded to milliseconds
@@ -49,8 +52,8 @@ def make_routes(desk: Desk) -> APIRouter:
         """What differs from the result; `version` 0 when nothing does."""
 
         def look() -> Edits:
-            _segments(desk.pool.spool, check_id(job_id))
-            return _read(desk.pool.spool, job_id)
+            _transcript(desk.pool.spool, check_id(job_id))
+            return read(desk.pool.spool, job_id)
 
         return json_response((await in_thread(look)).model_dump())
 
@@ -66,30 +69,56 @@ def make_routes(desk: Desk) -> APIRouter:
         found = await in_thread(lambda: _write(desk.pool.spool, check_id(job_id), body))
         return json_response(found.model_dump())
 
+    @router.get(
+        "/{job_id}/transcript",
+        summary="A transcript with its corrections, as a document",
+        response_class=Response,
+        responses={
+            200: {"content": {DOCX: {}, "application/octet-stream": {}}, "description": "The document"},
+            **responses(Failed, 403, 404, 409, 422, 502, 503),
+        },
+    )
+    async def transcript(
+        job_id: JobId,
+        form: Annotated[Literal["docx", "txt"], Query(alias="format", description="docx needs filepool[docx]")] = "txt",
+    ) -> Response:
+        """Speakers with the names that a person gave them. It is saved under the name of the recording."""
+
+        def make() -> tuple[str, bytes]:
+            record = _transcript(desk.pool.spool, check_id(job_id))
+            title = desk.stem(record)
+            lines = corrected.lines_of(record.value, read(desk.pool.spool, job_id))
+            if form == "docx":
+                return title, corrected.as_docx(title, lines)
+            return title, corrected.as_text(lines).encode("utf-8", "replace")
+
+        title, data = await in_thread(make)
+        media_type = DOCX if form == "docx" else "application/octet-stream"
+        header = {"Content-Disposition": disposition("attachment", f"{title}.{form}")}
+        return Response(data, media_type=media_type, headers=header)
+
     return router
 
 
-def _segments(spool: Spool, job_id: str) -> Sequence[Mapping[str, Any]]:
-    """The segments of a transcript. Raises UnknownJob, JobRefused, HTTPException 409 while there is none."""
+def _transcript(spool: Spool, job_id: str) -> Record:
+    """The record of a transcript. Raises UnknownJob, JobRefused, HTTPException 409 while there is none."""
     try:
         record = spool.read_record(job_id, arrays=False)
     except FileNotFoundError:
         raise UnknownJob(job_id) from None
     if record.state is not JobState.COMPLETED:
         raise HTTPException(409, f"job {job_id} has no transcript: it is {record.state.value}")
-    value = record.value
-    segments = value.get("segments") if isinstance(value, Mapping) else None
-    if not isinstance(segments, list) or not all(isinstance(one, Mapping) and "text" in one for one in segments):
+    if not corrected.is_transcript(record.value):
         raise JobRefused(f"the result of job {job_id} is no transcript", "id")
-    return segments
+    return record
 
 
 def _path(spool: Spool, job_id: str) -> Path:
     return spool.files_dir(job_id) / _NAME
 
 
-def _read(spool: Spool, job_id: str) -> Edits:
-    """Raises ProtocolError when they are damaged."""
+def read(spool: Spool, job_id: str) -> Edits:
+    """The corrections of a transcript, version 0 when there are none. Raises ProtocolError when they are damaged."""
     try:
         return Edits.model_validate(json.loads(fsops.read_bounded(_path(spool, job_id), _MOST_BYTES)))
     except FileNotFoundError:
@@ -99,9 +128,9 @@ def _read(spool: Spool, job_id: str) -> Edits:
 
 
 def _write(spool: Spool, job_id: str, edits: Edits) -> Edits:
-    _check(_segments(spool, job_id), edits)
+    _check(_transcript(spool, job_id).value["segments"], edits)
     with spool.ids.lock():  # RACE: of two gateways that have read the same version, one is refused
-        version = _read(spool, job_id).version
+        version = read(spool, job_id).version
         if version != edits.version:
             raise JobConflict(f"the corrections were changed meanwhile: version {version}, not {edits.version}")
         found = edits.model_copy(update={"version": version + 1})

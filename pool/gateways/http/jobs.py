@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
@@ -262,7 +261,7 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
             raise HTTPException(404, f"job {job_id} has no file {name!r:.100}")
         assert record is not None
         save_as = desk.save_as(record).get(path, name)
-        return await send_file(request, await in_thread(lambda: _produced(desk, job_id, path)), save_as)
+        return await send_file(request, await in_thread(lambda: desk.produced(job_id, path)), save_as)
 
 
 def _control_routes(router: APIRouter, desk: Desk) -> None:
@@ -369,15 +368,3 @@ def _path_in(record: Record, name: str) -> str:
     """The path of a file that a record names, "" when it names none."""
     paths = (str(entry.get("path", "")) for entry in record.files)
     return next((path for path in paths if name and path.rpartition("/")[2] == name), "")
-
-
-def _produced(desk: Desk, job_id: str, path: str) -> Path:
-    """The path of a file that a record names. It must be in the job's folder in the spool, or under the roots.
-
-    Raises OutsideRoots, JobRefused.
-    """
-    folder = desk.pool.spool.files_dir(job_id)
-    inside = (folder / path.rpartition("/")[2]).resolve()
-    if str(folder / inside.name) == path and inside.parent == folder.resolve():
-        return inside
-    return desk.roots.readable(path, "file")

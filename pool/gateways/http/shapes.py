@@ -291,6 +291,16 @@ class BulkDone(BaseModel):
     refused: list[Refusal]
 
 
+class Archive(BaseModel):
+    """The results of some jobs as one ZIP archive. url: to fetch it, for an hour; bytes: of its files, before they are
+    packed; refused: the jobs that are not in it."""
+
+    url: str
+    files: int
+    bytes: int
+    refused: list[Refusal]
+
+
 class Problem(BaseModel):
     """An error. type: its class; path: the key that is wrong, "" when no key is; data: the job, when one failed."""
 
