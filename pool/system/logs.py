@@ -85,9 +85,13 @@ def tail(path: Path, lines: int = 40, max_bytes: int = 16384, *, since: int = 0)
     if start > begin:  # in the middle of a line, perhaps of a character
         cut = data.find(b"\n") + 1
         data = data[cut:] if cut else data
+    return "\n".join(shown(data)[-lines:]) if lines > 0 else ""
+
+
+def shown(data: bytes) -> list[str]:
+    """The lines of a part of a log, as `tail` gives them."""
     text = _UNSEEN.sub("", data.decode("utf-8", "replace")).replace("\r\n", "\n")
-    shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip().split("\n")]
-    return "\n".join(shown[-lines:]) if lines > 0 else ""
+    return [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip().split("\n")]
 
 
 def setup_logging(

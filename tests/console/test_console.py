@@ -14,6 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 from scenarios.world import wait_until
 
 from console.marks import await_mark, note_marks
+from console.test_axe import faults
 
 pytestmark = pytest.mark.long
 
@@ -59,6 +60,36 @@ def test_the_pool_is_seen(page: Page) -> None:
     expect(slot.locator(".memory")).to_contain_text("MB")
     slot.locator("summary").click()
     expect(slot.locator("[data-fact=Process] dd")).to_contain_text("fake-0.")
+
+
+def test_a_workers_log_is_followed_and_searched(page: Page, site: Gateway) -> None:
+    def write(*lines: str) -> None:
+        with open(site.world.spool / "run" / "logs" / "single-0.log", "a", encoding="utf-8") as log:
+            log.writelines(f"{line}\n" for line in lines)
+
+    mine = uuid4().hex
+    write(f"2026-01-01 00:00:00.000 ERROR   {mine} it broke", f"  in a traceback {mine}")
+    page.locator("[data-slot=single-0] summary").click()
+    page.locator("[data-slot=single-0]").get_by_role("button", name="Show its log").click()
+    dialog = page.get_by_role("dialog", name="Logs")
+    shown = dialog.locator(".log > div:visible")
+    dialog.get_by_role("searchbox", name="Find in the log").fill(mine)
+    expect(shown).to_have_count(2)
+    write(f"2026-01-01 00:00:01.000 INFO    {mine} <b>all is well</b>")  # while it is followed
+    expect(shown).to_have_count(3)
+    expect(shown.last).to_have_text(f"2026-01-01 00:00:01.000 INFO    {mine} <b>all is well</b>")
+    dialog.get_by_role("combobox", name="Level").select_option(label="Errors only")
+    expect(shown).to_have_count(2)  # the line of the traceback belongs to the error
+    expect(dialog.locator("[role=status]")).to_contain_text("2 of")
+    assert faults(page) == []
+    dialog.get_by_role("searchbox", name="Find in the log").fill("")
+    dialog.get_by_role("combobox", name="Level").select_option(label="All lines")
+    dialog.get_by_role("combobox", name="Log of").select_option("supervisor")
+    expect(shown.first).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    page.keyboard.press("l")
+    expect(dialog).to_be_visible()
 
 
 def test_a_job_from_the_form_runs_with_a_bar_that_moves_and_returns_its_value(page: Page) -> None:

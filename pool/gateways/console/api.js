@@ -1,7 +1,7 @@
 // The gateway's API: the token, requests, uploads with progress.
 
 import { t } from "./texts.js";
-import { at, Refused, refusal, ROOT } from "./wire.js";
+import { at, events, Refused, refusal, ROOT } from "./wire.js";
 
 export { Refused };
 
@@ -118,6 +118,15 @@ export async function getBlob(path) {
   });
   if (!answer.ok) throw refusal(answer.status, await answer.json().catch(() => null), null);
   return answer.blob();
+}
+
+/** The server-sent events of a route, until the signal aborts (wire.js). Throws Refused. */
+export async function* getEvents(path, signal) {
+  const answer = await fetch(at(path), { headers: headers(), signal, cache: "no-store" }).catch((error) => {
+    throw signal.aborted ? error : new Refused(0, t("the gateway cannot be reached"));
+  });
+  if (!answer.ok) throw refusal(answer.status, await answer.json().catch(() => null), null);
+  yield* events(answer.body);
 }
 
 /** Whether a file exists, without fetching it. */

@@ -6,6 +6,7 @@ import { age } from "./format.js";
 import { makeJob } from "./job.js";
 import { makeList } from "./jobs.js";
 import { listen } from "./keys.js";
+import { makeLogs } from "./logs.js";
 import { drawPool } from "./pool.js";
 import { followJob, listMore, noteSeen, refresh, run, setFilter, store, subscribe, useNewToken } from "./store.js";
 import { acceptDrops, makeSubmit } from "./submit.js";
@@ -44,6 +45,7 @@ const submit = makeSubmit({
     announce(ids.length === 1 ? t("Job submitted") : t("{n} jobs submitted", { n: ids.length }));
   },
 });
+const logs = makeLogs();
 const token = makeToken(() => {
   useNewToken();
   route();
@@ -175,6 +177,7 @@ subscribe(() => {
   if (store.link === "token") token.ask(store.trouble);
   drawPool($("pool"), store, {
     open: goTo,
+    log: logs.open,
     filter(engine, state) {
       setFilter({ engine, state });
       showTab("jobs");
@@ -240,6 +243,7 @@ listen([
   ["e", t("Run the job again with changes"), { e: () => job.change() }],
   ["c", t("Cancel the job; press twice"), { c: () => job.askCancel() }],
   ["1 … 6", t("All, running, waiting, completed, failed, cancelled"), Object.fromEntries([1, 2, 3, 4, 5, 6].map((digit) => [String(digit), () => pickState(digit - 1)]))],
+  ["l", t("Logs of the workers and the supervisor"), { l: () => logs.open("") }],
   ["p", t("Switch between jobs and pool (narrow screen)"), { p: () => showTab(panes.dataset.tab === "pool" ? "jobs" : "pool") }],
   ["t", t("Theme: system, light, dark"), { t: nextTheme }],
   ["?", t("Show this list"), { "?": () => $("help").showModal() }],

@@ -10,7 +10,7 @@ const STARTING = new Set(["booting", "loading", "warming"]);
 const WIDTH = 240;
 const HEIGHT = 28;
 
-/** Draw the pane. actions: {filter(engine, state), open(jobId)}. */
+/** Draw the pane. actions: {filter(engine, state), open(jobId), log(slot)}. */
 export function drawPool(pane, store, actions) {
   const { status } = store;
   if (!status) {
@@ -94,8 +94,9 @@ function makeSlot(slot, actions) {
   const meter = h("span", { class: "meter", hidden: true }, bar);
   const facts = h("dl", { class: "facts" });
   const open = h("button", { type: "button", class: "link", hidden: true, text: t("Open its job"), onclick: () => actions.open(open.dataset.job) });
+  const log = h("button", { type: "button", class: "link", text: t("Show its log"), hidden: Boolean(slot.node), onclick: () => actions.log(slot.slot) });
   const summary = h("summary", {}, h("i", { class: "dot" }), h("span", { class: "slot", text: slot.slot }), phase, memory, what, meter);
-  const node = h("li", { class: "seat", dataset: { slot: slot.slot } }, h("details", {}, summary, facts, open));
+  const node = h("li", { class: "seat", dataset: { slot: slot.slot } }, h("details", {}, summary, facts, open, log));
   return {
     node,
     update(now) {

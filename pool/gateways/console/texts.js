@@ -300,6 +300,22 @@ const CHINESE = {
   "Across": "水平位置",
   "Result": "结果",
   "Template": "模板",
+  "Log of": "日志来源",
+  "Level": "级别",
+  "All lines": "全部",
+  "Warnings and errors": "警告与错误",
+  "Errors only": "仅错误",
+  "Find in the log": "在日志中查找",
+  "Lines of the log": "日志内容",
+  "Logs": "日志",
+  "Follow": "跟随",
+  "There are no logs yet.": "还没有日志。",
+  "Trying again …": "正在重试…",
+  "{size} of the log are not shown: it grows too fast": "日志增长过快，有 {size} 未显示",
+  "{n} {n|line|lines}": "{n} 行",
+  "{n} of {all} lines": "{all} 行中的 {n} 行",
+  "Show its log": "查看日志",
+  "Logs of the workers and the supervisor": "工作进程与管理进程的日志",
 };
 
 /** "en" or "zh": the one that was chosen, else the first of the browser's languages that is one of them. */

@@ -301,6 +301,19 @@ class Archive(BaseModel):
     refused: list[Refusal]
 
 
+class Log(BaseModel):
+    """A log of the pool. name: of a slot, or supervisor. bytes: its length now."""
+
+    name: str
+    bytes: int
+
+
+class Logs(BaseModel):
+    """The logs that there are."""
+
+    logs: list[Log]
+
+
 class Problem(BaseModel):
     """An error. type: its class; path: the key that is wrong, "" when no key is; data: the job, when one failed."""
 
