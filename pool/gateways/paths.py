@@ -25,7 +25,22 @@ _PATH = re.compile(
 _UPLOAD = re.compile(r"(?P<id>[0-9a-f-]{36})(?:\.\w+)?(?P<rest>[^/]*)")
 #: Where addresses of the gateway begin, which messages and hints name.
 _ROUTES = frozenset(
-    {"api", "bulk", "docs", "engines", "health", "human", "jobs", "live", "logs", "metrics", "static", "status", "v1"}
+    {
+        "api",
+        "bulk",
+        "docs",
+        "engines",
+        "examples",
+        "health",
+        "human",
+        "jobs",
+        "live",
+        "logs",
+        "metrics",
+        "static",
+        "status",
+        "v1",
+    }
 )
 #: What engines return, transcripts among it: no text of ours.
 _VALUES = frozenset(

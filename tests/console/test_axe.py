@@ -9,9 +9,7 @@ import pytest
 from gateways.gateway import Gateway, wav
 from playwright.sync_api import Page, expect
 
-sync_playwright = pytest.importorskip(
-    "axe_playwright_python.sync_playwright", reason="axe is not installed: pip install filepool[dev]"
-)
+from console.axe import faults
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -20,12 +18,6 @@ VIEWS: list[dict[str, Any]] = [
     {"color_scheme": "dark", "locale": "zh-CN"},
     {"color_scheme": "dark", "viewport": {"width": 360, "height": 720}, "has_touch": True, "is_mobile": True},
 ]
-
-
-def faults(page: Page) -> list[str]:
-    """Each rule that an element breaks, with the element."""
-    found = sync_playwright.Axe().run(page).response["violations"]
-    return [f"{rule['id']} ({rule['help']}): {node['html'][:160]}" for rule in found for node in rule["nodes"]]
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=["light", "dark-chinese", "phone"])

@@ -11,7 +11,7 @@ from gateways.engines import Film
 from gateways.gateway import Gateway
 from playwright.sync_api import Page, expect
 
-from console.test_axe import faults
+from console.axe import faults
 
 pytestmark = pytest.mark.long
 SIDE = 64

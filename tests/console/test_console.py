@@ -13,8 +13,8 @@ from gateways.gateway import Gateway, wav
 from playwright.sync_api import Locator, Page, expect
 from scenarios.world import wait_until
 
+from console.axe import faults
 from console.marks import await_mark, note_marks
-from console.test_axe import faults
 
 pytestmark = pytest.mark.long
 

@@ -4,13 +4,14 @@ import { $, armed, h, mark, say, stateSign } from "./dom.js";
 import { TITLES } from "./failure.js";
 import { ago, duration, jobCount, OVER, STATE_NAMES, stageLine } from "./format.js";
 import { nameOf } from "./memory.js";
+import { drawExamples } from "./start.js";
 import { number, t } from "./texts.js";
 
 const STATES = ["", "running", "queued", "completed", "failed", "cancelled"];
 const SPARE = 4; // rows above and below the visible ones
 const ROW = 56;
 
-/** The list. actions: {open(id), filter(changes), more(), seen(ids, atTop), submit(), bulk(action, ids)}. */
+/** The list. actions: {open(id), filter(changes), more(), seen(ids, atTop), submit(), bulk(action, ids), announce(text), toast(text, bad)}. */
 export function makeList(actions) {
   const rows = $("rows");
   const space = h("div", { class: "space", role: "presentation" });
@@ -136,7 +137,7 @@ export function makeList(actions) {
     empty.replaceChildren(
       ...(filtered
         ? [h("h3", { text: t("Nothing matches") }), h("p", { text: why }), h("button", { type: "button", class: "quiet", text: t("Show all jobs"), onclick: clear })]
-        : [h("h3", { text: t("No jobs yet") }), h("p", { text: t("Drop a recording or a picture anywhere on this page, or fill in a form.") }), h("button", { type: "button", class: "primary", text: t("New job"), onclick: () => actions.submit() })]),
+        : [h("h3", { text: t("No jobs yet") }), h("p", { text: t("Drop a recording or a picture anywhere on this page, or fill in a form.") }), h("button", { type: "button", class: "primary", text: t("New job"), onclick: () => actions.submit() }), drawExamples(actions)]),
     );
   }
 

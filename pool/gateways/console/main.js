@@ -34,7 +34,7 @@ const goTo = (id) => {
   if (location.hash === HASH + encodeURIComponent(id)) return route();
   location.hash = HASH + encodeURIComponent(id);
 };
-const list = makeList({ open: goTo, filter: setFilter, more: listMore, seen: noteSeen, submit: () => submit.open(), bulk });
+const list = makeList({ open: goTo, filter: setFilter, more: listMore, seen: noteSeen, submit: () => submit.open(), bulk, announce, toast });
 const job = makeJob($("job"), { close: leave, go: goTo, follow: followJob, again: (origin) => submit.openAgain(origin), announce, toast, changed: refresh });
 const submit = makeSubmit({
   engines: () => store.engines,

@@ -316,6 +316,16 @@ const CHINESE = {
   "{n} of {all} lines": "{all} 行中的 {n} 行",
   "Show its log": "查看日志",
   "Logs of the workers and the supervisor": "工作进程与管理进程的日志",
+  "A recording becomes text": "录音变成文字",
+  "Words with their times, and who says them": "带时间的词语，以及谁在说话",
+  "A picture says a recording": "让图片说出录音",
+  "Lips that follow the sound, on a picture or a video": "图片或视频中的嘴唇跟随声音",
+  "A portrait comes alive": "让肖像动起来",
+  "A picture that speaks, blinks and moves its head": "会说话、眨眼、转头的图片",
+  "Examples": "示例",
+  "Try it": "试一试",
+  "Try it: {name}": "试一试：{name}",
+  "Not here: {why}": "此处不可用：{why}",
 };
 
 /** "en" or "zh": the one that was chosen, else the first of the browser's languages that is one of them. */

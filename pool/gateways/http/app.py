@@ -18,7 +18,7 @@ from starlette.types import Scope
 from pool import __version__
 from pool.client.filepool import FilePool
 from pool.errors import JobRefused, OperatorError, PoolError
-from pool.gateways.http import bulk, docs, edits, human, inputs, jobs, live, logs, speech, state, tempfile
+from pool.gateways.http import bulk, docs, edits, examples, human, inputs, jobs, live, logs, speech, state, tempfile
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.errors import problem_of, respond
 from pool.gateways.http.guard import Guard
@@ -63,7 +63,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
         dependencies=[Depends(_only_known_keys)],
     )
     app.state.leave = desk.leave
-    for module in (human, tempfile, jobs, inputs, bulk, edits, speech, state, live, logs):
+    for module in (human, tempfile, jobs, inputs, bulk, edits, speech, state, live, logs, examples):
         app.include_router(module.make_routes(desk))
     app.include_router(docs.make_routes(app))
     docs.declare(app, settings)

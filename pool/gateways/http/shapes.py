@@ -301,6 +301,21 @@ class Archive(BaseModel):
     refused: list[Refusal]
 
 
+class Example(BaseModel):
+    """An example of what an engine makes. files: names of its inputs. missing: why it cannot be tried here, or ""."""
+
+    name: str
+    engine: str
+    files: list[str]
+    missing: str
+
+
+class Examples(BaseModel):
+    """The examples that there are."""
+
+    examples: list[Example]
+
+
 class Log(BaseModel):
     """A log of the pool. name: of a slot, or supervisor. bytes: its length now."""
 
