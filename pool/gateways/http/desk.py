@@ -35,6 +35,7 @@ from pool.gateways.http.archive import Archives
 from pool.gateways.http.asks import Ask, Asks
 from pool.gateways.http.bodies import Form, read_form
 from pool.gateways.http.errors import retry_after
+from pool.gateways.http.history import History
 from pool.gateways.http.ledger import Ledger
 from pool.gateways.http.settings import Settings
 from pool.gateways.http.shapes import JobView, Outcome
@@ -49,6 +50,7 @@ _WAITING = ("held", "queued", "deferred")
 _SHARE = 10  # a status that took t to read is not read again before 10 t have passed
 _SWEEP_S = 300.0
 _TURN_S = 1.0  # between two looks whether a client is there
+_HISTORY_S = 60.0
 _LEDGER_S = 5.0  # requests in between refresh it, too
 
 
@@ -74,7 +76,8 @@ class Desk:
         self.tempfiles = Tempfiles(settings.tempfiles, pool.spool.now, settings.tempfile_s, settings.names_s)
         closed = (pool.spool.root, settings.tempfiles)
         self.roots = Roots(settings.roots, closed=closed, tempfile=self.tempfiles.path)
-        self.ledger = Ledger(pool.spool)
+        self.history = History(settings.tempfiles / "history.json")
+        self.ledger = Ledger(pool.spool, self.history.add)
         self.paths = PathFilter(settings.roots, settings.tempfiles, pool.spool.root, pool.config.root)
         self.archives = Archives()
         self.asks = Asks(settings.asks, pool.spool.now, settings.tempfile_s)
@@ -331,6 +334,12 @@ class Desk:
 
     # ---- in the background
 
+    def remember(self) -> None:
+        """Count what has ended and keep the history. Raises OSError."""
+        now = self.pool.spool.now()
+        if self.ledger.turn():
+            self.history.save(now)
+
     async def _complete_index(self) -> None:
         """Read in short turns what the index of jobs lacks, so that the first lists need not."""
         while not self.leaving:
@@ -347,6 +356,7 @@ class Desk:
             asyncio.create_task(self._complete_index()),
             asyncio.create_task(_every(_SWEEP_S, self.tempfiles.sweep)),
             asyncio.create_task(_every(_LEDGER_S, self.ledger.refresh)),
+            asyncio.create_task(_every(_HISTORY_S, self.remember)),
             asyncio.create_task(_every(self.settings.return_s, self._abandon, at_once=False)),
             asyncio.create_task(_every(_LEDGER_S, lambda: self.ledger.watch_slots(self.status()))),
         ]
@@ -356,6 +366,8 @@ class Desk:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(OSError):  # what is not written is read again from the records
+                await in_thread(self.remember)
 
 
 async def in_thread(call: Callable[[], T]) -> T:

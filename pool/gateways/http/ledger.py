@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pool.client.status import PoolStatus
@@ -67,10 +67,11 @@ class Histogram:
 
 
 class Ledger:
-    """Counters over terminal records and worker restarts. Safe to use from several threads."""
+    """Counters over terminal records and worker restarts. Safe to use from several threads. ended: called with each
+    job that has ended, also with those from before."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+    def __init__(self, spool: Spool, ended: Callable[[Entry], None] = lambda _: None) -> None:
+        self._spool, self._ended = spool, ended
         self._lock = threading.Lock()
         self._fresh_until = 0.0
         self.unread = 1  # records that were there at the last turn and have still to be read; 1 before the first
@@ -166,7 +167,7 @@ class Ledger:
         failure = record.failure
         state = record.state.value
         self._kinds[record.id] = (record.engine, state)
-        self._entries[record.id] = Entry(
+        entry = Entry(
             record.id,
             record.engine,
             state,
@@ -178,10 +179,12 @@ class Ledger:
             failure.kind if failure else "",
             first_line(failure.message) if failure else "",
         )
+        self._entries[record.id] = entry
+        self._ended(entry)
         if len(self._entries) > 2 * _KEPT:
             oldest = sorted(self._entries.values(), key=lambda entry: entry.finished)[:_KEPT]
-            for entry in oldest:
-                del self._entries[entry.id]
+            for one in oldest:
+                del self._entries[one.id]
         self.outcomes[record.engine, state, failure.kind if failure else ""] += 1
         if record.started:
             self.durations.setdefault(record.engine, Histogram()).add(_seconds(record.finished - record.started))

@@ -301,6 +301,32 @@ class Archive(BaseModel):
     refused: list[Refusal]
 
 
+class Stretch(BaseModel):
+    """The jobs of one engine that ended from `at` (seconds since 1970) on. ran: how many of them had begun; wait_s,
+    run_s: their mean; wait_most_s, run_most_s: the longest."""
+
+    engine: str
+    at: int
+    completed: int
+    failed: int
+    cancelled: int
+    ran: int
+    wait_s: float
+    wait_most_s: float
+    run_s: float
+    run_most_s: float
+
+
+class Stats(BaseModel):
+    """begin: seconds since 1970; step_s: length of each stretch; stretches: those with jobs, the oldest first. unread:
+    how many records the gateway has still to read."""
+
+    begin: int
+    step_s: int
+    stretches: list[Stretch]
+    unread: int
+
+
 class Example(BaseModel):
     """An example of what an engine makes. files: names of its inputs. missing: why it cannot be tried here, or ""."""
 

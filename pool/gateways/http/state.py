@@ -1,23 +1,26 @@
-"""Routes for the pool as a whole: status, engines and their parameters, metrics for Prometheus."""
+"""Routes for the pool as a whole: status, engines and their parameters, history, metrics for Prometheus."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from pool.client.durations import span
+from pool.errors import JobRefused
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import json_response
+from pool.gateways.http.history import KEPT_S, STEP_S
 from pool.gateways.http.metrics import make_registry, render
-from pool.gateways.http.shapes import Failed, responses
+from pool.gateways.http.shapes import Failed, Stats, Stretch, responses
 
 _OBJECT: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
 
 
 def make_routes(desk: Desk) -> APIRouter:
-    """The routes /status, /engines and /metrics."""
+    """The routes /status, /engines, /stats and /metrics."""
     router = APIRouter(tags=["pool"])
     registry = make_registry(desk)
 
@@ -45,6 +48,20 @@ def make_routes(desk: Desk) -> APIRouter:
         return json_response(await in_thread(lambda: engines_of(desk)))
 
     @router.get(
+        "/stats",
+        summary="Throughput, waits and runs over time",
+        response_model=Stats,
+        responses=responses(Failed, 403, 422),
+    )
+    async def stats(
+        since: Annotated[str, Query(max_length=20, description="how far back: 6h, 24h, 7d; 14d at most")] = "24h",
+    ) -> Response:
+        """By the moment at which jobs ended, in stretches of 10 minutes (up to 6 h), 1 h (up to 2 d) or 6 h. Kept for
+        14 days, also over restarts of the gateway and longer than the records."""
+        found = await in_thread(lambda: stats_of(desk, span(since, "since")))
+        return json_response(found.model_dump())
+
+    @router.get(
         "/metrics",
         summary="Metrics for Prometheus",
         response_class=Response,
@@ -57,6 +74,21 @@ def make_routes(desk: Desk) -> APIRouter:
         return Response(await in_thread(lambda: render(registry)), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return router
+
+
+def stats_of(desk: Desk, since_s: float) -> Stats:
+    """The history of the last `since_s` seconds. Raises JobRefused."""
+    if not 0 < since_s <= KEPT_S:
+        raise JobRefused(f"must be above 0 and at most {KEPT_S // 86400}d: the history is kept for that long", "since")
+    desk.ledger.refresh()
+    begin = int(desk.pool.spool.now() / 1e6 - since_s)
+    step_s = STEP_S if since_s <= 6 * 3600 else 3600 if since_s <= 2 * 86400 else 6 * 3600
+    stretches = []
+    for engine, at, sums in desk.history.since(begin, step_s):
+        ran = max(1, sums.ran)
+        means = {"wait_s": sums.wait_s / ran, "run_s": sums.run_s / ran}
+        stretches.append(Stretch(engine=engine, at=at, **{**vars(sums), **means}))
+    return Stats(begin=begin // step_s * step_s, step_s=step_s, stretches=stretches, unread=desk.ledger.unread)
 
 
 def engines_of(desk: Desk) -> dict[str, Any]:
