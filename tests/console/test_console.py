@@ -62,6 +62,34 @@ def test_the_pool_is_seen(page: Page) -> None:
     expect(slot.locator("[data-fact=Process] dd")).to_contain_text("fake-0.")
 
 
+def test_the_history_of_the_pool_is_shown(page: Page, site: Gateway) -> None:
+    for job_id in (site.submit("fake", value=1), site.submit("single", do="input")):
+        site.result(job_id)
+
+    def ended(engine: str, state: str) -> bool:
+        found = site.get("/stats", params={"since": "24h"}).json()["stretches"]
+        return any(one["engine"] == engine and one[state] for one in found)
+
+    wait_until(lambda: ended("fake", "completed") and ended("single", "failed"), "both in the history")
+    page.locator("#rows").focus()
+    page.keyboard.press("h")
+    dialog = page.get_by_role("dialog", name="History")
+    dialog.get_by_role("combobox", name="Engine").select_option("single")
+    rows = dialog.locator("tbody tr")
+    expect(rows.first).to_be_visible()
+    assert sum(int(text) for text in rows.locator("td:nth-child(3)").all_inner_texts()) >= 1
+    expect(dialog.locator("rect[data-part=failed]").first).to_be_visible()
+    expect(dialog.locator("[role=status]")).to_contain_text("ended")
+    assert faults(page) == []
+    page.set_viewport_size({"width": 360, "height": 720})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    page.get_by_role("button", name="Pool", exact=True).click()
+    page.get_by_role("button", name="History of the pool").click()
+    expect(dialog).to_be_visible()
+
+
 def test_a_workers_log_is_followed_and_searched(page: Page, site: Gateway) -> None:
     def write(*lines: str) -> None:
         with open(site.world.spool / "run" / "logs" / "single-0.log", "a", encoding="utf-8") as log:

@@ -88,13 +88,17 @@ def test_a_chinese_browser_gets_a_chinese_page_and_can_have_the_other(
     expect(page.locator(f"#job-{bad}")).to_have_attribute("data-state", "failed")
     expect(page.locator("#health-text")).to_contain_text("就绪")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
-    engines = ("fake", "single", "transcribe")
+    engines = ("fake", "single", "transcribe", "film")
     ids = re.findall(r"[A-Za-z]{3,}", bad + " " + good)
     assert english(page.locator("header.bar")) == []
     assert english(page.locator(".filters"), *engines) == []
     assert english(page.locator("#pool [data-engine=single] header"), *engines) == []
     page.keyboard.press("?")
     assert english(page.locator("#help")) == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("h")
+    expect(page.locator("#history tbody tr").first).to_be_visible()
+    assert english(page.locator("#history"), *engines) == []
     page.keyboard.press("Escape")
     page.get_by_role("button", name="新任务").first.click()
     form = page.locator("#submit")

@@ -15,8 +15,9 @@ const ROW = 56;
 export function makeList(actions) {
   const rows = $("rows");
   const space = h("div", { class: "space", role: "presentation" });
-  const empty = h("div", { class: "empty", role: "presentation", hidden: true });
-  rows.append(space, empty);
+  const empty = h("div", { class: "empty", hidden: true });
+  rows.append(space);
+  rows.after(empty); // not within: a list box holds options only
   const choice = makeChoice({ paint, jobs: () => jobs, bulk: actions.bulk });
   const parts = [];
   let jobs = [];

@@ -3,6 +3,7 @@
 import { call, hasToken, mediaAddress, useToken } from "./api.js";
 import { $, h, icon, mark, say } from "./dom.js";
 import { age } from "./format.js";
+import { makeHistory } from "./history.js";
 import { makeJob } from "./job.js";
 import { makeList } from "./jobs.js";
 import { listen } from "./keys.js";
@@ -45,6 +46,7 @@ const submit = makeSubmit({
     announce(ids.length === 1 ? t("Job submitted") : t("{n} jobs submitted", { n: ids.length }));
   },
 });
+const past = makeHistory();
 const logs = makeLogs();
 const token = makeToken(() => {
   useNewToken();
@@ -178,6 +180,7 @@ subscribe(() => {
   drawPool($("pool"), store, {
     open: goTo,
     log: logs.open,
+    history: past.open,
     filter(engine, state) {
       setFilter({ engine, state });
       showTab("jobs");
@@ -243,6 +246,7 @@ listen([
   ["e", t("Run the job again with changes"), { e: () => job.change() }],
   ["c", t("Cancel the job; press twice"), { c: () => job.askCancel() }],
   ["1 … 6", t("All, running, waiting, completed, failed, cancelled"), Object.fromEntries([1, 2, 3, 4, 5, 6].map((digit) => [String(digit), () => pickState(digit - 1)]))],
+  ["h", t("History of the pool"), { h: past.open }],
   ["l", t("Logs of the workers and the supervisor"), { l: () => logs.open("") }],
   ["p", t("Switch between jobs and pool (narrow screen)"), { p: () => showTab(panes.dataset.tab === "pool" ? "jobs" : "pool") }],
   ["t", t("Theme: system, light, dark"), { t: nextTheme }],

@@ -10,7 +10,7 @@ const STARTING = new Set(["booting", "loading", "warming"]);
 const WIDTH = 240;
 const HEIGHT = 28;
 
-/** Draw the pane. actions: {filter(engine, state), open(jobId), log(slot)}. */
+/** Draw the pane. actions: {filter(engine, state), open(jobId), log(slot), history()}. */
 export function drawPool(pane, store, actions) {
   const { status } = store;
   if (!status) {
@@ -24,7 +24,7 @@ export function drawPool(pane, store, actions) {
     past: store.history.get(engine.name) ?? [],
   }));
   const cluster = status.cluster ? [{ part: "cluster", cluster: status.cluster, nodes: status.nodes }] : [];
-  const make = (item) => (item.part ? makeCluster() : item.name ? makeEngine(item, actions) : makeFoot());
+  const make = (item) => (item.part ? makeCluster() : item.name ? makeEngine(item, actions) : makeFoot(actions));
   keyed(pane, [...engines, ...cluster, status], (item) => (item.part ? "/cluster" : item.name ?? ""), make, (part, item) => part.update(item));
 }
 
@@ -188,8 +188,9 @@ function makeFact(name) {
   return { node: h("div", { dataset: { fact: name } }, h("dt", { text: t(name) }), value), value };
 }
 
-function makeFoot() {
-  const node = h("p", { class: "foot" });
+function makeFoot(actions) {
+  const facts = h("p", {});
+  const node = h("div", { class: "foot" }, h("button", { type: "button", class: "link", text: t("History of the pool"), onclick: () => actions.history() }), facts);
   return {
     node,
     update(status) {
@@ -198,7 +199,7 @@ function makeFoot() {
       if (status.quarantined) parts.push(t("{n} in quarantine", { n: status.quarantined }));
       if (status.supervisor) parts.push(t("serving for {time}", { time: duration(Math.round((status.at - status.supervisor.started) / 1e6)) }));
       if (status.supervisor?.version) parts.push(t("version {version}", { version: status.supervisor.version }));
-      say(node, parts.join(" · "));
+      say(facts, parts.join(" · "));
     },
   };
 }

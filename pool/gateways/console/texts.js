@@ -326,6 +326,21 @@ const CHINESE = {
   "Try it": "试一试",
   "Try it: {name}": "试一试：{name}",
   "Not here: {why}": "此处不可用：{why}",
+  "Last 6 hours": "最近 6 小时",
+  "Last 14 days": "最近 14 天",
+  "Time": "时间范围",
+  "History": "历史",
+  "History of the pool": "进程池的历史",
+  "{jobs} ended": "{jobs}已结束",
+  "Jobs that ended": "结束的任务",
+  "Mean wait and run": "平均等待与运行用时",
+  "at most {most}": "最高 {most}",
+  "From": "起始时间",
+  "Mean wait": "平均等待",
+  "Longest wait": "最长等待",
+  "Mean run": "平均运行",
+  "Longest run": "最长运行",
+  "No job has ended in this time.": "这段时间内没有任务结束。",
 };
 
 /** "en" or "zh": the one that was chosen, else the first of the browser's languages that is one of them. */
