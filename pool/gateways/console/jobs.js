@@ -137,8 +137,8 @@ export function makeList(actions) {
     empty.dataset.kind = wanted;
     empty.replaceChildren(
       ...(filtered
-        ? [h("h3", { text: t("Nothing matches") }), h("p", { text: why }), h("button", { type: "button", class: "quiet", text: t("Show all jobs"), onclick: clear })]
-        : [h("h3", { text: t("No jobs yet") }), h("p", { text: t("Drop a recording or a picture anywhere on this page, or fill in a form.") }), h("button", { type: "button", class: "primary", text: t("New job"), onclick: () => actions.submit() }), drawExamples(actions)]),
+        ? [h("h2", { text: t("Nothing matches") }), h("p", { text: why }), h("button", { type: "button", class: "quiet", text: t("Show all jobs"), onclick: clear })]
+        : [h("h2", { text: t("No jobs yet") }), h("p", { text: t("Drop a recording or a picture anywhere on this page, or fill in a form.") }), h("button", { type: "button", class: "primary", text: t("New job"), onclick: () => actions.submit() }), drawExamples(actions)]),
     );
   }
 
