@@ -74,7 +74,7 @@ def make_routes(desk: Desk) -> APIRouter:
                 key: f"{TEMPFILE}{_upload(desk.tempfiles, kind, FOLDER / path)}"
                 for key, (kind, path) in _MADE[name].files.items()
             }
-            return desk.expect(desk.submit(found.engine, params, tags=["example"]))
+            return desk.submit(found.engine, params, tags=["example"])
 
         future = await in_thread(submit)
         view = await in_thread(lambda: desk.look(future.id))
