@@ -143,6 +143,10 @@ def test_a_death_is_told_with_signal_stage_and_every_attempt(page: Page, site: G
     expect(failure.locator("[data-fact=Stage] dd").first).to_have_text("run")
     expect(failure.locator("[data-fact=Attempt] dd").first).to_have_text("2")
     expect(failure.locator(".attempts > li")).to_have_count(2)
+    moments = pane.locator(".timeline li .text")
+    expect(moments.first).to_have_text("Submitted")
+    expect(moments.nth(1)).to_contain_text("Attempt 1 failed in run: ")
+    expect(moments.last).to_have_text("Failed")
     slot = page.locator("[data-engine=fake] .seat").filter(has=page.locator("[data-fact='Last ended']")).first
     slot.locator("summary").click()
     expect(slot.locator("[data-fact='Last ended'] dd")).to_contain_text("SIGSEGV")

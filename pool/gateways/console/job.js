@@ -8,6 +8,7 @@ import { goOn, liveFilm } from "./film.js";
 import { inputsOf, nameOf, rememberInputs } from "./memory.js";
 import { drawResult } from "./result.js";
 import { key, t } from "./texts.js";
+import { makeTimeline } from "./timeline.js";
 import { liveTranscript } from "./transcript.js";
 
 const LIST_MS = 5000; // older than this no list is, unless the gateway is very busy
@@ -72,10 +73,17 @@ export function makeJob(pane, actions) {
     if (event === "status" || event === "progress") {
       const waits = data.status === "queued";
       show({ ...view, status: data.status, percent: data.percent, message: data.message, attempt: data.attempt, state: waits ? "queued" : "running" });
-    } else if (event === "setback") parts.setback(data.failure);
+    } else if (event === "setback") setback(data.failure);
     else if (event === "notice" || event === "unavailable") parts.notice(data.message);
     else if (event === "partial") parts.partial(data.record, data.attempt);
     else if (event === "result") end(data, signal);
+  }
+
+  function setback(failure) {
+    parts.setback(failure);
+    const { attempt, kind, stage = "", message, worker = "", at } = failure;
+    const before = (view.tried ?? []).filter((one) => one.attempt < attempt);
+    show({ ...view, started: null, tried: [...before, { attempt, kind, stage, message: message.split("\n")[0], worker, at: at / 1e6 }] });
   }
 
   function end(outcome, signal) {
@@ -211,10 +219,11 @@ function build(pane, on) {
     else live.replaceChildren((film = liveFilm(shown, attempt)).node);
   };
   const given = h("div", { class: "given" });
+  const timeline = makeTimeline();
   let transcript = null;
   const top = h("header", { class: "top" }, h("button", { type: "button", class: "icon", "aria-label": t("Close"), title: t("Close (Esc)"), onclick: on.close }, icon("close")), h("div", { class: "names" }, title, code), h("div", { class: "acts" }, cancel, change, retry));
   const going = h("div", { class: "status" }, h("div", { class: "standing" }, sign.node, state, stage, percent), meter);
-  pane.replaceChildren(top, h("div", { class: "body" }, going, broken, inputs, notices, setbacks, live, after, facts, given));
+  pane.replaceChildren(top, h("div", { class: "body" }, going, broken, inputs, notices, setbacks, live, after, facts, timeline.node, given));
   return {
     after,
     cancel,
@@ -235,6 +244,7 @@ function build(pane, on) {
       meter.hidden = cancel.hidden = change.hidden = retry.hidden = broken.hidden = true;
       bar.style.transform = "scaleX(0)";
       transcript = null;
+      timeline.update(null);
       for (const part of [facts, inputs, notices, setbacks, live, after, given]) part.replaceChildren();
       after.append(h("div", { class: "ghost tall", "aria-hidden": "true" }));
       pane.querySelector(".body").scrollTop = 0;
@@ -261,6 +271,7 @@ function build(pane, on) {
       cancel.hidden = over;
       retry.hidden = !AGAIN.has(view.state);
       drawFacts(facts, view);
+      timeline.update(view);
       if (!over && after.querySelector(".ghost")) after.replaceChildren();
     },
     settled() {

@@ -341,6 +341,10 @@ const CHINESE = {
   "Mean run": "平均运行",
   "Longest run": "最长运行",
   "No job has ended in this time.": "这段时间内没有任务结束。",
+  "Timeline": "时间线",
+  "Attempt {n} failed in {stage}: {message}": "第 {n} 次尝试在 {stage} 阶段失败：{message}",
+  "Attempt {n} failed: {message}": "第 {n} 次尝试失败：{message}",
+  "Attempt {n} began": "第 {n} 次尝试开始",
 };
 
 /** "en" or "zh": the one that was chosen, else the first of the browser's languages that is one of them. */

@@ -162,10 +162,21 @@ class Rerun(Strict):
 State = Literal["queued", "held", "deferred", "running", "completed", "failed", "cancelled"]
 
 
+class Tried(BaseModel):
+    """An attempt that failed. at: its end, seconds since 1970; stage: where it failed; message: one line."""
+
+    attempt: int
+    kind: str
+    stage: str
+    message: str
+    worker: str
+    at: float | None
+
+
 class JobView(BaseModel):
     """The state of a job. Times: seconds since 1970. percent: 0-100. status: as the engine reports it; ahead: number of
     jobs before it in the queue. kind, reason: of its failure, the reason in one line; while it goes on, of the last
-    attempt that failed."""
+    attempt that failed. started: of its last attempt; tried: the attempts that failed, not in lists."""
 
     id: str
     engine: str
@@ -181,6 +192,7 @@ class JobView(BaseModel):
     kind: str = ""
     reason: str = ""
     failure: dict[str, Any] | None = None
+    tried: list[Tried] = []
     tags: list[str] = []
     note: str = ""
     rerun_of: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from pool.client import browse
@@ -11,7 +11,7 @@ from pool.client.browse import JobInfo, running_s
 from pool.errors import ProtocolError, UnknownJob
 from pool.format.names import check_id
 from pool.gateways.http.ledger import Entry, Ledger
-from pool.gateways.http.shapes import JobList, JobView, Outcome
+from pool.gateways.http.shapes import JobList, JobView, Outcome, Tried
 from pool.job import TERMINAL, Failure, JobState, Record, heads
 from pool.job.heads import first_line
 from pool.spool import lookup
@@ -68,6 +68,7 @@ def of_record(record: Record) -> JobView:
         kind=record.failure.kind if record.failure else "",
         reason=first_line(record.failure.message) if record.failure else "",
         failure=record.failure.to_map() if record.failure else None,
+        tried=_tried(record.attempts or (record.failure.attempts if record.failure else ()) or _only(record.failure)),
         tags=list(record.kept.tags),
         note=record.kept.note,
         rerun_of=record.kept.rerun_of,
@@ -181,7 +182,8 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
     elif detail:
         ahead = sum(1 for name in spool.list_ready(place.engine) if name < str(place.name))
         message = f"{ahead} ahead in the queue" if ahead else "next in the queue"
-    kind, reason = _last_setback(spool, job_id, attempt - (place.state is JobState.RUNNING))
+    failed = attempt - (place.state is JobState.RUNNING)
+    kind, reason = _last_setback(spool, job_id, failed)
     tags, note, rerun_of = list[str](), "", ""
     if detail:
         with contextlib.suppress(OSError, ProtocolError):  # RACE: the job has moved; the next request finds them
@@ -201,6 +203,7 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
         ahead=ahead,
         kind=kind,
         reason=reason,
+        tried=_tried(spool.notes(job_id, failed)) if detail and failed > 0 else [],
         tags=tags,
         note=note,
         rerun_of=rerun_of,
@@ -229,6 +232,24 @@ def _last_setback(spool: Spool, job_id: str, failed: int) -> tuple[str, str]:
     """(kind, reason) of the last of `failed` attempts, "" when none is on record."""
     notes = spool.notes(job_id, failed, first=failed) if failed > 0 else ()
     return (notes[-1].kind, first_line(notes[-1].message)) if notes else ("", "")
+
+
+def _only(failure: Failure | None) -> tuple[Failure, ...]:
+    return (failure,) if failure is not None and failure.attempt else ()
+
+
+def _tried(failures: Iterable[Failure]) -> list[Tried]:
+    return [
+        Tried(
+            attempt=one.attempt,
+            kind=one.kind,
+            stage=one.stage,
+            message=first_line(one.message),
+            worker=one.worker,
+            at=_seconds(one.at),
+        )
+        for one in failures
+    ]
 
 
 def _seconds(microseconds: int) -> float | None:
