@@ -123,6 +123,11 @@ def photograph(gate: Gateway, photos: Photographer) -> None:
     phone.wait_for_timeout(1500)
     photos.take(phone, "phone")
     play(photos, video, "dark", SMALL, "video", watch)
+    play(photos, video, "light", DESK, "compare", compare)
+    past = photos.page(gate.base, "light", SMALL)
+    past.keyboard.press("h")
+    past.locator("#history tbody tr").first.wait_for()
+    photos.take(past, "history")
     play(photos, speech, "light", DESK, "light", lambda page: page.locator(".player .toggle").click())
     play(
         photos,
@@ -148,6 +153,15 @@ def watch(page: Page) -> None:
     """With the player's own buttons in sight."""
     page.locator("video").evaluate("node => node.play()")
     page.locator("video").hover()
+
+
+def compare(page: Page) -> None:
+    """Beside its template, a few frames on."""
+    page.locator("[data-compare]").click()
+    page.wait_for_timeout(1500)
+    for _ in range(30):
+        page.locator("[data-step='1']").click()
+    page.locator(".lens").scroll_into_view_if_needed()
 
 
 def play(

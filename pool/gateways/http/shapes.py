@@ -162,21 +162,11 @@ class Rerun(Strict):
 State = Literal["queued", "held", "deferred", "running", "completed", "failed", "cancelled"]
 
 
-class Tried(BaseModel):
-    """An attempt that failed. at: its end, seconds since 1970; stage: where it failed; message: one line."""
-
-    attempt: int
-    kind: str
-    stage: str
-    message: str
-    worker: str
-    at: float | None
-
-
 class JobView(BaseModel):
     """The state of a job. Times: seconds since 1970. percent: 0-100. status: as the engine reports it; ahead: number of
     jobs before it in the queue. kind, reason: of its failure, the reason in one line; while it goes on, of the last
-    attempt that failed. started: of its last attempt; tried: the attempts that failed, not in lists."""
+    attempt that failed. started: of its last attempt. tried: the attempts that failed, each with attempt, kind, stage,
+    message (one line), worker and at (its end); empty in lists."""
 
     id: str
     engine: str
@@ -192,7 +182,7 @@ class JobView(BaseModel):
     kind: str = ""
     reason: str = ""
     failure: dict[str, Any] | None = None
-    tried: list[Tried] = []
+    tried: list[dict[str, Any]] = []
     tags: list[str] = []
     note: str = ""
     rerun_of: str = ""

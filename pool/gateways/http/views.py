@@ -11,7 +11,7 @@ from pool.client.browse import JobInfo, running_s
 from pool.errors import ProtocolError, UnknownJob
 from pool.format.names import check_id
 from pool.gateways.http.ledger import Entry, Ledger
-from pool.gateways.http.shapes import JobList, JobView, Outcome, Tried
+from pool.gateways.http.shapes import JobList, JobView, Outcome
 from pool.job import TERMINAL, Failure, JobState, Record, heads
 from pool.job.heads import first_line
 from pool.spool import lookup
@@ -238,16 +238,16 @@ def _only(failure: Failure | None) -> tuple[Failure, ...]:
     return (failure,) if failure is not None and failure.attempt else ()
 
 
-def _tried(failures: Iterable[Failure]) -> list[Tried]:
+def _tried(failures: Iterable[Failure]) -> list[dict[str, Any]]:
     return [
-        Tried(
-            attempt=one.attempt,
-            kind=one.kind,
-            stage=one.stage,
-            message=first_line(one.message),
-            worker=one.worker,
-            at=_seconds(one.at),
-        )
+        {
+            "attempt": one.attempt,
+            "kind": one.kind,
+            "stage": one.stage,
+            "message": first_line(one.message),
+            "worker": one.worker,
+            "at": _seconds(one.at),
+        }
         for one in failures
     ]
 
