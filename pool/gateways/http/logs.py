@@ -76,10 +76,10 @@ def _there(spool: Spool) -> dict[str, int]:
 
 
 async def _stream(desk: Desk, tail: Tail, once: bool) -> AsyncIterator[str]:
+    news = await in_thread(tail.read)  # before the first byte: what is written after it comes as an event
     sent_at = time.monotonic()
     yield "retry: 1000\n\n"
     while not desk.leaving:
-        news = await in_thread(tail.read)
         if news is not None:
             sent_at = time.monotonic()
             yield text_of("lines", {"lines": news.lines, "skipped": news.skipped})
@@ -89,6 +89,7 @@ async def _stream(desk: Desk, tail: Tail, once: bool) -> AsyncIterator[str]:
         if once:
             return
         await desk.rest(_LOOK_S)
+        news = await in_thread(tail.read)
 
 
 @dataclass(frozen=True)
