@@ -76,7 +76,7 @@ class Desk:
         self.tempfiles = Tempfiles(settings.tempfiles, pool.spool.now, settings.tempfile_s, settings.names_s)
         closed = (pool.spool.root, settings.tempfiles)
         self.roots = Roots(settings.roots, closed=closed, tempfile=self.tempfiles.path)
-        self.history = History(settings.tempfiles / "history.json")
+        self.history = History(settings.history / "history.json")
         self.ledger = Ledger(pool.spool, self.history.add)
         self.paths = PathFilter(settings.roots, settings.tempfiles, pool.spool.root, pool.config.root)
         self.archives = Archives()

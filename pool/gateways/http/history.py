@@ -7,6 +7,7 @@ records from then on are counted, and no other, so that each job counts once.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -93,7 +94,7 @@ class History:
                 "sums": [[engine, number, *vars(sums).values()] for (engine, number), sums in self._sums.items()],
             }
             self._changed = False
-        fsops.put(f"{self._path}.new", str(self._path), [json.dumps(document).encode()], sync=False)
+        fsops.put(f"{self._path}.{os.getpid()}", str(self._path), [json.dumps(document).encode()], sync=False)
 
     def since(self, begin_s: int, step_s: int) -> Iterator[tuple[str, int, Sums]]:
         """(engine, begin of the stretch in s since 1970, sums), the oldest first. step_s: a multiple of STEP_S."""

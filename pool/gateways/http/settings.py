@@ -48,6 +48,11 @@ class Settings:
         return self.tempfiles / "asks"
 
     @property
+    def history(self) -> Path:
+        """The folder of the history."""
+        return self.tempfiles / "history"
+
+    @property
     def remote(self) -> bool:
         """Whether clients may be on other machines: who needs a token is not known by the address."""
         return self.token is not None or not self.local
@@ -125,7 +130,7 @@ def is_loopback(host: str) -> bool:
 
 def prepare(settings: Settings) -> None:
     """Create missing folders. Raises ConfigError."""
-    for folder in (*settings.roots, settings.tempfiles, settings.asks):
+    for folder in (*settings.roots, settings.tempfiles, settings.asks, settings.history):
         for path in (*reversed(folder.parents), folder):
             try:
                 if not path.is_dir():
