@@ -14,7 +14,8 @@ export function makeEdits(jobId, changed, failed) {
   function write() {
     writing = writing.then(async () => {
       try {
-        now.version = (await call("PUT", path, now)).version;
+        const { version } = await call("PUT", path, now);
+        now = { ...now, version }; // RACE: it may be another state than the one that was sent
       } catch (error) {
         failed(error);
         await load();
