@@ -48,3 +48,18 @@ def smooth_pose(pose: Pose, sigma: float, translation_sigma: float | None = None
         turn[good] = u @ vt
     shift = gaussian(pose.translation, sigma if translation_sigma is None else translation_sigma)
     return Pose(gaussian(pose.scale, sigma), turn, shift)
+
+
+def local_mean(values: NDArray[np.floating], shot: NDArray[np.integer], frames: int) -> NDArray[np.float64]:
+    """(N, …) mean over the ``frames`` (odd) nearest frames of the same shot; ``shot`` (N,) rises at every cut.
+
+    Missing frames have no part in it, and stay missing.
+    """
+    flat = np.asarray(values, np.float64).reshape(len(values), -1)
+    result = np.full_like(flat, np.nan)
+    missing = np.asarray(np.isnan(flat).any(axis=1), np.bool_)
+    for index in np.flatnonzero(~missing).tolist():
+        near = slice(max(0, index - frames // 2), index + frames // 2 + 1)
+        same = np.asarray(shot[near] == shot[index], np.bool_) & ~missing[near]
+        result[index] = flat[near][same].mean(axis=0)
+    return result.reshape(np.shape(values))

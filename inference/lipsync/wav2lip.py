@@ -21,7 +21,7 @@ from inference import cuda, weights
 from inference.audio import Array
 from inference.base import EngineError
 from inference.encode import Frame
-from inference.face import mesh
+from inference.face import filters, mesh
 from inference.lipsync import wav2lip_model
 from inference.lipsync.params import INSTALLED_WAV2LIP, Options
 from inference.lipsync.wav2lip_model import MEL_BANDS, MEL_FRAMES
@@ -92,7 +92,7 @@ class Wav2LipBackend:
         mel = mel_spectrogram(work.samples)
         seen = work.analysis
         return lambda start, stop: Wav2LipPainter(
-            self._model, seen.points, seen.clear, order=work.order, mel=mel, fps=work.info.fps
+            self._model, seen.points, seen.clear, shot=seen.shot, order=work.order, mel=mel, fps=work.info.fps
         )
 
     def files(self) -> list[Path]:
@@ -128,13 +128,14 @@ class Wav2LipPainter:
         points: mesh.Points,
         found: NDArray[np.bool_],
         *,
+        shot: NDArray[np.int32],
         order: NDArray[np.int32],
         mel: Array,
         fps: float,
     ) -> None:
         self.batch = model.batch
         self._model, self._points, self._found, self._order = model, points, found, order
-        self._boxes = boxes(points, found)
+        self._boxes = boxes(points, found, shot)
         self._mel, self._fps = mel, fps
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
@@ -176,18 +177,13 @@ class Wav2LipPainter:
         return result
 
 
-def boxes(points: mesh.Points, found: NDArray[np.bool_]) -> Array:
-    """(N, 4) left, top, right, bottom of the face in every frame, averaged over time; NaN without a face."""
+def boxes(points: mesh.Points, found: NDArray[np.bool_], shot: NDArray[np.int32]) -> Array:
+    """(N, 4) left, top, right, bottom of the face in every frame, averaged within its shot; NaN without a face."""
     oval = points[:, mesh.OVAL, :2]
     low, high = oval.min(axis=1), oval.max(axis=1)
     high[:, 1] += CHIN_PAD * (high[:, 1] - low[:, 1])
     edges = np.where(found[:, None], np.concatenate([low, high], axis=1), np.nan).astype(np.float32)
-    result: Array = edges.copy()
-    half = BOX_FRAMES // 2
-    for index in np.flatnonzero(found).tolist():
-        near = edges[max(0, index - half) : index + half + 1]
-        result[index] = near[~np.isnan(near[:, 0])].mean(axis=0)
-    return result
+    return np.asarray(filters.local_mean(edges, shot, BOX_FRAMES), np.float32)
 
 
 def mel_spectrogram(samples: Array) -> Array:

@@ -401,18 +401,27 @@ def head(frames: int) -> tuple[mesh.Points, np.ndarray]:
 
 def test_boxes_from_landmarks() -> None:
     points, found = head(9)
-    assert avatar.boxes(points, found, (320, 400), 0)[4] == Box(100, 80, 220, 280)
-    assert avatar.boxes(points, found, (320, 400), 10)[4] == Box(100, 80, 220, 290)
-    assert avatar.boxes(points, found, (200, 285), 10)[4] == Box(100, 80, 200, 285)
+    shot = np.zeros(9, np.int32)
+    assert avatar.boxes(points, found, shot, (320, 400), 0)[4] == Box(100, 80, 220, 280)
+    assert avatar.boxes(points, found, shot, (320, 400), 10)[4] == Box(100, 80, 220, 290)
+    assert avatar.boxes(points, found, shot, (200, 285), 10)[4] == Box(100, 80, 200, 285)
     points[:, mesh.FOREHEAD, :2] = 0  # what lies above the ears has no say
     points[4, :, 0] += 10
-    assert avatar.boxes(points, found, (320, 400), 0)[4] == Box(102, 80, 222, 280)  # the mean of five
+    assert avatar.boxes(points, found, shot, (320, 400), 0)[4] == Box(102, 80, 222, 280)  # the mean of five
     found[[3, 5]] = False
     points[[3, 5]] = np.nan
-    boxes = avatar.boxes(points, found, (320, 400), 0)
+    boxes = avatar.boxes(points, found, shot, (320, 400), 0)
     assert boxes[3] is None
     assert boxes[4] == Box(103, 80, 223, 280)
-    assert avatar.boxes(points - (0, 390, 0), found, (320, 400), 0)[0] is None  # nearly outside of the picture
+    assert avatar.boxes(points - (0, 390, 0), found, shot, (320, 400), 0)[0] is None  # nearly outside of the picture
+
+
+def test_boxes_of_one_shot_know_nothing_of_the_next() -> None:
+    points, found = head(9)
+    points[5:, :, 0] += 50  # somebody else, beside where the first one was
+    shot = np.repeat(np.int32([0, 1]), [5, 4])
+    boxes = avatar.boxes(points, found, shot, (320, 400), 0)
+    assert boxes == [Box(100, 80, 220, 280)] * 5 + [Box(150, 80, 270, 280)] * 4
 
 
 @pytest.fixture(scope="session")
@@ -479,7 +488,7 @@ def template() -> tuple[list[np.ndarray], list[Box | None]]:
     frames = list(np.random.default_rng(0).integers(0, 256, (6, 400, 320, 3), dtype=np.uint8))
     points, found = head(6)
     found[4] = False
-    return frames, avatar.boxes(points, found, SIZE, 10)
+    return frames, avatar.boxes(points, found, np.zeros(6, np.int32), SIZE, 10)
 
 
 @pytest.fixture(scope="module")
@@ -688,7 +697,7 @@ def test_from_end_to_end(engine: LipSync, lady: Path, words: dict[int, Path], tm
     (kept,) = (cache / "avatars").glob("*.npz")
     assert Avatar.load(kept).frames == FRAMES
     seen = face_analysis.cached(Shelf(cache / "analyses"), lady, engine._model)
-    boxes = avatar.boxes(seen.points, seen.found, SIZE, 10)
+    boxes = avatar.boxes(seen.points, seen.found, seen.shot, SIZE, 10)
     with read_frames(probe_video(tmp_path / "x.mp4")) as ours, read_frames(probe_video(lady)) as theirs:
         originals = list(theirs)
         for index, frame in zip(loop(12, FRAMES), ours, strict=True):

@@ -292,6 +292,19 @@ def test_windows_of_sound() -> None:
     assert wav2lip.mel_spectrogram(np.zeros(100, np.float32)).shape[1] == 80
 
 
+def test_boxes_of_one_shot_know_nothing_of_the_next() -> None:
+    points = np.zeros((9, mesh.POINTS, 3), np.float32)
+    points[:, mesh.OVAL, 0] = np.linspace(100, 200, 36)
+    points[:, mesh.OVAL, 1] = np.linspace(50, 150, 36)
+    points[5:, :, 0] += 80
+    points[7] = np.nan
+    found = np.isfinite(points[:, 0, 0])
+    boxes = wav2lip.boxes(points, found, np.repeat(np.int32([0, 1]), [5, 4]))
+    assert boxes[:5, 0].tolist() == [100] * 5
+    assert boxes[[5, 6, 8], 0].tolist() == [180] * 3
+    assert np.isnan(boxes[7]).all()
+
+
 def test_paints_the_lower_face_only(checkpoint: Path) -> None:
     """Everything outside the face's lower half is the template's, bit by bit, and frames without a face too."""
     turn = np.linspace(0, 2 * np.pi, 36, endpoint=False)
@@ -304,7 +317,8 @@ def test_paints_the_lower_face_only(checkpoint: Path) -> None:
     frames = list(np.random.default_rng(0).integers(0, 256, (3, 240, 320, 3), dtype=np.uint8))
     model = wav2lip.Wav2Lip(checkpoint, "cpu", batch=2)
     mel = wav2lip.mel_spectrogram(np.random.default_rng(1).normal(0, 0.1, media.SAMPLE_RATE).astype(np.float32))
-    painter = wav2lip.Wav2LipPainter(model, points, found, order=loop(3, 3), mel=mel, fps=25.0)
+    shot = np.zeros(3, np.int32)
+    painter = wav2lip.Wav2LipPainter(model, points, found, shot=shot, order=loop(3, 3), mel=mel, fps=25.0)
     before = [frame.copy() for frame in frames]
     result = painter.paint(frames, range(3))
     assert all(np.array_equal(frame, copy) for frame, copy in zip(frames, before, strict=True))

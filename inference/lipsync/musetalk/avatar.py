@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.encode import Frame
-from inference.face import mesh
+from inference.face import filters, mesh
 from inference.lipsync.musetalk import parsing
 from inference.lipsync.musetalk.blend import Box, parsed_picture, scaled
 from inference.lipsync.musetalk.networks import SIDE, Networks
 from inference.lipsync.musetalk.parsing import Mask, Painted
 
-VERSION = 1  #: of what is saved; raise it when painting would read an old avatar wrongly
+VERSION = 2  #: of what is saved; raise it when painting would read an old avatar wrongly
 GROUP = 4  #: frames that are looked at together, always the same ones, so that no earlier job shapes the bytes
 JAW = mesh.OVAL[8:29]  #: from the person's left ear past the chin to the right one
 HALF_FACE = 5
@@ -41,21 +41,22 @@ LEAST = 16  #: pixels of a box that is worth painting
 Latents = NDArray[np.floating]
 
 
-def boxes(points: mesh.Points, found: NDArray[np.bool_], size: tuple[int, int], margin: int) -> list[Box | None]:
+def boxes(
+    points: mesh.Points, found: NDArray[np.bool_], shot: NDArray[np.int32], size: tuple[int, int], margin: int
+) -> list[Box | None]:
     """The face's box in every frame, inside a frame of ``size`` (width, height); None where there is no face.
 
-    ``points``: (N, 478, 3) pixels, ``found``: (N,). ``margin``: pixels added below the chin.
+    ``points``: (N, 478, 3) pixels, ``found``: (N,), ``shot``: (N,) the shot of each frame, within which boxes are
+    averaged. ``margin``: pixels added below the chin.
     """
     jaw, half = points[:, JAW, :2], points[:, HALF_FACE, 1]
     low, high = jaw.min(axis=1), jaw.max(axis=1)
     edges = np.stack((low[:, 0], 2 * half - high[:, 1], high[:, 0], high[:, 1]), axis=1)
     edges = np.where(found[:, None], edges, np.nan).astype(np.float64)
-    reach = BOX_FRAMES // 2
-    padded = np.pad(edges, ((reach, reach), (0, 0)), constant_values=np.nan)
-    near = np.lib.stride_tricks.sliding_window_view(padded, BOX_FRAMES, axis=0)
+    steady = filters.local_mean(edges, shot, BOX_FRAMES)
     result: list[Box | None] = [None] * len(points)
     for index in np.flatnonzero(found).tolist():
-        left, top, right, bottom = np.floor(np.nanmean(near[index], axis=1)).astype(int).tolist()
+        left, top, right, bottom = np.floor(steady[index]).astype(int).tolist()
         box = Box(max(0, left), max(0, top), min(size[0], right), min(size[1], bottom + margin))
         result[index] = box if min(box.size) >= LEAST else None
     return result

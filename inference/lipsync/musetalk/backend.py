@@ -42,7 +42,7 @@ class MuseTalkBackend:
     def painter(self, work: Work) -> Callable[[int, int], MuseTalkPainter]:
         """What paints output frames start to stop."""
         seen = work.analysis
-        boxes = avatar.boxes(seen.points, seen.clear, seen.size, self._margin)
+        boxes = avatar.boxes(seen.points, seen.clear, seen.shot, seen.size, self._margin)
         known = self._avatar(work, boxes)
         hearing = Hearing(self._networks.ears, work.samples)
         return lambda start, stop: MuseTalkPainter(self._networks, work, hearing, boxes, known)
