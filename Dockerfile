@@ -16,7 +16,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/filepool/venv
 ENV PATH=/opt/filepool/venv/bin:$PATH
 WORKDIR /build
-COPY pyproject.toml constraints.txt README.md LICENSE filepool_subtitles.py worker_main.py ./
+COPY pyproject.toml constraints.txt README.md LICENSE worker_main.py ./
 RUN case "${DEVICE}" in \
       cpu) pip install -c constraints.txt torch --index-url "${CPU_TORCH_INDEX}" ;; \
       cuda) pip install -c constraints.txt torch ;; \

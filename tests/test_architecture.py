@@ -44,8 +44,7 @@ def _sources(*roots: Path) -> list[Path]:
     return sorted(path for root in roots for path in (root.rglob("*.py") if root.is_dir() else [root]))
 
 
-SUBTITLES = PROJECT / "filepool_subtitles.py"  # below engines and gateways
-EVERYTHING = _sources(POOL, INFERENCE, WORKER_MAIN, SUBTITLES)
+EVERYTHING = _sources(POOL, INFERENCE, WORKER_MAIN)
 GATEWAYS = _sources(POOL / "gateways")  # the doors: they know the pool, the pool does not know them
 
 
@@ -179,11 +178,6 @@ def test_engines_do_not_know_the_pool() -> None:
 
 def test_one_place_joins_them() -> None:
     assert {"pool", "inference"} <= _tops(WORKER_MAIN)
-
-
-def test_subtitles_lie_below_engines_and_gateways() -> None:
-    """Standard library alone: a worker's interpreter and a gateway's have different packages."""
-    assert _tops(SUBTITLES) <= sys.stdlib_module_names
 
 
 def test_psutil_lives_in_one_place() -> None:

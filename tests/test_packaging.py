@@ -25,7 +25,7 @@ from pool.runfiles.server import running
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "filepool_subtitles.py", "worker_main.py", "pool", "inference")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "worker_main.py", "pool", "inference")
 HEAVY = ("torch", "cv2", "numpy", "ffmpeg", "imageio_ffmpeg", "faster_whisper", "onnxruntime", "fastapi", "redis")
 INSTALL_S = 600
 WHERE = '''

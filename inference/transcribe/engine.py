@@ -17,8 +17,9 @@ from inference.transcribe import itn, models, outputs, script
 from inference.transcribe.diarize import ENCODER_FILE, SEGMENTATION_FILE
 from inference.transcribe.params import Options
 from inference.transcribe.params import Params as TranscribeParams
+from inference.transcribe.subtitles import several, with_cues
 
-PIPELINE_VERSION = 2  #: raise it when the same input may give another transcript; part of the fingerprint
+PIPELINE_VERSION = 3  #: raise it when the same input may give another transcript; part of the fingerprint
 MIN_DURATION_S = 0.1
 
 
@@ -102,6 +103,7 @@ class Transcribe:
         context.progress("processing", 0.0, "opening the recording")
         job, about = self._checked(params.model_dump())
         result = {**backend.transcribe(job, about, context), "task": job.task}
+        result["segments"] = with_cues(result["segments"], named=several(result))
         if job.output is not None:
             result["output"] = str(job.output)
             file = context.output(job.output, job.output.name)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filepool_subtitles import as_srt, as_vtt, clock
 from inference.base import ResourceError
+from inference.transcribe.subtitles import as_srt, as_vtt, clock
 
 NOBODY = "unknown"  #: the speaker of what has none, in forms that want one
 NOTED_S = 0.005  #: shorter spans are none in forms that hold every moment once

@@ -21,6 +21,16 @@ class Word(BaseModel):
     probability: float | None = Field(ge=0, le=1, description="null where the recogniser gives none")
 
 
+class Cue(BaseModel):
+    """What a subtitle shows at a time: at most two lines of 42 characters, 16 in Chinese."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: float = Field(ge=0, description="seconds from the beginning of the file")
+    end: float = Field(ge=0, description="seconds from the beginning of the file; long enough to be read")
+    text: str = Field(description="without the speaker, for whom there is room; a newline between two lines")
+
+
 class Segment(BaseModel):
     """A sentence, or part of one, of one speaker in one language."""
 
@@ -32,6 +42,7 @@ class Segment(BaseModel):
     speaker: str | None = Field(description=SPEAKER)
     language: str | None = Field(description="code such as en, zh; null where it is not known")
     words: list[Word]
+    cues: list[Cue] = Field(default=[], description="the segment as subtitles; partial results have none")
 
 
 class Span(BaseModel):

@@ -335,6 +335,7 @@ def test_dropped_speech_becomes_a_transcript_that_follows_its_sound(page: Page, 
     with page.expect_download() as found:
         pane.get_by_role("button", name=".srt").click()
     srt = found.value.path().read_text()
+    assert "00:00:00,000 --> 00:00:01,600\nspk0: Hello\nthere.\n" in srt, "cut as the engine says"
     assert "00:00:01,750 --> 00:00:03,250\nspk1: Good → day." in srt
 
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filepool_subtitles import GAP_S, LEAST_S, LINE, MOST_S, cues, reading_s, width
 from inference.transcribe import outputs
 from inference.transcribe.params import OUTPUT_SUFFIXES
+from inference.transcribe.subtitles import GAP_S, LEAST_S, LINE, MOST_S, cues, reading_s, several, width, with_cues
 
 ENGLISH = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
@@ -58,7 +58,7 @@ def result(*segments: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(("text", "most"), [(ENGLISH, 42), (CHINESE, 16)])
 @pytest.mark.parametrize("form", [outputs.as_srt, outputs.as_vtt])
 def test_transcripts_of_other_engines_keep_the_rules(form: Callable[[Any], str], text: str, most: int) -> None:
-    """They may have neither words nor speakers; gateways answer with them, too."""
+    """They may have neither words nor speakers."""
     made = form({"segments": [{"start": 0.0, "end": 20.0, "text": text}]})
     blocks = [block.split("\n") for block in made.strip().split("\n\n") if "-->" in block]
     lines = [block[[" --> " in line for line in block].index(True) + 1 :] for block in blocks]
@@ -120,6 +120,22 @@ def test_any_words_make_subtitles(said: list[tuple[str, float, bool]], named: bo
         assert max(map(width, cue.texts)) <= LINE
         assert cue.start <= cue.end
     assert all(a.end <= b.start or a.start == b.start for a, b in itertools.pairwise(made))
+
+
+@pytest.mark.parametrize(("text", "most"), [(ENGLISH, 42), (CHINESE, 16)])
+def test_a_result_carries_its_cues(text: str, most: int) -> None:
+    """Cut as in the files, with room for the names, which they leave out."""
+    told = result(segment(text), segment("So am I.", 90, speaker="spk1"), segment(text, 100, speaker="spk0"))
+    cut = with_cues(told["segments"], named=several(told))
+    assert [{**part, "cues": []} for part in cut] == [{**part, "cues": []} for part in told["segments"]]
+    for part, name in zip(cut, ("spk0: ", "spk1: ", "spk0: "), strict=True):
+        shown = [cue["text"].split("\n") for cue in part["cues"]]
+        assert "".join("".join(lines) for lines in shown).replace(" ", "") == part["text"].replace(" ", "")
+        assert all(len(lines) <= 2 and max(map(len, lines)) <= most for lines in shown)
+        assert width(name + shown[0][0]) <= LINE
+    plain = "".join(cue["text"] + "\n" for part in cut for cue in part["cues"])
+    srt = outputs.as_srt(told)
+    assert re.sub(r"^(\d+|.* --> .*|)\n|spk\d: ?", "", srt, flags=re.MULTILINE) == plain
 
 
 def test_srt_names_each_turn_once() -> None:

@@ -25,6 +25,7 @@ RESULT: dict[str, Any] = {
                 {"start": 0.0, "end": 0.5, "word": "Hello", "speaker": "spk0", "probability": 0.9},
                 {"start": 0.6, "end": 1.5, "word": "there.", "speaker": "spk0", "probability": None},
             ],
+            "cues": [{"start": 0.0, "end": 1.6, "text": "Hello\nthere."}],
         },
         {"start": 1.75, "end": 3.25, "text": "Good --> day.", "speaker": "spk1", "words": []},
     ],

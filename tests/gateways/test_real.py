@@ -79,4 +79,6 @@ def test_speech_by_openais_client(real: Gateway) -> None:
     assert WORDS in found.text.lower()
     assert found.language == "en"
     assert len(found.words or ()) == len(found.text.split())
+    lines = [line for block in str(subtitles).strip().split("\n\n") for line in block.split("\n")[2:]]
     assert str(subtitles).startswith("1\n00:00:0")
+    assert max(map(len, lines)) <= 42 < len(found.text), "cut as the engine says"

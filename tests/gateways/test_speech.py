@@ -49,12 +49,13 @@ def test_verbose_json_with_words(client: openai.OpenAI) -> None:
 
 
 def test_text_srt_and_vtt(client: openai.OpenAI) -> None:
+    """The first segment has cues; the second, of an engine without, is one."""
     assert transcribe(client, response_format="text") == RESULT["text"] + "\n"
     assert transcribe(client, response_format="srt") == (
-        "1\n00:00:00,000 --> 00:00:01,500\nspk0: Hello there.\n\n2\n00:00:01,750 --> 00:00:03,250\nspk1: Good → day.\n"
+        "1\n00:00:00,000 --> 00:00:01,600\nspk0: Hello\nthere.\n\n2\n00:00:01,750 --> 00:00:03,250\nspk1: Good → day.\n"
     )
     assert transcribe(client, response_format="vtt") == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\n<v spk0>Hello there.\n\n"
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.600\n<v spk0>Hello\nthere.\n\n"
         "00:00:01.750 --> 00:00:03.250\n<v spk1>Good --&gt; day.\n"
     )
 

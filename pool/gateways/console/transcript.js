@@ -117,8 +117,13 @@ export function drawTranscript(outcome, inputs, release, actions) {
     }
   }
 
-  const line = (segment) => `${names.length > 1 && segment.speaker ? `${edits.name(segment.speaker) || segment.speaker}: ` : ""}${segment.text.replaceAll("-->", "→").replace(/\s+/g, " ")}`;
   const turns = () => value.segments.map((segment, at) => ({ ...segment, first: segment.speaker !== value.segments[at - 1]?.speaker }));
+  // cut as the engine says; what was corrected, or came without cues, is a cue a segment
+  const cues = () => turns().flatMap((segment, at) => {
+    const cut = segment.text === original.segments[at].text && segment.cues?.length ? segment.cues : [{ ...segment, text: segment.text.replace(/\s+/g, " ") }];
+    const name = names.length > 1 && segment.first && segment.speaker ? `${edits.name(segment.speaker) || segment.speaker}: ` : "";
+    return cut.map((cue, number) => ({ start: cue.start, end: cue.end, text: `${number ? "" : name}${cue.text.replaceAll("-->", "→")}` }));
+  });
   node.append(
     about,
     value.segments.length ? h("div", { class: "tools-row" }, edit, undo, back, find, hits) : "",
@@ -127,8 +132,8 @@ export function drawTranscript(outcome, inputs, release, actions) {
       "div",
       { class: "saves" },
       save(`${base}.txt`, () => `${value.segments.map((segment) => `[${srtClock(segment.start).slice(0, 8)}] ${segment.speaker ? `${edits.name(segment.speaker) || segment.speaker}: ` : ""}${segment.text}`).join("\n")}\n`),
-      save(`${base}.srt`, () => value.segments.map((segment, at) => `${at + 1}\n${srtClock(segment.start)} --> ${srtClock(segment.end)}\n${line(segment)}\n`).join("\n")),
-      save(`${base}.vtt`, () => `WEBVTT\n\n${value.segments.map((segment) => `${srtClock(segment.start, ".")} --> ${srtClock(segment.end, ".")}\n${line(segment)}\n`).join("\n")}`),
+      save(`${base}.srt`, () => cues().map((cue, at) => `${at + 1}\n${srtClock(cue.start)} --> ${srtClock(cue.end)}\n${cue.text}\n`).join("\n")),
+      save(`${base}.vtt`, () => `WEBVTT\n\n${cues().map((cue) => `${srtClock(cue.start, ".")} --> ${srtClock(cue.end, ".")}\n${cue.text}\n`).join("\n")}`),
       h("button", { type: "button", class: "save", onclick: () => getBlob(`${jobPath(outcome.id)}/transcript?format=docx`).then((blob) => saveBlob(`${base}.docx`, blob), (error) => actions.toast(error.message, true)) }, icon("download"), h("span", { text: `${base}.docx` })),
       save(`${base}.md`, () => `# ${base}\n${turns().map((segment) => `${segment.first ? `\n**${called(segment.speaker) || "…"}** (${clock(segment.start)})\n\n` : ""}${segment.text}\n`).join("")}`),
     ),

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from filepool_subtitles import as_srt, as_vtt
 from pool.client.follow import Follower, Part, Setback
 from pool.client.future import JobFuture
 from pool.errors import JobConflict, JobRefused, PoolError, UnknownJob
@@ -276,5 +275,5 @@ def _render(result: Any, wanted: str, granularities: frozenset[str]) -> Response
         return json_response(transcripts.as_verbose_json(result, granularities))
     if wanted == "diarized_json":
         return json_response(transcripts.as_diarized_json(result))
-    make = {"text": transcripts.as_text, "srt": as_srt, "vtt": as_vtt}[wanted]
+    make = {"text": transcripts.as_text, "srt": transcripts.as_srt, "vtt": transcripts.as_vtt}[wanted]
     return PlainTextResponse(make(result).encode("utf-8", "replace"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 FORMATS = ("json", "verbose_json", "diarized_json", "text", "srt", "vtt")
@@ -61,6 +61,54 @@ def as_diarized_json(result: Mapping[str, Any]) -> dict[str, Any]:
 def as_text(result: Mapping[str, Any]) -> str:
     """The text alone, with a newline at its end."""
     return f"{_text(result)}\n"
+
+
+def as_srt(result: Mapping[str, Any]) -> str:
+    """SubRip, cut as the engine says (``cues`` of a segment), else a cue a segment. Each turn of several speakers is
+    named where it begins."""
+    blocks: list[str] = []
+    speaker: object = None
+    several = len(result.get("speakers") or ()) > 1
+    for segment, cues in _cued(result):
+        named = several and segment.get("speaker") and segment.get("speaker") != speaker
+        speaker = segment.get("speaker")
+        for at, cue in enumerate(cues):
+            name = f"{speaker}: " if named and at == 0 else ""
+            text = str(cue["text"]).replace("-->", "→")
+            times = f"{_clock(cue['start'], ',')} --> {_clock(cue['end'], ',')}"
+            blocks.append(f"{len(blocks) + 1}\n{times}\n{name}{text}\n")
+    return "\n".join(blocks)
+
+
+def as_vtt(result: Mapping[str, Any]) -> str:
+    """WebVTT, cut as the engine says (``cues`` of a segment), else a cue a segment; a voice tag per cue."""
+    blocks = ["WEBVTT\n"]
+    for segment, cues in _cued(result):
+        voice = f"<v {_escaped(segment['speaker'])}>" if segment.get("speaker") else ""
+        for cue in cues:
+            times = f"{_clock(cue['start'])} --> {_clock(cue['end'])}"
+            blocks.append(f"{times}\n{voice}{_escaped(cue['text'])}\n")
+    return "\n".join(blocks)
+
+
+def _cued(result: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
+    """The segments in order of time, each with what subtitles show of it."""
+    for segment in result.get("segments") or ():
+        text = " ".join(str(segment["text"]).split())
+        whole = [{"start": segment["start"], "end": segment["end"], "text": text}] if text else []
+        yield segment, segment.get("cues") or whole
+
+
+def _clock(seconds: float, comma: str = ".") -> str:
+    """``HH:MM:SS.mmm`` as WebVTT wants it; with a comma as SRT does."""
+    milliseconds = round(max(0.0, seconds) * 1000)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"
+
+
+def _escaped(text: object) -> str:
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _translated(result: Mapping[str, Any]) -> bool:

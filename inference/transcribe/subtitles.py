@@ -1,6 +1,6 @@
 """A transcript as subtitles that can be read: short lines, two at most, long enough on the screen.
 
-What engines write as files and gateways answer with: this module lies below both and imports neither.
+A result carries its cues, segment by segment, so that whoever shows it cuts it in the same places.
 
 The limits are those of the Netflix timed text style guides: 42 characters a line (16 in scripts of wide characters),
 two lines, 20 characters a second (9), 5/6 s to 7 s a cue, two frames between cues.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 LINE = 42.0  #: units of width, one a narrow character …
@@ -45,19 +45,39 @@ class Cue:
     start: float  #: seconds
     end: float
     lines: tuple[tuple[Token, ...], ...]
+    segment: int  #: which one it is of
     speaker: str | None
-    begins: bool  #: it is the first of its speaker's turn
+    named: bool  #: its first word is the speaker's name
 
     @property
     def texts(self) -> list[str]:
         """The lines as text."""
         return [text_of(line) for line in self.lines]
 
+    @property
+    def said(self) -> list[str]:
+        """The lines without the speaker's name."""
+        first, *others = self.texts
+        first = first.removeprefix(f"{self.speaker}:").lstrip() if self.named else first
+        return [line for line in (first, *others) if line]
+
+
+def with_cues(segments: Sequence[Mapping[str, Any]], *, named: bool) -> list[dict[str, Any]]:
+    """The segments of a result, each with its ``cues``: start, end, text; a newline between two lines.
+
+    ``named``: there is room for the name of the speaker where a turn begins.
+    """
+    whole: list[dict[str, Any]] = [{**segment, "cues": []} for segment in segments]
+    for cue in cues(segments, named=named):
+        shown = {"start": round(cue.start, 3), "end": round(cue.end, 3), "text": "\n".join(cue.said)}
+        whole[cue.segment]["cues"].append(shown)
+    return whole
+
 
 def as_srt(result: Mapping[str, Any]) -> str:
     """SubRip: where a transcript has several speakers, each is named when its turn begins."""
     blocks = []
-    for number, cue in enumerate(cues(result.get("segments") or (), named=_several(result)), 1):
+    for number, cue in enumerate(cues(result.get("segments") or (), named=several(result)), 1):
         text = "\n".join(line.replace("-->", "→") for line in cue.texts)
         blocks.append(f"{number}\n{clock(cue.start, ',')} --> {clock(cue.end, ',')}\n{text}\n")
     return "\n".join(blocks)
@@ -82,18 +102,19 @@ def clock(seconds: float, comma: str = ".") -> str:
 
 
 def cues(segments: Sequence[Mapping[str, Any]], *, named: bool) -> list[Cue]:
-    """The segments of a result as cues in order of time; ``named`` leaves room for the speaker where a turn begins."""
+    """The segments of a result as cues in order of time; ``named``: a turn begins with the name of its speaker."""
     made: list[Cue] = []
     speaker: object = None
     for number, segment in enumerate(segments):
         tokens = _tokens(segment)
         begins = number == 0 or segment.get("speaker") != speaker
         speaker = segment.get("speaker")
-        if named and begins and speaker and tokens:
-            tokens = [Token(f"{speaker}:", False, tokens[0].start, tokens[0].start), *tokens]
-            tokens[1] = Token(tokens[1].text, True, tokens[1].start, tokens[1].end)
+        name = bool(named and begins and speaker and tokens)
+        if name:
+            tokens = _named(f"{speaker}:", tokens)
         for index, part in enumerate(_parts(tokens)):
-            made.append(Cue(part[0].start, part[-1].end, _lines(part), segment.get("speaker"), begins and index == 0))
+            first = name and index == 0
+            made.append(Cue(part[0].start, part[-1].end, _lines(part), number, segment.get("speaker"), first))
     made.sort(key=lambda cue: cue.start)
     return [_shown(cue, made[at + 1].start if at + 1 < len(made) else None) for at, cue in enumerate(made)]
 
@@ -113,7 +134,8 @@ def text_of(tokens: Sequence[Token]) -> str:
     return "".join(f" {token.text}" if token.spaced else token.text for token in tokens).strip()
 
 
-def _several(result: Mapping[str, Any]) -> bool:
+def several(result: Mapping[str, Any]) -> bool:
+    """Whether there is more than one speaker to tell apart."""
     return len(result.get("speakers") or ()) > 1
 
 
@@ -140,7 +162,7 @@ def _shown(cue: Cue, following: float | None) -> Cue:
     end = max(cue.end, min(cue.start + needed, cue.end + LINGER_S))
     if following is not None and following > cue.start:
         end = min(end, max(following - GAP_S, min(cue.end, following)))
-    return Cue(cue.start, end, cue.lines, cue.speaker, cue.begins)
+    return replace(cue, end=end)
 
 
 def _tokens(segment: Mapping[str, Any]) -> list[Token]:
@@ -179,6 +201,15 @@ def _short(text: str, spaced: bool, start: float, end: float) -> list[Token]:
         first, at = at, at + len(piece)
         tokens.append(Token(piece, apart if tokens else spaced, start + each * first, start + each * at))
     return tokens
+
+
+def _named(name: str, tokens: Sequence[Token]) -> list[Token]:
+    """The tokens with a name before them, in the line of the first one if the two fit into one."""
+    first = tokens[0]
+    together = f"{name} {first.text}"
+    if width(together) <= LINE:
+        return [replace(first, text=together, spaced=False), *tokens[1:]]
+    return [Token(name, False, first.start, first.start), replace(first, spaced=True), *tokens[1:]]
 
 
 def _parts(tokens: Sequence[Token]) -> list[Sequence[Token]]:
