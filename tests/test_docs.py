@@ -428,7 +428,7 @@ def _a_job_with_log_context(examples: Examples, block: Block, capsys: pytest.Cap
 def _a_client_of_openai(examples: Examples, block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     port = examples.gateway.base.rpartition(":")[2]
     examples.run(replace(block, text=block.text.replace(PORT, port)))
-    assert "00:00:00,000 --> 00:00:00,833" in capsys.readouterr().out
+    assert "00:00:00,000 --> 00:00:00,500" in capsys.readouterr().out
 
 
 def _a_client_of_redis(examples: Examples, block: Block, capsys: pytest.CaptureFixture[str]) -> None:

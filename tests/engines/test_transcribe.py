@@ -63,7 +63,7 @@ def test_dialogue(engine: Transcribe) -> None:
     assert result["warnings"] == []
     assert len(result["segments"]) >= 4
     for segment in result["segments"]:
-        assert set(segment) == {"start", "end", "text", "speaker", "language", "words"}
+        assert set(segment) == {"start", "end", "text", "speaker", "language", "words", "cues"}
         assert {word["speaker"] for word in segment["words"]} == {segment["speaker"]}
         assert segment["start"] <= segment["words"][0]["start"]
         assert segment["words"][-1]["end"] <= segment["end"]
