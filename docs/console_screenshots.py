@@ -123,7 +123,7 @@ def photograph(gate: Gateway, photos: Photographer) -> None:
     phone.wait_for_timeout(1500)
     photos.take(phone, "phone")
     play(photos, video, "dark", SMALL, "video", watch)
-    play(photos, video, "light", DESK, "compare", compare)
+    play(photos, video, "light", SMALL, "compare", compare)
     past = photos.page(gate.base, "light", SMALL)
     past.keyboard.press("h")
     past.locator("#history tbody tr").first.wait_for()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -33,14 +34,42 @@ def grey(number: int) -> int:
     return 20 + 28 * number
 
 
-def write_film(path: Path, levels: Iterable[int]) -> None:
-    """A film of grey pictures, each of which can be told from all others."""
+def picture(level: int, spot: tuple[int, int] | None) -> bytes:
+    """One grey picture as bytes."""
+    pixels = bytearray([level]) * (SIDE * SIDE)
+    if spot is not None:
+        for row in range(spot[1], spot[1] + 8):
+            pixels[row * SIDE + spot[0] : row * SIDE + spot[0] + 8] = bytes([255] * 8)
+    return bytes(pixels)
+
+
+def write_film(path: Path, levels: Iterable[int], spot: tuple[int, int] | None = None) -> None:
+    """A film of grey pictures. spot: where a white square of 8 pixels begins."""
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     source = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{SIDE}x{SIDE}", "-r", str(Film.FPS), "-i", "-"]
     target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "4", "-g", "4", "-movflags", "+faststart", str(path)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = b"".join(bytes([level]) * SIDE * SIDE for level in levels)
+    pictures = b"".join(picture(level, spot) for level in levels)
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *target], input=pictures, check=True)
+
+
+def test_the_lens_finds_what_has_changed(site: Gateway, visit: Callable[..., Page]) -> None:
+    template, made = site.media / "before.mp4", site.media / "after.mp4"
+    write_film(template, [100] * Film.FRAMES)
+    write_film(made, [100] * FRAMES, spot=(40, 16))
+    job_id = site.submit("film", video=str(template), made=str(made))
+    assert site.result(job_id).status_code == 200
+    page = visit(f"{site.base}/#/job/{job_id}")
+    pane = page.locator("#job")
+    pane.get_by_role("button", name="Beside the template").click()
+    across, down = pane.get_by_role("slider", name="Across"), pane.get_by_role("slider", name="Down")
+    expect(across).to_have_value(re.compile("^6[789]|7[012]$"))  # (40 + 4) / 64
+    expect(down).to_have_value(re.compile("^2[89]|3[01234]$"))  # (16 + 4) / 64
+    down.press("End")
+    page.locator("#job .title").focus()
+    page.keyboard.press(".")
+    expect(pane.locator(".time.frame")).to_have_text("frame 1")
+    expect(down).to_have_value("100")  # a place that was chosen stays
 
 
 def test_both_show_the_same_frame(site: Gateway, visit: Callable[..., Page]) -> None:

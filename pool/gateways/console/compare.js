@@ -9,6 +9,9 @@ const FPS = 25; // of results that do not say it
 const FAR_S = 0.08; // a template that is this far off while it plays is set, not left to catch up
 const LENS = { x: 50, y: 58, size: 24 }; // per cent of the picture; a mouth is a little below the middle of a face
 const SIDE = 320; // pixels of a lens
+const CELLS = 48; // a side of the grid on which the pictures are compared
+const APART = 24; // of 255: cells that differ by more were changed, not only encoded again
+const MOST_APART = 0.25; // of the cells: more is another moment, not a mouth
 
 /** The frame of a template that an output frame is made from: 0 1 … n−1 n−2 … 1 0 1 …, as lip-sync repeats it. */
 export function looped(frame, length) {
@@ -94,13 +97,15 @@ export function makeCompare(film, template, value, actions) {
 /** Two enlarged parts, of the same place in both pictures. shown: [x, y, width, height] of the template that is seen. */
 function makeLens(template, film, shown, changed) {
   const spot = { ...LENS };
+  const grid = h("canvas", { width: CELLS, height: CELLS }).getContext("2d", { willReadFrequently: true });
+  let chosen = false; // whether somebody has put the lens to a place
   const canvases = [template, film].map(() => h("canvas", { width: SIDE, height: SIDE, "aria-hidden": "true" }));
   const ranges = [
     ["x", t("Across"), 0, 100],
     ["y", t("Down"), 0, 100],
     ["size", t("Width of the lens"), 4, 100],
   ].map(([key, label, min, max]) => {
-    const input = h("input", { type: "range", min, max, step: 1, value: spot[key], oninput: () => ((spot[key] = Number(input.value)), tell(), changed()) });
+    const input = h("input", { type: "range", min, max, step: 1, value: spot[key], oninput: () => ((spot[key] = Number(input.value)), (chosen ||= key !== "size"), tell(), changed()) });
     const said = h("output", {});
     return { key, input, said, node: h("label", {}, h("span", { text: label }), input, said) };
   });
@@ -118,6 +123,7 @@ function makeLens(template, film, shown, changed) {
   function put(event) {
     const box = event.currentTarget.getBoundingClientRect();
     const percent = (at, from, length) => Math.round(Math.max(0, Math.min(100, (100 * (at - from)) / length)));
+    chosen = true;
     spot.x = percent(event.clientX, box.left, box.width);
     spot.y = percent(event.clientY, box.top, box.height);
     tell();
@@ -135,15 +141,42 @@ function makeLens(template, film, shown, changed) {
   }
   tell();
 
+  /** The part of a picture that both show: [x, y, width, height] in pixels, null before it is loaded. */
+  function partOf(picture) {
+    const [width, height] = [picture.videoWidth ?? picture.naturalWidth, picture.videoHeight ?? picture.naturalHeight];
+    if (!width || !height) return null;
+    return picture === template && Array.isArray(shown) && shown.length === 4 ? shown : [0, 0, width, height];
+  }
+
+  /** The middle of what differs between the pictures, {x, y} in per cent; null when that is nothing, or nearly all. */
+  function changedPlace() {
+    const [before, after] = [template, film].map((picture) => {
+      grid.drawImage(picture, ...partOf(picture), 0, 0, CELLS, CELLS);
+      return grid.getImageData(0, 0, CELLS, CELLS).data;
+    });
+    let [count, across, down] = [0, 0, 0];
+    for (let cell = 0; cell < CELLS * CELLS; cell += 1) {
+      const apart = Math.max(...[0, 1, 2].map((part) => Math.abs(before[4 * cell + part] - after[4 * cell + part])));
+      if (apart <= APART) continue;
+      count += 1;
+      across += (cell % CELLS) + 0.5;
+      down += Math.floor(cell / CELLS) + 0.5;
+    }
+    if (!count || count > MOST_APART * CELLS * CELLS) return null;
+    return { x: Math.round((100 * across) / count / CELLS), y: Math.round((100 * down) / count / CELLS) };
+  }
+
   return {
     node,
     draw() {
       if (!node.open) return;
-      const sizes = [template, film].map((picture) => [picture.videoWidth ?? picture.naturalWidth, picture.videoHeight ?? picture.naturalHeight]);
+      if (!chosen && film.paused && partOf(template) && partOf(film)) {
+        Object.assign(spot, changedPlace()); // follows the mouth
+        tell();
+      }
       [template, film].forEach((picture, at) => {
-        const [width, height] = sizes[at];
-        if (!width || !height) return;
-        const part = at === 0 && Array.isArray(shown) && shown.length === 4 ? shown : [0, 0, width, height];
+        const part = partOf(picture);
+        if (!part) return;
         const edge = (spot.size / 100) * part[2];
         const left = part[0] + (spot.x / 100) * part[2] - edge / 2;
         const top = part[1] + (spot.y / 100) * part[3] - edge / 2;
