@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+from scenarios.world import wait_until
 from steps import JobMaker, claim_next, record_of, seat
 
 from pool.client import browse
@@ -61,3 +64,16 @@ def test_a_ledger_that_still_reads_old_records_leaves_no_list_empty(
     book.turn()
     assert (sorted(listed()), book.unread) == (["a", "b", "c"], 0)
     assert views.listed(spool, book, states=(), engine=None, limit=1).total == 3
+
+
+def test_a_ledger_reads_records_although_listing_them_takes_longer_than_its_turn(
+    spool: Spool, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.submit(make_job(id="a"))
+    claim = claim_next(spool, seat(spool))
+    spool.finish(claim, record_of(claim))
+    book = Ledger(spool)
+    plain = ledger.parse_record
+    monkeypatch.setattr(ledger, "parse_record", lambda name: (time.sleep(0.4), plain(name))[1])
+    wait_until(book.turn, "a turn that has read it")
+    assert [entry.id for entry in book.newest()] == ["a"]

@@ -106,7 +106,7 @@ export function makeList(actions) {
   function counted(store) {
     const shown = jobCount(jobs.length);
     if (store.complete || query) return store.complete ? shown : t("{jobs}, more below", { jobs: shown });
-    return store.total === null ? t("{jobs}, more below", { jobs: shown }) : t("{n} of {jobs}", { n: jobs.length, jobs: jobCount(store.total) });
+    return store.total === null || store.unread ? t("{jobs}, more below", { jobs: shown }) : t("{n} of {jobs}", { n: jobs.length, jobs: jobCount(store.total) });
   }
 
   /** The number of jobs in one state from the engines' counts, "" when they do not give it. */

@@ -112,7 +112,7 @@ function collect() {
   const body = hits ?? all;
   const rest = body.next === undefined ? body.total > body.jobs.length || body.unread : body.next !== "" || body.unread;
   store.hits = new Set([...found, ...(hits ? beyond : [])].map((job) => job.id));
-  Object.assign(store, { jobs: [...head, ...beyond], total: body.total ?? null, unread: body.unread, listed: true, complete: walk.begun ? walk.complete : !rest });
+  Object.assign(store, { jobs: [...head, ...beyond], total: body.total ?? null, unread: walk.complete ? 0 : body.unread, listed: true, complete: walk.begun ? walk.complete : !rest });
 }
 
 function take(query, body) {
