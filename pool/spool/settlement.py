@@ -5,7 +5,7 @@ The worker asks after an exception, the supervisor after a death; both answers m
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pool import tracing
 from pool.errors import ProtocolError
@@ -28,21 +28,25 @@ def too_late(spool: Spool, job: Job, name: JobName) -> Failure | None:
     return Failure(FailureKind.EXPIRED.value, message, "queued", hint=hint, at=spool.now())
 
 
+@dataclass(frozen=True)
+class Again:
+    """On which terms a job gets another attempt. retries: of the engine; the job may say otherwise. delay_s: until
+    then. spare_attempts: beyond those, for a job that may not have been the one that failed. behind: it ended its
+    worker."""
+
+    retries: Retries
+    delay_s: float
+    spare_attempts: int = 0
+    behind: bool = False
+
+
 def settle(
-    spool: Spool,
-    claim: Claim,
-    job: Job | None,
-    failure: Failure,
-    *,
-    retries: Retries,
-    delay_s: float,
-    spare_attempts: int = 0,
-    behind: bool = False,
+    spool: Spool, claim: Claim, job: Job | None, failure: Failure, again: Again, *, started: int = 0
 ) -> JobState:
     """Give the job back, or publish its failure; the state it is in now.
 
-    job: None when its file cannot be read, which ends it. retries: of the engine; the job may say otherwise.
-    spare_attempts: beyond those, for a job that may not have been the one that failed. behind: it ended its worker.
+    job: None when its file cannot be read, which ends it. started: when the attempt began, µs of the spool clock; 0: as
+    it failed.
     """
     attempt = claim.name.attempts
     if spool.decided(claim.name.id):  # published before something failed, such as the sync of its directory
@@ -54,12 +58,12 @@ def settle(
     reason = "its file cannot be read"
     if job is not None:
         earlier_kinds = [note.kind for note in spool.notes(claim.name.id, attempt - 1)]
-        terms = retries.under(job.terms.retry_times, job.terms.retry_on)
-        reason = why_not(failure.kind, attempt, earlier_kinds, terms, spare_attempts)
+        terms = again.retries.under(job.terms.retry_times, job.terms.retry_on)
+        reason = why_not(failure.kind, attempt, earlier_kinds, terms, again.spare_attempts)
     if not reason:
-        spool.retry(claim, failure, delay_s=delay_s, behind=behind)
-        return JobState.DEFERRED if delay_s > 0 else JobState.QUEUED
-    end(spool, claim, job, JobState.FAILED, replace(failure, not_retried=reason))
+        spool.retry(claim, failure, delay_s=again.delay_s, behind=again.behind)
+        return JobState.DEFERRED if again.delay_s > 0 else JobState.QUEUED
+    end(spool, claim, job, JobState.FAILED, replace(failure, not_retried=reason), started=started)
     return JobState.FAILED
 
 

@@ -121,8 +121,9 @@ class Recovery:
             job = None
         if os.path.lexists(cancel_path(spool, job_id)):
             failure = self._failure(claim, FailureKind.CANCELLED, "cancelled by request", end)
-            settlement.end(spool, claim, job, JobState.CANCELLED, failure)
-            self._trace(claim, job, earlier, failure)
+            begun = self._begun(claim, failure.at)
+            settlement.end(spool, claim, job, JobState.CANCELLED, failure, started=begun)
+            self._trace(claim, job, earlier, failure, begun)
             return False
         if claim.worker.index == SEIZER:  # the supervisor was about to end it
             if job is not None:
@@ -136,29 +137,26 @@ class Recovery:
         verdict_says = end.verdict.sentence
         what = f"{verdict_says}; {end.death.sentence}" if verdict_says else _sentence(end.death)
         failure = self._failure(claim, _kind(end), what, end)
+        begun = self._begun(claim, failure.at)
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         engine = self.config.engines.get(claim.worker.engine, engine)
         retries = engine.retries if engine else Retries(0)
-        settlement.settle(
-            spool,
-            claim,
-            job,
-            failure,
-            retries=retries,
-            delay_s=delay,
-            spare_attempts=spare_attempts,
-            behind=end is not UNKNOWN_END,
-        )
-        self._trace(claim, job, earlier, failure)
+        again = settlement.Again(retries, delay, spare_attempts, behind=end is not UNKNOWN_END)
+        settlement.settle(spool, claim, job, failure, again, started=begun)
+        self._trace(claim, job, earlier, failure, begun)
         return True
 
-    def _trace(self, claim: Claim, job: Job | None, earlier: Sequence[Failure], failure: Failure) -> None:
+    def _begun(self, claim: Claim, failed_at: int) -> int:
+        """When the attempt of a worker that is gone began, by its last heartbeat, µs of the spool clock."""
+        beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{claim.worker}")
+        busy = beat is not None and beat.phase is Phase.BUSY
+        age_us = (boot_ns() - beat.phase_ns) // 1000 if beat is not None and busy else 0
+        return min(failed_at, self._spool.now() - age_us)
+
+    def _trace(self, claim: Claim, job: Job | None, earlier: Sequence[Failure], failure: Failure, begun: int) -> None:
         """The span of an attempt whose worker cannot make it any more."""
         if not tracing.on() or claim.worker.index == SEIZER:
             return
-        beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{claim.worker}")
-        age_us = (boot_ns() - beat.phase_ns) // 1000 if beat is not None and beat.phase is Phase.BUSY else 0
-        begun = min(failure.at, self._spool.now() - age_us)
         attempt = tracing.Attempt(str(claim.worker), claim.name.attempts, begun, failure.at)
         tracing.attempt_ended(self._spool.id, job, attempt, before=earlier, failure=failure)
 

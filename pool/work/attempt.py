@@ -364,17 +364,8 @@ class Executor:
         before = self._spool.notes(job.id, claim.name.attempts - 1)
         self._beat.row += joins_the_row(before, failure.kind)
         opinion = second_opinion(claim.worker.slot, self._beat.row, failure.kind, before, siblings=self._siblings())
-        self._insist(
-            lambda: settlement.settle(
-                self._spool,
-                claim,
-                job,
-                failure,
-                retries=self._launch.retries,
-                delay_s=delay,
-                spare_attempts=int(opinion),
-            )
-        )
+        again = settlement.Again(self._launch.retries, delay, int(opinion))
+        self._insist(lambda: settlement.settle(self._spool, claim, job, failure, again, started=started))
         self._trace(claim, job, context, (started, failure.at), before=before, failure=failure)
         self._forget_progress(context)
         return failure.kind == FailureKind.INPUT.value

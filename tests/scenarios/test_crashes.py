@@ -123,6 +123,7 @@ def check(row: Death, future: JobFuture) -> None:
     assert [one.attempt for one in last.attempts] == list(range(1, attempts + 1)), "one reason per attempt"
     assert [one.attempt for one in record.attempts] == list(range(1, attempts))
     assert last.not_retried, "it says why there is no further attempt"
+    assert record.created < record.started < last.at <= record.finished, "its last attempt took time"
     for one in last.attempts:
         assert one.kind == row.kind
         assert one.stage == row.stage
