@@ -203,6 +203,7 @@ def test_a_smaller_batch_where_memory_is_short(checkpoint: Path) -> None:
 
 
 @pytest.mark.model
+@pytest.mark.long
 def test_fewer_windows_at_a_time_where_memory_is_short(
     speech: dict[str, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:

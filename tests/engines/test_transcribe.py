@@ -128,6 +128,7 @@ def test_speech_is_written_in_english(engine: Transcribe) -> None:
         engine.check({"audio": str(ADDRESS), "task": "translate", "itn": True})
 
 
+@pytest.mark.long
 def test_result_does_not_depend_on_batches(engine: Transcribe) -> None:
     with LocalContext() as context:
         small = engine.run(engine.check({"audio": str(DIALOGUE), "batch_size_s": 5}), context)
@@ -274,6 +275,7 @@ def test_hotword_changes_the_spelling(engine: Transcribe) -> None:
     assert "Dashwoode" in result["text"]
 
 
+@pytest.mark.long
 def test_unrelated_hotwords_change_no_other_word(engine: Transcribe) -> None:
     names = "Kubernetes Zoltan Reykjavik Paracetamol Yamamoto Quetzal Lufthansa Ventricle Ouagadougou Tchaikovsky"
     assert len(names.split()) == 10

@@ -110,6 +110,7 @@ def test_a_restart_while_clients_wait(world: World, gate: Gateway, go: Path, key
     assert (jobs(world, "lipsync") - videos, jobs(world, "transcribe") - texts) == ({ids[0]}, {ids[1]})
 
 
+@pytest.mark.long
 def test_an_upload_in_the_middle_of_a_restart(gate: Gateway) -> None:
     """The client is still sending when the gateway ends."""
     about = urlsplit(gate.base)
@@ -165,6 +166,7 @@ def test_a_client_that_does_not_return_cancels_its_job(world: World, gate: Gatew
     wait_until(lambda: not [path for path in left.iterdir() if path.is_file()], "no upload")
 
 
+@pytest.mark.long
 def test_a_job_that_somebody_else_follows_goes_on(world: World, gate: Gateway, go: Path) -> None:
     texts = jobs(world, "transcribe")
     with pytest.raises(requests.Timeout):

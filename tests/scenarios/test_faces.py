@@ -13,7 +13,7 @@ from pool.client.future import JobFuture
 from pool.job import JobState
 from scenarios.world import ROOT, World, kill, wait_until
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.long]
 
 PAINTING = ROOT / "examples" / "portrait" / "mona_lisa.jpg"
 SPEECH = ROOT / "examples" / "speech" / "address.flac"
@@ -58,7 +58,6 @@ def painting_now(world: World, future: JobFuture, percent: float) -> int:
     return world.worker_of(future.id)[1]
 
 
-@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_killed_worker_changes_nothing_in_the_video(studio: World) -> None:
     plain, whole = say(studio, "plain")
@@ -89,7 +88,6 @@ def test_a_cancelled_job_leaves_no_file_and_no_ffmpeg(studio: World) -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.long
 def test_two_jobs_on_one_template_share_one_analysis(studio: World) -> None:
     wait_until(lambda: len(studio.loaded()) == 2, "two loaded workers", 110)
     (one, first), (other, second) = say(studio, "one"), say(studio, "other")
