@@ -11,6 +11,7 @@ import pytest
 from gateways.engines import Film
 from gateways.gateway import Gateway
 from playwright.sync_api import Page, expect
+from scenarios.world import wait_until
 
 from console.axe import faults
 
@@ -88,7 +89,7 @@ def test_both_show_the_same_frame(site: Gateway, visit: Callable[..., Page]) -> 
     def shows(frame: int) -> None:
         expect(label).to_have_text(f"frame {frame}")
         level = grey(template_frame(frame))
-        page.wait_for_function(SHOWS, arg=[level - 9, level + 9])
+        wait_until(lambda: page.evaluate(SHOWS, [level - 9, level + 9]), f"frame {frame} in both lenses")
 
     shows(0)
     for frame in range(1, 10):  # over the end of the template, from where it runs backwards
@@ -104,7 +105,7 @@ def test_both_show_the_same_frame(site: Gateway, visit: Callable[..., Page]) -> 
     shows(FRAMES - 2)
     pane.get_by_role("slider", name="Position").press("Home")
     page.locator("#job").get_by_role("button", name="Play").click()
-    page.wait_for_function("() => document.querySelectorAll('.side video')[1].ended")
+    wait_until(lambda: page.evaluate("document.querySelectorAll('.side video')[1].ended"), "the end")
     page.keyboard.press(",")
     shows(FRAMES - 2)
 

@@ -10,6 +10,7 @@ import pytest
 from gateways.gateway import Gateway, wav
 from gateways.proxy import documented, nginx
 from playwright.sync_api import Page, Request, expect
+from scenarios.world import wait_until
 
 pytestmark = pytest.mark.long
 TOKEN = "correct-horse-battery-staple"
@@ -48,7 +49,8 @@ def test_a_recording_is_uploaded_transcribed_and_read_along(
     form.get_by_role("button", name="Submit").click()
     expect(page.locator("#job .state")).to_have_text("Completed")
     expect(page.locator("#job audio, #job video").first).to_be_attached()
-    page.wait_for_function("[...document.querySelectorAll('audio, video')].some((one) => one.readyState >= 1)")
+    players = "[...document.querySelectorAll('audio, video')].some((one) => one.readyState >= 1)"
+    wait_until(lambda: page.evaluate(players), "a player that has loaded")
     assert {path for path in asked if path.startswith("blob:") is False and not path.startswith("/pool/")} == set()
     assert any(path.startswith("/pool/api/tempfile/download/") for path in asked)
     assert [cookie["path"] for cookie in page.context.cookies(prefixed)] == ["/pool/"]

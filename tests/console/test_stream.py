@@ -49,9 +49,8 @@ def test_it_plays_while_the_job_runs_and_goes_on_after_its_end(
     def plays(attempt: int, after: float) -> None:
         figure = pane.locator(f"figure[data-attempt='{attempt}']")
         expect(figure).to_be_visible()
-        page.wait_for_function(
-            "after => document.querySelector('figure[data-attempt] video')?.currentTime > after", arg=after
-        )
+        at = "document.querySelector('figure[data-attempt] video')?.currentTime ?? 0"
+        wait_until(lambda: page.evaluate(at) > after, "a video that plays")
         assert site.get(f"/jobs/{job_id}").json()["state"] == "running"
 
     plays(1, 0.5)
@@ -65,7 +64,6 @@ def test_it_plays_while_the_job_runs_and_goes_on_after_its_end(
     go.touch()
     expect(pane.locator(".state")).to_have_text("Completed")
     expect(watched).to_have_count(0)
-    page.wait_for_function(  # the whole file goes on where the viewer was
-        """() => { const video = document.querySelector("#job .file video");
+    whole = """() => { const video = document.querySelector("#job .file video");
         return video?.currentSrc.includes("/files/") && video.currentTime > 0.5 && video.duration > 11; }"""
-    )
+    wait_until(lambda: page.evaluate(whole), "the whole file, which goes on where the viewer was")

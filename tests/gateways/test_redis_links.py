@@ -44,6 +44,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def speaks(rig: Rig, server: Server) -> None:
     """A task that is pushed into this server is done."""
     caller = rig.caller(server)
@@ -98,6 +103,8 @@ def test_tls_with_certificates_on_both_sides(pool: Rig, tmp_path: Path) -> None:
     with open(tmp_path / "log", "ab") as log, subprocess.Popen(argv, stdout=log, stderr=log) as front:
         try:
             mine = {"tls_cert": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
+            wait_until(lambda: front.poll() is not None or listens(port), "nginx")
+            assert front.poll() is None, (tmp_path / "log").read_text()
             connect_by(pool, tls_ca=str(tmp_path / "cert.pem"), **mine)
             pool.gateway(REDIS_PORT=str(port)).start()
             speaks(pool, pool.server)

@@ -20,7 +20,7 @@ export function makePlayer({ address, seen, parts, length, moved, broken, media:
   const speed = h("button", { type: "button", class: "speed", text: "1×", "aria-label": t("Speed {n}", { n: 1 }) });
   const blocks = h("div", { class: "blocks", "aria-hidden": "true" });
   const head = h("i", { class: "head" });
-  const track = h("div", { class: "track", role: "slider", tabindex: "0", "aria-label": t("Position"), "aria-valuemin": 0 }, blocks, head);
+  const track = h("div", { class: "track", role: "slider", tabindex: "0", "aria-label": t("Position"), "aria-valuemin": 0, "aria-valuemax": Math.round(length || 0), "aria-valuenow": 0 }, blocks, head);
   const steps = fps ? [-1, 1].map((by) => h("button", { type: "button", class: "icon step", dataset: { step: by }, "aria-label": by < 0 ? t("Previous frame") : t("Next frame"), title: by < 0 ? t("Previous frame (,)") : t("Next frame (.)"), onclick: () => step(by) }, icon(by < 0 ? "back" : "forward"))) : [];
   const count = fps ? h("span", { class: "time frame" }) : null;
   const node = h("div", { class: "player", dataset: { player: "" } }, given ? null : media, h("div", { class: "controls" }, toggle, steps, time, track, whole, count, speed));
