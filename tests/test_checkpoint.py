@@ -42,7 +42,7 @@ def attempt(spool: Spool, make_job: JobMaker, beat: Heartbeat) -> Attempt:
 
 
 def fail(spool: Spool, claim: Claim, *, retries: int = 5) -> None:
-    settlement.settle(spool, claim, spool.read_claim(claim), ENDED, retries=Retries(retries), delay_s=0)
+    settlement.settle(spool, claim, spool.read_claim(claim), ENDED, settlement.Again(Retries(retries), delay_s=0))
 
 
 def left(spool: Spool) -> list[str]:

@@ -37,7 +37,6 @@ class Gateway:
             self._process = subprocess.Popen(
                 argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self._env}
             )
-        self.world.beside.append(self._process)  # whatever the test does, it ends with its world
 
         def address() -> str:
             assert self._process is not None

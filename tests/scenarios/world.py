@@ -78,7 +78,6 @@ class World:
         self.config = folder / "config.json"
         self.spool = folder / "spool"
         self.serving: list[subprocess.Popen[bytes]] = []
-        self.beside: list[subprocess.Popen[bytes]] = []  # others that end with it
         self._pools: list[FilePool] = []
 
     # ---- set-up
@@ -232,9 +231,6 @@ class World:
         for pool in self._pools:
             with suppress(Exception):
                 pool.close()
-        for process in self.beside:
-            process.kill()
-            process.wait(20)
         for _ in range(100):
             found = [*self.processes(), *(p.pid for p in self.serving if p.poll() is None)]
             identity = self.supervisor()
