@@ -468,7 +468,14 @@ def test_metrics(gateway: Gateway) -> None:
         text, labels = read(), {"engine": "fake"}
         return sum(metric(text, "filepool_queue_jobs", state=state, **labels) for state in ("queued", "running"))
 
+    def counted(job_id: str) -> bool:
+        found = gateway.get("/jobs?state=completed&engine=fake&limit=20").json()["jobs"]
+        return job_id in {job["id"] for job in found}
+
     wait_until(lambda: not busy(), "the end of what others began")
+    last = gateway.submit(do="echo")
+    gateway.result(last)
+    wait_until(lambda: counted(last), "records up to the last one")  # they are counted some time after they are there
     before = read()
     gateway.result(gateway.submit(do="sleep", seconds=0.2))
     gateway.result(gateway.submit(do="input"))
