@@ -18,7 +18,7 @@ from pool.errors import JobRefused, ProtocolError
 from pool.format.names import check_id
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.shapes import Failed, Input, responses
-from pool.gateways.http.tempfile import send_file, shown_type
+from pool.gateways.http.tempfile import SENT, send_file, shown_type
 from pool.gateways.tempfiles import UnknownFile
 from pool.runfiles.schemas import path_keys
 
@@ -35,10 +35,7 @@ def make_routes(desk: Desk) -> APIRouter:
         summary="Fetch a recording, picture or video that a job was given",
         response_class=FileResponse,
         responses={
-            200: {"content": {"application/octet-stream": {}}, "description": "The file"},
-            304: {"description": "The client has this version (If-None-Match)"},
-            206: {"content": {"application/octet-stream": {}}, "description": "The requested ranges"},
-            416: {"content": {"text/plain": {}}, "description": "No such range"},
+            **SENT,
             **responses(Failed, 403, 404, 422),
         },
     )

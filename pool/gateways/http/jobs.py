@@ -36,7 +36,7 @@ from pool.gateways.http.shapes import (
     responses,
 )
 from pool.gateways.http.streams import grow
-from pool.gateways.http.tempfile import send_file, shown_type
+from pool.gateways.http.tempfile import SENT, send_file, shown_type
 from pool.job import JobState, Record
 from pool.job.terms import OUTSIDE
 from pool.spool import growing, lookup
@@ -245,10 +245,7 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
         summary="Fetch a file that a job produced",
         response_class=FileResponse,
         responses={
-            200: {"content": {"application/octet-stream": {}}, "description": "The file"},
-            304: {"description": "The client has this version (If-None-Match)"},
-            206: {"content": {"application/octet-stream": {}}, "description": "The requested ranges"},
-            416: {"content": {"text/plain": {}}, "description": "No such range"},
+            **SENT,
             **responses(Failed, 403, 404, 422),
         },
     )

@@ -28,6 +28,14 @@ def form(required: dict[str, dict[str, Any]], **optional: dict[str, Any]) -> dic
 
 FILE = {"file": {"type": "string", "format": "binary"}}
 
+#: What `send_file` answers, for OpenAPI.
+SENT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+    304: {"description": "The client has this version (If-None-Match)"},
+    206: {"content": {"application/octet-stream": {}}, "description": "The requested ranges"},
+    416: {"content": {"text/plain": {}}, "description": "No such range"},
+}
+
 
 def make_routes(desk: Desk) -> APIRouter:
     """The routes below /api/tempfile."""
@@ -53,10 +61,7 @@ def make_routes(desk: Desk) -> APIRouter:
         summary="Fetch an uploaded file, whole or in ranges",
         response_class=FileResponse,
         responses={
-            200: {"content": {"application/octet-stream": {}}, "description": "The file"},
-            304: {"description": "The client has this version (If-None-Match)"},
-            206: {"content": {"application/octet-stream": {}}, "description": "The requested ranges"},
-            416: {"content": {"text/plain": {}}, "description": "No such range"},
+            **SENT,
             **responses(UploadFailed, 403, 404),
         },
     )
