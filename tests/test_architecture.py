@@ -284,6 +284,14 @@ def test_guests_need_nothing_but_an_old_python() -> None:
         assert _tops(path) - own - numpy <= sys.stdlib_module_names - {"__future__"}, path
 
 
+def test_no_live_folder_is_walked_by_what_raises() -> None:
+    """``rglob`` raises when a folder goes while it is walked (Python 3.11): where processes run, ``world.below``."""
+    names = ("scenarios", "cluster", "cluster_storm", "gateways", "console", "crash", "chaos", "hostile")
+    files = [*EVERYTHING, *_sources(*(PROJECT / "tests" / name for name in names))]
+    walks = [path for path in files if ".rglob(" in path.read_text("utf-8")]
+    assert [path.name for path in walks] == ["dialogues.py"]  # reads a folder of recordings
+
+
 def test_no_place_of_anybodys_machine() -> None:
     place = re.compile(r"(?<![\w/.{}])/(?:home|root|Users|mnt)/\w*")
     assert {str(path): found for path in EVERYTHING if (found := place.findall(path.read_text("utf-8")))} == {}

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from nats.js.errors import NotFoundError
-from scenarios.world import ROOT, alive, history, wait_until
+from scenarios.world import ROOT, alive, below, history, wait_until
 
 from cluster.doomed import ENDED
 from cluster.machines import LEASE_S, Cluster, Machine
@@ -146,9 +146,7 @@ class Stage:
         found = asyncio.run(self._on_the_servers())
         for spool in (self.node.spool, *(branch.parent / "spool" for branch in self.branches.values())):
             for folder in FOLDERS:
-                found += [
-                    str(path) for path in (spool / folder).rglob("*") if path.is_file() and path.suffix not in KEPT
-                ]
+                found += [str(path) for path in below(spool / folder) if path.is_file() and path.suffix not in KEPT]
         return found
 
     async def _on_the_servers(self) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from pool.client.future import JobFuture
 from pool.job import JobState
-from scenarios.world import ROOT, World, kill, wait_until
+from scenarios.world import ROOT, World, below, kill, wait_until
 
 pytestmark = [pytest.mark.model, pytest.mark.long]
 
@@ -84,7 +84,7 @@ def test_a_cancelled_job_leaves_no_file_and_no_ffmpeg(studio: World) -> None:
     wait_until(lambda: studio.state(future.id) is JobState.CANCELLED, "the cancelled job")
     wait_until(lambda: not ffmpegs(studio), "the end of every ffmpeg")
     assert list(output.parent.iterdir()) == []
-    assert not [path for path in (studio.spool / "tmp").rglob("*") if path.suffix == ".mp4"]
+    assert not [path for path in below(studio.spool / "tmp") if path.suffix == ".mp4"]
 
 
 @pytest.mark.timeout(240)
@@ -98,4 +98,4 @@ def test_two_jobs_on_one_template_share_one_analysis(studio: World) -> None:
     assert {one.record.worker, other.record.worker} == set(studio.loaded())
     assert digest(first) == digest(second)
     cache = studio.spool / "cache"
-    assert len([path for path in cache.rglob("*.npz") if "analyses" in path.parts]) == 1
+    assert len([path for path in below(cache) if path.suffix == ".npz" and "analyses" in path.parts]) == 1

@@ -70,6 +70,13 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
+def below(folder: Path) -> Iterator[Path]:
+    """Every path below a folder in which others work: what goes while it is walked is left out; ``rglob`` raises."""
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            yield Path(place, name)
+
+
 class World:
     """A folder with config.json, a spool, and every process that belongs to it."""
 
