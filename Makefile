@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TESTED := $(VENV)/.tested
 WEIGHTS := $(VENV)/.weights
+# a path in place of an import hook: an interpreter starts in 13 ms instead of 32, and the pool starts many
+EDITABLE := --config-settings editable_mode=compat -e
 
 # the tests start some thousand interpreters: each would compile everything anew
 unexport PYTHONDONTWRITEBYTECODE
@@ -20,12 +22,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "filepool needs Python 3.10 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(EDITABLE) ".[all]"
 	@touch $@
 
 # what only the tests need: linters, pytest, mkdocs, and the packages of the optional backends
 $(TESTED): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,funasr,musetalk,dev,docs]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(EDITABLE) ".[all,funasr,musetalk,dev,docs]"
 	$(BIN)/python -m inference.weights install
 	$(BIN)/python -m inference.weights install whisper-tiny.en
 	@touch $@

@@ -470,6 +470,7 @@ def test_status(world: World, cli: Cli) -> None:
     assert {slot["slot"] for slot in found["slots"]} == {"fake-0", "fake-1", "talk-0", "bad-0"}
 
 
+@pytest.mark.long
 def test_watching_the_status(world: World) -> None:
     process = shell(world.folder, "pool", "status", "--watch", "--json", "--interval", "0.1")
     assert process.stdout is not None
@@ -591,6 +592,7 @@ def test_no_spool_is_made_by_looking(cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "spool").exists()
 
 
+@pytest.mark.long
 def test_serve_takes_over_what_a_client_started(gated: World, cli: Cli) -> None:
     go = gated.folder / "go"
     client = shell(gated.folder, "pool.submit", "fake", f"value={go}", "--id", "long", "--json")
@@ -606,6 +608,7 @@ def test_serve_takes_over_what_a_client_started(gated: World, cli: Cli) -> None:
     assert cli(gated, "status", "--json").json()["supervisor"]["tied"] is False
 
 
+@pytest.mark.long
 def test_drain(gated: World, cli: Cli) -> None:
     go = gated.folder / "go"
     gated.serve(ready=2)
@@ -733,6 +736,7 @@ def test_partial_lines() -> None:
     assert part_line([1, None]) == "[1, null]"
 
 
+@pytest.mark.long
 def test_nobody_waits_for_what_cannot_come(world: World, cli: Cli) -> None:
     """Untied, so that the job stays for a repair: both commands end with the reason after their patience."""
     said = cli(world, "submit", "bad", "--patience", "0", "--id", "vain")

@@ -19,6 +19,8 @@ from pool import __version__
 from pool.job import Job
 from pool.spool.store import Spool
 
+pytestmark = pytest.mark.long
+
 PROJECT = Path(__file__).resolve().parent.parent
 NO_SPACE = os.strerror(errno.ENOSPC)
 #: Commands that print, and how they end when somebody reads.

@@ -130,6 +130,7 @@ def test_help_teaches(verb: str) -> None:
         assert f"{code} {meaning}" in text
 
 
+@pytest.mark.long
 def test_json_wherever_a_machine_would_read() -> None:
     assert {verb for verb in VERBS if "--json" in said(verb, "--help").stdout} == set(VERBS) - {"server", "node"}
 
@@ -249,6 +250,7 @@ def access(servers: Servers, secrets: Path, user: str) -> list[object]:  # noqa:
     return ["--server", servers.url, "--user", user, "--password-file", password, "--tls-ca", ca]
 
 
+@pytest.mark.long
 def test_a_good_cluster_is_all_right(guarded: Servers, secrets: Path, tmp_path: Path) -> None:  # noqa: F811
     for user, engines in (("client", None), ("node", ENGINES)):
         more: dict[str, Any] = {
@@ -265,6 +267,7 @@ def test_a_good_cluster_is_all_right(guarded: Servers, secrets: Path, tmp_path: 
             assert "expires in" in findings[f"authority {secrets / 'ca.crt'}"][1]
 
 
+@pytest.mark.long
 def test_nothing_is_changed(guarded: Servers, secrets: Path, tmp_path: Path) -> None:  # noqa: F811
     async def stored() -> list[int]:
         import ssl

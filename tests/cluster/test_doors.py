@@ -181,6 +181,7 @@ def test_health_engines_metrics_and_what_the_console_shows(gateway: Gateway) -> 
     assert gateway.get("/", headers={"Accept": "text/html"}).status_code == 200
 
 
+@pytest.mark.long
 def test_a_job_is_found_from_another_machine(gateway: Gateway, elsewhere: Gateway) -> None:
     job_id = gateway.submit(do="write", mb=1)
     assert gateway.result(job_id).status_code == 200

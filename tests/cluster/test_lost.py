@@ -99,6 +99,7 @@ def test_the_pool_of_a_node_outlives_its_agent_for_a_lease(joined: Cluster, tmp_
     assert supervisor.alive()
 
 
+@pytest.mark.long
 def test_a_killed_port(joined: Cluster) -> None:
     """The next one finds what is away; a client that waits starts it."""
     joined.node("only", ENGINES)
@@ -362,6 +363,7 @@ def test_two_nodes_of_one_name(joined: Cluster) -> None:
     assert pool.submit("fake", value=1).result(LONG_S)["value"] == 1
 
 
+@pytest.mark.long
 def test_jobs_of_another_client(joined: Cluster, tmp_path: Path) -> None:
     """Found by their id from any machine: their state, result, files, and their cancel."""
     joined.node("only", ENGINES)
@@ -406,6 +408,7 @@ def test_who_asks_for_a_job_of_another_client_starts_the_port_that_died(joined: 
         wait_until(runs.done, f"{name}: it is cancelled", LONG_S)
 
 
+@pytest.mark.long
 def test_a_job_of_another_client_while_the_servers_are_away(tmp_path: Path) -> None:
     """Nobody can know whether it exists: the error says that, and why."""
     with Servers(tmp_path / "nats") as servers, cluster(tmp_path / "machines", servers.url) as joined:
@@ -430,6 +433,7 @@ def test_a_job_of_another_client_while_the_servers_are_away(tmp_path: Path) -> N
             other.attach("nobody")
 
 
+@pytest.mark.long
 def test_what_a_port_had_ended_and_not_tidied_is_not_sent(joined: Cluster) -> None:
     """It was killed between the two: a job that was cancelled does not run."""
     config = load_config(joined.branch(), engines=False)

@@ -261,6 +261,7 @@ async def middle(js: JetStreamContext, sha: str) -> int:
     return last.seq - 1
 
 
+@pytest.mark.long
 def test_the_server_may_be_killed_and_come_back_during_transfers(tmp_path: Path) -> None:
     source = made(tmp_path / "a.bin", 60 * MB)
 
@@ -325,6 +326,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.long
 def test_kill_9_amid_a_put_leaves_nothing_that_stays(
     server: Servers, tmp_path: Path, child_env: dict[str, str]
 ) -> None:
@@ -365,6 +367,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.long
 def test_kill_9_amid_a_get_leaves_what_the_next_one_replaces(
     server: Servers, tmp_path: Path, child_env: dict[str, str]
 ) -> None:
@@ -500,6 +503,7 @@ def test_the_ref_is_there_before_anybody_looks_for_the_object(
     run(server, body)
 
 
+@pytest.mark.long
 def test_sweepers_and_puts_race(server: Servers, tmp_path: Path) -> None:
     """Whoever has put a file and holds it finds it there, however many sweepers without mercy are at work."""
     sources = [made(tmp_path / f"{number}.bin", 40_000, number) for number in range(3)]

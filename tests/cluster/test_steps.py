@@ -33,6 +33,8 @@ from pool.constants import EXIT_DRAINED
 from pool.errors import UnknownJob
 from pool.job import JobState
 
+pytestmark = pytest.mark.long
+
 LONG_S = 60.0
 DOOMED = Path(__file__).with_name("doomed.py")
 TALK = b"talk" * 5000

@@ -10,7 +10,10 @@ from typing import Any, cast
 
 from branch import CPU1, GPU7, Branch
 from gateways.gateway import Gateway
+import pytest
 from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.long
 
 
 def test_the_nodes_of_a_cluster_are_seen(tmp_path: Path, visit: Callable[..., Page]) -> None:

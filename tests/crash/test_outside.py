@@ -20,6 +20,8 @@ from . import outside
 from .checker import Spoolview
 from .rig import Client, Rig, Temp
 
+pytestmark = pytest.mark.long
+
 FAST = [("rename", 9), ("rename", 25), ("renameat2", 2), ("link", 1), ("unlink", 3), ("fsync", 5), ("fsync", 17)]
 CALLS = ("rename", "renameat2", "link", "unlink", "fsync")
 OUTSIDE = Path(outside.__file__)

@@ -17,6 +17,8 @@ from pool.supervise.retention import sweep_remains, sweep_tmp
 from .checker import check
 from .rig import History
 
+pytestmark = pytest.mark.long
+
 DOOMED = Path(__file__).with_name("doomed.py")
 
 

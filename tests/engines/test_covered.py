@@ -14,7 +14,7 @@ from inference.face import analysis, mesh
 from inference.face.model import FaceModel, region_of_detection
 from inference.lipsync.engine import _seen
 
-pytestmark = pytest.mark.model  # the landmarker's file
+pytestmark = [pytest.mark.long, pytest.mark.model]  # the landmarker's file
 
 PICTURE = Path(__file__).resolve().parents[2] / "examples" / "portrait" / "mona_lisa.jpg"
 SIZE = (400, 500)

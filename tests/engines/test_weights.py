@@ -234,6 +234,7 @@ def test_no_pickle_is_listed_where_the_same_weights_are_without_code() -> None:
 
 
 @pytest.mark.parametrize("module", ["inference.weights", "inference.cuda"])
+@pytest.mark.long
 def test_a_reader_that_stops_ends_the_command_quietly(module: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)

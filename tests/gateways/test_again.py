@@ -21,6 +21,8 @@ from gateways.engines import RESULT
 from gateways.gateway import Gateway, configure, wav
 from gateways.test_human import ask, generate, told
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:

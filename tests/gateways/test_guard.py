@@ -311,6 +311,7 @@ def run(world: World, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.long
 def test_bound_for_others_without_a_token_it_does_not_start(world: World) -> None:
     configure(world)
     done = run(world, "--host", "0.0.0.0", "--port", "0")
@@ -334,6 +335,7 @@ def test_the_help_teaches(world: World) -> None:
         assert word in done.stdout, word
 
 
+@pytest.mark.long
 def test_a_taken_address_is_told(gateway: Gateway, world: World) -> None:
     configure(world)
     done = run(world, "--no-start", "--port", gateway.base.rsplit(":", 1)[1], "--base-path", str(world.folder / "m"))

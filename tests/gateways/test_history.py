@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from scenarios.world import World, wait_until
 
 from gateways.gateway import Gateway, configure
 from pool.gateways.http.history import KEPT_S, STEP_S, History, Sums
 from pool.gateways.http.ledger import Entry
+
+pytestmark = pytest.mark.long
 
 NOW = 1_800_000_000
 

@@ -13,6 +13,7 @@ from scenarios.world import World, alive, kill, wait_until
 from gateways.gateway import Gateway, configure, wav
 
 
+@pytest.mark.long
 def test_kill_9_of_the_gateway_in_the_middle_loses_nothing(world: World) -> None:
     configure(world, "fake", "lipsync")
     world.serve(ready=3)

@@ -203,6 +203,7 @@ def test_dropped_files(shared: World) -> None:
     assert "not_before: 2030-01-01T00:00:00 has no time zone" in reason.read_text()
 
 
+@pytest.mark.long
 def test_command_line(shared: World) -> None:
     def submit(*words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "pool.submit", "--config", str(shared.config), "--json", *words]

@@ -145,6 +145,7 @@ def test_a_second_supervisor_is_refused(world: World) -> None:
 
 
 @pytest.mark.invariant(26)
+@pytest.mark.long
 def test_of_ten_at_once_one_runs(world: World) -> None:
     world.configure({"fake": {"max_concurrent_tasks": 1}})
     code = (
