@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from branch import CPU1, GPU7, Branch
 from gateways.gateway import Gateway
-import pytest
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.long
