@@ -36,13 +36,13 @@ from inference.lipsync.frames import Template, loop
 from inference.lipsync.params import INSTALLED_WAV2LIP, Options
 from inference.lipsync.params import Backend as BackendName
 from inference.lipsync.params import Params as LipSyncParams
-from inference.lipsync.pipeline import Render
+from inference.lipsync.pipeline import HEAD_START_S, Render
 from inference.lipsync.work import Backend, Brush, Camera, Picture, Shot, Work
 from inference.live import Live, Segment, early
 from inference.paths import absolute, check_output
 from inference.probe import VideoInfo, probe_video
 
-PIPELINE_VERSION = 8  #: raise it when the same input may give another video; part of the fingerprint
+PIPELINE_VERSION = 9  #: raise it when the same input may give another video; part of the fingerprint
 MIN_AUDIO_S = 0.1
 SMALL = 1920 * 1088  #: pixels of a frame up to which one core decodes faster than the face is found
 #: work per megapixel and frame, in milliseconds of one core: only their proportions matter
@@ -235,7 +235,8 @@ class LipSync:
         order = loop(task.frames, analysis.frames)
         warned: list[str] = []
         with Template(info, analysis.frames, ffmpeg) as template:
-            template.prefetch(order)
+            # A job that is watched waits for its first second: what belongs to later ones is decoded beside them.
+            template.prefetch(order, round(2 * HEAD_START_S * info.fps) if task.job.stream else None)
             work = Work(
                 info=info,
                 analysis=analysis,

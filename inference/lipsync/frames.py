@@ -8,6 +8,7 @@ short that it fits whole is decoded once for all.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import threading
 from collections.abc import Generator, Iterator
@@ -105,24 +106,33 @@ class Template:
         self._decoder: Generator[Planes] | None = None
         self._failed: BaseException | None = None
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._closed, self._wanted = threading.Event(), threading.Event()
         self._prefetcher: threading.Thread | None = None
 
-    def prefetch(self, order: NDArray[np.int32]) -> None:
-        """Begin to decode what that order needs, if it can be held; call it once."""
+    def prefetch(self, order: NDArray[np.int32], pause: int | None = None) -> None:
+        """Begin to decode what that order needs, if it can be held; call it once.
+
+        After ``pause`` frames it waits for the first reader, and leaves the processor to what that waits for.
+        """
         if len(order) and held(self.info, self.length):
-            self._prefetcher = threading.Thread(target=self._prefetch, args=(int(order.max()),), name="prefetch")
+            last = int(order.max()) + 1
+            stops = (last if pause is None else min(pause, last)), last
+            self._prefetcher = threading.Thread(target=self._prefetch, args=stops, name="prefetch")
             self._prefetcher.start()
 
-    def _prefetch(self, last: int) -> None:
+    def _prefetch(self, *stops: int) -> None:
         with contextlib.suppress(Exception):  # readers meet the same one, and report it
-            for index in range(last + 1):
-                if self._closed.is_set():
-                    return
-                self._frame(index)
+            for start, stop in itertools.pairwise((0, *stops)):
+                if start:
+                    self._wanted.wait()
+                for index in range(start, stop):
+                    if self._closed.is_set():
+                        return
+                    self._frame(index)
 
     def read(self, order: NDArray[np.int32], threads: int | None = None) -> Iterator[Planes]:
         """The frames of that order; close the iterator to end its decoder."""
+        self._wanted.set()
         if held(self.info, self.length):
             for index in order.tolist():
                 yield self._frame(index)
@@ -161,6 +171,7 @@ class Template:
     def close(self) -> None:
         """End the decoder and free the frames."""
         self._closed.set()
+        self._wanted.set()
         if self._prefetcher is not None:
             self._prefetcher.join()
         with self._lock:

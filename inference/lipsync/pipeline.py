@@ -33,6 +33,7 @@ POLL_S = 0.1  #: between looks at cancellation and progress
 #: seconds of video up to which a job is cut into so many segments
 CUTS = ((1.5, 1), (4.0, 2), (20.0, 4), (60.0, 8))
 SEGMENT_S = 7.5  #: of longer jobs
+HEAD_START_S = 1.6  #: of video that is made alone when it is watched at once: a second, and what the encoder holds back
 
 
 class Painter(Protocol):
@@ -98,7 +99,7 @@ class Render:
         self._paths = [folder / f"segment-{number:04}.mp4" for number in range(len(self._cuts))]
         self._painter = painter  #: called with the start and stop of a segment, in its thread
         self._workers = max(1, workers)
-        self._stop = threading.Event()
+        self._stop, self._begun = threading.Event(), threading.Event()
         self._count = threading.Lock()
         self.codec, self.note = "", ""  #: of the encoder that was used
 
@@ -145,9 +146,13 @@ class Render:
             progress(self.done)
 
     def _segment(self, start: int, stop: int, path: Path) -> None:
+        if start and self.encoding.growing:  # somebody waits for the first second
+            while not self._begun.wait(POLL_S):
+                self._check()
         self._check()
         threads = 1 if self._workers > 1 else None
         painter = self._painter(start, stop)
+        ahead_of_others = min(stop, round(HEAD_START_S * self.encoding.fps))
         with (
             ahead(self.template.read(self.order[start:stop], threads), self.template.info) as frames,
             VideoWriter(path, replace(self.encoding, threads=1), check=self._check) as writer,
@@ -162,6 +167,8 @@ class Render:
                         writer.write(picture)
                     with self._count:
                         self.done += 1
+                if at + len(outputs) >= ahead_of_others:
+                    self._begun.set()
 
     def _check(self) -> None:
         if self._stop.is_set():

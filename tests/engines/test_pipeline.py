@@ -22,7 +22,7 @@ from inference.join import Part, join
 from inference.lipsync import frames as frames_module
 from inference.lipsync import marks, sound
 from inference.lipsync.frames import Ahead, Run, Template, loop, runs
-from inference.lipsync.pipeline import Render, cut
+from inference.lipsync.pipeline import HEAD_START_S, Render, cut
 from inference.lipsync.planes import changed_box, to_bgr, with_changes
 from inference.video import Encoding, VideoWriter, probe_video, read_frames
 
@@ -170,8 +170,22 @@ class Brighter:
         return [np.clip(frame.astype(int) + 1, 0, 255).astype(np.uint8) for frame in frames]
 
 
-def encoding(fps: float = 25) -> Encoding:
-    return Encoding(64, 64, fps, crf=0)
+class Noted(Brighter):
+    """Notes which outputs are painted, in a list that all segments share. fails: the output at which it does."""
+
+    def __init__(self, painted: list[int], fails: int = -1) -> None:
+        super().__init__(2)
+        self._painted, self._fails = painted, fails
+
+    def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
+        if self._fails in outputs:
+            raise ValueError("bad mouth")
+        self._painted += outputs
+        return super().paint(frames, outputs)
+
+
+def encoding(fps: float = 25, *, growing: bool = False) -> Encoding:
+    return Encoding(64, 64, fps, crf=0, growing=growing)
 
 
 def aac(folder: Path, seconds: float) -> Path:
@@ -261,6 +275,25 @@ def test_error_in_one_segment_is_the_jobs_error(template: Path, tmp_path: Path) 
     assert not ffmpegs()
 
 
+def test_what_is_watched_begins_with_its_first_second(template: Path, tmp_path: Path) -> None:
+    """Other segments are begun once the first one is far enough to be played."""
+    painted: list[int] = []
+    with Template(probe_video(template), 50) as source:
+        order = loop(130, 50)
+        render = Render(source, order, lambda a, b: Noted(painted), encoding(growing=True), folder=tmp_path, workers=4)
+        render.run(lambda: None, lambda done: None)
+        assert sorted(painted) == list(range(130))
+        others = next(at for at, output in enumerate(painted) if output >= cut(130, 25)[0][1])
+        assert others >= min(cut(130, 25)[0][1], round(HEAD_START_S * 25)) > 25
+        for broken in (Noted([], fails=0), Noted([], fails=20)):  # before that, which the others must not wait for
+            failing = Render(
+                source, order, lambda a, b, own=broken: own, encoding(growing=True), folder=tmp_path, workers=4
+            )
+            with pytest.raises(ValueError, match="bad mouth"):
+                failing.run(lambda: None, lambda done: None)
+    assert not ffmpegs()
+
+
 def test_sound_begins_when_it_is_heard(tmp_path: Path, ffmpeg: Callable[..., None], speech: dict) -> None:
     """A stream that starts half a second into its file gets half a second of silence, as in a player."""
     late = tmp_path / "late.mp4"
@@ -341,6 +374,22 @@ def test_a_template_forgotten_while_it_is_fetched_ends_its_decoder(template: Pat
         assert number_of(next(iter(source.read(np.array([20], np.int32))))) == 20
     assert not {process.pid for process in ffmpegs()} - before
     assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+    with Template(probe_video(template), 50) as source:
+        source.prefetch(loop(130, 50), pause=10)  # and waits for somebody who never reads
+    assert not {process.pid for process in ffmpegs()} - before
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+def test_a_template_of_a_watched_job_is_fetched_as_far_as_its_first_seconds(template: Path) -> None:
+    with Template(probe_video(template), 50) as source:
+        source.prefetch(loop(130, 50), pause=10)
+        (fetcher,) = (thread for thread in threading.enumerate() if thread.name == "prefetch")
+        fetcher.join(0.5)  # it has nothing to do and does not end
+        assert fetcher.is_alive()
+        assert [number_of(frame) for frame in source.read(loop(3, 50))] == [0, 1, 2]
+        fetcher.join(60)  # now it fetches the rest
+        assert not fetcher.is_alive()
+        assert [number_of(frame) for frame in source.read(loop(50, 50))] == list(range(50))
 
 
 def test_marks_sit_ten_pixels_from_their_corners(tmp_path: Path) -> None:
