@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.face import mesh
-from inference.lipsync.render import palette
 from inference.lipsync.render.interior import Drawing, Skin
 from inference.lipsync.render.warp import STILL_PX, Box, Field, Painter, around, maps
 
@@ -176,7 +175,6 @@ def skin(frame: Frame, points: Array, unit: float) -> Skin:
         right=float(np.clip(right @ weights / light, 0.6, 1.3)),
         left=float(np.clip(left @ weights / light, 0.6, 1.3)),
         grain=_grain(frame, points, unit),
-        lip=palette.lower_lip(frame, points),
     )
 
 

@@ -29,13 +29,10 @@ LOWER_EDGE = 0.008  #: of the lower teeth, below the closed seam with the mouth 
 JAW_FOLLOWS = 0.74  #: how far the lower teeth go down per opening
 BEHIND_LIP = 0.105  #: depth of the front teeth behind the lips
 LOWER_GAIN = 0.70
-SHADOW, OVERHANG = 0.030, 0.008  #: eye distances over which the upper lip shades the inside, and by how much more
-OPEN_BELOW = 0.12  #: eye distances below the lower lip at which the inside is still lit: that lip shades nothing
-RIM, RIM_SHARE = 0.010, 0.10  #: eye distances, and share of the gap at most, over which the lower lip rolls inwards
-RIM_LIGHT = 0.75  #: colour of that, over that of the lip
+SHADOW, OVERHANG = 0.030, 0.0105  #: eye distances over which the lips shade the inside; by how much the upper one more
 TONGUE_FROM = 0.03, 0.12  #: openings from which the tongue is seen, and from which the whole of it
 TONGUE_WIDE = 0.18  #: half of its width, eye distances
-TONGUE_LIGHT = 0.50, 0.80  #: light on its back and on its front
+TONGUE_LIGHT, TONGUE_SHADED = 1.10, 0.66  #: light on it, in the open and beside the lips
 CORNER, CORNER_LIGHT = 0.34, 0.12  #: share of the half mouth that its corner darkens; light left in the corner
 ENAMEL_MOST = np.float32(250)
 CROWN = 1.12  #: colour of enamel over that of teeth as they look, which are shaded
@@ -50,7 +47,6 @@ class Skin:
     right: float  #: luminance on the picture's left side of the mouth over the mean
     left: float
     grain: Array  #: (h, w) high-pass of the skin's luminance, zero mean; may be empty
-    lip: Array | None = None  #: (3,) colour of the lower lip, 0..255; None: the one that goes with the skin
 
     @property
     def light(self) -> float:
@@ -121,14 +117,12 @@ class Interior:
         unit = float(head.scale[0])
         contour = self.contour(target)
         upper, lower = np.split(contour, 2)
-        gap = float(np.linalg.norm(upper - lower[::-1], axis=1).max())
-        if gap < 0.3:
+        if np.linalg.norm(upper - lower[::-1], axis=1).max() < 0.3:
             return None
         canvas = Canvas(around(contour, 3 * EDGE_BLUR * unit + 2), head)
         mask = canvas.fill(contour)
-        # Light comes from above: an upper lip that shades nothing would glow, a lower one that shades looks like ink.
-        lit = np.concatenate([upper + canvas.down * (OVERHANG * unit), lower + canvas.down * (OPEN_BELOW * unit)])
-        light = canvas.blur(canvas.fill(lit), SHADOW)
+        # A lip that shades nothing would glow.
+        light = canvas.blur(canvas.fill(contour + canvas.down * (OVERHANG * unit)), SHADOW)
         light = smoothstep(light * mask, 0.12 * 255, 0.92 * 255)
         colours = self.palette(skin)
         dark = 1 - light
@@ -148,28 +142,9 @@ class Interior:
         self._teeth(canvas, planes, _Jaw(upper=False, edge=below, gain=LOWER_GAIN), paint)
         if mouth.upper > 0:
             self._teeth(canvas, planes, _Jaw(upper=True, edge=UPPER_EDGE, visible=mouth.upper), paint)
-        self._rim(canvas, planes, (upper, lower), gap, colours.flesh if skin.lip is None else skin.lip)
         cover = canvas.blur(mask, EDGE_BLUR)
         bgr = np.asarray(cv2.merge(_grained(planes, skin, cover.shape)), np.float32)
         return Drawing(canvas.box, np.clip(bgr, 0, 255, out=bgr), cover)
-
-    def _rim(
-        self,
-        canvas: Canvas,
-        planes: list[Array],
-        lips: tuple[NDArray[np.float64], NDArray[np.float64]],
-        gap: float,
-        colour: Array,
-    ) -> None:
-        """The lower lip goes on inwards, before whatever stands behind it; ``gap`` is in pixels."""
-        reach = min(RIM, RIM_SHARE * gap / canvas.unit)
-        upper, lower = lips
-        far = np.concatenate(
-            [upper - canvas.down * (OPEN_BELOW * canvas.unit), lower - canvas.down * (0.5 * reach * canvas.unit)]
-        )
-        cover = 1 - canvas.blur(canvas.fill(far), reach)
-        for plane, tone in zip(planes, colour, strict=True):
-            plane += (np.float32(RIM_LIGHT * float(tone)) - plane) * cover
 
     def _tongue(self, canvas: Canvas, planes: list[Array], light: Array, opening: float, colour: Array) -> None:
         rise = float(smoothstep(np.float32(opening), *TONGUE_FROM))
@@ -188,9 +163,7 @@ class Interior:
         u *= u
         cover = (1 - smoothstep(np.asarray(cv2.sqrt(u + v * v), np.float32), 0.35, 1.1)) * np.float32(rise)
         groove = np.float32(1) - np.float32(0.14) * (v < 0.4) / np.square(1 + u * np.float32(0.6 / 0.14**2))
-        back, front = TONGUE_LIGHT
-        groove *= np.float32(back) + np.float32(front - back) * smoothstep(v, -1.0, 0.1)
-        groove *= np.float32(0.7) + np.float32(0.3) * light[near]
+        groove *= np.float32(TONGUE_SHADED) + np.float32(TONGUE_LIGHT - TONGUE_SHADED) * light[near]
         for plane, tone in zip(planes, colour, strict=True):
             plane[near] += (groove * tone - plane[near]) * cover
 

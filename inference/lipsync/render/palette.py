@@ -29,7 +29,6 @@ WHITE_LIMITS = (0.55, 1.04)
 PAINTED = 0.30, 0.26  #: lack of blue in a white that only paint has; by how much paint is then darker
 ENAMEL_LIGHT = 0.50, 0.75  #: light of teeth over that of the lips: none of them, all of them
 ENAMEL_RED = 0.50, 0.80  #: redness of teeth over that of the lips: all of them, none
-BESIDE = 0.25  #: place between the inner and the outer edge of a lip at which its colour is taken
 LEAST_RED = 0.15  #: redness of lips below which a picture has no colours to tell teeth by
 LEAST_PIXELS = 24  #: of the white of the eyes, below which it is not believed
 
@@ -101,14 +100,6 @@ def lips(picture: Frame, points: mesh.Points) -> Array:
     rings = ((mesh.LIP_INNER_UPPER, mesh.LIP_OUTER_UPPER), (mesh.LIP_INNER_LOWER, mesh.LIP_OUTER_LOWER))
     at = np.concatenate([(points[inner[2:-2], :2] + points[outer[2:-2], :2]) / 2 for inner, outer in rings])
     x, y = at.astype(np.float32).T
-    found = cv2.remap(picture, x.copy(), y.copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(np.median(found.reshape(-1, 3), axis=0), np.float32)
-
-
-def lower_lip(picture: Frame, points: mesh.Points) -> Array:
-    """(3,) the colour of the lower lip beside its inner edge, by the median. ``points`` (V, 3) are pixels."""
-    inner, outer = points[mesh.LIP_INNER_LOWER[2:-2], :2], points[mesh.LIP_OUTER_LOWER[2:-2], :2]
-    x, y = (inner + np.float32(BESIDE) * (outer - inner)).astype(np.float32).T
     found = cv2.remap(picture, x.copy(), y.copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(np.median(found.reshape(-1, 3), axis=0), np.float32)
 
