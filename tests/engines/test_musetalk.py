@@ -696,6 +696,16 @@ def test_from_end_to_end(engine: LipSync, lady: Path, words: dict[int, Path], tm
     assert (result["backend"], result["frames"]) == ("musetalk", 12)
     (kept,) = (cache / "avatars").glob("*.npz")
     assert Avatar.load(kept).frames == FRAMES
+    with LocalContext(cache=cache, folder=tmp_path) as context:
+        engine.run(engine.check({**params, "output": tmp_path / "watched.mp4", "stream": True}), context)
+        (stream,) = context.streams
+    assert (tmp_path / "watched.mp4").read_bytes() == (tmp_path / "x.mp4").read_bytes()
+    assert stream.whole
+    assert probe_video(stream.path).frames == 12
+    data = stream.path.read_bytes()
+    (tmp_path / "half.mp4").write_bytes(data[: data.rindex(b"moof") - 4])  # as it was seen a moment before its end
+    with read_frames(probe_video(tmp_path / "half.mp4")) as beginning:
+        assert 6 <= len(list(beginning)) <= 12
     seen = face_analysis.cached(Shelf(cache / "analyses"), lady, engine._model)
     boxes = avatar.boxes(seen.points, seen.found, seen.shot, SIZE, 10)
     with read_frames(probe_video(tmp_path / "x.mp4")) as ours, read_frames(probe_video(lady)) as theirs:
