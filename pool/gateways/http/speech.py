@@ -34,6 +34,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "timestamp_granularities[]": {"type": "array", "items": {**_TEXT, "enum": ["word", "segment"]}},
     "stream": {"type": "boolean", "description": "send the text segment by segment; formats json and text"},
 }
+_MODEL = {**_TEXT, "description": "any text: the pool's engine is used"}
 _TRANSLATED = ("prompt", "response_format", "temperature")
 _TRANSLATIONS = ("json", "text", "srt", "verbose_json", "vtt")
 _GRANULARITIES = "timestamp_granularities"
@@ -46,6 +47,13 @@ _AUDIO = ("audio", "video")
 def make_routes(desk: Desk) -> APIRouter:
     """The routes below /v1."""
     router = APIRouter(prefix="/v1", tags=["speech"])
+    for add in (_model_routes, _transcription_route, _translation_route):
+        add(router, desk)
+    return router
+
+
+def _model_routes(router: APIRouter, desk: Desk) -> None:
+    """Which models there are: the engine."""
     engine = desk.settings.transcribe
 
     @router.get(
@@ -71,20 +79,16 @@ def make_routes(desk: Desk) -> APIRouter:
             raise HTTPException(404, f"there is no model {name!r:.60}: {engine} is the only one")
         return json_response(_model(engine))
 
+
+def _transcription_route(router: APIRouter, desk: Desk) -> None:
+    """Speech to text."""
+
     @router.post(
         "/audio/transcriptions",
         summary="Speech to text",
         response_class=Response,
-        responses={
-            200: {
-                "content": {"application/json": {"schema": {"type": "object"}}, "text/plain": {"schema": _TEXT}},
-                "description": "The transcript",
-            },
-            **responses(OpenAIFailed, 400, 403, 408, 410, 413, 415, 502, 503, 504),
-        },
-        openapi_extra=form(
-            {**FILE, "model": {**_TEXT, "description": "any text: the pool's engine is used"}}, **_FIELDS
-        ),
+        responses=_answers("The transcript"),
+        openapi_extra=form({**FILE, "model": _MODEL}, **_FIELDS),
     )
     async def transcriptions(request: Request) -> Response:
         """The same request again, by the same client, waits for the same job until it has been answered: by the
@@ -93,21 +97,17 @@ def make_routes(desk: Desk) -> APIRouter:
         found = await _received(desk, request)
         return await _transcribed(desk, request, found)
 
+
+def _translation_route(router: APIRouter, desk: Desk) -> None:
+    """Speech to English text."""
+    engine = desk.settings.transcribe
+
     @router.post(
         "/audio/translations",
         summary="Speech in any language to English text",
         response_class=Response,
-        responses={
-            200: {
-                "content": {"application/json": {"schema": {"type": "object"}}, "text/plain": {"schema": _TEXT}},
-                "description": "The translation",
-            },
-            **responses(OpenAIFailed, 400, 403, 408, 410, 413, 415, 502, 503, 504),
-        },
-        openapi_extra=form(
-            {**FILE, "model": {**_TEXT, "description": "any text: the pool's engine is used"}},
-            **{key: _FIELDS[key] for key in _TRANSLATED},
-        ),
+        responses=_answers("The translation"),
+        openapi_extra=form({**FILE, "model": _MODEL}, **{key: _FIELDS[key] for key in _TRANSLATED}),
     )
     async def translations(request: Request) -> Response:
         """As transcriptions, with the text in English. The engine's model must be able to translate: 400 otherwise."""
@@ -118,7 +118,14 @@ def make_routes(desk: Desk) -> APIRouter:
             raise HTTPException(400, f"the engine {engine} cannot translate: it has no parameter task")
         return await _transcribed(desk, request, found, task="translate")
 
-    return router
+
+def _answers(description: str) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route that turns speech into text."""
+    content = {"application/json": {"schema": {"type": "object"}}, "text/plain": {"schema": _TEXT}}
+    return {
+        200: {"content": content, "description": description},
+        **responses(OpenAIFailed, 400, 403, 408, 410, 413, 415, 502, 503, 504),
+    }
 
 
 async def _received(desk: Desk, request: Request) -> Form:
