@@ -329,11 +329,20 @@ def test_jobs_are_listed_shown_and_run_again(world: World, cli: Cli) -> None:
         "for [Ann]",
         "listed",
     )
+    told = cli(world, "stats", "--since", "6h", "--json").json()
+    its = [stretch for stretch in told["stretches"] if stretch["engine"] == "fake"]
+    assert told["step_s"] == 600
+    assert sum(stretch["completed"] for stretch in its) >= 2
+    assert sum(stretch["failed"] for stretch in its) >= 1
+    assert all(0 <= stretch["run_s"] <= stretch["run_most_s"] for stretch in its)
+    assert re.search(r"^.* fake +\d", cli(world, "stats").out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["stats", "--since", "15d"], "since: must be above 0 and at most 14d"),
+        (["stats", "--since", "soon"], "since: 'soon' is no time"),
         (["jobs", "--state", "faild"], "state: no state 'faild', did you mean \"failed\""),
         (["jobs", "--state", "failed,"], "a list has an empty item"),
         (["jobs", "--engine", "fakee"], "no engine 'fakee'"),
@@ -697,6 +706,7 @@ def test_commands_are_listed(cli: Cli, tmp_path: Path) -> None:
     for command in [
         "serve",
         "status",
+        "stats",
         "reload",
         "drain",
         "recover",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pool.cli import admin, doctor, jobs, reload, service
+from pool.cli import admin, doctor, figures, jobs, reload, service
 from pool.cli.options import CONTEXT, VersionOption
 from pool.cli.submit import submit
 
@@ -15,6 +15,7 @@ _EPILOG = "\n\n".join(
         "python -m pool serve",
         "python -m pool.submit transcribe audio=speech.wav",
         "python -m pool status --watch",
+        "python -m pool stats --since 7d",
         "python -m pool reload --wait",
         "python -m pool jobs --state failed --since 24h",
         "python -m pool rerun ID speakers=3",
@@ -41,6 +42,7 @@ def options(version: VersionOption = False) -> None:
 _POOL, _JOBS = "The pool", "Jobs"
 app.command("serve", rich_help_panel=_POOL)(service.serve)
 app.command("status", rich_help_panel=_POOL)(service.status)
+app.command("stats", rich_help_panel=_POOL)(figures.stats)
 app.command("reload", rich_help_panel=_POOL)(reload.reload)
 app.command("drain", rich_help_panel=_POOL)(service.drain)
 app.command("recover", rich_help_panel=_POOL)(service.recover)

@@ -8,8 +8,10 @@ import pytest
 from scenarios.world import World, wait_until
 
 from gateways.gateway import Gateway, configure
-from pool.gateways.http.history import KEPT_S, STEP_S, History, Sums
+from pool.client.stats import KEPT_S, STEP_S, Sums, Window, of_records, stretches, window
+from pool.gateways.http.history import History
 from pool.gateways.http.ledger import Entry
+from pool.spool.store import Spool
 
 pytestmark = pytest.mark.long
 
@@ -42,7 +44,7 @@ def test_sums_are_kept_and_nothing_counts_twice(tmp_path: Path) -> None:
     third.save((NOW + 100) * 1_000_000)
     for history in (again, third, History(path)):
         whole: dict[str, Sums] = {}
-        for engine, _, sums in history.since(0, STEP_S):
+        for engine, _, sums in history.within(Window(0, STEP_S)):
             whole.setdefault(engine, Sums()).add(sums)
         assert whole == {
             "e": Sums(3, 1, 1, ran=4, wait_s=8.0, wait_most_s=2.0, run_s=12.0, run_most_s=3.0),
@@ -50,9 +52,9 @@ def test_sums_are_kept_and_nothing_counts_twice(tmp_path: Path) -> None:
         }
     third.add(job(6, NOW + KEPT_S + 5000))
     third.save((NOW + KEPT_S + 6000) * 1_000_000)
-    assert sum(sums.completed for _, _, sums in History(path).since(0, STEP_S)) == 1  # the rest is too old
+    assert sum(sums.completed for _, _, sums in History(path).within(Window(0, STEP_S))) == 1  # the rest is too old
     path.write_text('{"version": 1, "upto": "x"}')
-    assert list(History(path).since(0, STEP_S)) == []
+    assert list(History(path).within(Window(0, STEP_S))) == []
 
 
 def test_stretches_are_put_together(tmp_path: Path) -> None:
@@ -61,8 +63,8 @@ def test_stretches_are_put_together(tmp_path: Path) -> None:
     for number in range(6):
         history.add(job(number, hour + 600 * number + 10))
     history.add(job(9, hour - 10))
-    assert [(at, sums.completed) for _, at, sums in history.since(hour, 3600)] == [(hour, 6)]
-    assert [sums.completed for _, _, sums in history.since(hour, 600)] == [1] * 6
+    assert [(at, sums.completed) for _, at, sums in history.within(Window(hour, 3600))] == [(hour, 6)]
+    assert [sums.completed for _, _, sums in history.within(Window(hour, 600))] == [1] * 6
 
 
 def test_a_gateway_that_is_killed_and_one_that_ends_lose_nothing(world: World) -> None:
@@ -82,6 +84,14 @@ def test_a_gateway_that_is_killed_and_one_that_ends_lose_nothing(world: World) -
         wait_until(lambda: completed(gate) == 4, "the same four jobs")
         gate.result(gate.submit("echo", value=5))
         wait_until(lambda: completed(gate) == 5, "five jobs")
+        spool = Spool(world.spool)
+        chosen = window(spool.now(), 6 * 3600)  # as `python -m pool stats` counts
+        counted = stretches(of_records(spool, chosen), chosen)
+        told = gate.get("/stats", params={"since": "6h"}).json()["stretches"]
+        both = zip(counted, told, strict=True)
+        assert all(
+            {"engine": engine, "at": at, **sums.to_map()} == pytest.approx(its) for (engine, at, sums), its in both
+        )
         assert gate.stop() == 0
         for record in (world.spool / "out").glob("*.msgpack"):
             record.unlink()  # as retention does

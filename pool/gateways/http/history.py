@@ -10,48 +10,16 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pool.client.stats import KEPT_S, STEP_S, Place, Sums, Window, place_of, stretches
 from pool.gateways.http.ledger import Entry
 from pool.spool import fsops
 
-STEP_S = 600
-KEPT_S = 14 * 86400
 _SLACK_US = 10_000_000  # a record may appear so long after the moment at which its job ended
 _LATELY_MOST = 50_000  # ids of that time in the file
 _MOST_BYTES = 64 << 20
-
-
-@dataclass
-class Sums:
-    """Of the jobs of one engine that ended in one stretch of time. ran: how many of them ran. Waits, runs: seconds."""
-
-    completed: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    ran: int = 0
-    wait_s: float = 0.0
-    wait_most_s: float = 0.0
-    run_s: float = 0.0
-    run_most_s: float = 0.0
-
-    def count(self, job: Entry) -> None:
-        """Add a job."""
-        if job.state in ("completed", "failed", "cancelled"):
-            setattr(self, job.state, getattr(self, job.state) + 1)
-        if job.started:
-            wait, run = max(0, job.started - job.created) / 1e6, max(0, job.finished - job.started) / 1e6
-            self.ran += 1
-            self.wait_s, self.run_s = self.wait_s + wait, self.run_s + run
-            self.wait_most_s, self.run_most_s = max(self.wait_most_s, wait), max(self.run_most_s, run)
-
-    def add(self, other: Sums) -> None:
-        """Add those of another stretch."""
-        for field in fields(self):
-            mine, its = getattr(self, field.name), getattr(other, field.name)
-            setattr(self, field.name, max(mine, its) if "most" in field.name else mine + its)
 
 
 class History:
@@ -60,7 +28,7 @@ class History:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._sums: dict[tuple[str, int], Sums] = {}  # engine and number of the stretch
+        self._sums: dict[Place, Sums] = {}
         self._lately: dict[str, int] = {}  # id -> when it ended, of what was counted last
         self._before: dict[str, int] = {}  # the same, from the file
         self._upto = 0  # all that ended before this and is not in _before was counted by the gateway before
@@ -72,8 +40,8 @@ class History:
         with self._lock:
             if job.finished <= self._upto - _SLACK_US or self._before.get(job.id) == job.finished:
                 return
-            place = job.engine, job.finished // 1_000_000 // STEP_S
-            self._sums.setdefault(place, Sums()).count(job)
+            its = self._sums.setdefault(place_of(job.engine, job.finished), Sums())
+            its.count(job.state, job.created, job.started, job.finished)
             self._lately[job.id] = job.finished
             self._changed = True
 
@@ -96,16 +64,11 @@ class History:
             self._changed = False
         fsops.put(f"{self._path}.{os.getpid()}", str(self._path), [json.dumps(document).encode()], sync=False)
 
-    def since(self, begin_s: int, step_s: int) -> Iterator[tuple[str, int, Sums]]:
-        """(engine, begin of the stretch in s since 1970, sums), the oldest first. step_s: a multiple of STEP_S."""
-        found: dict[tuple[int, str], Sums] = {}
+    def within(self, chosen: Window) -> Iterator[tuple[str, int, Sums]]:
+        """(engine, begin of the stretch in s since 1970, sums), the oldest first."""
         with self._lock:
-            for (engine, number), sums in self._sums.items():
-                at = number * STEP_S // step_s * step_s
-                if at >= begin_s // step_s * step_s:
-                    found.setdefault((at, engine), Sums()).add(sums)
-        for (at, engine), sums in sorted(found.items(), key=lambda one: one[0]):
-            yield engine, at, sums
+            found = list(stretches(self._sums, chosen))
+        yield from found
 
     def _load(self) -> None:
         try:

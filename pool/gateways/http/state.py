@@ -9,10 +9,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from pool.client.durations import span
-from pool.errors import JobRefused
+from pool.client.stats import window
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import json_response
-from pool.gateways.http.history import KEPT_S, STEP_S
 from pool.gateways.http.metrics import make_registry, render
 from pool.gateways.http.shapes import Failed, Stats, Stretch, responses
 
@@ -78,17 +77,10 @@ def make_routes(desk: Desk) -> APIRouter:
 
 def stats_of(desk: Desk, since_s: float) -> Stats:
     """The history of the last `since_s` seconds. Raises JobRefused."""
-    if not 0 < since_s <= KEPT_S:
-        raise JobRefused(f"must be above 0 and at most {KEPT_S // 86400}d: the history is kept for that long", "since")
+    chosen = window(desk.pool.spool.now(), since_s)
     desk.ledger.refresh()
-    begin = int(desk.pool.spool.now() / 1e6 - since_s)
-    step_s = STEP_S if since_s <= 6 * 3600 else 3600 if since_s <= 2 * 86400 else 6 * 3600
-    stretches = []
-    for engine, at, sums in desk.history.since(begin, step_s):
-        ran = max(1, sums.ran)
-        means = {"wait_s": sums.wait_s / ran, "run_s": sums.run_s / ran}
-        stretches.append(Stretch(engine=engine, at=at, **{**vars(sums), **means}))
-    return Stats(begin=begin // step_s * step_s, step_s=step_s, stretches=stretches, unread=desk.ledger.unread)
+    found = [Stretch(engine=engine, at=at, **sums.to_map()) for engine, at, sums in desk.history.within(chosen)]
+    return Stats(begin=chosen.begin_s, step_s=chosen.step_s, stretches=found, unread=desk.ledger.unread)
 
 
 def engines_of(desk: Desk) -> dict[str, Any]:
