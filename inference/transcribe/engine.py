@@ -19,7 +19,7 @@ from inference.transcribe.params import Options
 from inference.transcribe.params import Params as TranscribeParams
 from inference.transcribe.subtitles import several, with_cues
 
-PIPELINE_VERSION = 3  #: raise it when the same input may give another transcript; part of the fingerprint
+PIPELINE_VERSION = 4  #: raise it when the same input may give another transcript; part of the fingerprint
 MIN_DURATION_S = 0.1
 
 

@@ -10,6 +10,7 @@ from inference import media
 from inference.audio import SILENCE_DBFS, Array, level_dbfs, mixed
 from inference.base import InputError
 from inference.streams import audible
+from inference.transcribe.crosstalk import LOUDER_DB, Crosstalk
 from inference.transcribe.params import Params
 
 FRAME_S = 0.5  #: what levels are measured over
@@ -52,6 +53,7 @@ class Sound:
         self.channels = self._decoded.channels if self._split else 1
         self._gains = [Gain() for _ in range(self.channels)]
         self._likeness = Likeness()
+        self.crosstalk = Crosstalk(self.channels) if self._split else None  #: knows every block that was handed out
 
     @property
     def position_s(self) -> float:
@@ -63,6 +65,8 @@ class Sound:
         for block in self._decoded.blocks():
             self.peak = max(self.peak, float(np.max(np.abs(block))))
             self._likeness.hear(block)
+            if self.crosstalk is not None:
+                self.crosstalk.hear(block)
             if self._split:
                 heard = [np.ascontiguousarray(channel) for channel in block.T]
             else:
@@ -167,8 +171,10 @@ class Likeness:
 
     @property
     def same(self) -> bool:
-        """Whether both channels hold one sound."""
-        return len(self._levels) >= LEAST_FRAMES and float(np.median(self._correlations)) > SAME
+        """Whether both channels hold one sound, and neither is so much quieter that the other one stands for it."""
+        if len(self._levels) < LEAST_FRAMES or float(np.median(self._correlations)) <= SAME:
+            return False
+        return float(np.median(np.abs(np.diff(self._levels)))) < LOUDER_DB
 
 
 def _frames(block: Array) -> list[Array]:

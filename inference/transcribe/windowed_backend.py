@@ -10,6 +10,7 @@ window, and the words; so memory hardly grows with the length of the recording.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from inference.base import Context, EngineError
 from inference.memory import give_back
 from inference.transcribe import models
 from inference.transcribe.cluster import Wanted
+from inference.transcribe.crosstalk import Crosstalk
 from inference.transcribe.diarize import Diarizer, Labelled
 from inference.transcribe.itn import Numbers
 from inference.transcribe.outputs import join_texts
@@ -120,6 +122,7 @@ class _Channel:
     words: list[Word] = field(default_factory=list)
     open: list[Word] = field(default_factory=list)  #: words of the segment that may still go on
     skip: int = 0  #: of the windows to come, so many were recognised by an attempt before
+    leaked: Counter[int] = field(default_factory=Counter)  #: words that were left out, by the channel they come from
     done: dict[str, Any] = field(default_factory=dict)  #: how far it is, for a checkpoint; empty: at its beginning
 
     def queue(self, window: Window | None) -> None:
@@ -139,12 +142,21 @@ class _Channel:
         self.skip -= skipped
         return windows[skipped:]
 
+    def own(self, words: list[Word], crosstalk: Crosstalk | None) -> list[Word]:
+        """Those of the words that are not another channel's."""
+        if crosstalk is None:
+            return words
+        sources = [crosstalk.source(self.number, word.start, word.spoken_until) for word in words]
+        self.leaked.update(source for source in sources if source is not None)
+        return [word for word, source in zip(words, sources, strict=True) if source is None]
+
     def settle(self, windows: int) -> None:
         """Note how far it is, after some more windows."""
         self.done = {
             "windows": self.done.get("windows", 0) + windows,
             "words": stored(self.words),
             "open": len(self.open),
+            "leaked": list(self.leaked.items()),
             "session": self.session.state(),
         }
 
@@ -155,6 +167,7 @@ class _Channel:
         self.done, self.skip = done, done["windows"]
         self.words = [Word(*values) for values in done["words"]]
         self.open = self.words[len(self.words) - done["open"] :]
+        self.leaked = Counter(dict(done["leaked"]))
         self.session.go_on(done["session"])
 
 
@@ -164,6 +177,7 @@ class _Recording:
     def __init__(self, backend: WindowedBackend, job: Params, about: media.Probe, context: Context) -> None:
         self._b, self._job, self._about, self._context = backend, job, about, context
         self._channels: list[_Channel] = []
+        self._crosstalk: Crosstalk | None = None
         wanted = Wanted.of(job.speakers, job.min_speakers, job.max_speakers)
         self._voices = backend._diarizer.session(wanted) if backend._diarizer is not None else None
         self._listens = self._voices is not None and wanted.most > 1
@@ -177,10 +191,12 @@ class _Recording:
         self._known = 0  # of these, by an attempt before
         self._saved_at, self._saving_s = float("-inf"), 0.0
         self._resumed_s: float | None = None
-        self.warnings: list[str] = []
+        self._told: list[str] = []  # of the file, each time it is read; so not for a checkpoint
+        self.warnings: list[str] = []  # of what was heard
 
     def transcribe(self) -> dict[str, Any]:
         with Sound(self._about, self._job, self._b._options.ffmpeg, self._context.check) as sound:
+            self._crosstalk = sound.crosstalk
             self._channels = [self._channel(number) for number in range(sound.channels)]
             self._go_on()
             for block in sound:
@@ -192,7 +208,7 @@ class _Recording:
             for channel in self._channels:
                 for stretch in channel.detector.finish():
                     self._take(channel, stretch)
-            self.warnings += sound.warnings
+            self._told = sound.warnings
         for channel in self._channels:
             channel.queue(channel.packer.flush())
             self._recognise(channel)
@@ -278,7 +294,7 @@ class _Recording:
             part, windows = windows[: channel.session.at_once], windows[channel.session.at_once :]
             for heard in channel.session.recognise(part):
                 self._context.check()
-                words = self._numbers.written(heard.words)
+                words = self._numbers.written(channel.own(heard.words, self._crosstalk))
                 if self._b._punctuation is not None:
                     self._b._punctuation.write([*channel.open, *words])
                 self._script.write(words)
@@ -321,6 +337,12 @@ class _Recording:
         for channel in self._channels:
             for word in channel.words:
                 word.speaker = channel.number
+            for source, count in sorted(channel.leaked.items()):
+                own, other = speaker_name(channel.number), speaker_name(source)
+                self.warnings.append(
+                    f"{count} word(s) on the channel of {own} are the voice of {other}, which is louder on its own: "
+                    "they were left out there"
+                )
         asked = [key for key in ("speakers", "min_speakers", "max_speakers") if getattr(self._job, key) is not None]
         if asked:
             self.warnings.append(f'{", ".join(asked)} not used: with channels="split" each channel is one speaker')
@@ -361,5 +383,5 @@ class _Recording:
             "speakers_confidence": self._labelled.confidence,
             "overlaps": [{"start": start, "end": end} for start, end in self._labelled.overlaps],
             "resumed_s": self._resumed_s,
-            "warnings": self.warnings,
+            "warnings": [*self._told, *self.warnings],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from inference.base import InputError, LocalContext
 from inference.evaluate_speech import errors, units
 from inference.header import Sound as Stream
 from inference.transcribe import Params, Transcribe
+from inference.transcribe.crosstalk import Crosstalk
 from inference.transcribe.sound import Sound
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "speech"
@@ -184,9 +186,35 @@ def test_streams_are_read_from_the_header(line: str, channels: int | None, start
     assert (Stream(line).channels, Stream(line).start_s, Stream(line).default) == (channels, start_s, "def" in line)
 
 
+@pytest.mark.parametrize("leak_db", [-10, -20, -30])
+@pytest.mark.parametrize("room", [False, True], ids=["wire", "room"])
+def test_the_channel_of_a_voice_is_found(speech: dict[str, Array], leak_db: int, room: bool) -> None:
+    """One in the first 11 s, another 20 dB quieter from 8 s on, so both at once between."""
+    rng = np.random.default_rng(5)
+    one, other = speech["address"], speech["reading"][: 6 * RATE] * np.float32(0.1)
+    own = np.zeros((14 * RATE, 2), np.float32)
+    own[: len(one), 0], own[8 * RATE :, 1] = one, other
+    path = np.r_[np.zeros(64), 1.0, 0.3 * np.exp(-np.arange(400) / 100) * rng.normal(size=400)] if room else np.ones(1)
+    leak = np.stack([np.convolve(voice, path)[: len(own)] for voice in own[:, ::-1].T], axis=1)
+    leak *= 10 ** (leak_db / 20) / np.sqrt(np.sum(path**2))
+    crosstalk = Crosstalk(2)
+    for block in np.array_split(own + leak + rng.normal(scale=3e-5, size=own.shape), 5):
+        crosstalk.hear(block.astype(np.float32))
+    alone, both, after = (0.5, 7.5), (8.5, 10.5), (11.5, 13.5)
+    assert [crosstalk.source(1, at, at + 1.0) for at in np.arange(*alone)] == [0] * 7
+    assert [crosstalk.source(0, *span) for span in (alone, both)] == [None, None]
+    assert crosstalk.source(1, *after) is None
+    if leak_db == -30:
+        assert crosstalk.source(1, *both) is None, "a quiet voice is its own where what leaks is quieter still"
+    assert crosstalk.source(0, *after) == 1
+
+
 @pytest.mark.model
-def test_each_channel_is_one_speaker(engine: Transcribe, tmp_path: Path, ffmpeg: Ffmpeg) -> None:
-    path = stereo(tmp_path, ffmpeg, "apad=whole_dur=20", "apad=whole_dur=20")
+def test_channels_are_speakers_and_nothing_is_said_twice(engine: Transcribe, tmp_path: Path, ffmpeg: Ffmpeg) -> None:
+    """One talks while the other does, and after it; each is heard faintly on the channel of the other."""
+    apart = stereo(tmp_path, ffmpeg, "apad=whole_dur=24", "adelay=7000,apad=whole_dur=24")
+    path = tmp_path / "leaking.wav"
+    ffmpeg("-i", apart, "-af", "pan=stereo|c0=c0+0.0316*c1|c1=c1+0.1*c0", path)  # 30 and 20 dB quieter
     with LocalContext() as context:
         result: dict[str, Any] = engine.run(engine.check({"audio": str(path), "channels": "split"}), context)
     said = {
@@ -198,6 +226,10 @@ def test_each_channel_is_one_speaker(engine: Transcribe, tmp_path: Path, ffmpeg:
     assert errors(units((EXAMPLES / "reading.txt").read_text("utf-8")), units(said["spk1"])) <= 2
     starts = [segment["start"] for segment in result["segments"]]
     assert starts == sorted(starts)
+    told = r"\d+ word\(s\) on the channel of spk1 are the voice of spk0, which is louder on its own: they were left out"
+    assert any(re.match(told, warning) for warning in result["warnings"])
+    handed_out = [word["word"] for part in context.partials for word in part["words"]]
+    assert len(handed_out) == sum(len(segment["words"]) for segment in result["segments"])
 
 
 @pytest.mark.model

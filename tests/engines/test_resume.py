@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import wave
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgpack
 import numpy as np
@@ -18,6 +19,7 @@ from scenarios.world import World, wait_until
 from inference.audio import Array
 from inference.base import LocalContext
 from inference.transcribe import Transcribe
+from inference.transcribe.outputs import join_texts
 from pool.format import codec
 
 pytestmark = [pytest.mark.model, pytest.mark.long, pytest.mark.timeout(600)]
@@ -60,19 +62,38 @@ def single(
     speech: dict[str, Array],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Single:
-    """Two people in turn over some windows; or one after the other, each on a channel."""
+    """Two people in turn over some windows; or one after the other, each on a channel and faintly on the other one."""
     pause = np.zeros(RATE, np.float32)
     if request.param == "mix":
         sound = np.concatenate([speech["two_speakers"], pause, speech["address"]])
     else:
         one = np.concatenate([speech["address"], pause])
-        sound = np.stack([np.concatenate([one, one * 0]), np.concatenate([one * 0, one])], axis=1)
+        sound = np.stack([np.concatenate([one, one * 0.05]), np.concatenate([one * 0.05, one])], axis=1)
     path = write(tmp_path_factory.mktemp("resume") / "meeting.wav", sound)
     params = {"audio": str(path), "channels": request.param, "batch_size_s": 15.0}
     with Saving() as context:
         result = engine.run(engine.check(params), context)
     assert result.pop("resumed_s") is None
     return Single(params, result, context.partials, context.files)
+
+
+def test_partial_results_replay_to_the_result(single: Single) -> None:
+    """Each partial is some segments of the result in a row, but for speakers and cues; nothing of it is revised."""
+    left = [{**segment, "speaker": None, "cues": []} for segment in single.result["segments"]]
+    for part in sorted(single.partials, key=lambda part: cast("float", part["start"])):  # channels take turns
+        words = cast("list[dict[str, Any]]", part["words"])
+        assert words
+        cuts: list[dict[str, Any]] = []
+        while sum(len(cut["words"]) for cut in cuts) < len(words):
+            cuts.append(left.pop(0))
+        found = [word for cut in cuts for word in cut["words"]]
+        assert [{**word, "speaker": None} for word in found] == words
+        assert (cuts[0]["start"], max(cut["end"] for cut in cuts)) == (part["start"], part["end"])
+        assert join_texts([cut["text"] for cut in cuts]) == part["text"]
+        assert {cut["language"] for cut in cuts} == {part["language"]}
+        for one, following in itertools.pairwise(cuts):
+            assert one["words"][-1]["speaker"] != following["words"][0]["speaker"], "only a new speaker cuts a partial"
+    assert not left, "the result holds nothing that no partial told"
 
 
 @pytest.mark.parametrize("which", ["first", "last"])
