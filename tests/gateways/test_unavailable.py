@@ -10,6 +10,7 @@ import pytest
 import requests
 from scenarios.world import World, passing, wait_until
 
+from gateways.described import Described
 from gateways.gateway import Gateway, configure, wav
 from gateways.test_human import ask, generate
 
@@ -79,6 +80,7 @@ def test_what_waits_says_why_and_is_done_after_the_repair(gateway: Gateway, worl
     assert f"Job {job_id} is not lost" in message
     name, event_id, data = gateway.events(job_id)[-1]
     assert (name, event_id, data["id"], data["state"], data["engine"]) == ("unavailable", "", job_id, "queued", "fake")
+    assert Described(gateway, "/jobs/{job_id}/events").faults(name, data) == []
     assert REASON in data["reason"]
     behind = client.submit("echo", id="behind", params={"value": 4}, depends_on=[job_id]).id
     for said in (gateway.get(f"/jobs/{behind}").json()["message"], unavailable(gateway.result(behind))):

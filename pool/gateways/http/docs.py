@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.responses import HTMLResponse
 
 from pool.gateways.http.settings import Settings
+from pool.gateways.http.told import definitions
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
@@ -40,6 +41,9 @@ def declare(app: FastAPI, settings: Settings) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = make()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            for name, schema in definitions().items():
+                schemas.setdefault(name, schema)
             for path, operations in document["paths"].items():
                 for method, operation in operations.items():
                     if method in _METHODS:

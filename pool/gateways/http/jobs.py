@@ -37,6 +37,7 @@ from pool.gateways.http.shapes import (
 )
 from pool.gateways.http.streams import grow
 from pool.gateways.http.tempfile import SENT, send_file, shown_type
+from pool.gateways.http.told import job_events
 from pool.job import JobState, Record
 from pool.job.terms import OUTSIDE
 from pool.spool import growing, lookup
@@ -147,10 +148,7 @@ def _view_routes(router: APIRouter, desk: Desk) -> None:
         summary="Follow a job",
         response_class=StreamingResponse,
         responses={
-            200: {
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
-                "description": "Server-sent events",
-            },
+            200: job_events(),
             204: {"description": "The client has the end already (Last-Event-ID)"},
             **responses(Failed, 403, 404, 422),
         },

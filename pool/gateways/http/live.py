@@ -24,6 +24,7 @@ from pool.gateways.http.lists import Wanted, find, parse
 from pool.gateways.http.prefix import address
 from pool.gateways.http.shapes import Failed, responses
 from pool.gateways.http.state import engines_of
+from pool.gateways.http.told import pool_events
 
 _LISTS, _JOBS = 24, 48  # at most, of one stream
 _SHARE = 4  # a turn that took t is not repeated before 4 t have passed
@@ -48,13 +49,7 @@ def make_routes(desk: Desk) -> APIRouter:
         "/live",
         summary="Follow the pool, lists and jobs in one stream",
         response_class=StreamingResponse,
-        responses={
-            200: {
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
-                "description": "Server-sent events",
-            },
-            **responses(Failed, 403, 422),
-        },
+        responses={200: pool_events(), **responses(Failed, 403, 422)},
     )
     async def live(
         *,

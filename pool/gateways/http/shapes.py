@@ -303,6 +303,25 @@ class Archive(BaseModel):
     refused: list[Refusal]
 
 
+class EngineAbout(BaseModel):
+    """An engine. workers: configured slots; schema: JSON schema of its parameters; described: whether doc and schema
+    are known, which they are once one of its workers has started."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    name: str
+    workers: int
+    described: bool
+    doc: str
+    parameters: dict[str, Any] | None = Field(alias="schema")
+
+
+class Engines(BaseModel):
+    """The engines that there are."""
+
+    engines: list[EngineAbout]
+
+
 class Stretch(BaseModel):
     """The jobs of one engine that ended from `at` (seconds since 1970) on. ran: how many of them had begun; wait_s,
     run_s: their mean; wait_most_s, run_most_s: the longest."""

@@ -10,12 +10,11 @@ from starlette.responses import Response
 
 from pool.client.durations import span
 from pool.client.stats import window
+from pool.client.status import PoolStatus
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import json_response
 from pool.gateways.http.metrics import make_registry, render
-from pool.gateways.http.shapes import Failed, Stats, Stretch, responses
-
-_OBJECT: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+from pool.gateways.http.shapes import Engines, Failed, Stats, Stretch, responses
 
 
 def make_routes(desk: Desk) -> APIRouter:
@@ -26,22 +25,19 @@ def make_routes(desk: Desk) -> APIRouter:
     @router.get(
         "/status",
         summary="Engines, queues, workers",
-        response_class=Response,
-        responses={
-            200: {"content": _OBJECT, "description": "As `python -m pool status --json`"},
-            **responses(Failed, 403),
-        },
+        response_model=PoolStatus,
+        responses=responses(Failed, 403),
     )
     async def status() -> Response:
-        """At most half a second old."""
+        """As `python -m pool status --json`, at most half a second old."""
         found = await in_thread(desk.status)
         return json_response(found.to_map())
 
     @router.get(
         "/engines",
         summary="Engines and their parameters",
-        response_class=Response,
-        responses={200: {"content": _OBJECT, "description": "Each with its JSON schema"}, **responses(Failed, 403)},
+        response_model=Engines,
+        responses=responses(Failed, 403),
     )
     async def engines() -> Response:
         return json_response(await in_thread(lambda: engines_of(desk)))
