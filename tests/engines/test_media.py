@@ -16,7 +16,7 @@ import pytest
 from inference import media
 from inference.audio import Array
 from inference.base import EngineError, InputError
-from inference.header import Header
+from inference.header import Header, last_line
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "speech"
 SPEECH = EXAMPLES / "address.flac"
@@ -31,6 +31,11 @@ def test_probe_of_sound() -> None:
     assert about.duration_s == pytest.approx(11.0, abs=0.1)
     assert (about.has_audio, about.has_video, about.audio_codec, about.sample_rate) == (True, False, "flac", 16000)
     assert about.mono
+
+
+def test_complaints_say_what_and_not_where_in_memory() -> None:
+    said = "[aist#0:0/flac @ 0x55d0c0] [dec:flac @ 0x563f658bd3c0] Error submitting packet to decoder"
+    assert last_line([said, " "]) == "Error submitting packet to decoder"
 
 
 def test_headers_are_read_again_when_the_file_changes(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:

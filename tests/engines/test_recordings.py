@@ -172,6 +172,44 @@ def test_quiet_sound_is_made_louder_and_told(speech: dict[str, Array], write_wav
     assert warnings == []
 
 
+def test_an_ogg_file_without_its_end_is_told(tmp_path: Path, ffmpeg: Ffmpeg) -> None:
+    whole = tmp_path / "whole.ogg"
+    ffmpeg("-i", ADDRESS, "-c:a", "libopus", whole)
+    assert hear(whole)[1] == []
+    data = whole.read_bytes()
+    last = data.rindex(b"OggS")
+    for size in (len(data) // 2, last, last + 20, len(data) - 1):
+        cut = tmp_path / f"{size}.ogg"
+        cut.write_bytes(data[:size])
+        assert "truncated" in " ".join(hear(cut)[1]), size
+
+
+@pytest.mark.parametrize(
+    ("where", "factor", "warning"),
+    [
+        (slice(None), 32768.0, "samples go beyond full scale, up to .*: they were made quieter or cut off"),
+        (slice(50_000, 50_003), 1e4, "samples go beyond full scale, up to .*: they were made quieter or cut off"),
+        (slice(100_000, None, 7), 1e30, r"\d+ samples are no numbers of a sound: they were heard as silence"),
+        (slice(100_000, None, 7), float("nan"), r"\d+ samples are no numbers of a sound: they were heard as silence"),
+    ],
+    ids=["another scale", "damage", "too large", "not a number"],
+)
+def test_floats_that_are_no_sound(
+    tmp_path: Path, ffmpeg: Ffmpeg, speech: dict[str, Array], where: slice, factor: float, warning: str
+) -> None:
+    wanted = speech["address"]
+    written = wanted.copy()
+    written[where] *= np.float32(factor)
+    raw, path = tmp_path / "raw.f32", tmp_path / "floats.wav"
+    written.astype("<f4").tofile(raw)
+    ffmpeg("-f", "f32le", "-ar", RATE, "-ac", 1, "-i", raw, "-c:a", "pcm_f32le", path)
+    (heard,), warnings = hear(path)
+    assert np.max(np.abs(heard)) <= 1
+    assert [bool(re.fullmatch(warning, told)) for told in warnings] == [True]
+    left = slice(0, 50_000)
+    assert np.corrcoef(heard[left], wanted[left])[0, 1] > 0.99
+
+
 @pytest.mark.parametrize(
     ("line", "channels", "start_s"),
     [
