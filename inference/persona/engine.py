@@ -45,6 +45,10 @@ FOLLOWED, LOOKED, DRAWN, LEARNED, SEEN = 6.0, 8.0, 14.0, 94.0, 96.0  #: per cent
 SAVED_S, SAVING_SHARE = 15.0, 50.0  #: between checkpoints: seconds, and times what one takes
 SPOKEN_S = 5.0  #: of speech that a report needs
 FOLLOWS = 0.25  #: r of the real mouth with what the sound asks, below which it is another voice
+UNLIKE, BLURRED = (
+    0.18,
+    0.77,
+)  #: gradient deviation above which mouths were muddy, sharpness below which teeth were blurred
 TOLD_EVERY = 20  #: steps
 
 
@@ -152,7 +156,7 @@ class Training:
                 *person.warnings,
                 *(f"video: {note}" for note in heard.notes),
                 *_voice(person, said, info.fps),
-                *_doubts(measured),
+                *doubts(measured),
             ],
         }
 
@@ -268,7 +272,8 @@ def _voice(person: subject.Subject, said: Articulation, fps: float) -> Iterator[
         yield f"video: the mouth does not follow the sound (r {r:.2f}): what the report says of speech tells little"
 
 
-def _doubts(measured: Mapping[str, Any]) -> Iterator[str]:
+def doubts(measured: Mapping[str, Any]) -> Iterator[str]:
+    """What speaks against a persona whose :func:`report.written` this is, in words."""
     mesh, persona = measured["mesh"], measured["persona"]
     worse = [
         f"{name} {persona[name]:g} instead of {mesh[name]:g}"
@@ -277,3 +282,11 @@ def _doubts(measured: Mapping[str, Any]) -> Iterator[str]:
     ]
     if worse:
         yield f"the persona measures worse than the mesh backend alone: {', '.join(worse)}; look at both"
+    more = "look at it beside the mesh backend alone, or learn from more of the person, with wide open mouths"
+    if persona["gradient_deviation"] > UNLIKE:
+        yield (
+            f"the persona's mouth is unlike the real one (gradient_deviation {persona['gradient_deviation']:g}, above "
+            f"{UNLIKE:g}): lips and teeth may look muddy; {more}"
+        )
+    if persona["sharpness"] < BLURRED:
+        yield f"the persona's mouth is blurred (sharpness {persona['sharpness']:g}, below {BLURRED:g}); {more}"

@@ -36,7 +36,7 @@ from inference.portrait.params import Params as PortraitParams
 from inference.portrait.picture import check_picture
 from inference.portrait.work import Backend, Work, fitted, frames_of, seed_of
 
-PIPELINE_VERSION = 8  #: raise it when the same input may give another video; part of the fingerprint
+PIPELINE_VERSION = 9  #: raise it when the same input may give another video; part of the fingerprint
 FOUND, PAINTED = 5.0, 96.0  #: per cent after each of the first two statuses
 WHOLE = 10_000  #: steps into which a share of the work is counted
 MIN_DURATION_S = 0.04

@@ -98,6 +98,21 @@ def test_teeth_that_are_seen_stay_and_lend_their_colour(model: FaceModel) -> Non
     assert shut.max() < 190  # none is left
 
 
+@pytest.mark.parametrize(("reach", "alone"), [(slice(2, -2), True), (slice(4, -4), False)])
+def test_a_row_of_own_teeth_stands_alone_and_specks_do_not(reach: slice, alone: bool, model: FaceModel) -> None:
+    """Drawn teeth below those that are seen would end in a second edge; one tooth that caught the light is no row."""
+    drawn = apart(model, (30, 24, 45))
+    for frame, points in zip(drawn.frames, drawn.points, strict=True):
+        upper, lower = (points[ring[reach], :2] for ring in (mesh.LIP_INNER_UPPER, mesh.LIP_INNER_LOWER))
+        fill(frame, np.concatenate([upper, (upper + 0.5 * (lower - upper))[::-1]]), TEETH)
+    renderer = renderer_of(drawn, model)
+    assert renderer.materials.enamel.all()
+    after = cv2.cvtColor(renderer.render(drawn.frames[0], 0, Target(GAP, 0.0)), cv2.COLOR_BGR2GRAY)
+    lips = [mesh.LIP_INNER_TOP, mesh.LIP_INNER_BOTTOM]
+    x, y = np.round(drawn.points[0, lips, :2].T @ [0.3, 0.7]).astype(int)
+    assert (after[y, x] < 80) == alone
+
+
 def test_the_teeth_of_a_smile_keep_their_height(model: FaceModel) -> None:
     """Teeth above the dark: as the mouth shuts the dark goes first."""
     drawn = draw(model, np.full(3, 0.18), sway=0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from inference.face.analysis import TemplateAnalysis
 from inference.face.people import Traits
 from inference.lipsync import LipSync
 from inference.lipsync.render import tracks
-from inference.persona import Params, Training, engine, subject
+from inference.persona import Params, Training, engine, report, subject
 from inference.persona.asked import Scale
 from inference.persona.examples import Examples
 from inference.persona.model import MOST_BYTES, Painter, Persona
@@ -207,6 +207,27 @@ def test_parameters() -> None:
     for wrong in ({"output": "x.mp4"}, {"steps": 0}, {"face": "smallest"}, {"audio": "a.wav"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Params(video="v.mp4", **wrong)  # type: ignore[arg-type]
+
+
+def test_muddy_and_blurred_mouths_are_told(square: Square) -> None:
+    """A moving picture of a mouth, shown as it is, a little softer, as fog, and as something else."""
+    picture = cv2.imread(str(PORTRAIT))
+    at = [(300 + 2 * k, 180 + k) for k in range(6)]
+    real = np.stack([picture[y : y + SIDE, x : x + SIDE] for y, x in at])
+    assert real.shape[1:3] == (SIDE, SIDE)
+    lips = np.ones((SIDE, SIDE), np.float32)
+
+    def told(shown: Frame) -> list[str]:
+        measured = {**asdict(report.likeness(shown, real, square.cover, lips)), "opening_r": 0.9, "closures": 1.0}
+        return list(engine.doubts({"mesh": measured, "persona": measured}))
+
+    softer = np.stack([cv2.addWeighted(p, 0.8, cv2.GaussianBlur(p, (0, 0), 0.8), 0.2, 0) for p in real])
+    fog = np.stack([cv2.GaussianBlur(p, (0, 0), 1.5) for p in real])
+    assert told(real) == told(softer) == []
+    (blurred,) = (line for line in told(fog) if "sharpness" in line)
+    assert "blurred" in blurred
+    (muddy,) = told(np.ascontiguousarray(real[:, ::-1, ::-1]))
+    assert "unlike the real one (gradient_deviation" in muddy
 
 
 # --- with them --------------------------------------------------------------------------------------------------------

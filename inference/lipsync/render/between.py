@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from inference.face import mesh
 from inference.lipsync.render import rows
+from inference.lipsync.render.canvas import softened
 from inference.lipsync.render.warp import Box, Field, Painter, Patch, around, maps
 
 Array = NDArray[np.float32]
@@ -68,7 +69,7 @@ class Between:
         painting = self._painter.paint(goal.pixels, self._strips, box)
         column, height = maps(painting.sample(self._ruler), box)
         cover = cv2.GaussianBlur(mask, (0, 0), max(BLUR * goal.unit, 0.4)).astype(np.float32)
-        cover *= (painting.ids >= 0) / np.float32(255)
+        cover *= softened(painting.ids >= 0) / np.float32(255)
         # Where the lips nearly meet there is no room for rows, and their own pixels do.
         upper, lower = goal.pixels[mesh.LIP_INNER_UPPER, :2], goal.pixels[mesh.LIP_INNER_LOWER, :2]
         room = (np.linalg.norm(lower - upper, axis=1) - ROOM[0]) / (ROOM[1] - ROOM[0])

@@ -73,6 +73,12 @@ def _share_of_white(grey: cv2.typing.MatLike) -> Array:
     return np.asarray(grey * np.float32(1 / 255), np.float32)
 
 
+def softened(mask: NDArray[np.bool_]) -> Array:
+    """1 within a mask, 0 outside it, and smooth in its outermost pixels."""
+    core = cv2.erode(mask.astype(np.float32), np.ones((3, 3), np.uint8))
+    return np.asarray(cv2.GaussianBlur(core, (0, 0), 0.8) * mask, np.float32)
+
+
 def smoothstep(value: NDArray[np.floating], low: float, high: float) -> Array:
     """0 up to ``low``, 1 from ``high``, without a kink."""
     t = np.clip((value - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)

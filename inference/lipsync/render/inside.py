@@ -128,12 +128,16 @@ class Inside:
         (source, goal), (opening, width), unit = places, target, float(head.scale[0])
         own, contour = (0.0 if start.parted else start.ajar), self.interior.contour(goal)
         found: list[tuple[float, Drawing | None]] = []
-        if own < 1 or self.filled:
-            found.append((1.0, self.interior.draw(goal, head, Mouth(opening, -width, 1 - own), skin)))
-        if start.parted and start.ajar > 0 and self.toothed:
-            stays = float(np.clip(1 - (opening - start.gap) / OWN_TEETH, 0, 1))
-            if stays > 0:
-                found.append((start.ajar * stays, own_inside.teeth(picture(), source, contour, unit)))
+        stays, teeth = 0.0, None  # how far the teeth that parted lips showed are still seen
+        if start.parted and self.toothed:
+            stays = start.ajar * float(np.clip(1 - (opening - start.gap) / OWN_TEETH, 0, 1))
+        if stays > 0:
+            teeth = own_inside.teeth(picture(), source, contour, unit)
+            stays *= 0.0 if teeth is None else own_inside.a_row(teeth, source)
+        if own < 1 or self.filled:  # two rows of upper teeth would have two edges
+            found.append((1.0, self.interior.draw(goal, head, Mouth(opening, -width, 1 - max(own, stays)), skin)))
+        if stays > 0:
+            found.append((stays, teeth))
         if own > 0 and self.filled:
             found.append((own, own_inside.take(self.painter, picture(), places, contour, unit)))
         elif own > 0:

@@ -16,7 +16,7 @@ from inference.lipsync.render.calibrate import Calibration
 from inference.lipsync.render.mouths import THUMB, Mouths
 from inference.lipsync.render.rows import ROWS
 
-VERSION = 13  #: of what is saved; raise it when rendering would read old materials wrongly
+VERSION = 14  #: of what is saved; raise it when rendering would read old materials wrongly
 
 
 def no_mouths() -> Mouths:

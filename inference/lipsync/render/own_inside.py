@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from inference.face import mesh
 from inference.lipsync.render import palette, rows
 from inference.lipsync.render.between import Between, Goal, Own
-from inference.lipsync.render.canvas import smoothstep
+from inference.lipsync.render.canvas import smoothstep, softened
 from inference.lipsync.render.interior import Drawing
 from inference.lipsync.render.warp import Box, Painter, around, maps
 
@@ -31,6 +31,7 @@ LINE_SHADE = 0.52, 0.52, 0.42  #: blue, green and red that lips take from each o
 LINE_ENDS = 0.10  #: share of the mouth at each corner over which the seam sets in
 LIP_AT = (0.25, 0.4, 0.55)  #: places between the inner and the outer edge of a lip at which its colour is taken
 TOOTH = 0.35, 0.75  #: how far a pixel has the colour of teeth: none of it, all of it is kept
+ROW = 0.35, 0.55  #: share of the mouth's width in which teeth are seen: specks, a row that can stand alone
 TEETH = 0.6  #: light between the lips, of that on them, below which no teeth are there
 
 
@@ -125,7 +126,7 @@ def take(
         fixed = np.round((outline - [box.x, box.y]) * 16).astype(np.int32)
         cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, 4)
     cover = cv2.GaussianBlur(np.minimum(kept, inside), (0, 0), max(EDGE_BLUR * unit, 0.4)).astype(np.float32)
-    cover *= _soft(painting.ids >= 0) / np.float32(255)
+    cover *= softened(painting.ids >= 0) / np.float32(255)
     return Drawing(box, pixels.astype(np.float32), cover)
 
 
@@ -140,12 +141,6 @@ def laid(between: Between, frame: Frame, source: Array, shape: Array, goal: Goal
     x, y = between.places(Own(source, rows.Gap.of(shape), rows.teeth(frame, source)), goal, room)
     pixels = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return Drawing(room.box, np.asarray(pixels, np.float32), room.cover)
-
-
-def _soft(mask: NDArray[np.bool_]) -> Array:
-    """1 within a mask, 0 outside it, and smooth in its outermost pixels."""
-    core = cv2.erode(mask.astype(np.float32), np.ones((3, 3), np.uint8))
-    return np.asarray(cv2.GaussianBlur(core, (0, 0), 0.8) * mask, np.float32)
 
 
 def teeth(frame: Frame, source: Array, contour: NDArray[np.floating], unit: float) -> Drawing | None:
@@ -168,3 +163,11 @@ def teeth(frame: Frame, source: Array, contour: NDArray[np.floating], unit: floa
     cover = shown * kept.astype(np.float32) / np.float32(255)
     cover = cv2.GaussianBlur(cover, (0, 0), max(EDGE_BLUR * unit, 0.4))
     return Drawing(box, pixels, np.asarray(cover, np.float32))
+
+
+def a_row(seen: Drawing, source: Array) -> float:
+    """0 where what :func:`teeth` has found are specks … 1 where it is a row; ``source`` as there."""
+    corners = source[mesh.LIP_INNER_UPPER[[0, -1]], :2]
+    width = max(float(np.linalg.norm(corners[1] - corners[0])), 1.0)
+    tall, wide = (float((seen.cover.max(axis=axis) > 0.5).sum()) for axis in (1, 0))
+    return float(smoothstep(np.float32(max(tall, wide) / width), *ROW))
