@@ -67,10 +67,13 @@ def test_the_lens_finds_what_has_changed(site: Gateway, visit: Callable[..., Pag
     expect(across).to_have_value(re.compile("^6[789]|7[012]$"))  # (40 + 4) / 64
     expect(down).to_have_value(re.compile("^2[89]|3[01234]$"))  # (16 + 4) / 64
     down.press("End")
-    page.locator("#job .title").focus()
-    page.keyboard.press(".")
+    page.keyboard.press(".")  # the slider keeps the focus, and its own keys
     expect(pane.locator(".time.frame")).to_have_text("frame 1")
+    expect(down).to_be_focused()
     expect(down).to_have_value("100")  # a place that was chosen stays
+    down.press("ArrowLeft")
+    expect(down).to_have_value("99")
+    expect(pane.locator(".time.frame")).to_have_text("frame 1")
 
 
 def test_both_show_the_same_frame(site: Gateway, visit: Callable[..., Page]) -> None:
