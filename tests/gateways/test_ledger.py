@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pool.gateways.http import ledger
 from pool.gateways.http.ledger import Histogram, Ledger
 from pool.job import JobState
 from pool.policy.death import DIED, Ended
-from pool.spool import fsops
+from pool.spool import fsops, reuse
 from pool.spool.store import Spool
 from pool.supervise.ending import _BY_CAUSE, reason_of
 from pool.supervise.judge import Cause
@@ -37,17 +38,49 @@ def test_each_record_is_counted_once(spool: Spool, make_job: JobMaker) -> None:
     assert "it broke" in book.newest()[0].reason
 
 
-def test_a_record_after_a_retry_is_another_one(spool: Spool, make_job: JobMaker) -> None:
+@pytest.mark.parametrize(("told", "looks"), [("marked", False), ("marked", True), ("the marks are lost", False)])
+def test_a_record_after_a_retry_is_another_one(spool: Spool, make_job: JobMaker, told: str, looks: bool) -> None:
     book = Ledger(spool)
     job_id = end(spool, make_job, JobState.FAILED)
     book.turn()
+    if told == "marked":
+        reuse.mark(spool.root, job_id)
+        if looks:
+            book.turn()
     fsops.rename(spool.record_path(job_id), f"{spool.root}/tmp/aside")  # stays, so that its inode is not used again
     spool.submit(make_job(id=job_id))
     claim = claim_next(spool, seat(spool))
     spool.finish(claim, record_of(claim))
+    if told == "the marks are lost":
+        book._whole_at = 0.0  # the minute is over
     book.turn()
     assert sum(book.outcomes.values()) == 2
     assert [entry.state for entry in book.newest()] == ["completed"]
+
+
+def test_records_that_are_known_are_not_looked_at_again(
+    spool: Spool, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn over 100,000 records must not cost a look at each of them, and nothing at all when none has come."""
+    ids = [end(spool, make_job, finished=number) for number in range(20)]
+    book = Ledger(spool)
+    assert book.turn()
+    looked: list[str] = []
+    look = Ledger._file
+    monkeypatch.setattr(Ledger, "_file", lambda self, name: (looked.append(name), look(self, name))[1])
+    ids.append(end(spool, make_job, finished=99))
+    assert book.turn()
+    assert looked == [f"{ids[-1]}.msgpack"]
+    os.utime(spool.root / "out", (1, 1))
+    monkeypatch.setattr(ledger, "_STILL_S", 0.0)
+    for _ in range(2):
+        assert book.turn()
+    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} is listed"))
+    assert book.turn()
+    monkeypatch.undo()
+    ids.append(end(spool, make_job, finished=100))
+    assert book.turn()
+    assert [entry.id for entry in book.newest()] == ids[::-1]
 
 
 def test_what_is_gone_is_not_listed_and_stays_counted(spool: Spool, make_job: JobMaker) -> None:

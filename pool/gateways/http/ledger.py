@@ -1,13 +1,13 @@
 """Jobs that ended: the newest ones for lists, outcomes and durations for metrics.
 
-Each record is read once, for a bounded time per turn. Records from before the start of the gateway count, too, so
+Each record is read once, for a bounded time per turn; later turns cost a listing of names, or nothing when none has come.
+Records from before the start of the gateway count, too, so
 the counters start with the jobs that retention has kept.
 """
 
 from __future__ import annotations
 
 import bisect
-import contextlib
 import os
 import threading
 import time
@@ -17,15 +17,20 @@ from dataclasses import dataclass, field
 
 from pool.client.status import PoolStatus
 from pool.errors import ProtocolError
-from pool.format.names import parse_record
+from pool.format.names import SUFFIX, parse_record
 from pool.job import Record
 from pool.job.heads import first_line
+from pool.spool import reuse
 from pool.spool.store import Spool
+from pool.system.watch import network_mount
 
 BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 _KEPT = 10_000  # entries for lists
 _TURN_S = 0.2
 _FRESH_S = 0.2  # how long the result of a turn stays valid
+_STILL_S = 2.5  # a directory whose time is older is known to the last name; FAT counts in 2 s
+_WHOLE_S = 60.0  # each file is looked at that often: a mark is lost when the disk is full
+_NO_RECORD, _GONE = (0, 0), (0, 1)  # files that are none
 _SHARE = 5  # a turn that took t is not repeated before 5 t have passed
 
 
@@ -75,7 +80,14 @@ class Ledger:
         self._lock = threading.Lock()
         self._fresh_until = 0.0
         self.unread = 1  # records that were there at the last turn and have still to be read; 1 before the first
-        self._known: dict[str, tuple[int, int]] = {}  # id -> file of its record; a retry makes another file
+        self._out = str(spool.root / "out")
+        self._known: dict[str, tuple[int, int]] = {}  # name of a record -> its file; a retry makes another file
+        self._left: list[str] = []  # of the last listing: still to be read, the newest last
+        self._doubted: set[str] = set()  # names whose file is to be replaced
+        self._marks = 0  # how far the marks of jobs that run again were read
+        self._changed = (0, 0, 0.0)  # the directory: its inode and time, and when that was first seen
+        self._still = False  # whether no name can have come since, as long as that time stands
+        self._whole_at = 0.0
         self._kinds: dict[str, tuple[str, str]] = {}  # id -> engine and state
         self._entries: dict[str, Entry] = {}
         self._slots: dict[str, Mapping[str, int]] = {}  # slot -> restarts by reason, as last read
@@ -96,26 +108,15 @@ class Ledger:
     def turn(self) -> bool:
         """Read new records for at most _TURN_S; False when some are left for the next turn."""
         with self._lock:
-            there = dict(self._there())
-            until = time.monotonic() + _TURN_S  # the listing alone takes longer for 100,000 records
-            for job_id in self._known.keys() - there.keys():
-                del self._known[job_id]
-                self._kinds.pop(job_id, None)
-                self._entries.pop(job_id, None)
-            new = [(job_id, file) for job_id, file in there.items() if self._known.get(job_id) != file]
-            for at, (job_id, file) in enumerate(new):
-                if time.monotonic() > until:
-                    self.unread = len(new) - at
-                    return False
-                try:
-                    self._enter(self._spool.read_record(job_id, arrays=False))
-                except FileNotFoundError:
-                    continue
-                except (ProtocolError, OSError):
-                    pass  # damaged: not counted, and not read again
-                self._known[job_id] = file
-            self.unread = 0
-            return True
+            if not self._left:
+                if self._is_current():
+                    return True
+                self._left = self._new()
+            until = time.monotonic() + _TURN_S  # the listing is not of it: it may take longer
+            while self._left and time.monotonic() <= until:
+                self._read(self._left.pop())
+            self.unread = len(self._left)
+            return not self._left
 
     def newest(self) -> list[Entry]:
         """Jobs that ended, the latest first."""
@@ -154,14 +155,68 @@ class Ledger:
                     self.restarts[slot.engine, reason] += count - seen if count >= seen else count
                 self._slots[slot.slot] = slot.restarts_by or before
 
-    def _there(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """(id, (inode, mtime)) of every record. The inode alone is not enough: the next file may get it at once."""
-        with os.scandir(self._spool.root / "out") as entries:
-            for entry in entries:
-                job_id = parse_record(entry.name)
-                if job_id is not None:
-                    with contextlib.suppress(FileNotFoundError):  # RACE: it was consumed, or retried
-                        yield job_id, (entry.inode(), entry.stat().st_mtime_ns)
+    def _is_current(self) -> bool:
+        """Whether nothing has come or gone since the last listing, as far as times can tell. False: list now."""
+        info = os.stat(self._out)
+        now, (inode, changed, seen) = time.monotonic(), self._changed
+        if (inode, changed) != (info.st_ino, info.st_mtime_ns):
+            self._changed, self._still = (info.st_ino, info.st_mtime_ns, now), False
+            return False
+        if self._still:
+            return True
+        self._still = now - seen >= _STILL_S and not network_mount(self._out)
+        return False
+
+    def _new(self) -> list[str]:
+        """Names of records that are still to be read; forgets those that are gone."""
+        again, marks_are_whole = self._again()  # RACE: first, for a mark comes before the record that it speaks of goes
+        names = set(os.listdir(self._out))
+        for name in self._known.keys() - names:
+            del self._known[name]
+            if (job_id := parse_record(name)) is not None:
+                self._kinds.pop(job_id, None)
+                self._entries.pop(job_id, None)
+        self._doubted = (self._doubted | again) & self._known.keys()
+        suspects: Collection[str] = self._doubted
+        if not marks_are_whole or time.monotonic() >= self._whole_at:
+            self._whole_at = time.monotonic() + _WHOLE_S
+            suspects = list(self._known)
+        for name in [name for name in suspects if self._known[name] not in (_NO_RECORD, self._file(name))]:
+            del self._known[name]
+            self._doubted.discard(name)
+        return sorted(names - self._known.keys())
+
+    def _again(self) -> tuple[set[str], bool]:
+        """Names of records that may be replaced, as marked since the last look; and whether no mark is missing."""
+        try:
+            ids, self._marks = reuse.marked(self._spool.root, self._marks)
+            whole = True
+        except ValueError:
+            ids, self._marks = reuse.marked(self._spool.root, 0)
+            whole = False
+        return {f"{job_id}{SUFFIX}" for job_id in ids}, whole
+
+    def _file(self, name: str) -> tuple[int, int]:
+        """Inode and time of a record, or _GONE. The inode alone does not do: the next file may get it at once."""
+        try:
+            info = os.stat(f"{self._out}/{name}")
+        except FileNotFoundError:  # RACE: it was consumed, or retried
+            return _GONE
+        return info.st_ino, info.st_mtime_ns
+
+    def _read(self, name: str) -> None:
+        job_id = parse_record(name)
+        file = _NO_RECORD if job_id is None else self._file(name)
+        if file == _GONE:
+            return
+        if job_id is not None:
+            try:
+                self._enter(self._spool.read_record(job_id, arrays=False))
+            except FileNotFoundError:
+                return
+            except (ProtocolError, OSError):
+                pass  # damaged: not counted, and not read again
+        self._known[name] = file
 
     def _enter(self, record: Record) -> None:
         failure = record.failure
