@@ -1,8 +1,8 @@
 """Jobs that ended: the newest ones for lists, outcomes and durations for metrics.
 
-Each record is read once, for a bounded time per turn; later turns cost a listing of names, or nothing when none has come.
-Records from before the start of the gateway count, too, so
-the counters start with the jobs that retention has kept.
+Each record is read once, for a bounded time per turn; later turns cost a listing of names, or nothing when none has
+come. Records from before the start of the gateway count, too, so the counters start with the jobs that retention has
+kept.
 """
 
 from __future__ import annotations
