@@ -4,7 +4,8 @@
     ├── CallerError              the program or person that submits a job
     │   ├── JobRefused           parameters, id or file are not acceptable; `path` names the key
     │   │   └── UnknownEngine    no such engine in config.json
-    │   ├── JobConflict          the id is taken by a job with other content
+    │   ├── Conflict             what is asked for contradicts what is there
+    │   │   └── JobConflict      the id is taken by a job with other content
     │   ├── UnknownJob           no job of that id
     │   ├── SpoolFull            back-pressure: too many waiting jobs, or too little disk
     │   ├── JobFailed            the job's terminal record says failed; carries the Failure
@@ -61,7 +62,11 @@ class UnknownEngine(JobRefused):
     """No engine of that name in the configuration."""
 
 
-class JobConflict(CallerError):
+class Conflict(CallerError):
+    """What is asked for contradicts what is there; the message says what, and what to do."""
+
+
+class JobConflict(Conflict):
     """The id belongs to a job with other content."""
 
     def __init__(self, job_id: str) -> None:

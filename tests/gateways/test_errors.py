@@ -21,6 +21,7 @@ CASES: list[tuple[BaseException, int]] = [
     (errors.UnknownEngine("no engine"), 404),
     (OutsideRoots("outside"), 403),
     (UnknownFile("x"), 404),
+    (errors.Conflict("other"), 409),
     (errors.JobConflict("x"), 409),
     (errors.UnknownJob("x"), 404),
     (errors.SpoolFull("full"), 503),

@@ -374,7 +374,8 @@ def test_a_transcript_is_corrected_and_the_result_stays(gateway: Gateway) -> Non
     assert (shown["names"], shown["segments"]["0"]["text"]) == ({"spk0": "Ada"}, "Hi.")
     assert gateway.result(job_id).json()["value"] == before
     late = gateway.call("PUT", path, json=body)
-    assert (late.status_code, "version 1" in late.json()["error"]["message"]) == (409, True)
+    said = "the corrections were changed meanwhile: they have version 1, yours are of 0; read them again"
+    assert (late.status_code, late.json()["error"]["message"]) == (409, said)
 
     def refused(path: str, body: dict[str, Any], status: int = 422) -> str:
         answer = gateway.call("PUT", path, json={"version": 1, **body})

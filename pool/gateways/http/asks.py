@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fastapi import Request
 
-from pool.errors import JobConflict, JobRefused
+from pool.errors import Conflict, JobRefused
 from pool.gateways.http.prefix import route_path
 from pool.spool import fsops, owner
 
@@ -50,7 +50,7 @@ class Asks:
         self._folder, self._now, self._life_us = folder, now, int(life_s * 1e6)
 
     def open(self, key: str, ask: Ask) -> Ask:
-        """The request of this key: `ask`, unless one is there. Raises JobConflict when that one asks for other content,
+        """The request of this key: `ask`, unless one is there. Raises Conflict when that one asks for other content,
         OSError."""
         path, part = self._folder / key, f"{self._folder}/{owner.fresh()}.part"
         fsops.write_new(part, [json.dumps(asdict(ask)).encode()], sync=False)
@@ -65,7 +65,7 @@ class Asks:
         finally:
             fsops.unlink(part, missing_ok=True)
         if found.content != ask.content:
-            raise JobConflict(f"this Idempotency-Key belongs to another request, that of job {found.job}")
+            raise key_taken(found.job)
         self.awaited(key)
         return found
 
@@ -125,6 +125,14 @@ def id_of(request: Request) -> str | None:
     """The id for the job of a request that has an Idempotency-Key, else None. Raises JobRefused."""
     key = given_key(request)
     return f"key-{key_of(request, '')[:40]}" if key else None
+
+
+def key_taken(job_id: str) -> Conflict:
+    """The error for an Idempotency-Key that came with other content before."""
+    return Conflict(
+        f"Idempotency-Key: belongs to another request, that of job {job_id}: send another key, or the same request "
+        "to get the same job"
+    )
 
 
 def digest(*parts: object) -> str:

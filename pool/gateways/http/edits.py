@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from pool.errors import JobConflict, JobRefused, ProtocolError, UnknownJob
+from pool.errors import Conflict, JobRefused, ProtocolError, UnknownJob
 from pool.format.names import check_id
 from pool.gateways.downloads import disposition
 from pool.gateways.http import corrected
@@ -132,7 +132,10 @@ def _write(spool: Spool, job_id: str, edits: Edits) -> Edits:
     with spool.ids.lock():  # RACE: of two gateways that have read the same version, one is refused
         version = read(spool, job_id).version
         if version != edits.version:
-            raise JobConflict(f"the corrections were changed meanwhile: version {version}, not {edits.version}")
+            raise Conflict(
+                f"the corrections were changed meanwhile: they have version {version}, yours are of {edits.version}; "
+                "read them again"
+            )
         found = edits.model_copy(update={"version": version + 1})
         spool.make_files_dir(job_id, sync=spool.durable)
         fsops.put(

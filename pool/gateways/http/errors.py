@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from pool.config.roots import OutsideRoots
 from pool.errors import (
-    JobConflict,
+    Conflict,
     JobFailed,
     JobRefused,
     OperatorError,
@@ -51,7 +51,7 @@ _STATUS = (
     (OutsideRoots, 403),
     (UnknownEngine, 404),
     (JobRefused, 422),
-    (JobConflict, 409),
+    (Conflict, 409),
     (UnknownJob, 404),
     (SpoolFull, 503),
     (PoolClosed, 503),

@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pool.client.status import PoolStatus
-from pool.errors import JobFailed, JobRefused, UnknownEngine
+from pool.errors import JobConflict, JobFailed, JobRefused, UnknownEngine
 from pool.format.names import check_engine
-from pool.gateways.http.asks import Ask, digest, id_of, key_of
+from pool.gateways.http.asks import Ask, digest, id_of, key_of, key_taken
 from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import failed, json_response, respond, retry_after
@@ -48,7 +48,10 @@ def make_routes(desk: Desk) -> APIRouter:
             key = key_of(request, digest(body.model_dump(), _stamp(body.audio_path), _stamp(body.video_path)))
             task_id = (await in_thread(lambda: desk.asks.open(key, Ask(str(uuid.uuid4()), "")))).job
         async with desk.answering(key):
-            return await _generated(desk, request, body, task_id, key)
+            try:
+                return await _generated(desk, request, body, task_id, key)
+            except JobConflict as error:
+                raise (error if body.task_id else key_taken(error.job_id)) from None
 
     @router.head("/health", include_in_schema=False)
     @router.get(

@@ -11,10 +11,10 @@ from fastapi import Path as InPath
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
-from pool.errors import UnknownJob
+from pool.errors import JobConflict, UnknownJob
 from pool.format.names import check_id
 from pool.gateways.http import views
-from pool.gateways.http.asks import id_of
+from pool.gateways.http.asks import id_of, key_taken
 from pool.gateways.http.bodies import JsonRoute
 from pool.gateways.http.desk import Desk, in_thread
 from pool.gateways.http.errors import STATUS_OF_KIND, json_response
@@ -72,7 +72,10 @@ def _submit_routes(router: APIRouter, desk: Desk) -> None:
         """After the answer the job survives every crash. A repeated request with the same `id`, or the same
         Idempotency-Key, is the same job."""
         options = {name: getattr(body, name) for name in OUTSIDE} | {"id": body.id or id_of(request)}
-        future = await in_thread(lambda: desk.submit(engine, body.params, **options))
+        try:
+            future = await in_thread(lambda: desk.submit(engine, body.params, **options))
+        except JobConflict as error:
+            raise (error if body.id else key_taken(error.job_id)) from None
         response.headers["Location"] = address(request.scope, f"/jobs/{future.id}")
         return await in_thread(lambda: desk.look(future.id))
 
