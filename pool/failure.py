@@ -1,4 +1,4 @@
-"""Why an attempt failed, as every process of a pool says it. Knows nothing else of the pool."""
+"""Why an attempt failed, as every process of a pool says it. Knows nothing else of the pool but its stages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from pool.stages import NO_STAGES, Stages, moved
 
 
 class FailureKind(enum.Enum):
@@ -42,6 +44,8 @@ class Failure:
         stderr_tail: The end of what the worker wrote.
         attempts: In a terminal record, one Failure per attempt, this one included, in order.
         not_retried: In a terminal record, why there was no further attempt.
+        started: When the attempt began, µs of the spool clock as `at`, its end; 0: it never began.
+        stages: Which statuses the engine reported in it.
     """
 
     kind: str
@@ -60,6 +64,8 @@ class Failure:
     cause: str = ""
     limit: Mapping[str, Any] | None = None
     not_retried: str = ""
+    started: int = 0
+    stages: Stages = NO_STAGES
 
     def __post_init__(self) -> None:
         if not self.message.strip():
@@ -71,11 +77,17 @@ class Failure:
         text = f"{self.kind}{where}, attempt {self.attempt}: {self.message}"
         return f"{text} ({self.hint})" if self.hint else text
 
+    def moved(self, by: int) -> Failure:
+        """The same at another time: by, in µs, is added to each time that is known."""
+        at, started = (moved(time, by) if time else 0 for time in (self.at, self.started))
+        return replace(self, at=at, started=started, stages=self.stages.moved(by))
+
     def to_map(self) -> dict[str, Any]:
         """As it is stored: without empty fields, text that UTF-8 can hold."""
         full = asdict(self)
         full["attempts"] = [attempt.to_map() for attempt in self.attempts]
         full["message"] = self.message
+        full["stages"] = self.stages.to_list() if self.stages else []
         said = {key: storable(value) for key, value in full.items() if value not in ("", None, [], 0)}
         if self.exit_code is not None:  # 0 says a lot about a process that should not have ended
             said["exit_code"] = self.exit_code

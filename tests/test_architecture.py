@@ -23,7 +23,7 @@ POOL, INFERENCE, WORKER_MAIN = PROJECT / "pool", PROJECT / "inference", PROJECT 
 
 #: The floors of pool/: a package imports from its own floor's package and from floors below, never from a neighbour.
 FLOORS = (
-    {"constants", "failure", "errors"},
+    {"constants", "failure", "errors", "stages"},
     {"system"},
     {"format"},
     {"policy"},

@@ -25,6 +25,7 @@ from pool.runfiles.heartbeat import Heartbeat
 from pool.spool import fsops, lookup
 from pool.spool.attempts import cancel_path, partial_path, read_partials, scratch_dir, sweep_attempt
 from pool.spool.store import Spool
+from pool.stages import STAGES_MOST
 from pool.work.context import JobCancelled, JobContext, RefusedInput
 
 ContextMaker = Callable[..., JobContext]
@@ -264,6 +265,27 @@ def test_a_change_of_status_is_told_at_once(context: JobContext, spool: Spool) -
         word = lookup.progress(spool, "mine")
         assert word is not None
         assert word.status == status
+
+
+def test_changes_of_status_are_kept_with_their_times_and_counted_beyond_a_limit(
+    context: JobContext, spool: Spool
+) -> None:
+    assert not context.stages
+    begun = spool.now()
+    for status in ("downloading", "inference", "inference", "merging_audio"):
+        context.progress(status, 1.0)
+    word = lookup.progress(spool, "mine")
+    assert word is not None
+    assert word.stages == context.stages
+    assert [one.status for one in word.stages.changes] == ["downloading", "inference", "merging_audio"]
+    times = [begun, *(one.at for one in word.stages.changes), spool.now()]
+    assert times == sorted(times)
+    for number in range(STAGES_MOST):
+        context.progress(("inference", "merging_audio")[number % 2], 1.0)
+    assert (len(context.stages.changes), context.stages.left_out) == (STAGES_MOST, 3)
+    word = lookup.progress(spool, "mine")
+    assert word is not None
+    assert word.stages == context.stages
 
 
 @given(st.floats() | st.integers(-(10**6), 10**6), st.text(st.characters(), max_size=700))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from pool.errors import ProtocolError
 from pool.format import codec
 from pool.job import Failure, FailureKind, Job, JobState, Progress, Record, decode_failure, digest_of
+from pool.job.kept import NOTHING
 from pool.job.terms import Terms
 from pool.policy.retries import KINDS
+from pool.stages import NO_STAGES, Stage, Stages, is_time
 
 PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
 ANYTHING = st.recursive(
@@ -21,6 +24,9 @@ ANYTHING = st.recursive(
 )
 TIMES = st.integers(0, 10**16)
 WORDS = st.text(max_size=8)
+STAGES = st.lists(st.builds(Stage, st.text(min_size=1, max_size=64), TIMES), max_size=3).map(
+    lambda changes: Stages(tuple(changes), 7) if changes else NO_STAGES
+)
 FAILURES = st.builds(
     Failure,
     st.sampled_from([kind.value for kind in FailureKind]),
@@ -39,6 +45,8 @@ FAILURES = st.builds(
     WORDS,
     st.none() | st.just({"key": "memory_limit_mb", "value": 60, "measured": 61}),
     WORDS,
+    TIMES,
+    STAGES,
 )
 TERMS = st.builds(
     Terms,
@@ -80,6 +88,8 @@ RECORDS = ENDS.flatmap(
         st.just(()) | st.just(({"path": "/a", "size": 1, "sha256": "x"},)),
         st.booleans(),
         WORDS,
+        st.just(NOTHING),
+        STAGES,
     )
 )
 
@@ -106,7 +116,7 @@ def test_records_come_back(record: Record) -> None:
     assert Record.from_map(_travel(record.to_map())) == record
 
 
-@given(st.builds(Progress, WORDS, st.floats(0, 100), WORDS, st.integers(0, 99), TIMES))
+@given(st.builds(Progress, WORDS, st.floats(0, 100), WORDS, st.integers(0, 99), TIMES, STAGES))
 def test_progress_comes_back(progress: Progress) -> None:
     assert Progress.from_bytes(progress.to_bytes()) == progress
 
@@ -167,15 +177,22 @@ def test_a_job_with_one_wrong_field_is_a_job_or_protocol_error(data: st.DataObje
 
 @given(st.data())
 def test_a_record_or_failure_with_one_wrong_field_is_one_or_protocol_error(data: st.DataObject) -> None:
+    stages = Stages((Stage("inference", 5),), 1)
     failure = Failure("engine", "m", "s", 1, "e", "t", 1, "SIG", "err", "h", "w", 1, (), "died", {"key": "k"})
+    failure = replace(failure, started=1, stages=stages)
     files = ({"path": "/a"},)
     record = Record("mine", "echo", JobState.FAILED, 1, 2, 3, 4, "w", None, failure, (failure,), files, True, "s")
+    record = replace(record, stages=stages)
     for read, good in ((Record.from_map, record.to_map()), (decode_failure, failure.to_map())):
         key = data.draw(st.sampled_from(sorted(good)))
         try:
-            read({**good, key: data.draw(ANYTHING)})
+            found = read({**good, key: data.draw(ANYTHING)})
         except ProtocolError:
-            pass
+            continue
+        for by in (-(2**63), 2**63):  # of a machine with another clock: what it becomes here can be read again
+            assert Stages.from_list(found.stages.moved(by).to_list()) if found.stages else True
+            if isinstance(found, Failure):
+                assert all(map(is_time, (found.moved(by).at, found.moved(by).started)))
 
 
 # ---- identity of content

@@ -45,7 +45,7 @@ class JobInfo:
     """One job in a list. Times in µs of the spool clock, 0: not yet.
 
     Attributes:
-        took_s: Of the attempt that decided it, or that runs.
+        took_s: Of the attempt that decided it, or that runs; None when it ended while it waited.
         kind: Of a failure.
         reason: Of a failure, in one line.
         percent: The engine's latest, while it runs.
@@ -240,7 +240,7 @@ def running_s(spool: Spool, job_id: str, worker: str) -> float | None:
 
 def info_of(spool: Spool, head: Head, now: int) -> JobInfo:
     """A head with what only the moment knows."""
-    took = (head.finished - head.started) / 1e6 if head.finished else None
+    took = (head.finished - head.started) / 1e6 if head.finished and head.started else None
     started, percent, message = head.started, None, ""
     if head.state in (_WAITS, _RUNS):  # in the cluster, a job that waits may say why
         if (took := running_s(spool, head.id, head.worker)) is not None:

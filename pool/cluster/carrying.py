@@ -37,6 +37,7 @@ from pool.format import codec
 from pool.job import Failure, FailureKind, Job, JobState, Progress, Record
 from pool.runfiles.schemas import Schemas, path_keys
 from pool.spool import fsops, growing, lookup
+from pool.stages import NO_STAGES, Stages
 from pool.supervise import retention
 from pool.system.clock import REAL
 
@@ -247,12 +248,21 @@ class Carrier:
         elif isinstance(event, Progress) and event.attempt:
             if event.attempt > carried.attempt:
                 carried.attempt, carried.number = event.attempt, 0
-            await self._send(carried, "progress", body=[event.status, event.percent, event.message])
+            await self._send(
+                carried, "progress", body=[event.status, event.percent, event.message], stages=event.stages
+            )
         elif isinstance(event, Notice):
             logger.warning("{}: {}", carried.key, event.text)
 
     async def _send(
-        self, carried: Carried, kind: str, *, body: Any = None, number: int = 0, attempt: int | None = None
+        self,
+        carried: Carried,
+        kind: str,
+        *,
+        body: Any = None,
+        number: int = 0,
+        attempt: int | None = None,
+        stages: Stages = NO_STAGES,
     ) -> None:
         event = Event(
             carried.key.run,
@@ -261,6 +271,8 @@ class Carrier:
             kind,
             number,
             body,
+            stages.to_list() if stages else None,
+            self.pool.spool.now(),
         )
         with contextlib.suppress(ProtocolError):
             data = event.pack()
@@ -331,7 +343,7 @@ class Carrier:
             state=JobState.CANCELLED if failure.kind == FailureKind.CANCELLED.value else JobState.FAILED,
             attempt=0,
             created=now,
-            started=now,
+            started=0,
             finished=now,
             failure=replace(failure, at=now),
         )
@@ -364,7 +376,7 @@ class Carrier:
         now = self.pool.spool.now()
         text = f"it left {len(end.outputs) + len(end.arrays)} files, and their names do not fit into one message"
         reason = Failure(FailureKind.ENGINE.value, text, "cluster", at=now, hint="pack them into one file")
-        record = Record(end.key.id, "", JobState.FAILED, 1, now, now, now, failure=reason)
+        record = Record(end.key.id, "", JobState.FAILED, 1, now, 0, now, failure=reason)
         return End(end.key, end.node, end.delivery, codec.encode(record.to_map()), lost=end.lost)
 
     async def acknowledge(self, errand: Errand) -> None:

@@ -17,6 +17,7 @@ from pool.format.names import MAX_ATTEMPTS
 from pool.job import Progress, decode_failure
 from pool.spool import attempts, away, fsops
 from pool.spool.store import NO_SPACE
+from pool.stages import NO_STAGES, Stages
 
 
 class Events:
@@ -49,9 +50,11 @@ class Events:
         if event.kind == "progress":
             status, percent, text = event.body
             if status in STATUSES:
-                word = Progress(
-                    str(status), min(100.0, max(0.0, float(percent))), str(text)[:500], attempt, spool.now()
-                )
+                now = spool.now()
+                told = Stages.from_list(event.stages) if event.stages else NO_STAGES
+                told = told.moved(now - event.at)  # the clock of the node is another one
+                percent = min(100.0, max(0.0, float(percent)))
+                word = Progress(str(status), percent, str(text)[:500], attempt, now, told)
                 fsops.put(spool.temp(), spool.progress_path(job_id), [word.to_bytes()], sync=False)
         elif event.kind == "partial":
             path = attempts.partial_path(spool, job_id, attempt)
@@ -63,4 +66,5 @@ class Events:
                 sent.frames[attempt] += 1
         elif event.kind == "setback":
             failure = decode_failure(event.body)
-            spool.note(job_id, replace(failure, attempt=attempt, at=spool.now()))
+            here = failure.moved(spool.now() - failure.at)  # the clock of the node is another one
+            spool.note(job_id, replace(here, attempt=attempt, at=spool.now()))

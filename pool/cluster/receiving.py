@@ -120,7 +120,7 @@ class Receiving:
         now = self._spool.now()
         text = f"the result that the cluster has cannot be used: {why}"
         reason = Failure(FailureKind.INFRASTRUCTURE.value, text[:1000], "cluster", at=now)
-        return Record(job_id, "", JobState.FAILED, 0, now, now, now, failure=reason)
+        return Record(job_id, "", JobState.FAILED, 0, now, 0, now, failure=reason)
 
     async def land(self, sent: Sent, end: End) -> None:
         """Bring the end of a job into the spool: files first, then the record."""
@@ -178,12 +178,12 @@ class Receiving:
         ago_s = max(0.0, REAL.wall() - end.at) if end.at else 0.0  # as far as the clocks of both machines agree
         finished = max(job.created, self._spool.now() - int(1e6 * ago_s))
         worker = f"{end.node}/{record.worker}" if end.node and record.worker else end.node
-        shift = sum(one.attempts for one in end.lost)
-        before = (*self._lost(job.id, end.lost), *(_shifted(one, end.node, shift) for one in record.attempts))
+        shift, later = sum(one.attempts for one in end.lost), finished - record.finished
+        before = (*self._lost(job.id, end.lost), *(_shifted(one, end.node, shift, later) for one in record.attempts))
         attempt = min(MAX_ATTEMPTS, record.attempt + shift)
         failure = record.failure
         if failure is not None:
-            failure = replace(_shifted(failure, end.node, shift), attempts=())
+            failure = replace(_shifted(failure, end.node, shift, later), attempts=())
             failure = replace(failure, attempts=(*before, failure))
         return replace(
             record,
@@ -191,13 +191,14 @@ class Receiving:
             engine=job.engine,
             attempt=attempt,
             created=job.created,
-            started=max(job.created, finished - max(0, record.finished - record.started)),
+            started=max(job.created, finished - max(0, record.finished - record.started)) if record.started else 0,
             finished=finished,
             worker=worker,
             failure=failure,
             attempts=before,
             source=job.source if job.source != IMPORTED else "",
             kept=Redactor.of_spool(self._spool.root, job.engine).keep(job),
+            stages=record.stages.moved(later),
         )
 
     def _lost(self, job_id: str, lost: Sequence[wire.Lost]) -> Iterator[Failure]:
@@ -222,6 +223,7 @@ def _lost_failure(lost: wire.Lost, attempt: int) -> Failure:
     )
 
 
-def _shifted(failure: Failure, node: str, by: int) -> Failure:
+def _shifted(failure: Failure, node: str, by: int, later: int) -> Failure:
+    """A failure on a node, as of a job of this spool: `by` attempts and `later` µs after what the node says."""
     worker = f"{node}/{failure.worker}" if node and failure.worker and "/" not in failure.worker else failure.worker
-    return replace(failure, attempt=min(MAX_ATTEMPTS, failure.attempt + by), worker=worker)
+    return replace(failure.moved(later), attempt=min(MAX_ATTEMPTS, failure.attempt + by), worker=worker)

@@ -61,7 +61,7 @@ class Revoking:
             state=JobState.CANCELLED if failure.kind == FailureKind.CANCELLED.value else JobState.FAILED,
             attempt=begun,
             created=job.created if job else item.name.born,
-            started=now,
+            started=0,
             finished=now,
             failure=replace(reason, attempts=(*before, reason)),
             attempts=before,
@@ -104,7 +104,7 @@ class Revoking:
         now = self._spool.now()
         state = JobState.CANCELLED if reason.kind == FailureKind.CANCELLED.value else JobState.FAILED
         record = Record(
-            sent.job.id, sent.job.engine, state, 0, sent.job.created, now, now, failure=replace(reason, at=now)
+            sent.job.id, sent.job.engine, state, 0, sent.job.created, 0, now, failure=replace(reason, at=now)
         )
         end = End(sent.key, "", 0, codec.encode(record.to_map()))
         results = await self._link.bucket(wire.RESULTS)

@@ -345,7 +345,8 @@ class Event:
     """Something that happened to a job on a node. kind: "progress", "partial" or "setback".
 
     attempt: counted over all nodes that had the job, from 1. number: of partial results, 0, 1 …. body: what the kind
-    holds.
+    holds. stages: of progress, as `pool.stages.Stages` stores them; at: when it was sent, µs of the node's spool clock,
+    as the times in stages.
     """
 
     run: int
@@ -354,6 +355,8 @@ class Event:
     kind: str
     number: int = 0
     body: Any = None
+    stages: Any = None
+    at: int = 0
 
     def pack(self) -> bytes:
         """As it is sent."""
@@ -368,7 +371,10 @@ class Event:
         if not good or not all(type(one) is int and 0 <= one < 2**31 for one in numbers):
             raise ProtocolError("not an event")
         run, attempt, number = (int(one or 0) for one in numbers)
-        return cls(run, value["node"], max(1, attempt), value["kind"], number, value.get("body"))
+        at = _number(value.get("at", 0), "at")
+        return cls(
+            run, value["node"], max(1, attempt), value["kind"], number, value.get("body"), value.get("stages"), int(at)
+        )
 
 
 EVENT_KINDS = ("progress", "partial", "setback")

@@ -13,6 +13,7 @@ from pool.errors import ProtocolError
 from pool.failure import Failure, storable
 from pool.job.kept import NOTHING, Kept
 from pool.job.states import JobState
+from pool.stages import NO_STAGES, Stages, is_time
 
 
 def decode_failure(value: Any) -> Failure:
@@ -22,8 +23,12 @@ def decode_failure(value: Any) -> Failure:
     known = {key: value[key] for key in Failure.__dataclass_fields__ if key in value and key != "attempts"}
     try:
         attempts = tuple(decode_failure(item) for item in value.get("attempts", ()))
+        if not all(is_time(known.get(key, 0)) for key in ("at", "started")):
+            raise ValueError("a time in it is none")
+        if "stages" in known:
+            known["stages"] = Stages.from_list(known["stages"])
         return Failure(**{"kind": "infrastructure", "message": "", **known}, attempts=attempts)
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise ProtocolError(f"not a failure: {error}") from None
 
 
@@ -31,7 +36,8 @@ def decode_failure(value: Any) -> Failure:
 class Record:
     """The one terminal record of a job: out/<id>.msgpack.
 
-    Times are µs of the spool clock.
+    Times are µs of the spool clock. `started` is when the attempt began in which the job ended; 0 when it ended while
+    it waited: cancelled, expired or refused before its first attempt, or between two.
 
     Attributes:
         value: What the engine returned (a map), or one outcome per item for `items`.
@@ -39,6 +45,7 @@ class Record:
         attempts: Failures of the attempts before this one.
         cached: The value came from the result cache.
         kept: Of the job itself: tags, note, parameters.
+        stages: Which statuses the engine reported in the attempt that completed it; of others the failure has them.
     """
 
     id: str
@@ -56,6 +63,7 @@ class Record:
     cached: bool = False
     source: str = ""
     kept: Kept = NOTHING
+    stages: Stages = NO_STAGES
 
     def to_map(self) -> dict[str, Any]:
         """As it is stored."""
@@ -81,6 +89,8 @@ class Record:
             full["files"] = [dict(file) for file in self.files]
         if self.source:
             full["source"] = self.source
+        if self.stages:
+            full["stages"] = self.stages.to_list()
         return full
 
     @classmethod
@@ -108,6 +118,7 @@ class Record:
                 value["cached"],
                 value.get("source", ""),
                 Kept.from_map(value),
+                Stages.from_list(value["stages"]) if "stages" in value else NO_STAGES,
             )
         except (KeyError, ValueError, TypeError) as error:
             raise ProtocolError(f"record is incomplete: {error}") from None
@@ -115,23 +126,27 @@ class Record:
 
 @dataclass(frozen=True)
 class Progress:
-    """The latest word of a job. percent: 0.0–100.0; at: µs of the spool clock; attempt 0 before the first."""
+    """The latest word of a job. percent: 0.0–100.0; at: µs of the spool clock; attempt 0 before the first.
+    stages: of this attempt so far."""
 
     status: str
     percent: float = 0.0
     message: str = ""
     attempt: int = 0
     at: int = 0
+    stages: Stages = NO_STAGES
 
     def to_bytes(self) -> bytes:
         """The content of a progress file."""
-        return bytes(msgpack.packb([self.status, self.percent, storable(self.message), self.attempt, self.at]))
+        word = [self.status, self.percent, storable(self.message), self.attempt, self.at]
+        return bytes(msgpack.packb([*word, self.stages.to_list()] if self.stages else word))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Progress:
         """From the content of a progress file. Raises ProtocolError."""
         try:
-            status, percent, message, attempt, at = msgpack.unpackb(data)
-            return cls(str(status), float(percent), str(message), int(attempt), int(at))
+            status, percent, message, attempt, at, *more = msgpack.unpackb(data)
+            stages = Stages.from_list(more[0]) if more else NO_STAGES
+            return cls(str(status), float(percent), str(message), int(attempt), int(at), stages)
         except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
             raise ProtocolError(f"not a progress file: {error}") from None

@@ -45,8 +45,8 @@ def settle(
 ) -> JobState:
     """Give the job back, or publish its failure; the state it is in now.
 
-    job: None when its file cannot be read, which ends it. started: when the attempt began, µs of the spool clock; 0: as
-    it failed.
+    job: None when its file cannot be read, which ends it. started: when the attempt began, µs of the spool clock; 0: it
+    never did.
     """
     attempt = claim.name.attempts
     if spool.decided(claim.name.id):  # published before something failed, such as the sync of its directory
@@ -77,8 +77,9 @@ def end(
     started: int = 0,
     begun: bool = True,
 ) -> bool:
-    """Publish a terminal record without a result: failed or cancelled. begun: whether the attempt in the name of the
-    claim is the one that ends now; False for a job that waited, all of whose attempts had failed before."""
+    """Publish a terminal record without a result: failed or cancelled. started: as in settle(). begun: whether the
+    attempt in the name of the claim is the one that ends now; False for a job that waited, all of whose attempts had
+    failed before."""
     attempt = claim.name.attempts
     failed = attempt - 1 if begun else attempt
     before = earlier(spool.notes(claim.name.id, failed), failed + 1)
@@ -88,7 +89,7 @@ def end(
         state=state,
         attempt=attempt,
         created=job.created if job else claim.name.born,
-        started=started or failure.at,
+        started=started,
         finished=spool.now(),
         worker=str(claim.worker),
         failure=replace(failure, attempts=(*before, failure)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from pool import tracing
 from pool.config.settings import Config, EngineConfig
@@ -22,11 +22,12 @@ from pool.policy.blame import joins_the_row, second_opinion
 from pool.policy.death import DIED, Death
 from pool.policy.retries import Retries
 from pool.runfiles import heartbeat
-from pool.spool import fsops, owner, quarantine, settlement
+from pool.spool import fsops, lookup, owner, quarantine, settlement
 from pool.spool.attempts import cancel_path, sweep_attempt
 from pool.spool.placement import put_back
 from pool.spool.seizure import SEIZER
 from pool.spool.store import Claim, Spool
+from pool.stages import NO_STAGES, Stages
 from pool.supervise.judge import INNOCENT, KIND, WELL, Cause, Verdict
 from pool.system.clock import boot_ns
 
@@ -82,13 +83,15 @@ class Recovery:
         claims = self._spool.claims(worker)
         for claim in claims:
             sweep_attempt(self._spool, claim.name.id, claim.name.attempts)
+            told = lookup.progress(self._spool, claim.name.id)
+            stages = told.stages if told is not None and told.attempt == claim.name.attempts else NO_STAGES
             fsops.unlink(f"{self._spool.root}/progress/{claim.name.id}", missing_ok=True)
             earlier = self._spool.notes(claim.name.id, claim.name.attempts - 1)
             first = joins_the_row(earlier, FailureKind.INFRASTRUCTURE.value)
             # Which job of a batch did it is unknown: each runs again alone, even one that has no retries.
             peer = second_opinion(worker.slot, row + first, _kind(end).value, earlier, siblings=siblings)
             alone = len(claims) > 1 or peer
-            if self._recover_claim(claim, end, engine, earlier, spare_attempts=int(alone)):
+            if self._recover_claim(claim, end, engine, earlier, stages, spare_attempts=int(alone)):
                 charged.append(claim.name.id)
                 row += first
         directory = self._spool.work_dir(worker)
@@ -108,7 +111,14 @@ class Recovery:
         return Recovered(tuple(charged), row)
 
     def _recover_claim(
-        self, claim: Claim, end: End, engine: EngineConfig | None, earlier: Sequence[Failure], *, spare_attempts: int
+        self,
+        claim: Claim,
+        end: End,
+        engine: EngineConfig | None,
+        earlier: Sequence[Failure],
+        stages: Stages,
+        *,
+        spare_attempts: int,
     ) -> bool:
         spool, job_id = self._spool, claim.name.id
         if spool.decided(job_id):
@@ -121,7 +131,8 @@ class Recovery:
             job = None
         if os.path.lexists(cancel_path(spool, job_id)):
             failure = self._failure(claim, FailureKind.CANCELLED, "cancelled by request", end)
-            begun = self._begun(claim, failure.at)
+            begun = self._begun(claim, failure.at, stages)
+            failure = replace(failure, started=begun, stages=stages)
             settlement.end(spool, claim, job, JobState.CANCELLED, failure, started=begun)
             self._trace(claim, job, earlier, failure, begun)
             return False
@@ -137,7 +148,8 @@ class Recovery:
         verdict_says = end.verdict.sentence
         what = f"{verdict_says}; {end.death.sentence}" if verdict_says else _sentence(end.death)
         failure = self._failure(claim, _kind(end), what, end)
-        begun = self._begun(claim, failure.at)
+        begun = self._begun(claim, failure.at, stages)
+        failure = replace(failure, started=begun, stages=stages)
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         engine = self.config.engines.get(claim.worker.engine, engine)
         retries = engine.retries if engine else Retries(0)
@@ -146,12 +158,15 @@ class Recovery:
         self._trace(claim, job, earlier, failure, begun)
         return True
 
-    def _begun(self, claim: Claim, failed_at: int) -> int:
-        """When the attempt of a worker that is gone began, by its last heartbeat, µs of the spool clock."""
+    def _begun(self, claim: Claim, failed_at: int, stages: Stages) -> int:
+        """When the attempt of a worker that is gone began, by its last heartbeat, µs of the spool clock; 0 for a job
+        that no worker had: the supervisor was about to end it."""
+        if claim.worker.index == SEIZER:
+            return 0
         beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{claim.worker}")
         busy = beat is not None and beat.phase is Phase.BUSY
         age_us = (boot_ns() - beat.phase_ns) // 1000 if beat is not None and busy else 0
-        return min(failed_at, self._spool.now() - age_us)
+        return min(failed_at, self._spool.now() - age_us, *(stage.at for stage in stages.changes))
 
     def _trace(self, claim: Claim, job: Job | None, earlier: Sequence[Failure], failure: Failure, begun: int) -> None:
         """The span of an attempt whose worker cannot make it any more."""

@@ -15,6 +15,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -291,6 +292,7 @@ class Executor:
             done.cached,
             job.source,
             self._redactor.keep(job),
+            context.stages,
         )
         context.stage = "publish"
         published = self._insist(lambda: spool.finish(claim, record, reply=job.reply, durable=job.durable))
@@ -345,6 +347,8 @@ class Executor:
             claim.name.attempts,
             worker=str(claim.worker),
             at=self._spool.now(),
+            started=started,
+            stages=context.stages,
         )
         before = self._spool.notes(job.id, claim.name.attempts - 1) if tracing.on() else ()
         self._insist(lambda: settlement.end(self._spool, claim, job, JobState.CANCELLED, failure, started=started))
@@ -360,6 +364,7 @@ class Executor:
             stderr_tail=self._stderr_tail(),
             at=self._spool.now(),
         )
+        failure = replace(failure, started=started, stages=context.stages)
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         before = self._spool.notes(job.id, claim.name.attempts - 1)
         self._beat.row += joins_the_row(before, failure.kind)

@@ -22,6 +22,7 @@ from pool.job import Job, Progress
 from pool.runfiles.heartbeat import Heartbeat
 from pool.spool import attempts, checkpoints, fsops, growing
 from pool.spool.store import Spool
+from pool.stages import NO_STAGES, STAGES_MOST, Stage, Stages
 from pool.work.joblog import say
 
 _CANCEL_POLL_S = 0.05
@@ -81,6 +82,8 @@ class JobContext:
         self._beaten = 0.0
         self._written = 0.0
         self._status = ""
+        self._changes: list[Stage] = []  # of the status
+        self._left_out = 0
         self._scratch: Path | None = None
         self._partial_fd = -1
         self.key: Callable[[], bytes] | None = None  # of its checkpoints, computed once; None: it has none
@@ -172,14 +175,28 @@ class JobContext:
             self._beat.advance(status)
         if now - self._written < PROGRESS_INTERVAL_S and status == self._status:
             return
+        at = self._spool.now()
+        if status != self._status:
+            self._change(status, at)
         self._written, self._status = now, status
         percent = min(100.0, max(0.0, float(percent)))
-        word = Progress(status, percent, str(message)[:500], self.attempt, self._spool.now())
+        word = Progress(status, percent, str(message)[:500], self.attempt, at, self.stages)
         try:
             path = f"{self._spool.root}/progress/{self.job_id}"
             fsops.put(self._spool.temp(), path, [word.to_bytes()], sync=False)
         except OSError:
             pass  # the disk is full: progress is optional, the job goes on
+
+    def _change(self, status: str, at: int) -> None:
+        if len(self._changes) < STAGES_MOST:
+            self._changes.append(Stage(status, at))
+        else:
+            self._left_out += 1
+
+    @property
+    def stages(self) -> Stages:
+        """Which statuses the engine has reported in this attempt."""
+        return Stages(tuple(self._changes), self._left_out) if self._changes else NO_STAGES
 
     def partial(self, record: Mapping[str, Any]) -> None:
         """Stream a part of the result to clients that follow the job."""

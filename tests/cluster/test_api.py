@@ -171,6 +171,8 @@ def test_cancel_of_what_waits(pool: FilePool) -> None:
         assert pool.cancel_many(tag="waits") == [waiting.id]
         with pytest.raises(CancelledError):
             waiting.result(LONG_S)
+        assert waiting.record is not None
+        assert waiting.record.started == 0
     finally:
         pool.cancel_many(blocking)
         wait(blocking, LONG_S)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 import redis
 from gateways.engines import RESULT
-from gateways.gateway import PNG, Gateway, wav
+from gateways.gateway import PNG, Gateway, staged, wav
 from gateways.redis_rig import Caller, RedisGateway, Server
 from gateways.talker import VIDEO
 from scenarios.world import ROOT, World, wait_until
@@ -134,6 +134,7 @@ def test_events(gateway: Gateway) -> None:
     words = [data for name, _, data in found if name in ("status", "progress")]
     assert "inference" in {word["status"] for word in words}
     assert len({word["percent"] for word in words}) > 2
+    staged(found[-1][2])
 
 
 def test_an_upload_travels_and_files_come_back(gateway: Gateway) -> None:

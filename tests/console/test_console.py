@@ -130,6 +130,11 @@ def test_a_job_from_the_form_runs_with_a_bar_that_moves_and_returns_its_value(pa
     assert len({value for value in seen if 0 < value < 90}) >= 3, seen  # it moves, it does not jump
     expect(page.locator("#job .state")).to_have_text("Completed")
     expect(page.locator("#job .value pre")).to_contain_text('"value": "forty-two"')
+    stage = page.locator("#job .timeline li[data-kind=stage]")
+    expect(stage.locator(".text")).to_have_text(["inference"])
+    expect(stage.locator("small")).to_have_text(re.compile(r"^\d+(\.\d)? s$"))  # how long it lasted
+    bar = page.locator("#job .timeline .spans [data-after=stage]")
+    expect(bar).to_have_attribute("title", re.compile(r"^inference: \d+(\.\d)? s$"))
     expect(row(page, job_id)).to_have_attribute("data-state", "completed")
     expect(page.locator("#live")).to_contain_text("Completed")
 
@@ -145,7 +150,9 @@ def test_a_death_is_told_with_signal_stage_and_every_attempt(page: Page, site: G
     expect(failure.locator(".attempts > li")).to_have_count(2)
     moments = pane.locator(".timeline li .text")
     expect(moments.first).to_have_text("Submitted")
-    expect(moments.nth(1)).to_contain_text("Attempt 1 failed in run: ")
+    expect(moments.nth(1)).to_have_text("Attempt 1 began")
+    expect(moments.nth(2)).to_contain_text("Attempt 1 failed in run: ")
+    expect(moments.nth(3)).to_have_text("Attempt 2 began")
     expect(moments.last).to_have_text("Failed")
     slot = page.locator("[data-engine=fake] .seat").filter(has=page.locator("[data-fact='Last ended']")).first
     slot.locator("summary").click()

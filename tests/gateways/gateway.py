@@ -16,6 +16,14 @@ from scenarios.world import ENGINE, ROOT, TOP, World, wait_until
 TIMEOUT_S = 60
 
 
+def staged(view: dict[str, Any]) -> None:
+    """The stage of a job that told of one is between its begin and its end."""
+    (stage,) = view["stages"]
+    assert stage["status"] == "inference"
+    assert view["started"] <= stage["at"] <= view["finished"]
+    assert view["stages_left_out"] == 0
+
+
 class Gateway:
     """`python -m pool.gateways.http` of one world, on a free port of loopback."""
 

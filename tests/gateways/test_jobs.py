@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from scenarios.world import wait_until
 
-from gateways.gateway import Gateway, wav
+from gateways.gateway import Gateway, staged, wav
 from pool.gateways.http import archive, corrected
 
 
@@ -407,6 +407,9 @@ def test_events_tell_everything_and_end_with_the_result(gateway: Gateway) -> Non
     assert len({word["percent"] for word in words}) > 2
     name, event_id, data = found[-1]
     assert (name, event_id, data["state"], data["id"]) == ("result", "end", "completed", job_id)
+    staged(data)
+    assert words[-1].get("stages", data["stages"]) == data["stages"]
+    staged(gateway.get(f"/jobs/{job_id}").json())
 
 
 def test_who_comes_back_gets_what_is_new(gateway: Gateway) -> None:
@@ -424,6 +427,10 @@ def test_events_of_a_job_that_fails_and_of_one_that_is_cancelled(gateway: Gatewa
     job_id = gateway.submit(do="sleep", seconds=30)
     gateway.call("DELETE", f"/jobs/{job_id}")
     assert gateway.events(job_id)[-1][2]["state"] == "cancelled"
+    waiting = gateway.post("/jobs/fake", json={"params": {}, "not_before": "1h"}).json()["id"]
+    gateway.call("DELETE", f"/jobs/{waiting}")
+    over = gateway.events(waiting)[-1][2]
+    assert (over["state"], over["started"], over["stages"], over["tried"]) == ("cancelled", None, [], [])
 
 
 def test_who_leaves_takes_nothing_along(gateway: Gateway) -> None:

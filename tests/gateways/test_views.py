@@ -35,7 +35,7 @@ def test_the_reason_of_the_last_attempt_is_told(spool: Spool, make_job: JobMaker
     assert (shown("a").state, shown("a").kind, shown("a").reason) == ("queued", "resource", "out of memory")
     claim = claim_next(spool, worker)
     assert (shown("a").state, shown("a").attempt, shown("a").reason) == ("running", 2, "out of memory")
-    tried = [tuple(one[key] for key in ("attempt", "kind", "stage", "message")) for one in shown("a").tried]
+    tried = [(one.attempt, one.kind, one.stage, one.message) for one in shown("a").tried]
     assert tried == ([(1, "resource", "run", "out of memory")] if way == "look" else [])
     spool.finish(claim, record_of(claim, JobState.FAILED))
     assert (shown("a").state, shown("a").kind, shown("a").reason) == ("failed", "engine", "it broke")

@@ -10,6 +10,7 @@ import pytest
 
 from pool.client.filepool import FilePool
 from pool.client.future import JobFuture
+from pool.constants import STATUSES
 from pool.errors import JobFailed
 from pool.job import Failure, JobState
 from scenarios.world import World, wait_until
@@ -124,7 +125,11 @@ def check(row: Death, future: JobFuture) -> None:
     assert [one.attempt for one in record.attempts] == list(range(1, attempts))
     assert last.not_retried, "it says why there is no further attempt"
     assert record.created < record.started < last.at <= record.finished, "its last attempt took time"
+    assert record.started == last.started
     for one in last.attempts:
+        assert record.created < one.started < one.at, "each attempt has its time"
+        assert [stage.status for stage in one.stages.changes[-1:]] == [row.stage] * (row.stage in STATUSES)
+        assert all(one.started <= stage.at <= one.at for stage in one.stages.changes)
         assert one.kind == row.kind
         assert one.stage == row.stage
         assert row.says in one.message

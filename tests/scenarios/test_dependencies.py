@@ -40,7 +40,7 @@ def why(future: Any) -> Failure:
     assert isinstance(error, JobFailed)
     failure = error.failure
     assert failure.kind == "dependency"
-    assert future.record.attempt == 0
+    assert (future.record.attempt, future.record.started) == (0, 0)
     assert failure.attempts[-1].message == failure.message
     return failure
 

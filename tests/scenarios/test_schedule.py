@@ -53,7 +53,7 @@ def expired(world: World, job_id: str) -> Record:
     assert record.failure is not None
     assert record.failure.kind == "expired"
     assert "expired before a worker began it" in record.failure.message
-    assert record.attempt == 0
+    assert (record.attempt, record.started) == (0, 0)
     assert begun(world, job_id) == []
     return record
 
@@ -102,7 +102,8 @@ def test_what_waits_for_its_time_is_cancelled_at_once(shared: World) -> None:
     for future in futures:
         assert future.cancel()
         record = shared.record(future.id)
-        assert (record.state, record.attempt) == (JobState.CANCELLED, 0)
+        assert (record.state, record.attempt, record.started) == (JobState.CANCELLED, 0, 0)
+        assert next(job for job in pool.jobs() if job.id == future.id).took_s is None
     wait_until(lambda: not shared.names("run/control"), "the requests are taken away")
     spool = Spool(shared.spool)
     Retention(spool, pool.config, turn_s=math.inf).sweep()
@@ -186,6 +187,7 @@ def test_a_worker_without_a_supervisor_begins_nothing_that_is_over(world: World)
     record = world.record(late.id)
     assert record.failure is not None
     assert (record.failure.kind, record.attempt, record.worker.split(".")[0]) == ("expired", 0, "fake-0")
+    assert record.started == 0
 
 
 # ---- the other ways in

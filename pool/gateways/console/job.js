@@ -72,7 +72,10 @@ export function makeJob(pane, actions) {
     const { event, data } = message;
     if (event === "status" || event === "progress") {
       const waits = data.status === "queued";
-      show({ ...view, status: data.status, percent: data.percent, message: data.message, attempt: data.attempt, state: waits ? "queued" : "running" });
+      const other = data.attempt !== view.attempt;
+      const stages = data.stages ?? (other ? [] : view.stages);
+      const started = (other ? null : view.started) ?? stages?.[0]?.at ?? null; // until the job is read again
+      show({ ...view, status: data.status, percent: data.percent, message: data.message, attempt: data.attempt, state: waits ? "queued" : "running", stages, started });
     } else if (event === "setback") setback(data.failure);
     else if (event === "notice" || event === "unavailable") parts.notice(data.message);
     else if (event === "partial") parts.partial(data.record, data.attempt);
@@ -81,9 +84,10 @@ export function makeJob(pane, actions) {
 
   function setback(failure) {
     parts.setback(failure);
-    const { attempt, kind, stage = "", message, worker = "", at } = failure;
+    const { attempt, kind, stage = "", message, worker = "", at, started = 0, stages: [more = 0, ...stages] = [] } = failure;
     const before = (view.tried ?? []).filter((one) => one.attempt < attempt);
-    show({ ...view, started: null, tried: [...before, { attempt, kind, stage, message: message.split("\n")[0], worker, at: at / 1e6 }] });
+    const ended = { attempt, kind, stage, message: message.split("\n")[0], worker, at: at / 1e6, started: started / 1e6, stages_left_out: more };
+    show({ ...view, started: null, stages: [], tried: [...before, { ...ended, stages: stages.map(([status, since]) => ({ status, at: since / 1e6 })) }] });
   }
 
   function end(outcome, signal) {
@@ -301,12 +305,15 @@ function build(pane, on) {
 
 /** One line about a job that is over. */
 function summary(view) {
-  const took = view.finished - view.started >= 0.001 ? duration(view.finished - view.started) : "";
+  const took = ranFor(view);
   return [view.engine, took && (view.state === "completed" ? t("in {time}", { time: took }) : t("after {time}", { time: took })), view.cached ? t("from the cache") : ""].filter(Boolean).join(" · ");
 }
 
+/** How long its last attempt took; "" of a job that ended while it waited. */
+const ranFor = (view) => (view.started && view.finished - view.started >= 0.001 ? duration(view.finished - view.started) : "");
+
 function drawFacts(facts, view) {
-  const ran = view.finished - view.started >= 0.001 ? duration(view.finished - view.started) : "";
+  const ran = ranFor(view);
   const waited = view.started && view.created ? duration(view.started - view.created) : "";
   const list = [
     [key("Engine"), OVER.has(view.state) ? "" : view.engine],

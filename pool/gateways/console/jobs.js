@@ -283,7 +283,7 @@ function makeRow() {
       meter.hidden = percent.hidden = !running;
       bar.style.transform = `scaleX(${job.percent / 100})`;
       say(percent, running ? `${Math.round(job.percent)} %` : "");
-      say(took, job.finished > job.started ? duration(job.finished - job.started) : slot && running && slot.phase_s !== null ? duration(Math.floor(slot.phase_s)) : "");
+      say(took, job.started && job.finished > job.started ? duration(job.finished - job.started) : slot && running && slot.phase_s !== null ? duration(Math.floor(slot.phase_s)) : "");
       say(when, ago(OVER.has(job.state) ? job.finished : job.created));
     },
   };

@@ -345,6 +345,9 @@ const CHINESE = {
   "Attempt {n} failed in {stage}: {message}": "第 {n} 次尝试在 {stage} 阶段失败：{message}",
   "Attempt {n} failed: {message}": "第 {n} 次尝试失败：{message}",
   "Attempt {n} began": "第 {n} 次尝试开始",
+  "{n} later stages are not listed": "之后还有 {n} 个阶段未列出",
+  "how long it lasted": "持续时间",
+  "after the moment before": "距上一时刻",
 };
 
 /** "en" or "zh": the one that was chosen, else the first of the browser's languages that is one of them. */

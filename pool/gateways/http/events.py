@@ -13,6 +13,7 @@ from pool.client.future import JobFuture
 from pool.errors import EngineUnavailable
 from pool.format import codec
 from pool.gateways.http.desk import Desk, in_thread
+from pool.gateways.http.views import stages_of
 
 END = "end"  # the id of the last event
 _LOOK_S = 0.2
@@ -86,8 +87,11 @@ class _Encoder:
             return Sent("notice", {"message": event.text})
         name = "progress" if event.status == self._status else "status"
         self._status = event.status
-        body = {"status": event.status, "percent": event.percent, "message": event.message, "attempt": event.attempt}
-        return Sent(name, body)
+        word: dict[str, Any] = {"status": event.status, "percent": event.percent, "message": event.message}
+        word["attempt"] = event.attempt
+        if name == "status" and event.stages:
+            word["stages"] = [one.model_dump() for one in stages_of(event.stages)]
+        return Sent(name, word)
 
 
 def _result(desk: Desk, future: JobFuture, prefix: str) -> Sent:
@@ -99,7 +103,7 @@ def _result(desk: Desk, future: JobFuture, prefix: str) -> Sent:
             return Sent("unavailable", {"id": future.id, "state": "queued", "message": str(error), **about})
         message = str(error) or "the record cannot be read"
         return Sent("result", {"id": future.id, "state": "unknown", "message": message}, END)
-    return Sent("result", dict(desk.outcome(record, prefix)), END)
+    return Sent("result", desk.outcome(record, prefix).to_map(), END)
 
 
 def text_of(name: str, body: dict[str, Any], event_id: str = "") -> str:

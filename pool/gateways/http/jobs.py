@@ -237,7 +237,7 @@ def _result_routes(router: APIRouter, desk: Desk) -> None:
             return json_response(view.model_dump(), 202, {"Retry-After": "1"})
         if record.state is JobState.COMPLETED:
             prefix = address(request.scope, "")
-            return await in_thread(lambda: json_response(dict(desk.outcome(record, prefix))))
+            return await in_thread(lambda: json_response(desk.outcome(record, prefix).to_map()))
         return _failed(record)
 
     @router.head("/{job_id}/files/{name}", include_in_schema=False)

@@ -162,11 +162,35 @@ class Rerun(Strict):
 State = Literal["queued", "held", "deferred", "running", "completed", "failed", "cancelled"]
 
 
+class StageView(BaseModel):
+    """A status that the engine reported. at: when it began; it lasts until the next one, or the end of the attempt."""
+
+    status: str
+    at: float
+
+
+class Tried(BaseModel):
+    """An attempt that failed. stage: where; message: one line. started, at: when it began and ended, seconds since
+    1970; null where that is not known. stages: the statuses in order, at most 64; stages_left_out: how many came after
+    them."""
+
+    attempt: int
+    kind: str
+    stage: str
+    message: str
+    worker: str
+    started: float | None
+    at: float | None
+    stages: list[StageView] = []
+    stages_left_out: int = 0
+
+
 class JobView(BaseModel):
     """The state of a job. Times: seconds since 1970. percent: 0-100. status: as the engine reports it; ahead: number of
     jobs before it in the queue. kind, reason: of its failure, the reason in one line; while it goes on, of the last
-    attempt that failed. started: of its last attempt. tried: the attempts that failed, each with attempt, kind, stage,
-    message (one line), worker and at (its end); empty in lists."""
+    attempt that failed. started: when the attempt began that runs, or in which the job ended; null while it waits and
+    when it ended so (cancelled, expired or refused before it began). stages, stages_left_out: of that attempt, as in
+    `tried`. tried: the attempts that failed. stages and tried are empty in lists."""
 
     id: str
     engine: str
@@ -182,7 +206,9 @@ class JobView(BaseModel):
     kind: str = ""
     reason: str = ""
     failure: dict[str, Any] | None = None
-    tried: list[dict[str, Any]] = []
+    stages: list[StageView] = []
+    stages_left_out: int = 0
+    tried: list[Tried] = []
     tags: list[str] = []
     note: str = ""
     rerun_of: str = ""
@@ -195,6 +221,10 @@ class Outcome(JobView):
     value: Any = None
     files: list[dict[str, Any]] = []
     cached: bool = False
+
+    def to_map(self) -> dict[str, Any]:
+        """Plain values; the result is as the engine gave it, however deep it is."""
+        return {**self.model_dump(exclude={"value"}), "value": self.value}
 
 
 class JobList(BaseModel):

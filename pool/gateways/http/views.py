@@ -11,12 +11,13 @@ from pool.client.browse import JobInfo, running_s
 from pool.errors import ProtocolError, UnknownJob
 from pool.format.names import check_id
 from pool.gateways.http.ledger import Entry, Ledger
-from pool.gateways.http.shapes import JobList, JobView, Outcome
+from pool.gateways.http.shapes import JobList, JobView, Outcome, StageView, Tried
 from pool.job import TERMINAL, Failure, JobState, Record, heads
 from pool.job.heads import first_line
 from pool.spool import lookup
 from pool.spool.lookup import Location
 from pool.spool.store import Spool
+from pool.stages import NO_STAGES, Stages
 
 PAGE_S = 1.0  # for which a list may read files of jobs
 _OVER = frozenset(state.value for state in TERMINAL)
@@ -54,6 +55,7 @@ def look(spool: Spool, job_id: str) -> JobView:
 def of_record(record: Record) -> JobView:
     """The view of a job that has ended, without its value."""
     state: Any = record.state.value
+    stages = record.failure.stages if record.failure else record.stages
     return JobView(
         id=record.id,
         engine=record.engine,
@@ -68,7 +70,9 @@ def of_record(record: Record) -> JobView:
         kind=record.failure.kind if record.failure else "",
         reason=first_line(record.failure.message) if record.failure else "",
         failure=record.failure.to_map() if record.failure else None,
-        tried=_tried(record.attempts or (record.failure.attempts if record.failure else ()) or _only(record.failure)),
+        stages=stages_of(stages),
+        stages_left_out=stages.left_out,
+        tried=_tried((*record.attempts, *_last(record))),
         tags=list(record.kept.tags),
         note=record.kept.note,
         rerun_of=record.kept.rerun_of,
@@ -115,6 +119,11 @@ def outcome(record: Record, prefix: str, save_as: Mapping[str, str]) -> Outcome:
             url = f"{prefix}/jobs/{record.id}/files/{name}"
             files.append({**file, "name": name, "save_as": save_as.get(path, name), "url": url})
     return Outcome(**dict(of_record(record)), value=record.value, files=files, cached=record.cached)
+
+
+def stages_of(stages: Stages) -> list[StageView]:
+    """The statuses of an attempt as clients see them."""
+    return [StageView(status=one.status, at=one.at / 1e6) for one in stages.changes]
 
 
 def listed(spool: Spool, ledger: Ledger, *, states: Collection[str], engine: str | None, limit: int) -> JobList:
@@ -165,7 +174,7 @@ def _order(place: Location) -> tuple[int, str]:
 
 def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> JobView:
     attempt = place.name.attempts if place.name else 0
-    status, percent, message, ahead, started = "queued", 0.0, "", None, 0
+    status, percent, message, ahead, started, stages = "queued", 0.0, "", None, 0, NO_STAGES
     if place.state is JobState.RUNNING:
         progress = lookup.progress(spool, job_id)
         status = "processing"
@@ -173,6 +182,7 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
         started = 0 if took is None else spool.now() - int(took * 1e6)
         if progress is not None and progress.attempt == attempt:
             status, percent, message = progress.status, progress.percent, progress.message
+            stages = progress.stages if detail else NO_STAGES
     elif place.state is JobState.HELD:
         message = lookup.held_sentence(spool, place) if detail else ""
     elif place.state is JobState.DEFERRED:
@@ -203,6 +213,8 @@ def _of_place(spool: Spool, job_id: str, place: Location, *, detail: bool) -> Jo
         ahead=ahead,
         kind=kind,
         reason=reason,
+        stages=stages_of(stages),
+        stages_left_out=stages.left_out,
         tried=_tried(spool.notes(job_id, failed)) if detail and failed > 0 else [],
         tags=tags,
         note=note,
@@ -234,20 +246,24 @@ def _last_setback(spool: Spool, job_id: str, failed: int) -> tuple[str, str]:
     return (notes[-1].kind, first_line(notes[-1].message)) if notes else ("", "")
 
 
-def _only(failure: Failure | None) -> tuple[Failure, ...]:
-    return (failure,) if failure is not None and failure.attempt else ()
+def _last(record: Record) -> tuple[Failure, ...]:
+    """The attempt that ended a job without a result; none when it ended while it waited."""
+    return (record.failure,) if record.failure is not None and record.started and record.failure.attempt else ()
 
 
-def _tried(failures: Iterable[Failure]) -> list[dict[str, Any]]:
+def _tried(failures: Iterable[Failure]) -> list[Tried]:
     return [
-        {
-            "attempt": one.attempt,
-            "kind": one.kind,
-            "stage": one.stage,
-            "message": first_line(one.message),
-            "worker": one.worker,
-            "at": _seconds(one.at),
-        }
+        Tried(
+            attempt=one.attempt,
+            kind=one.kind,
+            stage=one.stage,
+            message=first_line(one.message),
+            worker=one.worker,
+            started=_seconds(one.started),
+            at=_seconds(one.at),
+            stages=stages_of(one.stages),
+            stages_left_out=one.stages.left_out,
+        )
         for one in failures
     ]
 
