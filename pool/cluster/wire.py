@@ -27,6 +27,7 @@ from typing import Any
 from pool.errors import ProtocolError
 from pool.format import codec
 from pool.format.names import MAX_ATTEMPTS, is_engine, is_id
+from pool.stages import is_time
 
 VERSION = 1
 JOBS, EVENTS = "FILEPOOL_JOBS", "FILEPOOL_EVENTS"
@@ -371,10 +372,11 @@ class Event:
         if not good or not all(type(one) is int and 0 <= one < 2**31 for one in numbers):
             raise ProtocolError("not an event")
         run, attempt, number = (int(one or 0) for one in numbers)
-        at = _number(value.get("at", 0), "at")
-        return cls(
-            run, value["node"], max(1, attempt), value["kind"], number, value.get("body"), value.get("stages"), int(at)
-        )
+        at = value.get("at", 0)
+        if not is_time(at):
+            raise ProtocolError("not an event")
+        body, stages = value.get("body"), value.get("stages")
+        return cls(run, value["node"], max(1, attempt), value["kind"], number, body, stages, at)
 
 
 EVENT_KINDS = ("progress", "partial", "setback")

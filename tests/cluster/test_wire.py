@@ -32,7 +32,7 @@ MESSAGES: list[Any] = [
     Identity(ORIGIN, "fake", 4, "digest"),
     Hold("n", ORIGIN, 2, "$JS.ACK.x", (LOST,), 3),
     End(KEY, "n", 2, b"record", BLOB, (BLOB,), (BLOB,), (LOST,)),
-    Event(3, "n", 1, "progress", 2, ["inference", 50.0, "text"]),
+    Event(3, "n", 1, "progress", 2, ["inference", 50.0, "text"], [0, ["inference", 5]], 1_795_000_000_000_000),
     STATE,
 ]
 KINDS = [type(message) for message in MESSAGES]
@@ -126,6 +126,8 @@ NOT_A_NUMBER = float("nan")
         (End(KEY, "n", 1), {"delivery": 2**62}),
         (Event(0, "n", 1, "progress"), {"attempt": -1}),
         (Event(0, "n", 1, "progress"), {"number": 2**62}),
+        (Event(0, "n", 1, "progress"), {"at": -1}),
+        (Event(0, "n", 1, "progress"), {"at": NOT_A_NUMBER}),
         (Event(0, "n", 1, "progress"), {"run": NOT_A_NUMBER}),
         (Event(0, "n", 1, "progress"), {"kind": ["progress"]}),
         (STATE, {"name": "x" * 1000}),
