@@ -74,8 +74,9 @@ export function makeJob(pane, actions) {
       const waits = data.status === "queued";
       const other = data.attempt !== view.attempt;
       const stages = data.stages ?? (other ? [] : view.stages);
+      const stages_left_out = data.stages_left_out ?? (other ? 0 : view.stages_left_out);
       const started = (other ? null : view.started) ?? stages?.[0]?.at ?? null; // until the job is read again
-      show({ ...view, status: data.status, percent: data.percent, message: data.message, attempt: data.attempt, state: waits ? "queued" : "running", stages, started });
+      show({ ...view, status: data.status, percent: data.percent, message: data.message, attempt: data.attempt, state: waits ? "queued" : "running", stages, stages_left_out, started });
     } else if (event === "setback") setback(data.failure);
     else if (event === "notice" || event === "unavailable") parts.notice(data.message);
     else if (event === "partial") parts.partial(data.record, data.attempt);

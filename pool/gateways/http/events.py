@@ -91,6 +91,7 @@ class _Encoder:
         word["attempt"] = event.attempt
         if name == "status" and event.stages:
             word["stages"] = [one.model_dump() for one in stages_of(event.stages)]
+            word["stages_left_out"] = event.stages.left_out
         return Sent(name, word)
 
 

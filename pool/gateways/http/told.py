@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 
 from pool.client.status import PoolStatus
-from pool.gateways.http.shapes import Engines, JobList, JobWalk, Outcome
+from pool.gateways.http.shapes import Engines, JobList, JobWalk, Outcome, StageView
 
 Schema = dict[str, Any]
 
@@ -22,6 +22,13 @@ class Standing(BaseModel):
     percent: float
     message: str
     attempt: int
+
+
+class Status(Standing):
+    """The status is another one. stages, stages_left_out: of the attempt so far, as in a job."""
+
+    stages: list[StageView] = []
+    stages_left_out: int = 0
 
 
 class PartialResult(BaseModel):
@@ -84,7 +91,7 @@ class Gone(BaseModel):
 
 
 _OF_JOB: dict[str, Any] = {
-    "status": Standing,
+    "status": Status,
     "progress": Standing,
     "partial": PartialResult,
     "setback": AttemptFailed,
