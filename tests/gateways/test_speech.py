@@ -88,6 +88,20 @@ def test_mistakes_are_told_as_openai_tells_them(client: openai.OpenAI) -> None:
     assert unknown.value.status_code == 415
     with pytest.raises(openai.BadRequestError, match="model"):
         client.audio.transcriptions.create(model="", file=("talk.wav", wav()))
+    with pytest.raises(
+        openai.BadRequestError, match=r"temprature: is an unknown field; there are: .*temperature"
+    ) as caught:
+        transcribe(client, extra_body={"temprature": "0"})
+    assert caught.value.param == "temprature"
+    with pytest.raises(openai.BadRequestError, match="include"):  # what is not there must not be missed
+        transcribe(client, include=["logprobs"])
+    everything = {
+        "language": "en",
+        "temperature": 0.5,
+        "timestamp_granularities": ["word"],
+        "chunking_strategy": "auto",
+    }
+    assert transcribe(client, **everything).text == RESULT["text"]
 
 
 def test_the_text_comes_while_it_is_made(client: openai.OpenAI, tmp_path: Path) -> None:

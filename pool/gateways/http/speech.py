@@ -33,9 +33,10 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "temperature": {"type": "number", "description": "accepted and ignored"},
     "timestamp_granularities[]": {"type": "array", "items": {**_TEXT, "enum": ["word", "segment"]}},
     "stream": {"type": "boolean", "description": "send the text segment by segment; formats json and text"},
+    "chunking_strategy": {**_TEXT, "description": "accepted and ignored: the engine cuts where nobody speaks"},
 }
 _MODEL = {**_TEXT, "description": "any text: the pool's engine is used"}
-_TRANSLATED = ("prompt", "response_format", "temperature")
+_TRANSLATED = ("language", "prompt", "response_format", "temperature")
 _TRANSLATIONS = ("json", "text", "srt", "verbose_json", "vtt")
 _GRANULARITIES = "timestamp_granularities"
 _SWITCHES = {"": False, "false": False, "0": False, "true": True, "1": True}
@@ -154,6 +155,7 @@ async def _transcribed(desk: Desk, request: Request, found: Form, *, task: str =
     for the transcript."""
     engine, needed, file_id = desk.settings.transcribe, False, _file(found).file_id
     try:
+        _known(found, _TRANSLATED if task else tuple(_FIELDS))
         wanted, granularities = _options(found, _TRANSLATIONS if task else transcripts.FORMATS)
         streams = not task and _streams(found, wanted)
         params = {"task": task} if task else {}
@@ -236,6 +238,14 @@ def _result(future: JobFuture) -> Any:
     if record is not None and record.state is JobState.CANCELLED:
         raise HTTPException(410, f"job {future.id} was cancelled")
     return future.result(0)
+
+
+def _known(found: Form, names: Sequence[str]) -> None:
+    """Refuse fields that would be ignored: JobRefused."""
+    there = {"model", *(name.removesuffix("[]") for name in names)}
+    for name in found.fields:
+        if name.removesuffix("[]") not in there:
+            raise JobRefused(f"is an unknown field; there are: {', '.join(sorted(there))}", name)
 
 
 def _options(found: Form, formats: Sequence[str]) -> tuple[str, frozenset[str]]:
