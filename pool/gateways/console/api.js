@@ -120,13 +120,18 @@ export async function getBlob(path) {
   return answer.blob();
 }
 
-/** The server-sent events of a route, until the signal aborts (wire.js). Throws Refused. */
-export async function* getEvents(path, signal) {
+/** The body of a response, as it comes, until the signal aborts. Throws Refused. */
+export async function getBody(path, signal) {
   const answer = await fetch(at(path), { headers: headers(), signal, cache: "no-store" }).catch((error) => {
     throw signal.aborted ? error : new Refused(0, t("the gateway cannot be reached"));
   });
   if (!answer.ok) throw refusal(answer.status, await answer.json().catch(() => null), null);
-  yield* events(answer.body);
+  return answer.body;
+}
+
+/** The server-sent events of a route, until the signal aborts (wire.js). Throws Refused. */
+export async function* getEvents(path, signal) {
+  yield* events(await getBody(path, signal));
 }
 
 /** Whether a file exists, without fetching it. */

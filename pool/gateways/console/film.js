@@ -1,7 +1,8 @@
 // The video of a job while it is being made, and afterwards the whole one from where the viewer was.
 
-import { jobPath, mediaAddress, pathAddress } from "./api.js";
+import { getBody, jobPath, mediaAddress, pathAddress } from "./api.js";
 import { h } from "./dom.js";
+import { feed, Unfed } from "./feed.js";
 import { t } from "./texts.js";
 
 /** A player of the stream of one attempt, which plays at once: with its sound where the browser lets it, else without. */
@@ -9,20 +10,34 @@ export function liveFilm(id, attempt) {
   const media = h("video", { controls: true, playsinline: true, "aria-label": t("The video so far") });
   const about = attempt > 1 ? t("So far, attempt {n}", { n: attempt }) : t("So far");
   const node = h("figure", { class: "file", dataset: { kind: "video", attempt } }, media, h("figcaption", { text: about }));
-  let over = false;
-  mediaAddress(pathAddress(`${jobPath(id)}/stream?attempt=${attempt}`)).then(
-    (address) => {
-      if (over) return;
-      media.src = address;
-      media.play().catch((error) => {
-        if (over || error.name !== "NotAllowedError") return;
-        media.muted = true;
-        media.play().catch(() => {});
-      });
-    },
-    () => node.remove(),
-  );
-  media.addEventListener("error", () => over || node.remove()); // the attempt failed; the next one has a stream of its own
+  const path = `${jobPath(id)}/stream?attempt=${attempt}`;
+  const leaving = new AbortController();
+  const { signal } = leaving;
+  media.addEventListener("loadstart", start, { once: true, signal });
+  play().catch(() => signal.aborted || node.remove()); // the attempt failed; the next one has a stream of its own
+  media.addEventListener("error", () => node.remove(), { signal });
+
+  async function play() {
+    const fetched = new AbortController();
+    signal.addEventListener("abort", () => fetched.abort());
+    try {
+      await feed(media, await getBody(path, fetched.signal), signal);
+    } catch (error) {
+      if (!(error instanceof Unfed)) throw error;
+      fetched.abort();
+      const address = await mediaAddress(pathAddress(path));
+      if (!signal.aborted) media.src = address;
+    }
+  }
+
+  function start() {
+    media.play().catch((error) => {
+      if (signal.aborted || error.name !== "NotAllowedError") return;
+      media.muted = true;
+      media.play().catch(() => {});
+    });
+  }
+
   return {
     node,
     attempt,
@@ -31,7 +46,7 @@ export function liveFilm(id, attempt) {
       return { time: media.currentTime, playing: !media.paused && !media.ended, muted: media.muted };
     },
     release() {
-      over = true;
+      leaving.abort();
       media.pause();
       media.removeAttribute("src");
       media.load(); // ends the request
