@@ -44,6 +44,7 @@ MOUTH, FACE, NOSE = (
 )  #: half the side of a patch round the mouth, the lower face and the nose, eye distances
 REFERENCES, NEAREST = 160, 8  #: template frames kept to be compared with; those whose opening is nearest are
 EDGE_INSIDE, EDGE_OUTSIDE, EDGE_POINTS, EDGE_SMOOTH = 0.12, 0.03, 120, 9  #: eye distances; points along the edge
+EDGE_OUTLINE, EDGE_LIPS = 0.06, 0.08  #: eye distances from the outline and the lips within which light steps anyway
 HELD, MOVED = 4, 0.03  #: frames from which a mouth is held; eye distances that the asked opening moves meanwhile
 STRETCHED = 1.4  #: height of teeth over their own from which they look like rubber
 LEAST_TEETH = 12, 0.10  #: pixels, and share of what lies between the lips
@@ -131,7 +132,10 @@ class Edge:
         self._tracks = tracks
 
     def step(self, shown: NDArray[np.uint8], own: NDArray[np.uint8], index: int) -> float:
-        """Grey levels by which ``shown`` steps otherwise than the template's ``own`` frame, at its worst twentieth."""
+        """Grey levels by which ``shown`` steps otherwise than the template's ``own`` frame, on average.
+
+        The outline of a turned head beside its mouth is no seam, and lips that move are none: NaN when nothing is left.
+        """
         points, unit = self._tracks.pixels(index), float(self._tracks.pose.scale[index])
         hull = cv2.convexHull(points[list(mouths.HULL), :2].astype(np.float32))[:, 0]
         ring = np.concatenate([hull, hull[:1]])
@@ -142,9 +146,14 @@ class Edge:
         inward *= unit / np.linalg.norm(inward, axis=1, keepdims=True)
         places = np.stack([edge + EDGE_INSIDE * inward, edge - EDGE_OUTSIDE * inward]).astype(np.float32)
         steps = [_at(picture, places[0]) - _at(picture, places[1]) for picture in (shown, own)]
-        off = np.pad(steps[0] - steps[1], EDGE_SMOOTH // 2, mode="wrap")
-        smooth = np.convolve(off, np.full(EDGE_SMOOTH, 1 / EDGE_SMOOTH), "valid")
-        return float(np.quantile(np.abs(smooth), 0.95))
+        outline, lips = (cv2.convexHull(points[some, :2].astype(np.float32)) for some in (slice(None), mesh.LIP_OUTER))
+        within = _depth(outline, places[1]) > EDGE_OUTLINE * unit
+        beside = _depth(lips, places[0]) < -EDGE_LIPS * unit
+        skin = (within & beside).astype(np.float32)
+        off, known = (_along(values) for values in ((steps[0] - steps[1]) * skin, skin))
+        if not (known > 0.5).any():
+            return float("nan")
+        return float(np.abs(off / np.maximum(known, 0.5))[known > 0.5].mean())
 
 
 def look(
@@ -226,11 +235,22 @@ def _light(planes: Planes) -> NDArray[np.uint8]:
     return np.asarray(planes[: planes.shape[0] * 2 // 3], np.uint8)
 
 
+def _depth(outline: NDArray[np.floating | np.integer], places: Array) -> Array:
+    """(N,) how far places (N, 2) lie inside a closed line, pixels; negative outside."""
+    return np.array([cv2.pointPolygonTest(outline, place, True) for place in places.astype(float).tolist()], np.float32)
+
+
+def _along(values: Array) -> Array:
+    """The mean over EDGE_SMOOTH neighbours on a closed line (N,)."""
+    padded = np.pad(values, EDGE_SMOOTH // 2, mode="wrap")
+    return np.asarray(np.convolve(padded, np.full(EDGE_SMOOTH, 1 / EDGE_SMOOTH), "valid"), np.float32)
+
+
 def _at(light: NDArray[np.uint8], places: Array) -> Array:
     found = cv2.remap(
         light, places[:, 0].copy(), places[:, 1].copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    return np.asarray(found[:, 0], np.float32)
+    return np.asarray(found, np.float32).ravel()  # OpenCV 4 gives a column, 5 a row
 
 
 def _rms(values: Array) -> float:

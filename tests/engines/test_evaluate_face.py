@@ -95,6 +95,12 @@ def test_each_fault_raises_its_own_measure(model: FaceModel) -> None:
     assert np.nanmedian(seen.seam) == pytest.approx(12 * 0.86, rel=0.25)
     assert np.nanmax(seen.flicker) < 3  # it stands still
 
+    for half in (slice(None, SIDE // 2), slice(SIDE // 2, None)):  # the whole edge counts, not one place of it
+        parts = [frame.copy() for frame in own]
+        for part, whole in zip(parts, patched, strict=True):
+            part[:, half] = whole[:, half]
+        assert 0.3 < np.nanmedian(look(tracks, parts, own).seam) / np.nanmedian(seen.seam) < 0.7
+
     blurred = [np.asarray(cv2.GaussianBlur(frame, (0, 0), 4), np.uint8) for frame in own]
     assert np.nanmax(look(tracks, blurred, own).likeness) < 0.95
 

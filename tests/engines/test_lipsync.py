@@ -333,7 +333,7 @@ def test_the_mouth_says_it(made: Made, template: Path, words: Path, tmp_path: Pa
     assert abs(report.sound_offset_ms or 0) < 5
     assert abs(report.duration_error_frames or 0) <= 1
     assert (report.flicker or 9) < 3
-    assert (report.seam or 9) < 6
+    assert 0 < (report.seam or 99) < 20  # her skin has cracks, which move with the mouth
     assert (report.likeness or 0) > 0.8
     assert (report.likeness_least or 0) > 0.7
     assert report.donor_held is None  # she never talks by herself
