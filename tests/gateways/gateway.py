@@ -53,7 +53,11 @@ class Gateway:
             found = re.search(r"listening on (http://\S+)", text)
             return found[1] if found else ""
 
-        self.base = wait_until(address, "a gateway that listens")
+        try:
+            self.base = wait_until(address, "a gateway that listens")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __enter__(self) -> Gateway:

@@ -118,9 +118,8 @@ def test_schemathesis_finds_nothing(gateway: Gateway) -> None:
 def loaded(world: World) -> Iterator[Gateway]:
     configure(world)
     world.serve(ready=5)
-    gate = Gateway(world).start()
-    yield gate
-    gate.kill()
+    with Gateway(world).start() as gate:
+        yield gate
 
 
 @pytest.mark.slow
