@@ -95,7 +95,7 @@ def test_two_jobs_on_one_template_share_one_analysis(studio: World) -> None:
     other.result(100)
     assert one.record is not None
     assert other.record is not None
-    assert {one.record.worker, other.record.worker} == set(studio.loaded())
+    assert {one.record.worker, other.record.worker} == set(studio.loaded()), (one.record, other.record, studio.log())
     assert digest(first) == digest(second)
     cache = studio.spool / "cache"
     assert len([path for path in below(cache) if path.suffix == ".npz" and "analyses" in path.parts]) == 1
