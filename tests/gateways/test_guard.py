@@ -165,6 +165,23 @@ def test_headers_that_come_drop_by_drop_are_cut_off(gateway: Gateway, first: byt
 
 
 @pytest.mark.long
+def test_a_client_that_asks_every_few_seconds_keeps_its_connection(gateway: Gateway) -> None:
+    """Closed by the server just when it sends, its request would be cut off."""
+    host, port = gateway.base.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as line:
+        heard = b""
+        line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while b"digital-human-service" not in heard:
+            heard += line.recv(4096)
+        line.settimeout(12)  # more than the ten seconds of headers, which must not begin before there are any
+        with pytest.raises(TimeoutError):
+            assert line.recv(4096) == b"never closed"
+        line.settimeout(60)
+        line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert line.recv(4096).startswith(b"HTTP/1.1 ")
+
+
+@pytest.mark.long
 def test_a_slow_answer_is_not_cut_off(gateway: Gateway) -> None:
     """Longer than the headers of a request may take."""
     job_id = gateway.submit("fake", do="sleep", seconds=12.0)

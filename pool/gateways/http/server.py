@@ -20,6 +20,9 @@ from pool.gateways.http.settings import Settings
 _STOP_S = 5  # for open requests at shutdown; their jobs go on
 _BACKLOG = 1024
 _HEADERS_S = 10.0  # for the headers of one request
+# RACE: a client that sends just when we close its idle connection is cut off. Longer than nginx keeps one to us (60 s),
+# and than people who ask every few seconds, or every minute, wait.
+_IDLE_S = 75
 _CONNECTIONS = 2000  # of all clients at a time; above that: 503
 
 
@@ -91,6 +94,7 @@ def run_server(pool: FilePool, settings: Settings, *, access_log: bool = False) 
             backlog=_BACKLOG,
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_STOP_S,
+            timeout_keep_alive=_IDLE_S,
             server_header=False,
             lifespan="on",
         ),
