@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 from scenarios.world import ROOT, kill, wait_until
 
 from gateways.redis_rig import Caller, RedisGateway, Rig, rigs
+from pool.gateways.redis.ends import Ends, Follow
+from pool.gateways.redis.files import Files
+from pool.gateways.redis.herald import Herald
+from pool.gateways.redis.hosts import Hosts
+from pool.gateways.redis.settings import read_settings
+from pool.gateways.redis.wire import Keys
 
 QUEUE = "task_queue_gpu_0"
 LEASE_S = 2.0
@@ -182,3 +191,69 @@ def test_an_outage_of_redis_kills_no_host(rig: Rig, other: Rig, go: Path) -> Non
     assert [caller.end(task)["status"] for task in tasks] == ["completed"] * 8
     assert [rig.runs(task) + other.runs(task) for task in tasks] == [1] * 8
     assert "is dead" not in rig.log() + other.log()
+
+
+class Between(redis.Redis):
+    """Redis between whose answer about adopted jobs and the next command something happens once."""
+
+    happen: Callable[[], object] | None = None
+
+    def pipeline(self, *args: Any, **more: Any) -> Any:
+        pipe = super().pipeline(*args, **more)
+        ask = pipe.hkeys
+
+        def hkeys(key: str) -> Any:
+            found = ask(key)
+            happen, self.happen = self.happen, None
+            if happen is not None:
+                happen()
+            return found
+
+        pipe.hkeys = hkeys  # type: ignore[method-assign]
+        return pipe
+
+
+@pytest.mark.long
+def test_a_task_that_comes_back_just_when_it_is_given_up_has_its_end(rig: Rig) -> None:
+    """Another host has adopted it, and this one, which had been slow, takes it from the list again meanwhile."""
+    pool = rig.world.pool()
+    settings = read_settings(pool.config, {"REDIS_PORT": str(rig.server.port), "REDIS_HOST": "127.0.0.1"})
+    keys, client = Keys(settings.channel, pool.spool.id), Between(port=rig.server.port)
+    ends = Ends(Files(pool, settings, lambda: False), threading.Event())
+    herald = Herald(pool, settings, keys, client, ends)
+    future = pool.submit("echo", id="task", params={"value": 1})
+    future.result(40)
+    (queue,) = settings.queues
+    about = ("task", "task", "s", True, False, future, "{}")
+    herald.follow(Follow(queue, *about))
+    adopted, accepted = keys.adopted(queue.name), keys.accepted(queue.name)
+    client.hset(adopted, "task", "another spool")
+
+    def take_it_again() -> None:
+        with client.pipeline() as pipe:
+            pipe.hdel(adopted, "task")
+            pipe.hset(accepted, "task", Follow(queue, *about).note())
+            pipe.execute()
+        herald.follow(Follow(queue, *about))
+
+    client.happen = take_it_again
+
+    def ended() -> bool:
+        herald.turn()
+        return not client.hexists(accepted, "task") and b"completed" in (client.get(keys.last("task")) or b"")
+
+    wait_until(ended, "its end")
+
+
+@pytest.mark.long
+def test_who_fails_a_task_of_a_dead_host_has_told_it_even_when_it_dies_now(rig: Rig) -> None:
+    pool = rig.world.pool()
+    settings = read_settings(pool.config, {"REDIS_PORT": str(rig.server.port), "REDIS_HOST": "127.0.0.1"})
+    (queue,) = settings.queues
+    client = redis.Redis(port=rig.server.port)
+    caller = rig.caller()
+    client.hset(f"{queue.name}:accepted:dead", "task", json.dumps({"task_id": "task", "session_id": "s"}))
+    done = Hosts(queue, settings, Keys(settings.channel, pool.spool.id), client).adopt("dead")
+    assert [each.task_id for each in done.refused] == ["task"]
+    assert "push it again" in caller.end("task")["error"]  # nobody else has spoken
+    assert done.unheard == ()

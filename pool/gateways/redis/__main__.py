@@ -137,7 +137,7 @@ def _adopt(client: Any, settings: Settings, spool: str) -> int:
     from redis.exceptions import RedisError
 
     from pool.gateways.redis.hosts import Hosts
-    from pool.gateways.redis.wire import Keys, with_error
+    from pool.gateways.redis.wire import Keys
 
     try:
         for queue in settings.queues:
@@ -148,9 +148,6 @@ def _adopt(client: Any, settings: Settings, spool: str) -> int:
                 )
                 return 1
             done = Hosts(queue, settings, keys, client).adopt(spool)
-            for refused in done.refused:
-                for body in with_error(refused.body):
-                    client.publish(settings.channel, body)
             say(f"{queue.name}: {done.requeued} jobs of {spool} are back in the list, {len(done.refused)} failed")
     except RedisError as error:
         say_error(f"Redis at {settings.address}: {error}")

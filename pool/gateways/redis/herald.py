@@ -46,6 +46,15 @@ class Outgoing:
     not_before: float = 0.0
 
 
+@dataclass
+class _Lost:
+    """Jobs that other hosts have adopted, and what is known of them here."""
+
+    jobs: set[str] = field(default_factory=set)
+    follows: dict[str, Follow] = field(default_factory=dict)
+    outgoing: dict[object, Outgoing] = field(default_factory=dict)
+
+
 class Herald:
     """Publishes messages, without the paths of this machine: clients may be anywhere. `pause_s`, `turn` and `sign_off`
     belong to one thread; the rest is safe to call from any."""
@@ -192,11 +201,12 @@ class Herald:
             return False
         if refresh:
             self._see_hosts()
+        lost = _Lost()
         with self._client.pipeline(transaction=True) as pipe:
             if refresh or any(outgoing.forget for _, outgoing in due):
                 lost = self._disown(pipe)
-                due = [(key, outgoing) for key, outgoing in due if key not in lost]
-                follows = [follow for follow in follows if follow.job_id not in lost]
+                due = [(key, outgoing) for key, outgoing in due if key not in {*lost.jobs, *lost.outgoing}]
+                follows = [follow for follow in follows if follow.job_id not in lost.jobs]
             for gpu_id, state in gpus.items():
                 for spool in ("", self._keys.spool):
                     pipe.set(self._keys.gpu(gpu_id, spool), state, ex=GPU_LIFE_S)
@@ -207,6 +217,7 @@ class Herald:
                     hosts.beat(pipe)
             places = [self._add(pipe, outgoing) for _, outgoing in due]
             answers = pipe.execute(raise_on_error=False)
+        self._forget(lost)
         self._gpus = gpus
         if refresh:
             self._refresh_at = now + self._refresh_s
@@ -221,38 +232,46 @@ class Herald:
                 done = hosts.adopt(spool)
                 text = "{}: the host of spool {} is dead; {} of its jobs are back in the list, {} failed"
                 logger.warning(text, queue.name, spool, done.requeued, len(done.refused))
-                for refused in done.refused:
-                    self._put(refused.task_id, Outgoing(refused.task_id, refused.body, final=True))
+                for refused in done.unheard:
+                    self._put(refused.task_id, Outgoing(refused.task_id, refused.body, final=True, last=False))
             resting = hopeless and hosts.others > 0
             if resting and not hosts.resting:
                 logger.warning("{}: this pool cannot run jobs; other hosts get them", queue.name)
             hosts.resting = resting
 
-    def _disown(self, pipe: Any) -> set[object]:
-        """Forget the jobs that other hosts have adopted, and return their ids. Until `pipe` is executed no other host
-        can adopt further ones; else WatchError."""
+    def _disown(self, pipe: Any) -> _Lost:
+        """What belongs to jobs that other hosts have adopted: forgotten once `pipe`, which takes note of it, is
+        executed. Until then no other host can adopt further ones; else WatchError."""
         keys = [self._keys.adopted(queue.name) for queue in self._settings.queues]
         pipe.watch(*keys)
-        lost: dict[str, list[str]] = {}
         with self._lock:
-            known = {*self._follows, *self._outgoing}
+            follows, outgoing = dict(self._follows), dict(self._outgoing)
+        lost, told = _Lost(), {}
         for key in keys:
-            lost[key] = [job_id for field in pipe.hkeys(key) if (job_id := field.decode("utf-8", "replace")) in known]
+            fields = [field.decode("utf-8", "replace") for field in pipe.hkeys(key)]
+            told[key] = [job_id for job_id in fields if job_id in follows or job_id in outgoing]
+            lost.jobs.update(told[key])
         pipe.multi()
-        gone: set[object] = {job_id for job_ids in lost.values() for job_id in job_ids}
-        with self._lock:
-            for job_id in gone:
-                follow = self._follows.pop(str(job_id), None)
-                self._outgoing.pop(job_id, None)
-                if follow is not None:
-                    self._outgoing.pop(("task", follow.task_id), None)
-        for key, job_ids in lost.items():
+        lost.follows = {job_id: follows[job_id] for job_id in lost.jobs if job_id in follows}
+        names = {*lost.jobs, *(("task", follow.task_id) for follow in lost.follows.values())}
+        lost.outgoing = {name: outgoing[name] for name in names if name in outgoing}
+        for key, job_ids in told.items():
             if job_ids:
                 logger.warning("{}: other hosts have taken over {} jobs of this one", key, len(job_ids))
                 pipe.hdel(key, *job_ids)
-        if gone:
+        return lost
+
+    def _forget(self, lost: _Lost) -> None:
+        """RACE: a taker may have got a job back from the list since it was seen to be lost; that one is another."""
+        with self._lock:
+            for job_id, follow in lost.follows.items():
+                if self._follows.get(job_id) is follow:
+                    del self._follows[job_id]
+            for name, outgoing in lost.outgoing.items():
+                if self._outgoing.get(name) is outgoing:
+                    del self._outgoing[name]
+        if lost.jobs:
             self.room.set()
-        return gone
 
     def _add(self, pipe: Any, outgoing: Outgoing) -> int:
         """Add a message to the transaction; returns the index of its number of subscribers in the replies."""

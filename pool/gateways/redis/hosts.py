@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from loguru import logger
+from redis.exceptions import WatchError
 
 from pool.errors import JobRefused
 from pool.gateways.redis.settings import Queue, Settings
-from pool.gateways.redis.wire import BadJob, Keys, message, read_job
+from pool.gateways.redis.wire import BadJob, Keys, message, read_job, with_error
 
 GPU_LIFE_S = 30  # so that the state of a killed gateway expires
 BEATS = 6  # in one lease
@@ -30,7 +31,7 @@ _LOST_MOST = 3  # hosts that died with a task before it fails: it may be what ki
 
 @dataclass(frozen=True)
 class Refused:
-    """A task of a dead host that no other host can run, and its last message."""
+    """A task of a dead host that no other host can run, and its last message, which is published."""
 
     task_id: str
     body: bytes
@@ -38,10 +39,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Adopted:
-    """What one adoption did. requeued: tasks that went back to the list."""
+    """What one adoption did. requeued: tasks that went back to the list. unheard: of the refused ones, those whose
+    last message nobody was subscribed to."""
 
     requeued: int
     refused: tuple[Refused, ...]
+    unheard: tuple[Refused, ...] = ()
 
 
 class Hosts:
@@ -86,10 +89,11 @@ class Hosts:
         hosts, processing, accepted = keys.hosts(queue), f"{queue}:processing:{spool}", f"{queue}:accepted:{spool}"
         seen = self._silent.get(spool)
 
-        def move(pipe: Any) -> Adopted:
+        def move(pipe: Any) -> Adopted | None:
+            pipe.watch(hosts, processing, accepted)
             mark = pipe.hget(hosts, spool)
             if seen is not None and mark != seen[0]:
-                return Adopted(0, ())  # RACE: it is back, or another host has adopted it
+                return None  # RACE: it is back, or another host has adopted it
             taken, notes = pipe.lrange(processing, 0, -1), pipe.hgetall(accepted)
             lost = {job_id: int(pipe.get(self._lost(job_id)) or 0) for job_id in map(_text, notes)}
             pipe.multi()
@@ -102,11 +106,28 @@ class Hosts:
                 pipe.hset(keys.adopted(queue, spool), mapping=dict.fromkeys(gone, keys.spool))
                 pipe.expire(keys.adopted(queue, spool), int(self._last_word_s))
             pipe.delete(processing, accepted)
-            return Adopted(len(taken) + len(notes) - len(refused), refused)
+            places = [self._publish(pipe, each) for each in refused]  # here: an observer that dies now has told it
+            answers = pipe.execute()
+            unheard = tuple(each for each, place in zip(refused, places, strict=True) if not answers[place])
+            return Adopted(len(taken) + len(notes) - len(refused), refused, unheard)
 
-        done: Adopted = self._client.transaction(move, hosts, processing, accepted, value_from_callable=True)
+        done = None
+        with self._client.pipeline(transaction=True) as pipe:
+            while True:
+                try:
+                    done = move(pipe)
+                    break
+                except WatchError:
+                    continue
         self._silent.pop(spool, None)
-        return done
+        return done or Adopted(0, ())
+
+    def _publish(self, pipe: Any, refused: Refused) -> int:
+        """Add the last message of a task; returns the index of its number of subscribers in the replies."""
+        place = len(pipe.command_stack)
+        for body in with_error(refused.body):
+            pipe.publish(self._keys.channel, body)
+        return place
 
     def _give(self, pipe: Any, job_id: str, note: str, lost: Mapping[str, int]) -> Refused | None:
         """Put the payload of a note back into the list; a refusal when it has none, or has lost too many hosts."""
