@@ -201,9 +201,10 @@ def _stream_routes(router: APIRouter, desk: Desk) -> None:
         whole; when the attempt fails the connection breaks off, and the next attempt has a new stream. 202 while there
         is none yet, 409 when the job runs on another machine, after the end the file of the job (307) or its failure.
         """
-        reader = await in_thread(lambda: growing.open_newest(desk.pool.spool, check_id(job_id), attempt))
-        if reader is None and (record := await _record(desk, job_id, 0.0)) is not None:
+        # RACE: what an attempt has written outlives its record for a moment
+        if (record := await _record(desk, check_id(job_id), 0.0)) is not None:
             return _instead(request, record)
+        reader = await in_thread(lambda: growing.open_newest(desk.pool.spool, job_id, attempt))
         if reader is None and wait_s:
             reader = await _begun(desk, request, job_id, attempt, wait_s)
         if reader is not None:
