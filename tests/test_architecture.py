@@ -412,7 +412,7 @@ def test_a_client_is_light(child_env: dict[str, str]) -> None:
     """A count of modules, because a wall clock on a busy machine tells nothing."""
     loaded = _loaded("from pool import FilePool", child_env)
     assert not {name.split(".")[0] for name in loaded} & HEAVY
-    assert len(loaded) < 170, sorted(loaded)
+    assert len(loaded) < 175, sorted(loaded)  # Python 3.13 has six more of its own than 3.11
 
 
 def test_a_worker_loads_what_it_needs(child_env: dict[str, str]) -> None:

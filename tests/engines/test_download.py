@@ -514,7 +514,7 @@ def test_a_pickle_with_code_that_nobody_vouches_for_is_refused(
     torch.save({"a": torch.zeros(3), "b": Payload(trace)}, evil, _use_new_zipfile_serialization=archive)
     hub.files["/a/model.pth"] = Served(evil.read_bytes())
     listed(weight(f"{hub.url}/a/model.pth", content=evil.read_bytes(), digest=False, name="m/model.pth"))
-    with pytest.raises(weights.WeightError, match=r"holds code: reading it would call .*pathlib\.Path"):
+    with pytest.raises(weights.WeightError, match=r"holds code: reading it would call .*pathlib\.(_local\.)?Path"):
         weights.install(["m"])
     assert not (place / "m/model.pth").exists()
     assert not trace.exists()
