@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -257,3 +258,42 @@ def test_who_fails_a_task_of_a_dead_host_has_told_it_even_when_it_dies_now(rig: 
     assert [each.task_id for each in done.refused] == ["task"]
     assert "push it again" in caller.end("task")["error"]  # nobody else has spoken
     assert done.unheard == ()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [23, 24])
+def test_twenty_kills_of_gateways(rig: Rig, other: Rig, seed: int) -> None:
+    """Each task has one end, whichever host is killed, and whether it comes back within its lease or later."""
+    draw, over, caller = random.Random(seed), threading.Event(), rig.caller()
+    face, _ = share(rig, other, "hello")
+    words = [share(rig, other, f"slow {seconds}")[1] for seconds in (0.1, 0.5, 1.5)]
+    tasks: list[str] = []
+
+    def push() -> None:
+        each = random.Random(seed + 100)
+        while not over.is_set():
+            tasks.append(caller.push(face, each.choice(words)))
+            over.wait(each.uniform(0.1, 0.5))
+
+    gateways = [rig.gateway().start(), other.gateway().start()]
+    pushing = threading.Thread(target=push)
+    pushing.start()
+    try:
+        for _ in range(20):
+            over.wait(draw.uniform(0.0, 1.5))
+            gateway = draw.choice(gateways)
+            gateway.kill()
+            over.wait(draw.choice([0.0, 0.0, 2 * LEASE_S]))
+            gateway.start()
+    finally:
+        over.set()
+        pushing.join()
+    ends = [caller.end(task, 120) for task in tasks]
+    taken_over = rig.log().count("is dead") + other.log().count("is dead")
+    print(f"20 kills: {len(tasks)} tasks ended, {taken_over} times a host was taken for dead")
+    assert [end for end in ends if end["status"] != "completed" and "hosts died" not in end.get("error", "")] == []
+    assert len(tasks) > 50
+    wait_until(
+        lambda: not caller.redis.llen(QUEUE) and not held(caller, rig) and not held(caller, other), "nothing left"
+    )
