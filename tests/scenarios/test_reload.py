@@ -163,6 +163,7 @@ def test_a_limit_holds_at_once(shared: World) -> None:
     assert error.failure.cause == "overdue"
 
 
+@pytest.mark.long
 def test_engines_come_and_go_under_a_client(shared: World) -> None:
     """A FilePool that was there before uses a new engine and is told of one that is gone; what waited for it stays."""
     one = {"threads": 1, "max_concurrent_tasks": 1}
@@ -192,6 +193,7 @@ def refused(call: Callable[..., Any], *words: Any) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_a_broken_file_is_refused_and_what_runs_goes_on(shared: World) -> None:
     one = {"threads": 1, "max_concurrent_tasks": 1}
     reloaded(shared, {"fake": one})
@@ -311,6 +313,7 @@ def test_killed_in_the_middle_of_a_roll(world: World) -> None:
     wait_until(lambda: len(pids(world)) == 2 and not pids(world).items() & before.items(), "the new configuration")
 
 
+@pytest.mark.long
 def test_a_terminal_that_is_closed_drains(world: World) -> None:
     """SIGHUP of a terminal that hung up is no wish for another configuration."""
     world.configure({"fake": {"max_concurrent_tasks": 1}})
