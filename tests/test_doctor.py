@@ -13,8 +13,6 @@ from typing import Any
 import old_python
 import pytest
 
-pytestmark = pytest.mark.long
-
 ROOT = Path(__file__).resolve().parents[1]
 SDK = ROOT / "tests" / "engines" / "heygem_sdk"
 FAKE = {"engine": "inference.fake:Fake"}

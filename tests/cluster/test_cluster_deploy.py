@@ -30,8 +30,6 @@ from pool.cluster.nats_server import LOOPBACK, configuration, healthy, program
 from pool.cluster.topology import ensure
 from pool.config.settings import Config, load_config
 
-pytestmark = pytest.mark.long
-
 HERE = ROOT / "deploy" / "cluster"
 KUBERNETES = HERE / "kubernetes"
 OVERLAYS = ("base", "gpu", "keda", "tls")

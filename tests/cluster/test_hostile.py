@@ -476,7 +476,6 @@ def seeds(origin: str) -> Mapping[str, list[bytes]]:
 @pytest.mark.parametrize(
     "count", [pytest.param(1200, id="some"), pytest.param(20_000, marks=pytest.mark.slow, id="many")]
 )
-@pytest.mark.long
 def test_a_flood_of_mutated_messages(joined: Cluster, pool: FilePool, count: int) -> None:
     """While good jobs run: all of those complete, nothing grows, and the log has a few lines of it."""
     origin, agent = pool.spool.id, joined.machines[0].agent

@@ -46,7 +46,6 @@ def words_of(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [word for segment in result["segments"] for word in segment["words"]]
 
 
-@pytest.mark.long
 def test_dialogue(engine: Transcribe) -> None:
     row, result = judge(engine, DIALOGUE, (EXAMPLES / "two_speakers.txt").read_text("utf-8"), {})
     assert row.errors is not None

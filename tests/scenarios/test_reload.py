@@ -35,10 +35,12 @@ def command(world: World, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def reloaded(world: World, engines: dict[str, dict[str, Any]] | None = None, **top: Any) -> None:
-    """Write config.json, send SIGHUP, return when all slots run it."""
+    """Write config.json, send SIGHUP, return when all slots run it, loaded: also one that died just before, and was
+    started again with what fits."""
     world.configure(engines, **top)
     hang_up(world)
     wait_until(lambda: over(world), "the end of the roll")
+    wait_until(lambda: len(pids(world)) == roll(world).get("slots"), "loaded workers")
 
 
 def hang_up(world: World) -> None:
@@ -163,7 +165,6 @@ def test_a_limit_holds_at_once(shared: World) -> None:
     assert error.failure.cause == "overdue"
 
 
-@pytest.mark.long
 def test_engines_come_and_go_under_a_client(shared: World) -> None:
     """A FilePool that was there before uses a new engine and is told of one that is gone; what waited for it stays."""
     one = {"threads": 1, "max_concurrent_tasks": 1}
@@ -193,7 +194,6 @@ def refused(call: Callable[..., Any], *words: Any) -> bool:
     return True
 
 
-@pytest.mark.long
 def test_a_broken_file_is_refused_and_what_runs_goes_on(shared: World) -> None:
     one = {"threads": 1, "max_concurrent_tasks": 1}
     reloaded(shared, {"fake": one})
@@ -313,7 +313,6 @@ def test_killed_in_the_middle_of_a_roll(world: World) -> None:
     wait_until(lambda: len(pids(world)) == 2 and not pids(world).items() & before.items(), "the new configuration")
 
 
-@pytest.mark.long
 def test_a_terminal_that_is_closed_drains(world: World) -> None:
     """SIGHUP of a terminal that hung up is no wish for another configuration."""
     world.configure({"fake": {"max_concurrent_tasks": 1}})
