@@ -175,7 +175,7 @@ def test_a_real_validation_error_names_each_key() -> None:
     failure = failure_of(caught.value, stage="check", attempt=1)
     assert failure.kind == "input"
     assert "params.speakers: " in failure.message
-    assert "params.audio: Field required" in failure.message
+    assert "params.audio: is required" in failure.message
     assert failure.traceback == ""
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pool.errors import ProtocolError
+from pool.format.complaints import sentence
 from pool.job import Failure, FailureKind
 from pool.spool.store import NO_SPACE
 from pool.work.missing import cure_of
@@ -204,5 +205,5 @@ def _is_validation(error: BaseException) -> bool:
 
 
 def _sentence(item: Mapping[str, Any]) -> str:
-    path = ".".join(str(part) for part in item.get("loc", ()))
-    return f"params.{path}: {item.get('msg', 'is wrong')}" if path else str(item.get("msg", "is wrong"))
+    path, said = ".".join(str(part) for part in item.get("loc", ())), sentence(item, values=False)  # maybe a secret
+    return f"params.{path}: {said}" if path else said

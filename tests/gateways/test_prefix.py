@@ -123,8 +123,14 @@ def test_a_preflight_of_the_origin_that_is_named(shared: Gateway, method: str) -
 
 def test_a_preflight_of_any_other_origin(shared: Gateway) -> None:
     answer = preflight(shared, "https://evil.example", "POST")
-    assert answer.status_code >= 400
+    assert answer.status_code == 403
     assert "Access-Control-Allow-Origin" not in answer.headers
+    why = "the origin 'https://evil.example' is not named in http.cors_origins"
+    assert answer.json() == {"error": {"type": "Forbidden", "message": why, "path": ""}}
+    assert preflight(shared, "https://evil.example", "POST", "/human/generate").json()["message"] == why
+    assert preflight(shared, "https://evil.example", "POST", "/v1/models").json()["error"]["message"] == why
+    method = preflight(shared, ORIGIN, "PATCH")
+    assert method.json()["error"]["message"].startswith("pages of other origins may not use 'PATCH', only GET, ")
 
 
 def test_the_page_may_read_what_it_needs(shared: Gateway) -> None:

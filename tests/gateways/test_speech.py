@@ -81,6 +81,9 @@ def test_mistakes_are_told_as_openai_tells_them(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="not one of json, verbose_json") as caught:
         transcribe(client, response_format="html")
     assert (caught.value.param, caught.value.type) == ("response_format", "invalid_request_error")
+    with pytest.raises(openai.BadRequestError, match="has 4001 characters, more than 4000") as caught:
+        transcribe(client, prompt="x" * 4001)  # never cut without a word
+    assert caught.value.param == "prompt"
     with pytest.raises(openai.BadRequestError, match="has no audio"):
         client.audio.transcriptions.create(model="whisper-1", file=("face.png", PNG))
     with pytest.raises(openai.APIStatusError) as unknown:

@@ -10,7 +10,6 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from loguru import logger
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -19,6 +18,7 @@ from pool import __version__
 from pool.client.filepool import FilePool
 from pool.errors import JobRefused, OperatorError, PoolError
 from pool.gateways.http import bulk, docs, edits, examples, human, inputs, jobs, live, logs, speech, state, tempfile
+from pool.gateways.http.cors import Cors
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.errors import problem_of, respond
 from pool.gateways.http.guard import Guard
@@ -28,17 +28,6 @@ from pool.gateways.http.settings import Settings
 from pool.gateways.http.traced import Traced
 
 _REVALIDATE = {"Cache-Control": "no-cache"}  # otherwise browsers mix files of two versions
-_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")  # that a page of another origin may use
-_EXPOSED = (
-    "Content-Disposition",
-    "Content-Range",
-    "ETag",
-    "Location",
-    "Retry-After",
-    "WWW-Authenticate",
-    "X-Job-Id",
-    "X-Request-Id",
-)  # and the headers that it may read
 CONSOLE = Path(__file__).resolve().parents[1] / "console"  # index.html at /, the rest at /static
 
 
@@ -74,13 +63,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
     app.add_middleware(Private, paths=desk.paths, always=settings.remote)
     app.add_middleware(Guard, settings=settings)
     if settings.cors_origins:  # outside of the guard: preflights have no token, and pages must be able to read refusals
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=_METHODS,
-            allow_headers=("*",),
-            expose_headers=_EXPOSED,
-        )
+        app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(Prefix, configured=settings.root_path)
     if CONSOLE.is_dir():
         assets = _Assets(directory=CONSOLE)

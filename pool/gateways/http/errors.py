@@ -31,6 +31,7 @@ from pool.errors import (
     UnknownJob,
 )
 from pool.format import codec
+from pool.format.complaints import complaint, sentence
 from pool.gateways.tempfiles import UnknownFile
 from pool.job import Failure
 
@@ -111,15 +112,17 @@ def retry_after() -> dict[str, str]:
 
 def _invalid(error: RequestValidationError) -> Problem:
     """The error response for the first invalid value of a request; its path is the key that the client wrote."""
-    first = next(iter(error.errors()), {"loc": (), "msg": "the request is not valid"})
-    where = [str(part) for part in first["loc"]]
-    path = ".".join(part for part in where[1:] if part) if len(where) > 1 else ""
-    message = {"missing": "is required", "extra_forbidden": "is an unknown key"}.get(
-        str(first.get("type")), str(first["msg"]).removeprefix("Value error, ")
-    )
-    if where == ["body"]:
-        message = "the body must be a JSON object"
-    return Problem(422, "JobRefused", f"{path}: {message}" if path else message, path)
+    found = [{**one, "loc": tuple(part for part in one["loc"][1:] if part != "")} for one in error.errors()]
+    if any(one["loc"] == ("body",) for one in error.errors()):
+        return Problem(422, "JobRefused", "the body must be a JSON object")
+    first = next(iter(error.errors()), None)
+    if first is None:
+        return Problem(422, "JobRefused", "the request is not valid")
+    if first["loc"][0] == "body":
+        path, said = complaint(found, error.body)
+    else:  # a key may be given several times, which pydantic counts
+        path, said = ".".join(map(str, found[0]["loc"][:1])), sentence(found[0])
+    return Problem(422, "JobRefused", f"{path}: {said}" if path else said, path)
 
 
 def respond(path: str, problem: Problem) -> Response:

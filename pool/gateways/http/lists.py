@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pool.client import browse
 from pool.errors import JobRefused
+from pool.format.complaints import sentence
 from pool.gateways.http import views
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.shapes import JobList, JobWalk, State
@@ -50,7 +51,7 @@ def parse(query: str, key: str) -> Wanted:
         return Wanted.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
-        raise JobRefused(str(first["msg"]), ".".join((key, *map(str, first["loc"])))) from None
+        raise JobRefused(sentence(first), f"{key}.{first['loc'][0]}") from None
 
 
 def find(desk: Desk, wanted: Wanted) -> JobList | JobWalk:

@@ -25,10 +25,11 @@ from pool.gateways.http.tempfile import FILE, form
 from pool.gateways.tempfiles import Tempfile
 from pool.job import JobState
 
+PROMPT_CHARS = 4000
 _TEXT = {"type": "string"}
 _FIELDS: dict[str, dict[str, Any]] = {
     "language": {**_TEXT, "description": "language code such as en; default: detected"},
-    "prompt": {**_TEXT, "description": "names and terms to expect"},
+    "prompt": {**_TEXT, "maxLength": PROMPT_CHARS, "description": "names and terms to expect"},
     "response_format": {**_TEXT, "enum": list(transcripts.FORMATS), "default": "json"},
     "temperature": {"type": "number", "description": "accepted and ignored"},
     "timestamp_granularities[]": {"type": "array", "items": {**_TEXT, "enum": ["word", "segment"]}},
@@ -275,11 +276,15 @@ def _streams(found: Form, wanted: str) -> bool:
 
 
 def _params(found: Form, audio: str) -> dict[str, Any]:
+    """The parameters of the engine. Raises JobRefused."""
     params: dict[str, Any] = {"audio": audio}
     if language := found.one("language"):
         params["language"] = language
     if prompt := found.one("prompt"):
-        params["hotword"] = prompt[:4000]
+        if len(prompt) > PROMPT_CHARS:
+            known = f"has {len(prompt)} characters, more than {PROMPT_CHARS}: send the names and terms only"
+            raise JobRefused(known, "prompt")
+        params["hotword"] = prompt
     return params
 
 
