@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pool.errors import ProtocolError
-from pool.format.complaints import sentence
+from pool.format.invalid import sentence
 from pool.job import Failure, FailureKind
 from pool.spool.store import NO_SPACE
 from pool.work.missing import cure_of

@@ -31,7 +31,7 @@ from pool.errors import (
     UnknownJob,
 )
 from pool.format import codec
-from pool.format.complaints import complaint, sentence
+from pool.format.invalid import complaint, sentence
 from pool.gateways.tempfiles import UnknownFile
 from pool.job import Failure
 

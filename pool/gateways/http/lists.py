@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pool.client import browse
 from pool.errors import JobRefused
-from pool.format.complaints import sentence
+from pool.format.invalid import sentence
 from pool.gateways.http import views
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.shapes import JobList, JobWalk, State

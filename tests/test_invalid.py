@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from pool.errors import JobRefused
-from pool.format.complaints import complaint, sentence
+from pool.format.invalid import complaint, sentence
 from pool.gateways.http import shapes
 from pool.gateways.http.errors import problem_of
 from pool.gateways.http.lists import Wanted, parse
