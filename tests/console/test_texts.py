@@ -87,6 +87,7 @@ def test_a_chinese_browser_gets_a_chinese_page_and_can_have_the_other(
     page = visit(site.base, locale="zh-CN")
     expect(page.locator(f"#job-{bad}")).to_have_attribute("data-state", "failed")
     expect(page.locator("#health-text")).to_contain_text("就绪")
+    expect(page.locator(f"#job-{bad} .when")).to_have_text(re.compile("刚刚|[0-9] 秒前|[0-9] 分钟前"))
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     engines = ("fake", "single", "transcribe", "film")
     ids = re.findall(r"[A-Za-z]{3,}", bad + " " + good)

@@ -2,24 +2,26 @@
 
 import { LOCALE, t } from "./texts.js";
 
+const [S, MIN, H, D] = [t("s"), t("min"), t("h"), t("d")]; // units of time
+
 /** 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "";
   if (seconds < 0.0005) return t("under 1 ms");
   if (seconds < 1) return `${Math.max(1, Math.round(seconds * 1000))} ms`;
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} ${S}`;
   const whole = Math.round(seconds);
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return whole % 60 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${whole / 60} min`;
+  if (whole < 60) return `${whole} ${S}`;
+  if (whole < 3600) return whole % 60 ? `${Math.floor(whole / 60)} ${MIN} ${whole % 60} ${S}` : `${whole / 60} ${MIN}`;
   const minutes = Math.round(whole / 60);
-  if (minutes < 48 * 60) return minutes % 60 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${minutes / 60} h`;
-  return `${Math.floor(minutes / 1440)} d`;
+  if (minutes < 48 * 60) return minutes % 60 ? `${Math.floor(minutes / 60)} ${H} ${minutes % 60} ${MIN}` : `${minutes / 60} ${H}`;
+  return `${Math.floor(minutes / 1440)} ${D}`;
 }
 
 /** A duration in whole seconds, for counters: its digits do not flicker. */
 export function age(seconds) {
   const whole = Math.max(0, Math.round(seconds ?? 0));
-  return whole < 10 ? `${whole} s` : duration(whole);
+  return whole < 10 ? `${whole} ${S}` : duration(whole);
 }
 
 export function bytes(count) {
@@ -35,9 +37,9 @@ export function ago(seconds, now = Date.now() / 1000) {
   if (!seconds) return "";
   const past = now - seconds;
   if (past < 5) return t("now");
-  if (past < 60) return t("{time} ago", { time: `${Math.floor(past / 5) * 5} s` });
-  if (past < 3600) return t("{time} ago", { time: `${Math.floor(past / 60)} min` });
-  if (past < 20 * 3600) return t("{time} ago", { time: `${Math.floor(past / 3600)} h` });
+  if (past < 60) return t("{time} ago", { time: `${Math.floor(past / 5) * 5} ${S}` });
+  if (past < 3600) return t("{time} ago", { time: `${Math.floor(past / 60)} ${MIN}` });
+  if (past < 20 * 3600) return t("{time} ago", { time: `${Math.floor(past / 3600)} ${H}` });
   return new Date(seconds * 1000).toLocaleDateString(LOCALE, { month: "short", day: "numeric" });
 }
 
