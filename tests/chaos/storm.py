@@ -78,8 +78,8 @@ class Storm:
 
     # ---- the storm
 
-    def run(self, seconds: float, told: Callable[[str], None] = lambda text: None) -> None:
-        """Strike for so long, then let what waits come to its end."""
+    def run(self, seconds: float, told: Callable[[str], None] = lambda text: None, jobs: int = 0) -> None:
+        """Strike for so long, and until clients have so many jobs; then let what waits come to its end."""
         watcher = threading.Thread(target=self._watch)
         self._queue = Witness(self.world.spool / "ready" / "fake")
         until, tell_at = time.monotonic() + seconds, time.monotonic() + 30
@@ -88,7 +88,7 @@ class Storm:
                 self._start_client()
             watcher.start()
             due = time.monotonic()
-            while time.monotonic() < until:
+            while time.monotonic() < until or len(self.history.told().accepted) < jobs:
                 due += self.rng.uniform(0.05, 0.5)  # what a strike costs is no rest
                 self._sleep(due - time.monotonic())
                 due = max(due, time.monotonic() - 1)

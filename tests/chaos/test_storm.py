@@ -32,11 +32,11 @@ def test_storm(tmp_path: Path) -> None:
     try:
         world.serve(ready=2)
         storm = Storm(world, seed, clients=2)
-        storm.run(SECONDS, print)
+        storm.run(SECONDS, print, jobs=50)
         report = storm.settle()
         print(storm.summary(report))
         assert storm.faults(report) == []
-        assert report.jobs > 50
+        assert report.jobs >= 50
         assert report.recovered == [] or storm.done["kill client"]
     finally:
         world.close()
