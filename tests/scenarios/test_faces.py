@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from pool.client.future import JobFuture
+from pool.constants import Phase
 from pool.job import JobState
 from scenarios.world import ROOT, World, below, kill, wait_until
 
