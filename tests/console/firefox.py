@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NAMES = ("firefox-esr", "firefox")
 PREFERENCES: dict[str, str | float | bool] = {
-    "layout.css.prefers-color-scheme.content-override": 1,  # light
+    "layout.css.prefers-color-scheme.content-override": 0,  # dark; Chromium has both
     "media.autoplay.default": 0,  # allowed
     "media.volume_scale": "0.0",
     "ui.prefersReducedMotion": 1,
