@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from inference.articulation.curve import CHANNELS, FPS, Articulation, head_path
 
 if TYPE_CHECKING:
-    from inference.articulation.articulator import Articulator
+    from inference.articulation.articulator import Articulator, Listening
 
-__all__ = ("CHANNELS", "FPS", "Articulation", "Articulator", "head_path")
+__all__ = ("CHANNELS", "FPS", "Articulation", "Articulator", "Listening", "head_path")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Articulator":
-        from inference.articulation.articulator import Articulator
+    if name in ("Articulator", "Listening"):
+        from inference.articulation import articulator
 
-        return Articulator
+        return getattr(articulator, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,6 +12,7 @@ AHEAD, BEHIND = 3, 2  #: frames by which a mouth moves before the voice begins a
 APPROACH = 12  #: frames before that, over which it leaves its rest: people part their lips to breathe in
 BRIDGE = 6  #: frames: a shorter gap in the voice is a stop consonant or a breath, not a pause
 EDGE = np.array([0.25, 0.5, 0.25])  #: smooths the edges of the voicing
+REACH = 2 * (BRIDGE // 2) + AHEAD + APPROACH + len(EDGE) // 2  #: frames ahead that the voicing of a frame depends on
 
 
 def voicing(logit: Array, loudness: Array) -> Array:

@@ -42,7 +42,7 @@ from inference.live import Live, Segment, early
 from inference.paths import absolute, check_output
 from inference.probe import VideoInfo, probe_video
 
-PIPELINE_VERSION = 10  #: raise it when the same input may give another video; part of the fingerprint
+PIPELINE_VERSION = 11  #: raise it when the same input may give another video; part of the fingerprint
 MIN_AUDIO_S = 0.1
 SMALL = 1920 * 1088  #: pixels of a frame up to which one core decodes faster than the face is found
 #: work per megapixel and frame, in milliseconds of one core: only their proportions matter
@@ -248,6 +248,7 @@ class LipSync:
                 stop=context.check,
                 looked=lambda count: steps.part(count, analysis.frames),
                 warn=warned.append,
+                watched=task.job.stream,
                 persona=task.job.persona,
             )
             painter = backend.painter(work)

@@ -29,6 +29,7 @@ from inference.lipsync.render.cast import Cast, Script
 from inference.lipsync.render.materials import Materials
 from inference.lipsync.render.prepare import prepare
 from inference.lipsync.render.tracks import Kind, Tracks
+from inference.lipsync.score import Score, hear
 from inference.lipsync.work import Work
 
 
@@ -47,23 +48,29 @@ class MeshBackend:
     def painter(self, work: Work) -> Callable[[int, int], Painter]:
         """What paints output frames start to stop; the mouth is worked out while the template is looked at."""
         with ThreadPoolExecutor(1, thread_name_prefix="articulation") as pool:
-            heard: Future[Articulation] = pool.submit(self._articulator.curve, work.samples)
+            fps, heard = work.info.fps, self._articulator.listen(work.samples)
+            first = Score.FIRST if work.watched and work.persona is None else None
+            listening: Future[None] = pool.submit(hear, heard, first, fps, work.stop)
             people = tracks.follow(work.analysis, self._model.mesh.vertices)
             cast = Cast(work.analysis, people, self._materials(work, people), self._model.mesh)
-            articulation = heard.result()
+            listening.result()
         work.check()
 
-        def ask(person: Tracks) -> tuple[Array, Array]:
-            opening, width = person.opening[person.found], person.width[person.found]
-            way = speech.manner(opening, width, talks=person.kind is Kind.TALKING)
-            asked = speech.asked(articulation, way, len(work.order), work.info.fps)
-            return asked.opening, asked.width
+        def plan(articulation: Articulation, frames: int) -> Script:
+            def ask(person: Tracks) -> tuple[Array, Array]:
+                opening, width = person.opening[person.found], person.width[person.found]
+                way = speech.manner(opening, width, talks=person.kind is Kind.TALKING)
+                asked = speech.asked(articulation, way, frames, fps)
+                return asked.opening, asked.width
+
+            return cast.plan(ask, work.order[:frames])
 
         for told in _short(people, work.analysis.fps):
             work.warn(told)
-        script = cast.plan(ask, work.order)
-        finish = None if work.persona is None else finishing(work, cast, script, self._model, self._device)
-        return lambda start, stop: MeshPainter(cast, script, finish)
+        score = Score(heard, plan, len(work.order), fps, work.stop)
+        finish = None if work.persona is None else finishing(work, cast, score.whole(), self._model, self._device)
+        score.script(0)
+        return lambda start, stop: MeshPainter(cast, work.order, score, finish)
 
     def _materials(self, work: Work, people: Sequence[Tracks]) -> tuple[Materials, ...]:
         """What rendering needs to know of each person, from the cache or by one pass over the template's frames."""
@@ -109,8 +116,8 @@ class MeshPainter:
 
     batch = 1
 
-    def __init__(self, cast: Cast, script: Script, finish: Finish | None = None) -> None:
-        self._cast, self._script, self._finish = cast, script, finish
+    def __init__(self, cast: Cast, order: NDArray[np.int32], score: Score, finish: Finish | None = None) -> None:
+        self._cast, self._order, self._score, self._finish = cast, order, score, finish
         self._buffer: Planes | None = None
 
     def paint(self, frames: Sequence[Frame], outputs: Sequence[int]) -> list[Frame]:
@@ -119,7 +126,7 @@ class MeshPainter:
 
     def paint_planes(self, planes: Planes, output: int) -> Planes:
         """One frame of which only the window round the mouth is converted, to BGR and back."""
-        index = int(self._script.frames[output])
+        index = int(self._order[output])
         window = self._cast.window(index, planes.shape[1], planes.shape[0] * 2 // 3)
         if window is None:
             return planes
@@ -131,7 +138,7 @@ class MeshPainter:
 
     def _drawn(self, frame: Frame, k: int, at: tuple[int, int]) -> Frame:
         """A frame, or the part of it that begins at ``at``, with the mouth of output frame ``k``."""
-        drawn = self._cast.render(frame, int(self._script.frames[k]), self._script.target(k), at)
+        drawn = self._cast.render(frame, int(self._order[k]), self._score.script(k).target(k), at)
         return drawn if self._finish is None else self._finish.laid(drawn, k, at)
 
 

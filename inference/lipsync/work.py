@@ -34,6 +34,7 @@ class Work:
     stop: Callable[[], None]  #: the same while painting, in any thread
     looked: Callable[[int], None]  #: tells how many of the template's frames were looked at again
     warn: Callable[[str], None]  #: adds to the warnings of the result
+    watched: bool = False  #: somebody waits for the first second
     persona: Path | None = None  #: file of the mouth to paint with (:mod:`inference.persona`); ``mesh`` alone can
 
 

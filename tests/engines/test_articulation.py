@@ -119,6 +119,26 @@ def test_noise_without_speech_leaves_the_mouth_at_rest(articulator: Articulator)
         assert not heard.closed.any()
 
 
+def test_what_is_settled_no_later_sound_changes(articulator: Articulator, speech: dict[str, Array]) -> None:
+    sound = speech["two_speakers"][: 25 * 16_000]
+    heard = articulator.listen(sound)
+    assert heard.more()
+    settled, begun = heard.settled, heard.articulation()
+    assert settled is not None
+    assert 7 * 25 < settled < len(begun) == 200
+    whole = articulator.curve(sound)
+    for of in (begun, whole):
+        assert of.voiced[:settled].max() > 0.9
+    for name in CHANNELS:
+        assert np.array_equal(begun.channels[name][:settled], whole.channels[name][:settled])
+    assert np.array_equal(begun.closed[:settled], whole.closed[:settled])
+    assert np.array_equal(begun.voiced[:settled], whole.voiced[:settled])
+    while heard.more():
+        pass
+    assert heard.settled is None
+    assert np.array_equal(heard.articulation().channels["opening"], whole.channels["opening"])
+
+
 @pytest.mark.long
 def test_long_recordings_have_no_seams(articulator: Articulator, speech: dict[str, Array]) -> None:
     """Ninety seconds: in one array, in blocks, and each sentence alone say the same."""

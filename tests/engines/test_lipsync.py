@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from inference import evaluate, evaluate_sheet, media, weights
+from inference.articulation import Articulator
 from inference.audio import Array
 from inference.base import Cancelled, EngineError, InputError, LocalContext
 from inference.face import analysis as face_analysis
@@ -398,6 +399,41 @@ def test_the_second_job_looks_at_nothing_again_and_gives_the_same_bytes(
     assert watched.whole
     assert probe_video(watched.path).frames == made.result["frames"]
     assert media.probe(watched.path).has_audio
+
+
+@pytest.mark.model
+@pytest.mark.long
+def test_who_watches_waits_for_the_first_words_and_no_more(
+    lipsync: LipSync, template: Path, cache: Path, tmp_path: Path, ffmpeg: Ffmpeg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Painting begins when one window of two was heard, and it is the same video."""
+    audio = tmp_path / "words.flac"
+    ffmpeg("-stream_loop", -1, "-i", SPEECH, "-t", 14, audio)
+    windows: list[int] = []
+    hear, paint = Articulator.hear, mesh_backend.MeshPainter.paint_planes
+    heard = 0
+
+    def hearing(*given: Any) -> Array:
+        nonlocal heard
+        heard += 1
+        return hear(*given)
+
+    def painting(*given: Any) -> Any:
+        windows.append(heard)
+        return paint(*given)
+
+    monkeypatch.setattr(Articulator, "hear", hearing)
+    monkeypatch.setattr(mesh_backend.MeshPainter, "paint_planes", painting)
+    digests = set()
+    for watched in (True, False):
+        heard = 0
+        windows.clear()
+        output = tmp_path / f"{watched}.mp4"
+        made = Made.run(lipsync, {"audio": audio, "video": template, "output": output, "stream": watched}, cache)
+        digests.add(made.digest)
+        assert len(windows) == 14 * 25
+        assert (windows[0], max(windows)) == (1 if watched else 2, 2)
+    assert len(digests) == 1
 
 
 @pytest.mark.model

@@ -707,6 +707,23 @@ def test_a_long_path_in_blocks_is_the_short_one(own_renderer: MeshRenderer, monk
     assert (chooser.choose(wanted, wide, frames) == whole).mean() > 0.97
 
 
+def test_a_plan_of_the_begin_is_the_begin_of_the_plan(
+    own_renderer: MeshRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the first frames can be painted while nothing is known of the last ones; also behind a cut."""
+    monkeypatch.setattr(mouths, "BLOCK", 100)
+    for seed, first in ((4, 0), (5, 0), (6, 30), (7, 150)):
+        wanted, frames = speechlike(500, seed=seed), np.arange(500) % 80
+        edge = next(edge for edge in (mouths.LEAD, mouths.LEAD + 100) if edge > first) - first
+        known = edge + mouths.OVERLAP + 1
+        whole = own_renderer.plan(wanted, 0.1 * wanted, frames, first)
+        begun = own_renderer.plan(wanted[:known], 0.1 * wanted[:known], frames[:known], first)
+        certain = edge - plan.REACH
+        assert certain > 30
+        assert [begun.target(k) for k in range(certain)] == [whole.target(k) for k in range(certain)]
+        assert len(set(whole.mouths[:certain, 0].tolist())) > 10
+
+
 def test_mouths_are_kept_within_the_budget(talking: Drawn, model: FaceModel) -> None:
     followed = follow(talking, model)
     everything = mouths.frames_wanted(followed, SIDE, SIDE)

@@ -65,7 +65,7 @@ class Cast:
                 plans.append(Plan.idle(shown[part]))
                 continue
             opening, width = asked[person]
-            plans.append(self.renderers[person].plan(opening[part], width[part], shown[part]))
+            plans.append(self.renderers[person].plan(opening[part], width[part], shown[part], int(start)))
         return Script(shown, tuple(plans), tuple(people), starts)
 
     def window(self, index: int, width: int, height: int) -> tuple[int, int, int, int] | None:

@@ -8,6 +8,7 @@ cross-faded on one geometry.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ ALIKE = 9.0  #: grey levels between two thumbnails that cost 1
 INNER = 0.3  #: of a thumbnail's width: beyond this from its middle looks count less
 CANDIDATES = 160  #: mouths looked at per output frame
 BLOCK, OVERLAP = 1500, 60  #: frames per stretch of the path, and beyond it, so that memory stays flat
+LEAD = 110  #: frames of the first stretch: who waits for them waits for no more than these
 THUMB = (20, 14)
 
 
@@ -212,13 +214,16 @@ class Chooser:
         self._shot, self._own_shot = tracks.shot, tracks.shot[at]
         self._transition = _transitions(moments(mouths, tracks), lips, self._looks)
 
-    def choose(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> NDArray[np.int32]:
-        """(T,) the mouth for each output frame, given its target shape and the template frame it shows."""
+    def choose(self, opening: Array, width: Array, frames: NDArray[np.integer], first: int = 0) -> NDArray[np.int32]:
+        """(T,) the mouth for each output frame, given its target shape and the template frame it shows.
+
+        ``first`` is the number of the first one. The path in a stretch, which ends after LEAD frames of the video and
+        then after every BLOCK, depends on no frame more than OVERLAP behind its end.
+        """
         total = len(opening)
         path = np.empty(total, np.int32)
         before = -1
-        for start in range(0, total, BLOCK):
-            stop = min(total, start + BLOCK)
+        for start, stop in itertools.pairwise(_edges(first, total)):
             ahead = min(total, stop + OVERLAP)
             cost = self._costs(opening[start:ahead], width[start:ahead], frames[start:ahead])
             if before >= 0:
@@ -278,6 +283,12 @@ class Chooser:
             path[step] = chosen[step, at]
             at = int(back[step, at])
         return path
+
+
+def _edges(first: int, count: int) -> list[int]:
+    """Where the stretches of ``count`` frames from number ``first`` on begin and end, from 0."""
+    inner = range(LEAD - first, count, BLOCK)
+    return sorted({0, *(edge for edge in inner if edge > 0), count})
 
 
 def _felt(opening: Array) -> Array:

@@ -16,6 +16,10 @@ FAIR = 3.0  #: difference in being unlike what is asked for up to which both mou
 SHAPE_SIGMA, QUIET_SIGMA = 1.5, 5.0  #: output frames over which the shape of borrowed lips is smoothed; in silence
 QUIET = 0.012  #: change of the opening within QUIET_SIGMA frames up to which a mouth is silent
 
+#: output frames before the end of what is certain in a path of mouths from which a target may depend on what is not: a
+#: jump behind that end shortens the fade of one before it, and shapes are smoothed over both
+REACH = (FADE + FADE_MORE) * 3 // 2 + int(np.ceil(2.5 * QUIET_SIGMA))
+
 Weights = tuple[tuple[int, float], ...]  #: (mouth, share) with shares adding up to 1
 
 

@@ -67,11 +67,13 @@ class MeshRenderer:
         """Whether the mouths it shows are the template's own."""
         return self._own
 
-    def plan(self, opening: Array, width: Array, frames: NDArray[np.integer]) -> Plan:
+    def plan(self, opening: Array, width: Array, frames: NDArray[np.integer], first: int = 0) -> Plan:
         """What to show at each of T output frames.
 
         ``opening`` (T,) is the asked inner-lip gap and ``width`` (T,) how much wider than at rest the mouth shall
-        be, both in eye distances; ``frames`` (T,) is the template frame that each output frame shows.
+        be, both in eye distances; ``frames`` (T,) is the template frame that each output frame shows; ``first`` is the
+        number of the first one in the video. No frame depends on any more than OVERLAP behind the end of its stretch
+        of the path (:meth:`Chooser.choose`).
         """
         shown = np.asarray(frames, np.int32)
         asked = np.asarray(opening, np.float32)
@@ -84,10 +86,10 @@ class MeshRenderer:
         mouths, blend = np.full((len(shown), 2), -1, np.int32), np.zeros(len(shown), np.float32)
         if self._own:
             widest = float(np.quantile(self.tracks.opening[self.materials.mouths.frame], 0.99)) + OWN_REACH
-            if widest < float(limited.max(initial=0)):
+            if widest < OPENING_MAX:
                 limited = soften(limited, top=widest, knee=0.75 * widest)
             chooser = self._chooser
-            path = chooser.choose(limited, wide + self.tracks.rest_width, shown)
+            path = chooser.choose(limited, wide + self.tracks.rest_width, shown, first)
             mouths, blend = fade_jumps(path, self._moments, chooser.unlike(limited), chooser.apart)
         elif not self.parted and not self.materials.filled:  # it has nothing but its own inside
             widest = min(OPENING_MAX, STRETCH * self.tracks.rest_opening + OWN_REACH)
