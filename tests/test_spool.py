@@ -24,7 +24,7 @@ from pool.config.settings import Config, parse_config
 from pool.constants import ARRAY_FILE_BYTES, MAX_JOB_BYTES
 from pool.errors import JobRefused, ProtocolError, SpoolFull
 from pool.format.codec import encode
-from pool.format.names import WorkerName, job_name, parse_deferred, parse_job
+from pool.format.names import WorkerName, job_name, parse_job
 from pool.job import Failure, Job, JobState
 from pool.job.terms import Terms
 from pool.spool import fsops, lookup, settlement
@@ -367,30 +367,27 @@ def test_a_reason_that_is_no_text_is_still_told(spool: Spool) -> None:
     assert note.message == "no such file: b?.wav"
 
 
-def test_deferred_jobs_come_when_they_are_due_in_order(spool: Spool, make_job: JobMaker) -> None:
+def test_deferred_jobs_come_when_they_are_due_in_order(
+    spool: Spool, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = spool.now()
+    clock = [begun]
+    monkeypatch.setattr(spool, "now", lambda: clock[0])
     worker = seat(spool)
     for number, delay_s in enumerate((0.10, 0.02, 60, 0.06)):
         spool.submit(make_job(id=f"job-{number}"))
         spool.retry(claim_next(spool, worker), _failure(1), delay_s=delay_s)
-    assert spool.list_ready("echo") == []
-    waiting = sorted(filter(None, map(parse_deferred, os.listdir(spool.root / "deferred"))))
-    due = [name.id for _, _, name in waiting]  # by when each is due: the delays began one after the other
-    began, woken = spool.now(), []
-    while len(woken) < 3:
-        upcoming = spool.wake_deferred()
-        assert upcoming is not None
-        for name in map(parse_job, spool.list_ready("echo")):
-            assert name is not None
-            if name.id not in woken:
-                woken.append(name.id)
-                assert name.attempts == 1
-        assert spool.now() - began < 5_000_000
-        time.sleep(0.002)
-    assert [*woken, "job-2"] == due
+    ready: list[str] = []
+    for due_ms, job, next_ms in ((20, "job-1", 60), (60, "job-3", 100), (100, "job-0", 60_000)):
+        for at, expected in ((begun + due_ms * 1000 - 1, ready), (begun + due_ms * 1000, [*ready, job])):
+            clock[0] = at
+            upcoming = spool.wake_deferred()
+            names = [parse_job(name) for name in spool.list_ready("echo")]
+            assert sorted(name.id for name in names if name is not None) == sorted(expected)
+            assert all(name is not None and name.attempts == 1 for name in names)
+            assert upcoming == begun + 1000 * (due_ms if expected is ready else next_ms)
+        ready.append(job)
     assert places(spool)["deferred"] == ["job-2"]
-    upcoming = spool.wake_deferred()
-    assert upcoming is not None
-    assert 50e6 < upcoming - spool.now() < 60e6
 
 
 def test_waking_is_not_stopped_by_what_it_meets(
