@@ -91,9 +91,9 @@ def read_people(folder: Path, half: Half) -> list[Person]:
     for name in chosen:
         samples = np.concatenate([_trimmed(media.read_audio(path)) for path in files[name]])
         if len(samples) >= LEAST_S * RATE:
-            levelled = _levelled(samples)
-            mels = mel_spectrogram(levelled, filters, 512, 320)
-            people.append(Person(name, levelled, np.log(mels + 1e-6).mean(axis=0).astype(np.float32)))
+            even = levelled(samples)
+            mels = mel_spectrogram(even, filters, 512, 320)
+            people.append(Person(name, even, np.log(mels + 1e-6).mean(axis=0).astype(np.float32)))
     if len(people) < 10:
         raise ValueError(
             f"{folder} has {len(people)} persons of {LEAST_S:.0f} s or more in the {half.value} half; 10 is few"
@@ -128,7 +128,7 @@ def _room(people: Sequence[Person], name: str, rng: np.random.Generator) -> Dial
     """Two to six people in one room: one microphone, an echo, the noise of a room."""
     chosen = _some(people, int(rng.integers(2, 7)), rng)
     talk = _talk(_one_microphone(chosen), name, rng)
-    return _with(talk, _noisy(_echo(talk.samples, rng), rng, float(rng.uniform(15, 25))))
+    return _with(talk, noisy(echo(talk.samples, rng), rng, float(rng.uniform(15, 25))))
 
 
 def _telephone(people: Sequence[Person], name: str, rng: np.random.Generator) -> Dialogue:
@@ -140,7 +140,7 @@ def _telephone(people: Sequence[Person], name: str, rng: np.random.Generator) ->
 def _noise(people: Sequence[Person], name: str, rng: np.random.Generator) -> Dialogue:
     """Two to four people in noise, 5 to 12 dB below them."""
     talk = _talk(_some(people, int(rng.integers(2, 5)), rng), name, rng)
-    return _with(talk, _noisy(talk.samples, rng, float(rng.uniform(5, 12))))
+    return _with(talk, noisy(talk.samples, rng, float(rng.uniform(5, 12))))
 
 
 def _alike(people: Sequence[Person], name: str, rng: np.random.Generator) -> Dialogue:
@@ -260,7 +260,7 @@ def _one_microphone(people: Sequence[Person]) -> list[Person]:
     for person in people:
         gain = np.interp(np.fft.rfftfreq(len(person.samples), 1 / RATE), centres, (common - person.spectrum) / 2)
         filtered = np.fft.irfft(np.fft.rfft(person.samples) * np.exp(gain), len(person.samples))
-        made.append(Person(person.name, _levelled(filtered.astype(np.float32)), common))
+        made.append(Person(person.name, levelled(filtered.astype(np.float32)), common))
     return made
 
 
@@ -270,10 +270,10 @@ def _centres() -> Array:
 
 
 def _disguised(samples: Array, rng: np.random.Generator) -> Array:
-    return telephone(samples) if rng.random() < 0.5 else _noisy(samples, rng, float(rng.uniform(5, 12)))
+    return telephone(samples) if rng.random() < 0.5 else noisy(samples, rng, float(rng.uniform(5, 12)))
 
 
-def _echo(samples: Array, rng: np.random.Generator) -> Array:
+def echo(samples: Array, rng: np.random.Generator) -> Array:
     """A room whose sound dies away in 0.2 to 0.5 s."""
     seconds = float(rng.uniform(0.2, 0.5))
     count = int(seconds * RATE)
@@ -281,10 +281,10 @@ def _echo(samples: Array, rng: np.random.Generator) -> Array:
     tail[0] = 1.0
     size = 1 << (len(samples) + count).bit_length()
     wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(tail, size), size)[: len(samples)]
-    return _levelled(wet.astype(np.float32))
+    return levelled(wet.astype(np.float32))
 
 
-def _noisy(samples: Array, rng: np.random.Generator, decibels: float) -> Array:
+def noisy(samples: Array, rng: np.random.Generator, decibels: float) -> Array:
     """Noise whose power falls with frequency, that far below the speech."""
     spectrum = np.fft.rfft(rng.standard_normal(len(samples)))
     hertz = np.maximum(np.fft.rfftfreq(len(samples), 1 / RATE), 50.0)
@@ -293,7 +293,8 @@ def _noisy(samples: Array, rng: np.random.Generator, decibels: float) -> Array:
     return np.asarray(samples + noise / noise.std() * level, dtype=np.float32)
 
 
-def _levelled(samples: Array) -> Array:
+def levelled(samples: Array) -> Array:
+    """The sound at ``LEVEL_DBFS``."""
     return np.asarray(samples * 10 ** ((LEVEL_DBFS - level_dbfs(samples)) / 20), dtype=np.float32)
 
 

@@ -24,7 +24,8 @@ BREATH = 0.9  #: of the mean cosine within one breath, this share is left betwee
 STOP = 0.65  #: of the usual cosine: two groups below are not joined blindly
 SAME = 0.62  #: how like each other two groups of one person sound, 1 being how like itself each of them sounds
 PART = 0.6  #: the same for the two halves of one group
-BOTH_NARROW, ONE_NARROW = 0.15, -0.15  #: added for telephone voices, which are all alike, and when only one is
+BOTH_NARROW, ONE_NARROW = 0.1, -0.2  #: added for telephone voices, which are all alike, and when only one is
+ONCE = -0.1  #: added where one group ends before the other begins, as when the channel of one person changes
 OWN_WEIGHT = 8.0  #: pairs of windows that the usual cosine counts for in each group
 LEAST_OWN = 0.1
 CALM, SLOPE, CLEAR = 1.0, 8.0, 0.3  #: log odds of a right number: at a margin of 0, per margin, up to which margin
@@ -115,14 +116,20 @@ class _Groups:
     squares: NDArray[np.float64]  #: squared lengths of the sums of each breath, together
     pairs: NDArray[np.float64]  #: pairs of windows within breaths
     narrow: NDArray[np.float64]  #: windows that are narrow
+    first: NDArray[np.float64]  #: number of the first window
+    last: NDArray[np.float64]
 
     def joined(self, member: Labels) -> _Groups:
         """Groups of these groups."""
         count = int(member.max()) + 1
         sums = np.zeros((count, self.sums.shape[1]), np.float32)
         np.add.at(sums, member, self.sums)
+        first, last = np.full(count, np.inf), np.full(count, -np.inf)
+        np.minimum.at(first, member, self.first)
+        np.maximum.at(last, member, self.last)
         columns = (self.weights, self.seconds, self.squares, self.pairs, self.narrow)
-        return _Groups(sums, *(np.bincount(member, column, count).astype(np.float64) for column in columns))
+        totals = [np.bincount(member, column, count).astype(np.float64) for column in columns]
+        return _Groups(sums, *[*totals, first, last])
 
     def chosen(self, items: Labels) -> _Groups:
         """Some of these groups."""
@@ -145,6 +152,8 @@ def _breaths(heard: Heard) -> _Groups:
         ones,
         ones,
         heard.narrow.astype(np.float64),
+        np.arange(len(rows), dtype=np.float64),
+        np.arange(len(rows), dtype=np.float64),
     )
     joined = single.joined(member)
     return replace(joined, squares=np.sum(joined.sums.astype(np.float64) ** 2, axis=1), pairs=joined.weights**2)
@@ -226,6 +235,8 @@ def _margins(people: _Groups, usual: float, same: float) -> Array:
     own = np.sqrt(np.maximum(own, LEAST_OWN))
     narrow = people.narrow > people.weights / 2
     shift = np.where(narrow[:, None] & narrow, BOTH_NARROW, np.where(narrow[:, None] ^ narrow, ONE_NARROW, 0.0))
+    once = people.last[:, None] < people.first
+    shift = shift + ONCE * (once | once.T)
     margins = (means @ means.T) / own[:, None] / own[None] - same - shift
     np.fill_diagonal(margins, -np.inf)
     return np.asarray(margins, dtype=np.float32)

@@ -17,6 +17,7 @@ from inference.audio import Array, raised
 from inference.base import EngineError
 from inference.memory import keep_few_kernels
 from inference.transcribe.campplus import MELS, CamPlusPlus
+from inference.transcribe.channels import without_channel
 from inference.transcribe.segmentation import CHUNK, FIRST, STEP, Segmentation
 
 SAMPLE_RATE = 16_000
@@ -98,7 +99,14 @@ class SpeakerEncoder:
         self._settings.mel_opts.num_bins = MELS
 
     def encode(self, mels: Array, windows: Sequence[tuple[int, int]]) -> NDArray[np.float16]:
-        """First and last samples of windows of one length in speech of one voice → unit vectors (n, 192)."""
+        """First and last samples of windows of one length in speech of one voice → unit vectors (n, 192).
+
+        What the channel does to voices is taken out.
+        """
+        return without_channel(self.raw(mels, windows)).astype(np.float16)
+
+    def raw(self, mels: Array, windows: Sequence[tuple[int, int]]) -> Array:
+        """The same, with what the channel does."""
         torch = self._torch
         frames = [first // HOP for first, _ in windows]
         width = min(1 + (windows[0][1] - windows[0][0] - FRAME) // HOP, len(mels))
@@ -111,7 +119,7 @@ class SpeakerEncoder:
                 found.append(self._network.vectors(part))
             raw = torch.cat(found)
             unit = raw / raw.norm(dim=1, keepdim=True).clamp_min(1e-6)
-            return np.asarray(unit.cpu().numpy(), dtype=np.float16)
+            return np.asarray(unit.cpu().numpy(), dtype=np.float32)
 
     def mels(self, sound: Array) -> Array:
         """Kaldi's log mel energies: (frames, 80), a frame of 25 ms every 10 ms."""
@@ -133,7 +141,7 @@ class Listener:
         voices.overlaps += [(start_s + part.start / SAMPLE_RATE, start_s + part.end / SAMPLE_RATE) for part in overlaps]
         number = voices.spans[-1] + 1 if voices.spans else 0
         for at, span in enumerate(spans):
-            windows = list(_windows(span.end - span.start))
+            windows = list(windows_over(span.end - span.start))
             mels = self._encoder.mels(speech[span.start : span.end])
             voices.vectors += list(self._encoder.encode(mels, windows))
             voices.narrow += [_is_narrow(mels)] * len(windows)
@@ -184,7 +192,7 @@ def _runs(people: NDArray[np.uint8], length: int) -> Iterator[tuple[int, int, in
         yield begin, min(end, length), int(filled[first])
 
 
-def _windows(length: int) -> Iterator[tuple[int, int]]:
+def windows_over(length: int) -> Iterator[tuple[int, int]]:
     """First and last samples of windows over so many samples, evenly spread; one where there are few."""
     width = min(int(WINDOW_S * SAMPLE_RATE), length // HOP * HOP)
     count = 1 + math.ceil((length - width) / (HOP_S * SAMPLE_RATE) - 0.25)

@@ -20,7 +20,7 @@ from inference.dialogues import telephone
 from inference.transcribe.campplus import CamPlusPlus
 from inference.transcribe.diarize import ENCODER_FILE, SEGMENTATION_FILE
 from inference.transcribe.segmentation import FIRST, STEP, Segmentation
-from inference.transcribe.voices import LEAST_S, SAMPLE_RATE, Listener, SpeakerEncoder, Voices, _runs, _windows
+from inference.transcribe.voices import LEAST_S, SAMPLE_RATE, Listener, SpeakerEncoder, Voices, _runs, windows_over
 
 
 @pytest.mark.long
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_segmentation_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seconds", [0.4, 1.0, 1.2, 1.3, 5.0, 23.0])
 def test_windows_cover_a_span_and_stay_inside(seconds: float) -> None:
     length = int(seconds * SAMPLE_RATE)
-    windows = list(_windows(length))
+    windows = list(windows_over(length))
     assert windows[0][0] == 0
     assert length - 0.2 * SAMPLE_RATE < windows[-1][1] <= length
     assert {last - first for first, last in windows} == {windows[0][1] - windows[0][0]}
