@@ -59,6 +59,9 @@ class Judge:
     """The networks, loaded."""
 
     def __init__(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)  # as the engine does: the networks are small
         self._diarizer = Diarizer(None, None, "cpu")
         self._vad = SileroModel(weights.find("silero-vad/silero_vad_16k_sequence.onnx"))
 
