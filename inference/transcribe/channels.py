@@ -22,7 +22,7 @@ FILE = Path(__file__).with_name("channels.npy")
 @lru_cache(maxsize=1)
 def directions() -> Array:
     """Orthogonal unit vectors of CAM++ zh-en: (2, 192)."""
-    return np.asarray(np.load(FILE), np.float32)
+    return np.asarray(np.load(FILE, allow_pickle=False), np.float32)
 
 
 def without_channel(vectors: Array) -> Array:
