@@ -31,6 +31,7 @@ PROBE_TIMEOUT_S = 30.0
 HOLE_S = 3600  #: a longer jump of a transport stream's clock is a new beginning, not a hole
 MOST_CHANNELS = 2  #: what is mixed here; ffmpeg mixes more, whose places it knows
 REMEMBERED = 64  #: files whose headers are remembered
+NO_INDEX = "moov atom not found"  #: what ffmpeg says of an MP4 or QuickTime file that was never finished
 LOCAL_PROTOCOLS = "file,pipe,crypto,data"
 
 Samples = NDArray[np.float32]
@@ -145,6 +146,12 @@ def _probe(file: Path, what: str, ffmpeg: str | None, _: tuple[int, ...]) -> Pro
 
 def described(file: Path, what: str, header: Header) -> Probe:
     """What a header says; :class:`InputError` when it is that of no media file."""
+    if NO_INDEX in header.text or (header.container.startswith("mov,") and not header.streams):
+        raise InputError(
+            f"{what}: {file} is damaged or incomplete: its index (the moov box), without which nothing in it can be "
+            "found, is missing or broken",
+            hint="the recording or its upload was cut off: send the whole file again",
+        )
     if not header.container:
         raise InputError(
             f"{what}: {file} is not a media file that ffmpeg can read ({header.complaint})",

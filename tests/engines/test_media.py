@@ -78,6 +78,10 @@ def test_cover_art_is_no_video(tmp_path: Path, ffmpeg: Callable[..., None]) -> N
     assert not about.has_video
 
 
+NO_INDEX = "its index .* is missing or broken"
+MP4 = (24).to_bytes(4, "big") + b"ftypM4A \0\0\2\0M4A isom"  # how such a file begins
+
+
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
@@ -87,8 +91,25 @@ def test_cover_art_is_no_video(tmp_path: Path, ffmpeg: Callable[..., None]) -> N
         (lambda path: path.write_text("Dear diary, today nothing was recorded.\n" * 50), "not a media file"),
         (lambda path: path.write_bytes(Random(0).randbytes(5000)), "not a media file"),
         (os.mkfifo, "not a regular file"),
+        (
+            lambda path: path.write_bytes(MP4 + (40).to_bytes(4, "big") + b"mdat" + bytes(32)),
+            NO_INDEX,
+        ),
+        (
+            lambda path: path.write_bytes(MP4 + (40).to_bytes(4, "big") + b"moov" + b"\1" * 32),
+            NO_INDEX,
+        ),
     ],
-    ids=["missing", "directory", "empty", "text", "noise", "fifo"],  # ffmpeg takes 1 in 300 such noises for lyrics
+    ids=[
+        "missing",
+        "directory",
+        "empty",
+        "text",
+        "noise",
+        "fifo",
+        "no index",
+        "broken index",
+    ],  # ffmpeg takes 1 in 300 such noises for lyrics
 )
 def test_what_is_no_media_file(tmp_path: Path, make: Callable[[Path], object], complaint: str) -> None:
     path = tmp_path / "talk.wav"
