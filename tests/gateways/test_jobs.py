@@ -617,3 +617,18 @@ def test_a_docx_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "docx", None)
     with pytest.raises(corrected.MissingExtra, match=r"filepool\[docx\]"):
         corrected.as_docx("talk", [corrected.Line(0, 1, "", "\0 text")])
+
+
+def test_head_is_get_without_a_body(gateway: Gateway) -> None:
+    """On every route of the document, streams of events too, which end at once."""
+    job_id = gateway.post("/jobs/fake", json={"params": {"value": 1}}).json()["id"]
+    assert gateway.result(job_id).status_code == 200
+    routes = [path for path, methods in gateway.get("/openapi.json").json()["paths"].items() if "get" in methods]
+    assert {"/health", "/jobs", "/jobs/{job_id}", "/live"} <= set(routes)
+    for route in [*routes, "/", "/static/index.html", "/openapi.json", "/nowhere"]:
+        path = re.sub(r"\{\w+\}", job_id, route)
+        head = gateway.call("HEAD", path)
+        with gateway.get(path, stream=True) as whole:
+            assert (head.status_code, head.content) == (whole.status_code, b""), path
+            kept = [one.headers.get("Content-Type") for one in (head, whole)]
+            assert kept[0] == kept[1], path

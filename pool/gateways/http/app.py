@@ -22,6 +22,7 @@ from pool.gateways.http.cors import Cors
 from pool.gateways.http.desk import Desk
 from pool.gateways.http.errors import problem_of, respond
 from pool.gateways.http.guard import Guard
+from pool.gateways.http.heads import Heads
 from pool.gateways.http.prefix import Prefix, route_path
 from pool.gateways.http.private import Private
 from pool.gateways.http.settings import Settings
@@ -61,6 +62,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
     app.add_exception_handler(Exception, _on_unexpected)
     app.add_middleware(Traced)
     app.add_middleware(Private, paths=desk.paths, always=settings.remote)
+    app.add_middleware(Heads)
     app.add_middleware(Guard, settings=settings)
     if settings.cors_origins:  # outside of the guard: preflights have no token, and pages must be able to read refusals
         app.add_middleware(Cors, origins=settings.cors_origins)
@@ -69,7 +71,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
         assets = _Assets(directory=CONSOLE)
         app.mount("/static", assets, name="static")
 
-        @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+        @app.get("/", include_in_schema=False)
         async def console(request: Request) -> Response:
             return await assets.get_response("index.html", request.scope)
 
