@@ -74,8 +74,8 @@ def _means(person: Person, encoder: SpeakerEncoder, ways: Sequence[Callable[[Arr
     for way in ways:
         heard = levelled(way(person.samples[: PERSON_S * RATE]))
         breaths = [heard[at : at + BREATH_S * RATE] for at in range(0, len(heard) - RATE, BREATH_S * RATE)]
-        found = [encoder.raw(encoder.mels(breath), list(windows_over(len(breath)))) for breath in breaths]
-        rows.append(np.concatenate(found).mean(axis=0))
+        found = [encoder.encode(encoder.mels(breath), list(windows_over(len(breath)))) for breath in breaths]
+        rows.append(np.concatenate(found).astype(np.float32).mean(axis=0))
     return np.stack(rows)
 
 

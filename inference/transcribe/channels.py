@@ -3,8 +3,8 @@
 The same words through several channels move a vector along a few directions, whoever speaks. Without these directions
 a person who goes on by telephone stays nearer to himself (nuisance attribute projection: Campbell, Sturim, Reynolds,
 *Support Vector Machines using GMM Supervectors for Speaker Verification*, IEEE Signal Processing Letters 13, 2006).
-They were found on 70 readers of LibriSpeech (CC BY 4.0) in six channels; ``python -m inference.study_channels`` finds
-such directions again.
+They belong to one encoder, the installed one. ``python -m inference.study_channels`` found them on 70 readers of
+LibriSpeech (CC BY 4.0) in six channels.
 """
 
 from __future__ import annotations

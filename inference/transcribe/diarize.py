@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from inference import weights
+from inference import manifest, weights
+from inference.digests import sha256_of
+from inference.transcribe.channels import without_channel
 from inference.transcribe.cluster import Heard, Wanted, find_speakers, similarities
 from inference.transcribe.segmentation import Segmentation
 from inference.transcribe.voices import SAMPLE_RATE, Listener, SpeakerEncoder, Voices
@@ -37,17 +39,21 @@ class Diarizer:
         """Load both networks; EngineError that names the file and what installs it."""
         self.files = [weights.find(ENCODER_FILE, encoder), weights.find(SEGMENTATION_FILE, segmentation)]
         self._listener = Listener(SpeakerEncoder(self.files[0], device), Segmentation(self.files[1]))
+        self._studied = encoder is None or sha256_of(self.files[0]) == manifest.weight(ENCODER_FILE).sha256
 
     def session(self, wanted: Wanted) -> Session:
         """For one recording."""
-        return Session(self._listener, wanted)
+        return Session(self._listener, wanted, studied=self._studied)
 
 
 class Session:
-    """What was heard of one recording so far."""
+    """What was heard of one recording so far.
 
-    def __init__(self, listener: Listener, wanted: Wanted) -> None:
-        self._listener, self._wanted = listener, wanted
+    studied: it is known what channels do to the vectors of the encoder, and it is taken out.
+    """
+
+    def __init__(self, listener: Listener, wanted: Wanted, *, studied: bool) -> None:
+        self._listener, self._wanted, self._studied = listener, wanted, studied
         self._voices = Voices()
 
     def listen(self, stretch: Stretch) -> None:
@@ -71,7 +77,10 @@ class Session:
                 word.speaker = 0
             return Labelled(None if wanted.most == 1 else 0.0, overlaps)
         starts, ends = np.array(heard.starts, np.float32), np.array(heard.ends, np.float32)
-        windows = Heard(np.stack(heard.vectors), ends - starts, np.array(heard.spans), np.array(heard.narrow))
+        vectors = np.stack(heard.vectors)
+        if self._studied:
+            vectors = without_channel(vectors.astype(np.float32)).astype(np.float16)
+        windows = Heard(vectors, ends - starts, np.array(heard.spans), np.array(heard.narrow))
         found = find_speakers(windows, wanted)
         assign_speakers(words, starts, ends, similarities(windows.vectors, found.centroids))
         told = len({word.speaker for word in words})

@@ -17,7 +17,6 @@ from inference.audio import Array, raised
 from inference.base import EngineError
 from inference.memory import keep_few_kernels
 from inference.transcribe.campplus import MELS, CamPlusPlus
-from inference.transcribe.channels import without_channel
 from inference.transcribe.segmentation import CHUNK, FIRST, STEP, Segmentation
 
 SAMPLE_RATE = 16_000
@@ -99,14 +98,7 @@ class SpeakerEncoder:
         self._settings.mel_opts.num_bins = MELS
 
     def encode(self, mels: Array, windows: Sequence[tuple[int, int]]) -> NDArray[np.float16]:
-        """First and last samples of windows of one length in speech of one voice → unit vectors (n, 192).
-
-        What the channel does to voices is taken out.
-        """
-        return without_channel(self.raw(mels, windows)).astype(np.float16)
-
-    def raw(self, mels: Array, windows: Sequence[tuple[int, int]]) -> Array:
-        """The same, with what the channel does."""
+        """First and last samples of windows of one length in speech of one voice → unit vectors (n, 192)."""
         torch = self._torch
         frames = [first // HOP for first, _ in windows]
         width = min(1 + (windows[0][1] - windows[0][0] - FRAME) // HOP, len(mels))
@@ -119,7 +111,7 @@ class SpeakerEncoder:
                 found.append(self._network.vectors(part))
             raw = torch.cat(found)
             unit = raw / raw.norm(dim=1, keepdim=True).clamp_min(1e-6)
-            return np.asarray(unit.cpu().numpy(), dtype=np.float32)
+            return np.asarray(unit.cpu().numpy(), dtype=np.float16)
 
     def mels(self, sound: Array) -> Array:
         """Kaldi's log mel energies: (frames, 80), a frame of 25 ms every 10 ms."""
