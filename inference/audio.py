@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
+BEYOND = 2.0  #: samples larger than this were written in another scale, or are damage
+USUAL = 0.999  #: of the samples of a block are no damage
 SILENCE_DBFS = -60.0  #: a recording whose loudest moment is below this is called silent
 
 
@@ -72,3 +74,32 @@ def raised(samples: Array, target_dbfs: float) -> Array:
     if not np.isfinite(level) or level >= target_dbfs:
         return samples
     return np.asarray(samples * 10.0 ** ((target_dbfs - level) / 20.0), dtype=np.float32)
+
+
+class FullScale:
+    """Brings what was written in another scale, such as numbers of 16 bits, to full scale; cuts off what stands out."""
+
+    def __init__(self) -> None:
+        self.factor, self.peak = 1.0, 0.0  #: of the latest block, and the largest sample of all
+
+    def __call__(self, block: Array) -> Array:
+        """A block of any shape, between -1 and 1 once something in it or before it was beyond ``BEYOND``."""
+        sizes = np.abs(block)
+        peak = float(sizes.max(initial=0.0))
+        self.peak = max(self.peak, peak)
+        if not self.beyond:
+            return block
+        if peak > BEYOND:
+            self.factor = min(self.factor, 1.0 / max(1.0, float(np.quantile(sizes, USUAL))))
+        return np.asarray(np.clip(block * self.factor, -1.0, 1.0), dtype=np.float32)
+
+    @property
+    def beyond(self) -> bool:
+        """Whether anything was."""
+        return self.peak > BEYOND
+
+    @property
+    def told(self) -> str:
+        """What is to be told of it, "" when nothing is."""
+        said = f"samples go beyond full scale, up to {self.peak:.3g}: they were made quieter or cut off"
+        return said if self.beyond else ""

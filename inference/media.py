@@ -31,7 +31,8 @@ PROBE_TIMEOUT_S = 30.0
 HOLE_S = 3600  #: a longer jump of a transport stream's clock is a new beginning, not a hole
 MOST_CHANNELS = 2  #: what is mixed here; ffmpeg mixes more, whose places it knows
 REMEMBERED = 64  #: files whose headers are remembered
-NO_INDEX = "moov atom not found"  #: what ffmpeg says of an MP4 or QuickTime file that was never finished
+NO_INDEX = "moov atom not found"  #: what ffmpeg says of an MP4 or QuickTime file that was never finished, or of a name
+BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")  #: that such a file begins with
 LOCAL_PROTOCOLS = "file,pipe,crypto,data"
 
 Samples = NDArray[np.float32]
@@ -146,7 +147,8 @@ def _probe(file: Path, what: str, ffmpeg: str | None, _: tuple[int, ...]) -> Pro
 
 def described(file: Path, what: str, header: Header) -> Probe:
     """What a header says; :class:`InputError` when it is that of no media file."""
-    if NO_INDEX in header.text or (header.container.startswith("mov,") and not header.streams):
+    unindexed = NO_INDEX in header.text or (header.container.startswith("mov,") and not header.streams)
+    if unindexed and _has_boxes(file):
         raise InputError(
             f"{what}: {file} is damaged or incomplete: its index (the moov box), without which nothing in it can be "
             "found, is missing or broken",
@@ -236,6 +238,12 @@ class AudioStream:
         """Seconds of sound handed out so far."""
         return self.samples / SAMPLE_RATE
 
+    @property
+    def damage(self) -> str:
+        """What is to be told of the samples so far; "" when all of them are numbers of a sound."""
+        count = self.unreadable
+        return f"{count} samples are no numbers of a sound: they were heard as silence" if count else ""
+
     def __iter__(self) -> Iterator[Samples]:
         return map(mixed, self.blocks())
 
@@ -266,6 +274,12 @@ class AudioStream:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _has_boxes(file: Path) -> bool:
+    """Whether a file begins as MP4 and QuickTime do, whatever its name says."""
+    with file.open("rb") as stream:
+        return stream.read(8)[4:] in BOXES
 
 
 def _silenced(block: Samples) -> int:

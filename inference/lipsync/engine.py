@@ -161,7 +161,7 @@ class LipSync:
         said, wanted = task.heard, task.job.stream
         scratch, seconds = context.scratch, said.seconds
         with (
-            sound.Track(said.path, scratch, seconds, ffmpeg, stream=said.stream, growing=wanted) as track,
+            sound.Track(said, scratch, seconds, ffmpeg, growing=wanted) as track,
             Live(context.stream if wanted else None, track.early, seconds) as live,
         ):
             if isinstance(backend, Camera):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from inference import media
-from inference.audio import Array
+from inference.audio import Array, FullScale
 from inference.base import InputError
 from inference.encode import AAC, AAC_MONO, failure
 from inference.ffmpeg import Process
@@ -32,7 +32,8 @@ class Sound:
     path: Path  #: the file it is in
     stream: int  #: which of its audio streams, from 0 on
     samples: Array  #: (N,) 16 kHz mono
-    notes: tuple[str, ...]  #: which stream was chosen, and what the decoder said about the file
+    factor: float | None  #: of its samples, where some are no sound or beyond full scale; None: it is heard as it is
+    notes: tuple[str, ...]  #: which stream was chosen, what the decoder said about the file, and what of it is no sound
 
     @property
     def seconds(self) -> float:
@@ -48,10 +49,11 @@ def read(audio: Path, limit_s: float, check: Callable[[], None], ffmpeg: str | N
     about = media.probe(audio, ffmpeg=ffmpeg)
     choice = audible(about, check, ffmpeg)
     blocks: list[Array] = []
+    scale = FullScale()
     with media.AudioStream(about, stream=choice.stream, ffmpeg=ffmpeg) as heard:
         for block in heard:
             check()
-            blocks.append(block)
+            blocks.append(scale(block))
             if heard.position_s > limit_s:
                 raise InputError(
                     f"audio: {audio} lasts longer than {limit_s:.0f} s",
@@ -62,7 +64,9 @@ def read(audio: Path, limit_s: float, check: Callable[[], None], ffmpeg: str | N
             f"audio: {audio} holds no sound that can be decoded ({heard.error or 'it is empty'})",
             hint="check that the file plays",
         )
-    return Sound(audio, choice.stream, np.concatenate(blocks), tuple(filter(None, (choice.told, heard.error))))
+    notes = tuple(filter(None, (choice.told, heard.error, heard.damage, scale.told)))
+    factor = scale.factor if heard.damage or scale.beyond else None
+    return Sound(audio, choice.stream, np.concatenate(blocks), factor, notes)
 
 
 class Track:
@@ -74,21 +78,20 @@ class Track:
 
     def __init__(
         self,
-        audio: Path,
+        said: Sound,
         folder: Path,
         seconds: float,
         ffmpeg: str | None = None,
         *,
-        stream: int = 0,
         growing: bool = False,
     ) -> None:
         self._path = folder / "sound.m4a"
         self.early = early(self._path)
-        about = media.probe(audio, ffmpeg=ffmpeg)
-        codec = AAC_MONO if stream < len(about.sounds) and about.sounds[stream].channels == 1 else AAC
+        about = media.probe(said.path, ffmpeg=ffmpeg)
+        codec = AAC_MONO if said.stream < len(about.sounds) and about.sounds[said.stream].channels == 1 else AAC
         where = both(self._path, "") if growing else {"filename": f"file:{self._path}", "format": "mp4"}
         arguments = (
-            _heard(about, stream)
+            _heard(about, said)
             .filter("apad", whole_dur=f"{seconds:.6f}")
             .output(**where, t=f"{seconds:.6f}", map_metadata=-1, **codec)
             .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-y")
@@ -109,7 +112,10 @@ class Track:
         self._process.close()
 
 
-def _heard(about: media.Probe, stream: int) -> Any:
+def _heard(about: media.Probe, said: Sound) -> Any:
     """One audio stream as a player lets it be heard: silence where it has none, at a rate that all take."""
-    heard = media.timeline(about, stream)
+    heard = media.timeline(about, said.stream)
+    if said.factor is not None:  # what is no number would end the encoder
+        sound = f"clip(val(ch)*{said.factor:.9g},-1,1)"
+        heard = heard.filter("aeval", f"if(lte(abs(val(ch)),{media.MOST_SAMPLE:.9g}),{sound},0)", channel_layout="same")
     return heard.filter("aformat", sample_rates=RATES, channel_layouts="mono|stereo", sample_fmts="fltp")

@@ -176,7 +176,7 @@ class Portrait:
 
         said, wanted, ffmpeg = task.heard, work.job.stream, options.ffmpeg
         with (
-            sound.Track(said.path, scratch, task.seconds, ffmpeg, stream=said.stream, growing=wanted) as track,
+            sound.Track(said, scratch, task.seconds, ffmpeg, growing=wanted) as track,
             Live(context.stream if wanted else None, track.early, task.seconds) as live,
         ):
             painter, done = self._loaded()[1].prepare(work, scratch, steps.check, tell)

@@ -66,6 +66,8 @@ def believable(
     if not translated:
         kept = _drop(kept, _instant(kept), "the words take no time", dropped)
     kept = _drop(kept, _credits(kept, no_speech), "it reads like the credits of subtitles", dropped)
+    if not bare(join(kept)):
+        kept = _drop(kept, [True] * len(kept), "it has neither letters nor digits", dropped)
     return kept, dropped
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from inference import media, ogg
-from inference.audio import SILENCE_DBFS, Array, level_dbfs, mixed
+from inference.audio import SILENCE_DBFS, Array, FullScale, level_dbfs, mixed
 from inference.base import InputError
 from inference.streams import audible
 from inference.transcribe.crosstalk import LOUDER_DB, Crosstalk
@@ -17,8 +17,6 @@ FRAME_S = 0.5  #: what levels are measured over
 QUIET_DBFS = -40.0  #: sound whose loudest half second is below this is made louder …
 TARGET_DBFS = -26.0  #: … up to this …
 MOST_DB = 50.0  #: … by no more than this
-BEYOND = 2.0  #: samples larger than this were written in another scale, or are damage
-USUAL = 0.999  #: of the samples of a block are no damage
 FADE_DB = 1.0  #: per block; how soon what was loud is forgotten
 
 ACTIVE_DBFS = -50.0  #: louder half seconds tell how alike the channels are
@@ -42,7 +40,6 @@ class Sound:
     def __init__(self, about: media.Probe, job: Params, ffmpeg: str | None, check: Callable[[], None]) -> None:
         self.about = about
         self.warnings: list[str] = []
-        self.peak = 0.0  #: largest sample so far, before anything is made louder
         self._stream = job.stream if job.stream is not None else self._chosen(ffmpeg, check)
         split = job.channels == "split"
         if split and about.sounds[self._stream].channels == 1:
@@ -53,7 +50,7 @@ class Sound:
         self._decoded = media.AudioStream(about, stream=self._stream, split=split, ffmpeg=ffmpeg)
         self._split = split and self._decoded.channels > 1
         self.channels = self._decoded.channels if self._split else 1
-        self._scale = Scale()
+        self._scale = FullScale()
         self._gains = [Gain() for _ in range(self.channels)]
         self._likeness = Likeness()
         self.crosstalk = Crosstalk(self.channels) if self._split else None  #: knows every block that was handed out
@@ -63,10 +60,14 @@ class Sound:
         """Seconds of sound handed out so far."""
         return self._decoded.position_s
 
+    @property
+    def peak(self) -> float:
+        """Largest sample so far, before anything is made louder."""
+        return self._scale.peak
+
     def __iter__(self) -> Iterator[list[Array]]:
         cancelled = 0
         for block in self._decoded.blocks():
-            self.peak = max(self.peak, float(np.max(np.abs(block))))
             block = self._scale(block)
             self._likeness.hear(block)
             if self.crosstalk is not None:
@@ -111,14 +112,10 @@ class Sound:
         self._tell_levels(cancelled)
 
     def _tell_levels(self, cancelled: bool) -> None:
-        if self._decoded.unreadable:
-            self.warnings.append(
-                f"{self._decoded.unreadable} samples are no numbers of a sound: they were heard as silence"
-            )
-        if self.peak > BEYOND:
-            self.warnings.append(
-                f"samples go beyond full scale, up to {self.peak:.3g}: they were made quieter or cut off"
-            )
+        if self._decoded.damage:
+            self.warnings.append(self._decoded.damage)
+        if self._scale.told:
+            self.warnings.append(self._scale.told)
         if cancelled:
             self.warnings.append("the channels cancel each other, one is upside down: the louder one alone was heard")
         loudest = max(gain.loudest for gain in self._gains)
@@ -129,24 +126,6 @@ class Sound:
             self.warnings.append("the channels hold the same sound, so everything is said twice: leave `channels` out")
         elif not self._split and self._likeness.apart and not cancelled:
             self.warnings.append('the channels hold different voices: channels="split" hears each by itself')
-
-
-class Scale:
-    """Brings what was written in another scale, such as numbers of 16 bits, to full scale; cuts off what stands out."""
-
-    def __init__(self) -> None:
-        self._factor, self._peak = 1.0, 0.0
-
-    def __call__(self, block: Array) -> Array:
-        """The block, between −1 and 1 once something in it or before it was beyond ``BEYOND``."""
-        sizes = np.abs(block)
-        peak = float(sizes.max())
-        self._peak = max(self._peak, peak)
-        if self._peak <= BEYOND:
-            return block
-        if peak > BEYOND:
-            self._factor = min(self._factor, 1.0 / max(1.0, float(np.quantile(sizes, USUAL))))
-        return np.asarray(np.clip(block * self._factor, -1.0, 1.0), dtype=np.float32)
 
 
 class Gain:

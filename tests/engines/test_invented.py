@@ -88,6 +88,14 @@ def test_credits_are_left_out_where_a_signal_says_so(text: str) -> None:
     assert believable(spoken, "", 0.05) == (spoken, [])
 
 
+@pytest.mark.parametrize("text", ["))))", "♪ ♪", "...", "-"])
+def test_a_window_of_marks_alone_is_no_speech(text: str) -> None:
+    kept, dropped = believable(said(text), "", 0.0)
+    assert (kept, [found.reason for found in dropped]) == ([], ["it has neither letters nor digits"])
+    words = after(said("7"), text, 0.3)
+    assert believable(words, "", 0.0) == (words, [])
+
+
 def test_a_number_is_not_heard_again() -> None:
     number = Word(0.74, 4.16, " 4-929-1234-5678-9012", 0.48)
     words = [*said("Card number", each=0.3), number]

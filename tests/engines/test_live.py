@@ -81,7 +81,7 @@ class Film:
         self.segments = [Segment(early(path), float(at / rate)) for path, at in zip(self.paths, starts, strict=True)]
         self.parts = [Part(path, float(count / rate)) for path, count in zip(self.paths, frames, strict=True)]
         self.seconds = float(sum(frames) / rate)
-        self.track = sound.Track(SPEECH, folder, self.seconds, growing=growing)
+        self.track = sound.Track(sound.read(SPEECH, 60, lambda: None), folder, self.seconds, growing=growing)
 
     def draw(self, number: int, pause: Callable[[int], None] = lambda at: None) -> None:
         """Write one segment. pause: called after each frame."""

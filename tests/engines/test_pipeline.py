@@ -189,7 +189,7 @@ def encoding(fps: float = 25, *, growing: bool = False) -> Encoding:
 
 
 def aac(folder: Path, seconds: float) -> Path:
-    with sound.Track(SPEECH, folder, seconds) as track:
+    with sound.Track(sound.read(SPEECH, 60, lambda: None), folder, seconds) as track:
         return track.finish(lambda: None)
 
 
@@ -307,7 +307,7 @@ def test_sound_begins_when_it_is_heard(tmp_path: Path, ffmpeg: Callable[..., Non
     ).argmax()
     assert (4 * length - shift) / media.SAMPLE_RATE == pytest.approx(0.5, abs=0.03)
     assert prepared.seconds == pytest.approx(4.0, abs=0.1)
-    with sound.Track(late, tmp_path, 4.0) as track:
+    with sound.Track(prepared, tmp_path, 4.0) as track:
         about = media.probe(track.finish(lambda: None))
     assert about.sample_rate in (44100, 48000)
 
@@ -320,9 +320,36 @@ def test_the_stream_with_sound_in_it_is_said(tmp_path: Path, ffmpeg: Callable[..
     heard = sound.read(film, 60, lambda: None)
     assert (heard.stream, heard.notes) == (1, ("the file has 2 audio streams: 1 was heard, 0 is silent",))
     assert heard.seconds == pytest.approx(len(speech["address"]) / media.SAMPLE_RATE, abs=0.1)
-    with sound.Track(film, tmp_path, heard.seconds, stream=heard.stream) as track:
+    with sound.Track(heard, tmp_path, heard.seconds) as track:
         said = media.read_audio(track.finish(lambda: None))
     assert np.std(said) == pytest.approx(np.std(speech["address"]), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("where", "factor", "told"),
+    [
+        (slice(None), 32768.0, "samples go beyond full scale, up to .*: they were made quieter or cut off"),
+        (slice(100_000, None, 701), np.nan, r"\d+ samples are no numbers of a sound: they were heard as silence"),
+        (slice(100_000, None, 701), np.inf, r"\d+ samples are no numbers of a sound: they were heard as silence"),
+    ],
+    ids=["another scale", "not a number", "infinite"],
+)
+def test_floats_that_are_no_sound_are_told_and_left_out(
+    tmp_path: Path, ffmpeg: Callable[..., None], speech: dict, where: slice, factor: float, told: str
+) -> None:
+    wanted = speech["address"]
+    written = wanted.copy()
+    written[where] = (written[where] + 1e-6) * np.float32(factor)
+    raw, path = tmp_path / "raw.f32", tmp_path / "floats.wav"
+    np.stack([written, written], axis=1).astype("<f4").tofile(raw)
+    ffmpeg("-f", "f32le", "-ar", media.SAMPLE_RATE, "-ac", 2, "-i", raw, "-c:a", "pcm_f32le", path)
+    heard = sound.read(path, 60, lambda: None)
+    assert [bool(re.fullmatch(told, note)) for note in heard.notes] == [True]
+    with sound.Track(heard, tmp_path, heard.seconds) as track:
+        said = media.read_audio(track.finish(lambda: None))
+    for found in (heard.samples, said):
+        assert np.max(np.abs(found)) <= 1.5  # two channels as one, and what AAC adds
+        assert np.corrcoef(found[:100_000], wanted[:100_000])[0, 1] > 0.98
 
 
 def test_channels_that_cancel_are_said(tmp_path: Path, ffmpeg: Callable[..., None], speech: dict) -> None:

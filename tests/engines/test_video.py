@@ -17,7 +17,7 @@ from inference import media, video
 from inference.base import EngineError, InputError
 from inference.encode import to_planes
 from inference.join import Part, join
-from inference.lipsync.sound import Track
+from inference.lipsync.sound import Track, read
 from inference.probe import _timing
 
 SPEECH = Path(__file__).resolve().parents[2] / "examples" / "speech" / "address.flac"
@@ -327,7 +327,7 @@ def test_reader_ends_ffmpeg(make: Make) -> None:
 def test_the_finished_file_is_what_was_asked_for(make: Make, tmp_path: Path) -> None:
     words = {"title": 'it\'s "a" title; 50 %', "comment": "made by a machine", "synthetic": "yes"}
     path = tmp_path / ".clip.mp4.part"
-    with Track(SPEECH, tmp_path, 2.0) as track:
+    with Track(read(SPEECH, 60, lambda: None), tmp_path, 2.0) as track:
         part = Part(make(count=50, fps=25), 2.0)
         join([part], path, track.finish(lambda: None), metadata=words)
     data = path.read_bytes()
@@ -367,7 +367,7 @@ def test_segments_join_without_a_seam(make: Make, tmp_path: Path) -> None:
                 out.write(picture(index * 20 + k))
         parts.append(Part(path, float(20 / video.as_rate(29.97))))
     whole = tmp_path / "whole.mp4"
-    with Track(SPEECH, tmp_path, 2.0) as track:
+    with Track(read(SPEECH, 60, lambda: None), tmp_path, 2.0) as track:
         join(parts, whole, track.finish(lambda: None), metadata={"comment": "joined"})
     about = video.probe_video(whole)
     assert (about.frames, about.variable_rate, about.has_audio) == (60, False, True)
