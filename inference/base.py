@@ -12,6 +12,7 @@ else, and keeps to the syntax of old interpreters.
 
 from __future__ import annotations
 
+import difflib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -173,7 +174,7 @@ def read_params(model: type[M], params: Mapping[str, object]) -> M:
     try:
         return model.model_validate(dict(params))
     except pydantic.ValidationError as error:
-        raise InputError(_first_problem(error), hint=f"parameters: {', '.join(model.model_fields)}") from error
+        raise InputError(_first_problem(error, model), hint=f"parameters: {', '.join(model.model_fields)}") from error
 
 
 def read_options(model: type[M], options: Mapping[str, object]) -> M:
@@ -182,15 +183,24 @@ def read_options(model: type[M], options: Mapping[str, object]) -> M:
         return model.model_validate(dict(options))
     except pydantic.ValidationError as error:
         hint = f"known options: {', '.join(model.model_fields)}"
-        raise EngineError(f"options.{_first_problem(error)}", hint=hint) from error
+        raise EngineError(f"options.{_first_problem(error, model)}", hint=hint) from error
 
 
-def _first_problem(error: pydantic.ValidationError) -> str:
-    """The first complaint of pydantic as one line naming the key: ``speakers: Input should be …``."""
+def _first_problem(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> str:
+    """The first complaint of pydantic as one line naming the key: ``speakers: should be …``."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "parameters"
     more = error.error_count() - 1
-    return f"{where}: {problem['msg']}" + (f" (and {more} more)" if more else "")
+    return f"{where}: {_complaint(problem, where, model)}" + (f" (and {more} more)" if more else "")
+
+
+def _complaint(problem: Mapping[str, object], where: str, model: type[pydantic.BaseModel]) -> str:
+    if problem["type"] == "missing":
+        return "is required"
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where, model.model_fields, 1)
+        return f"is an unknown key; did you mean {near[0]!r}?" if near else "is an unknown key"
+    return str(problem["msg"]).replace("Value error, ", "", 1).replace("Input should be", "should be", 1)
 
 
 class LocalStream:

@@ -241,10 +241,10 @@ def test_header_without_sound(engine: Transcribe, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("params", "complaint"),
     [
-        ({}, "audio: Field required"),
+        ({}, "audio: is required"),
         ({"audio": "/nowhere/talk.wav"}, "/nowhere/talk.wav does not exist"),
-        ({"audio": str(ADDRESS), "speaker": 2}, "speaker: Extra inputs"),
-        ({"audio": str(ADDRESS), "speakers": 0}, "speakers: "),
+        ({"audio": str(ADDRESS), "speaker": 2}, "speaker: is an unknown key; did you mean 'speakers'?"),
+        ({"audio": str(ADDRESS), "speakers": 0}, "speakers: should be greater than or equal to 1"),
         ({"audio": str(ADDRESS), "speakers": "two"}, "speakers: "),
         ({"audio": str(ADDRESS), "max_speakers": 0}, "max_speakers: "),
         (
@@ -344,7 +344,7 @@ def test_damaged_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"beam": 5}, "options.beam: Extra inputs"),
+        ({"beam": 5}, "options.beam: is an unknown key; did you mean 'beam_size'?"),
         ({"beam_size": 0}, "options.beam_size"),
         ({"model": "/nowhere/model"}, "/nowhere/model"),
         ({"vad": "/nowhere/vad.onnx"}, "/nowhere/vad.onnx"),
