@@ -30,7 +30,7 @@ from pool.job.terms import Terms
 from pool.spool import fsops, lookup, settlement
 from pool.spool.seizure import Seizer
 from pool.spool.store import Spool
-from pool.supervise.recovery import UNKNOWN_END, Recovery
+from pool.supervise.recovery import UNSEEN, End, Recovery
 from pool.supervise.retention import sweep_remains, sweep_tmp
 
 KB = 1024
@@ -429,7 +429,7 @@ def test_what_the_supervisor_was_about_to_end_goes_back_where_it_was(spool: Spoo
     claims = [seizer.seize(location) for location in list(lookup.waiting(spool))]
     assert len(places(spool)["work"]) == 3
     assert claims[0] is not None
-    Recovery(spool, config, random.Random(0)).recover(claims[0].worker, UNKNOWN_END)
+    Recovery(spool, config, random.Random(0)).recover(claims[0].worker, End(UNSEEN, seen=False))
     found = places(spool)
     assert [found[place] for place in terms] == [["held"], ["deferred"], ["ready"]]
     assert os.listdir(root / "run" / "attempts") == []

@@ -14,9 +14,9 @@ from pool.policy.retries import Retries
 
 @dataclass(frozen=True)
 class Launch:
-    """spec: "package.module:Class". retry_times, retry_on: of the engine. log: this slot's log file.
-    otel: whether it emits spans. standby: wait for promotion instead of claiming. row: jobs in a row whose first
-    failure was in this slot, before this process."""
+    """spec: "package.module:Class". retry_times, retry_on: of the engine. log: this slot's log file; log_begin: its
+    size in bytes when the process was started. otel: whether it emits spans. standby: wait for promotion instead of
+    claiming. row: jobs in a row whose first failure was in this slot, before this process."""
 
     spool: str
     worker: str
@@ -35,6 +35,7 @@ class Launch:
     rescan_s: float = 2.0
     media_roots: tuple[str, ...] = ()
     log: str = ""
+    log_begin: int = 0
     otel: bool = False
     row: int = 0
     cgroup: str = ""  # the control group to run in; "" for none

@@ -16,11 +16,11 @@ from loguru import logger
 from pool.config.settings import Config
 from pool.format.names import WorkerName, parse_worker
 from pool.policy.death import death_of
-from pool.runfiles import heartbeat
 from pool.spool.store import Spool
 from pool.supervise.judge import Cause, Verdict
 from pool.supervise.recovery import End, Recovery
-from pool.supervise.slot import Slot, group_of
+from pool.supervise.remains import group_of, last_beat
+from pool.supervise.slot import Slot
 from pool.system import cgroup, procs
 from pool.system.lineage import Heir
 from pool.system.procs import Identity
@@ -83,7 +83,7 @@ def _end_groups(spool: Spool, slots: Sequence[Slot]) -> None:
 
 
 def _is_main(spool: Spool, worker: WorkerName, identity: Identity) -> bool:
-    beat = heartbeat.read(f"{spool.root}/run/heartbeats/{worker}")
+    beat = last_beat(spool, worker)
     return beat is None or beat.pid == identity.pid
 
 

@@ -25,6 +25,7 @@ from pool.spool.store import NO_SPACE, Spool
 from pool.supervise import adoption
 from pool.supervise.judge import PLANNED, Cause, Verdict
 from pool.supervise.recovery import End, Recovery
+from pool.supervise.remains import stage_of
 from pool.supervise.restart import STARTABLE, Bench, BenchReason, Seat
 from pool.supervise.rollout import Place, Roll, Stand
 from pool.supervise.slot import Slot
@@ -217,7 +218,7 @@ class Fleet:
         worker, beat = slot.worker, slot.beat()
         assert worker is not None
         busy = beat is not None and beat.phase is Phase.BUSY
-        stage = (beat.stage if busy else beat.phase.label) if beat else Phase.BOOTING.label
+        stage = stage_of(beat)
         death = slot.reap(stage, beat.job if beat and busy else "")
         adoption.end_inherited(self.slots, self._heir)
         verdict = slot.verdict

@@ -21,7 +21,6 @@ from pool.policy.backoff import retry_delay
 from pool.policy.blame import joins_the_row, second_opinion
 from pool.policy.death import DIED, Death
 from pool.policy.retries import Retries
-from pool.runfiles import heartbeat
 from pool.spool import fsops, lookup, owner, quarantine, settlement
 from pool.spool.attempts import cancel_path, sweep_attempt
 from pool.spool.placement import put_back
@@ -29,17 +28,20 @@ from pool.spool.seizure import SEIZER
 from pool.spool.store import Claim, Spool
 from pool.stages import NO_STAGES, Stages
 from pool.supervise.judge import INNOCENT, KIND, WELL, Cause, Verdict
+from pool.supervise.remains import last_beat, last_words, stage_of
 from pool.system.clock import boot_ns
 
 
 @dataclass(frozen=True)
 class End:
-    """How a worker ended, as far as its jobs are concerned. stage: what it was doing."""
+    """How a worker ended, as far as its jobs are concerned. stage: what it was doing. seen: whether a supervisor ran;
+    where none did the whole machine may have ended, which says nothing about the job."""
 
     death: Death
     verdict: Verdict = WELL
     stage: str = ""
     log_tail: str = ""
+    seen: bool = True
 
     @property
     def cause(self) -> Cause | None:
@@ -55,7 +57,7 @@ class Recovered:
     row: int
 
 
-UNKNOWN_END = End(Death(None, None, "its worker was gone when the supervisor came back"))
+UNSEEN = Death(None, None, "its worker was gone when the supervisor came back; exit status unknown: nobody saw it end")
 
 
 class Recovery:
@@ -153,7 +155,7 @@ class Recovery:
         delay = retry_delay(claim.name.attempts, failure.kind, self._rng) or 0.0
         engine = self.config.engines.get(claim.worker.engine, engine)
         retries = engine.retries if engine else Retries(0)
-        again = settlement.Again(retries, delay, spare_attempts, behind=end is not UNKNOWN_END)
+        again = settlement.Again(retries, delay, spare_attempts, behind=end.seen)
         settlement.settle(spool, claim, job, failure, again, started=begun)
         self._trace(claim, job, earlier, failure, begun)
         return True
@@ -163,7 +165,7 @@ class Recovery:
         that no worker had: the supervisor was about to end it."""
         if claim.worker.index == SEIZER:
             return 0
-        beat = heartbeat.read(f"{self._spool.root}/run/heartbeats/{claim.worker}")
+        beat = last_beat(self._spool, claim.worker)
         busy = beat is not None and beat.phase is Phase.BUSY
         age_us = (boot_ns() - beat.phase_ns) // 1000 if beat is not None and busy else 0
         return min(failed_at, self._spool.now() - age_us, *(stage.at for stage in stages.changes))
@@ -197,7 +199,8 @@ class Recovery:
         for entry in os.listdir(f"{self._spool.root}/work"):
             worker = parse_worker(entry)
             if worker is not None and worker not in living:
-                self.recover(worker, UNKNOWN_END)
+                stage, words = stage_of(last_beat(self._spool, worker)), last_words(self._spool, worker)
+                self.recover(worker, End(UNSEEN, stage=stage, log_tail=words, seen=False))
                 gone.append(worker)
         return gone
 

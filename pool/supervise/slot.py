@@ -6,7 +6,6 @@ log; then SIGKILL to the whole family after a grace. Only `reap` says that it is
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -14,7 +13,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from pool.config.seats import PROJECT, SlotSpec
@@ -30,6 +28,7 @@ from pool.spool import fsops
 from pool.spool.store import Spool
 from pool.supervise.ending import reason_of
 from pool.supervise.judge import WELL, Cause, Limit, Verdict, judge
+from pool.supervise.remains import group_of, last_beat, launch_path, launched_with, log_begin, read_error
 from pool.supervise.restart import Limits, Recycle, SlotPolicy
 from pool.system import cgroup, host, logs, procs
 from pool.system.clock import boot_ns
@@ -95,6 +94,8 @@ class Slot:
         assert parsed is not None
         engine, config = self.spec.engine, self._config
         fsops.make_dir(self._spool.work_dir(parsed))
+        logs.rotate(self.log, config.log.keep, over=config.log.max_bytes)
+        self._log_mark = logs.mark(self.log)
         launch = Launch(
             spool=str(self._spool.root),
             worker=str(parsed),
@@ -113,6 +114,7 @@ class Slot:
             rescan_s=config.rescan_s,
             media_roots=tuple(os.path.realpath(root) for root in config.media_roots),
             log=str(self.log),
+            log_begin=self._log_mark,
             otel=config.otel,
             cgroup=cgroup.make(self._spool.id, str(parsed)),
             fingerprint=self.spec.fingerprint,
@@ -122,8 +124,6 @@ class Slot:
         temp = self._spool.temp()
         fsops.write_new(temp, [launch.to_json()], sync=False)
         fsops.replace(temp, str(file))
-        logs.rotate(self.log, config.log.keep, over=config.log.max_bytes)
-        self._log_mark = logs.mark(self.log)
         env = {**self.spec.env, ENV_SPOOL: self._spool.id, ENV_WORKER: str(parsed)}
         script = PROJECT / "worker_main.py"
         self._process = procs.spawn(
@@ -142,12 +142,12 @@ class Slot:
     def adopt(self, worker: WorkerName, identity: Identity) -> None:
         """Take over a process that an earlier supervisor started: its model stays loaded, its job goes on."""
         self._take(worker, identity)
-        self.fingerprint = _launched_with(self._spool, worker)
+        self.fingerprint = launched_with(self._spool, worker)
         beat = self.beat()
         self.standby = beat is not None and beat.standby
         self._started_ns = boot_ns() if beat is None else beat.phase_ns
         self.jobs_done = 0 if beat is None else beat.jobs_done
-        self._log_mark = logs.mark(self.log)
+        self._log_mark = log_begin(self._spool, worker)
 
     def _take(self, worker: WorkerName, identity: Identity) -> None:
         self.worker, self.identity = worker, identity
@@ -187,7 +187,7 @@ class Slot:
         """The latest heartbeat of its process, None without one."""
         if self.worker is None:
             return None
-        return heartbeat.read(f"{self._spool.root}/run/heartbeats/{self.worker}")
+        return last_beat(self._spool, self.worker)
 
     def look(self, beat: heartbeat.Beat | None, timeout_s: Callable[[], float | None]) -> Verdict:
         """Judge the process now. timeout_s: asked only while it is busy."""
@@ -315,33 +315,3 @@ def _limits(engine: EngineConfig) -> Limits:
     return Limits(
         engine.start_limit, engine.start_limit_window_s, engine.bench_s, engine.backoff_s, engine.backoff_max_s
     )
-
-
-def _launched_with(spool: Spool, worker: WorkerName) -> str:
-    """The fingerprint of the configuration that a worker was started with; '' when it is unknown."""
-    try:
-        return str(json.loads(launch_path(spool, worker).read_bytes())["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def launch_path(spool: Spool, worker: WorkerName) -> Path:
-    """run/slots/<worker>.json."""
-    return spool.root / "run" / "slots" / f"{worker}.json"
-
-
-def read_error(spool: Spool, worker: WorkerName) -> dict[str, Any] | None:
-    """What a worker that could not load left behind: {"message", "stage", "hint"}."""
-    try:
-        value = json.loads((spool.root / "run" / "slots" / f"{worker}.error").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def group_of(spool: Spool, worker: WorkerName) -> str:
-    """The control group that a worker was started in; "" for none."""
-    try:
-        return str(json.loads(launch_path(spool, worker).read_bytes())["cgroup"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""

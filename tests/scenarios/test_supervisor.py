@@ -110,6 +110,42 @@ def test_killed_together_with_all_workers(world: World) -> None:
         assert "gone when the supervisor came back" in future.record.attempts[0].message
 
 
+def test_a_worker_that_dies_unseen_leaves_its_stage_and_its_last_words(world: World) -> None:
+    """No supervisor ran: the exit status is lost, and nothing else. Of one that was taken over alive, not even that
+    which it had written before."""
+    (world.folder / "last_words.py").write_text(
+        "import sys, time\n"
+        "class LastWords:\n"
+        "    def load(self, device, options): pass\n"
+        "    def check(self, params): return params\n"
+        "    def run(self, params, context):\n"
+        "        context.progress('inference', 10, 'melting')\n"
+        "        print('the last words of', params['who'], file=sys.stderr, flush=True)\n"
+        "        time.sleep(600)\n"
+        "    def close(self): pass\n"
+    )
+    engine = {"engine": "last_words:LastWords", "pythonpath": [str(world.folder)], "retry_times": 0}
+    world.configure({"words": {**engine, "max_concurrent_tasks": 2}}).serve(ready=2)
+    pool = world.pool()
+    unseen, adopted = pool.submit("words", who="one"), pool.submit("words", who="two")
+    for future in (unseen, adopted):
+        wait_until(lambda future=future: pool.progress_of(future.id).message == "melting", "both melt")
+    world.kill_supervisor()
+    kill(world.worker_of(unseen.id)[1])
+    adopted_pid = world.worker_of(adopted.id)[1]
+    world.serve(ready=2)
+    error = unseen.exception(60)
+    assert isinstance(error, JobFailed)
+    assert "gone when the supervisor came back; exit status unknown" in error.failure.message
+    assert (error.failure.stage, error.failure.attempt) == ("inference", 1)
+    assert "the last words of one" in error.failure.stderr_tail
+    kill(adopted_pid)
+    error = adopted.exception(60)
+    assert isinstance(error, JobFailed)
+    assert (error.failure.stage, error.failure.attempt) == ("inference", 1)
+    assert "the last words of two" in error.failure.stderr_tail
+
+
 @pytest.mark.invariant(26)
 def test_one_that_starts_slowly_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client starts no second one beside it, however often it looks."""
