@@ -24,6 +24,7 @@ from pool.config.digest import content_digest
 from pool.constants import EXIT_DRAINED, EXIT_LOCKED
 from pool.errors import UnknownJob
 from pool.job import Failure, Record
+from pool.policy.death import DIED
 from pool.runfiles.server import running
 from pool.spool import lookup
 from pool.spool.store import Spool
@@ -165,7 +166,7 @@ class Storm:
             serving = self._serving()
             pids = [serving.pid] if serving is not None else []
         else:
-            pids = [client.pid for client in self.clients if client.poll() is None]
+            pids = [client.pid for client in self.clients if client.poll() is None and self.history.heard(client.pid)]
         pid = self.rng.choice(pids) if pids else None
         if whom == "worker" and pid is not None:
             self.struck.add(processes[pid])
@@ -353,11 +354,27 @@ class Storm:
                 elif record.id in innocent and failure.kind not in OWN_FAULT and failure.worker not in self.struck:
                     yield f"{failure.attempt} of {record.id}, whose worker nobody struck: {failure.message}"
 
+    def _unexplained(self) -> Iterator[str]:
+        """Failures that do not say what, where, in which attempt and how."""
+        for record in Spoolview(self.world.spool).records.values():
+            for failure in _failed(record) if record is not None else ():
+                how = (
+                    failure.exception,
+                    failure.exit_code is not None,
+                    failure.signal,
+                    failure.cause not in ("", DIED),
+                )
+                how_told = any(how) or failure.kind in OWN_FAULT or "exit status unknown" in failure.message
+                ran = (failure.attempt >= 1 and how_told) or not failure.worker
+                if record is not None and not (failure.message.strip() and failure.stage and ran):
+                    yield f"{record.id}: {failure}"
+
     def faults(self, report: Report) -> list[str]:
         """Everything that must not be, as sentences."""
         found = [f"{kind}: {sentence}" for kind, sentences in report.faults().items() for sentence in sentences]
         found += [f"missing: {job_id} was nowhere for a moment" for job_id in self.missing]
         found += [f"charged: attempt {what}" for what in self._charged()]
+        found += [f"unexplained: {what}" for what in self._unexplained()]
         found += [f"not one by one: {what}" for what in asked_at_once(self._log())]
         if self._queue is not None:
             unfair = self._queue.order.unfair(SLOTS, self.history.told().cancelled)

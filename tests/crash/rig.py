@@ -118,6 +118,10 @@ class History:
         finally:
             os.close(fd)
 
+    def heard(self, pid: int) -> bool:
+        """Whether that process has said anything yet."""
+        return (self.folder / f"{pid}.jsonl").exists()
+
     def told(self) -> Told:
         return told_of(self._lines())
 
