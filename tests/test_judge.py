@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -50,8 +51,12 @@ def _beat(phase: Phase, since_s: float, silent_s: float | None = None, **more: A
     return Beat(**{**fields, **more})
 
 
+def _since(now_ns: int) -> Callable[[int], float]:
+    return lambda moment_ns: (now_ns - moment_ns) / S
+
+
 def _judge(beat: Beat | None, engine: EngineConfig = ENGINE, **more: Any) -> Cause | None:
-    verdict = judge(engine, beat, NOW, **{"started_ns": NOW - 20 * S, **more})
+    verdict = judge(engine, beat, _since(NOW), **{"started_ns": NOW - 20 * S, **more})
     assert (verdict.cause is None) == (verdict.sentence == "")
     return verdict.cause
 
@@ -120,7 +125,7 @@ def test_memory_is_relative_to_the_level_after_warm_up(
 
 def test_the_sentence_names_the_key_to_change() -> None:
     def said(beat: Beat, **more: Any) -> str:
-        return judge(ENGINE, beat, NOW, started_ns=0, **more).sentence
+        return judge(ENGINE, beat, _since(NOW), started_ns=0, **more).sentence
 
     assert "boot_timeout_s (30 s)" in said(_beat(Phase.BOOTING, 31))
     assert "load_timeout_s (600 s)" in said(_beat(Phase.LOADING, 601))
@@ -137,17 +142,18 @@ def test_a_verdict_needs_no_more_than_its_facts(
 ) -> None:
     """Shifting every time by the same amount changes nothing: no clock but the boot clock has a say."""
     beat = _beat(phase, since_s, silent_s)
-    one = judge(ENGINE, beat, NOW, started_ns=NOW, stopped_s=stopped_s, rss_bytes=rss, timeout_s=1000)
+    one = judge(ENGINE, beat, _since(NOW), started_ns=NOW, stopped_s=stopped_s, rss_bytes=rss, timeout_s=1000)
     shift = 123_456 * S
     later = Beat(**{**beat.__dict__, "beat_ns": beat.beat_ns + shift, "phase_ns": beat.phase_ns + shift})
-    two = judge(ENGINE, later, NOW + shift, started_ns=NOW + shift, stopped_s=stopped_s, rss_bytes=rss, timeout_s=1000)
+    more: dict[str, Any] = {"started_ns": NOW + shift, "stopped_s": stopped_s, "rss_bytes": rss, "timeout_s": 1000}
+    two = judge(ENGINE, later, _since(NOW + shift), **more)
     assert one == two
 
 
 def test_a_beat_from_the_future_is_well() -> None:
     """RACE: it was written between our look at the clock and at the file."""
     for phase in Phase:
-        assert judge(ENGINE, _beat(phase, -1), NOW, started_ns=NOW) == WELL
+        assert judge(ENGINE, _beat(phase, -1), _since(NOW), started_ns=NOW) == WELL
 
 
 def test_who_is_to_blame() -> None:

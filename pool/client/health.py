@@ -28,6 +28,7 @@ from pool.system.procs import Sample
 _UNCLAIMED_S = 10.0  # a job that waits this long beside an idle worker is not being seen …
 _UNCLAIMED_RESCANS = 10  # … nor one that waits for this many rescans, where events come late or never
 _STARTING = frozenset(phase.label for phase in STARTING)
+_RECENT_S = 600.0  # a standstill is a note for so long
 _SILENT_S = 30.0  # a port that has said nothing for so long hangs; it writes every five seconds
 _SERVE = f"start one with `{SERVE}`"
 
@@ -74,7 +75,7 @@ def _seat_trouble(entry: Mapping[str, Any]) -> str:
 
 def assess(status: PoolStatus, config: Config) -> Health:
     """The verdict over the whole pool."""
-    return replace(_assess(status, config), notes=tuple(_polling(status)))
+    return replace(_assess(status, config), notes=(*_standstill(status), *_polling(status)))
 
 
 def _assess(status: PoolStatus, config: Config) -> Health:
@@ -123,6 +124,15 @@ def _unserved(waiting: int, config: Config) -> str:
     if config.is_branch:
         return f"no port serves this branch{jobs}: an open FilePool starts one"
     return f"no supervisor serves this spool{jobs}: {_SERVE}"
+
+
+def _standstill(status: PoolStatus) -> Iterator[str]:
+    """For a while after it."""
+    if status.stood_still_at and status.at - status.stood_still_at < _RECENT_S * 1e6:
+        yield (
+            f"it stood still until {moment(status.stood_still_at)} (suspended, paused, or no processor), "
+            f"{status.stood_still_s:.0f} s since it began: not counted against workers and jobs"
+        )
 
 
 def _polling(status: PoolStatus) -> Iterator[str]:

@@ -76,6 +76,8 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
         configuration=_configuration(serves, told) if serves else ConfigurationStatus(),
         nodes=tuple(_node(node, nodes, spool.now()) for node in nodes.nodes) if nodes else (),
         cluster=_cluster(spool, config, nodes) if branch else None,
+        stood_still_s=_number(told.get("stood_still_s")) or 0.0,
+        stood_still_at=int(_number(told.get("stood_still_at")) or 0),
     )
     return replace(facts, health=assess(facts, config))
 

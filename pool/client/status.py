@@ -37,7 +37,8 @@ OK, DEGRADED, DOWN = "ok", "degraded", "down"
 @dataclass(frozen=True)
 class Health:
     """verdict: "ok", "degraded" or "down". sentence: for people. reasons: all that is not as it should be, nothing
-    with "ok". notes: what makes it slower than it could be."""
+    with "ok". notes: what else is worth knowing, such as what
+    makes it slower than it could be."""
 
     verdict: str
     sentence: str
@@ -210,7 +211,8 @@ class ConfigurationStatus:
 
 @dataclass(frozen=True)
 class PoolStatus:
-    """Everything at once. at: µs of the spool clock."""
+    """Everything at once. at: µs of the spool clock. stood_still_s: seconds since the supervisor began in which it
+    could not look: suspended, paused, or without a processor; stood_still_at: when that ended last, 0 for never."""
 
     at: int
     spool: str
@@ -230,6 +232,8 @@ class PoolStatus:
     configuration: ConfigurationStatus = ConfigurationStatus()
     nodes: tuple[NodeStatus, ...] = ()
     cluster: ClusterStatus | None = None  # None: a pool of its own
+    stood_still_s: float = 0.0
+    stood_still_at: int = 0
 
     def engine(self, name: str) -> EngineStatus | None:
         """One engine by name, None when there is none."""

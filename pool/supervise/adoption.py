@@ -26,14 +26,15 @@ from pool.system.lineage import Heir
 from pool.system.procs import Identity
 
 
-def adopt(spool: Spool, config: Config, slots: Sequence[Slot], recovery: Recovery, heir: Heir | None = None) -> None:
+def adopt(
+    spool: Spool, config: Config, slots: Sequence[Slot], recovery: Recovery, *, now: float, heir: Heir | None = None
+) -> None:
     """Take over the workers of a supervisor that died; end those that fit no slot; recover the rest."""
     living: dict[WorkerName, Identity] = {}
     for member in procs.members(spool.id):
         worker = parse_worker(member.worker)
         if worker is not None and member.session == member.identity.pid and _is_main(spool, worker, member.identity):
             living[worker] = member.identity
-    now = time.monotonic()
     by_name = {slot.spec.name: slot for slot in slots}
     mismatched: dict[WorkerName, Identity] = {}
     for worker, identity in sorted(living.items(), key=lambda item: -item[0].generation):

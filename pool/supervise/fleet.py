@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 
 from loguru import logger
 
@@ -23,6 +22,7 @@ from pool.runfiles import heartbeat
 from pool.spool import fsops
 from pool.spool.store import NO_SPACE, Spool
 from pool.supervise import adoption
+from pool.supervise.attention import Attention
 from pool.supervise.judge import PLANNED, Cause, Verdict
 from pool.supervise.recovery import End, Recovery
 from pool.supervise.remains import stage_of
@@ -37,12 +37,15 @@ _NO_ROOM_S = 1.0  # between two tries to start a worker on a full disk
 
 
 class Fleet:
-    """All slots. draining: nothing is started any more. heir: of what workers leave behind, in a process of its own."""
+    """All slots. draining: nothing is started any more. heir: of what workers leave behind, in a process of its own.
+    attention: its `now` is the time of all deadlines here."""
 
-    def __init__(self, spool: Spool, config: Config, rng: random.Random, heir: Heir | None = None) -> None:
+    def __init__(
+        self, spool: Spool, config: Config, rng: random.Random, attention: Attention, heir: Heir | None = None
+    ) -> None:
         self._spool, self._config, self._heir, self._rng = spool, config, heir, rng
-        now = time.monotonic()
-        self.slots = [Slot(spool, config, spec, rng, now) for spec in expand(config)]
+        self._attention = attention
+        self.slots = [Slot(spool, config, spec, rng, attention.now()) for spec in expand(config)]
         self.recovery = Recovery(spool, config, rng)
         self.roll = Roll()
         self.draining = False
@@ -61,7 +64,7 @@ class Fleet:
         return [slot for slot in self.slots if slot.alive]
 
     def next_start_at(self) -> float:
-        """Monotonic time at which a slot wants to start; infinity when none does."""
+        """Time at which a slot wants to start; infinity when none does."""
         waiting = () if self.draining else (s.policy for s in self.slots if not s.alive)
         return min((p.next_start_at for p in waiting if p.seat in STARTABLE), default=float("inf"))
 
@@ -172,7 +175,7 @@ class Fleet:
 
     def adopt(self) -> None:
         """Take over the workers of a supervisor that died; end those that fit no slot; recover the rest."""
-        adoption.adopt(self._spool, self._config, self.slots, self.recovery, self._heir)
+        adoption.adopt(self._spool, self._config, self.slots, self.recovery, now=self._attention.now(), heir=self._heir)
 
     def end_strays(self) -> None:
         """Kill what no slot knows."""
@@ -264,7 +267,7 @@ class Fleet:
             if beat is not None and beat.phase in SERVING:
                 slot.policy.ready(now)
             self._credit(slot, beat, now)
-            verdict = slot.look(beat, lambda s=slot, b=beat: self._timeout_of(s, b))  # type: ignore[misc]
+            verdict = slot.look(beat, self._attention.since, lambda s=slot, b=beat: self._timeout_of(s, b))  # type: ignore[misc]
             if verdict.cause is not None:
                 logger.warning("{}: {}: ending it", slot.worker, verdict.sentence)
                 slot.abort(verdict, now)

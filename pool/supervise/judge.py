@@ -1,12 +1,13 @@
 """Is a worker well? A pure verdict from its heartbeat, its process and the limits of its engine.
 
 Hung is not busy: each phase has its own deadline, and during a job it is progress that counts, not time. All times
-are seconds or nanoseconds of the boot clock, so a verdict holds for workers that an earlier supervisor started.
+are of the boot clock, so a verdict holds for workers that an earlier supervisor started.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -112,28 +113,29 @@ WELL = Verdict()
 def judge(
     engine: EngineConfig,
     beat: Beat | None,
-    now_ns: int,
+    since: Callable[[int], float],
     *,
     started_ns: int,
     stopped_s: float = 0.0,
     rss_bytes: int = 0,
     timeout_s: float | None = None,
 ) -> Verdict:
-    """stopped_s: for how long its process has been stopped. timeout_s: of the job it runs."""
+    """since: seconds that count from a moment of the boot clock (ns) until now. stopped_s: for how long its process has
+    been stopped. timeout_s: of the job it runs."""
     phase = Phase.BOOTING if beat is None else beat.phase
-    since = (now_ns - (started_ns if beat is None else beat.phase_ns)) / 1e9
-    silent = (now_ns - (started_ns if beat is None else beat.beat_ns)) / 1e9
+    spent = since(started_ns if beat is None else beat.phase_ns)
+    silent = since(started_ns if beat is None else beat.beat_ns)
     if stopped_s >= STOPPED_S:
         return Verdict(Cause.STOPPED, Limit("", STOPPED_S, stopped_s))
     if phase in _DEADLINES:
         cause, key = _DEADLINES[phase]
-        return _over(cause, key, getattr(engine, key), since)
+        return _over(cause, key, getattr(engine, key), spent)
     if phase is Phase.IDLE:
         return _over(Cause.SILENT, "", IDLE_SILENCE_S, silent)
     if phase is not Phase.BUSY or beat is None:
         return WELL
-    if timeout_s is not None and since > timeout_s and beat.stage != WAITING_FOR_SPACE:
-        return Verdict(Cause.OVERDUE, Limit("timeout_s", timeout_s, since))
+    if timeout_s is not None and spent > timeout_s and beat.stage != WAITING_FOR_SPACE:
+        return Verdict(Cause.OVERDUE, Limit("timeout_s", timeout_s, spent))
     if silent > engine.stall_timeout_s:
         return Verdict(Cause.STALLED, Limit("stall_timeout_s", engine.stall_timeout_s, silent))
     limit = engine.memory_limit_bytes

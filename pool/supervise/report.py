@@ -4,7 +4,6 @@ clients that wait, never by workers and supervisors."""
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +11,7 @@ from pool.config.settings import Config
 from pool.runfiles.watchers import WatchingStatus
 from pool.spool import fsops
 from pool.spool.store import Spool
+from pool.supervise.attention import Attention
 from pool.supervise.fleet import Fleet
 from pool.supervise.slot import Slot
 from pool.system.watch import Watcher
@@ -22,13 +22,16 @@ _LEAVES = "it is not in the configuration any more, and ends after its job"
 class Reporter:
     """Writes the status file when something in it changed; a full disk is no error."""
 
-    def __init__(self, spool: Spool, fleet: Fleet) -> None:
-        self._spool, self._fleet = spool, fleet
+    def __init__(self, spool: Spool, fleet: Fleet, attention: Attention) -> None:
+        self._spool, self._fleet, self._attention = spool, fleet, attention
         self._last: tuple[Any, ...] = ()
+        self._still_s, self._still_at = 0.0, 0
 
     def write(self, watcher: Watcher, paused: str, config: Config) -> None:
         """Replace run/status.json with what holds now. config: the one that runs."""
-        now, fleet = time.monotonic(), self._fleet
+        now, fleet = self._attention.now(), self._fleet
+        if self._attention.away_s > self._still_s:
+            self._still_s, self._still_at = self._attention.away_s, self._spool.now()
         slots = [_slot(slot, now) for slot in fleet.slots]
         roll = {"digest": config.digest, **fleet.roll.to_map(len(fleet.configured()))}
         engines = {name: {"workers": e.workers, "spares": e.spares} for name, e in config.engines.items()}
@@ -37,6 +40,7 @@ class Reporter:
             watcher.reason,
             paused,
             fleet.draining,
+            self._still_s,
             roll,
             engines,
             *(tuple(map(str, slot.values())) for slot in slots),
@@ -46,6 +50,8 @@ class Reporter:
         body = {
             "at": self._spool.now(),
             "draining": fleet.draining,
+            "stood_still_s": round(self._still_s, 3),
+            "stood_still_at": self._still_at,
             "watching": asdict(WatchingStatus.of(watcher)),
             "intake_paused": paused,
             "roll": roll,

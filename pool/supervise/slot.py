@@ -189,16 +189,17 @@ class Slot:
             return None
         return last_beat(self._spool, self.worker)
 
-    def look(self, beat: heartbeat.Beat | None, timeout_s: Callable[[], float | None]) -> Verdict:
-        """Judge the process now. timeout_s: asked only while it is busy."""
+    def look(
+        self, beat: heartbeat.Beat | None, since: Callable[[int], float], timeout_s: Callable[[], float | None]
+    ) -> Verdict:
+        """Judge the process now. since: see `judge`. timeout_s: asked only while it is busy."""
         assert self.identity is not None
-        now_ns = boot_ns()
         engine = self.spec.engine
         counts = engine.memory_limit_mb is not None or engine.recycle.memory_growth_mb is not None
         facts = procs.sample(self.identity, children=counts)
         self.rss = facts.rss_bytes + (facts.children_bytes or 0)
         if facts.status is Status.STOPPED:
-            self._stopped_ns = self._stopped_ns or now_ns
+            self._stopped_ns = self._stopped_ns or boot_ns()
         else:
             self._stopped_ns = 0
         if self.cause is not None and not self._may_finish:
@@ -207,9 +208,9 @@ class Slot:
         return judge(
             self.spec.engine,
             beat,
-            now_ns,
+            since,
             started_ns=self._started_ns,
-            stopped_s=(now_ns - self._stopped_ns) / 1e9 if self._stopped_ns else 0.0,
+            stopped_s=since(self._stopped_ns) if self._stopped_ns else 0.0,
             rss_bytes=self.rss,
             timeout_s=timeout_s() if busy else None,
         )
@@ -231,7 +232,7 @@ class Slot:
         return self.cause in (Cause.RECYCLE, Cause.OUTDATED) and self._kill_at is None
 
     def ask_to_end(self, verdict: Verdict, kill_at: float | None) -> None:
-        """Finish the job, then end. kill_at: monotonic time when patience is over, None for never."""
+        """Finish the job, then end. kill_at: time when patience is over, None for never."""
         if self.identity is not None and (self.cause is None or self._may_finish):
             self.verdict, self._kill_at = verdict, kill_at
             procs.signal_process(self.identity, signal.SIGTERM)

@@ -15,7 +15,6 @@ import os
 import random
 import select
 import signal
-import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -34,6 +33,7 @@ from pool.runfiles.server import Refused, Running
 from pool.spool import fsops, quarantine
 from pool.spool.seizure import Seizer
 from pool.spool.store import NO_SPACE, Spool
+from pool.supervise.attention import TURN_NS, Attention
 from pool.supervise.control import Control
 from pool.supervise.expiry import Expiry
 from pool.supervise.fleet import Fleet
@@ -46,7 +46,7 @@ from pool.system.lineage import Heir
 from pool.system.notify import Notifier
 from pool.system.watch import Watcher
 
-_TICK_S = 1.0
+_TICK_S = TURN_NS / 1e9
 _SWEEP_S = 60.0
 _CARE_S = 10.0  # watcher health, log sizes, directories
 _COMPLAIN_S = 60.0
@@ -80,7 +80,8 @@ class Supervisor:
         except Timeout:
             raise SupervisorRunning(f"another supervisor serves {config.spool}") from None
         self._record = self.spool.root / "run" / "supervisor.json"
-        self._fleet = Fleet(self.spool, config, random.Random(), heir)
+        self._attention = Attention()
+        self._fleet = Fleet(self.spool, config, random.Random(), self._attention, heir)
         self._intake = Intake(self.spool, config)
         self._retention = Retention(self.spool, config)
         self._started = self._loaded = self._asked = self.spool.now()
@@ -89,7 +90,7 @@ class Supervisor:
         self._control = Control(self.spool, lambda: self._fleet.slots, seizer, self._reload)
         self._expiry = Expiry(self.spool, seizer)
         self._holding = Holding(self.spool, seizer)
-        self._reporter = Reporter(self.spool, self._fleet)
+        self._reporter = Reporter(self.spool, self._fleet, self._attention)
         self._new_held: list[str] = []  # names that came into held/
         self._signals = 0
         self._watching = ""  # why not by events, as the log has it
@@ -132,13 +133,14 @@ class Supervisor:
         with Watcher(places, closes=("in",)) as watcher:
             self._tell_watching(watcher)
             self._notifier.ready()
+            self._attention.start()
             while not (self._fleet.draining and not self._fleet.living()):
                 self._turn(watcher)
             self._reporter.write(watcher, "", self._config)
 
     def _turn(self, watcher: Watcher) -> None:
         self._wait(watcher)
-        now = time.monotonic()
+        now = self._begin_turn()
         self._take_signals(now)
         if self._fleet.reap_dead(now):
             self._due["deferred"] = self._due["tick"] = self._due["control"] = now
@@ -166,6 +168,14 @@ class Supervisor:
             for chore in _CHORES:
                 self._due[chore] = max(self._due[chore], now + _TICK_S)
         self._reporter.write(watcher, self._intake.paused, self._config)
+
+    def _begin_turn(self) -> float:
+        """The time that deadlines go by."""
+        away_s = self._attention.turn()
+        if away_s:
+            why = "suspended, paused, or no processor"
+            logger.warning("all stood still for {:.0f} s ({}): it counts against no worker and no job", away_s, why)
+        return self._attention.now()
 
     def _chores(self, watcher: Watcher, now: float) -> None:
         self._fleet.settle_unrecovered()
@@ -221,7 +231,7 @@ class Supervisor:
         outcomes = self._holding.fileno()
         if outcomes is not None:
             poll.register(outcomes, select.POLLIN)
-        pause = max(0.0, until - time.monotonic())
+        pause = self._attention.left(until)
         for slot in self._fleet.living():
             if slot.descriptor is not None:
                 poll.register(slot.descriptor, select.POLLIN)
@@ -282,7 +292,7 @@ class Supervisor:
                     "serve again",
                     "spool",
                 )
-            self._fleet.use(config, time.monotonic())
+            self._fleet.use(config, self._attention.now())
         except ConfigError as error:
             message = str(error).removeprefix(f"{error.path}: ")
             self._refused = Refused(message, error.path, content_digest(data) if data else "")

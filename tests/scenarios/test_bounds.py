@@ -112,4 +112,5 @@ def test_an_idle_worker_is_never_taken_for_hung(world: World, rescan_s: float) -
     wait_until(beaten, "a sign of life of the worker and of the spare", 20)  # IDLE_SILENCE_S is 30
     engine = parse_config({"engines": {"fake": {"engine": "a:B"}}}, world.folder).engines["fake"]
     for beat in world.loaded().values():
-        assert judge(engine, beat, beat.beat_ns + int(20e9), started_ns=0) == WELL
+        since = lambda moment_ns, now_ns=beat.beat_ns + int(20e9): (now_ns - moment_ns) / 1e9  # noqa: E731
+        assert judge(engine, beat, since, started_ns=0) == WELL

@@ -90,6 +90,11 @@ def _queues(status: PoolStatus) -> Iterator[Metric]:
         gauge = GaugeMetricFamily(name, text)
         gauge.add_metric([], float(value))
         yield gauge
+    still = CounterMetricFamily(
+        "filepool_stood_still_seconds", "Seconds in which the supervisor could not look: suspended, paused, starved"
+    )
+    still.add_metric([], status.stood_still_s)
+    yield still
     health = GaugeMetricFamily("filepool_health", "1 for the current verdict", labels=["verdict"])
     for verdict in _VERDICTS:
         health.add_metric([verdict], float(status.health.verdict == verdict))
