@@ -37,8 +37,7 @@ OK, DEGRADED, DOWN = "ok", "degraded", "down"
 @dataclass(frozen=True)
 class Health:
     """verdict: "ok", "degraded" or "down". sentence: for people. reasons: all that is not as it should be, nothing
-    with "ok". notes: what else is worth knowing, such as what
-    makes it slower than it could be."""
+    with "ok". notes: what else is worth knowing, such as what makes it slower than it could be."""
 
     verdict: str
     sentence: str
