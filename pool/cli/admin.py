@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from pool.cli.command import known_engine, load, open_spool, print_json, say, standing
+from pool.cli.command import known_engine, load, open_spool, print_json, say, standing, unserved
 from pool.cli.options import ConfigOption, JsonOption, PatienceOption
 from pool.constants import PATIENCE_S
 from pool.errors import CallerError, JobRefused, UnknownJob
@@ -193,7 +193,7 @@ def retry(
     else:
         say(f"✓ {len(again)} jobs are queued again" if again else "no job has failed", "green" if again else "dim")
     if again and not served:
-        say("no supervisor serves this spool: start one with `python -m pool serve`", "yellow")
+        say(unserved(spool.root), "yellow")
 
 
 _Dead: TypeAlias = "tuple[str, str, JobName]"  # file name in dead/, engine, job name

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from pool.cli import streams
 from pool.cli.text import one_line, plain
 from pool.errors import ClusterAway, ConfigError, JobFailed, PoolError, SpoolError, SupervisorRunning
+from pool.policy.prospects import SERVE
 
 if TYPE_CHECKING:
     from pool.config.settings import Config
@@ -156,6 +157,13 @@ def open_spool(config: Config) -> Spool:
             "or give another configuration with --config"
         )
     return Spool(config.spool, durable=config.durable)
+
+
+def unserved(root: Path) -> str:
+    """What to say when no supervisor is seen."""
+    from pool.runfiles.server import unseen
+
+    return unseen(root) or f"no supervisor serves this spool: start one with `{SERVE}`"
 
 
 def with_offers(config: Config) -> Config:

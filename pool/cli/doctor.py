@@ -93,7 +93,7 @@ def _of_pool(config: Config) -> Iterator[Finding]:
 
 
 def _spool(config: Config) -> Finding:
-    from pool.runfiles.server import supervisor_identity
+    from pool.runfiles.server import supervisor_identity, unseen
     from pool.spool import layout
 
     root = config.spool
@@ -107,8 +107,10 @@ def _spool(config: Config) -> Finding:
     except PoolError as error:
         return Finding("pool", "spool", False, str(error))
     server = supervisor_identity(root / "run" / "supervisor.json")
-    served = f", served by pid {server.pid}" if server is not None and server.alive() else ""
-    return Finding("pool", "spool", True, f"{root}{served}")
+    if server is not None and server.alive():
+        return Finding("pool", "spool", True, f"{root}, served by pid {server.pid}")
+    hidden = unseen(root)
+    return Finding("pool", "spool", not hidden, str(root), hidden)
 
 
 def _nearest(place: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pool.cli.command import known_engine, load, open_spool, print_json, say
+from pool.cli.command import known_engine, load, open_spool, print_json, say, unserved
 from pool.cli.options import CONTEXT, ConfigOption, JsonOption
 from pool.errors import CallerError
 
@@ -172,7 +172,7 @@ def rerun(
         print(future.id)
         say(f"accepted; follow it: python -m pool.submit --attach {future.id}", "dim")
     if not served:
-        say("no supervisor serves this spool: start one with `python -m pool serve`", "yellow")
+        say(unserved(pool.spool.root), "yellow")
 
 
 # ---- output

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli.command import load_running, open_spool, print_json, say
+from pool.cli.command import load_running, open_spool, print_json, say, unserved
 from pool.cli.options import ConfigOption, JsonOption
 from pool.errors import ConfigError, SupervisorFailed
 
@@ -41,7 +41,7 @@ def reload(
     spool = open_spool(configured)
     before = running(spool.root)
     if before is None:
-        raise wrong or ConfigError("no supervisor serves this spool: start one with `python -m pool serve`")
+        raise wrong or ConfigError(unserved(spool.root))
     if before.config != str(configured.file):
         say(f"! the supervisor was started with {before.config}, so it reads that file again", "yellow")
     after = _ask(spool, before)

@@ -105,12 +105,15 @@ def drain(
     now: Annotated[bool, typer.Option("--now", help="End at once; running jobs go back to the queue.")] = False,
 ) -> None:
     """End the pool: running jobs may finish, waiting jobs stay in the spool."""
+    from pool.runfiles.server import unseen
     from pool.system.procs import signal_process
 
     configured = load(config)
     spool = open_spool(configured)
     identity = serving.server_of(configured)
     if identity is None:
+        if reason := unseen(spool.root):
+            raise ConfigError(reason)
         say(f"no supervisor serves {spool.root}: nothing to drain", "yellow")
         return
     if not signal_process(identity, signal.SIGTERM):
@@ -160,7 +163,7 @@ def recover(
     spool = open_spool(configured)
     found = read_status(spool, configured)
     if found.supervisor is None:
-        raise ConfigError("no supervisor serves this spool: `python -m pool serve` starts every slot")
+        raise ConfigError(found.unseen or "no supervisor serves this spool: `python -m pool serve` starts every slot")
     known = {slot.slot: slot for slot in found.slots if not slot.node}
     benched = [slot.slot for slot in known.values() if slot.seat in ("benched", "off")]
     if every == bool(slots):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pool.cli.command import known_engine, load, print_json, run, say, starting
+from pool.cli.command import known_engine, load, print_json, run, say, starting, unserved
 from pool.cli.options import (
     CONTEXT,
     AfterOption,
@@ -200,7 +200,7 @@ def _print_accepted(pool: FilePool, future: JobFuture, *, as_json: bool, quiet: 
     if not as_json and not quiet:
         say(f"accepted; its result: python -m pool result {future.id} --wait", "dim")
     if not served:
-        say("no supervisor serves this spool: start one with `python -m pool serve`", "yellow")
+        say(unserved(pool.spool.root), "yellow")
 
 
 class Waiting:

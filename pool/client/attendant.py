@@ -19,7 +19,7 @@ from pool.constants import EXIT_DRAINED, EXIT_LOCKED, EXIT_MEANING, STARTING, Ph
 from pool.errors import ConfigError, PoolError, SupervisorFailed
 from pool.format.names import parse_worker
 from pool.runfiles import clients, heartbeat
-from pool.runfiles.server import supervisor_identity
+from pool.runfiles.server import supervisor_identity, unseen
 from pool.spool import fsops
 from pool.spool.store import Spool
 from pool.system import logs
@@ -68,6 +68,8 @@ class Attendant:
             self._enter()
             if self._serving():
                 return
+            if reason := unseen(self._spool.root):
+                raise SupervisorFailed(reason)
             process, mark = self._launch()
             deadline = time.monotonic() + _START_S
             while not self._serving():
@@ -96,6 +98,9 @@ class Attendant:
         if now < self._next_try or (self._starting() and now < self._give_up):
             return
         self._next_try = time.monotonic() + _AGAIN_S
+        if reason := unseen(self._spool.root):
+            self.problem = reason
+            return
         with self._lock:
             try:
                 if not self._serving():

@@ -92,7 +92,7 @@ def _assess(status: PoolStatus, config: Config) -> Health:
                     *reasons,
                 ],
             )
-        return _verdict(DOWN, [_unserved(waiting, config), *reasons])
+        return _verdict(DOWN, [status.unseen or _unserved(waiting, config), *reasons])
     if status.supervisor.stopped:
         pid = status.supervisor.pid
         reasons.append(f"the supervisor is stopped: nothing dead is noticed (kill -CONT {pid})")

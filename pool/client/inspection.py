@@ -31,7 +31,7 @@ from pool.runfiles import watchers
 from pool.runfiles.heartbeat import Beat, read
 from pool.runfiles.nodes import NodeFacts, Nodes, bare, described, offered
 from pool.runfiles.nodes import read as read_nodes
-from pool.runfiles.server import OnDisk, Running, running
+from pool.runfiles.server import OnDisk, Running, running, unseen
 from pool.runfiles.snapshot import MAX_BYTES
 from pool.runfiles.watchers import WatchingStatus
 from pool.spool import lookup
@@ -76,6 +76,7 @@ def read_status(spool: Spool, config: Config) -> PoolStatus:
         configuration=_configuration(serves, told) if serves else ConfigurationStatus(),
         nodes=tuple(_node(node, nodes, spool.now()) for node in nodes.nodes) if nodes else (),
         cluster=_cluster(spool, config, nodes) if branch else None,
+        unseen=unseen(spool.root) if supervisor is None else "",
         stood_still_s=_number(told.get("stood_still_s")) or 0.0,
         stood_still_at=int(_number(told.get("stood_still_at")) or 0),
     )

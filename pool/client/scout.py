@@ -13,6 +13,7 @@ from pool.constants import SERVING
 from pool.policy.prospects import PoolFacts, SlotFacts, load_error
 from pool.runfiles import heartbeat
 from pool.runfiles.nodes import NodesFile, remote
+from pool.runfiles.server import unseen
 from pool.runfiles.snapshot import ReplacedMap
 from pool.spool.store import Spool
 from pool.system.procs import Identity
@@ -42,6 +43,7 @@ class Scout:
             engines=engines,
             config=str(about.get("config") or ""),
             starter=starter,
+            unseen="" if served else unseen(self._root),
             away=remote(self._root, self._nodes.read(), engines if served else None),
         )
 

@@ -233,6 +233,7 @@ class PoolStatus:
     cluster: ClusterStatus | None = None  # None: a pool of its own
     stood_still_s: float = 0.0
     stood_still_at: int = 0
+    unseen: str = ""  # why the supervisor that serves the spool cannot be seen from here, with what to do
 
     def engine(self, name: str) -> EngineStatus | None:
         """One engine by name, None when there is none."""
@@ -256,6 +257,7 @@ class PoolStatus:
             engines=supervisor.engines if supervisor else None,
             config=(supervisor.config if supervisor else None) or "",
             away=_away(self.cluster, self.nodes) if self.cluster else None,
+            unseen=self.unseen,
         )
 
     def to_map(self) -> dict[str, Any]:

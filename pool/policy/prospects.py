@@ -122,7 +122,8 @@ class RemoteFacts:
 class PoolFacts:
     """served: a supervisor lives. engines: those it serves, None unknown. config: the file it reads.
     starter: what is known of a supervisor that the asker is about to start; None when the asker starts none, "" while
-    one may come, else why it cannot. away: of a branch; None of a pool of its own."""
+    one may come, else why it cannot. away: of a branch; None of a pool of its own. unseen: why the supervisor that
+    serves it cannot be seen, with what to do."""
 
     served: bool
     slots: Sequence[SlotFacts] = ()
@@ -131,13 +132,14 @@ class PoolFacts:
     config: str = ""
     starter: str | None = None
     away: RemoteFacts | None = None
+    unseen: str = ""
 
 
 def prospect(engine: str, facts: PoolFacts, labels: Sequence[str] = ()) -> Prospect:
     """What a job that waits for `engine` may expect. labels: those it wants of a node, in a branch."""
     slots = [slot for slot in facts.slots if slot.engine == engine]
     if not facts.served:
-        return _unserved(engine, slots, facts.starter)
+        return _unserved(engine, slots, facts)
     if facts.away is not None:
         return _after_the_drain(engine, facts.starter) if facts.draining else _elsewhere(engine, facts.away, labels)
     if facts.engines is not None and engine not in facts.engines:
@@ -157,9 +159,12 @@ def prospect(engine: str, facts: PoolFacts, labels: Sequence[str] = ()) -> Prosp
     return Prospect(engine, Outlook.COMING, reasons(slots) or "it is being started")
 
 
-def _unserved(engine: str, slots: Sequence[SlotFacts], starter: str | None) -> Prospect:
+def _unserved(engine: str, slots: Sequence[SlotFacts], facts: PoolFacts) -> Prospect:
+    starter = facts.starter
     if any(slot.serving for slot in slots):
         return Prospect(engine, Outlook.FINE)  # its workers go on for a grace
+    if facts.unseen:
+        return Prospect(engine, Outlook.COMING, facts.unseen)  # it may well serve
     if starter:
         return Prospect(
             engine,

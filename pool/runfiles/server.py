@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pool.config.digest import digest_of_file
+from pool.system.host import boot_id, process_space
 from pool.system.procs import Identity
+
+_SHARE = "run all programs of one spool in one process namespace (docs/DEPLOY.md, process numbers)"
 
 
 class OnDisk(enum.Enum):
@@ -39,7 +43,7 @@ class Refused:
 class Running:
     """A supervisor. started, loaded, asked: µs of the spool clock; loaded: when it read the configuration that runs,
     asked: when it last tried. digest: of that file's content. engines: the names of those that run. slots: how many
-    each of them has, spares included."""
+    each of them has, spares included. space: the process namespace in which its number holds."""
 
     identity: Identity
     started: int
@@ -53,6 +57,7 @@ class Running:
     refused: Refused | None = None
     slots: Mapping[str, int] = field(default_factory=dict)
     containment: str = ""  # how all that a worker started is found at its end
+    space: str = ""
 
     def to_map(self) -> dict[str, Any]:
         """As it is stored."""
@@ -76,6 +81,7 @@ class Running:
             refused=Refused(**about) if isinstance(about, dict) else None,
             slots={str(name): int(count) for name, count in (value.get("slots") or {}).items()},
             containment=str(value.get("containment") or ""),
+            space=str(value.get("space") or ""),
         )
 
     def on_disk(self) -> OnDisk:
@@ -92,11 +98,46 @@ class Running:
 
 def running(root: Path) -> Running | None:
     """The supervisor that serves a spool now; None when there is none."""
+    found = _told(root)
+    return found if found is not None and found.identity.alive() else None
+
+
+def unseen(root: Path) -> str:
+    """Why the supervisor that serves a spool cannot be seen from here, and what to do; "" when it can, or there is
+    none."""
+    found = _told(root)
+    if found is None or not found.space or found.space == process_space() or found.identity.boot != boot_id():
+        return ""
+    if not _locked(root / "run" / "supervisor.lock"):
+        return ""
+    return (
+        f"a supervisor serves this spool from another process namespace (another container?): pid {found.identity.pid} "
+        f"of {found.space}, which cannot be seen from {process_space()}; {_SHARE}"
+    )
+
+
+def _told(root: Path) -> Running | None:
     try:
-        found = Running.from_map(json.loads((root / "run" / "supervisor.json").read_bytes()))
+        return Running.from_map(json.loads((root / "run" / "supervisor.json").read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the file is not ours
         return None
-    return found if found.identity.alive() else None
+
+
+def _locked(path: Path) -> bool:
+    """Whether a process holds the lock, wherever it runs."""
+    import fcntl  # not there on Windows, which has no process namespaces
+
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def supervisor_identity(record: Path) -> Identity | None:

@@ -42,12 +42,14 @@ from pool.supervise.intake import Intake
 from pool.supervise.report import Reporter
 from pool.supervise.retention import Retention
 from pool.system import logs, procs
+from pool.system.host import process_space
 from pool.system.lineage import Heir
 from pool.system.notify import Notifier
 from pool.system.watch import Watcher
 
 _TICK_S = TURN_NS / 1e9
 _SWEEP_S = 60.0
+_LOCK_S = 0.1  # one who looks whether the spool is served holds the lock for an instant
 _CARE_S = 10.0  # watcher health, log sizes, directories
 _COMPLAIN_S = 60.0
 _CLIENT_GRACE_S = 1.0  # a tied supervisor without clients waits that long
@@ -76,7 +78,7 @@ class Supervisor:
         self.spool = Spool.create(config.spool, durable=config.durable)
         self._lock = FileLock(f"{self.spool.root}/run/supervisor.lock", mode=0o600)
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=_LOCK_S, poll_interval=0.02)
         except Timeout:
             raise SupervisorRunning(f"another supervisor serves {config.spool}") from None
         self._record = self.spool.root / "run" / "supervisor.json"
@@ -351,6 +353,7 @@ class Supervisor:
             self._refused,
             {engine.name: engine.slots for engine in self._config.engines.values()},
             self._fleet.containment,
+            process_space(),
         )
         temp = self.spool.temp()
         fsops.write_new(temp, [json.dumps(running.to_map()).encode()], sync=False)

@@ -26,6 +26,16 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
+@functools.lru_cache(maxsize=1)
+def process_space() -> str:
+    """The name of the namespace in which this process has its number: containers usually have one each. "" where there
+    is none to tell."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
 def cpu_count(root: Path = ROOT) -> int:
     """Cores this process may keep busy: its affinity, cut by its control group's CPU quota; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
