@@ -15,6 +15,7 @@ from pool.client.admission import Admission
 from pool.client.asking import answered
 from pool.client.attendant import Attendant
 from pool.client.calls import chunked, params_of, seconds_to_wait
+from pool.client.clear import clear
 from pool.client.future import JobFuture, sleep_until
 from pool.client.mapping import Chunk, Mapped
 from pool.client.patience import Patience
@@ -31,7 +32,6 @@ from pool.policy.prospects import Prospect
 from pool.spool import fsops, layout, lookup
 from pool.spool.attempts import cancel_path
 from pool.spool.store import Spool
-from pool.system.limits import clear
 
 if TYPE_CHECKING:
     from pool.client.browse import JobPage

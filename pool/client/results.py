@@ -213,7 +213,12 @@ class Results:
             self._resolve(job_id)
 
     def _look_after(self) -> None:
-        """Once a second: supervisors that died, waits without hope, records that will not come or shall go."""
+        """Once a second: a spool that is gone, supervisors that died, waits without hope, records that will not come or
+        shall go."""
+        if reason := self._spool.lost():
+            for job_id in list(self._awaited):
+                self._settle_all(job_id, SpoolError(reason))
+            return
         self._consume_rest()
         with self._lock:
             futures = [future for group in self._awaited.values() for future in group]

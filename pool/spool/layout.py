@@ -6,6 +6,7 @@ A tree is refused when it is not ours alone: another owner, writable by others, 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -52,6 +53,7 @@ RUN = (
     "run/dependants",
 )
 MARKER = "run/spool.json"
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENOTCONN, errno.ESTALE})
 
 
 def prepare(root: Path) -> str:
@@ -116,6 +118,26 @@ def identity(root: Path) -> str:
     if not isinstance(value, dict) or value.get("protocol") != PROTOCOL or not value.get("id"):
         raise SpoolError(f"{root} holds a spool of another protocol than {PROTOCOL}: {value!r}")
     return str(value["id"])
+
+
+def missing(root: Path) -> list[Path]:
+    """Directories of the tree that are not there."""
+    return [path for path in (root / name for name in (*TOP, *RUN)) if not path.is_dir()]
+
+
+def lost(root: Path, spool_id: str) -> str:
+    """Why the spool of that id is not at its place any more; "" while it is, or nothing can be said."""
+    try:
+        value = json.loads(fsops.read_bounded(root / MARKER, 4096))
+    except OSError as error:
+        if error.errno not in _GONE:
+            return ""
+        return f"the spool {root} is gone: removed, moved or unmounted while it was in use, and with it what was there"
+    except ValueError:
+        return ""
+    if not isinstance(value, dict) or value.get("id") == spool_id:
+        return ""
+    return f"the spool {root} was removed or moved, and made anew, while it was in use: what was in the old one is gone"
 
 
 def clock_offset(root: Path) -> int:

@@ -39,6 +39,14 @@ class Tree:
         layout.prepare(Path(root))
         return cls(root, durable=durable)
 
+    def lost(self) -> str:
+        """Why this spool is not at its place any more, "" while it is."""
+        return layout.lost(self.root, self.id)
+
+    def missing(self) -> list[Path]:
+        """Directories of the tree that somebody has removed."""
+        return layout.missing(self.root)
+
     # ---- time and places
 
     def now(self) -> int:

@@ -15,6 +15,7 @@ import os
 import random
 import select
 import signal
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -26,7 +27,7 @@ from pool import tracing
 from pool.config.digest import content_digest
 from pool.config.settings import Config, decode_config, read_config
 from pool.constants import EXIT_DRAINED
-from pool.errors import ConfigError, SupervisorRunning
+from pool.errors import ConfigError, SpoolError, SupervisorRunning
 from pool.format.names import parse_deferred, parse_expiry
 from pool.runfiles.clients import roll_call
 from pool.runfiles.server import Refused, Running
@@ -49,6 +50,7 @@ from pool.system.watch import Watcher
 
 _TICK_S = TURN_NS / 1e9
 _SWEEP_S = 60.0
+_LOOKS, _LOOK_S = 20, 0.05
 _LOCK_S = 0.1  # one who looks whether the spool is served holds the lock for an instant
 _CARE_S = 10.0  # watcher health, log sizes, directories
 _COMPLAIN_S = 60.0
@@ -137,7 +139,11 @@ class Supervisor:
             self._notifier.ready()
             self._attention.start()
             while not (self._fleet.draining and not self._fleet.living()):
-                self._turn(watcher)
+                try:
+                    self._turn(watcher)
+                except OSError:
+                    if not self._mend_spool():
+                        raise
             self._reporter.write(watcher, "", self._config)
 
     def _turn(self, watcher: Watcher) -> None:
@@ -150,6 +156,7 @@ class Supervisor:
         if now >= self._due["tick"]:
             self._due["tick"] = now + _TICK_S
             self._notifier.alive()
+            self._mind_spool()
             self._fleet.judge(now)
             if self._tied and not self._fleet.draining:
                 self._mind_clients(now)
@@ -178,6 +185,23 @@ class Supervisor:
             why = "suspended, paused, or no processor"
             logger.warning("all stood still for {:.0f} s ({}): it counts against no worker and no job", away_s, why)
         return self._attention.now()
+
+    def _mind_spool(self) -> None:
+        """One that is gone, or another one in its place, is not ours to serve: end all workers. Raises SpoolError."""
+        if reason := self.spool.lost():
+            self._fleet.end_now()
+            raise SpoolError(reason)
+
+    def _mend_spool(self) -> bool:
+        """Directories that somebody removed are made again; whether any were. Raises SpoolError as above."""
+        for _ in range(_LOOKS):  # RACE: one who removes all has perhaps not come to its end
+            self._mind_spool()
+            time.sleep(_LOOK_S)
+        missing = self.spool.missing()
+        for path in missing:
+            fsops.make_dir(str(path))
+            logger.warning("{} was removed while the pool ran: it is made again, what was in it is lost", path)
+        return bool(missing)
 
     def _chores(self, watcher: Watcher, now: float) -> None:
         self._fleet.settle_unrecovered()
@@ -389,6 +413,8 @@ class Supervisor:
                 logger.info("watching by {} again", watcher.mode)
 
     def _care(self, watcher: Watcher, now: float) -> None:
+        if self.spool.missing():
+            self._mend_spool()
         if watcher.verify():
             self._due.update(intake=now, control=now)
             self._tell_watching(watcher)

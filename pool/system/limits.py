@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import errno
-import functools
 import sys
 import threading
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
 
 from pool.errors import PoolWarning, SpoolError
 
-if TYPE_CHECKING:
-    from typing import ParamSpec
-
-    _P = ParamSpec("_P")
-_R = TypeVar("_R")
 DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 STARVED = DESCRIPTORS | {errno.ENOMEM}  # what may be better at the next look
 _told: set[str] = set()
@@ -29,21 +22,6 @@ def sentence(error: OSError) -> str:
     if error.errno == errno.ENFILE:
         return "this machine has no file descriptor left (fs.file-max): close files, or raise it"
     return f"{error.strerror or error}"
-
-
-def clear(call: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Make a call raise SpoolError, with the remedy, instead of an OSError when descriptors run out."""
-
-    @functools.wraps(call)
-    def cleared(*args: _P.args, **more: _P.kwargs) -> _R:
-        try:
-            return call(*args, **more)
-        except OSError as error:
-            if error.errno not in DESCRIPTORS:
-                raise
-            raise SpoolError(sentence(error)) from error
-
-    return cleared
 
 
 def start_thread(target: Callable[[], None], name: str) -> threading.Thread:

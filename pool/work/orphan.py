@@ -21,10 +21,11 @@ _LOOK_S = 0.5
 
 
 class OrphanWatch:
-    """Ends this worker when no supervisor has come for `grace_s` seconds. told: called at each change."""
+    """Ends this worker when no supervisor has come for `grace_s` seconds, or its spool is gone. told: called at each
+    change. lost: why the spool is gone, "" while it is there."""
 
-    def __init__(self, record: Path, grace_s: float, told: Callable[[str], None]) -> None:
-        self._record = record
+    def __init__(self, record: Path, grace_s: float, told: Callable[[str], None], lost: Callable[[], str]) -> None:
+        self._record, self._lost = record, lost
         self._grace_s = grace_s
         self._told = told
 
@@ -35,6 +36,7 @@ class OrphanWatch:
     def _run(self) -> None:
         while True:
             supervisor = supervisor_identity(self._record)
+            self._mind_spool()
             if supervisor is not None and supervisor.alive():
                 self._wait_for(supervisor)
                 if self._grace_s > 0:
@@ -42,6 +44,12 @@ class OrphanWatch:
             if not self._new_one():
                 self._told(f"no supervisor for {self._grace_s:g} s: ending")
                 end_family(EXIT_ORPHAN)
+
+    def _mind_spool(self) -> None:
+        """RACE: after the look at who serves, who may be of another spool at the same place."""
+        if reason := self._lost():
+            self._told(f"{reason}: ending")
+            end_family(EXIT_ORPHAN)
 
     @staticmethod
     def _wait_for(supervisor: Identity) -> None:
@@ -60,6 +68,7 @@ class OrphanWatch:
         left = self._grace_s
         while True:
             supervisor = supervisor_identity(self._record)
+            self._mind_spool()
             if supervisor is not None and supervisor.alive():
                 return True
             if left <= 0:

@@ -87,7 +87,8 @@ class Worker:
         self._arm_signals()
         if self._launch.otel:
             tracing.start(say, **{"service.instance.id": self._launch.worker})
-        OrphanWatch(self._spool.root / "run" / "supervisor.json", self._launch.orphan_grace_s, say).start()
+        record = self._spool.root / "run" / "supervisor.json"
+        OrphanWatch(record, self._launch.orphan_grace_s, say, self._spool.lost).start()
         try:
             engine = self._prepare()
             keeper = Keeper(ProcessState((self._beat.fileno(),)))
