@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from pool.errors import SpoolError
+from pool.errors import SpoolError, UnknownJob
 from pool.spool.tree import Tree
 from pool.system.limits import DESCRIPTORS, sentence
 
@@ -26,14 +26,14 @@ def _part(spool: Tree) -> str:
 
 def clear(call: Callable[_P, _R]) -> Callable[_P, _R]:
     """Make a method of something that has a `spool` raise SpoolError, with the remedy, instead of an OSError when
-    descriptors run out or the spool is gone."""
+    descriptors run out, and when the spool is gone in which a file or a job is looked for."""
 
     @functools.wraps(call)
     def cleared(*args: _P.args, **more: _P.kwargs) -> _R:
         try:
             return call(*args, **more)
-        except OSError as error:
-            if error.errno in DESCRIPTORS:
+        except (OSError, UnknownJob) as error:
+            if isinstance(error, OSError) and error.errno in DESCRIPTORS:
                 raise SpoolError(sentence(error)) from error
             spool = getattr(args[0], "spool", None)
             if isinstance(spool, Tree) and (reason := spool.lost() or _part(spool)):

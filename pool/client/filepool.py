@@ -22,7 +22,7 @@ from pool.client.patience import Patience
 from pool.client.selection import chosen_jobs
 from pool.config.settings import Config
 from pool.constants import PATIENCE_S
-from pool.errors import PoolClosed
+from pool.errors import PoolClosed, SpoolError
 from pool.format.names import check_id
 from pool.job import Job, JobState, Progress
 from pool.job.moments import Given
@@ -441,6 +441,8 @@ class FilePool:
         """Queues, workers, failures at this moment."""
         from pool.client.inspection import read_status
 
+        if reason := self.spool.lost():
+            raise SpoolError(reason)
         return read_status(self.spool, self._config)
 
     def read_for(self, future: JobFuture, timeout: float | None) -> float | None:

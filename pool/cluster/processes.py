@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,24 +96,39 @@ class _Runner(contextlib.AbstractContextManager[None]):
 # ---- the agent
 
 
+class _AskedToEnd(BaseException):
+    """A signal came while no loop minds them."""
+
+
 def with_room(spool: Path, serve: Callable[[], int]) -> int:
     """What `serve` returns; as long as the disk has no room for it, it waits and is called again. 0 when it is asked to
-    end meanwhile."""
-    complain, asked = Complaints(), threading.Event()
-    while True:
-        try:
-            return serve()
-        except (OSError, PoolError) as error:
-            if not _lacks_room(error, spool):
-                raise
-            complain("room", f"the disk of {spool} has no room: this node waits until it has some ({error})")
-        before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            if asked.wait(_AGAIN_S):
-                return EXIT_DRAINED
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    end before it serves, or meanwhile."""
+    complain = Complaints()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while True:
+            try:
+                _end_on_signals()
+                return serve()  # minds them itself once its loop runs
+            except (OSError, PoolError) as error:
+                _end_on_signals()  # its loop took ours away
+                if not _lacks_room(error, spool):
+                    raise
+                complain("room", f"the disk of {spool} has no room: this node waits until it has some ({error})")
+            time.sleep(_AGAIN_S)
+    except _AskedToEnd:
+        return EXIT_DRAINED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_on_signals() -> None:
+    def end(*_: object) -> None:
+        raise _AskedToEnd
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _lacks_room(error: BaseException, spool: Path) -> bool:

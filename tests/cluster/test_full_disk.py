@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 from scenarios.test_disk import Disk, disk  # noqa: F401
-from scenarios.world import wait_until
+from scenarios.world import ROOT, wait_until
 
 from cluster.machines import LEASE_S, Cluster, Machine, cluster
 from cluster.rig import Servers
@@ -49,6 +53,32 @@ def test_a_node_waits_for_room(server: Servers, tmp_path: Path, disk: Disk, made
         joined.wait_nodes("node")
         assert pool.submit("fake", value=1).result(LONG_S)["value"] == 1
         assert machine.said().count("no room") == 1
+
+
+@pytest.mark.parametrize("when", ["as it says so", "as it tries again"])
+def test_a_signal_that_comes_before_it_waits_ends_it(tmp_path: Path, when: str) -> None:
+    program = """
+        import errno, os, signal, sys
+        from pathlib import Path
+        from loguru import logger
+        from pool.cluster import processes
+        processes._AGAIN_S = 0.01
+        tries = 0
+        def end(*_):
+            os.kill(os.getpid(), signal.SIGTERM)
+        def serve():
+            global tries
+            tries += 1
+            if tries > 1:
+                end()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if sys.argv[1] == "as it says so":
+            logger.add(end)
+        sys.exit(processes.with_room(Path.cwd(), serve))
+        """
+    argv = [sys.executable, "-c", textwrap.dedent(program), when]
+    done = subprocess.run(argv, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_a_node_that_waits_for_room_can_be_ended(server: Servers, tmp_path: Path, disk: Disk) -> None:  # noqa: F811

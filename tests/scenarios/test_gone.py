@@ -38,7 +38,14 @@ def test_removed(world: World, before: list[int]) -> None:
     shutil.rmtree(world.spool)
     with pytest.raises(SpoolError, match=r"spool .* is gone: removed, moved or unmounted"):
         running.result(60)
-    for call in (lambda: pool.submit("fake", value=1), pool.status, lambda: pool.attach(running.id), pool.jobs):
+    calls = (
+        lambda: pool.submit("fake", value=1),
+        lambda: pool.attach(running.id),
+        lambda: pool.state(running.id),
+        pool.status,
+        pool.jobs,
+    )
+    for call in calls:
         with pytest.raises(SpoolError, match="is gone"):
             call()
     assert process.wait(60) not in (0, None)

@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from pool import __version__
 from pool.client.filepool import FilePool
-from pool.errors import JobRefused, OperatorError, PoolError
+from pool.errors import JobRefused, OperatorError, PoolError, SpoolError, UnknownJob
 from pool.gateways.http import bulk, docs, edits, examples, human, inputs, jobs, live, logs, speech, state, tempfile
 from pool.gateways.http.cors import Cors
 from pool.gateways.http.desk import Desk
@@ -52,7 +52,7 @@ def make_app(pool: FilePool, settings: Settings) -> FastAPI:
         redirect_slashes=False,
         dependencies=[Depends(_only_known_keys)],
     )
-    app.state.leave = desk.leave
+    app.state.leave, app.state.lost = desk.leave, pool.spool.lost
     for module in (human, tempfile, jobs, inputs, bulk, edits, speech, state, live, logs, examples):
         app.include_router(module.make_routes(desk))
     app.include_router(docs.make_routes(app))
@@ -97,6 +97,8 @@ class _Assets(StaticFiles):
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, (OSError, SpoolError, UnknownJob)) and (reason := request.app.state.lost()):
+        error = SpoolError(f"{reason}; restart this gateway once a pool serves there")
     problem = problem_of(error)
     if problem.status == 500:
         logger.opt(exception=error).error("{} {}", request.method, request.url.path)
