@@ -16,7 +16,7 @@ from pool.cluster.link import AWAY, get_entry
 from pool.cluster.media import MediaError
 from pool.cluster.tasks import changes
 from pool.cluster.traffic import Sent, Traffic
-from pool.cluster.wire import End
+from pool.cluster.wire import End, JobKey
 from pool.format import codec
 from pool.format.names import parse_expiry
 from pool.job import Failure, FailureKind, Job, JobState, Record, earlier
@@ -35,10 +35,13 @@ class Revoking:
     def __init__(self, traffic: Traffic) -> None:
         self._traffic, self._spool, self._link, self._sent = traffic, traffic.spool, traffic.link, traffic.sent
 
-    async def fail(self, item: Away, job: Job, failure: Failure) -> None:
-        """End a job that no node has begun."""
-        self._sent.pop(job.id, None)
+    async def fail(self, item: Away, job: Job, failure: Failure, key: JobKey | None = None) -> None:
+        """End a job that no node has begun. key: by which the servers know it, and clients of other branches wait."""
         record = self.failed(item, job, failure)
+        if key is not None:
+            with contextlib.suppress(*AWAY, APIError):
+                await self._tell(key, replace(record, kept=NOTHING))
+        self._sent.pop(job.id, None)
         await asyncio.to_thread(away.finish, self._spool, item, record, reply=job.reply)
         fsops.unlink(attempts.cancel_path(self._spool, job.id), missing_ok=True)
 
@@ -106,10 +109,13 @@ class Revoking:
         record = Record(
             sent.job.id, sent.job.engine, state, 0, sent.job.created, 0, now, failure=replace(reason, at=now)
         )
-        end = End(sent.key, "", 0, codec.encode(record.to_map()))
+        await self._tell(sent.key, record)
+
+    async def _tell(self, key: JobKey, record: Record) -> None:
+        """The end of a job that no node has begun; when one has begun it meanwhile, the first end counts."""
         results = await self._link.bucket(wire.RESULTS)
         with contextlib.suppress(KeyWrongLastSequenceError):
-            await results.create(str(sent.key), end.pack())
+            await results.create(str(key), End(key, "", 0, codec.encode(record.to_map())).pack())
 
     async def mind_expiry(self) -> None:
         """End what has waited for longer than it is worth."""

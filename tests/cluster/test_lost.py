@@ -385,6 +385,23 @@ def test_jobs_of_another_client(joined: Cluster, tmp_path: Path) -> None:
     assert mine.state(runs.id) is JobState.CANCELLED
 
 
+def test_a_job_that_cannot_be_sent_ends_for_who_waits_elsewhere(joined: Cluster, tmp_path: Path) -> None:
+    """Its id is known to the cluster, and nothing but its end will ever be."""
+    joined.node("only", ENGINES)
+    mine, other = joined.pool("mine"), joined.pool("other")
+    joined.wait_nodes("only", client="mine")
+    joined.wait_nodes("only", client="other")
+    refused = mine.submit("fake", id="too-late", output=str(tmp_path / "missing" / "film.mp4"))
+    assert isinstance(refused.exception(LONG_S), JobFailed)
+    error = other.attach("too-late").exception(LONG_S)
+    assert isinstance(error, JobFailed)
+    assert error.failure.stage == "send"
+    assert "does not exist" in error.failure.message
+    (tmp_path / "missing").mkdir()
+    mine.retry("too-late")
+    assert mine.attach("too-late").result(LONG_S)["attempt"] == 1
+
+
 @pytest.mark.long
 def test_who_asks_for_a_job_of_another_client_starts_the_port_that_died(joined: Cluster) -> None:
     joined.node("only", {"fake": {"max_concurrent_tasks": 6}})
