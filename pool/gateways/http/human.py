@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pool.client.status import PoolStatus
-from pool.errors import JobConflict, JobFailed, JobRefused, UnknownEngine
+from pool.errors import JobConflict, JobFailed, JobRefused, SpoolError, UnknownEngine
 from pool.format.names import check_engine
 from pool.gateways.http.asks import Ask, digest, id_of, key_of, key_taken
 from pool.gateways.http.bodies import JsonRoute
@@ -72,8 +72,10 @@ def make_routes(desk: Desk) -> APIRouter:
         wanted = check_engine(engine) if engine else own if own in there else None
         if wanted is not None and wanted not in there:
             raise UnknownEngine(f"no engine {wanted!r}; there are: {', '.join(there)}", "engine")
-        status = await in_thread(desk.status)
-        verdict, message = _verdict(status, wanted, desk.pool.starter)
+        try:
+            verdict, message = _verdict(await in_thread(desk.status), wanted, desk.pool.starter)
+        except SpoolError as error:
+            verdict, message = "down", str(error)
         if desk.settings.token is not None:
             message = ""  # /health needs no token, and reasons name paths and models; GET /status has them
         body = {"status": verdict, "service": SERVICE, "message": message}
