@@ -32,6 +32,7 @@ class Tree:
         self._at = str(self.root)
         self._offset = layout.clock_offset(self.root)
         self.ids = Ids(self.root)
+        self._ours = (0, 0)  # the marker, when it last had our id
 
     @classmethod
     def create(cls: type[T], root: Path | str, *, durable: bool = True) -> T:
@@ -40,8 +41,17 @@ class Tree:
         return cls(root, durable=durable)
 
     def lost(self) -> str:
-        """Why this spool is not at its place any more, "" while it is."""
-        return layout.lost(self.root, self.id)
+        """Why this spool is not at its place any more, "" while it is. Costs a stat while nothing has changed."""
+        try:
+            info = os.stat(f"{self._at}/{layout.MARKER}")
+            mark = info.st_ino, info.st_mtime_ns
+        except OSError:
+            return layout.lost(self.root, self.id)
+        if mark != self._ours:
+            if reason := layout.lost(self.root, self.id):
+                return reason
+            self._ours = mark
+        return ""
 
     def missing(self) -> list[Path]:
         """Directories of the tree that somebody has removed."""

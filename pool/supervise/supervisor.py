@@ -233,6 +233,7 @@ class Supervisor:
             self._due["care"] = now + _CARE_S
             self._care(watcher, now)
         if now >= self._due["sweep"]:
+            self._mind_spool()  # RACE: what is swept by name must not be of another pool at the same place
             self._fleet.end_strays()
             self._fleet.recovery.repair_requeues()
             self._holding.seek()

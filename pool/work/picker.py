@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from pool.constants import MAX_JOB_BYTES, SERVING, STARTING, Phase
-from pool.errors import ProtocolError
+from pool.errors import ProtocolError, SpoolError
 from pool.format import codec
 from pool.format.names import FIRST_BEHIND, JobName, WorkerName, parse_job, parse_worker
 from pool.job import Failure, Job
@@ -59,7 +59,10 @@ class Picker:
             heapq.heappush(self._behind if name >= FIRST_BEHIND else self._names, name)
 
     def rescan(self) -> None:
-        """List the directory, which is right whatever the events said."""
+        """List the directory, which is right whatever the events said. SpoolError when it is of another spool by now,
+        where our name may be that of another worker."""
+        if reason := self._spool.lost():
+            raise SpoolError(reason)
         begun = time.monotonic()
         names = self._spool.list_ready(self._worker.engine)  # sorted, so each part is a heap
         first_behind = bisect.bisect_left(names, FIRST_BEHIND)

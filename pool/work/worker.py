@@ -24,11 +24,12 @@ from pool.constants import (
     EXIT_DRAINED,
     EXIT_LOAD,
     EXIT_MISSING,
+    EXIT_ORPHAN,
     EXIT_RECYCLE,
     NEXT_PHASES,
     Phase,
 )
-from pool.errors import ConfigError
+from pool.errors import ConfigError, SpoolError
 from pool.job import FailureKind
 from pool.policy.blame import SUSPECT_AFTER
 from pool.runfiles.heartbeat import Heartbeat
@@ -108,6 +109,9 @@ class Worker:
             self._serve(engine, executor, keeper)
         except Draining:
             pass
+        except SpoolError as error:
+            say(f"{error}: ending")
+            return EXIT_ORPHAN
         except BaseException as error:
             if not keeper.recycle:  # else what we worked with is gone, and the job has its record
                 say(traceback_of(error))  # an error of ours: the heartbeat stays, and says where it happened

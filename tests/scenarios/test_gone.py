@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,23 @@ def test_made_anew(world: World, supervised: bool, before: list[int]) -> None:
     fresh = world.pool()
     results = [future.result(60) for future in fresh.submit_many("fake", [{"value": n} for n in range(20)])]
     assert {result["pid"] for result in results} <= new
+
+
+def test_a_worker_takes_no_job_of_a_new_spool(world: World, before: list[int]) -> None:
+    """Its supervisor has not seen yet that the spool is another one, and its name is that of a worker there."""
+    world.configure(rescan_s=0.1)
+    world.serve(ready=2)
+    before += all_of(world)
+    supervisor = world.supervisor()
+    assert supervisor is not None
+    kill(supervisor.pid, signal.SIGSTOP)
+    os.rename(world.spool, world.folder / "aside")
+    world.serve(ready=2)
+    new = set(world.processes()) - set(before)
+    futures = world.pool().submit_many("fake", [{"do": "sleep", "seconds": 0.1, "value": n} for n in range(40)])
+    assert {future.result(60)["pid"] for future in futures} <= new
+    kill(supervisor.pid, signal.SIGCONT)
+    wait_until(lambda: not any(map(alive, before)), "the end of the old pool")
 
 
 @pytest.mark.long
