@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scenarios.world import World, kill, passing, wait_until
+from scenarios.world import World, kill, passing, remove, wait_until
 
 from gateways.gateway import Gateway, configure
 
@@ -38,7 +37,7 @@ def said(gateway: Gateway, path: str) -> str:
 
 @pytest.mark.parametrize("path", ["/health", "/status", "/jobs", "/jobs/none"])
 def test_removed(gateway: Gateway, path: str) -> None:
-    shutil.rmtree(gateway.world.spool)
+    remove(gateway.world.spool)
     wait_until(lambda: "is gone: removed" in said(gateway, path), "the reason")
     assert "restart this gateway" in said(gateway, path) or path == "/health"  # that of a client with a token
     assert "Traceback" not in gateway.log()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pool.errors import SpoolError
-from scenarios.world import World, alive, kill, wait_until
+from scenarios.world import World, alive, kill, remove, wait_until
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def test_removed(world: World, before: list[int]) -> None:
     before += all_of(world)
     running = pool.submit("fake", do="sleep", seconds=600)
     world.worker_of(running.id)
-    shutil.rmtree(world.spool)
+    remove(world.spool)
     with pytest.raises(SpoolError, match=r"spool .* is gone: removed, moved or unmounted"):
         running.result(60)
     calls = (
@@ -106,7 +105,7 @@ def test_parts_are_made_again(world: World) -> None:
     world.configure().serve(ready=2)
     pool = world.pool()
     for name in ("cache", "quarantine", "held", "progress"):
-        shutil.rmtree(world.spool / name)
+        remove(world.spool / name)
     wait_until(lambda: all((world.spool / name).is_dir() for name in ("cache", "quarantine", "held", "progress")))
     assert "made again" in world.log()
     assert pool.submit("fake", value=1).result(60)["value"] == 1
@@ -121,7 +120,7 @@ def test_a_pool_of_its_own_goes_on_in_a_new_spool(world: World, before: list[int
     running = pool.submit("fake", do="sleep", seconds=600)
     world.worker_of(running.id)
     before += all_of(world)
-    shutil.rmtree(world.spool)
+    remove(world.spool)
     with pytest.raises(SpoolError, match=r"is gone|made anew"):
         running.result(60)
     with world.pool(start=True) as fresh:

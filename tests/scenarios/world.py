@@ -45,6 +45,12 @@ ENGINE: dict[str, Any] = {
 TOP: dict[str, Any] = {"durable": False, "min_free_mb": 0, "rescan_s": 0.5, "drain_grace_s": 10, "orphan_grace_s": 20}
 
 
+def remove(path: Path) -> None:
+    """`rm -rf`, again until nothing is left of it."""
+    while path.exists():  # RACE: what serves it may put another file into a directory before it is removed
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def wait_until(condition: Callable[[], T], what: str = "", seconds: float = PATIENCE_S) -> T:
     """The first true value of `condition`; AssertionError with `what` when there is none in time."""
     deadline = time.monotonic() + seconds
