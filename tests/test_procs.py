@@ -311,6 +311,31 @@ def test_kill_group_reaches_every_stray_and_nobody_else(yard: Yard, facts: Any) 
     assert [m.worker for m in procs.members(yard.spool_id)] == ["echo-1.1"]
 
 
+def test_a_process_that_is_about_to_begin_is_found_by_its_tag(yard: Yard) -> None:
+    """Between exec and its first instruction it has no environment to show."""
+    env = {ENV_SPOOL: yard.spool_id, ENV_WORKER: "echo-0.1"}
+    for _ in range(100):
+        child = subprocess.Popen(["sleep", "600"], env=env, start_new_session=True)
+        yard.children.append(child)
+        found = procs.members(yard.spool_id, "echo-0.1")
+        assert child.pid in {member.identity.pid for member in found}
+        child.kill()
+        child.wait()
+
+
+def test_a_process_without_an_environment_has_begun() -> None:
+    """It is not waited for."""
+    code = "print(1, flush=True); import time; time.sleep(600)"
+    with subprocess.Popen([PYTHON, "-S", "-c", code], env={}, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert not procfs.is_beginning(child.pid)
+        child.kill()
+        until(lambda: procfs.read_stat(child.pid).status is Status.ZOMBIE)
+        assert not procfs.is_beginning(child.pid)
+    assert not procfs.is_beginning(child.pid)
+
+
 def test_strays_of_a_reaped_worker_are_found_by_their_tag(yard: Yard) -> None:
     child, identity = yard.worker(FAMILY)
     child.kill()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import enum
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _BLOCK = 32768
+_BEGINNING_S, _BEGINNING_TRIES = 0.002, 200  # an exec takes less than a millisecond; one from a slow disk longer
 
 
 class Status(str, enum.Enum):
@@ -53,38 +55,60 @@ def pids() -> Iterator[int]:
 
 
 def environments() -> Iterator[tuple[int, bytes]]:
-    """Pid and raw environment of every process of our user but ourselves."""
+    """Pid and raw environment of every process of our user but ourselves; one that is beginning is waited for."""
     own, user = os.getpid(), os.geteuid()
+    tries = _BEGINNING_TRIES
     for pid in pids():
         if pid == own:
             continue
         try:
-            descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
+            block = _environment(pid, user)
+            while not block and tries and is_beginning(pid):
+                tries -= 1
+                time.sleep(_BEGINNING_S)
+                block = _environment(pid, user)
         except OSError:  # ended, or another user's
             continue
-        try:
-            if os.fstat(descriptor).st_uid != user:
-                continue
-            block = os.read(descriptor, _BLOCK)
-            while more := os.read(descriptor, _BLOCK) if len(block) % _BLOCK == 0 and block else b"":
-                block += more
-        except OSError:
-            continue
-        finally:
-            os.close(descriptor)
         if block:
             yield pid, block
 
 
-def read_stat(pid: int) -> Stat:
-    """Raises FileNotFoundError or ProcessLookupError when there is none, other OSErrors when unsure."""
+def _environment(pid: int, user: int) -> bytes:
+    descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_uid != user:
+            raise PermissionError
+        block = os.read(descriptor, _BLOCK)
+        while more := os.read(descriptor, _BLOCK) if len(block) % _BLOCK == 0 and block else b"":
+            block += more
+        return block
+    finally:
+        os.close(descriptor)
+
+
+def is_beginning(pid: int) -> bool:
+    """Whether a process of our user is between exec and its first instruction: it has memory, and no environment in it
+    yet."""
+    try:
+        fields = _fields(pid)
+    except OSError:
+        return False
+    return int(fields[20]) > 0 and int(fields[48]) == 0  # vsize; env_end; see proc_pid_stat(5)
+
+
+def _fields(pid: int) -> list[bytes]:
+    """Those of /proc/PID/stat from field 3, the state, on."""
     descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     try:
         line = os.read(descriptor, 1024)
     finally:
         os.close(descriptor)
-    # The name in parentheses may hold anything, ")" included. What follows is numbered from field 3.
-    fields = line[line.rindex(b")") + 2 :].split()
+    return line[line.rindex(b")") + 2 :].split()  # the name in parentheses may hold anything, ")" included
+
+
+def read_stat(pid: int) -> Stat:
+    """Raises FileNotFoundError or ProcessLookupError when there is none, other OSErrors when unsure."""
+    fields = _fields(pid)
     status = _STATES.get(fields[0], Status.SLEEPING)
     if status is Status.ZOMBIE and int(fields[17]) > 1:
         status = Status.RUNNING  # only its first thread ended; the others still run
