@@ -70,6 +70,5 @@ class Attaching:
         """Bring the result of a job that has one; that of another one is looked for again and again."""
         with contextlib.suppress(*AWAY, APIError):
             found = await self._receiving.result(sent.key)
-            if found is not None:
-                sent.landing = True
+            if found is not None and sent.ends():
                 await self._receiving.land(sent, found)

@@ -1,6 +1,6 @@
 """The port of a branch: takes jobs from the spool of a client's machine to the cluster, and brings their ends back.
 
-    ready/ -> away/ -> media, stream                          out    srevoking.py
+    ready/ -> away/ -> media, stream                          out    sending.py
     events, results -> progress/, run/attempts/, out/         back   events.py, receiving.py
     run/control, run/expiry -> the end of what has not begun         revoking.py
     run/nodes.json, run/engines: what the cluster is                 directory.py

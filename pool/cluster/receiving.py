@@ -59,8 +59,7 @@ class Receiving:
 
     def _land_soon(self, end: End) -> None:
         sent = self._sent.get(end.key.id)
-        if sent is not None and sent.key == end.key and not sent.landing:
-            sent.landing = True
+        if sent is not None and sent.key == end.key and sent.ends():
             self._traffic.tasks.spawn(self.land(sent, end))
 
     def look_anew(self) -> None:
@@ -126,23 +125,22 @@ class Receiving:
         """Bring the end of a job into the spool: files first, then the record."""
         try:
             async with self._traffic.at_once:
-                record = await self._record(sent, end)
-                # RACE: before the record is out, for it may be run again at once
-                self._traffic.retried.discard(sent.job.id)
-                await asyncio.to_thread(self._finish, sent, record)
-            if self._sent.get(sent.job.id) is sent:
-                del self._sent[sent.job.id]
-            with contextlib.suppress(*AWAY, APIError, MediaError):
-                await self._traffic.store.let_go(str(sent.key))
-        except UNFIT as error:
-            self._traffic.dropped(f"the result of job {sent.job.id}", f"{type(error).__name__}: {error}")
-            what = "has lost a file" if isinstance(error, MediaGone) else "cannot be read"
-            text = f"it ended on {end.node or 'a client'}, and its result {what}: {error}"[:1000]
-            await self._revoking.fail(sent.item, sent.job, Failure(FailureKind.INFRASTRUCTURE.value, text, "fetch"))
+                try:
+                    record = await self._record(sent, end)
+                    # RACE: before the record is out, for it may be run again at once
+                    self._traffic.retried.discard(sent.job.id)
+                    await asyncio.to_thread(self._finish, sent, record)
+                except UNFIT as error:
+                    self._traffic.dropped(f"the result of job {sent.job.id}", f"{type(error).__name__}: {error}")
+                    await self._revoking.fail(sent.item, sent.job, _unfit(end, error))
         except (MediaError, OSError, *AWAY) as error:
             text = f"the result of job {sent.job.id} is there and cannot be fetched yet: {error}"
             self._link.complain(f"fetch: {error}", text)
             sent.landing, sent.looked_at = False, time.monotonic()
+            return
+        self._traffic.forget(sent)
+        with contextlib.suppress(*AWAY, APIError, MediaError):
+            await self._traffic.store.let_go(str(sent.key))
 
     async def _record(self, sent: Sent, end: End) -> Record:
         """The record of the end, with its files on this machine."""
@@ -214,6 +212,12 @@ class Receiving:
     def _finish(self, sent: Sent, record: Record) -> None:
         away.finish(self._spool, sent.item, record, reply=sent.job.reply, durable=sent.job.durable)
         fsops.unlink(attempts.cancel_path(self._spool, sent.job.id), missing_ok=True)
+
+
+def _unfit(end: End, error: Exception) -> Failure:
+    what = "has lost a file" if isinstance(error, MediaGone) else "cannot be read"
+    text = f"it ended on {end.node or 'a client'}, and its result {what}: {error}"[:1000]
+    return Failure(FailureKind.INFRASTRUCTURE.value, text, "fetch")
 
 
 def _lost_failure(lost: wire.Lost, attempt: int) -> Failure:

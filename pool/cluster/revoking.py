@@ -35,19 +35,32 @@ class Revoking:
     def __init__(self, traffic: Traffic) -> None:
         self._traffic, self._spool, self._link, self._sent = traffic, traffic.spool, traffic.link, traffic.sent
 
-    async def fail(self, item: Away, job: Job, failure: Failure, key: JobKey | None = None) -> None:
-        """End a job that no node has begun. key: by which the servers know it, and clients of other branches wait."""
-        record = self.failed(item, job, failure)
-        if key is not None:
-            with contextlib.suppress(*AWAY, APIError):
-                await self._tell(key, replace(record, kept=NOTHING))
-        self._sent.pop(job.id, None)
-        await asyncio.to_thread(away.finish, self._spool, item, record, reply=job.reply)
+    async def refuse(self, sent: Sent, failure: Failure) -> None:
+        """End a job that no node has begun, for clients of other branches, too; one that has another end keeps it."""
+        if not sent.ends():
+            return
+        record = replace(self.failed(sent.item, sent.job, failure), kept=NOTHING)
+        what = f"the end of job {sent.job.id}"
+        try:
+            # until it is known to be there: its next run must not meet it
+            first = await self._link.until_done(lambda: self._tell(sent.key, record), what)
+        except APIError as error:
+            self._link.complain(f"end: {error}", f"{what} is not told to clients of other branches: {error}")
+            first = True
+        if first:
+            self._traffic.forget(sent)  # whoever sends it is busy with it still
+            await self.fail(sent.item, sent.job, failure)
+        else:  # it is landed as any other
+            sent.landing, sent.published, sent.looked_at = False, True, 0.0
+
+    async def fail(self, item: Away, job: Job, failure: Failure) -> None:
+        """End a job here, and nowhere else."""
+        await asyncio.to_thread(away.finish, self._spool, item, self.failed(item, job, failure), reply=job.reply)
         fsops.unlink(attempts.cancel_path(self._spool, job.id), missing_ok=True)
 
     async def forget(self, sent: Sent) -> None:
         """Tidy what an earlier port has left of a job that it had ended."""
-        self._sent.pop(sent.job.id, None)
+        self._traffic.forget(sent)
         await asyncio.to_thread(away.tidy, self._spool, sent.item)
         fsops.unlink(attempts.cancel_path(self._spool, sent.job.id), missing_ok=True)
         with contextlib.suppress(*AWAY, APIError, MediaError):
@@ -111,11 +124,14 @@ class Revoking:
         )
         await self._tell(sent.key, record)
 
-    async def _tell(self, key: JobKey, record: Record) -> None:
-        """The end of a job that no node has begun; when one has begun it meanwhile, the first end counts."""
+    async def _tell(self, key: JobKey, record: Record) -> bool:
+        """The end of a job that no node has begun; False when it has one: the first end counts."""
         results = await self._link.bucket(wire.RESULTS)
-        with contextlib.suppress(KeyWrongLastSequenceError):
+        try:
             await results.create(str(key), End(key, "", 0, codec.encode(record.to_map())).pack())
+        except KeyWrongLastSequenceError:
+            return False
+        return True
 
     async def mind_expiry(self) -> None:
         """End what has waited for longer than it is worth."""

@@ -227,12 +227,12 @@ class Sending:
             return
         except (JobRefused, references.MissingPart, ProtocolError, MediaError) as error:
             kind = FailureKind.INPUT if isinstance(error, JobRefused) else FailureKind.INFRASTRUCTURE
-            await self._revoking.fail(sent.item, job, Failure(kind.value, str(error), "send"), sent.key)
+            await self._revoking.refuse(sent, Failure(kind.value, str(error), "send"))
             return
         where = wire.subject(job.engine, order.labels, wire.urgency(job.priority))
         if not again and self._traffic.is_to_stop(job.id):
             reason = Failure(FailureKind.CANCELLED.value, "cancelled by request before it started", "queued")
-            await self._revoking.fail(sent.item, job, reason, sent.key)
+            await self._revoking.refuse(sent, reason)
             return
         try:
             await self._link.until_done(lambda: self._store_order(where, data, key), f"job {job.id}")
@@ -242,7 +242,7 @@ class Sending:
                 await self._take_back(sent)
                 return
             reason = Failure(FailureKind.INFRASTRUCTURE.value, f"the cluster refuses it: {error}", "send")
-            await self._revoking.fail(sent.item, job, reason, sent.key)
+            await self._revoking.refuse(sent, reason)
             return
         self._traffic.is_open()
         sent.published = True
@@ -252,8 +252,9 @@ class Sending:
 
     async def _take_back(self, sent: Sent) -> None:
         """Let a job that could not be sent wait here."""
-        self._sent.pop(sent.job.id, None)
-        await asyncio.to_thread(away.come_back, self._spool, sent.item)
+        if sent.ends():
+            self._traffic.forget(sent)
+            await asyncio.to_thread(away.come_back, self._spool, sent.item)
 
     async def _store_order(self, where: str, data: bytes, key: JobKey) -> None:
         try:

@@ -28,7 +28,8 @@ _FULL_S = 1.0  # how long a stream that was full is believed to be
 
 @dataclass
 class Sent:
-    """A job that is away. frames: partial results in the file of each attempt. published: the stream has it."""
+    """A job that is away. frames: partial results in the file of each attempt. landing: its end is being written here.
+    published: the stream has it."""
 
     item: Away
     job: Job
@@ -37,6 +38,12 @@ class Sent:
     frames: dict[int, int] = field(default_factory=dict)
     landing: bool = False
     published: bool = False
+
+    def ends(self) -> bool:
+        """Whether the caller is to write its end here. RACE: several learn of it at once, and a second end would be
+        that of the next run of a job that is run again."""
+        first, self.landing = not self.landing, True
+        return first
 
 
 class Traffic:
@@ -103,6 +110,11 @@ class Traffic:
     def is_to_stop(self, job_id: str) -> bool:
         """Whether a client has asked to cancel it."""
         return os.path.lexists(attempts.cancel_path(self.spool, job_id))
+
+    def forget(self, sent: Sent) -> None:
+        """It is here again. RACE: under its id there may be its next run."""
+        if self.sent.get(sent.job.id) is sent:
+            del self.sent[sent.job.id]
 
     def is_ours(self, sent: Sent) -> bool:
         """Whether it was submitted here."""
