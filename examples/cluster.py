@@ -165,24 +165,46 @@ def node(name: str, engines: tuple[str, ...], address: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def process(log: Path, *words: str) -> Iterator[None]:
     """A command of `python -m pool.cluster`. It ends on SIGTERM; a session of its own keeps Ctrl-C from it."""
-    with open(log, "wb") as file:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "pool.cluster", *words],
-            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-        )  # fmt: skip
+    child = None
     try:
+        with open(log, "wb") as file, undisturbed():
+            child = subprocess.Popen(
+                [sys.executable, "-m", "pool.cluster", *words],
+                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+            )  # fmt: skip
         yield
         if child.poll() is not None:
             raise SystemExit(f"{words[0]} ended by itself:\n{log.read_text(errors='replace')}")
     finally:
-        for seconds in (END_S, 5.0):
-            child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(seconds)
-                break
-        else:
-            child.kill()
-            child.wait()
+        if child is not None:
+            end(child)
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, twice; then end it."""
+    for seconds in (END_S, 5.0):
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(seconds)
+            return
+    child.kill()
+    child.wait()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait. RACE: in the middle of `Popen` the child runs and nobody knows it."""
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def ended(spools: list[Path], branches: Path) -> None:

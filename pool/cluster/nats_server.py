@@ -286,9 +286,11 @@ class Server:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
+        self._retired = False
 
     def start(self, *, seconds: float = _START_S) -> None:
-        """Start it; return when it serves (several: when they have a leader). Raises ConfigError, ServerFailed."""
+        """Start it; return when it serves (several: when they have a leader). Raises ConfigError, ServerFailed, also
+        when it was retired meanwhile."""
         argv = [program(), "-c", str(self._write())]
         self._check_ports()
         self._process = subprocess.Popen(
@@ -303,6 +305,8 @@ class Server:
         self._reader = threading.Thread(target=self._read, name="nats-server-log", daemon=True)
         self._reader.start()
         try:
+            if self._retired:  # RACE: before there was a process to tell
+                raise ServerFailed("nats-server is not to serve any more")
             self._await_ready(time.monotonic() + seconds)
         except BaseException:
             self.stop()
@@ -317,8 +321,11 @@ class Server:
             return None
 
     def retire(self) -> None:
-        """Have one of several hand over what it leads, let its clients move, and end."""
-        self._signal(signal.SIGUSR2 if self.settings.peers else signal.SIGTERM)
+        """Have one of several hand over what it leads, let its clients move, and end; one that does not run yet never
+        will. May be called once more: a server that has just begun to start loses what it is told."""
+        self._retired = True
+        if self._process is not None:
+            self._signal(signal.SIGUSR2 if self.settings.peers else signal.SIGTERM)
 
     def stop(self, *, seconds: float = 10.0) -> None:
         """End it; with kill -9 when it has not ended after so many seconds."""
@@ -392,7 +399,8 @@ class Server:
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            self._running().send_signal(number)
+            if self._process is not None:
+                self._process.send_signal(number)
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None:
@@ -431,17 +439,16 @@ def run(server: Server, *, ready: Sequence[str] = (), begun: Callable[[], Sequen
     with _signals(server) as asked:
         try:
             server.start(seconds=math.inf if server.settings.peers else _START_S)  # until most of them are up
-        except ServerFailed:
-            if asked:
-                return 0
-            raise
-        try:
             lines = [*(begun() if begun is not None else ()), *ready]
-        except BaseException:
+        except BaseException as error:
             server.stop()
+            if asked and isinstance(error, Exception):  # it could not serve, for it was told to end
+                return 0
             raise
         for line in lines:
             print(line, flush=True)
+        if asked:  # RACE: it may have been deaf then
+            server.retire()
         code = server.wait()
         server.stop()  # its last lines
     if not asked:
@@ -456,8 +463,7 @@ def _signals(server: Server) -> Iterator[list[int]]:
 
     def stop(number: int, _frame: object) -> None:
         asked.append(number)
-        with contextlib.suppress(ServerFailed):
-            server.retire() if len(asked) == 1 else server._signal(signal.SIGTERM)
+        server.retire() if len(asked) == 1 else server._signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

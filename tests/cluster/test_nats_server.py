@@ -455,6 +455,70 @@ def test_it_serves_until_a_signal(tmp_path: Path, number: int) -> None:
     assert not listens(port)
 
 
+ASKED = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from pool.cluster import nats_server
+from pool.cluster.nats_server import Server, Settings
+folder, port, monitor, moment = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+
+def ask():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+class Started(subprocess.Popen):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        ask()
+
+def before(name):
+    step = getattr(Server, name)
+    def asked(*given):
+        setattr(Server, name, step)
+        ask()
+        return step(*given)
+    setattr(Server, name, asked)
+
+def lose_the_first():
+    send = Server._signal
+    def lost(*given):
+        Server._signal = send
+    Server._signal = lost
+
+def begun():
+    if moment == "begun":
+        ask()
+    if moment == "failed":
+        ask()
+        raise OSError("the servers have ended")
+    return []
+
+if moment == "started":
+    nats_server.subprocess.Popen = Started
+elif moment == "deaf":
+    lose_the_first()
+    before("_ready")
+elif moment.startswith("_"):
+    before(moment)
+settings = Settings(store=folder / "store", port=port, monitor=monitor, max_store_mb=1000)
+sys.exit(nats_server.run(Server(settings, folder), begun=begun))
+"""
+
+
+@pytest.mark.parametrize(
+    "moment", ["_write", "_check_ports", "started", "_await_ready", "_ready", "deaf", "begun", "failed"]
+)
+def test_a_signal_at_any_moment_of_its_start_ends_it(tmp_path: Path, moment: str) -> None:
+    port, monitor = free_ports(2)
+    argv = [sys.executable, "-c", ASKED, str(tmp_path), str(port), str(monitor), moment]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            _, log = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0, log
+    assert not listens(port)
+
+
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     port, monitor = free_ports(2)
     with foreground(tmp_path, port, monitor) as process:
