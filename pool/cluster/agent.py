@@ -131,7 +131,16 @@ class Agent:
             logger.warning("{}", note)
 
     async def drain(self, grace_s: float) -> None:
-        """Take no more jobs, give back what no worker has begun, wait for the rest, then give that back, too."""
+        """Take no more jobs, give back what no worker has begun, wait for the rest, then give that back, too; `run`
+        returns, whatever happens meanwhile."""
+        try:
+            await self._empty(grace_s)
+        except Exception as error:
+            logger.opt(exception=error).error("it ends before it is drained; its jobs are delivered again")
+        finally:
+            self._ended.set()
+
+    async def _empty(self, grace_s: float) -> None:
         self._presence.draining = True
         self._fetching.stirred.set()
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # until then we do not know what we have
@@ -141,7 +150,6 @@ class Agent:
         await self._none_left(time.monotonic() + grace_s)
         await self._return(self._jobs.values())
         await self._none_left(time.monotonic() + _STOP_S)  # what completed all the same
-        self._ended.set()
 
     async def _none_left(self, deadline: float) -> None:
         while self._jobs and time.monotonic() < deadline:

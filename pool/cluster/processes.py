@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from loguru import logger
@@ -27,7 +28,7 @@ from pool.cluster.port import Port
 from pool.cluster.tasks import ended_all
 from pool.config.settings import Config
 from pool.constants import EXIT_DRAINED
-from pool.errors import PoolError, SupervisorFailed, SupervisorRunning
+from pool.errors import PoolError, SpoolError, SupervisorFailed, SupervisorRunning
 from pool.runfiles import clients
 from pool.spool import elsewhere, fsops, layout
 from pool.spool.store import Spool
@@ -150,7 +151,8 @@ def _lacks_room(error: BaseException, spool: Path) -> bool:
 def serve_node(config: Config, *, start: bool = True) -> int:
     """Serve the cluster with the workers of this machine until a signal comes; the exit code.
 
-    start: start a supervisor when none serves the spool. Raises SupervisorRunning, ConfigError, NameTaken.
+    start: start a supervisor when none serves the spool. Raises SupervisorRunning, ConfigError, NameTaken; SpoolError
+    when the spool is gone, whatever else it was about to do.
     """
     layout.prepare(config.spool)
     lock = FileLock(f"{config.spool}/run/node.lock", mode=0o600)
@@ -178,27 +180,40 @@ async def _serve(config: Config, pool: FilePool, *, start: bool) -> int:
         else:
             running.cancel()
 
-    tasks: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Task[Any]] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     with contextlib.ExitStack() as stack:
         try:
             # only now: who reads it may send a signal
-            stack.enter_context(_announced(config.spool / "run" / "node.json"))
+            stack.enter_context(_announced(pool.spool))
+            gone = asyncio.create_task(_until_gone(pool.spool))
             opened = asyncio.create_task(agent.opened.wait())
-            await asyncio.wait([opened, running], return_when=asyncio.FIRST_COMPLETED)
-            opened.cancel()
-            if start and not running.done():  # only now: what is no longer ours was cancelled before a worker took it
+            tasks += [gone, opened]
+            await asyncio.wait([opened, running, gone], return_when=asyncio.FIRST_COMPLETED)
+            if start and opened.done():  # only now: what is no longer ours was cancelled before a worker took it
                 started = await asyncio.to_thread(FilePool, config)
                 tasks.append(asyncio.create_task(_attend(started)))
-            await running
+            await asyncio.wait([running, gone], return_when=asyncio.FIRST_COMPLETED)
+            await (running if running.done() else gone)
         except asyncio.CancelledError:
             return EXIT_DRAINED
+        except (OSError, PoolError):
+            if reason := pool.spool.lost():
+                raise SpoolError(reason) from None
+            raise
         finally:
             await ended_all([running, *tasks])
             if started is not None:
                 await asyncio.to_thread(started.close)
     return EXIT_DRAINED
+
+
+async def _until_gone(spool: Spool) -> None:
+    """Wait until the spool is not there any more, then raise SpoolError."""
+    while not (reason := spool.lost()):
+        await asyncio.sleep(_AGAIN_S)
+    raise SpoolError(reason)
 
 
 async def _attend(pool: FilePool) -> None:
@@ -223,8 +238,9 @@ def _counted(spool: Spool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _announced(path: Path) -> Iterator[None]:
+def _announced(spool: Spool) -> Iterator[None]:
     """Say on disk which process the agent is, for `drain`."""
+    path = spool.root / "run" / "node.json"
     me = procs.identity_of(os.getpid())
     assert me is not None
     temp = f"{path}.{os.getpid()}"
@@ -233,7 +249,8 @@ def _announced(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        fsops.unlink(str(path), missing_ok=True)
+        if not spool.lost():  # else it is that of another agent
+            fsops.unlink(str(path), missing_ok=True)
 
 
 def agent_of(spool: Path) -> Identity | None:
