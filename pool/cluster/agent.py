@@ -31,7 +31,7 @@ from pool.cluster.local import TAG, Errand
 from pool.cluster.media import MARK_S, Cache, MediaError, MediaGone, MediaUnreachable, Store, open_store
 from pool.cluster.presence import Presence, default_name
 from pool.cluster.sharedfiles import SharedError
-from pool.cluster.tasks import Tasks, ended_all, run_until
+from pool.cluster.tasks import Tasks, ended_all, run_until, say
 from pool.cluster.wire import Order
 from pool.config.settings import Config
 from pool.errors import CallerError, ProtocolError, SpoolFull, UnknownJob
@@ -136,9 +136,13 @@ class Agent:
         try:
             await self._empty(grace_s)
         except Exception as error:
-            logger.opt(exception=error).error("it ends before it is drained; its jobs are delivered again")
+            say("it ends before it is drained, and its jobs are delivered again", error)
         finally:
-            self._ended.set()
+            self.end()
+
+    def end(self) -> None:
+        """Let `run` return at once; what it has is delivered again."""
+        self._ended.set()
 
     async def _empty(self, grace_s: float) -> None:
         self._presence.draining = True

@@ -140,8 +140,9 @@ class Link:
     async def close(self) -> None:
         """Say good-bye; what was sent is out."""
         self._closing = True
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self.client.flush(timeout=2), 3)
+        if self.connected:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self.client.flush(timeout=2), 3)
         await _closed(self.client)
 
     def _options(self) -> dict[str, Any]:

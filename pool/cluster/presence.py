@@ -79,6 +79,8 @@ class Presence:
     async def say_state(self) -> None:
         """Renew our entry once, as far as the servers are there."""
         state = await in_thread(self._state)
+        if not self._link.connected:
+            return  # a call would wait for them
         try:
             nodes = await self._link.bucket(wire.NODES)
             await nodes.put(self.name, state.pack())
@@ -113,7 +115,9 @@ class Presence:
         return self._engines(status)
 
     async def leave(self) -> None:
-        """Take our entry away."""
+        """Take our entry away, as far as the servers are there."""
+        if not self._link.connected:
+            return
         with contextlib.suppress(Exception):
             nodes = await self._link.bucket(wire.NODES)
             await asyncio.wait_for(nodes.purge(self.name), _LEAVE_S)

@@ -195,7 +195,10 @@ async def _serve(config: Config, pool: FilePool, *, start: bool) -> int:
                 started = await asyncio.to_thread(FilePool, config)
                 tasks.append(asyncio.create_task(_attend(started)))
             await asyncio.wait([running, gone], return_when=asyncio.FIRST_COMPLETED)
-            await (running if running.done() else gone)
+            if gone.done():
+                agent.end()
+                await asyncio.wait([running], timeout=_STOP_S)
+            await (gone if gone.done() else running)
         except asyncio.CancelledError:
             return EXIT_DRAINED
         except (OSError, PoolError):

@@ -11,6 +11,7 @@ from typing import Any
 
 from loguru import logger
 
+from pool.errors import OperatorError
 from pool.system.watch import Watcher
 
 _FAULT_S = 2.0
@@ -38,7 +39,7 @@ class Tasks:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.opt(exception=error).error("{}", self._complaint)
+            say(self._complaint, error)
             self._failed()
 
 
@@ -65,20 +66,34 @@ async def lasting(loop: Loop) -> None:
             await loop()
             return
         except Exception as error:
-            logger.opt(exception=error).error("a fault; it goes on")
+            say("a fault; it goes on", error)
         await asyncio.sleep(_FAULT_S)
 
 
+def say(complaint: str, error: BaseException) -> None:
+    """Log an error that ends nothing."""
+    if isinstance(error, OperatorError):  # it says what is wrong, and is not ours
+        logger.error("{}: {}", complaint, error)
+    else:
+        logger.opt(exception=error).error("{}", complaint)
+
+
 async def ended_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel these until all are done. RACE: before Python 3.12 `wait_for` loses a cancellation that comes with
-    what it waits for."""
-    left = set(tasks)
+    """Cancel these until all are done, also when the caller is cancelled meanwhile. RACE: before Python 3.12 `wait_for`
+    loses a cancellation that comes with what it waits for."""
+    left, asked = set(tasks), False
     while left:
         for task in left:
             task.cancel()
-        done, left = await asyncio.wait(left, timeout=0.5)
+        try:
+            done, left = await asyncio.wait(left, timeout=0.5)
+        except asyncio.CancelledError:
+            asked = True  # one that nobody cancels again might never end
+            continue
         for task in done:
             task.cancelled() or task.exception()  # seen
+    if asked:
+        raise asyncio.CancelledError
 
 
 async def changes(
