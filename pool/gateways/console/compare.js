@@ -72,6 +72,15 @@ export function makeCompare(film, template, value, actions) {
     if (!film.paused || Math.abs(original.currentTime - waiting) < 0.25 / fps) draw();
     else original.currentTime = waiting;
   });
+  // RACE: "seeked" may come before the frame does
+  for (const video of [original, film]) {
+    const shown = () => {
+      if (!open) return;
+      draw();
+      video.requestVideoFrameCallback?.(shown);
+    };
+    video.requestVideoFrameCallback?.(shown);
+  }
   for (const kind of ["loadeddata", "load"]) original.addEventListener(kind, follow);
   film.addEventListener("loadeddata", follow);
   mediaAddress(template.url).then(
