@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from scenarios.world import ROOT, kill, wait_until
+from scenarios.world import ROOT, kill, remove, wait_until
 
 from gateways.redis_rig import Caller, RedisGateway, Rig, rigs
 from pool.gateways.redis.ends import Ends, Follow
@@ -136,6 +136,26 @@ def test_a_pool_that_is_down_leaves_its_jobs_to_others(rig: Rig, other: Rig, go:
 
 
 @pytest.mark.long
+def test_a_host_whose_spool_is_gone_leaves_its_jobs_to_others(rig: Rig, other: Rig, go: Path) -> None:
+    """It tells nobody that they failed, for they did not; it says why it ends."""
+    face, words = share(rig, other, f"until {go}")
+    first, caller = rig.gateway().start(), rig.caller()
+    spool = rig.world.spool_id()
+    tasks = [caller.push(face, words) for _ in range(6)]
+    wait_until(lambda: caller.redis.hlen(f"{QUEUE}:accepted:{spool}") == 4, "4 jobs noted")
+    remove(rig.world.spool)
+    assert first.process is not None
+    assert first.process.wait(40) == 1
+    assert f"the spool {rig.world.spool} is gone" in first.log()
+    assert "Traceback" not in first.log()
+    go.touch()
+    other.gateway().start()
+    assert [caller.end(task)["status"] for task in tasks] == ["completed"] * 6
+    assert [caller.ends(task) for task in tasks] == [["completed"]] * 6
+    assert [other.runs(task) for task in tasks] == [1] * 6
+
+
+@pytest.mark.long
 def test_adopted_by_hand(rig: Rig, go: Path) -> None:
     """No other host serves the list: an operator puts the tasks back, but not those of a living host."""
     gateway, caller = rig.gateway().start(), rig.caller()
@@ -220,7 +240,7 @@ def test_a_task_that_comes_back_just_when_it_is_given_up_has_its_end(rig: Rig) -
     pool = rig.world.pool()
     settings = read_settings(pool.config, {"REDIS_PORT": str(rig.server.port), "REDIS_HOST": "127.0.0.1"})
     keys, client = Keys(settings.channel, pool.spool.id), Between(port=rig.server.port)
-    ends = Ends(Files(pool, settings, lambda: False), threading.Event())
+    ends = Ends(Files(pool, settings, lambda: False), threading.Event(), lambda: "")
     herald = Herald(pool, settings, keys, client, ends)
     future = pool.submit("echo", id="task", params={"value": 1})
     future.result(40)

@@ -12,7 +12,7 @@ import typer
 from pool.cli.command import load, run, say, say_error
 from pool.cli.options import CONTEXT, ConfigOption, VersionOption
 from pool.constants import EXIT_CONFIG
-from pool.errors import ConfigError
+from pool.errors import ConfigError, SpoolError
 
 if TYPE_CHECKING:
     from pool.gateways.redis.settings import Settings
@@ -110,7 +110,11 @@ def _serve(config: Path | None, gpu: list[int], start: bool, verbose: bool, *, c
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, gateway.end)
         say("serving; Ctrl-C ends the gateway, not its jobs", "green")
-        gateway.run(notifier)
+        try:
+            gateway.run(notifier)
+        except SpoolError as error:
+            say_error(str(error))
+            return 1
         pool.close()
     say("ended", "dim")
     return 0

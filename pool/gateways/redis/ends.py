@@ -68,8 +68,8 @@ class Follow:
 class Ends:
     """Makes the last messages about jobs."""
 
-    def __init__(self, files: Files, stop: threading.Event) -> None:
-        self._files, self._stop, self.paths = files, stop, files.paths
+    def __init__(self, files: Files, stop: threading.Event, lost: Callable[[], str]) -> None:
+        self._files, self._stop, self._lost, self.paths = files, stop, lost, files.paths
         self._threads = ThreadPoolExecutor(_THREADS, "filepool-redis-keep")
 
     def close(self) -> None:
@@ -77,11 +77,14 @@ class Ends:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def end(self, follow: Follow, ready: Callable[[], object]) -> bytes | None:
-        """The last message about a job that is over; None while its files are being stored: `ready` is called then."""
+        """The last message about a job that is over; None while its files are being stored: `ready` is called then, and
+        None when nothing is known of it because the spool is gone."""
         if follow.future is None:
             gone = "its record was removed before it could be published: past its retention, or purged"
             return self._failed(follow, gone)
         record = follow.future.record
+        if record is None and self._lost():
+            return None
         if record is None or record.state is not JobState.COMPLETED:
             return self._failed(follow, _reason(follow.future, record))
         if follow.keeping is None:

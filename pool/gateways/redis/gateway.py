@@ -11,6 +11,7 @@ from loguru import logger
 from redis.exceptions import RedisError
 
 from pool.client.filepool import FilePool
+from pool.errors import SpoolError
 from pool.gateways.redis.ends import Ends
 from pool.gateways.redis.files import Files
 from pool.gateways.redis.herald import Herald
@@ -30,10 +31,11 @@ class Gateway:
 
     def __init__(self, pool: FilePool, settings: Settings, client: Any) -> None:
         self.stop = threading.Event()
+        self._lost = pool.spool.lost
         self._client = client
         self._keys = Keys(settings.channel, pool.spool.id)
         self._files = Files(pool, settings, self.stop.is_set)
-        self._ends = Ends(self._files, self.stop)
+        self._ends = Ends(self._files, self.stop, self._lost)
         self._outage = Outage(settings.address)
         self._herald = Herald(pool, settings, self._keys, client, self._ends)
         shared = Shared(
@@ -54,23 +56,31 @@ class Gateway:
         self._herald.wake.set()
 
     def run(self, notifier: Notifier) -> None:
-        """Take jobs and publish messages until `end`. Other jobs go on; the next gateway publishes their ends."""
+        """Take jobs and publish messages until `end`. Other jobs go on; the next gateway publishes their ends.
+
+        SpoolError when the spool is gone. Its tasks are then as those of a host that died: others take them over, or
+        the next gateway here."""
         for taker in self._takers:
             taker.start()
         notifier.ready()
         sweep_at = 0.0
-        while not self.stop.is_set():
+        gone = ""
+        while not (self.stop.is_set() or gone):
             self._turn()
+            gone = self._lost()
             notifier.alive()
             if time.monotonic() >= sweep_at:
                 sweep_at = time.monotonic() + _SWEEP_S
                 with suppress(OSError):
                     self._files.sweep()
         notifier.stopping()
+        self.end()
         deadline = time.monotonic() + _STOP_S
         for taker in self._takers:
             taker.join(max(0.0, deadline - time.monotonic()))
         self._ends.close()
+        if gone:
+            raise SpoolError(gone)
         with suppress(RedisError):
             self._herald.sign_off()
 
