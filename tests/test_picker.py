@@ -48,6 +48,25 @@ def serving(spool: Spool, worker: WorkerName, phase: Phase = Phase.BUSY, *, stan
         path.unlink()
 
 
+@pytest.mark.parametrize("spare", [False, True])
+def test_what_waited_before_the_first_arrival_goes_first(
+    spool: Spool, make_job: JobMaker, picker: Picker, spare: bool
+) -> None:
+    """A worker that has just begun, or was a spare until now, knows of arrivals only; while they come, it would take
+    nothing else."""
+    if spare:
+        picker.rescan()
+        picker.forget()
+    waited = [make_job() for _ in range(3)]
+    for job in waited:
+        spool.submit(job)
+    for job in (arrived := [make_job() for _ in range(3)]):
+        spool.submit(job)
+        picker.feed([str(job.file_name)])
+    claims = [picker.take() for _ in range(6)]
+    assert [claim.name.id for claim in claims if claim] == [job.id for job in (*waited, *arrived)]
+
+
 def claimed(spool: Spool, job_id: str, worker: WorkerName) -> Claim:
     names = [name for text in spool.list_ready("echo") if (name := parse_job(text)) and name.id == job_id]
     claim = spool.claim("echo", names[0], worker)

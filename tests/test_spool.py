@@ -27,7 +27,7 @@ from pool.format.codec import encode
 from pool.format.names import WorkerName, job_name, parse_job
 from pool.job import Failure, Job, JobState
 from pool.job.terms import Terms
-from pool.spool import fsops, lookup, settlement
+from pool.spool import attempts, fsops, lookup, settlement
 from pool.spool.seizure import Seizer
 from pool.spool.store import Spool
 from pool.supervise.recovery import UNSEEN, End, Recovery
@@ -415,8 +415,10 @@ def test_waking_is_not_stopped_by_what_it_meets(
     assert os.listdir(spool.root / "ready") == ["echo"]
 
 
-def test_what_the_supervisor_was_about_to_end_goes_back_where_it_was(spool: Spool, root: Path) -> None:
-    """It was killed with jobs in hand: none of them was begun, so none is charged with an attempt."""
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_the_supervisor_was_about_to_end_goes_back_where_it_was(spool: Spool, root: Path, cancelled: bool) -> None:
+    """It was killed with jobs in hand: none of them was begun, so none is charged with an attempt, nor is one said to
+    have had a worker. What is to be cancelled is cancelled there by the next one."""
     born = spool.now()
     terms = {
         "held": Terms(depends_on=["other"]),
@@ -429,6 +431,9 @@ def test_what_the_supervisor_was_about_to_end_goes_back_where_it_was(spool: Spoo
     claims = [seizer.seize(location) for location in list(lookup.waiting(spool))]
     assert len(places(spool)["work"]) == 3
     assert claims[0] is not None
+    if cancelled:
+        for place in terms:
+            Path(attempts.cancel_path(spool, place)).touch()
     Recovery(spool, config, random.Random(0)).recover(claims[0].worker, End(UNSEEN, seen=False))
     found = places(spool)
     assert [found[place] for place in terms] == [["held"], ["deferred"], ["ready"]]

@@ -131,18 +131,18 @@ class Recovery:
             job = spool.read_claim(claim, arrays=False)
         except (ProtocolError, OSError):
             job = None
+        if claim.worker.index == SEIZER:  # no worker had it: a supervisor was about to end it, and the next one will
+            if job is not None:
+                put_back(spool, claim, job)
+            else:
+                spool.release(claim)
+            return False
         if os.path.lexists(cancel_path(spool, job_id)):
             failure = self._failure(claim, FailureKind.CANCELLED, "cancelled by request", end)
             begun = self._begun(claim, failure.at, stages)
             failure = replace(failure, started=begun, stages=stages)
             settlement.end(spool, claim, job, JobState.CANCELLED, failure, started=begun)
             self._trace(claim, job, earlier, failure, begun)
-            return False
-        if claim.worker.index == SEIZER:  # the supervisor was about to end it
-            if job is not None:
-                put_back(spool, claim, job)
-            else:
-                spool.release(claim)
             return False
         if end.cause in INNOCENT:
             spool.release(claim)
@@ -161,10 +161,7 @@ class Recovery:
         return True
 
     def _begun(self, claim: Claim, failed_at: int, stages: Stages) -> int:
-        """When the attempt of a worker that is gone began, by its last heartbeat, µs of the spool clock; 0 for a job
-        that no worker had: the supervisor was about to end it."""
-        if claim.worker.index == SEIZER:
-            return 0
+        """When the attempt of a worker that is gone began, by its last heartbeat, µs of the spool clock."""
         beat = last_beat(self._spool, claim.worker)
         busy = beat is not None and beat.phase is Phase.BUSY
         age_us = (boot_ns() - beat.phase_ns) // 1000 if beat is not None and busy else 0
@@ -172,7 +169,7 @@ class Recovery:
 
     def _trace(self, claim: Claim, job: Job | None, earlier: Sequence[Failure], failure: Failure, begun: int) -> None:
         """The span of an attempt whose worker cannot make it any more."""
-        if not tracing.on() or claim.worker.index == SEIZER:
+        if not tracing.on():
             return
         attempt = tracing.Attempt(str(claim.worker), claim.name.attempts, begun, failure.at)
         tracing.attempt_ended(self._spool.id, job, attempt, before=earlier, failure=failure)

@@ -51,12 +51,17 @@ class Picker:
         self._behind: list[str] = []  # a heap of those that wait behind all others
         self._behind_at = time.monotonic() + _BEHIND_S
         self._yielded: dict[str, float] = {}
+        self._listed = False
         self.rescan_at = 0.0
 
     def feed(self, names: Iterable[str]) -> None:
         """Add the names of new files, from events."""
         for name in names:
             heapq.heappush(self._behind if name >= FIRST_BEHIND else self._names, name)
+
+    def forget(self) -> None:
+        """Some arrivals are not told: the directory is listed before the next job is taken."""
+        self._names, self._behind, self._listed, self.rescan_at = [], [], False, 0.0
 
     def rescan(self) -> None:
         """List the directory, which is right whatever the events said. SpoolError when it is of another spool by now,
@@ -71,10 +76,14 @@ class Picker:
             there = set(names)
             self._yielded = {name: until for name, until in self._yielded.items() if name in there}
         now = time.monotonic()
+        self._listed = True
         self.rescan_at = now + max(self._rescan_s, _LISTING_SHARE * (now - begun))
 
     def take(self) -> Claim | None:
-        """Claim the best job there is; None when nothing is left in memory."""
+        """Claim the best job there is; None when nothing is left in memory. Lists first what waited before the first
+        arrival was told: as long as others arrive, nobody would look for it."""
+        if not self._listed:
+            self.rescan()
         if self._behind and time.monotonic() >= self._behind_at:
             claim = self._take_behind()
             if claim is not None:

@@ -251,12 +251,11 @@ class Worker:
         self._beat.write()
 
     def _stand_by(self, picker: Picker, watcher: Watcher) -> None:
-        """A spare sleeps until it is promoted; what arrives meanwhile is not for it."""
+        """A spare sleeps until it is promoted, which may be at any moment; what arrives meanwhile is not for it."""
+        picker.forget()
         self._sleep(min(self._launch.rescan_s, BEAT_S))
         watcher.read()
         self._beat.write()
-        if not self._beat.standby:
-            picker.rescan()
 
     def _sleep(self, seconds: float, descriptor: int | None = None) -> bool:
         """Until a signal comes, or the descriptor is readable; whether something did within that time."""
