@@ -191,7 +191,8 @@ async def _serve(config: Config, pool: FilePool, *, start: bool) -> int:
             opened = asyncio.create_task(agent.opened.wait())
             tasks += [gone, opened]
             await asyncio.wait([opened, running, gone], return_when=asyncio.FIRST_COMPLETED)
-            if start and opened.done():  # only now: what is no longer ours was cancelled before a worker took it
+            if start and not (running.done() or gone.done()):
+                # only now: what is no longer ours was cancelled before a worker took it
                 started = await asyncio.to_thread(FilePool, config)
                 tasks.append(asyncio.create_task(_attend(started)))
             await asyncio.wait([running, gone], return_when=asyncio.FIRST_COMPLETED)
