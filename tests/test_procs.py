@@ -323,6 +323,27 @@ def test_a_process_that_is_about_to_begin_is_found_by_its_tag(yard: Yard) -> Non
         child.wait()
 
 
+def test_a_process_that_begins_between_two_looks_is_found_by_its_tag(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had no environment to show, and when asked whether it is beginning, it has begun."""
+    env = {ENV_SPOOL: yard.spool_id, ENV_WORKER: "echo-0.1"}
+    child = subprocess.Popen(["sleep", "600"], env=env, start_new_session=True)
+    yard.children.append(child)
+    until(lambda: child.pid in {member.identity.pid for member in procs.members(yard.spool_id)})
+    real, early = procfs._environment, {child.pid}
+
+    def look(pid: int, user: int) -> bytes:
+        if pid in early:
+            early.remove(pid)
+            return b""
+        return real(pid, user)
+
+    monkeypatch.setattr(procfs, "_environment", look)
+    assert child.pid in {member.identity.pid for member in procs.members(yard.spool_id, "echo-0.1")}
+    assert not early
+
+
 def test_a_process_without_an_environment_has_begun() -> None:
     """It is not waited for."""
     code = "print(1, flush=True); import time; time.sleep(600)"

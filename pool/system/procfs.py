@@ -63,9 +63,12 @@ def environments() -> Iterator[tuple[int, bytes]]:
             continue
         try:
             block = _environment(pid, user)
-            while not block and tries and is_beginning(pid):
-                tries -= 1
-                time.sleep(_BEGINNING_S)
+            beginning = not block
+            while not block and beginning and tries:
+                # RACE: it may begin after the look at its environment, so what is_beginning says is of the next look
+                if beginning := is_beginning(pid):
+                    tries -= 1
+                    time.sleep(_BEGINNING_S)
                 block = _environment(pid, user)
         except OSError:  # ended, or another user's
             continue

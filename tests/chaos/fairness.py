@@ -20,7 +20,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,19 @@ class Stay:
     def seconds(self) -> float:
         return (self.came if self.went is None else self.went) - self.came
 
-    def unfair(self, slots: int, not_taken: Collection[str] = ()) -> str:
-        """What is wrong with it, or ''. slots: that there are at most; not_taken: ids that left for other reasons."""
-        ordinary = sum(job_id not in not_taken for job_id in self.ordinary)
-        behind = sum(job_id not in not_taken for job_id in self.behind)
+    def unfair(self, slots: int, not_taken: Collection[str] = (), takers: Mapping[str, str] | None = None) -> str:
+        """What is wrong with it, or ''. slots: that there are at most; not_taken: ids that left for other reasons;
+        takers: worker by id, as far as known, to tell who was given what had to wait."""
+        ordinary = [job_id for job_id in self.ordinary if job_id not in not_taken]
+        behind = [job_id for job_id in self.behind if job_id not in not_taken]
         most = slots * (1 + int(self.seconds / BEHIND_S))
-        if ordinary <= slots and behind <= most:
+        if len(ordinary) <= slots and len(behind) <= most:
             return ""
+        before = [f"{job_id} by {(takers or {}).get(job_id) or 'nobody known'}" for job_id in (*ordinary, *behind)]
         return (
-            f"{self.name} waited {self.seconds:.2f} s behind {self.before}; {ordinary} that come after it went before "
-            f"it ({slots} may), and {behind} that had ended a worker ({most} may)"
+            f"{self.name} waited {self.seconds:.2f} s, until {self.went}, behind {self.before}; {len(ordinary)} that "
+            f"come after it went before it ({slots} may), and {len(behind)} that had ended a worker ({most} may): "
+            f"{', '.join(before)}"
         )
 
 
@@ -106,8 +109,8 @@ class Order:
         for name in sorted(names):
             self.came(name, at)
 
-    def unfair(self, slots: int, not_taken: Collection[str] = ()) -> list[str]:
-        return [text for stay in self.over if (text := stay.unfair(slots, not_taken))]
+    def unfair(self, slots: int, not_taken: Collection[str] = (), takers: Mapping[str, str] | None = None) -> list[str]:
+        return [text for stay in self.over if (text := stay.unfair(slots, not_taken, takers))]
 
     def summary(self, slots: int) -> dict[str, Any]:
         """The figures: how many were judged, by how many they were overtaken, and the longest wait."""

@@ -377,7 +377,8 @@ class Storm:
         found += [f"unexplained: {what}" for what in self._unexplained()]
         found += [f"not one by one: {what}" for what in asked_at_once(self._log())]
         if self._queue is not None:
-            unfair = self._queue.order.unfair(SLOTS, self.history.told().cancelled)
+            cancelled = self.history.told().cancelled
+            unfair = self._queue.order.unfair(SLOTS, cancelled, _first_takers(self.world.spool))
             found += [f"unfair: {what}" for what in unfair]
         return found + [f"wrong: {what}" for what in self.wrong]
 
@@ -393,6 +394,14 @@ def asked_at_once(log: str) -> Iterator[str]:
             if asked:
                 yield f"{worker}, before {asked} had ended"
             asked = worker
+
+
+def _first_takers(spool: Path) -> dict[str, str]:
+    """Which worker had a job in its first attempt that is told, by id."""
+    records = Spoolview(spool).records.values()
+    return {
+        record.id: (*(failure.worker for failure in _failed(record)), record.worker)[0] for record in records if record
+    }
 
 
 def _failed(record: Record) -> tuple[Failure, ...]:

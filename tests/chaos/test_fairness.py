@@ -43,6 +43,8 @@ def test_the_newest_first_breaks_the_bound() -> None:
         order.went(name(number), 1.0)
     assert [text.split()[0] for text in order.unfair(SLOTS)] == [name(1), name(0)]
     assert order.unfair(SLOTS, not_taken=("j4", "j3")) == []
+    told = order.unfair(SLOTS, takers={"j4": "fake-0.1", "j3": "fake-1.2"})[0]
+    assert told.endswith(": j4 by fake-0.1, j3 by fake-1.2, j2 by nobody known")
 
 
 @pytest.mark.parametrize(("seconds", "most"), [(BEHIND_S - 1, SLOTS), (BEHIND_S + 1, 2 * SLOTS)])
